@@ -59,7 +59,7 @@ def fit_temperature(logits: Array, targets: Array, *, tolerance: float = 1e-7) -
     """Return the temperature T that minimises the log loss of softmax(logits / T).
 
     The loss is convex in b = 1 / T: its slope is mean(E_p[z] - z_y), its curvature mean(Var_p[z]).
-    Newton's method, kept inside a bracket that only shrinks, ends in about six passes. Where no
+    Newton's method, kept inside a bracket that only shrinks, ends in about eight passes. Where no
     finite optimum exists (every row right, or worse than chance) T stops at its bound,
     [0.05, 20]; where the logits are not finite it is 1.
 
@@ -72,21 +72,21 @@ def fit_temperature(logits: Array, targets: Array, *, tolerance: float = 1e-7) -
     """
     targets = _check_targets(targets, logits.shape)
     low, high = 1.0 / MAX_TEMPERATURE, 1.0 / MIN_TEMPERATURE
+    if not np.isfinite(_slope_and_curvature(logits, targets, 1.0)[0]):
+        return 1.0
+    if _slope_and_curvature(logits, targets, high)[0] <= 0:
+        return MIN_TEMPERATURE
+    if _slope_and_curvature(logits, targets, low)[0] >= 0:
+        return MAX_TEMPERATURE
     beta = 1.0
-    for _ in range(60):
+    while high - low > tolerance * low:
         slope, curvature = _slope_and_curvature(logits, targets, beta)
-        if not np.isfinite(slope):
-            return 1.0
-        if slope > 0:
-            high = beta
-        else:
-            low = beta
+        low, high = (low, beta) if slope > 0 else (beta, high)
         step = beta - slope / curvature if curvature > 0 else np.inf
-        if not low < step < high:  # Newton left the bracket: bisect on a log scale
-            step = float(np.sqrt(low * high))
-        if abs(step - beta) <= tolerance * beta or high - low <= tolerance * low:
+        if abs(step - beta) <= tolerance * beta:
             return 1.0 / step
-        beta = step
+        # Where Newton leaves the bracket, bisect it on a log scale.
+        beta = step if low < step < high else float(np.sqrt(low * high))
     return 1.0 / beta
 
 
