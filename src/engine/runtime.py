@@ -1,0 +1,143 @@
+"""Device, precision, memory layout and processes: what the loop runs on.
+
+Accelerate finds the device and joins the processes; autocast and the fp16 scaler are torch's own,
+because the precision is chosen by measurement after the process has started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from src.runs import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how tensors are computed.
+
+    Attributes:
+        accelerator: Accelerate's handle on the device and the other processes.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        channels_last: whether images and convolution weights are laid out NHWC.
+    """
+
+    accelerator: Accelerator
+    precision: str = "fp32"
+    channels_last: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        return self.accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.accelerator.is_main_process
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        return self.accelerator.process_index
+
+    @property
+    def num_processes(self) -> int:
+        """Processes that train together."""
+        return self.accelerator.num_processes
+
+    @cached_property
+    def scaler(self) -> torch.amp.GradScaler:
+        """The loss scaler, at work in fp16 only."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context a forward pass runs in."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move ``model`` to the device in the chosen memory layout."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
+
+    def upload(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Copy a batch to the device; ``index`` stays where it is, the host reads it."""
+        moved = {}
+        for key, value in batch.items():
+            if key == "index":
+                moved[key] = value
+                continue
+            value = value.to(self.device, non_blocking=self.device.type == "cuda")
+            if key == "image" and self.channels_last:
+                value = value.contiguous(memory_format=torch.channels_last)
+            moved[key] = value
+        return moved
+
+    def with_choice(self, precision: str, channels_last: bool) -> Runtime:
+        """Return this runtime with another precision and layout."""
+        return replace(self, precision=precision, channels_last=channels_last)
+
+
+def start_runtime(
+    device: str = "auto", precision: str = "auto", channels_last: str = "auto"
+) -> Runtime:
+    """Join the processes and settle what ``auto`` means on this device, before any measurement.
+
+    Raises:
+        UserError: the device is not there, or cannot compute in that precision.
+    """
+    check_device(device)
+    accelerator = Accelerator(cpu=device == "cpu")
+    kind = accelerator.device.type
+    if device not in ("auto", kind):
+        raise UserError(f"--device {device}: this process runs on {kind}; use --device auto")
+    chosen = default_precision(kind) if precision == "auto" else precision
+    if chosen == "fp16" and kind == "cpu":
+        raise UserError("--precision fp16 does not train on a CPU; use bf16 or fp32")
+    if kind == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+    # channels_last is slower or unsupported in places on MPS
+    layout = kind in ("cuda", "cpu", "xpu") if channels_last == "auto" else channels_last == "on"
+    return Runtime(accelerator, chosen, layout)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device this machine lacks."""
+    there = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "xpu": torch.xpu.is_available,
+    }
+    if device in there and not there[device]():
+        raise UserError(f"--device {device}: none on this machine; use --device auto")
+
+
+def default_precision(kind: str) -> str:
+    """Return the precision a device computes fastest without losing accuracy."""
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if kind == "xpu" else "fp32"
+
+
+def seed_step(*key: int) -> None:
+    """Set torch's generators from ``key``, so that dropout is a function of (seed, step).
+
+    The words of the key are mixed as 64-bit FNV-1a does (Fowler, Noll, Vo).
+    """
+    state = 0xCBF29CE484222325
+    for word in key:
+        state = ((state ^ (word & 0xFFFFFFFF)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    torch.manual_seed(state >> 1)

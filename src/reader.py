@@ -1,0 +1,204 @@
+"""Fill a config: dataclass defaults < YAML ``train:`` block < the model's YAML row < flags.
+
+A frozen dataclass and the words of the command line go in, a filled instance comes out; the field,
+the YAML key and the flag are the same word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from src.runs import UserError
+
+Config = TypeVar("Config")
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """Return `` (did you mean X?)`` or nothing."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+@functools.cache
+def field_types(config_class: type) -> dict[str, Any]:
+    """Return field name → resolved annotation."""
+    return typing.get_type_hints(config_class)
+
+
+def coerce(name: str, value: Any, kind: Any) -> Any:
+    """Return ``value`` as annotation ``kind`` says; "1e-4" is a float where a float is due.
+
+    Raises:
+        UserError: naming ``name``, the value and what was expected.
+    """
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        # YAML 1.1 reads a bare on/off as a boolean
+        if isinstance(value, bool) and {"on", "off"} <= set(typing.get_args(kind)):
+            value = "on" if value else "off"
+        if value not in typing.get_args(kind):
+            choices = ", ".join(map(str, typing.get_args(kind)))
+            raise UserError(f"{name}: {value!r} is none of {choices}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        inner = next(k for k in typing.get_args(kind) if k is not type(None))
+        return coerce(name, value, inner)
+    if origin is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(coerce(name, item, typing.get_args(kind)[0]) for item in items)
+    return coerce_plain(name, value, kind)
+
+
+def coerce_plain(name: str, value: Any, kind: type) -> Any:
+    """Coerce to bool, int, float or str without guessing: 1.5 is no int, "maybe" no bool."""
+    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+    text = str(value).strip()
+    try:
+        if value is None or isinstance(value, (list, dict)):
+            raise ValueError
+        if kind is bool:
+            return {"true": True, "1": True, "yes": True, "on": True}.get(text.lower()) or {
+                "false": False, "0": False, "no": False, "off": False
+            }[text.lower()]  # fmt: skip
+        if kind is str:
+            return str(value)
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(text)
+        if kind is int and number != int(number):
+            raise ValueError
+        if number != number:
+            raise ValueError
+        return int(text) if kind is int and text.lstrip("+-").isdigit() else kind(number)
+    except (ValueError, KeyError, OverflowError):
+        raise UserError(f"{name}: {value!r} is not {expected}") from None
+
+
+def check_keys(where: str, keys: Sequence[str], config_class: type) -> None:
+    """Refuse keys that are no field of ``config_class``, naming the nearest."""
+    names = list(field_types(config_class))
+    for key in keys:
+        if key not in names:
+            raise UserError(f"{where}: unknown key {key!r}{nearest(str(key), names)}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping safely (no objects are constructed)."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--config {path}: cannot be read as YAML ({reason})") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: expected a mapping with `train:` and `models:`")
+    return content
+
+
+def read_rows(path: Path, config_class: type, row_of: str = "models") -> tuple[dict, dict]:
+    """Return the ``train:`` block and the named rows of a config file, keys checked."""
+    content = read_yaml(path)
+    for key in content:
+        if key not in ("train", row_of):
+            raise UserError(f"{path}: unknown block {key!r}{nearest(str(key), ['train', row_of])}")
+    common, rows = content.get("train") or {}, content.get(row_of) or {}
+    for where, block in [
+        ("train", common),
+        *((f"{row_of}: {name}", r) for name, r in rows.items()),
+    ]:
+        if not isinstance(block or {}, dict):
+            raise UserError(f"{path}: {where}: expected a mapping of knobs")
+        check_keys(f"{path}: {where}", list(block or {}), config_class)
+    return common, {str(name): row or {} for name, row in rows.items()}
+
+
+def build_parser(config_class: type, prog: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser with one flag a field; dashes are accepted for underscores."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    for entry in dataclasses.fields(config_class):
+        kind = field_types(config_class)[entry.name]
+        names = dict.fromkeys([f"--{entry.name}", f"--{entry.name.replace('_', '-')}"])
+        many = typing.get_origin(kind) is tuple
+        nargs = "+" if many else "?" if kind is bool else None
+        shown = "{" + ",".join(map(str, typing.get_args(kind))) + "}"
+        metavar = shown if typing.get_origin(kind) is Literal else entry.name.upper()
+        text = f"{entry.metadata.get('help', '')} [{entry.default!r}]".replace("%", "%%")
+        extra = {"const": True} if kind is bool else {}
+        parser.add_argument(*names, nargs=nargs, metavar=metavar, help=text, **extra)  # type: ignore[arg-type]
+    return parser
+
+
+def parse(
+    config_class: type[Config],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    row_by: str = "",
+    row_of: str = "models",
+) -> Config:
+    """Read flags, and the YAML file they name, into ``config_class``.
+
+    Args:
+        config_class: frozen dataclass; a ``config`` field holds the path of the YAML file.
+        argv: the words after the program's name.
+        prog: name shown by ``--help``.
+        description: one line shown by ``--help``.
+        row_by: field whose value picks the row of the YAML file (``model``).
+        row_of: the YAML block that holds the rows.
+
+    Raises:
+        UserError: unknown flag, key or value, naming the nearest.
+    """
+    parser = build_parser(config_class, prog, description)
+    parser.error = functools.partial(_refuse, parser)  # type: ignore[assignment,method-assign]
+    flags, rest = parser.parse_known_args(list(argv))
+    if rest:
+        word = rest[0].split("=")[0]
+        names = [f"--{name}" for name in field_types(config_class)]
+        raise UserError(f"unknown flag {word}{nearest(word.replace('-', '_'), names)}")
+    return fill(config_class, vars(flags), row_by=row_by, row_of=row_of)
+
+
+def _refuse(parser: argparse.ArgumentParser, message: str) -> typing.NoReturn:
+    raise UserError(f"{message}; see python {parser.prog} --help")
+
+
+def fill(
+    config_class: type[Config],
+    flags: Mapping[str, Any],
+    *,
+    row_by: str = "",
+    row_of: str = "models",
+) -> Config:
+    """Lay ``flags`` over the YAML row over the YAML block over the defaults."""
+    kinds = field_types(config_class)
+    values: dict[str, Any] = {}
+    if "config" in kinds:
+        default = next(f.default for f in dataclasses.fields(config_class) if f.name == "config")  # type: ignore[arg-type]
+        path = str(flags.get("config", default))
+        if path:
+            common, rows = read_rows(Path(path), config_class, row_of)
+            values |= common
+            values |= rows.get(str(flags.get(row_by, values.get(row_by, ""))), {})
+    values |= flags
+    return config_class(
+        **{name: coerce(name, value, kinds[name]) for name, value in values.items()}
+    )
