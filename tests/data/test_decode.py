@@ -162,8 +162,6 @@ def bomb(kind, side=60000):
     Image.new("L", (8, 8)).save(out, "TIFF")
     data = out.getvalue()
     for tag in (256, 257):
-        data = data.replace(
-            struct.pack("<HHII", tag, 4, 1, 8), struct.pack("<HHII", tag, 4, 1, side)
         old, new = struct.pack("<HHII", tag, 4, 1, 8), struct.pack("<HHII", tag, 4, 1, side)
         data = data.replace(old, new)
     return data
