@@ -1,0 +1,198 @@
+"""A dataset in, batches out: in an order that is a pure function of (seed, epoch).
+
+No sampler remembers anything but where to begin, so that a run resumes in mid-epoch with exactly
+the batches that were left, whatever the number of loader processes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from src.runs import UserError
+
+_STREAM = 2  # keeps these draws apart from the augmentation's and the mixing's
+
+
+class EpochSampler:
+    """Batches of (epoch, row) keys.
+
+    With several processes each takes every ``world_size``-th row of every effective batch.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        """Set the order.
+
+        Args:
+            num_rows: N, rows of the dataset.
+            batch_size: the effective batch, over all processes.
+            seed: seed of the order.
+            shuffle: a new order every epoch, for training. An incomplete last batch is kept,
+                unless it leaves some process fewer than two rows, which BatchNorm cannot take.
+            rank: this process.
+            world_size: number of processes.
+        """
+        assert num_rows > 0 and batch_size >= world_size and 0 <= rank < world_size
+        self.num_rows, self.batch_size = num_rows, batch_size
+        self.seed, self.shuffle = seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.step = 0
+        whole, rest = divmod(num_rows, batch_size)
+        fewest = 2 * world_size if shuffle else rank + 1
+        self.num_steps = whole + (rest >= fewest or (shuffle and whole == 0))
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def start(self, epoch: int, step: int = 0) -> None:
+        """Let the next iteration give the batches of ``epoch`` from ``step`` on."""
+        self.epoch, self.step = epoch, step
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the rows (N,) in the order of ``epoch``."""
+        if not self.shuffle:
+            return np.arange(self.num_rows)
+        return np.random.default_rng([_STREAM, self.seed, epoch]).permutation(self.num_rows)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = self.epoch, self.order(self.epoch)
+        for step in range(self.step, self.num_steps):
+            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield [(epoch, row) for row in rows[self.rank :: self.world_size].tolist()]
+
+
+class Loader(DataLoader):
+    """A DataLoader from which a bad file surfaces as one line, also out of another process."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
+        """Iterate from where the sampler starts.
+
+        Raises:
+            UserError: a file cannot be decoded; or a loader process was killed.
+        """
+        sampler: Any = self.batch_sampler
+        keys = iter(sampler)  # a second reading, to know which rows a batch was to hold
+        batches = super().__iter__()
+        for expected in keys:
+            try:
+                batch = next(batches)
+            except RuntimeError as error:
+                if "exited unexpectedly" not in str(error):
+                    raise
+                name = self.dataset.data.source.name(expected[0][1])  # type: ignore[attr-defined]
+                raise UserError(
+                    f"a loader process died while reading {name} or one of the files after it: "
+                    "mostly too little memory, so try --num_workers 0"
+                ) from error
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _Guarded(Dataset):
+    """Hands a UserError over as a value: raised in a process, it would come back as a page."""
+
+    def __init__(self, data: Dataset):
+        self.data = data
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Tensor]] | UserError:
+        try:
+            return [self.data[key] for key in keys]
+        except UserError as error:
+            return error
+
+
+def collate(samples: list[dict[str, Tensor]] | UserError) -> dict[str, Tensor] | UserError:
+    """Stack samples; in a loader process straight into shared memory.
+
+    Raises:
+        UserError: images of several sizes.
+    """
+    if isinstance(samples, UserError):
+        return samples
+    sizes = {tuple(sample["image"].shape[1:]) for sample in samples}
+    if len(sizes) > 1:
+        return UserError(
+            f"images of several sizes {sorted(sizes)[:3]} in one batch: "
+            "resize or crop them to one, or use a batch of 1"
+        )
+    return {key: _stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    if torch.utils.data.get_worker_info() is None:
+        return torch.stack(tensors)
+    first = tensors[0]
+    shape = (len(tensors), *first.shape)
+    storage = first.untyped_storage()._new_shared(first.nbytes * len(tensors))
+    out = torch.empty(0, dtype=first.dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+    return torch.stack(tensors, out=out)
+
+
+def make_loader(
+    dataset: Dataset, sampler: EpochSampler, *, num_workers: int = 0, device_type: str = "cpu"
+) -> Loader:
+    """Build the loader of whole effective batches; ``iter`` it once an epoch.
+
+    Args:
+        dataset: addressed by (epoch, row).
+        sampler: gives the keys, and where to begin.
+        num_workers: loader processes, which stay alive between epochs; 0 = none.
+        device_type: where the batches go; memory is pinned for "cuda" alone.
+    """
+    cv2.setNumThreads(1)
+    workers: dict[str, Any] = {}
+    if num_workers > 0:
+        workers = {
+            "persistent_workers": True,
+            "prefetch_factor": 2,
+            "worker_init_fn": _start_worker,
+        }
+    return Loader(
+        _Guarded(dataset),
+        batch_sampler=sampler,  # type: ignore[arg-type]
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=device_type == "cuda",
+        **workers,
+    )
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(1)  # a forked process keeps the setting, a spawned one does not
+    torch.set_num_threads(1)
+
+
+def default_num_workers(device_type: str) -> int:
+    """Choose the number of loader processes for a device.
+
+    Accelerators get a process for each core but one, up to 8. On MPS, macOS and Windows processes
+    are spawned: they cost seconds and gain less. On the CPU itself they compete with the training.
+    """
+    if device_type in ("cpu", "mps") or sys.platform in ("darwin", "win32"):
+        return 0
+    return max(0, min(8, available_cores() - 1))
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

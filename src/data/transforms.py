@@ -1,0 +1,191 @@
+"""Pixels of one image in, the pixels the network sees out; random ones repeat from their key.
+
+Everything stays uint8 (H, W, 3) RGB until the device. albumentations composes; the colour change
+is ours: brightness, contrast, saturation and hue are affine in RGB, so that one 3x4 matrix and one
+pass over the pixels (18 times cheaper than four passes) stand for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network at import
+
+import albumentations as A
+import cv2
+import numpy as np
+
+cv2.setNumThreads(1)  # processes share the cores; threads inside each would only fight for them
+
+LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as in JPEG
+PAD_COLOR = (124, 116, 104)  # mean of ImageNet, near zero after normalisation
+_STREAM = 1  # keeps these draws apart from the order's and the mixing's under the same seed
+ROTATE_SHARE = 0.5  # of the images are rotated: the warp costs more than all else together
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A composition whose randomness is a pure function of a key."""
+
+    compose: A.Compose
+    random: bool = True
+
+    def __call__(self, key: Sequence[int], **arrays: np.ndarray) -> dict[str, np.ndarray]:
+        """Transform ``image`` (H, W, 3) uint8 and, where given, ``mask`` (H, W) alongside.
+
+        Args:
+            key: non-negative integers, for instance (seed, epoch, row); the same key repeats.
+            arrays: ``image=`` and optionally ``mask=``.
+        """
+        if self.random:
+            generator = np.random.default_rng([_STREAM, *key])
+            state = int(generator.integers(2**63))
+            self.compose.set_random_state(generator, random.Random(state))
+        return self.compose(**arrays)
+
+
+class ColorMatrix(A.ImageOnlyTransform):
+    """Change brightness, contrast, saturation and hue by one affine map of RGB.
+
+    Brightness, contrast and saturation factors are uniform in 1 ± ``strength``; hue turns about
+    the grey axis by up to ±36° · ``strength``. As in torchvision, contrast keeps the mean luma of
+    the image and saturation each pixel's luma; values are clipped once, at the end.
+    """
+
+    def __init__(self, strength: float = 0.2, p: float = 1.0):
+        super().__init__(p=p)
+        self.strength = strength
+
+    def get_params(self) -> dict[str, Any]:
+        """Draw (brightness, contrast, saturation, hue in radians)."""
+        low, high = 1 - self.strength, 1 + self.strength
+        turn = math.radians(36 * self.strength)
+        draw = self.py_random.uniform
+        return {"change": (draw(low, high), draw(low, high), draw(low, high), draw(-turn, turn))}
+
+    def apply(
+        self, img: np.ndarray, change: tuple[float, float, float, float], **_: Any
+    ) -> np.ndarray:
+        """Apply a drawn change to (H, W, 3) uint8."""
+        brightness, contrast, saturation, hue = change
+        matrix = np.empty((3, 4))
+        matrix[:, :3] = color_matrix(saturation, hue)
+        mean = float(np.dot(LUMA, cv2.mean(img)[:3]))
+        matrix[:, 3] = (1 - contrast) * mean
+        matrix[:, :3] *= contrast
+        return cv2.transform(img, matrix * brightness)
+
+
+def color_matrix(saturation: float, hue: float) -> np.ndarray:
+    """Return the (3, 3) map of RGB that scales saturation and turns hue (radians)."""
+    turn = math.cos(hue) * np.eye(3) + (1 - math.cos(hue)) / 3  # Rodrigues, axis (1, 1, 1)/√3
+    turn += math.sin(hue) / math.sqrt(3) * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    return (saturation * np.eye(3) + (1 - saturation) * np.array([LUMA] * 3)) @ turn
+
+
+def train_transform(
+    image_size: int,
+    *,
+    scale_min: float = 0.5,
+    hflip: float = 0.5,
+    vflip: float = 0.0,
+    rotate: float = 10.0,
+    color: float = 0.2,
+    erase: float = 0.0,
+) -> Transform:
+    """Build the random transform of classification: canonical square → (image_size, image_size).
+
+    Args:
+        image_size: side of the result, px.
+        scale_min: smallest share of the area that a crop keeps, in (0, 1]; 1 = no crop.
+        hflip: probability of a left-right flip.
+        vflip: probability of an up-down flip.
+        rotate: largest rotation, degrees; half of the images are rotated. 0 = none.
+        color: strength of brightness, contrast, saturation (and a little hue); 0 = none.
+        erase: probability that a random rectangle is filled with noise.
+    """
+    size = (image_size, image_size)
+    steps: list[Any] = []
+    if scale_min < 1:
+        steps.append(A.RandomResizedCrop(size=size, scale=(scale_min, 1.0), ratio=(3 / 4, 4 / 3)))
+    else:
+        steps.append(A.Resize(*size, interpolation=cv2.INTER_AREA))
+    steps += _flips(hflip, vflip)
+    steps += _rotation(rotate, {"border_mode": cv2.BORDER_REFLECT_101})
+    steps += _colors(color)
+    if erase > 0:
+        steps.append(A.Erasing(scale=(0.02, 0.25), fill="random", p=erase))
+    return Transform(A.Compose(steps))
+
+
+def eval_transform(image_size: int) -> Transform:
+    """Build the plain transform of classification; a canonical square of that size is kept."""
+    return Transform(A.Compose([A.Resize(image_size, image_size)]), random=False)
+
+
+def train_mask_transform(
+    crop_size: tuple[int, int],
+    *,
+    ignore_index: int = 255,
+    scale_min: float = 0.5,
+    scale_max: float = 2.0,
+    hflip: float = 0.5,
+    vflip: float = 0.0,
+    rotate: float = 0.0,
+    color: float = 0.2,
+) -> Transform:
+    """Build the random transform of segmentation: any size → ``crop_size`` (height, width).
+
+    The image is resized by a factor in ``scale_min`` .. ``scale_max``, cropped at random and
+    padded where it is too small; what lies outside the photograph is ``ignore_index`` in the mask.
+    The other knobs are those of :func:`train_transform`.
+    """
+    outside = {"fill": PAD_COLOR, "fill_mask": ignore_index, "border_mode": cv2.BORDER_CONSTANT}
+    steps: list[Any] = []
+    if (scale_min, scale_max) != (1, 1):
+        limits = (scale_min - 1, scale_max - 1)
+        steps.append(A.RandomScale(limits, p=1.0, area_for_downscale="image"))
+    padding = {"pad_if_needed": True, "pad_position": "random", **outside}
+    steps.append(A.RandomCrop(*crop_size, **padding))
+    steps += _flips(hflip, vflip)
+    steps += _rotation(rotate, outside)
+    steps += _colors(color)
+    return Transform(A.Compose(steps))
+
+
+def eval_mask_transform(*, ignore_index: int = 255, divisor: int = 32) -> Transform:
+    """Build the plain transform of segmentation: pad below and right to multiples of ``divisor``.
+
+    Decoders of five stages need sides that divide by 32; the padding is ``ignore_index``.
+    """
+    step = A.PadIfNeeded(
+        min_height=None,
+        min_width=None,
+        pad_height_divisor=divisor,
+        pad_width_divisor=divisor,
+        position="top_left",
+        border_mode=cv2.BORDER_CONSTANT,
+        fill=PAD_COLOR,
+        fill_mask=ignore_index,
+    )
+    return Transform(A.Compose([step]), random=False)
+
+
+def _flips(hflip: float, vflip: float) -> list[Any]:
+    steps: list[Any] = [A.HorizontalFlip(p=hflip)] if hflip > 0 else []
+    return [*steps, A.VerticalFlip(p=vflip)] if vflip > 0 else steps
+
+
+def _rotation(degrees: float, outside: dict[str, Any]) -> list[Any]:
+    if degrees <= 0:
+        return []
+    return [A.Affine(rotate=(-degrees, degrees), **outside, p=ROTATE_SHARE)]
+
+
+def _colors(strength: float) -> list[Any]:
+    return [ColorMatrix(strength)] if strength > 0 else []
