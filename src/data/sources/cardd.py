@@ -1,0 +1,48 @@
+"""CarDD in (COCO JSON, six kinds of damage), label masks or their binary form out.
+
+Layout: ``CarDD_release/CarDD_COCO/{annotations,train2017,val2017,test2017}``; ``root`` may be any
+of the upper folders. The data set is handed out after signing a form.
+Wang, Li & Wu 2023, https://doi.org/10.1109/TITS.2023.3258480
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.data.sources.coco import read_annotations
+from src.data.sources.masks import MaskIndex, build_index, note_count
+from src.runs import UserError
+
+DAMAGES = ("dent", "scratch", "crack", "glass shatter", "lamp broken", "tire flat")
+KNOWN = {"train": 2816, "valid": 810, "test": 374}
+
+
+def read_cardd(root: Path | str, *, binary: bool = False) -> MaskIndex:
+    """List the photographs in the set's own split.
+
+    Args:
+        root: see the layout above.
+        binary: damage against none, instead of the six kinds.
+
+    Raises:
+        UserError: no annotations, or categories other than the six.
+    """
+    root = Path(root)
+    for base in (root, root / "CarDD_COCO", root / "CarDD_release" / "CarDD_COCO"):
+        if (base / "annotations").is_dir():
+            break
+    else:
+        raise UserError(f"{root} holds no CarDD_COCO/annotations: unpack CarDD there")
+    notes: list[str] = []
+
+    def label_of(category: str) -> int:
+        name = category.lower().replace("_", " ")
+        if name not in DAMAGES:
+            raise UserError(f"{base}: unknown category {category}: CarDD has {', '.join(DAMAGES)}")
+        return 1 if binary else 1 + DAMAGES.index(name)
+
+    rows, decode = read_annotations(base, label_of, notes)
+    for split, known in KNOWN.items():
+        note_count(notes, f"CarDD {split}", sum(row.split == split for row in rows), known)
+    classes = ("background", "damage") if binary else ("background", *DAMAGES)
+    return build_index(base, rows, classes, decode, notes=notes)

@@ -1,0 +1,137 @@
+"""Any ``images/`` + ``masks/`` folders in, the index table out.
+
+Layouts: ``{train,val,test}/{images,masks}``, or ``images`` + ``masks`` with optional lists
+train.txt, val.txt, test.txt beside them. A mask has its image's stem. ``classes.txt`` (one name a
+line) names the labels. Masks: index PNG (255 void), 0/255 PNG, or ``.npy``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from src.data.decode import decode_mask
+from src.data.sources.frames import group_neighbours
+from src.data.sources.masks import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    MaskIndex,
+    Row,
+    build_index,
+    decode_foreground,
+    list_files,
+    note_missing,
+    pair,
+    read_split_lists,
+)
+from src.runs import UserError
+
+VOID = 255
+MAX_LABELS = 64  # more distinct greys than this are soft edges, not classes
+_SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
+
+
+def read_folders(
+    root: Path | str,
+    *,
+    classes: Sequence[str] = (),
+    labels: str = "auto",
+    frames: int = 0,
+) -> MaskIndex:
+    """List images and masks below ``root``.
+
+    Args:
+        root: see the layouts above.
+        classes: name of every label; from ``classes.txt``, or counted in the masks, when empty.
+        labels: "index" (class numbers), "binary" (0/1 or 0/255) or "auto" (looked up in the
+            masks: only 0 and 255, or only 0 and 1, is binary).
+        frames: group frames with consecutive numbers, at most so many together; 0 = no groups.
+
+    Raises:
+        UserError: no images, or masks that fit neither form.
+    """
+    root = Path(root)
+    notes: list[str] = []
+    rows = list(list_pairs(root, notes))
+    if frames:
+        groups = group_neighbours((row.id for row in rows), block=frames)
+        rows = [row._replace(group=groups[row.id]) for row in rows]
+    if labels not in {"auto", "index", "binary"}:
+        raise UserError(f"labels must be auto, index or binary, not {labels}")
+    names = tuple(classes) or _read_classes(root)
+    targets = [root / row.target for row in rows if row.target]
+    binary = labels == "binary"
+    if targets and (labels == "auto" or (labels == "index" and not names)):
+        binary, num_classes = _look_up_labels(targets, labels, full_scan=not names)
+        names = names or _default_names(num_classes)
+    if binary:
+        if names and len(names) != 2:
+            raise UserError(f"{root}: masks hold two labels but {len(names)} classes are named")
+        return build_index(root, rows, names or _default_names(2), decode_foreground, notes=notes)
+    names = names or _default_names(2)
+    decode = partial(decode_mask, num_classes=len(names), ignore_index=VOID)
+    return build_index(root, rows, names, decode, ignore_index=VOID, notes=notes)
+
+
+def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
+    """Yield the rows of either layout; what is missing is added to ``notes``.
+
+    Raises:
+        UserError: neither layout, or a list that names unknown images.
+    """
+    divided = [name for name in _SPLITS if (root / name / "images").is_dir()]
+    for name in divided:
+        images = list_files(root / name / "images", IMAGE_SUFFIXES)
+        masks = list_files(root / name / "masks", MASK_SUFFIXES)
+        yield from pair(root, images, masks, _SPLITS[name], notes=notes)
+    if divided:
+        return
+    if not (root / "images").is_dir():
+        raise UserError(f"{root} has no images/ and no train/images/: see the folder layouts")
+    images = list_files(root / "images", IMAGE_SUFFIXES)
+    masks = list_files(root / "masks", MASK_SUFFIXES)
+    splits = read_split_lists(root)
+    note_missing(notes, f"{root}: listed but missing", [n for n in splits if n not in images])
+    if not splits:
+        yield from pair(root, images, masks, notes=notes)
+        return
+    note_missing(notes, f"{root}: in no list", [n for n in images if n not in splits])
+    for split in dict.fromkeys(splits.values()):
+        part = {n: path for n, path in images.items() if splits.get(n) == split}
+        known = {n: path for n, path in masks.items() if n in part}
+        yield from pair(root, part, known, split, notes=notes)
+
+
+def _read_classes(root: Path) -> tuple[str, ...]:
+    path = root / "classes.txt"
+    if not path.is_file():
+        return ()
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _default_names(num_classes: int) -> tuple[str, ...]:
+    if num_classes == 2:
+        return ("background", "foreground")
+    return ("background", *(f"class_{label}" for label in range(1, num_classes)))
+
+
+def _look_up_labels(targets: list[Path], labels: str, *, full_scan: bool) -> tuple[bool, int]:
+    """Decide (binary?, K) from the masks: all of them when K is asked, else a spread of 32."""
+    step = 1 if full_scan else max(1, len(targets) // 32)
+    seen: set[int] = set()
+    for path in targets[::step]:
+        seen.update(np.unique(decode_mask(path)).tolist())
+        if len(seen) > MAX_LABELS:
+            raise UserError(
+                f"masks like {path} hold over {MAX_LABELS} grey values: "
+                "name the classes in classes.txt, or pass labels=binary for soft 0/255 masks"
+            )
+    if labels == "auto" and seen <= {0, VOID} and seen != {0}:
+        return True, 2
+    if labels == "auto" and seen <= {0, 1}:
+        return True, 2
+    return False, max(2, 1 + max(seen - {VOID}, default=0))

@@ -1,0 +1,236 @@
+"""What every source hands over: a table of images and masks, and how a mask's file is read.
+
+In: a raw folder, listed. Out: a :class:`MaskIndex`, so that a dataset reads VOC palettes, MATLAB
+files and JSON polygons in the same way: ``index.read_mask(row.target)``.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from src.data.decode import decode_mask
+from src.runs import UserError
+
+COLUMNS = ("id", "image", "target", "group", "split")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
+
+
+class Row(NamedTuple):
+    """One image; paths are POSIX and relative to the root, "" is unknown."""
+
+    id: str
+    image: str
+    target: str = ""
+    group: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class MaskIndex:
+    """Images, their masks, and the meaning of the labels.
+
+    Attributes:
+        root: the folder that the table's paths are relative to.
+        table: text columns id, image, target (the mask), group and split
+            (train, valid, test or ""). A target may name a place inside a file: "labels.json#17".
+        classes: name of every label 0..K-1.
+        ignore_index: the label of void pixels, None where there is none.
+        decode: path of a target -> labels (H, W), uint8 where they fit.
+        notes: what is missing or odd, one line each; also given as warnings.
+    """
+
+    root: Path
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    ignore_index: int | None
+    decode: Callable[[Path], np.ndarray]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """K, void not counted."""
+        return len(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def take(self, *splits: str) -> MaskIndex:
+        """Keep the rows of the given splits, in their order."""
+        table = self.table[self.table["split"].isin(splits)].reset_index(drop=True)
+        return replace(self, table=table)
+
+    def image_path(self, row: int) -> Path:
+        """Path of the image in the table's ``row``."""
+        return self.root / str(self.table["image"].iat[row])
+
+    def read_mask(self, target: str, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Read the labels (H, W) of one ``target`` of the table, uint8 where they fit.
+
+        Args:
+            target: the entry of the table's column.
+            size: (H, W) of the image, checked when given.
+
+        Raises:
+            UserError: no mask, an unreadable one, unknown labels, or another size.
+        """
+        if not target:
+            raise UserError(f"an image below {self.root} has no mask: leave the test split out")
+        mask = self.decode(self.root / target)
+        if size is not None and mask.shape != tuple(size):
+            raise UserError(
+                f"mask {self.root / target} is {mask.shape[1]}x{mask.shape[0]} pixels but its "
+                f"image is {size[1]}x{size[0]}: give both the same size"
+            )
+        return mask
+
+
+def build_index(
+    root: Path,
+    rows: Iterable[Row],
+    classes: Sequence[str],
+    decode: Callable[[Path], np.ndarray],
+    *,
+    ignore_index: int | None = None,
+    notes: Iterable[str] = (),
+) -> MaskIndex:
+    """Put ``rows`` into the table and warn of every note.
+
+    Where two splits use the same file names, ids become "split/name".
+
+    Raises:
+        UserError: no rows, or an id twice within a split.
+    """
+    table = pd.DataFrame(list(rows), columns=list(COLUMNS), dtype="str")
+    if table.empty:
+        raise UserError(f"no images below {root}: point the data folder at the unpacked set")
+    if table["id"].duplicated().any():
+        table["id"] = table["split"] + "/" + table["id"]
+    double = table["id"][table["id"].duplicated()]
+    if len(double):
+        raise UserError(f"{root}: the id {double.iat[0]} names two images: rename one")
+    notes = tuple(notes)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return MaskIndex(root, table, tuple(classes), ignore_index, decode, notes)
+
+
+def list_files(
+    folder: Path, suffixes: frozenset[str], key: Callable[[str], str | None] = str
+) -> dict[str, Path]:
+    """List the files of ``folder``, sorted, as {NFC id: path}.
+
+    Args:
+        folder: may be missing, then nothing is listed.
+        suffixes: lower-case endings to keep; hidden files are left out.
+        key: stem -> id, or None to leave the file out.
+
+    Raises:
+        UserError: two files share an id (``7.jpg`` and ``7.png``).
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        name = key(unicodedata.normalize("NFC", path.stem))
+        if name is None:
+            continue
+        if name in found:
+            raise UserError(f"{found[name]} and {path} are the same image twice: remove one")
+        found[name] = path
+    return found
+
+
+def pair(
+    root: Path,
+    images: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    split: str = "",
+    *,
+    notes: list[str],
+    group: Callable[[str], str] = lambda _: "",
+) -> Iterator[Row]:
+    """Join images and masks by id; an image without a mask stays only where it can be predicted.
+
+    A split without any mask is to be predicted as a whole and becomes (or stays) ``test``;
+    elsewhere an image without its mask is left out, and a note names it.
+    """
+    blind = not masks or split == "test"
+    lone = [] if blind else [name for name in images if name not in masks]
+    where = f"{root}, split {split or 'undivided'}"
+    note_missing(notes, f"{where}: images without a mask, left out", lone)
+    note_missing(notes, f"{where}: masks without an image", [m for m in masks if m not in images])
+    for name, path in images.items():
+        if name in masks or blind:
+            target = relative(root, masks[name]) if name in masks else ""
+            part = "test" if not masks else split
+            yield Row(name, relative(root, path), target, group(name), part)
+
+
+def relative(root: Path, path: Path) -> str:
+    """Path below ``root`` in POSIX form."""
+    return path.relative_to(root).as_posix()
+
+
+def note_missing(notes: list[str], what: str, names: Sequence[str]) -> None:
+    """Add one line that counts ``names`` and shows the first three; nothing when empty."""
+    if names:
+        more = ", ..." if len(names) > 3 else ""
+        notes.append(f"{what}: {len(names)} ({', '.join(names[:3])}{more})")
+
+
+def note_count(notes: list[str], what: str, found: int, expected: int) -> None:
+    """Add one line when a data set does not hold the number of files it is known to hold."""
+    if found != expected:
+        notes.append(
+            f"{what}: {found} found, {expected} known: fine for a subset, else unpack again"
+        )
+
+
+def read_list(path: Path) -> list[str]:
+    """Read the first word of every line of a text file; [] where there is no such file."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return [unicodedata.normalize("NFC", line.split()[0]) for line in lines if line.strip()]
+
+
+def read_split_lists(folder: Path) -> dict[str, str]:
+    """Read train.txt, val.txt (or valid.txt) and test.txt as {id: split}; {} where none exists.
+
+    A line names an image by its id, its file name or a path.
+
+    Raises:
+        UserError: one image stands in two lists.
+    """
+    splits: dict[str, str] = {}
+    for name in ("train", "val", "valid", "test"):
+        split = "valid" if name == "val" else name
+        for line in read_list(folder / f"{name}.txt"):
+            key = Path(line).stem if Path(line).suffix.lower() in IMAGE_SUFFIXES else line
+            if splits.setdefault(key, split) != split:
+                raise UserError(f"{folder}: {key} is in {splits[key]}.txt and {name}.txt: pick one")
+    return splits
+
+
+def decode_foreground(path: Path) -> np.ndarray:
+    """Read a two-class mask, stored as 0/1 or as 0/255 with soft edges, as labels 0 and 1.
+
+    Raises:
+        UserError: it holds neither.
+    """
+    mask = decode_mask(path)
+    top = int(mask.max())
+    if top <= 1:
+        return mask
+    if not 128 <= top <= 255:
+        raise UserError(f"mask {path} reaches {top}: a two-class mask is 0/1 or 0/255")
+    return (mask >= 128).astype(np.uint8)

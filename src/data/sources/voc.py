@@ -1,0 +1,72 @@
+"""PASCAL VOC 2012 devkit in (palette masks, 255 void), the index table out.
+
+Layout: ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}``; ``root`` may be
+any of the three upper folders. http://host.robots.ox.ac.uk/pascal/VOC/voc2012/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from src.data.decode import decode_mask
+from src.data.sources.masks import (
+    MaskIndex,
+    Row,
+    build_index,
+    note_count,
+    note_missing,
+    read_list,
+)
+from src.runs import UserError
+
+CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
+VOID = 255
+KNOWN = {"train": 1464, "valid": 1449}  # the 1,456 test images come in an archive of their own
+
+
+def read_voc(root: Path | str) -> MaskIndex:
+    """List the images of ImageSets/Segmentation, in the order of its lists.
+
+    Raises:
+        UserError: no devkit below ``root``.
+    """
+    root = Path(root)
+    base = find_devkit(root)
+    if base is None:
+        raise UserError(f"{root} holds no VOC2012/ImageSets/Segmentation: unpack the devkit there")
+    notes: list[str] = []
+    rows: list[Row] = []
+    for name, split in (("train", "train"), ("val", "valid"), ("test", "test")):
+        ids = read_list(base / "ImageSets" / "Segmentation" / f"{name}.txt")
+        part = list(_list_split(base, ids, split, notes))
+        if split in KNOWN:
+            note_count(notes, f"VOC 2012 {name}", len(part), KNOWN[split])
+        rows += part
+    decode = partial(decode_mask, num_classes=len(CLASSES), ignore_index=VOID)
+    return build_index(base, rows, CLASSES, decode, ignore_index=VOID, notes=notes)
+
+
+def find_devkit(root: Path) -> Path | None:
+    """Find the folder that holds ImageSets/Segmentation, None where there is none."""
+    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        if (base / "ImageSets" / "Segmentation").is_dir():
+            return base
+    return None
+
+
+def _list_split(base: Path, ids: list[str], split: str, notes: list[str]) -> Iterator[Row]:
+    missing = []
+    for name in ids:
+        image, mask = f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png"
+        has_mask = (base / mask).is_file()
+        if not (base / image).is_file() or not (has_mask or split == "test"):
+            missing.append(name)
+            continue
+        yield Row(name, image, mask if has_mask else "", "", split)
+    note_missing(notes, f"VOC 2012 {split}: listed, but image or mask is missing", missing)
