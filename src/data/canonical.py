@@ -35,6 +35,10 @@ class Source(Protocol):
         """Return the path of a row's image, for messages."""
         ...
 
+
+class FileSource(Source, Protocol):
+    """A source that reads files itself."""
+
     def fingerprint(self) -> str:
         """Hash all that the pixels depend on."""
         ...

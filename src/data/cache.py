@@ -1,0 +1,243 @@
+"""A source of canonical pixels in, the same pixels out with every file decoded once.
+
+A cache changes speed alone: its pixels are bit-identical to those of the source. ``ram`` fills as
+rows are first read and is shared with the loader's processes; ``disk`` is a plain ``.npy`` built
+once, before the first read, and memory-mapped by any number of processes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from src.data.canonical import FileSource, Source, read
+from src.runs import UserError, atomic_write
+
+AUTO_SHARE = 0.25  # of the free memory may be taken unasked
+_BUILD_ROWS = 64  # rows a build holds in memory, per thread
+
+
+class Rows:
+    """Some rows of a source, renumbered from 0."""
+
+    def __init__(self, source: Source, rows: Sequence[int] | np.ndarray | None = None):
+        """Keep ``rows`` of ``source``, in that order; None = all."""
+        self.source, self.shape = source, source.shape
+        self.rows = np.array(range(len(source)) if rows is None else rows, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.source[int(self.rows[row])]
+
+    def name(self, row: int) -> str:
+        """Return the path of a row's image, for messages."""
+        return self.source.name(int(self.rows[row]))
+
+
+class RamCache(Rows):
+    """Keeps each row that was read, in memory shared between processes.
+
+    Where two processes fill a row at once they write the same bytes; the flag is set last.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        rows: Sequence[int] | np.ndarray | None = None,
+        *,
+        shared: bool = True,
+    ):
+        """Reserve room for the rows; memory is taken as they are filled.
+
+        Raises:
+            UserError: they do not fit.
+        """
+        super().__init__(source, rows)
+        needed, free = num_bytes(self), free_memory(shared=shared)
+        if needed > free:
+            raise UserError(
+                f"--cache ram needs {needed / 2**30:.1f} GiB and {max(free, 0) / 2**30:.1f} GiB of "
+                f"{'shared ' if shared else ''}memory are free: use --cache disk or none"
+            )
+        assert self.shape is not None
+        self.pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
+        self.filled = torch.zeros(len(self), dtype=torch.uint8)
+        if shared:
+            self.pixels.share_memory_()
+            self.filled.share_memory_()
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        kept = self.pixels[row].numpy()
+        if not self.filled[row]:
+            kept[:] = super().__getitem__(row)
+            self.filled[row] = 1
+        kept.flags.writeable = False
+        return kept
+
+
+class DiskCache(Rows):
+    """Rows of an array file, memory-mapped anew in each process."""
+
+    def __init__(
+        self, source: FileSource, folder: Path | str, rows: Sequence[int] | np.ndarray | None = None
+    ):
+        """Open the cache of ``source`` in ``folder``; build it if there is none that fits.
+
+        Raises:
+            UserError: a file cannot be decoded, or there is no room.
+        """
+        super().__init__(source, rows)
+        self.path = build(source, folder)
+        self._pixels: np.ndarray | None = None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_pixels": None}
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        if self._pixels is None:
+            self._pixels = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return np.asarray(self._pixels[int(self.rows[row])])
+
+
+def open_cache(
+    source: FileSource,
+    kind: str,
+    *,
+    rows: Sequence[int] | np.ndarray | None = None,
+    folder: Path | str | None = None,
+    num_workers: int = 0,
+    num_processes: int = 1,
+) -> Source:
+    """Return ``rows`` of ``source`` behind the cache that was asked for.
+
+    Args:
+        source: all rows; one file on disk serves every fold.
+        kind: "none", "ram", "disk" or "auto" (ram where it takes at most a quarter of the free
+            memory, else none).
+        rows: the rows wanted; None = all.
+        folder: where ``disk`` keeps its file.
+        num_workers: loader processes that will share ``ram``.
+        num_processes: training processes on this machine, each with a ``ram`` of its own.
+
+    Raises:
+        UserError: the kind asked for does not fit, or the images have no common size.
+    """
+    if kind not in ("none", "ram", "disk", "auto"):
+        raise UserError(f"--cache {kind} is unknown: use auto, ram, disk or none")
+    view = Rows(source, rows)
+    if kind in ("ram", "disk") and source.shape is None:
+        raise UserError(f"--cache {kind} needs images of one size: set a size, or --cache none")
+    shared = num_workers > 0
+    if kind == "auto":
+        fits = num_bytes(view) * num_processes <= AUTO_SHARE * free_memory(shared=shared)
+        kind = "ram" if source.shape is not None and fits else "none"
+    if kind == "ram":
+        return RamCache(source, rows, shared=shared)
+    if kind == "disk":
+        assert folder is not None
+        return DiskCache(source, folder, rows)
+    return view
+
+
+def build(source: FileSource, folder: Path | str) -> Path:
+    """Write all rows of ``source`` to ``folder`` unless that was done, and return the file.
+
+    The file is named by the fingerprint of its content (paths, sizes, times, canonical size,
+    versions), so that changed images never meet old pixels. One process builds, the others wait;
+    a file that is damaged, by its size or by three of its rows, is built again.
+
+    Raises:
+        UserError: a file cannot be decoded, or there is no room.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{source.fingerprint()[:32]}.npy"
+    with _turn(path.with_suffix(".lock")) as alone:
+        if _is_whole(path, source):
+            return path
+        for left in folder.glob(f".{path.name}.*.tmp") if alone else ():
+            left.unlink(missing_ok=True)  # of a build that was killed
+        needed, free = num_bytes(source), shutil.disk_usage(folder).free
+        if needed > free:
+            raise UserError(
+                f"--cache disk needs {needed / 2**30:.1f} GiB in {folder} and "
+                f"{free / 2**30:.1f} GiB are free: use --cache none"
+            )
+        _write(source, path)
+    return path
+
+
+def _write(source: FileSource, path: Path) -> None:
+    assert source.shape is not None
+    shape, num_threads = (len(source), *source.shape), os.cpu_count() or 1
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    chunk = _BUILD_ROWS * num_threads
+    starts = tqdm(range(0, len(source), chunk), "cache", unit_scale=chunk, disable=None)
+    with atomic_write(path) as file, ThreadPoolExecutor(num_threads) as threads:
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+        for start in starts:  # threads suffice: OpenCV decodes outside the interpreter's lock
+            rows = range(start, min(start + chunk, len(source)))
+            for pixels in threads.map(lambda row: read(source, row), rows):
+                file.write(np.ascontiguousarray(pixels).data)
+
+
+def _is_whole(path: Path, source: FileSource) -> bool:
+    assert source.shape is not None
+    try:
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    if pixels.shape != (len(source), *source.shape) or pixels.dtype != np.uint8:
+        return False
+    if path.stat().st_size != pixels.offset + pixels.nbytes:
+        return False
+    probes = {0, len(source) // 2, len(source) - 1}
+    return all(np.array_equal(pixels[row], read(source, row)) for row in probes)
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[bool]:
+    """Wait until no other process is in this block; yields False where that cannot be known."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: both may build, and one renames last
+        yield False
+        return
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel's lock: it dies with its process
+        yield True
+
+
+def num_bytes(source: Source) -> int:
+    """Return what all rows of a source take, bytes; 0 where they have no common shape."""
+    return len(source) * math.prod(source.shape) if source.shape else 0
+
+
+def free_memory(*, shared: bool = False) -> int:
+    """Return the bytes this process may still take: of the machine, its container, its shm."""
+    import psutil
+
+    free = [psutil.virtual_memory().available]
+    group = Path("/sys/fs/cgroup")
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            free.append(int((group / limit).read_text()) - int((group / used).read_text()))
+        except (OSError, ValueError):  # no such limit, or "max"
+            continue
+    if shared and Path("/dev/shm").is_dir():
+        free.append(shutil.disk_usage("/dev/shm").free)
+    return min(free)
