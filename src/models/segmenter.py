@@ -1,0 +1,230 @@
+"""Segmentation nets: image (B, 3, H, W) on the 0..255 scale → logits (B, K, H, W).
+
+The encoder and decoder come from segmentation_models_pytorch; what is added here is what a trainer
+needs around them: pixels are normalised inside, any H and W is accepted, the backbone is told apart
+from the head, and weights come from a local file only (no hub is ever asked).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.runs import UserError
+
+# Every encoder here halves the image at most five times.
+STRIDE = 32
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# A file that fills less of the encoder than this belongs to another architecture.
+MIN_SHARE = 0.5
+
+
+def _deeplab(encoder: str, classes: int, width: int | None) -> Any:
+    import segmentation_models_pytorch as smp
+
+    # Output stride 16 keeps the decoder's skip at stride 4: the "+" of Chen et al. 2018.
+    return smp.DeepLabV3Plus(
+        encoder,
+        encoder_weights=None,
+        encoder_output_stride=16,
+        decoder_channels=width or 256,
+        classes=classes,
+        upsampling=1,
+    )
+
+
+def _segformer(encoder: str, classes: int, width: int | None) -> Any:
+    import segmentation_models_pytorch as smp
+
+    # Xie et al. 2021: B0 and B1 decode with 256 channels, B2 to B5 with 768.
+    large = encoder.startswith("mit_") and encoder not in ("mit_b0", "mit_b1")
+    return smp.Segformer(
+        encoder,
+        encoder_weights=None,
+        decoder_segmentation_channels=width or (768 if large else 256),
+        classes=classes,
+        upsampling=1,
+    )
+
+
+def _unet(encoder: str, classes: int, width: int | None) -> Any:
+    import segmentation_models_pytorch as smp
+
+    channels = [max(1, (width or 256) >> level) for level in range(5)]
+    return smp.Unet(encoder, encoder_weights=None, decoder_channels=channels, classes=classes)
+
+
+def _fpn(encoder: str, classes: int, width: int | None) -> Any:
+    import segmentation_models_pytorch as smp
+
+    width = width or 256
+    return smp.FPN(
+        encoder,
+        encoder_weights=None,
+        decoder_pyramid_channels=width,
+        decoder_segmentation_channels=max(1, width // 2),
+        classes=classes,
+        upsampling=1,
+    )
+
+
+ARCHITECTURES: dict[str, Callable[[str, int, int | None], Any]] = {
+    "deeplabv3plus": _deeplab,
+    "segformer": _segformer,
+    "unet": _unet,
+    "fpn": _fpn,
+}
+
+
+class Segmenter(nn.Module):
+    """An smp net that takes raw pixels of any size.
+
+    Everything below ``backbone`` (also reachable as ``encoder``) is the encoder; every other
+    parameter belongs to the head.
+
+    Args:
+        net: smp model whose segmentation head does not upsample.
+        mean: per-channel mean of the encoder's training pixels, on the 0..1 scale.
+        std: per-channel standard deviation, same scale.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.backbone: nn.Module = net.encoder
+        self.decoder: nn.Module = net.decoder
+        self.head: nn.Module = net.segmentation_head
+        self.loaded_share = 0.0  # of the backbone's parameters, from a weights file
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The backbone, by its other name."""
+        return self.backbone
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits (B, K, H, W) for ``image`` (B, 3, H, W), uint8 or float in [0, 255]."""
+        return self.forward_features(image)[0]
+
+    def forward_features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return logits (B, K, H, W) and the encoder's maps, fine to coarse, for distillation.
+
+        The maps cover the padded image: H and W are first filled up to multiples of 32 at the
+        bottom and right with the border's own pixels.
+        """
+        height, width = image.shape[-2:]
+        x = (image.to(self.mean.dtype) - self.mean) / self.std
+        x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        features = self.backbone(x)
+        logits = self.head(self.decoder(features))
+        if logits.shape[-2:] != x.shape[-2:]:
+            logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear")
+        # smp lists the image itself first, and an empty map where a transformer skips stride 2.
+        maps = [feature for feature in features[1:] if feature.shape[1]]
+        return logits[..., :height, :width], maps
+
+
+def build_segmenter(
+    arch: str,
+    encoder: str,
+    num_classes: int,
+    *,
+    weights: Path | str | None = None,
+    decoder_width: int | None = None,
+) -> Segmenter:
+    """Build a segmentation net without touching the network.
+
+    Args:
+        arch: one of ``ARCHITECTURES``.
+        encoder: smp encoder name; ``tu-NAME`` takes any timm backbone.
+        num_classes: K, channels of the logits.
+        weights: local .safetensors or .pth file with the encoder's classification weights.
+        decoder_width: channels of the decoder (of its widest level in U-Net and FPN, where FPN
+            needs a multiple of 64); None takes the architecture's published width.
+
+    Raises:
+        UserError: unknown names, an encoder the architecture cannot take, an unfit file.
+    """
+    if arch not in ARCHITECTURES:
+        raise UserError(f"--arch {arch} is unknown; choose one of {', '.join(ARCHITECTURES)}")
+    try:
+        net = ARCHITECTURES[arch](encoder, num_classes, decoder_width)
+    except (KeyError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        reason = str(error.args[0] if error.args else error).splitlines()[0]
+        raise UserError(
+            f"--encoder {encoder} does not work with --arch {arch}: {reason[:200]}"
+        ) from error
+    segmenter = Segmenter(net, *_statistics(encoder))
+    if weights is not None:
+        segmenter.loaded_share = load_encoder(segmenter.backbone, weights)
+    return segmenter
+
+
+def _statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and std the encoder was trained with; smp's own encoders used ImageNet's."""
+    if encoder.startswith("tu-"):
+        import timm
+
+        config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"), allow_unregistered=True)
+        if config is not None:
+            return tuple(config.mean), tuple(config.std)
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+def load_encoder(encoder: nn.Module, path: Path | str) -> float:
+    """Load classification weights into an smp encoder; return the share of parameters filled.
+
+    timm's feature extractors flatten the first level of names (``stages.0`` → ``stages_0``) and smp
+    nests them below ``model``; both spellings are tried. Classifier weights are left over.
+
+    Raises:
+        UserError: no such file, not a state dict, or one of another architecture.
+    """
+    state = _read_state(Path(path))
+    own = encoder.state_dict()
+    names = {_spelling(name.removeprefix("model.")): name for name in own}
+    found = {}
+    for key, value in state.items():
+        for prefix in ("module.", "model.", "encoder.", "backbone."):
+            key = key.removeprefix(prefix)
+        name = names.get(_spelling(key))
+        if name is not None and own[name].shape == value.shape:
+            found[name] = value
+    parameters = dict(encoder.named_parameters())
+    total = sum(p.numel() for p in parameters.values())
+    share = sum(p.numel() for name, p in parameters.items() if name in found) / total
+    if share < MIN_SHARE:
+        raise UserError(
+            f"{path} fills only {share:.0%} of the encoder; name the encoder it belongs to"
+        )
+    # Not the encoder's own method: smp's overrides drop keys and refuse `strict`.
+    nn.Module.load_state_dict(encoder, found, strict=False)
+    return share
+
+
+def _spelling(name: str) -> str:
+    return name.replace("_", ".")
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; put the encoder's weights there")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    except Exception as error:
+        raise UserError(f"{path} is not a readable state dict; download it again") from error
