@@ -84,7 +84,7 @@ class FoldConfig(EngineConfig):
     )
     drop_rate: float = knob(0.0, "dropout before the head")
     drop_path_rate: float = knob(0.0, "stochastic depth of the backbone")
-    loss: Literal["ce", "focal", "bi_tempered"] = knob("ce", "training loss")
+    loss: Literal["cross_entropy", "focal", "bi_tempered"] = knob("cross_entropy", "training loss")
     label_smoothing: float = knob(0.0, "mass spread over all classes")
     focal_gamma: float = knob(2.0, "focusing exponent of --loss focal")
     bi_tempered_t1: float = knob(0.8, "t1 < 1 bounds the loss of an outlier")
@@ -113,23 +113,11 @@ class FoldConfig(EngineConfig):
 
 # These do not change what is learned, so a resumed or compared run may differ in them.
 NOT_LEARNED = frozenset(
-    [
-        "data_dir",
-        "output_dir",
-        "allow_outside",
-        "config",
-        "fold",
-        "device",
-        "num_workers",
-        "checkpoint_minutes",
-        "skip_nonfinite",
-        "infer_batch_size",
-        "wandb",
-        "accept_changes",
-        "cache",
-        "prior_weight",
-        "name",
-    ]
+    {
+        *("data_dir", "output_dir", "allow_outside", "config", "fold", "name"),
+        *("device", "num_workers", "cache", "infer_batch_size", "checkpoint_minutes"),
+        *("skip_nonfinite", "wandb", "accept_changes", "prior_weight"),
+    }
 )
 
 

@@ -28,7 +28,7 @@ def nearest(word: str, words: Sequence[str]) -> str:
 
 
 @functools.cache
-def field_types(config_class: type) -> dict[str, Any]:
+def field_types(config_class: Any) -> dict[str, Any]:
     """Return field name → resolved annotation."""
     return typing.get_type_hints(config_class)
 

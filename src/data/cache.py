@@ -235,9 +235,12 @@ def free_memory(*, shared: bool = False) -> int:
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            free.append(int((group / limit).read_text()) - int((group / used).read_text()))
+            room = int((group / limit).read_text()) - int((group / used).read_text())
+            statistics = ((group / limit).parent / "memory.stat").read_text().split()
         except (OSError, ValueError):  # no such limit, or "max"
             continue
+        # Cached files count as used, but give way.
+        free.append(room + int(statistics[statistics.index("inactive_file") + 1]))
     if shared and Path("/dev/shm").is_dir():
         free.append(shutil.disk_usage("/dev/shm").free)
     return min(free)

@@ -46,11 +46,12 @@ def mix(
     """
     generator = np.random.default_rng([_STREAM, seed, step])
     soft = F.one_hot(target, num_classes).float()
-    alphas = [alpha for alpha in (mixup_alpha, cutmix_alpha) if alpha > 0]
-    if not alphas or len(image) < 2 or generator.random() >= prob:
+    wanted = mixup_alpha > 0 or cutmix_alpha > 0
+    if not wanted or len(image) < 2 or generator.random() >= prob:
         return image, soft
     cuts = cutmix_alpha > 0 and (mixup_alpha <= 0 or generator.random() < 0.5)
-    share = float(generator.beta(*[cutmix_alpha if cuts else mixup_alpha] * 2))
+    alpha = cutmix_alpha if cuts else mixup_alpha
+    share = float(generator.beta(alpha, alpha))
     # A turn of a random order: each image meets another one, never itself.
     order = generator.permutation(len(image))
     partner_of = np.empty_like(order)

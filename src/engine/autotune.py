@@ -1,0 +1,89 @@
+"""Choose memory layout and precision by timing a few steps of the real network on this machine.
+
+No setting wins everywhere (a channels_last bf16 resnet18 is twice as fast as NCHW fp32 on one CPU,
+an EfficientNet slower), so it is measured, once, before the first step of a run, and recorded.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.engine.memory import is_out_of_memory, release_memory
+from src.engine.runtime import Runtime, seed_step
+
+BUDGET_S = 10.0
+TRIAL_ROWS = 16  # enough to fill two cores or show a GPU's layout; small enough to stay in budget
+# Less exact arithmetic must repay itself by more than timing noise.
+GAIN_FOR_BF16 = 1.15
+
+
+def autotune(
+    model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime
+) -> tuple[Runtime, dict[str, float]]:
+    """Return the fastest runtime for training ``model`` and the seconds a step took in each.
+
+    Gradients and buffers are put back as they were; weights are never stepped.
+    """
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    best, best_cost = runtime, float("inf")
+    for candidate in candidates(runtime):
+        if seconds and time.perf_counter() - started > BUDGET_S * 0.7:
+            break
+        left = BUDGET_S - (time.perf_counter() - started)
+        try:
+            cost = time_steps(model, task, batch, candidate, left)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) and candidate is runtime:
+                raise
+            release_memory(runtime.device)
+            continue
+        layout = "channels_last" if candidate.channels_last else "channels_first"
+        seconds[f"{candidate.precision} {layout}"] = round(cost, 4)
+        if candidate.precision != "fp32" and runtime.device.type == "cpu":
+            cost *= GAIN_FOR_BF16
+        if cost < best_cost:
+            best, best_cost = candidate, cost
+    return best, seconds
+
+
+def candidates(runtime: Runtime) -> list[Runtime]:
+    """Return what is worth timing on this device, the default first."""
+    settings = [(runtime.precision, True), (runtime.precision, False)]
+    if runtime.device.type == "cpu" and runtime.precision == "fp32":
+        settings += [("bf16", True)]
+    return [runtime.with_choice(*setting) for setting in settings]
+
+
+def time_steps(
+    model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime, budget_s: float
+) -> float:
+    """Return the seconds of the fastest of up to three forward and backward passes."""
+    model = runtime.place(model).train()
+    batch = runtime.upload({key: value[:TRIAL_ROWS] for key, value in batch.items()})
+    kept = [buffer.clone() for buffer in model.buffers()]
+    best = float("inf")
+    started = time.perf_counter()
+    for trial in range(4):
+        begin = time.perf_counter()
+        seed_step(trial)
+        with runtime.autocast():
+            loss = task.loss(model, batch)["loss"]
+        loss.backward()
+        loss.item()
+        if runtime.device.type == "cuda":
+            torch.cuda.synchronize()
+        spent = time.perf_counter() - begin
+        if trial or spent > budget_s / 4:  # the first pass also pays for allocation
+            best = min(best, spent)
+        model.zero_grad(set_to_none=True)
+        if time.perf_counter() - started > budget_s / 3:
+            break
+    with torch.no_grad():
+        for buffer, value in zip(model.buffers(), kept, strict=True):
+            buffer.copy_(value)
+    return best if best < float("inf") else spent

@@ -1,0 +1,70 @@
+"""What a run says: bars, ``metrics.csv``, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from src.engine.runtime import Runtime
+from src.runs import Run, write_text
+
+
+def say(runtime: Runtime, text: str) -> None:
+    """Print one line from the main process, above any bar."""
+    if runtime.is_main:
+        tqdm.write(text)
+        sys.stdout.flush()
+
+
+def bar_options(runtime: Runtime) -> dict[str, Any]:
+    """Return tqdm's options: a live bar on a terminal, none in a log file."""
+    quiet = not runtime.is_main or not sys.stderr.isatty()
+    return {"dynamic_ncols": True, "mininterval": 0.5, "disable": quiet}
+
+
+def write_metrics(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``metrics.csv``: one row a validated epoch. No clock times, so reruns are identical."""
+    columns = list(dict.fromkeys(key for row in history for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(run.metrics, text.getvalue())
+
+
+def open_trackers(
+    run: Run, wandb: bool, config: Mapping[str, Any]
+) -> list[Callable[[Mapping[str, float], int], None]]:
+    """Return functions ``log(row, step)``: TensorBoard where installed, W&B where asked for."""
+    trackers: list[Callable[[Mapping[str, float], int], None]] = []
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        pass
+    else:
+        board = SummaryWriter(str(run.tensorboard))
+
+        def log_board(row: Mapping[str, float], step: int) -> None:
+            for name, value in row.items():
+                board.add_scalar(name, value, step)
+            board.flush()
+
+        trackers.append(log_board)
+    if wandb:
+        import wandb as weights_and_biases
+
+        session = weights_and_biases.init(
+            project=run.folder.parent.name,
+            name=run.folder.name,
+            id=f"{run.folder.parent.name}-{run.folder.name}",
+            dir=str(run.folder),
+            resume="allow",
+            config=dict(config),
+        )
+        trackers.append(lambda row, step: session.log(dict(row), step=step))
+    return trackers

@@ -1,0 +1,266 @@
+"""The training loop: ``fit()`` takes a model, a task and two loaders to finished weights.
+
+Order, augmentation, mixing, dropout and learning rate are pure functions of (seed, epoch, step,
+row), so a run that was killed goes on bit for bit as if it had not been.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from src.config import EngineConfig, learned_knobs
+from src.engine.checkpoint import save_state, save_weights
+from src.engine.interrupt import Interrupted, Pause, catch_signals
+from src.engine.log import bar_options, open_trackers, say, write_metrics
+from src.engine.optim import learning_rate, set_lr
+from src.engine.predict import evaluate
+from src.engine.runtime import Runtime
+from src.engine.state import Parts, TrainState, prepare_parts, resume
+from src.engine.step import LossGuard, train_step
+from src.runs import Run, UserError
+
+Mix = Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
+
+GROWING_GAP = 5  # validations in a row after which over-fitting is said aloud
+
+
+@dataclass(frozen=True)
+class Job:
+    """What stays the same while a run trains."""
+
+    task: Any
+    train_loader: Any
+    valid_loader: Any | None
+    config: EngineConfig
+    run: Run
+    runtime: Runtime
+    mix: Mix | None
+    guard: LossGuard
+    pause: Pause
+
+
+def fit(
+    model: nn.Module,
+    task: Any,
+    train_loader: Any,
+    valid_loader: Any | None,
+    *,
+    config: EngineConfig,
+    run: Run,
+    runtime: Runtime,
+    names: Sequence[str],
+    mix: Mix | None = None,
+) -> TrainState:
+    """Train ``model`` on ``task``, from the start or from where the run stopped.
+
+    Writes ``last.pt``, ``best.safetensors`` and ``metrics.csv`` into ``run``.
+
+    Args:
+        model: network with its first weights, on any device.
+        task: ``loss``, ``predict``, ``meter`` and the name of the metric to ``monitor``.
+        train_loader: full effective batches; its ``batch_sampler`` has ``start(epoch, step)``.
+        valid_loader: held-out rows in order, or None: then the last weights are the best.
+        config: knobs of the loop.
+        run: folder of the run, held by the caller.
+        runtime: device, precision and layout, settled.
+        names: id of every training row, for messages.
+        mix: ``mix(batch, step, epoch)`` mixes a batch on the device.
+
+    Raises:
+        UserError: other knobs than the interrupted run's, too little memory for one row, a loss
+            that is not finite.
+        Interrupted: a signal asked to stop; the state is saved.
+    """
+    if not len(train_loader):
+        raise UserError("no training batch: the fold has too few images")
+    parts = prepare_parts(model, config, runtime)
+    resume(parts, run, config)
+    state = parts.state
+    guard = LossGuard(run, runtime, names, config.skip_nonfinite)
+    guard.skipped = state.nonfinite
+    saved = time.monotonic()
+    trackers = open_trackers(run, config.wandb, learned_knobs(config)) if runtime.is_main else []
+
+    def save() -> None:
+        nonlocal saved
+        guard.settle()
+        state.nonfinite = guard.skipped
+        if runtime.is_main:
+            save_state(run, parts.pack(config))
+        saved = time.monotonic()
+
+    def save_when_due() -> None:
+        if time.monotonic() - saved >= config.checkpoint_minutes * 60:
+            save()
+
+    with catch_signals() as pause:
+        job = Job(task, train_loader, valid_loader, config, run, runtime, mix, guard, pause)
+        try:
+            while not state.done:
+                rate = train_epoch(parts, job, save_when_due)
+                row = close_epoch(parts, job)
+                for log in trackers:
+                    log(row | {"images_per_s": rate}, state.step)
+                save_when_due()
+        except Interrupted:
+            save()
+            raise
+        if state.step:
+            save()
+    return state
+
+
+def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> float:
+    """Train what is left of the running epoch and return its images per second."""
+    state, runtime, config, loader = parts.state, job.runtime, job.config, job.train_loader
+    steps_per_epoch = len(loader)
+    first = state.step - state.epoch * steps_per_epoch
+    if first == steps_per_epoch:  # stopped between the last step and the validation
+        return 0.0
+    loader.batch_sampler.start(state.epoch, first)
+    sums = {name: accumulator(value, runtime) for name, value in state.sums.items()}
+    parts.wrapped.train()
+    started, begun = time.monotonic(), state.rows
+    steps: dict[str, Any] = {"total": steps_per_epoch, "initial": first}
+    label = f"epoch {state.epoch + 1}/{config.epochs}"
+    with tqdm(desc=label, leave=False, **steps, **bar_options(runtime)) as bar:
+        for host_batch in loader:
+            lr = rate_at(state.step, steps_per_epoch, config)
+            set_lr(parts.optimizer, lr)
+            batch = runtime.upload(host_batch)
+            if job.mix:
+                batch = job.mix(batch, state.step, state.epoch)
+            terms = train_step(
+                parts, job.task, batch, job.guard,
+                epoch=state.epoch, seed=config.seed, clip=config.clip_grad,
+            )  # fmt: skip
+            state.step += 1
+            if terms is not None:
+                rows = len(batch["image"])
+                state.rows += rows
+                for name, value in terms.items():
+                    sums[name] = sums.get(name, accumulator(0.0, runtime)) + value * rows
+                if parts.ema:
+                    parts.ema.update(parts.model, step=state.step)
+            state.sums = sums
+            rate = (state.rows - begun) * runtime.num_processes / (time.monotonic() - started)
+            bar.set_postfix(loss=job.guard.shown, lr=lr, img_s=round(rate), refresh=False)
+            bar.update()
+            save_when_due()
+            job.pause()
+    job.guard.settle()
+    assert state.step == (state.epoch + 1) * steps_per_epoch, "the loader ended early"
+    return rate
+
+
+def accumulator(value: float, runtime: Runtime) -> Tensor:
+    """Return a sum on the device (MPS has no float64)."""
+    dtype = torch.float64 if runtime.device.type == "cpu" else torch.float32
+    return torch.tensor(value, dtype=dtype, device=runtime.device)
+
+
+def rate_at(step: int, steps_per_epoch: int, config: EngineConfig) -> float:
+    """Return the learning rate of ``step``."""
+    return learning_rate(
+        step,
+        schedule=config.schedule,
+        lr=config.lr,
+        lr_min=config.lr_min,
+        steps_per_epoch=steps_per_epoch,
+        epochs=config.epochs,
+        warmup_epochs=config.warmup_epochs,
+        restart_epochs=config.restart_epochs,
+        restart_mult=config.restart_mult,
+        poly_power=config.poly_power,
+    )
+
+
+def close_epoch(parts: Parts, job: Job) -> dict[str, Any]:
+    """Validate if it is time, keep the best weights, write the metrics, begin the next epoch."""
+    state, config = parts.state, job.config
+    epoch = state.epoch + 1
+    last = epoch == config.epochs
+    row: dict[str, Any] = {"epoch": epoch, "step": state.step}
+    row["lr"] = rate_at(state.step - 1, len(job.train_loader), config)
+    row |= {f"train_{k}": float(v) / max(1, state.rows) for k, v in state.sums.items()}
+    if job.valid_loader is not None and (last or epoch % config.valid_every == 0):
+        row |= validate(parts, job)
+        keep_best(parts, job, row)
+    elif job.valid_loader is None and last:
+        weights = (parts.ema.module if parts.ema else parts.model).state_dict()
+        write_best(job, weights, {"epoch": str(epoch), "kind": "ema" if parts.ema else "raw"})
+    state.history.append(row)
+    state.epoch, state.sums, state.rows = epoch, {}, 0
+    state.done = last or bool(config.patience and state.misses >= config.patience)
+    if job.runtime.is_main:
+        write_metrics(job.run, state.history)
+    say(job.runtime, describe(row, state, config))
+    warn_of_overfitting(job, state)
+    return row
+
+
+def validate(parts: Parts, job: Job) -> dict[str, Any]:
+    """Return the metrics of the raw weights and of the averaged ones, by prefix."""
+    models: dict[str, nn.Module] = {}
+    if not (parts.ema and job.config.valid_ema_only):
+        models["valid"] = parts.model
+    if parts.ema:
+        models["ema"] = parts.ema.module
+    row: dict[str, Any] = {}
+    for prefix, model in models.items():
+        scores = evaluate(
+            model, job.valid_loader, job.task, job.runtime,
+            num_rows=job.valid_loader.batch_sampler.num_rows,  # type: ignore[union-attr]
+            pause=job.pause,
+            batch_size=job.config.infer_batch_size,
+        )  # fmt: skip
+        row |= {f"{prefix}_{name}": value for name, value in scores.items()}
+    return row
+
+
+def keep_best(parts: Parts, job: Job, row: dict[str, Any]) -> None:
+    """Write the better of raw and averaged weights if they beat every earlier validation."""
+    state, task = parts.state, job.task
+    sign = 1.0 if task.lower_is_better else -1.0
+    scores = {
+        k: row[f"{k}_{task.monitor}"] for k in ("valid", "ema") if f"{k}_{task.monitor}" in row
+    }
+    kind = min(scores, key=lambda k: sign * scores[k])
+    if state.best is not None and sign * scores[kind] >= sign * state.best:
+        state.misses += 1
+        return
+    state.best, state.best_epoch, state.misses = scores[kind], state.epoch + 1, 0
+    model = parts.ema.module if kind == "ema" and parts.ema else parts.model
+    about = {"epoch": str(state.epoch + 1), "kind": kind, task.monitor: repr(scores[kind])}
+    write_best(job, model.state_dict(), about)
+
+
+def write_best(job: Job, weights: dict[str, Tensor], about: dict[str, str]) -> None:
+    """Write ``best.safetensors`` from the main process."""
+    if job.runtime.is_main:
+        save_weights(job.run.best, weights, about)
+
+
+def describe(row: dict[str, Any], state: TrainState, config: EngineConfig) -> str:
+    """Return one line about an epoch."""
+    shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("epoch", "step")]
+    best = f" · best {state.best:.4f} at epoch {state.best_epoch}" if state.best is not None else ""
+    return f"epoch {row['epoch']}/{config.epochs} · {' · '.join(shown)}{best}"
+
+
+def warn_of_overfitting(job: Job, state: TrainState) -> None:
+    """Say so when valid − train loss has grown over the last validations."""
+    key = f"valid_{getattr(job.task, 'loss_metric', '')}"
+    gaps = [r[key] - r["train_loss"] for r in state.history if key in r and "train_loss" in r]
+    tail = gaps[-GROWING_GAP - 1 :]
+    growing = all(b > a for a, b in itertools.pairwise(tail))
+    if len(tail) > GROWING_GAP and growing and state.misses >= GROWING_GAP:
+        say(job.runtime, f"warning: over-fitting? the gap to train grew for {GROWING_GAP} epochs")

@@ -1,0 +1,187 @@
+"""One optimizer step: any micro-batch, any precision, memory that runs out, numbers gone bad."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.engine.log import say
+from src.engine.memory import is_out_of_memory, release_memory
+from src.engine.runtime import Runtime, seed_step
+from src.engine.state import Parts
+from src.runs import Run, UserError, write_json
+
+Batch = dict[str, Tensor]
+Terms = dict[str, Tensor]
+
+# On CUDA a loss is read this many steps late, so that the host never waits for the device.
+LAG = 2
+
+
+def train_step(
+    parts: Parts, task: Any, batch: Batch, guard: LossGuard, *, epoch: int, seed: int, clip: float
+) -> Terms | None:
+    """Make one step; return the mean loss terms, or None if the step was passed over.
+
+    Raises:
+        UserError: memory is too short for one row, or more losses than allowed are not finite.
+    """
+    runtime, step = parts.runtime, parts.state.step
+    parts.keep_buffers()
+    terms = gradient(parts, task, batch, (seed, step, runtime.rank))
+    scaler, optimizer = runtime.scaler, parts.optimizer
+    scaler.unscale_(optimizer)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(params, clip or float("inf"))
+    bad = ~torch.isfinite(suspect(terms["loss"], norm, runtime))
+    if not guard.admit(bad, terms["loss"], batch["index"], step, epoch):
+        parts.restore_buffers()
+        return None
+    if not scaler.is_enabled():
+        # fused optimizers leave the weights alone where this device-side flag is set
+        optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+    scaler.step(optimizer)
+    scaler.update()
+    return terms
+
+
+def suspect(loss: Tensor, norm: Tensor, runtime: Runtime) -> Tensor:
+    """Return the number whose finiteness decides about a step.
+
+    In fp16 an infinite gradient is the scaler's daily work; between processes only the shared
+    gradient is the same for all.
+    """
+    if runtime.scaler.is_enabled():
+        return loss
+    return norm if runtime.num_processes > 1 else loss + norm
+
+
+def gradient(parts: Parts, task: Any, batch: Batch, key: tuple[int, ...]) -> Terms:
+    """Leave the batch's gradient in ``.grad`` and return its mean loss terms.
+
+    When memory is short the micro-batch is halved and the whole batch is done again: the same
+    effective batch from the same random state.
+    """
+    while True:
+        parts.optimizer.zero_grad(set_to_none=True)
+        seed_step(*key)
+        try:
+            return accumulate(parts, task, batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error)
+        halve_micro_batch(parts, len(batch["image"]), reason)
+
+
+def halve_micro_batch(parts: Parts, rows: int, reason: str) -> None:
+    """Make the micro-batch half as large, or give up in one line."""
+    runtime, state = parts.runtime, parts.state
+    size = min(state.micro_batch_size, rows)
+    if runtime.num_processes > 1:
+        raise UserError(
+            f"out of memory at --micro_batch_size {size}: pass a smaller one (several processes "
+            "cannot shrink it on their own)"
+        )
+    if size == 1:
+        first = (reason.splitlines() or ["out of memory"])[0][:150]
+        raise UserError(
+            f"out of memory with one image at a time ({first}): lower --image_size or pass "
+            "--grad_checkpointing"
+        )
+    state.micro_batch_size = (size + 1) // 2
+    parts.optimizer.zero_grad(set_to_none=True)
+    parts.restore_buffers()
+    release_memory(runtime.device)
+    say(
+        runtime,
+        f"out of memory at step {state.step}: micro-batch {size} → {state.micro_batch_size}, "
+        "same effective batch",
+    )
+
+
+def accumulate(parts: Parts, task: Any, batch: Batch) -> Terms:
+    """Run forward and backward over equal micro-batches; return Σ terms × share of rows."""
+    runtime = parts.runtime
+    rows = len(batch["image"])
+    count = -(-rows // parts.state.micro_batch_size)
+    pieces = [dict(zip(batch, values, strict=True)) for values in zip(
+        *(value.tensor_split(count) for value in batch.values()), strict=True
+    )]  # fmt: skip
+    totals: Terms = {}
+    for number, piece in enumerate(pieces, 1):
+        share = len(piece["image"]) / rows
+        alone = number == count or runtime.num_processes == 1
+        with nullcontext() if alone else parts.wrapped.no_sync():  # type: ignore[operator]
+            with runtime.autocast():
+                terms = task.loss(parts.wrapped, piece)
+            runtime.scaler.scale(terms["loss"] * share).backward()
+        for name, value in terms.items():
+            value = value.detach().float() * share
+            totals[name] = totals[name] + value if name in totals else value
+    return totals
+
+
+class LossGuard:
+    """Watches for a loss or gradient that is not finite and names the rows that made it.
+
+    On CUDA (with none allowed) the flag is read ``LAG`` steps late; the weights are safe, because
+    the optimizer itself skips a flagged step, and ``settle()`` is called before anything is saved.
+    """
+
+    def __init__(self, run: Run, runtime: Runtime, names: Sequence[str], allowed: int) -> None:
+        self.run, self.runtime, self.names, self.allowed = run, runtime, names, allowed
+        self.lag = LAG if runtime.device.type == "cuda" and not allowed else 0
+        self.pending: deque[tuple[Tensor, Tensor, Tensor, int, int]] = deque()
+        self.skipped = 0
+        self.shown = float("nan")
+
+    def admit(self, bad: Tensor, loss: Tensor, index: Tensor, step: int, epoch: int) -> bool:
+        """Return whether the step may be made, as far as is known by now.
+
+        Raises:
+            UserError: a step is bad and no more are allowed.
+        """
+        if self.lag:
+            bad, loss = (x.to("cpu", non_blocking=True) for x in (bad, loss))
+            event = torch.cuda.Event()
+            event.record()
+            self.pending.append((bad, loss, index, step, epoch, event))  # type: ignore[arg-type]
+            while len(self.pending) > self.lag:
+                self.check(*self.pending.popleft())
+            return True
+        return self.check(bad, loss, index, step, epoch)
+
+    def settle(self) -> None:
+        """Check every step not yet looked at."""
+        while self.pending:
+            self.check(*self.pending.popleft())
+
+    def check(
+        self, bad: Tensor, loss: Tensor, index: Tensor, step: int, epoch: int, event: Any = None
+    ) -> bool:
+        """Look at one step's flag; record and count it if it is set."""
+        if event is not None:
+            event.synchronize()
+        self.shown = float(loss)
+        if not bool(bad):
+            return True
+        ids = [self.names[i] for i in index.tolist()]
+        self.skipped += 1
+        where = f"epoch {epoch + 1}, step {step}"
+        record = {"epoch": epoch + 1, "step": step, "loss": str(self.shown), "ids": ids}
+        if self.runtime.is_main:
+            write_json(self.run.nonfinite, record)
+        if self.skipped > self.allowed:
+            raise UserError(
+                f"loss or gradient not finite at {where} (images {', '.join(ids[:4])}"
+                f"{', …' if len(ids) > 4 else ''}; all in {self.run.nonfinite}): lower --lr, or "
+                f"pass --skip_nonfinite {self.skipped} to go on past it"
+            )
+        say(self.runtime, f"warning: loss not finite at {where}; step {self.skipped} passed over")
+        return False

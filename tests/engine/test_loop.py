@@ -1,0 +1,120 @@
+"""fit(): learns, resumes bit for bit, stops when told to, refuses what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from src.engine.interrupt import Interrupted
+from src.losses.classification import build_loss
+from src.runs import Run, UserError
+from src.tasks.classification import Classification
+from tests.engine.conftest import CLASSES, TinyNet
+
+
+class Stopping(Classification):
+    """Sends this process a SIGTERM while the ``at``-th loss is computed."""
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == stop_at[0]:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().loss(model, batch)
+
+
+calls, stop_at = [0], [0]
+
+
+def same(a: Path, b: Path) -> bool:
+    """Compare two safetensors files bit for bit."""
+    left, right = load_file(a), load_file(b)
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def final(run: Run) -> dict[str, Any]:
+    """Return the saved state of a finished run."""
+    return torch.load(run.last, weights_only=True)
+
+
+def test_it_learns(train: Any) -> None:
+    run, state = train(epochs=12, lr=2e-2, optimizer="sgd", ema_decay=0.9)
+    assert state.done and state.step == 12 * 4
+    assert state.best < 0.5 < state.history[0]["valid_log_loss"]
+    rows = list(csv.DictReader(run.metrics.open()))
+    assert len(rows) == 12 and float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert "ema_calibrated_log_loss" in rows[0]
+
+
+@pytest.mark.parametrize("at", [1, 3, 4, 5, 11])
+@pytest.mark.parametrize("knobs", [{}, {"micro_batch_size": 3, "optimizer": "sgd"}])
+def test_interrupted_run_ends_bit_identical(train: Any, at: int, knobs: dict[str, Any]) -> None:
+    whole, _ = train("whole", **knobs)
+    calls[0], stop_at[0] = 0, at
+    task = Stopping(CLASSES, build_loss("cross_entropy"))
+    with pytest.raises(Interrupted) as stop:
+        train("cut", task=task, **knobs)
+    assert stop.value.status == 128 + signal.SIGTERM
+    cut, _ = train("cut", task=task, **knobs)
+    assert same(whole.best, cut.best)
+    assert whole.metrics.read_bytes() == cut.metrics.read_bytes()
+    for part in ("model", "ema"):
+        left, right = final(whole)[part], final(cut)[part]
+        assert all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_another_seed_ends_elsewhere(train: Any) -> None:
+    a, _ = train("a")
+    b, _ = train("b", seed=1)  # dropout differs
+    assert not same(a.best, b.best)
+
+
+def test_micro_batches_share_one_effective_batch(train: Any) -> None:
+    """Without BatchNorm and dropout the gradient does not depend on how a batch is cut."""
+
+    class Plain(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone[1] = torch.nn.Identity()
+            self.drop = torch.nn.Identity()
+
+    a, _ = train("a", model=Plain(), optimizer="sgd", lr=1e-2)
+    b, _ = train("b", model=Plain(), optimizer="sgd", lr=1e-2, micro_batch_size=3)
+    left, right = load_file(a.best), load_file(b.best)
+    assert all(torch.allclose(left[k], right[k], atol=1e-5) for k in left)
+
+
+def test_other_knobs_are_refused_by_name(train: Any) -> None:
+    calls[0], stop_at[0] = 0, 5
+    task = Stopping(CLASSES, build_loss("cross_entropy"))
+    with pytest.raises(Interrupted):
+        train("run", task=task)
+    with pytest.raises(UserError, match="weight_decay 0.02 → 0.5"):
+        train("run", weight_decay=0.5)
+    _, state = train("run", weight_decay=0.5, accept_changes=True)
+    assert state.done
+
+
+def test_patience_stops_early(train: Any) -> None:
+    _, state = train(epochs=30, lr=1e-9, lr_min=0.0, patience=2, ema_decay=0.0, warmup_epochs=0)
+    assert state.done and state.epoch < 30
+
+
+def test_without_validation_the_last_average_is_kept(train: Any) -> None:
+    run, state = train(valid=None)
+    saved = final(run)
+    assert state.best is None
+    assert all(torch.equal(v, saved["ema"][k]) for k, v in load_file(run.best).items())
+
+
+def test_finished_state_is_not_trained_again(train: Any) -> None:
+    run, _ = train()
+    before = run.best.read_bytes()
+    _, state = train(task=Classification(CLASSES, lambda *_: 1 / 0))  # type: ignore[arg-type]
+    assert state.done and run.best.read_bytes() == before

@@ -1,0 +1,80 @@
+"""A step under harm: no memory, numbers gone bad."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from src.losses.classification import build_loss
+from src.runs import UserError
+from src.tasks.classification import Classification
+from tests.engine.conftest import CLASSES
+
+
+class Hungry(Classification):
+    """Memory is out for more than ``limit`` rows at once."""
+
+    limit = 3
+    error: Exception = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        value = super().loss(model, batch)
+        if len(batch["image"]) > self.limit:
+            raise self.error
+        return value
+
+
+class Poisoned(Classification):
+    """The loss of the batch that holds row 7 is not a number."""
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        value = super().loss(model, batch)
+        if 7 in batch["index"].tolist():
+            value["loss"] = value["loss"] * float("nan")
+        return value
+
+
+LOSS = build_loss("cross_entropy")
+
+
+@pytest.mark.parametrize("error", [Hungry.error, MemoryError(), torch.OutOfMemoryError("x")])
+def test_out_of_memory_equals_a_smaller_micro_batch(
+    train: Any, capsys: Any, error: Exception
+) -> None:
+    task = type("Task", (Hungry,), {"error": error})(CLASSES, LOSS)
+    a, state = train("a", task=task)
+    b, _ = train("b", micro_batch_size=2)
+    assert state.micro_batch_size == 2
+    assert "micro-batch 8 → 4, same effective batch" in capsys.readouterr().out
+    left, right = (torch.load(r.last, weights_only=True)["model"] for r in (a, b))
+    assert all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_out_of_memory_with_one_row_is_one_clear_line(train: Any) -> None:
+    task = type("Task", (Hungry,), {"limit": 0})(CLASSES, LOSS)
+    with pytest.raises(UserError, match="one image at a time"):
+        train(task=task)
+
+
+def test_other_errors_pass_through(train: Any) -> None:
+    task = type("Task", (Hungry,), {"error": RuntimeError("shape mismatch")})(CLASSES, LOSS)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        train(task=task)
+
+
+def test_a_bad_loss_stops_before_the_step_and_names_the_rows(train: Any) -> None:
+    with pytest.raises(UserError, match=r"epoch 1, step \d.*--skip_nonfinite 1"):
+        train(task=Poisoned(CLASSES, LOSS), epochs=1)
+
+
+def test_bad_losses_are_passed_over_up_to_n(train: Any) -> None:
+    run, state = train(task=Poisoned(CLASSES, LOSS), skip_nonfinite=3)
+    assert state.nonfinite == 3 and state.done
+    assert "id7" in json.loads(run.nonfinite.read_text())["ids"]
+    weights = torch.load(run.last, weights_only=True)["model"]
+    assert all(torch.isfinite(v).all() for v in weights.values())
+    with pytest.raises(UserError, match="step"):
+        train("other", task=Poisoned(CLASSES, LOSS), skip_nonfinite=2)
