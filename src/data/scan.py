@@ -1,0 +1,180 @@
+"""A folder in, the images below it out; a path written in a CSV in, the file that it means out."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from src.data.tables import nfc
+from src.runs import UserError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+_LITTER = frozenset({"__MACOSX", "$RECYCLE.BIN", "System Volume Information"})
+
+
+def find_entry(root: Path, *names: str) -> Path | None:
+    """Return the first of ``names`` (given in lower case) that lies in ``root`` in any case.
+
+    Raises:
+        UserError: ``root`` cannot be read.
+    """
+    try:
+        entries = {name.casefold(): name for name in sorted(os.listdir(root))[::-1]}  # noqa: PTH208
+    except OSError as error:
+        raise UserError(f"folder {root} cannot be read ({error.strerror}): restore it") from error
+    return next((root / entries[name] for name in names if name in entries), None)
+
+
+class Scanner:
+    """Walks folders below one root, each real folder once, however links point at it.
+
+    ``notes`` collects, one line each, what was left out and why.
+    """
+
+    def __init__(self, root: Path):
+        """Scan below ``root``; paths are reported relative to it."""
+        self.root = root
+        self.notes: list[str] = []
+        self._seen: set[tuple[int, int]] = set()
+
+    def images(self, folder: str = "") -> list[str]:
+        """Return the POSIX paths, relative to the root, of the images below ``folder``, sorted.
+
+        An image is a non-hidden file with an image extension in any case; a folder is a folder
+        even when named ``x.jpg``. Links are followed.
+
+        Raises:
+            UserError: a folder that cannot be read, or a name that is not valid Unicode.
+        """
+        found: list[str] = []
+        stack = [folder] if self._is_new(folder) else []
+        while stack:
+            folder = stack.pop()
+            prefix = f"{folder}/" if folder else ""
+            folders = []
+            for name, is_folder in self._entries(folder):
+                if is_folder:
+                    folders.append(prefix + name)
+                elif name[name.rfind(".") :].lower() in EXTENSIONS:
+                    found.append(prefix + name)
+            stack += [inner for inner in sorted(folders, reverse=True) if self._is_new(inner)]
+        found.sort()
+        return self._checked(found)
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the sorted names of the folders directly in ``folder``."""
+        return sorted(name for name, is_folder in self._entries(folder) if is_folder)
+
+    def _entries(self, folder: str) -> Iterable[tuple[str, bool]]:
+        try:
+            with os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    if entry.name[0] == "." or entry.name in _LITTER:
+                        continue
+                    try:
+                        is_folder = entry.is_dir()
+                    except OSError:  # a link that points at itself
+                        self.notes.append(f"{folder}/{entry.name} is a broken link: left out")
+                        continue
+                    yield entry.name, is_folder
+        except OSError as error:
+            raise UserError(
+                f"folder {self.root / folder} cannot be read ({error.strerror}): restore it"
+            ) from error
+
+    def _is_new(self, folder: str) -> bool:
+        try:
+            status = (self.root / folder).stat()
+        except OSError as error:
+            raise UserError(
+                f"folder {self.root / folder} cannot be read ({error.strerror}): restore it"
+            ) from error
+        identity = (status.st_dev, status.st_ino)
+        if identity in self._seen:
+            self.notes.append(f"{folder} links to a folder that was read already: left out")
+            return False
+        self._seen.add(identity)
+        return True
+
+    def _checked(self, paths: list[str]) -> list[str]:
+        try:
+            "\n".join(paths).encode()
+        except UnicodeEncodeError:
+            bad = next(path for path in paths if not path.isprintable())
+            raise UserError(f"{bad!a} in {self.root} is not a name in UTF-8: rename it") from None
+        return paths
+
+
+class ImageFinder:
+    """Finds the files that the cells of a CSV mean.
+
+    A cell may lack its leading folders ("0001.jpg" for "train/images/0001.jpg"), its extension,
+    or differ in Unicode form, slashes and a leading "./"; what it may not do is leave the root.
+    The check is on the text: links that the owner of the folder has laid are followed.
+    """
+
+    def __init__(self, root: Path, *, prefer: str, allow_outside: bool = False):
+        """Index the images below ``root``; folder ``prefer`` wins where a name is ambiguous."""
+        self.root = root
+        self.allow_outside = allow_outside
+        scanner = Scanner(root)
+        self._paths = {nfc(path): path for path in reversed(scanner.images())}
+        self.notes = scanner.notes
+        self._prefixes = ["", f"{prefer}/"]
+        self._prefer = f"{prefer}/"
+        self._by_name: dict[str, list[str]] | None = None
+
+    def find(self, cell: str) -> str | None:
+        """Return the path of the image, relative to the root where inside, None if missing.
+
+        Raises:
+            UserError: the path leaves the root, or several files fit it.
+        """
+        path = self._inside(cell)
+        if path is None:  # outside, and allowed to be
+            full = os.path.normpath(self.root / cell)
+            return Path(full).as_posix() if Path(full).is_file() else None
+        for prefix in self._prefixes:
+            if prefix + path in self._paths:
+                return self._paths[prefix + path]
+        return self._find_by_name(path, cell)
+
+    def _inside(self, cell: str) -> str | None:
+        path = posixpath.normpath(nfc(cell.strip()).replace("\\", "/"))
+        inner = posixpath.normpath(self.root.resolve().as_posix())
+        if path.startswith(f"{inner}/"):
+            return path[len(inner) + 1 :]
+        if not path.startswith(("/", "../")) and path != ".." and not re.match("[A-Za-z]:", path):
+            return path
+        if self.allow_outside:
+            return None
+        raise UserError(
+            f"path {cell!r} leaves the data folder {self.root}: mend it, or pass --allow_outside"
+        )
+
+    def _find_by_name(self, path: str, cell: str) -> str | None:
+        if self._by_name is None:  # name with and without extension → paths in NFC
+            self._by_name = {}
+            for known in self._paths:
+                name = posixpath.basename(known)
+                for key in (name, posixpath.splitext(name)[0]):
+                    self._by_name.setdefault(key, []).append(known)
+        fits = [
+            full
+            for full in self._by_name.get(posixpath.basename(path), [])
+            if any(f"/{form}".endswith(f"/{path}") for form in (full, posixpath.splitext(full)[0]))
+        ]
+        preferred = [full for full in fits if full.startswith(self._prefer)]
+        fits = preferred or fits
+        if len(fits) > 1:
+            raise UserError(
+                f"path {cell!r} fits {fits[0]} and {fits[1]} in {self.root}: write it in full"
+            )
+        if not fits:
+            return path if (self.root / path).is_file() else None
+        if fits[0].endswith(f"/{path}"):
+            self._prefixes.append(fits[0][: -len(path)])  # the next row lies there too
+        return self._paths[fits[0]]
