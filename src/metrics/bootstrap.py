@@ -1,0 +1,158 @@
+"""Two scores over the same images in, the interval of their difference out: noise or not.
+
+Efron & Tibshirani 1993, "An Introduction to the Bootstrap", percentile intervals. Pairs are
+resampled: both runs see the same images in every resampling, so that hard images cancel out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from src.metrics.counts import STATISTICS, SegmentationCounts
+from src.runs import UserError
+
+Score = Callable[[np.ndarray], np.ndarray]  # weights (R, N) -> scores (R,)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Score of a run B minus that of a run A, with its bootstrap interval.
+
+    Attributes:
+        name: the score.
+        first: score of A.
+        second: score of B.
+        low: lower end of the interval of ``second - first``.
+        high: its upper end.
+        level: the interval's confidence.
+        num_units: images, or groups of images, that were resampled.
+    """
+
+    name: str
+    first: float
+    second: float
+    low: float
+    high: float
+    level: float
+    num_units: int
+
+    @property
+    def difference(self) -> float:
+        """B minus A."""
+        return self.second - self.first
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the interval holds zero: these images cannot tell the two apart."""
+        return self.low <= 0 <= self.high
+
+    def __str__(self) -> str:
+        verdict = "within noise" if self.within_noise else "beyond noise"
+        return (
+            f"{self.name}: {self.first:.4f} -> {self.second:.4f}, difference "
+            f"{self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}] "
+            f"({self.level:.0%}, n = {self.num_units}): {verdict}"
+        )
+
+
+def bootstrap_difference(
+    name: str,
+    first: Score,
+    second: Score,
+    num_rows: int,
+    *,
+    groups: Sequence[str] | np.ndarray | None = None,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Difference:
+    """Resample rows and score both runs on each resampling.
+
+    Args:
+        name: of the score, for the report.
+        first: weights (R, N) -> scores (R,) of run A.
+        second: the same of run B, over the same rows in the same order.
+        num_rows: N.
+        groups: (N,) where given, whole groups are resampled: frames of a video are no
+            independent evidence. "" is a group of its own.
+        num_resamples: R.
+        level: confidence of the interval.
+        seed: of the resampling.
+    """
+    assert num_rows > 0, "nothing to compare"
+    unit = _number_groups(groups, num_rows)
+    num_units = int(unit.max()) + 1
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_resamples)
+    weights = draws[:, unit].astype(np.float64)
+    gaps = second(weights) - first(weights)
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(gaps, [tail, 1 - tail])
+    ones = np.ones((1, num_rows))
+    return Difference(
+        name,
+        float(first(ones)[0]),
+        float(second(ones)[0]),
+        float(low),
+        float(high),
+        level,
+        num_units,
+    )
+
+
+def compare_counts(
+    first: SegmentationCounts,
+    second: SegmentationCounts,
+    statistic: str = "pooled_mean_iou",
+    *,
+    groups: Sequence[str] | np.ndarray | None = None,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Difference:
+    """Compare two segmentation runs on the images that both predicted.
+
+    Args:
+        first: counts of run A.
+        second: counts of run B.
+        statistic: a name in ``STATISTICS``.
+        groups: group of every row of the table, addressed by ``counts.index``.
+        num_resamples: see :func:`bootstrap_difference`, as the rest.
+        level: confidence.
+        seed: of the resampling.
+
+    Raises:
+        UserError: an unknown statistic, or runs over different images.
+    """
+    if statistic not in STATISTICS:
+        raise UserError(f"score {statistic} is unknown: choose one of {', '.join(STATISTICS)}")
+    first, second = first.sort(), second.sort()
+    if not np.array_equal(first.index, second.index):
+        raise UserError("the two runs predicted different images: compare them on one split")
+    score = STATISTICS[statistic]
+    rows = None if groups is None else np.asarray(groups)[first.index]
+    return bootstrap_difference(
+        statistic,
+        lambda weights: score(first, weights),
+        lambda weights: score(second, weights),
+        len(first),
+        groups=rows,
+        num_resamples=num_resamples,
+        level=level,
+        seed=seed,
+    )
+
+
+def mean_score(values: np.ndarray) -> Score:
+    """Make the score of a plain mean over rows (a log loss per image, say) from its (N,) values."""
+    return lambda weights: weights @ values / weights.sum(1)
+
+
+def _number_groups(groups: Sequence[str] | np.ndarray | None, num_rows: int) -> np.ndarray:
+    if groups is None:
+        return np.arange(num_rows)
+    names = [group or f"\0{row}" for row, group in enumerate(np.asarray(groups).tolist())]
+    return np.unique(names, return_inverse=True)[1]
