@@ -1,0 +1,114 @@
+"""Augmentation: repeatable by key, uncorrelated between keys and ops, image and mask together."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+from src.data import transforms
+from src.data.transforms import (
+    PAD_COLOR,
+    ColorMatrix,
+    color_matrix,
+    eval_mask_transform,
+    eval_transform,
+    train_mask_transform,
+    train_transform,
+)
+
+STRONG = {"vflip": 0.5, "rotate": 30.0, "color": 0.5, "erase": 0.5}
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+
+
+def test_same_key_repeats_and_another_differs(image):
+    transform = train_transform(32, **STRONG)
+    first = transform((0, 1, 2), image=image)["image"]
+    transform((5, 5, 5), image=image)
+    assert first.shape == (32, 32, 3) and first.dtype == np.uint8
+    assert np.array_equal(first, transform((0, 1, 2), image=image)["image"])
+    again = pickle.loads(pickle.dumps(transform))  # what a spawned loader process gets
+    assert np.array_equal(first, again((0, 1, 2), image=image)["image"])
+    for key in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
+        assert not np.array_equal(first, transform(key, image=image)["image"])
+
+
+def test_flips_are_fair_and_uncorrelated_over_rows():
+    """Seeding each op from one number makes all of them fire together (correlation 1)."""
+    image = np.arange(4, dtype=np.uint8).reshape(2, 2, 1).repeat(3, 2)
+    transform = train_transform(2, scale_min=1.0, hflip=0.5, vflip=0.5, rotate=0, color=0)
+    corners = [int(transform((0, 0, row), image=image)["image"][0, 0, 0]) for row in range(2000)]
+    left_right = np.array(corners) % 2
+    up_down = np.array(corners) // 2
+    assert abs(left_right.mean() - 0.5) < 0.05 and abs(up_down.mean() - 0.5) < 0.05
+    assert abs(np.corrcoef(left_right, up_down)[0, 1]) < 0.1
+    neighbours = np.corrcoef(left_right[:-1], left_right[1:])[0, 1]
+    assert abs(neighbours) < 0.1
+
+
+def test_knobs_are_understood_by_albumentations():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # an old argument name only warns, and is ignored
+        train_transform(32, **STRONG)
+        train_mask_transform((32, 32), rotate=10, vflip=0.5)
+        eval_transform(32)
+        eval_mask_transform()
+
+
+def test_everything_off_is_the_identity(image):
+    transform = train_transform(48, scale_min=1.0, hflip=0, rotate=0, color=0)
+    assert np.array_equal(transform((0, 0, 0), image=image)["image"], image)
+    assert np.array_equal(eval_transform(48)((0, 0, 0), image=image)["image"], image)
+
+
+def test_color_by_hand():
+    grey, red = [100, 100, 100], [200, 0, 0]
+    # Saturation 0 leaves the luma, .299 · 200; saturation 1 and hue 0 leave all as it is.
+    assert np.allclose(color_matrix(0, 0) @ red, 59.8)
+    assert np.allclose(color_matrix(1, 0), np.eye(3))
+    # Hue turns about the grey axis: grey stays, a third of a circle takes red to green.
+    assert np.allclose(color_matrix(1, 1.0) @ grey, grey)
+    assert np.allclose(color_matrix(1, 2 * np.pi / 3) @ red, [0, 200, 0])
+    # Mean luma 100; contrast 2 takes 50 and 150 to 0 and 200, brightness 0.5 then to 0 and 100.
+    image = np.array([[[50] * 3, [150] * 3]], np.uint8)
+    changed = ColorMatrix().apply(image, (0.5, 2.0, 1.0, 0.0))
+    assert changed[0, :, 0].tolist() == [0, 100]
+    assert ColorMatrix().apply(image, (3.0, 1.0, 1.0, 0.0))[0, :, 0].tolist() == [150, 255]
+
+
+def test_mask_moves_with_its_image_and_void_lies_outside():
+    """A mask painted as the image: wherever it is not void the two must still agree."""
+    labels = np.kron(np.arange(16).reshape(4, 4), np.ones((10, 10))).astype(np.uint8)
+    image = (labels * 10)[..., None].repeat(3, 2)
+    transform = train_mask_transform(
+        (64, 32), ignore_index=255, rotate=20, vflip=0.5, color=0, scale_min=0.5, scale_max=2
+    )
+    agree, void = [], []
+    for row in range(40):
+        result = transform((0, 0, row), image=image, mask=labels)
+        assert result["image"].shape == (64, 32, 3) and result["mask"].shape == (64, 32)
+        outside = result["mask"] == 255
+        assert (result["mask"][~outside] < 16).all()  # labels are never blended
+        difference = np.abs(result["image"][..., 0] / 10 - result["mask"])[~outside]
+        agree.append((difference < 1).mean())
+        void.append(outside.mean())
+    assert min(agree) > 0.75 and np.mean(agree) > 0.9
+    assert 0.1 < np.mean(void) < 0.9
+
+
+def test_padding_keeps_the_image_at_the_top_left():
+    image = np.full((33, 40, 3), 7, np.uint8)
+    mask = np.ones((33, 40), np.uint8)
+    result = eval_mask_transform(ignore_index=200)((0, 0, 0), image=image, mask=mask)
+    assert result["image"].shape == (64, 64, 3)
+    assert (result["mask"][:33, :40] == 1).all() and (result["image"][:33, :40] == 7).all()
+    assert (result["mask"][33:] == 200).all() and (result["mask"][:, 40:] == 200).all()
+    assert result["image"][63, 63].tolist() == list(PAD_COLOR)
+
+
+def test_the_update_check_is_off():
+    assert transforms.os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
