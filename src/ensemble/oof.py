@@ -1,0 +1,328 @@
+"""``output/<model>/fold<k>/oof.npz`` of all models in, one joined table of logits out.
+
+Nothing is loaded but ids and targets: the logits stay on disk and are mapped, so a pass over all
+members needs the memory of one block of rows. The files are plain ``npz`` and are read without
+unpickling anything.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.ensemble.aliases import merge_classes
+from src.ensemble.pool import Member, member_log_probs
+from src.runs import UserError
+
+Array = npt.NDArray[Any]
+_KEYS = ("logits", "ids", "targets", "views", "classes", "fold", "config_hash", "folds_hash")
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Who is in which fold, as ``output/folds.csv`` says.
+
+    Attributes:
+        ids: (N,) text.
+        targets: (N,) class names.
+        folds: (N,) fold numbers.
+        hash: content hash that every OOF file repeats.
+    """
+
+    ids: Array
+    targets: Array
+    folds: Array
+    hash: str
+
+
+@dataclass(frozen=True)
+class OofFile:
+    """One fold of one model: logits (V, n, K0) float16 mapped from disk, and what they are of."""
+
+    path: Path
+    logits: Array
+    ids: Array
+    targets: Array
+    views: tuple[str, ...]
+    classes: tuple[str, ...]
+    fold: str
+    config_hash: str
+    folds_hash: str
+
+
+@dataclass(frozen=True)
+class Oof:
+    """The rows that every model has predicted out of fold, in one order for all.
+
+    Attributes:
+        members: (model, view) pairs.
+        classes: K class names, aliases merged.
+        ids: (N,) text.
+        targets: (N,) class numbers in [0, K).
+        folds: (N,) fold numbers, ascending.
+        folds_hash: content hash of the folds.
+        config_hashes: model → fold → hash of the config it was trained with.
+        notes: what the user should know about rows left out.
+    """
+
+    members: tuple[Member, ...]
+    classes: tuple[str, ...]
+    ids: Array
+    targets: Array
+    folds: Array
+    folds_hash: str
+    config_hashes: Mapping[str, Mapping[str, str]]
+    notes: tuple[str, ...] = ()
+    _columns: tuple[int, ...] = ()
+    _files: Mapping[str, Mapping[int, OofFile]] = field(default_factory=dict)
+    _places: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Model names in the order of the members."""
+        return tuple(dict.fromkeys(model for model, _ in self.members))
+
+    def read(self, member: Member, rows: Array, temperature: float = 1.0) -> Array:
+        """Return log probabilities (R, K) float32 of the ascending row numbers ``rows`` (R,).
+
+        Raises:
+            UserError: the file holds values that are not finite.
+        """
+        model, view = member
+        raw = np.empty((len(rows), len(self._columns)), dtype=np.float32)
+        folds = self.folds[rows]
+        for fold in np.unique(folds):
+            file = self._files[model][int(fold)]
+            here = folds == fold
+            raw[here] = file.logits[file.views.index(view)][self._places[model][rows[here]]]
+        if not np.isfinite(raw).all():
+            raise UserError(
+                f"{self._files[model][int(folds[0])].path.parent.parent}: OOF logits are not "
+                f"finite; delete the fold and train it again"
+            )
+        return member_log_probs(raw, temperature, self._columns, len(self.classes))
+
+
+def find_models(output_dir: Path) -> tuple[str, ...]:
+    """Return the names of the folders below ``output_dir`` that hold OOF predictions, sorted."""
+    found = {path.parent.parent.name for path in output_dir.glob("*/fold*/oof.npz")}
+    return tuple(sorted(found))
+
+
+def open_oof(path: Path) -> OofFile:
+    """Map one ``oof.npz``.
+
+    Raises:
+        UserError: the file is truncated, compressed by others' tools, pickled, or lacks an array.
+    """
+    try:
+        arrays = {key: _map_array(path, key) for key in _KEYS}
+        file = OofFile(
+            path=path,
+            logits=arrays["logits"],
+            ids=arrays["ids"].astype(str),
+            targets=arrays["targets"].astype(np.int64),
+            views=tuple(map(str, arrays["views"])),
+            classes=tuple(map(str, arrays["classes"])),
+            fold=str(arrays["fold"]),
+            config_hash=str(arrays["config_hash"]),
+            folds_hash=str(arrays["folds_hash"]),
+        )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{path}: not a whole OOF file ({reason}); delete it and run train_fold.py again"
+        ) from None
+    shape = (len(file.views), len(file.ids), len(file.classes))
+    if file.logits.shape != shape or file.targets.shape != file.ids.shape:
+        raise UserError(f"{path}: logits are {file.logits.shape}, expected {shape}; train again")
+    if len(file.targets) and not 0 <= file.targets.min() <= file.targets.max() < shape[2]:
+        raise UserError(f"{path}: a target is no class number; delete it and train again")
+    return file
+
+
+def _map_array(path: Path, key: str) -> Array:
+    """Map one array of an uncompressed npz; object arrays are refused."""
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{key}.npy")
+        with archive.open(info) as stream:
+            version = np.lib.format.read_magic(stream)
+            header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran, dtype = header(stream)
+            if dtype.hasobject:
+                raise ValueError(f"{key} holds pickled objects")
+            offset_in_entry = stream.tell()
+            if key != "logits" or info.compress_type != zipfile.ZIP_STORED:
+                data = np.frombuffer(stream.read(), dtype=dtype)
+                return data.reshape(shape, order="F" if fortran else "C")
+    if dtype != np.float16 or fortran:
+        raise ValueError(f"logits are {dtype}, expected float16 in C order")
+    with path.open("rb") as file:  # the entry's data follow its local header
+        file.seek(info.header_offset + 26)
+        lengths = np.frombuffer(file.read(4), dtype="<u2")
+    offset = info.header_offset + 30 + int(lengths.sum()) + offset_in_entry
+    if offset + int(np.prod(shape)) * 2 > path.stat().st_size:
+        raise ValueError("truncated")
+    if 0 in shape:
+        return np.zeros(shape, dtype=np.float16)
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def load_oof(
+    output_dir: Path,
+    folds: Folds,
+    *,
+    models: Sequence[str] = (),
+    alias_groups: Sequence[Sequence[str]] = (),
+    tta_steps: int = 0,
+) -> Oof:
+    """Join the OOF predictions of ``models`` against the folds.
+
+    Args:
+        output_dir: holds ``<model>/fold<k>/oof.npz``.
+        folds: the folds every file must have been made with.
+        models: which models; empty means all that are found.
+        alias_groups: class names that mean the same; their columns are added up.
+        tta_steps: use only the first so many views of each model; 0 means all.
+
+    Raises:
+        UserError: no OOF file, a file of other folds or another class list, ids that the folds do
+            not know or have elsewhere, or no row that all models share.
+    """
+    names = tuple(dict.fromkeys(models)) or find_models(output_dir)
+    if not names:
+        raise UserError(f"{output_dir}: no <model>/fold<k>/oof.npz; run train_fold.py first")
+    files = {name: _open_model(output_dir, name, folds) for name in names}
+    reference = next(iter(files[names[0]].values()))
+    _check_classes(files, reference)
+    position = {id_: row for row, id_ in enumerate(folds.ids.tolist())}
+    places = {name: _place(files[name], folds, position) for name in names}
+    rows, notes = _common_rows(places, folds)
+    merged = merge_classes(reference.classes, alias_groups)
+    targets = _common_targets(files, places, rows, folds, np.asarray(merged.columns))
+    members = tuple(
+        (name, view) for name in names for view in _common_views(files[name])[: tta_steps or None]
+    )
+    return Oof(
+        members=members,
+        classes=merged.classes,
+        ids=folds.ids[rows],
+        targets=targets,
+        folds=folds.folds[rows],
+        folds_hash=folds.hash,
+        config_hashes={
+            name: {str(k): file.config_hash for k, file in sorted(files[name].items())}
+            for name in names
+        },
+        notes=notes,
+        _columns=merged.columns,
+        _files=files,
+        _places={name: place[rows] for name, place in places.items()},
+    )
+
+
+def _open_model(output_dir: Path, name: str, folds: Folds) -> dict[int, OofFile]:
+    paths = sorted((output_dir / name).glob("fold*/oof.npz"))
+    if not paths:
+        raise UserError(
+            f"--models {name}: no {output_dir / name}/fold<k>/oof.npz; train it with "
+            f"`python train_fold.py --model {name}`"
+        )
+    files: dict[int, OofFile] = {}
+    for path in paths:
+        file = open_oof(path)
+        if file.folds_hash != folds.hash:
+            raise UserError(
+                f"{path}: made with other folds ({file.folds_hash[:12]}) than folds.csv "
+                f"({folds.hash[:12]}); train this fold again"
+            )
+        if not file.fold.isdigit() or int(file.fold) in files:
+            raise UserError(f"{path}: says it is fold {file.fold!r}; delete it and train again")
+        files[int(file.fold)] = file
+    return files
+
+
+def _check_classes(files: Mapping[str, Mapping[int, OofFile]], reference: OofFile) -> None:
+    for file in (file for model in files.values() for file in model.values()):
+        if file.classes != reference.classes:
+            raise UserError(
+                f"{file.path}: its {len(file.classes)} classes are not the {len(reference.classes)}"
+                f" of {reference.path}; train both on the same data and aliases"
+            )
+
+
+def _place(files: Mapping[int, OofFile], folds: Folds, position: Mapping[str, int]) -> Array:
+    """Return for each row of the folds its row in the model's file of that fold; -1 without."""
+    places = np.full(len(folds.ids), -1, dtype=np.int64)
+    for fold, file in files.items():
+        for place, id_ in enumerate(file.ids.tolist()):
+            row = position.get(id_, -1)
+            if row < 0 or int(folds.folds[row]) != fold:
+                where = "is not in folds.csv" if row < 0 else f"is in fold {folds.folds[row]} there"
+                raise UserError(f"{file.path}: id {id_!r} {where}; train this fold again")
+            if places[row] >= 0:
+                raise UserError(f"{file.path}: id {id_!r} occurs twice; train this fold again")
+            places[row] = place
+    return places
+
+
+def _common_rows(places: Mapping[str, Array], folds: Folds) -> tuple[Array, tuple[str, ...]]:
+    """Return the rows all models have, sorted by fold, and notes about what is left out."""
+    has = {name: place >= 0 for name, place in places.items()}
+    common = np.logical_and.reduce(list(has.values()))
+    if not common.any():
+        lacking = ", ".join(
+            f"{name} has folds {sorted(set(folds.folds[rows].tolist()))}"
+            for name, rows in has.items()
+        )
+        raise UserError(f"no row was predicted by all models ({lacking}); train the same folds")
+    notes = []
+    for name, rows in has.items():
+        missing = sorted(set(folds.folds.tolist()) - set(folds.folds[rows].tolist()))
+        if missing:
+            notes.append(f"{name} has no OOF for folds {missing}: the rest is used for all models")
+        elif not rows.all():
+            notes.append(f"{name} lacks {int((~rows).sum())} rows of folds.csv: left out")
+    rows = np.flatnonzero(common)
+    return rows[np.argsort(folds.folds[rows], kind="stable")], tuple(notes)
+
+
+def _common_targets(
+    files: Mapping[str, Mapping[int, OofFile]],
+    places: Mapping[str, Array],
+    rows: Array,
+    folds: Folds,
+    columns: Array,
+) -> Array:
+    """Return (N,) merged class numbers; all models must agree on them."""
+    agreed: Array | None = None
+    for name, model in files.items():
+        targets = np.empty(len(rows), dtype=np.int64)
+        for fold, file in model.items():
+            here = folds.folds[rows] == fold
+            targets[here] = columns[file.targets[places[name][rows[here]]]]
+        if agreed is not None and not np.array_equal(agreed, targets):
+            row = int(np.flatnonzero(agreed != targets)[0])
+            raise UserError(
+                f"{name}: another class for id {str(folds.ids[rows[row]])!r} than the other models; "
+                f"train it again on the present labels"
+            )
+        agreed = targets
+    assert agreed is not None
+    return agreed
+
+
+def _common_views(files: Mapping[int, OofFile]) -> tuple[str, ...]:
+    """Return the views that every fold of a model has, in their order."""
+    first = next(iter(files.values())).views
+    return tuple(v for v in first if all(v in file.views for file in files.values()))
