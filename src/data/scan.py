@@ -119,6 +119,7 @@ class ImageFinder:
     def __init__(self, root: Path, *, prefer: str, allow_outside: bool = False):
         """Index the images below ``root``; folder ``prefer`` wins where a name is ambiguous."""
         self.root = root
+        self._inner = f"{posixpath.normpath(root.resolve().as_posix())}/"
         self.allow_outside = allow_outside
         scanner = Scanner(root)
         self._paths = {nfc(path): path for path in reversed(scanner.images())}
@@ -144,9 +145,8 @@ class ImageFinder:
 
     def _inside(self, cell: str) -> str | None:
         path = posixpath.normpath(nfc(cell.strip()).replace("\\", "/"))
-        inner = posixpath.normpath(self.root.resolve().as_posix())
-        if path.startswith(f"{inner}/"):
-            return path[len(inner) + 1 :]
+        if path.startswith(self._inner):
+            return path[len(self._inner) :]
         if not path.startswith(("/", "../")) and path != ".." and not re.match("[A-Za-z]:", path):
             return path
         if self.allow_outside:
@@ -175,6 +175,6 @@ class ImageFinder:
             )
         if not fits:
             return path if (self.root / path).is_file() else None
-        if fits[0].endswith(f"/{path}"):
-            self._prefixes.append(fits[0][: -len(path)])  # the next row lies there too
+        if fits[0].endswith(f"/{path}") and len(self._prefixes) < 8:
+            self._prefixes.append(fits[0][: -len(path)])  # the next rows may lie there too
         return self._paths[fits[0]]

@@ -85,13 +85,16 @@ def refuse_duplicates(ids: Sequence[str], source: str) -> None:
         raise UserError(f"{source} has id {key!r} {count} times: ids must be unique")
 
 
-def read_csv(path: Path | str, *, text_columns: slice | None = None) -> pd.DataFrame:
+def read_csv(
+    path: Path | str, *, text_columns: slice | None = None, unescape: bool = False
+) -> pd.DataFrame:
     """Read a CSV whose first line names the columns (names are stripped, otherwise untouched).
 
     Args:
         path: the file.
         text_columns: which columns stay text; all by default. The others become numbers where
             every cell is one.
+        unescape: the file is one of ours (:func:`write_csv`).
 
     Raises:
         UserError: no header, a column named twice, lines longer than the header, an open quote.
@@ -116,4 +119,4 @@ def read_csv(path: Path | str, *, text_columns: slice | None = None) -> pd.DataF
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. ")
         raise UserError(f"{path} is not a well-formed CSV: {reason}") from error
-    return table
+    return table.map(unescape_cell) if unescape and "'" in text else table

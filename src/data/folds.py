@@ -1,0 +1,212 @@
+"""The train table in, a fold for every row out, kept in ``folds.csv`` for all later runs.
+
+Without groups: scikit-learn's StratifiedKFold, so that its folds are the ones a notebook with the
+same seed has. With groups (the data's own, or duplicates that must not be parted): whole groups
+are dealt so that every class spreads evenly. The file carries a hash of the data that it was made
+for; a later run on other data stops and says what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from src.data.split import assign_folds, merge_groups
+from src.data.tables import read_csv, write_csv
+from src.runs import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("id", "image", "target", "group", "fold", "bytes", "data_hash")
+QUARANTINED = -1
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Who is in which fold, row for row with the train table.
+
+    ``fold`` (N,) int64 is 0..num_folds-1, or -1 for a quarantined image, which no run uses.
+    ``data_hash`` names the data, ``folds_hash`` the data and who is where; OOF files carry it.
+    """
+
+    table: pd.DataFrame
+    fold: np.ndarray
+    num_folds: int
+    data_hash: str
+    folds_hash: str
+    notes: tuple[str, ...] = ()
+
+    def train_rows(self, fold: int | None) -> np.ndarray:
+        """Return the rows to train on (n,) int64; ``fold`` None means all but the quarantined."""
+        return np.flatnonzero((self.fold != QUARANTINED) & (self.fold != fold))
+
+    def valid_rows(self, fold: int) -> np.ndarray:
+        """Return the rows held out in ``fold``, (n,) int64."""
+        assert 0 <= fold < self.num_folds
+        return np.flatnonzero(self.fold == fold)
+
+
+def make_folds(
+    table: pd.DataFrame,
+    root: Path,
+    *,
+    num_folds: int,
+    seed: int,
+    linked: Iterable[Sequence[int]] = (),
+    quarantined: Iterable[int] = (),
+) -> Folds:
+    """Make folds for a train table below ``root``.
+
+    Args:
+        table: with ``id``, ``image``, ``target``, ``group``.
+        root: the data folder.
+        num_folds: how many.
+        seed: of the shuffle.
+        linked: sets of rows (duplicates) that must share a fold.
+        quarantined: rows that cannot be used; they get fold -1.
+
+    Raises:
+        UserError: more folds than rows or groups, or an image that is gone.
+    """
+    targets = table["target"].tolist()
+    groups = merge_groups(table["group"].tolist(), linked)
+    fold = np.full(len(targets), QUARANTINED, np.int64)
+    usable = np.setdiff1d(np.arange(len(targets)), np.array(list(quarantined), np.int64))
+    used = [targets[row] for row in usable]
+    fold[usable] = assign_folds(used, num_folds, seed, [groups[row] for row in usable])
+    sizes = file_sizes(table, root)
+    notes = _small_classes(used, num_folds) + _uneven(fold, num_folds)
+    filled = table[["id", "image", "target"]].assign(group=groups, fold=fold, bytes=sizes)
+    return _folds(filled, num_folds, data_hash(table, sizes), notes)
+
+
+def save_folds(folds: Folds, path: Path) -> None:
+    """Write ``folds.csv`` atomically; text is escaped for spreadsheets."""
+    table = folds.table
+    rows = zip(*(table[name].tolist() for name in COLUMNS[:-1]), strict=True)
+    write_csv(path, COLUMNS, ((*row, folds.data_hash) for row in rows))
+
+
+def load_folds(
+    path: Path, table: pd.DataFrame, root: Path, *, num_folds: int | None = None
+) -> Folds:
+    """Read ``folds.csv`` and check that it was made for this very data.
+
+    Args:
+        path: the file.
+        table: the train table as indexed now; the result is in its order.
+        root: the data folder.
+        num_folds: how many the caller expects; None takes what is there.
+
+    Raises:
+        UserError: damaged, another number of folds, or other data: says what changed.
+    """
+    import pandas as pd
+
+    saved = read_csv(path, unescape=True)
+    try:
+        fold = saved["fold"].astype("int64")
+        sizes = saved["bytes"].astype("int64")
+        stored_hash = saved["data_hash"].unique()
+        intact = saved["id"].is_unique and len(stored_hash) == 1 and fold.min() >= QUARANTINED
+        found = int(fold.max()) + 1
+    except (KeyError, ValueError):
+        intact, found = False, 0
+    if not intact or found < 2:
+        raise UserError(f"{path} is damaged: delete it to make the same folds again")
+    if num_folds is not None and found != num_folds:
+        raise UserError(
+            f"{path} has {found} folds, not {num_folds}: pass --folds {found}, or delete it "
+            "(and with it all OOF predictions) to make new ones"
+        )
+    sizes_now = file_sizes(table, root)
+    if data_hash(table, sizes_now) != stored_hash[0]:
+        old = saved.assign(bytes=sizes)
+        raise UserError(f"{path} was made for other data: {_changes(old, table, sizes_now)}")
+    place = pd.Index(saved["id"]).get_indexer(table["id"])
+    if len(saved) != len(table) or (place < 0).any():
+        raise UserError(f"{path} lost or gained rows: delete it to make the same folds again")
+    filled = table[["id", "image", "target"]].assign(
+        group=saved["group"].to_numpy()[place], fold=fold.to_numpy()[place], bytes=sizes_now
+    )
+    return _folds(filled, found, str(stored_hash[0]), [])
+
+
+def file_sizes(table: pd.DataFrame, root: Path) -> np.ndarray:
+    """Return the size of every image in bytes, (N,) int64.
+
+    Raises:
+        UserError: an image is gone.
+    """
+    sizes = np.empty(len(table), np.int64)
+    for row, image in enumerate(table["image"].tolist()):
+        path = f"{root}/{image}" if image[0] != "/" else image
+        try:
+            sizes[row] = os.stat(path).st_size  # noqa: PTH116 (once per image)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): restore it") from error
+    return sizes
+
+
+def data_hash(table: pd.DataFrame, sizes: np.ndarray) -> str:
+    """Return 16 hex digits that name ids, targets, groups and sizes, whatever the row order."""
+    columns = (table[name].tolist() for name in ("id", "target", "group"))
+    return _digest("\0".join(map(str, row)) for row in zip(*columns, sizes.tolist(), strict=True))
+
+
+def _folds(table: pd.DataFrame, num_folds: int, name: str, notes: list[str]) -> Folds:
+    places = zip(table["id"].tolist(), table["fold"].tolist(), strict=True)
+    folds_hash = _digest([name, *(f"{key}\0{fold}" for key, fold in places)])
+    return Folds(
+        table, table["fold"].to_numpy(np.int64, copy=True), num_folds, name, folds_hash,
+        tuple(notes),
+    )  # fmt: skip
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\0\0".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+def _small_classes(targets: Sequence[str], num_folds: int) -> list[str]:
+    small = sorted((n, name) for name, n in Counter(targets).items() if n < num_folds)
+    if not small:
+        return []
+    shown = ", ".join(f"{name} ({n})" for n, name in small[:5])
+    more = ", …" if len(small) > 5 else ""
+    return [
+        f"{len(small)} classes have fewer images than there are folds ({num_folds}); kept, but "
+        f"not every fold validates them: {shown}{more}"
+    ]
+
+
+def _uneven(fold: np.ndarray, num_folds: int) -> list[str]:
+    counts = np.bincount(fold[fold >= 0], minlength=num_folds)
+    if counts.max() <= 1.2 * counts.mean() + 1:
+        return []
+    return [f"folds are uneven, because groups are large: {', '.join(map(str, counts))} images"]
+
+
+def _changes(old: pd.DataFrame, table: pd.DataFrame, sizes: np.ndarray) -> str:
+    """Say in one line how the data of ``old`` folds and the present ``table`` differ."""
+    was = dict(zip(old["id"], zip(old["target"], old["bytes"], strict=True), strict=True))
+    now = dict(zip(table["id"], zip(table["target"], sizes.tolist(), strict=True), strict=True))
+    both = sorted(was.keys() & now.keys())
+    kinds = {
+        "added": sorted(now.keys() - was.keys()),
+        "removed": sorted(was.keys() - now.keys()),
+        "relabelled": [key for key in both if was[key][0] != now[key][0]],
+        "changed on disk": [key for key in both if was[key][1] != now[key][1]],
+    }
+    said = [f"{len(ids)} {kind} (first {ids[0]})" for kind, ids in kinds.items() if ids]
+    return (
+        f"{', '.join(said) or 'the groups changed'}; restore the data, delete folds.csv to "
+        "make new folds, or pass another --output_dir"
+    )
