@@ -1,0 +1,192 @@
+"""Images (B, 3, H, W) on the 0..255 scale in, logits (B, K) out: timm backbone, pooling, head.
+
+The pretrained head of a timm model is more than its pooling: ConvNeXt has a LayerNorm after it,
+MobileNetV3 a convolution. So `--pool gem` changes the pooling alone: it pools the feature map to
+a map of one cell, and hands that to the pretrained head, whose own pooling of one cell is the
+identity. `--pool native` hands over the whole map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.models.pooling import GeM, MeanPool, pool_to_one_cell
+from src.models.pretrained import load_pretrained
+from src.models.zoo import find_data_config
+from src.runs import UserError
+
+POOLS = ("gem", "avg", "native")
+
+
+class Classifier(nn.Module):
+    """timm backbone, pooling, dropout, linear head; the normalisation is inside, as buffers.
+
+    Parameters under `backbone` are the pretrained ones, to be grouped by
+    `backbone.group_matcher()`; every other parameter belongs to the head.
+    """
+
+    backbone: Any
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        pool: nn.Module | None,
+        drop_rate: float,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            backbone: a timm model built with `num_classes=0`.
+            num_classes: K.
+            pool: a `GeM`, a `MeanPool`, or None for the backbone's own.
+            drop_rate: dropout before the head, in [0, 1).
+            mean: per channel, of values scaled to [0, 1].
+            std: likewise.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.pool = pool
+        self.drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(self.backbone.head_hidden_size, num_classes)
+        # Small weights: the first predictions are near the prior, the first gradients small.
+        nn.init.trunc_normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("mean", 255.0 * torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", 255.0 * torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return float32 logits (B, K) of `image` (B, 3, H, W), uint8 or float in [0, 255]."""
+        features = self.backbone.forward_features((image - self.mean) / self.std)
+        if self.pool is not None:
+            features = pool_to_one_cell(self.backbone, features, self.pool)
+        embedding = self.drop(self.backbone.forward_head(features, pre_logits=True))
+        # bfloat16 has 8 bits: a logit of 10 would be rounded to 1/16, which log loss notices.
+        with torch.autocast(embedding.device.type, enabled=False):
+            return self.head(embedding.to(self.head.weight.dtype))
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that start from nothing: everything outside `backbone`."""
+        for name, parameter in self.named_parameters():
+            if not name.startswith("backbone."):
+                yield parameter
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of parameters that must not decay, whatever their shape."""
+        names: set[str] = set()
+        if hasattr(self.backbone, "no_weight_decay"):
+            names |= {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+        if self.pool is not None:
+            names |= {f"pool.{name}" for name, _ in self.pool.named_parameters()}
+        return names
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory: recompute the backbone's activations in the backward pass."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    @torch.no_grad()
+    def set_prior(self, class_counts: Tensor) -> None:
+        """Start the head's bias at the log frequency of the classes, of counts (K,)."""
+        log_share = (class_counts.to(self.head.bias) + 1.0).log()  # an empty class: half of one
+        self.head.bias.copy_(log_share - log_share.mean())
+
+
+def build_classifier(
+    timm_id: str,
+    num_classes: int,
+    *,
+    image_size: int,
+    pool: str = "native",
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    weights: Path | None = None,
+    gem_p: float = 3.0,
+) -> Classifier:
+    """Build a classifier on a timm backbone.
+
+    Args:
+        timm_id: with or without its tag, which decides mean and std.
+        num_classes: K.
+        image_size: side in pixels; models of a fixed size are built for it.
+        pool: gem, avg or native.
+        drop_rate: dropout before the head, in [0, 1).
+        drop_path_rate: stochastic depth of the backbone, in [0, 1).
+        weights: file of pretrained weights, None for random ones.
+        gem_p: where the learned exponent starts, above 1.
+
+    Raises:
+        UserError: unknown model, a size or pooling it cannot take, weights that do not fit it.
+    """
+    if pool not in POOLS:
+        raise UserError(f"--pool {pool}: unknown, choose one of {', '.join(POOLS)}")
+    config = find_data_config(timm_id)
+    options: dict[str, Any] = {}
+    if config.fixed_size:
+        options["img_size"] = image_size
+    if drop_path_rate > 0.0:  # not every model knows the word
+        options["drop_path_rate"] = drop_path_rate
+    backbone = _build_backbone(timm_id, options)
+    if weights is not None:
+        load_pretrained(backbone, weights)
+    pooling: nn.Module | None = None
+    if pool != "native" or (config.fixed_size and image_size != config.image_size):
+        # A flexible model is tried at a small size: the answer is the same.
+        side = image_size if config.fixed_size else min(image_size, 128)
+        pooling = _try_pool(backbone, timm_id, pool, gem_p, side)
+    return Classifier(
+        backbone,
+        num_classes,
+        pool=pooling,
+        drop_rate=drop_rate,
+        mean=config.mean,
+        std=config.std,
+    )
+
+
+def _build_backbone(timm_id: str, options: dict[str, Any]) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(timm_id, pretrained=False, num_classes=0, **options)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"model {timm_id} cannot be built with {given}: {reason}") from error
+
+
+def _try_pool(backbone: Any, timm_id: str, name: str, gem_p: float, side: int) -> nn.Module | None:
+    """Build the pooling called `name`, after one image through backbone and pretrained head.
+
+    The image is there because neither the sign of a map nor what a head can take is written
+    anywhere; after a ReLU, no weights whatever give a negative value.
+
+    Raises:
+        UserError: the size or the pooling does not fit the backbone.
+    """
+    was_training = backbone.training
+    backbone.eval()  # BatchNorm refuses a single cell in training
+    image = torch.sin(torch.arange(3.0 * side * side)).view(1, 3, side, side)
+    pool: nn.Module | None = None
+    try:
+        with torch.no_grad():
+            features = backbone.forward_features(image)
+            if name != "native":
+                signed = bool(features.min() < 0) or not features.any()
+                pool = GeM(gem_p, signed=signed) if name == "gem" else MeanPool()
+                features = pool_to_one_cell(backbone, features, pool)
+            backbone.forward_head(features, pre_logits=True)
+    except (RuntimeError, TypeError, AttributeError, AssertionError, IndexError) as error:
+        remedy = "--pool native" if name != "native" else "its own --image_size"
+        raise UserError(f"model {timm_id}: no --pool {name} at {side} px; try {remedy}") from error
+    backbone.train(was_training)
+    return pool
