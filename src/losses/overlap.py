@@ -1,0 +1,83 @@
+"""Log-probabilities and labels in, losses of overlap out: they see regions, not single pixels.
+
+``classes`` of each: "foreground" leaves class 0 out, "all" keeps it, "auto" is foreground for two
+classes and all for more. A class that is nowhere true in the batch is left out where K > 2 (its
+gradient would only push it down); with two classes it stays, for then it is about false alarms.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from src.losses.pixels import one_hot, valid_pixels
+
+
+def tversky_loss(
+    log_probs: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    *,
+    classes: str = "auto",
+    per_image: bool = False,
+    smooth: float = 1.0,
+) -> Tensor:
+    """1 - (I + s) / (I + alpha × false alarms + beta × misses + s), mean over classes.
+
+    Dice is alpha = beta = 1/2, soft IoU 1 and 1. beta > alpha is the prior that objects touch or
+    hide one another, so that a missed pixel is worse than a false alarm. Salehi et al. 2017,
+    https://arxiv.org/abs/1706.05721.
+
+    Args:
+        log_probs: (B, K, H, W).
+        target: (B, H, W) labels.
+        ignore_index: label of void, or None.
+        alpha: price of a false alarm.
+        beta: price of a miss.
+        classes: see the top of the file.
+        per_image: sum pixels over each image rather than over the batch.
+        smooth: s, in pixels.
+    """
+    valid = valid_pixels(target, ignore_index)[:, None]
+    probs = log_probs.exp() * valid
+    truth = one_hot(target, probs.shape[1], ignore_index)
+    dims = (2, 3) if per_image else (0, 2, 3)
+    hits = (probs * truth).sum(dims)
+    alarms, misses = probs.sum(dims) - hits, truth.sum(dims) - hits
+    smooth = max(smooth, 1e-6)  # nothing true and nothing found is 0 / 0
+    value = 1 - (hits + smooth) / (hits + alpha * alarms + beta * misses + smooth)
+    return _mean_over_classes(value, truth.sum(dims) > 0, classes)
+
+
+def lovasz_loss(
+    log_probs: Tensor, target: Tensor, ignore_index: int | None, *, classes: str = "auto"
+) -> Tensor:
+    """Lovász-Softmax: the convex extension of each class's IoU loss over the batch.
+
+    Berman et al. 2018, https://arxiv.org/abs/1705.08790. Sorts all pixels of every class: slow.
+    """
+    valid = valid_pixels(target, ignore_index)
+    probs = log_probs.exp().movedim(1, -1)[valid]  # (P, K)
+    if not len(probs):
+        return log_probs.sum() * 0
+    truth = torch.nn.functional.one_hot(target[valid], probs.shape[1]).float()
+    errors, order = (truth - probs).abs().sort(0, descending=True)
+    truth_sorted = truth.gather(0, order)
+    total = truth.sum(0)
+    hits_left = total - truth_sorted.cumsum(0)
+    union = total + (1 - truth_sorted).cumsum(0)
+    jaccard = 1 - hits_left / union
+    steps = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+    return _mean_over_classes((errors * steps).sum(0), total > 0, classes)
+
+
+def _mean_over_classes(value: Tensor, present: Tensor, classes: str) -> Tensor:
+    """Average (..., K) over the classes that count."""
+    assert classes in {"auto", "all", "foreground"}, classes
+    num_classes = value.shape[-1]
+    keep = present.float() if num_classes > 2 else torch.ones_like(value)
+    if classes == "foreground" or (classes == "auto" and num_classes == 2):
+        keep = keep * (torch.arange(num_classes, device=value.device) > 0)
+    return (value * keep).sum() / keep.sum().clamp_min(1)

@@ -1,0 +1,201 @@
+"""Mask logits and labels in, scalars to descend out: what torch, timm and smp lack or get wrong.
+
+Every term takes log-probabilities (B, K, H, W) from :func:`log_probabilities`, so that one logit
+of the foreground and K logits of a softmax go the same way, and labels (B, H, W); void pixels count
+for nothing, and a batch of void alone gives 0 with a zero gradient rather than nan.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.losses.outline import boundary_loss, edge_cross_entropy, shape_loss
+from src.losses.overlap import lovasz_loss, tversky_loss
+from src.losses.pixels import log_probabilities, mean_over, select, valid_pixels
+from src.runs import UserError
+
+Term = Callable[[Tensor, Tensor, int | None], Tensor]
+
+
+def cross_entropy(
+    log_probs: Tensor, target: Tensor, ignore_index: int | None, weight: Tensor | None = None
+) -> Tensor:
+    """Mean over pixels of -log p(true class); with one logit this is the binary cross-entropy.
+
+    Args:
+        log_probs: (B, K, H, W).
+        target: (B, H, W) labels.
+        ignore_index: label of void, or None.
+        weight: (K,) of the classes; the mean is then weighted, as torch does it.
+    """
+    value = -select(log_probs, target, ignore_index)
+    pixels = valid_pixels(target, ignore_index).to(value.dtype)
+    if weight is not None:
+        assert len(weight) == log_probs.shape[1], "one weight for each class"
+        pixels = pixels * weight.to(value)[target.clamp(0, log_probs.shape[1] - 1)]
+    return mean_over(value, pixels)
+
+
+def focal_loss(
+    log_probs: Tensor, target: Tensor, ignore_index: int | None, gamma: float = 2.0
+) -> Tensor:
+    """Mean over pixels of -(1 - p)^gamma log p of the true class.
+
+    Lin et al. 2017, https://arxiv.org/abs/1708.02002, without alpha.
+    """
+    value = select(log_probs, target, ignore_index)
+    focus = (-torch.expm1(value)).clamp_min(1e-12) ** gamma  # the clamp keeps 0 ** gamma smooth
+    return mean_over(-focus * value, valid_pixels(target, ignore_index))
+
+
+def hard_cross_entropy(
+    log_probs: Tensor, target: Tensor, ignore_index: int | None, share: float = 0.25
+) -> Tensor:
+    """Mean of the cross-entropy over the hardest ``share`` of the pixels that are not void.
+
+    Online hard example mining, Shrivastava et al. 2016, https://arxiv.org/abs/1604.03540.
+    """
+    value = -select(log_probs, target, ignore_index)[valid_pixels(target, ignore_index)]
+    if not value.numel():
+        return log_probs.sum() * 0
+    return value.topk(max(1, int(share * value.numel()))).values.mean()
+
+
+def generalised_cross_entropy(
+    log_probs: Tensor, target: Tensor, ignore_index: int | None, q: float = 0.7
+) -> Tensor:
+    """Mean over pixels of (1 - p^q) / q: near 0 cross-entropy, at 1 mean absolute error.
+
+    Bounded, so a wrong label cannot dominate. Zhang & Sabuncu 2018,
+    https://arxiv.org/abs/1805.07836.
+    """
+    value = select(log_probs, target, ignore_index)
+    return mean_over(-torch.expm1(q * value) / q, valid_pixels(target, ignore_index))
+
+
+def symmetric_cross_entropy(
+    log_probs: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    alpha: float = 0.1,
+    beta: float = 1.0,
+) -> Tensor:
+    """Alpha × cross-entropy + beta × reverse cross-entropy, with log 0 taken as -4.
+
+    The reverse term of a hard label is 4 (1 - p). Wang et al. 2019,
+    https://arxiv.org/abs/1908.06112.
+    """
+    value = select(log_probs, target, ignore_index)
+    terms = -alpha * value - 4 * beta * torch.expm1(value)
+    return mean_over(terms, valid_pixels(target, ignore_index))
+
+
+# Name in a spec -> term(log_probs, target, ignore_index, **options).
+TERMS: dict[str, Callable[..., Tensor]] = {
+    "ce": cross_entropy,
+    "bce": cross_entropy,  # one logit: the same thing
+    "ohem": hard_cross_entropy,
+    "focal": focal_loss,
+    "dice": partial(tversky_loss, alpha=0.5, beta=0.5),
+    "iou": partial(tversky_loss, alpha=1.0, beta=1.0),
+    "tversky": partial(tversky_loss, alpha=0.3, beta=0.7),
+    "lovasz": lovasz_loss,
+    "boundary": boundary_loss,
+    "edge_ce": edge_cross_entropy,
+    "shape": shape_loss,
+    "gce": generalised_cross_entropy,
+    "sce": symmetric_cross_entropy,
+}
+
+
+@dataclass(frozen=True)
+class SegmentationLoss:
+    """A weighted sum of terms; made by :func:`build_segmentation_loss`.
+
+    Attributes:
+        terms: (name, weight, term) each.
+        ignore_index: label of void, or None.
+    """
+
+    terms: tuple[tuple[str, float, Term], ...]
+    ignore_index: int | None
+
+    def __call__(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return "loss" (the sum, float32 scalar) and each unweighted term, detached.
+
+        Args:
+            logits: (B, K, H, W), or (B, 1, H, W) of the foreground; resized to the labels'
+                size (bilinear) if smaller.
+            target: (B, H, W) integer labels.
+        """
+        if logits.shape[-2:] != target.shape[-2:]:
+            logits = F.interpolate(logits.float(), target.shape[-2:], mode="bilinear")
+        log_probs, target = log_probabilities(logits), target.long()
+        values = {name: term(log_probs, target, self.ignore_index) for name, _, term in self.terms}
+        total = torch.stack([weight * values[name] for name, weight, _ in self.terms]).sum()
+        return {"loss": total, **{name: value.detach() for name, value in values.items()}}
+
+
+def build_segmentation_loss(
+    spec: str | Mapping[str, Any],
+    *,
+    ignore_index: int | None = 255,
+    class_weights: Sequence[float] | None = None,
+) -> SegmentationLoss:
+    """Build a loss from its description.
+
+    Args:
+        spec: "bce + iou", with weights "ce + 0.5 dice", or a mapping
+            {"ce": 1, "focal": {"weight": 0.5, "gamma": 3}}; names as in ``TERMS``.
+        ignore_index: label of void, or None.
+        class_weights: K numbers for "ce" and "bce".
+
+    Raises:
+        UserError: an unknown term or option, a weight that is no positive number, nothing at all.
+    """
+    terms: list[tuple[str, float, Term]] = []
+    for name, options in _parse(spec).items():
+        if name not in TERMS:
+            raise UserError(f"loss term {name} is unknown: choose from {', '.join(TERMS)}")
+        weight = options.pop("weight", 1.0)
+        if not isinstance(weight, (int, float)) or not weight > 0:
+            raise UserError(f"loss term {name}: the weight must be a positive number, not {weight}")
+        if name in {"ce", "bce"} and class_weights is not None:
+            options["weight"] = torch.tensor(class_weights, dtype=torch.float32)
+        _check_options(name, options)
+        terms.append((name, float(weight), partial(TERMS[name], **options)))
+    if not terms:
+        raise UserError("the loss has no terms: write for instance 'ce + dice'")
+    return SegmentationLoss(tuple(terms), ignore_index)
+
+
+def _parse(spec: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    if isinstance(spec, Mapping):
+        return {
+            name: dict(value) if isinstance(value, Mapping) else {"weight": value}
+            for name, value in spec.items()
+        }
+    found: dict[str, dict[str, Any]] = {}
+    for part in filter(None, (part.strip() for part in spec.split("+"))):
+        weight, _, name = part.replace("*", " ").rpartition(" ")
+        try:
+            found[name] = {"weight": float(weight) if weight.strip() else 1.0}
+        except ValueError as error:
+            raise UserError(f"loss {spec!r}: write it as 'ce + 0.5 dice'") from error
+    return found
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Meet an unknown option now, not in the first step."""
+    try:
+        inspect.signature(TERMS[name]).bind(None, None, None, **options)
+    except TypeError as error:
+        raise UserError(f"loss term {name}: {error}") from error
