@@ -68,7 +68,7 @@ def join_groups(pairs: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def merge_classes(classes: Sequence[str], pairs: Sequence[Sequence[str]]) -> Merged:
-    """Merge the classes that an alias group names; a merged class has its first member's name.
+    """Merge the classes that an alias group names; the name the group says first leads it.
 
     Args:
         classes: K0 class names.
@@ -76,8 +76,11 @@ def merge_classes(classes: Sequence[str], pairs: Sequence[Sequence[str]]) -> Mer
     """
     leader: dict[str, str] = {}
     for group in join_groups(pairs):
-        present = [name for name in classes if normal(name) in group]
-        leader.update({name: present[0] for name in present})
+        present = sorted(
+            (name for name in classes if normal(name) in group),
+            key=lambda name, group=group: group.index(normal(name)),  # type: ignore[misc]
+        )
+        leader.update(dict.fromkeys(present, next(iter(present), "")))
     merged = tuple(name for name in classes if leader.get(name, name) == name)
     place = {name: k for k, name in enumerate(merged)}
     return Merged(merged, tuple(place[leader.get(name, name)] for name in classes))
@@ -130,7 +133,7 @@ def _compare(
     rows = np.flatnonzero((targets == a) | (targets == b))
     if (targets[rows] == b).mean() > 0.5:
         a, b = b, a
-    both = log_probs[np.ix_(rows, [a, b])].astype(np.float64)
+    both = log_probs[rows][:, np.array([a, b])].astype(np.float64)
     joint = np.logaddexp(both[:, 0], both[:, 1])
     is_b = (targets[rows] == b).astype(int)
     losses = joint - both[np.arange(len(rows)), is_b]

@@ -2,12 +2,11 @@
 
 Nothing is loaded but ids and targets: the logits stay on disk and are mapped, so a pass over all
 members needs the memory of one block of rows. The files are plain ``npz`` and are read without
-unpickling anything.
+unpickling anything (``store.py``).
 """
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,14 @@ import numpy.typing as npt
 
 from src.ensemble.aliases import merge_classes
 from src.ensemble.pool import Member, member_log_probs
+from src.ensemble.store import OofFile, open_oof
 from src.runs import UserError
 
 Array = npt.NDArray[Any]
-_KEYS = ("logits", "ids", "targets", "views", "classes", "fold", "config_hash", "folds_hash")
 
 
 @dataclass(frozen=True)
-class Folds:
+class FoldTable:
     """Who is in which fold, as ``output/folds.csv`` says.
 
     Attributes:
@@ -39,21 +38,6 @@ class Folds:
     targets: Array
     folds: Array
     hash: str
-
-
-@dataclass(frozen=True)
-class OofFile:
-    """One fold of one model: logits (V, n, K0) float16 mapped from disk, and what they are of."""
-
-    path: Path
-    logits: Array
-    ids: Array
-    targets: Array
-    views: tuple[str, ...]
-    classes: tuple[str, ...]
-    fold: str
-    config_hash: str
-    folds_hash: str
 
 
 @dataclass(frozen=True)
@@ -115,72 +99,9 @@ def find_models(output_dir: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def open_oof(path: Path) -> OofFile:
-    """Map one ``oof.npz``.
-
-    Raises:
-        UserError: the file is truncated, compressed by others' tools, pickled, or lacks an array.
-    """
-    try:
-        arrays = {key: _map_array(path, key) for key in _KEYS}
-        file = OofFile(
-            path=path,
-            logits=arrays["logits"],
-            ids=arrays["ids"].astype(str),
-            targets=arrays["targets"].astype(np.int64),
-            views=tuple(map(str, arrays["views"])),
-            classes=tuple(map(str, arrays["classes"])),
-            fold=str(arrays["fold"]),
-            config_hash=str(arrays["config_hash"]),
-            folds_hash=str(arrays["folds_hash"]),
-        )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{path}: not a whole OOF file ({reason}); delete it and run train_fold.py again"
-        ) from None
-    shape = (len(file.views), len(file.ids), len(file.classes))
-    if file.logits.shape != shape or file.targets.shape != file.ids.shape:
-        raise UserError(f"{path}: logits are {file.logits.shape}, expected {shape}; train again")
-    if len(file.targets) and not 0 <= file.targets.min() <= file.targets.max() < shape[2]:
-        raise UserError(f"{path}: a target is no class number; delete it and train again")
-    return file
-
-
-def _map_array(path: Path, key: str) -> Array:
-    """Map one array of an uncompressed npz; object arrays are refused."""
-    with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo(f"{key}.npy")
-        with archive.open(info) as stream:
-            version = np.lib.format.read_magic(stream)
-            header = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = header(stream)
-            if dtype.hasobject:
-                raise ValueError(f"{key} holds pickled objects")
-            offset_in_entry = stream.tell()
-            if key != "logits" or info.compress_type != zipfile.ZIP_STORED:
-                data = np.frombuffer(stream.read(), dtype=dtype)
-                return data.reshape(shape, order="F" if fortran else "C")
-    if dtype != np.float16 or fortran:
-        raise ValueError(f"logits are {dtype}, expected float16 in C order")
-    with path.open("rb") as file:  # the entry's data follow its local header
-        file.seek(info.header_offset + 26)
-        lengths = np.frombuffer(file.read(4), dtype="<u2")
-    offset = info.header_offset + 30 + int(lengths.sum()) + offset_in_entry
-    if offset + int(np.prod(shape)) * 2 > path.stat().st_size:
-        raise ValueError("truncated")
-    if 0 in shape:
-        return np.zeros(shape, dtype=np.float16)
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
-
-
 def load_oof(
     output_dir: Path,
-    folds: Folds,
+    folds: FoldTable,
     *,
     models: Sequence[str] = (),
     alias_groups: Sequence[Sequence[str]] = (),
@@ -231,7 +152,7 @@ def load_oof(
     )
 
 
-def _open_model(output_dir: Path, name: str, folds: Folds) -> dict[int, OofFile]:
+def _open_model(output_dir: Path, name: str, folds: FoldTable) -> dict[int, OofFile]:
     paths = sorted((output_dir / name).glob("fold*/oof.npz"))
     if not paths:
         raise UserError(
@@ -261,7 +182,7 @@ def _check_classes(files: Mapping[str, Mapping[int, OofFile]], reference: OofFil
             )
 
 
-def _place(files: Mapping[int, OofFile], folds: Folds, position: Mapping[str, int]) -> Array:
+def _place(files: Mapping[int, OofFile], folds: FoldTable, position: Mapping[str, int]) -> Array:
     """Return for each row of the folds its row in the model's file of that fold; -1 without."""
     places = np.full(len(folds.ids), -1, dtype=np.int64)
     for fold, file in files.items():
@@ -276,7 +197,7 @@ def _place(files: Mapping[int, OofFile], folds: Folds, position: Mapping[str, in
     return places
 
 
-def _common_rows(places: Mapping[str, Array], folds: Folds) -> tuple[Array, tuple[str, ...]]:
+def _common_rows(places: Mapping[str, Array], folds: FoldTable) -> tuple[Array, tuple[str, ...]]:
     """Return the rows all models have, sorted by fold, and notes about what is left out."""
     has = {name: place >= 0 for name, place in places.items()}
     common = np.logical_and.reduce(list(has.values()))
@@ -287,12 +208,12 @@ def _common_rows(places: Mapping[str, Array], folds: Folds) -> tuple[Array, tupl
         )
         raise UserError(f"no row was predicted by all models ({lacking}); train the same folds")
     notes = []
-    for name, rows in has.items():
-        missing = sorted(set(folds.folds.tolist()) - set(folds.folds[rows].tolist()))
+    for name, there in has.items():
+        missing = sorted(set(folds.folds.tolist()) - set(folds.folds[there].tolist()))
         if missing:
             notes.append(f"{name} has no OOF for folds {missing}: the rest is used for all models")
-        elif not rows.all():
-            notes.append(f"{name} lacks {int((~rows).sum())} rows of folds.csv: left out")
+        elif not there.all():
+            notes.append(f"{name} lacks {int((~there).sum())} rows of folds.csv: left out")
     rows = np.flatnonzero(common)
     return rows[np.argsort(folds.folds[rows], kind="stable")], tuple(notes)
 
@@ -301,7 +222,7 @@ def _common_targets(
     files: Mapping[str, Mapping[int, OofFile]],
     places: Mapping[str, Array],
     rows: Array,
-    folds: Folds,
+    folds: FoldTable,
     columns: Array,
 ) -> Array:
     """Return (N,) merged class numbers; all models must agree on them."""
@@ -314,8 +235,8 @@ def _common_targets(
         if agreed is not None and not np.array_equal(agreed, targets):
             row = int(np.flatnonzero(agreed != targets)[0])
             raise UserError(
-                f"{name}: another class for id {str(folds.ids[rows[row]])!r} than the other models; "
-                f"train it again on the present labels"
+                f"{name}: another class for id {str(folds.ids[rows[row]])!r} than the other models "
+                f"have; train it again on the present labels"
             )
         agreed = targets
     assert agreed is not None

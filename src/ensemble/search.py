@@ -163,7 +163,7 @@ def _choices(start: Structure) -> dict[str, list[Any]]:
 
 
 def _to_params(structure: Structure) -> dict[str, Any]:
-    params = {key: True for key in _choices(structure)}
+    params = dict.fromkeys(_choices(structure), True)
     return params | {
         "pool": structure.pool,
         "order": structure.order,

@@ -1,0 +1,217 @@
+"""OOF and test answers in; how sure they are, how right, and which test score to expect, out.
+
+Two estimates of the test log loss that share little. *By class*: the OOF loss of each class,
+weighted by the class frequencies estimated for the test rows, less what the committee of folds
+gains (known without labels, see ``unseen.py``). *By confidence*: the loss the answers expect of
+themselves on the test rows, sum_y r(y|x) (-log q(y|x)), where r is the answer q corrected to those
+frequencies. Without label shift the second is the mean entropy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.ensemble.oof import Oof
+from src.ensemble.pool import Blend, log_softmax, pool_arrays, row_blocks, true_losses
+from src.ensemble.shift import Shift, correct
+from src.ensemble.weights import OofSummary
+
+Array = npt.NDArray[Any]
+
+EDGES = np.array([0.0, 0.5, 0.7, 0.9, 0.97, 0.99, 1.0 + 1e-6])
+_THRESHOLDS = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
+_ADAPTIVE_VALUES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass
+class TestTally:
+    """Sums over the test rows, added up block by block.
+
+    ``moments`` holds the sums of, a row: expected loss, its variance, expected accuracy, its
+    variance, the committee's gain.
+    """
+
+    __test__ = False  # not a test case
+
+    num_rows: int
+    moments: Array
+    bins: Array  # (2, B): rows and expected right answers in each confidence bin
+
+    @classmethod
+    def empty(cls) -> TestTally:
+        """Return a tally of no rows."""
+        return cls(0, np.zeros(5), np.zeros((2, len(EDGES) - 1)))
+
+    def add(self, log_probs: Array, posterior: Array, gain: Array) -> None:
+        """Add R rows.
+
+        Args:
+            log_probs: (R, K) what is submitted.
+            posterior: (R, K) log of what is believed; the same unless labels have shifted.
+            gain: (R,) of the committee.
+        """
+        belief = np.exp(posterior.astype(np.float64))
+        surprise = -log_probs.astype(np.float64)
+        expected = np.einsum("rk,rk->r", belief, surprise)
+        square = np.einsum("rk,rk,rk->r", belief, surprise, surprise)
+        right = np.take_along_axis(belief, log_probs.argmax(axis=1)[:, None], axis=1)[:, 0]
+        self.num_rows += len(log_probs)
+        self.moments += [
+            expected.sum(),
+            np.maximum(square - expected**2, 0.0).sum(),
+            right.sum(),
+            (right * (1 - right)).sum(),
+            gain.sum(),
+        ]
+        place = np.digitize(np.exp(log_probs.max(axis=1)), EDGES) - 1
+        self.bins += np.stack([np.bincount(place, w, self.bins.shape[1]) for w in (None, right)])
+
+
+def summarise_oof(log_probs: Array, targets: Array) -> OofSummary:
+    """Return what nested OOF answers (N, K) say about each class and about calibration."""
+    num_rows, num_classes = log_probs.shape
+    losses = true_losses(log_probs, targets)
+    entropies, prior = np.empty(num_rows), np.zeros(num_classes)
+    for start in range(0, num_rows, 4096):
+        block = log_probs[start : start + 4096].astype(np.float64)
+        probs = np.exp(block)
+        entropies[start : start + 4096] = -np.einsum("rk,rk->r", probs, block)
+        prior += probs.sum(axis=0)
+    confidence = np.exp(log_probs.max(axis=1).astype(np.float64))
+    right = log_probs.argmax(axis=1) == targets
+    counts = np.bincount(targets, minlength=num_classes)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = np.bincount(targets, losses, num_classes) / counts
+    squares = np.bincount(targets, (losses - means[targets]) ** 2, num_classes)
+    pooled = float(np.sqrt(squares.sum() / max(num_rows - (counts > 0).sum(), 1)))
+    deviations = np.where(counts > 4, np.sqrt(squares / np.maximum(counts - 1, 1)), pooled)
+    root = np.sqrt(max(num_rows, 1))
+    return OofSummary(
+        losses=means,
+        errors=deviations,
+        counts=counts,
+        prior=prior / prior.sum(),
+        accuracy=float(right.mean()),
+        entropy=float(entropies.mean()),
+        residual_error=float((losses - entropies).std() / root),
+        confidence=float(confidence.mean()),
+        confidence_error=float((right - confidence).std() / root),
+    )
+
+
+def reliability(log_probs: Array, targets: Array) -> Array:
+    """Return (B, 3): rows, mean confidence and accuracy in each confidence bin of ``EDGES``."""
+    confidence = np.exp(log_probs.max(axis=1).astype(np.float64))
+    right = (log_probs.argmax(axis=1) == targets).astype(np.float64)
+    place = np.digitize(confidence, EDGES) - 1
+    size = len(EDGES) - 1
+    sums = [np.bincount(place, w, size) for w in (None, confidence, right)]
+    counts = np.maximum(sums[0], 1)
+    return np.stack([sums[0], sums[1] / counts, sums[2] / counts], axis=1)
+
+
+def loss_by_class(summary: OofSummary, shift: Shift, tally: TestTally) -> Estimate:
+    """Return the expected test loss from the OOF loss of each class; see the module.
+
+    The interval adds up: OOF rows of each class, test rows drawn from it, and the frequencies'
+    own uncertainty.
+    """
+    losses = np.where(summary.counts > 0, summary.losses, summary.loss)
+    share = shift.prior
+    value = float(share @ losses)
+    within = share**2 @ (summary.errors**2 / np.maximum(summary.counts, 1))
+    drawn = share @ (summary.errors**2 + (losses - value) ** 2) / max(tally.num_rows, 1)
+    unsure = losses @ shift.covariance @ losses
+    gain = tally.moments[4] / tally.num_rows
+    return _estimate(value - gain, float(np.sqrt(within + drawn + unsure)))
+
+
+def loss_by_confidence(summary: OofSummary, tally: TestTally) -> Estimate:
+    """Return the expected test loss from the answers' own confidence; see the module."""
+    value = tally.moments[0] / tally.num_rows
+    chance = tally.moments[1] / tally.num_rows**2
+    calibration = (summary.residual_error * value / max(summary.entropy, 1e-9)) ** 2
+    return _estimate(value, float(np.sqrt(chance + calibration)))
+
+
+def accuracy_by_confidence(summary: OofSummary, tally: TestTally) -> Estimate:
+    """Return the expected test accuracy from the answers' own confidence."""
+    value = tally.moments[2] / tally.num_rows
+    chance = tally.moments[3] / tally.num_rows**2
+    estimate = _estimate(value, float(np.sqrt(chance + summary.confidence_error**2)))
+    return Estimate(estimate.value, estimate.low, min(estimate.high, 1.0))
+
+
+def _estimate(value: float, error: float) -> Estimate:
+    value = max(value, 0.0)
+    return Estimate(value, max(value - 1.96 * error, 0.0), value + 1.96 * error)
+
+
+def believed(log_probs: Array, shift: Shift, *, corrected: bool) -> Array:
+    """Return the log posterior (R, K) under the test frequencies.
+
+    Args:
+        log_probs: (R, K) the answers.
+        shift: estimated frequencies.
+        corrected: the answers already are the posterior.
+    """
+    return log_probs if corrected or not shift.significant else correct(log_probs, shift)
+
+
+def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> tuple[float, float]:
+    """Learn from which confidence a model's first view needs no other view.
+
+    Where a model's first view has a probability above the threshold, its other views are taken to
+    say the same. Return the lowest threshold at which, and above which, the blend's OOF log loss
+    moves by less than ``max_change`` nats, and the share of (row, model) pairs that still need all
+    views; 1.1 and 1.0 if there is none.
+    """
+    num_rows, num_classes = len(oof.targets), len(oof.classes)
+    most = max(_ADAPTIVE_VALUES // num_classes, 1000)
+    rows = np.arange(0, num_rows, -(-num_rows // most))
+    used = [m for m, weight in enumerate(blend.weights) if weight > 0]
+    models = list(dict.fromkeys(blend.members[m][0] for m in used))
+    firsts = {model: next(mv for mv in blend.members if mv[0] == model) for model in models}
+    owner = np.array([models.index(blend.members[m][0]) for m in used])
+    change, needed = np.zeros(len(_THRESHOLDS)), np.zeros(len(_THRESHOLDS))
+    for block in row_blocks(len(rows), num_classes * len(used)):
+        here = rows[block]
+        sure = np.stack([np.exp(oof.read(firsts[m], here).max(axis=1)) for m in models])
+        members = np.stack([oof.read(blend.members[m], here, _own(blend, m)) for m in used])
+        alone = np.stack(
+            [oof.read(firsts[blend.members[m][0]], here, _own(blend, m)) for m in used]
+        )
+        full = _blend_losses(blend, members, used, oof.targets[here])
+        for t, threshold in enumerate(_THRESHOLDS):
+            skip = sure >= threshold  # (models, R)
+            answers = np.where(skip[owner][:, :, None], alone, members)
+            change[t] += (_blend_losses(blend, answers, used, oof.targets[here]) - full).sum()
+            needed[t] += (~skip).mean(axis=0).sum()
+    good = np.abs(change) / len(rows) < max_change
+    last = int(np.argmin(good)) if not good.all() else len(good)  # thresholds fall
+    if last == 0:
+        return 1.1, 1.0
+    return _THRESHOLDS[last - 1], float(needed[last - 1] / len(rows))
+
+
+def _own(blend: Blend, member: int) -> float:
+    return float(blend.temperatures[member])
+
+
+def _blend_losses(blend: Blend, members: Array, used: list[int], targets: Array) -> Array:
+    floors = np.asarray(blend.floors)
+    pooled = pool_arrays(blend.pool, members, blend.weights[used], floors, blend.prior)
+    return true_losses(log_softmax(pooled, blend.temperature), targets)

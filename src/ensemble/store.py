@@ -1,0 +1,222 @@
+"""A run's predictions, written and read: ``oof.npz``, and ``test_logits.npy`` with ``test.json``.
+
+Logits are float16, (V, N, K): views × rows × classes. Both kinds are mapped from disk, not loaded,
+and nothing is ever unpickled. Test logits count only once their sidecar exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.runs import UserError, atomic_write, write_json
+
+Array = npt.NDArray[Any]
+_KEYS = ("logits", "ids", "targets", "views", "classes", "fold", "config_hash", "folds_hash")
+
+
+@dataclass(frozen=True)
+class OofFile:
+    """One fold of one model: logits (V, n, K0) float16 mapped from disk, and what they are of."""
+
+    path: Path
+    logits: Array
+    ids: Array
+    targets: Array
+    views: tuple[str, ...]
+    classes: tuple[str, ...]
+    fold: str
+    config_hash: str
+    folds_hash: str
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """The test logits of one fold of one model: (V, N, K0) float16, mapped from disk."""
+
+    __test__ = False  # not a test case
+
+    path: Path
+    logits: Array
+    views: tuple[str, ...]
+    classes: tuple[str, ...]
+    config_hash: str
+
+
+def save_oof(
+    path: Path,
+    *,
+    logits: Array,
+    ids: Array,
+    targets: Array,
+    views: Sequence[str],
+    classes: Sequence[str],
+    fold: str,
+    config_hash: str,
+    folds_hash: str,
+) -> None:
+    """Write one ``oof.npz``, uncompressed so that it can be mapped.
+
+    Args:
+        path: the file.
+        logits: (V, n, K0); kept as float16, clipped to its range.
+        ids: (n,) text.
+        targets: (n,) class numbers.
+        views: V names.
+        classes: K0 names.
+        fold: the fold held out.
+        config_hash: names what the run was taught.
+        folds_hash: names the folds.
+    """
+    assert logits.shape == (len(views), len(ids), len(classes)), logits.shape
+    largest = float(np.finfo(np.float16).max)
+    with atomic_write(path) as file:
+        np.savez(
+            file,
+            logits=np.clip(logits, -largest, largest).astype(np.float16),
+            ids=np.asarray(ids, dtype=np.str_),
+            targets=np.asarray(targets, dtype=np.int64),
+            views=np.asarray(views, dtype=np.str_),
+            classes=np.asarray(classes, dtype=np.str_),
+            fold=np.asarray(fold, dtype=np.str_),
+            config_hash=np.asarray(config_hash, dtype=np.str_),
+            folds_hash=np.asarray(folds_hash, dtype=np.str_),
+        )
+
+
+def save_test_info(
+    path: Path,
+    *,
+    ids: Iterable[str],
+    views: Sequence[str],
+    classes: Sequence[str],
+    config_hash: str,
+) -> None:
+    """Write ``test.json``, which declares the logits beside it whole."""
+    write_json(
+        path,
+        {
+            "ids_hash": hash_ids(ids),
+            "views": list(views),
+            "classes": list(classes),
+            "config_hash": config_hash,
+        },
+    )
+
+
+def hash_ids(ids: Iterable[str]) -> str:
+    """Return 16 hex digits that name ids in their order."""
+    digest = hashlib.sha256()
+    for id_ in ids:
+        digest.update(id_.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def open_oof(path: Path) -> OofFile:
+    """Map one ``oof.npz``.
+
+    Raises:
+        UserError: the file is truncated, compressed by others' tools, pickled, or lacks an array.
+    """
+    try:
+        arrays = {key: _map_array(path, key) for key in _KEYS}
+        file = OofFile(
+            path=path,
+            logits=arrays["logits"],
+            ids=arrays["ids"].astype(str),
+            targets=arrays["targets"].astype(np.int64),
+            views=tuple(map(str, arrays["views"])),
+            classes=tuple(map(str, arrays["classes"])),
+            fold=str(arrays["fold"]),
+            config_hash=str(arrays["config_hash"]),
+            folds_hash=str(arrays["folds_hash"]),
+        )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{path}: not a whole OOF file ({reason}); delete it and run train_fold.py again"
+        ) from None
+    shape = (len(file.views), len(file.ids), len(file.classes))
+    if file.logits.shape != shape or file.targets.shape != file.ids.shape:
+        raise UserError(f"{path}: logits are {file.logits.shape}, expected {shape}; train again")
+    if len(file.targets) and not 0 <= file.targets.min() <= file.targets.max() < shape[2]:
+        raise UserError(f"{path}: a target is no class number; delete it and train again")
+    return file
+
+
+def _map_array(path: Path, key: str) -> Array:
+    """Map one array of an uncompressed npz; object arrays are refused."""
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{key}.npy")
+        with archive.open(info) as stream:
+            version = np.lib.format.read_magic(stream)
+            header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran, dtype = header(stream)
+            if dtype.hasobject:
+                raise ValueError(f"{key} holds pickled objects")
+            offset_in_entry = stream.tell()
+            if key != "logits" or info.compress_type != zipfile.ZIP_STORED:
+                data = np.frombuffer(stream.read(), dtype=dtype)
+                return data.reshape(shape, order="F" if fortran else "C")
+    if dtype != np.float16 or fortran:
+        raise ValueError(f"logits are {dtype}, expected float16 in C order")
+    with path.open("rb") as file:  # the entry's data follow its local header
+        file.seek(info.header_offset + 26)
+        lengths = np.frombuffer(file.read(4), dtype="<u2")
+    offset = info.header_offset + 30 + int(lengths.sum()) + offset_in_entry
+    if offset + int(np.prod(shape)) * 2 > path.stat().st_size:
+        raise ValueError("truncated")
+    if 0 in shape:
+        return np.zeros(shape, dtype=np.float16)
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def open_test_run(
+    folder: Path, *, num_rows: int, ids_hash: str, classes: Sequence[str], num_views: int
+) -> TestRun:
+    """Map the test logits of one run.
+
+    Args:
+        folder: ``output/<model>/fold<k>``.
+        num_rows: rows of the test index.
+        ids_hash: hash of its ids, which the sidecar must repeat.
+        classes: class list the blend was fitted with, before merging.
+        num_views: views needed.
+
+    Raises:
+        UserError: missing, incomplete, of other images or other classes.
+    """
+    path, info_path = folder / "test_logits.npy", folder / "test.json"
+    try:
+        info = json.loads(info_path.read_text(encoding="utf-8"))
+        logits = np.load(path, mmap_mode="r", allow_pickle=False)
+        run = TestRun(
+            path,
+            logits,
+            tuple(map(str, info["views"])),
+            tuple(map(str, info["classes"])),
+            str(info["config_hash"]),
+        )
+        known_ids = str(info["ids_hash"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: not whole ({reason}); delete it and infer again") from None
+    if run.classes != tuple(classes):
+        raise UserError(f"{info_path}: other classes than weights.json; train or optimise again")
+    if known_ids != ids_hash:
+        raise UserError(f"{info_path}: made for other test images; delete it and infer again")
+    if logits.shape != (len(run.views), num_rows, len(classes)) or len(run.views) < num_views:
+        raise UserError(f"{path}: {logits.shape} is not whole; delete it and infer again")
+    return run

@@ -1,0 +1,241 @@
+"""``output/weights.json``: all that inference needs to know about the blend, written and read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.ensemble.pool import Blend
+from src.runs import UserError, write_json
+
+Array = npt.NDArray[Any]
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class OofSummary:
+    """What the OOF rows say about the blend's answers, for the prediction of the test score.
+
+    Attributes:
+        losses: (K,) mean nested loss of each class's rows, nats; nan without rows.
+        errors: (K,) standard deviation of those losses within the class.
+        counts: (K,) rows of each class.
+        prior: (K,) mean nested probability: the class frequencies the answers imply.
+        accuracy: share of rows whose largest probability is the true class's.
+        entropy: mean entropy of the nested answers, the loss they expect of themselves.
+        residual_error: standard error of mean(loss - entropy).
+        confidence: mean of the largest probability.
+        confidence_error: standard error of mean(right - confidence).
+    """
+
+    losses: Array
+    errors: Array
+    counts: Array
+    prior: Array
+    accuracy: float
+    entropy: float
+    residual_error: float
+    confidence: float
+    confidence_error: float
+
+    @property
+    def loss(self) -> float:
+        """Mean nested loss of all rows."""
+        return float(np.nansum(self.losses * self.counts) / self.counts.sum())
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The content of ``weights.json``.
+
+    Attributes:
+        blend: members, weights, temperatures.
+        order: where members are calibrated, "before" or "after" pooling.
+        classes: (K) merged class names.
+        source_classes: (K0) class names of the logits.
+        alias_groups: names that mean the same.
+        folds_hash: of the folds the OOF rows came from.
+        config_hashes: model → fold → hash of the config it was trained with.
+        scores: name of the method → its losses, for reading.
+        summary: of the OOF answers.
+        adaptive_threshold: confidence of a model's first view from which it needs no other;
+            above 1 means always all views.
+    """
+
+    blend: Blend
+    order: str
+    classes: tuple[str, ...]
+    source_classes: tuple[str, ...]
+    alias_groups: tuple[tuple[str, ...], ...]
+    folds_hash: str
+    config_hashes: Mapping[str, Mapping[str, str]]
+    scores: Mapping[str, Mapping[str, float]]
+    summary: OofSummary
+    adaptive_threshold: float
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Models with any weight, in order."""
+        used = zip(self.blend.members, self.blend.weights, strict=True)
+        return tuple(dict.fromkeys(model for (model, _), weight in used if weight > 0))
+
+    def num_views(self, model: str, views: Sequence[str]) -> int:
+        """Return how many of the first ``views`` a model must be shown."""
+        used = [
+            views.index(view)
+            for (name, view), weight in zip(self.blend.members, self.blend.weights, strict=True)
+            if name == model and weight > 0
+        ]
+        return 1 + max(used, default=-1)
+
+
+def restrict(
+    blend: Blend, *, models: Sequence[str] = (), views: Sequence[str] = ()
+) -> tuple[Blend, float]:
+    """Return the blend without the other models and views, and the weight it has lost.
+
+    A view's weight goes to the kept views of its model in proportion (to the first one where none
+    had weight); the kept members together weigh what all weighed before.
+
+    Args:
+        blend: fitted on all members.
+        models: those to keep; empty means all.
+        views: those to keep; empty means all.
+
+    Raises:
+        UserError: nothing with weight is left.
+    """
+    weights = blend.weights.copy()
+    names = [model for model, _ in blend.members]
+    for model in dict.fromkeys(names):
+        mine = np.array([name == model for name in names])
+        kept = mine & np.array([not views or view in views for _, view in blend.members])
+        if models and model not in models:
+            weights[mine] = 0.0
+        elif kept.any():
+            before, after = weights[mine].sum(), weights[kept].sum()
+            if after > 0:
+                weights[kept] *= before / after
+            else:
+                weights[np.flatnonzero(kept)[0]] = before
+            weights[mine & ~kept] = 0.0
+        else:
+            weights[mine] = 0.0
+    total, left = blend.weights.sum(), weights.sum()
+    if left <= 0:
+        raise UserError(
+            "--models / --tta_steps leave nothing that weights.json gives weight; its models are "
+            + ", ".join(dict.fromkeys(names))
+        )
+    lost = float(np.abs(weights - blend.weights).sum() / 2 / total)
+    return replace(blend, weights=weights * (total / left)), lost
+
+
+def write_weights(path: Path, weights: Weights) -> None:
+    """Write ``weights.json``; floats are kept to the last bit."""
+    blend, summary = weights.blend, weights.summary
+    write_json(
+        path,
+        {
+            "version": VERSION,
+            "pool": blend.pool,
+            "order": weights.order,
+            "members": [
+                {"model": m, "view": v, "weight": float(w), "temperature": float(t)}
+                for (m, v), w, t in zip(
+                    blend.members, blend.weights, blend.temperatures, strict=True
+                )
+            ],
+            "floor": {"uniform": blend.floors[0], "prior": blend.floors[1]},
+            "temperature": float(blend.temperature),
+            "classes": list(weights.classes),
+            "prior": blend.prior.tolist(),
+            "source_classes": list(weights.source_classes),
+            "alias_groups": [list(group) for group in weights.alias_groups],
+            "folds_hash": weights.folds_hash,
+            "config_hash": {m: dict(h) for m, h in weights.config_hashes.items()},
+            "adaptive_threshold": weights.adaptive_threshold,
+            "scores": {name: dict(score) for name, score in weights.scores.items()},
+            "oof": {
+                "class_loss": [None if np.isnan(x) else float(x) for x in summary.losses],
+                "class_error": [float(x) for x in summary.errors],
+                "class_rows": [int(x) for x in summary.counts],
+                "implied_prior": summary.prior.tolist(),
+                "accuracy": summary.accuracy,
+                "entropy": summary.entropy,
+                "residual_error": summary.residual_error,
+                "confidence": summary.confidence,
+                "confidence_error": summary.confidence_error,
+            },
+        },
+    )
+
+
+def read_weights(path: Path) -> Weights:
+    """Read ``weights.json``.
+
+    Raises:
+        UserError: missing, of another version, or not what ``write_weights`` writes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] != VERSION:
+            raise ValueError(f"version {content['version']}, expected {VERSION}")
+        weights = _from_json(content)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run optimize_weights.py first") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{path}: not a blend ({type(error).__name__}: {reason}); run optimize_weights.py again"
+        ) from None
+    blend = weights.blend
+    numbers = np.r_[blend.weights, blend.floors, blend.temperatures, blend.temperature]
+    if not (np.isfinite(numbers).all() and (numbers >= 0).all() and blend.weights.sum() > 0):
+        raise UserError(f"{path}: weights are not what they should be; run optimize_weights.py")
+    return weights
+
+
+def _from_json(content: Mapping[str, Any]) -> Weights:
+    members, oof, floor = content["members"], content["oof"], content["floor"]
+    blend = Blend(
+        pool=str(content["pool"]),
+        members=tuple((str(m["model"]), str(m["view"])) for m in members),
+        weights=np.array([float(m["weight"]) for m in members]),
+        floors=(float(floor["uniform"]), float(floor["prior"])),
+        temperatures=np.array([float(m["temperature"]) for m in members]),
+        temperature=float(content["temperature"]),
+        prior=np.array(content["prior"], dtype=np.float64),
+    )
+    if blend.pool not in ("linear", "log") or len(blend.prior) != len(content["classes"]):
+        raise ValueError("pool or classes do not fit")
+    summary = OofSummary(
+        losses=np.array([np.nan if x is None else x for x in oof["class_loss"]], dtype=np.float64),
+        errors=np.array(oof["class_error"], dtype=np.float64),
+        counts=np.array(oof["class_rows"], dtype=np.int64),
+        prior=np.array(oof["implied_prior"], dtype=np.float64),
+        accuracy=float(oof["accuracy"]),
+        entropy=float(oof["entropy"]),
+        residual_error=float(oof["residual_error"]),
+        confidence=float(oof["confidence"]),
+        confidence_error=float(oof["confidence_error"]),
+    )
+    return Weights(
+        blend=blend,
+        order=str(content["order"]),
+        classes=tuple(map(str, content["classes"])),
+        source_classes=tuple(map(str, content["source_classes"])),
+        alias_groups=tuple(tuple(map(str, group)) for group in content["alias_groups"]),
+        folds_hash=str(content["folds_hash"]),
+        config_hashes=content["config_hash"],
+        scores=content["scores"],
+        summary=summary,
+        adaptive_threshold=float(content["adaptive_threshold"]),
+    )
