@@ -26,11 +26,14 @@ POOLS = ("gem", "avg", "native")
 class Classifier(nn.Module):
     """timm backbone, pooling, dropout, linear head; the normalisation is inside, as buffers.
 
+    `pretrained_share` says how much of the backbone came from a file, in [0, 1].
+
     Parameters under `backbone` are the pretrained ones, to be grouped by
     `backbone.group_matcher()`; every other parameter belongs to the head.
     """
 
     backbone: Any
+    pretrained_share: float = 0.0
     mean: Tensor
     std: Tensor
 
@@ -136,14 +139,13 @@ def build_classifier(
     if drop_path_rate > 0.0:  # not every model knows the word
         options["drop_path_rate"] = drop_path_rate
     backbone = _build_backbone(timm_id, options)
-    if weights is not None:
-        load_pretrained(backbone, weights)
+    share = 0.0 if weights is None else load_pretrained(backbone, weights)
     pooling: nn.Module | None = None
     if pool != "native" or (config.fixed_size and image_size != config.image_size):
         # A flexible model is tried at a small size: the answer is the same.
         side = image_size if config.fixed_size else min(image_size, 128)
         pooling = _try_pool(backbone, timm_id, pool, gem_p, side)
-    return Classifier(
+    model = Classifier(
         backbone,
         num_classes,
         pool=pooling,
@@ -151,6 +153,8 @@ def build_classifier(
         mean=config.mean,
         std=config.std,
     )
+    model.pretrained_share = share
+    return model
 
 
 def _build_backbone(timm_id: str, options: dict[str, Any]) -> Any:

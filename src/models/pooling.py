@@ -1,4 +1,4 @@
-"""A feature map in, the same map with one cell out: what `--pool gem` and `--pool avg` put in place.
+"""A feature map in, a map of one cell out: what `--pool gem` and `--pool avg` put in place.
 
 Maps are NCHW, NHWC (Swin) or NLC behind prefix tokens (ViT); the result keeps the layout, so that
 the pretrained head of the backbone can go on with it.
