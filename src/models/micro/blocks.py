@@ -1,7 +1,7 @@
 """Building blocks of the micro nets: maps (B, C, H, W) → maps of the same or half the size.
 
-Convolutions carry no bias where a BatchNorm follows. Fixed filters are buffers that are rebuilt, not
-saved, and cost no parameter.
+Convolutions carry no bias where a BatchNorm follows. Fixed filters are buffers that are rebuilt,
+not saved, and cost no parameter.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class CoordinateAttention(nn.Module):
         hidden = max(2, channels // reduction)
         self.squeeze = ConvNorm(channels, hidden)
         self.rows = nn.Conv2d(hidden, channels, 1)
-        self.columns = self.rows if shared else nn.Conv2d(hidden, channels, 1)
+        self.columns = None if shared else nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W)."""
@@ -218,12 +218,12 @@ class CoordinateAttention(nn.Module):
         columns = x.mean(2, keepdim=True).transpose(2, 3)  # (B, C, W, 1)
         hidden = self.squeeze(torch.cat([rows, columns], 2))
         gate_rows = self.rows(hidden[:, :, :height]).sigmoid()
-        gate_columns = self.columns(hidden[:, :, height:]).sigmoid().transpose(2, 3)
-        return x * gate_rows * gate_columns
+        columns = (self.columns or self.rows)(hidden[:, :, height:])
+        return x * gate_rows * columns.sigmoid().transpose(2, 3)
 
 
 class AdvancedASPP(nn.Module):
-    """Atrous pyramid with depthwise branches, an image-level branch and a residual (Chen et al. 2017).
+    """Atrous pyramid with depthwise branches, image-level branch and residual (Chen et al. 2017).
 
     Unlike DeepLab's, branches are summed instead of concatenated, so the mixing 1×1 stays C × C.
     """

@@ -1,0 +1,113 @@
+"""A net in, what it costs out: parameters as trained and as deployed, FLOPs, a table by module."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.flop_counter import FlopCounterMode
+
+from src.runs import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cost of one direct child of a net."""
+
+    name: str
+    trainable: int
+    deployed: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Cost of a net: trainable parameters, deployed ones (norms folded), FLOPs for one image."""
+
+    trainable: int
+    deployed: int
+    flops: int
+    rows: tuple[Row, ...]
+
+    def table(self) -> str:
+        """Return an aligned text table: one line a module, the total last."""
+        total = Row("total", self.trainable, self.deployed, self.flops)
+        width = max(len(row.name) for row in (*self.rows, total))
+        lines = [f"{'module':<{width}} {'trainable':>11} {'deployed':>11} {'MFLOPs':>9}"]
+        lines += [
+            f"{row.name:<{width}} {row.trainable:>11,} {row.deployed:>11,} {row.flops / 1e6:>9.1f}"
+            for row in (*self.rows, total)
+        ]
+        return "\n".join(lines)
+
+
+def count_trainable(net: nn.Module) -> int:
+    """Return the number of trainable parameters, shared ones once."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+
+def measure_budget(net: nn.Module, *, size: int = 256) -> Budget:
+    """Measure a net that takes images (1, 3, size, size).
+
+    FLOPs count two for a multiply-add, in convolutions and matrix products only, which is what
+    published tables count.
+    """
+    fused = fuse_norms(net)
+    was_training = net.training
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net.eval()(torch.zeros(1, 3, size, size, device=next(net.parameters()).device))
+    net.train(was_training)
+    flops = counter.get_flop_counts()
+    prefix = type(net).__name__
+    rows = []
+    for name, child in net.named_children():
+        deployed = sum(p.numel() for p in fused.get_submodule(name).parameters())
+        cost = sum(flops.get(f"{prefix}.{name}", {}).values())
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+            # Containers are never called themselves: their cost is that of what they hold.
+            cost = sum(
+                sum(flops.get(f"{prefix}.{name}.{key}", {}).values())
+                for key, _ in child.named_children()
+            )
+        rows.append(Row(name, count_trainable(child), deployed, cost))
+    return Budget(
+        count_trainable(net),
+        sum(p.numel() for p in fused.parameters()),
+        sum(flops.get("Global", {}).values()),
+        tuple(row for row in rows if row.trainable or row.flops),
+    )
+
+
+def fuse_norms(net: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode with every norm that follows a convolution folded into it.
+
+    Folding is exact in evaluation: BatchNorm is then a fixed scale and shift. Norms after anything
+    else stay.
+    """
+    fused = copy.deepcopy(net).eval()
+    for module in fused.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        names = list(module._modules)
+        for first, second in zip(names, names[1:], strict=False):
+            conv, norm = module._modules[first], module._modules[second]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                module._modules[first] = fuse_conv_bn_eval(conv, norm)
+                module._modules[second] = nn.Identity()
+    return fused
+
+
+def check_budget(name: str, trainable: int, max_params: int) -> None:
+    """Refuse a net over budget.
+
+    Raises:
+        UserError: ``trainable`` > ``max_params``.
+    """
+    if trainable > max_params:
+        raise UserError(
+            f"--model {name} has {trainable:,} trainable parameters with the 21-class head, over "
+            f"--max_params {max_params:,}; choose a smaller net or pass --allow_over_budget"
+        )
