@@ -15,6 +15,8 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from src.data.decode import MAX_PIXELS, decode_image, decode_mask
 from src.runs import UserError
@@ -161,12 +163,16 @@ def canonical_side(image_size: int) -> int:
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Squash to (height, width); by area where both sides shrink, else bilinear."""
+    """Squash (H, W, 3) uint8 to (height, width), bilinear with antialiasing, as Pillow does.
+
+    torch's vectorised kernel takes a quarter of the time of OpenCV's INTER_AREA, which would cost
+    as much as decoding; OpenCV's bilinear does not antialias.
+    """
     if image.shape[:2] == tuple(size):
         return image
-    shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, size[::-1], interpolation=interpolation)
+    batch = torch.from_numpy(image)[None].permute(0, 3, 1, 2)  # channels last: no copy, no unpack
+    resized = F.interpolate(batch, size=size, mode="bilinear", antialias=True)
+    return resized.permute(0, 2, 3, 1)[0].contiguous().numpy()
 
 
 def read(source: Source, row: int) -> np.ndarray:
