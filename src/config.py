@@ -73,15 +73,16 @@ class FoldConfig(EngineConfig):
 
     model: str = knob("", "a preset of configs/classify.yaml, or any timm id")
     fold: str = knob("0", "0 … K-1, `all`, or `full` (every row, no validation)")
-    folds: int = knob(5, "K, fixed for the data set by the first run")
+    folds: int = knob(0, "K, settled by the first run on the data; 0 = as settled, at first 5")
     config: str = knob("configs/classify.yaml", "YAML with a `train:` block and `models:` rows")
     name: str = knob("", "name of the run's folder; empty = the model's name")
     timm_id: str = knob("", "timm architecture and tag; empty = --model")
     pretrained: str = knob("auto", "`auto`, `none`, or a weights file")
     image_size: int = knob(0, "side of the square the network sees, px; 0 = its native size")
-    pool: Literal["auto", "gem", "gem_shift", "avg", "native"] = knob(
-        "auto", "pooling before the head"
+    pool: Literal["gem", "avg", "native"] = knob(
+        "gem", "pooling before the head; native = all the pretrained head does"
     )
+    gem_p: float = knob(3.0, "where GeM's learned exponent starts, above 1")
     drop_rate: float = knob(0.0, "dropout before the head")
     drop_path_rate: float = knob(0.0, "stochastic depth of the backbone")
     loss: Literal["cross_entropy", "focal", "bi_tempered"] = knob("cross_entropy", "training loss")
@@ -116,7 +117,7 @@ NOT_LEARNED = frozenset(
     {
         *("data_dir", "output_dir", "allow_outside", "config", "fold", "name"),
         *("device", "num_workers", "cache", "infer_batch_size", "checkpoint_minutes"),
-        *("skip_nonfinite", "wandb", "accept_changes", "prior_weight"),
+        *("skip_nonfinite", "wandb", "accept_changes", "prior_weight", "folds", "audit"),
     }
 )
 

@@ -172,7 +172,7 @@ def parse(
     flags, rest = parser.parse_known_args(list(argv))
     if rest:
         word = rest[0].split("=")[0]
-        names = [f"--{name}" for name in field_types(config_class)]
+        names = [f"--{name}" for name in field_types(config_class)]  # type: ignore[arg-type]
         raise UserError(f"unknown flag {word}{nearest(word.replace('-', '_'), names)}")
     return fill(config_class, vars(flags), row_by=row_by, row_of=row_of)
 
@@ -189,7 +189,7 @@ def fill(
     row_of: str = "models",
 ) -> Config:
     """Lay ``flags`` over the YAML row over the YAML block over the defaults."""
-    kinds = field_types(config_class)
+    kinds = field_types(config_class)  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     if "config" in kinds:
         default = next(f.default for f in dataclasses.fields(config_class) if f.name == "config")  # type: ignore[arg-type]

@@ -148,7 +148,7 @@ class Run:
 
 
 @contextmanager
-def hold(path: Path, what: str) -> Iterator[None]:
+def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive lock file at ``path``; ``what`` names the held thing in the refusal."""
     try:
         import fcntl
@@ -157,7 +157,7 @@ def hold(path: Path, what: str) -> Iterator[None]:
         return
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -178,6 +178,11 @@ class Output:
     def folds(self) -> Path:
         """Who is in which fold, with the hash of the data it was made for."""
         return self.root / "folds.csv"
+
+    @property
+    def folds_lock(self) -> Path:
+        """Held while ``folds.csv`` is made, so that two runs started together make it once."""
+        return self.root / ".folds.lock"
 
     @property
     def quarantine(self) -> Path:

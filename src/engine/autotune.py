@@ -6,14 +6,18 @@ an EfficientNet slower), so it is measured, once, before the first step of a run
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from src.config import EngineConfig
+from src.engine.log import say
 from src.engine.memory import is_out_of_memory, release_memory
 from src.engine.runtime import Runtime, seed_step
+from src.runs import Run, write_json
 
 BUDGET_S = 10.0
 TRIAL_ROWS = 16  # enough to fill two cores or show a GPU's layout; small enough to stay in budget
@@ -22,7 +26,7 @@ GAIN_FOR_BF16 = 1.15
 
 
 def autotune(
-    model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime
+    model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime, config: EngineConfig
 ) -> tuple[Runtime, dict[str, float]]:
     """Return the fastest runtime for training ``model`` and the seconds a step took in each.
 
@@ -31,7 +35,7 @@ def autotune(
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     best, best_cost = runtime, float("inf")
-    for candidate in candidates(runtime):
+    for candidate in candidates(runtime, config):
         if seconds and time.perf_counter() - started > BUDGET_S * 0.7:
             break
         left = BUDGET_S - (time.perf_counter() - started)
@@ -51,11 +55,13 @@ def autotune(
     return best, seconds
 
 
-def candidates(runtime: Runtime) -> list[Runtime]:
-    """Return what is worth timing on this device, the default first."""
-    settings = [(runtime.precision, True), (runtime.precision, False)]
-    if runtime.device.type == "cpu" and runtime.precision == "fp32":
-        settings += [("bf16", True)]
+def candidates(runtime: Runtime, config: EngineConfig) -> list[Runtime]:
+    """Return what is worth timing on this device: the default first, then what is left open."""
+    settings = [(runtime.precision, runtime.channels_last)]
+    if config.channels_last == "auto":
+        settings.append((runtime.precision, not runtime.channels_last))
+    if config.precision == "auto" and runtime.device.type == "cpu":
+        settings.append(("bf16", runtime.channels_last))
     return [runtime.with_choice(*setting) for setting in settings]
 
 
@@ -87,3 +93,30 @@ def time_steps(
         for buffer, value in zip(model.buffers(), kept, strict=True):
             buffer.copy_(value)
     return best if best < float("inf") else spent
+
+
+def settle_runtime(
+    model: nn.Module, task: Any, loader: Any, runtime: Runtime, run: Run, config: EngineConfig
+) -> Runtime:
+    """Return the runtime of this run: the one it began with, or the fastest measured now.
+
+    What was chosen is written to ``runtime.json`` before the first step, so that a resumed run
+    computes as it began.
+    """
+    if run.tuned.exists():
+        chosen = json.loads(run.tuned.read_text(encoding="utf-8"))
+        return runtime.with_choice(chosen["precision"], chosen["channels_last"])
+    seconds: dict[str, float] = {}
+    open_knobs = "auto" in (config.precision, config.channels_last)
+    if config.autotune == "on" and open_knobs and runtime.num_processes == 1:
+        loader.batch_sampler.start(0)
+        keys = next(iter(loader.batch_sampler))[:TRIAL_ROWS]
+        batch = loader.collate_fn(loader.dataset.__getitems__(keys))
+        runtime, seconds = autotune(model, task, batch, runtime, config)
+        timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
+        layout = "channels_last" if runtime.channels_last else "channels_first"
+        say(runtime, f"autotune: {runtime.precision} {layout} (a step of {len(keys)}: {timed})")
+    if runtime.is_main:
+        chosen = {"precision": runtime.precision, "channels_last": runtime.channels_last}
+        write_json(run.tuned, chosen | {"seconds": seconds})
+    return runtime

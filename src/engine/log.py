@@ -68,3 +68,25 @@ def open_trackers(
         )
         trackers.append(lambda row, step: session.log(dict(row), step=step))
     return trackers
+
+
+def versions() -> dict[str, str]:
+    """Return the versions a result depends on, and the commit of the code where git knows it."""
+    import platform
+    import subprocess
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("torch", "timm", "albumentations", "opencv-python-headless", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    try:
+        git = ["git", "rev-parse", "HEAD"]
+        found["commit"] = subprocess.run(
+            git, capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass  # no git, or no repository: an unpacked archive
+    return found

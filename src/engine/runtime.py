@@ -6,7 +6,7 @@ because the precision is chosen by measurement after the process has started.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -116,7 +116,7 @@ def start_runtime(
 
 def check_device(device: str) -> None:
     """Refuse a device this machine lacks."""
-    there = {
+    there: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
         "mps": torch.backends.mps.is_available,
         "xpu": torch.xpu.is_available,
