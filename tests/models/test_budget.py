@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from src.models.budget import check_budget, count_trainable, fuse_norms, measure_budget
+from src.models.micro.adaptive import DATASETS
+from src.models.micro.registry import MICRO_NETS, build_micro
+from src.runs import UserError
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.ModuleList(
+            [nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4))]
+        )
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return self.head(self.body[0](x))
+
+
+def test_costs_are_those_counted_by_hand():
+    budget = measure_budget(Tiny(), size=8)
+    body, head = budget.rows
+    assert (body.trainable, body.deployed) == (108 + 8, 108 + 4)
+    assert (head.trainable, head.deployed) == (10, 10)
+    assert (body.flops, head.flops) == (2 * 108 * 64, 2 * 8 * 64)
+    assert (budget.trainable, budget.deployed) == (126, 122)
+    assert budget.flops == body.flops + head.flops
+    assert budget.table().splitlines()[-1].split() == ["total", "126", "122", "0.0"]
+
+
+def test_frozen_and_shared_parameters_are_counted_right():
+    net = Tiny()
+    net.head.bias.requires_grad = False
+    net.again = net.head
+    assert count_trainable(net) == 124
+
+
+@pytest.mark.parametrize("name", ["micro_unet", "hwnet_ultra", "lcnet"])
+def test_folding_norms_changes_no_logit(name):
+    net = build_micro(name, 3).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    image = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        fused = fuse_norms(net)
+        assert torch.allclose(net(image), fused(image), rtol=1e-3, atol=1e-3)
+    assert sum(p.numel() for p in fused.parameters()) < count_trainable(net)
+
+
+def test_over_budget_is_refused_with_the_remedy():
+    check_budget("x", 10_000, 10_000)
+    with pytest.raises(UserError, match="--allow_over_budget"):
+        check_budget("x", 10_001, 10_000)
+
+
+@pytest.mark.parametrize("name", sorted(MICRO_NETS))
+def test_nets_keep_their_promise_with_the_21_class_head(name):
+    limit = MICRO_NETS[name].max_params
+    if limit is not None:
+        for dataset in (None, *DATASETS):
+            check_budget(name, count_trainable(build_micro(name, 21, dataset=dataset)), limit)
