@@ -51,8 +51,8 @@ def build_loss(
         raise UserError(f"--loss {name}: unknown, choose one of {', '.join(NAMES)}")
     _check_range("--label_smoothing", label_smoothing, 0.0 <= label_smoothing < 1.0, "[0, 1)")
     _check_range("--focal_gamma", focal_gamma, focal_gamma >= 0.0, "[0, inf)")
-    _check_range("--t1", t1, 0.0 <= t1 <= 1.0, "[0, 1]")
-    _check_range("--t2", t2, t2 > 0.0, "(0, inf)")
+    _check_range("--bi_tempered_t1", t1, 0.0 <= t1 <= 1.0, "[0, 1]")
+    _check_range("--bi_tempered_t2", t2, t2 > 0.0, "(0, inf)")
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         logits = logits.float()

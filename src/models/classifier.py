@@ -141,10 +141,16 @@ def build_classifier(
     backbone = _build_backbone(timm_id, options)
     share = 0.0 if weights is None else load_pretrained(backbone, weights)
     pooling: nn.Module | None = None
-    if pool != "native" or (config.fixed_size and image_size != config.image_size):
+    resized = config.fixed_size and image_size != config.image_size
+    if pool != "native" or resized:
         # A flexible model is tried at a small size: the answer is the same.
         side = image_size if config.fixed_size else min(image_size, 128)
-        pooling = _try_pool(backbone, timm_id, pool, gem_p, side)
+        remedy = f"--image_size {config.image_size}" if resized else "--pool native"
+        try:
+            pooling = _try_pool(backbone, pool, gem_p, side)
+        except (RuntimeError, TypeError, AttributeError, AssertionError, IndexError) as error:
+            problem = f"model {timm_id}: no --pool {pool} at {side} px"
+            raise UserError(f"{problem}; take {remedy}") from error
     model = Classifier(
         backbone,
         num_classes,
@@ -168,29 +174,22 @@ def _build_backbone(timm_id: str, options: dict[str, Any]) -> Any:
         raise UserError(f"model {timm_id} cannot be built with {given}: {reason}") from error
 
 
-def _try_pool(backbone: Any, timm_id: str, name: str, gem_p: float, side: int) -> nn.Module | None:
+def _try_pool(backbone: Any, name: str, gem_p: float, side: int) -> nn.Module | None:
     """Build the pooling called `name`, after one image through backbone and pretrained head.
 
     The image is there because neither the sign of a map nor what a head can take is written
     anywhere; after a ReLU, no weights whatever give a negative value.
-
-    Raises:
-        UserError: the size or the pooling does not fit the backbone.
     """
     was_training = backbone.training
     backbone.eval()  # BatchNorm refuses a single cell in training
     image = torch.sin(torch.arange(3.0 * side * side)).view(1, 3, side, side)
     pool: nn.Module | None = None
-    try:
-        with torch.no_grad():
-            features = backbone.forward_features(image)
-            if name != "native":
-                signed = bool(features.min() < 0) or not features.any()
-                pool = GeM(gem_p, signed=signed) if name == "gem" else MeanPool()
-                features = pool_to_one_cell(backbone, features, pool)
-            backbone.forward_head(features, pre_logits=True)
-    except (RuntimeError, TypeError, AttributeError, AssertionError, IndexError) as error:
-        remedy = "--pool native" if name != "native" else "its own --image_size"
-        raise UserError(f"model {timm_id}: no --pool {name} at {side} px; try {remedy}") from error
+    with torch.no_grad():
+        features = backbone.forward_features(image)
+        if name != "native":
+            signed = bool(features.min() < 0) or not features.any()
+            pool = GeM(gem_p, signed=signed) if name == "gem" else MeanPool()
+            features = pool_to_one_cell(backbone, features, pool)
+        backbone.forward_head(features, pre_logits=True)
     backbone.train(was_training)
     return pool

@@ -212,7 +212,12 @@ def _download(timm_id: str) -> Path | None:
 
     config = get_pretrained_cfg(timm_id)
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    if config is None or not config.hf_hub_id or offline or not _answers(constants.ENDPOINT):
+    if (
+        config is None
+        or not config.hf_hub_id
+        or offline
+        or not _answers(constants.ENDPOINT, PROBE_SECONDS)
+    ):
         return None
     for file in _HUB_FILES:
         try:
@@ -222,7 +227,7 @@ def _download(timm_id: str) -> Path | None:
     return None
 
 
-def _answers(url: str, seconds: float = PROBE_SECONDS) -> bool:
+def _answers(url: str, seconds: float) -> bool:
     """Say whether anything answers at `url` in time; a name server cannot make it hang."""
     answered = threading.Event()
 

@@ -186,8 +186,8 @@ def test_a_step_down_the_gradient_lowers_every_loss() -> None:
     [
         ("cross_entropie", {}, "--loss cross_entropie"),
         ("focal", {"focal_gamma": -1.0}, "--focal_gamma"),
-        ("bi_tempered", {"t1": 1.5}, "--t1"),
-        ("bi_tempered", {"t2": 0.0}, "--t2"),
+        ("bi_tempered", {"t1": 1.5}, "--bi_tempered_t1"),
+        ("bi_tempered", {"t2": 0.0}, "--bi_tempered_t2"),
         ("cross_entropy", {"label_smoothing": 1.0}, "--label_smoothing"),
     ],
 )

@@ -1,0 +1,175 @@
+"""Classifiers on timm's tiny test nets: layouts, pooling, normalisation, precision, groups."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from src.models.classifier import POOLS, build_classifier
+from src.runs import UserError
+
+NETS = ("test_efficientnet", "test_resnet", "test_convnext", "test_vit", "test_mambaout")
+
+
+def images(side: int = 64, count: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("timm_id", NETS)
+def test_every_layout_takes_every_pool_and_trains_every_parameter(timm_id: str, pool: str) -> None:
+    model = build_classifier(timm_id, 5, image_size=64, pool=pool)
+    logits = model(images())
+    assert logits.shape == (2, 5)
+    logits.square().sum().backward()
+    unused = [name for name, p in model.named_parameters() if p.grad is None]
+    assert not unused  # or processes wait for gradients that never come
+    assert model.training
+
+
+def test_native_is_what_timm_computes() -> None:
+    """Logits through timm's own forward, with our head behind it and our scaling before it."""
+    for timm_id in NETS:
+        model = build_classifier(timm_id, 5, image_size=64, pool="native").eval()
+        normalise = model.backbone.pretrained_cfg
+        mean = torch.tensor(normalise["mean"]).view(1, 3, 1, 1)
+        std = torch.tensor(normalise["std"]).view(1, 3, 1, 1)
+        with torch.no_grad():
+            expected = model.head(model.backbone((images() / 255 - mean) / std))
+            torch.testing.assert_close(model(images()), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_average_is_native_where_the_native_head_averages() -> None:
+    """So the map of one cell passes through ConvNeXt's LayerNorm and Mambaout's MLP as meant."""
+    for timm_id in ("test_efficientnet", "test_resnet", "test_convnext", "test_mambaout"):
+        torch.manual_seed(0)
+        native = build_classifier(timm_id, 5, image_size=64, pool="native").eval()
+        average = build_classifier(timm_id, 5, image_size=64, pool="avg").eval()
+        average.load_state_dict(native.state_dict())
+        with torch.no_grad():
+            torch.testing.assert_close(native(images()), average(images()), atol=1e-5, rtol=1e-4)
+
+
+def test_signed_maps_are_recognised() -> None:
+    signed = {
+        net: build_classifier(net, 2, image_size=64, pool="gem").pool.signed  # type: ignore[union-attr]
+        for net in NETS
+    }
+    assert signed.pop("test_resnet") is False
+    assert all(signed.values())
+
+
+def test_uint8_and_float_images_are_the_same_to_the_model() -> None:
+    model = build_classifier("test_resnet", 3, image_size=64).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(images()), model(images().float()))
+
+
+def test_logits_are_float32_under_autocast() -> None:
+    model = build_classifier("test_convnext", 3, image_size=64, pool="gem").eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(images())
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_fixed_size_models_are_built_for_the_size() -> None:
+    assert build_classifier("test_vit", 3, image_size=96)(images(96)).shape == (2, 3)
+    with pytest.raises(UserError, match="--image_size"):
+        build_classifier("efficientformer_l1", 3, image_size=64)
+
+
+def test_a_head_that_takes_no_single_cell_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: nn.Module, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        return x.view(-1, 96, 2, 2)
+
+    monkeypatch.setattr("timm.models.resnet.ResNet.forward_head", refuse)
+    with pytest.raises(UserError, match="--pool native"):
+        build_classifier("test_resnet", 2, image_size=64, pool="gem")
+
+
+def test_groups_and_decay() -> None:
+    model = build_classifier("test_vit", 3, image_size=64, pool="gem")
+    assert model.no_weight_decay() >= {"pool.sharpness", "backbone.pos_embed"}
+    head = {id(p) for p in model.head_parameters()}
+    named = {name for name, p in model.named_parameters() if id(p) in head}
+    assert named == {"pool.sharpness", "head.weight", "head.bias"}
+    assert "blocks" in model.backbone.group_matcher(coarse=False)
+
+
+def test_gradient_checkpointing_does_not_change_the_gradient() -> None:
+    model = build_classifier("test_vit", 3, image_size=64)
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(images()).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_prior_makes_the_first_prediction_the_class_frequencies() -> None:
+    model = build_classifier("test_resnet", 2, image_size=64).eval()
+    nn.init.zeros_(model.head.weight)
+    model.set_prior(torch.tensor([899, 99]))  # with one more of each: 9 to 1
+    with torch.no_grad():
+        logits = model(images())
+    assert (logits[0, 0] - logits[0, 1]).item() == pytest.approx(math.log(9), abs=1e-5)
+
+
+def test_first_predictions_are_near_uniform() -> None:
+    torch.manual_seed(0)
+    model = build_classifier("test_convnext", 10, image_size=64).eval()
+    with torch.no_grad():
+        probs = model(images()).softmax(1)
+    assert probs.max() < 0.2
+
+
+def test_dropout_is_ours_and_only_in_training() -> None:
+    torch.manual_seed(0)
+    model = build_classifier("test_vit", 3, image_size=64, drop_rate=0.5, drop_path_rate=0.1)
+    assert not torch.equal(model(images()), model(images()))
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(images()), model(images()))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "named"),
+    [
+        ({"pool": "max"}, "--pool max"),
+        ({"timm_id": "efficientformer_l1"}, "--image_size 224"),
+        ({"timm_id": "test_vit", "image_size": 10}, "test_vit"),
+        ({"timm_id": "vgg11", "drop_path_rate": 0.1}, "drop_path_rate"),
+    ],
+)
+def test_bad_choices_name_their_flag(knobs: dict[str, object], named: str) -> None:
+    with pytest.raises(UserError, match=named) as caught:
+        build_classifier(**{"timm_id": "test_resnet", "num_classes": 2, "image_size": 64, **knobs})
+    assert "\n" not in str(caught.value)
+
+
+def test_one_step_down_the_gradient_learns() -> None:
+    torch.manual_seed(0)
+    model = build_classifier("test_convnext", 2, image_size=64, pool="gem")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(8):
+        loss = nn.functional.cross_entropy(model(images()), torch.tensor([0, 1]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_weights_are_loaded_and_their_share_kept(tmp_path: Path) -> None:
+    source = build_classifier("test_resnet", 2, image_size=64)
+    torch.save(source.backbone.state_dict(), tmp_path / "weights.pth")
+    model = build_classifier("test_resnet", 9, image_size=64, weights=tmp_path / "weights.pth")
+    assert model.pretrained_share == 1.0
+    assert torch.equal(model.backbone.conv1[0].weight, source.backbone.conv1[0].weight)
