@@ -1,0 +1,31 @@
+from src.data.sources.frames import group_clips, group_neighbours, split_number
+
+
+def test_the_last_number_counts():
+    assert split_number("0016E5_07959") == ("0016E5_", 7959)
+    assert split_number("7_7b") == ("7_", 7)
+    assert split_number("road") == ("road", -1)
+
+
+def test_runs_end_where_the_number_jumps():
+    groups = group_neighbours(["b_2", "a_1", "a_2", "a_10", "b_3", "x"])
+    assert groups == {
+        "a_1": "a_1",
+        "a_2": "a_1",
+        "a_10": "a_10",
+        "b_2": "b_2",
+        "b_3": "b_2",
+        "x": "x",
+    }
+    assert len(set(group_neighbours(["a_1", "a_2", "a_10"], max_gap=8).values())) == 1
+
+
+def test_long_runs_are_cut_into_equal_blocks():
+    groups = group_neighbours([f"f{i}" for i in range(101)], block=50)
+    sizes = {g: list(groups.values()).count(g) for g in groups.values()}
+    assert sizes == {"f0": 33, "f33": 34, "f67": 34}
+
+
+def test_clips_are_neighbours_in_natural_order():
+    groups = group_clips(["d1/9", "d1/10", "d1/2", "d2/1"], block=2)
+    assert groups == {"d1/2": "d1/2", "d1/9": "d1/9", "d1/10": "d1/9", "d2/1": "d2/1"}

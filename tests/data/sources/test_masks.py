@@ -1,0 +1,88 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from src.data.sources.masks import Row, build_index, decode_foreground, read_split_lists
+from src.data.sources.registry import SOURCES, detect_source, read_source
+from src.runs import UserError
+
+
+def test_same_names_in_two_splits_get_the_split_in_front(tmp_path):
+    rows = [Row("1", "a/1.jpg", split="train"), Row("1", "b/1.jpg", split="test")]
+    index = build_index(tmp_path, rows, ("a", "b"), decode_foreground)
+    assert index.table["id"].tolist() == ["train/1", "test/1"]
+    with pytest.raises(UserError, match="names two images"):
+        build_index(tmp_path, [rows[0], rows[0]], ("a", "b"), decode_foreground)
+    with pytest.raises(UserError, match="no images"):
+        build_index(tmp_path, [], ("a", "b"), decode_foreground)
+
+
+def test_notes_are_warnings_too(tmp_path):
+    with pytest.warns(UserWarning, match="three are gone"):
+        index = build_index(tmp_path, [Row("1", "1.jpg")], ("a",), str, notes=["three are gone"])
+    assert index.notes == ("three are gone",)
+
+
+def test_two_class_masks_in_either_form(disk):
+    disk.mask("soft.png", {(0, 0): 255, (0, 1): 130, (0, 2): 120})
+    disk.mask("index.png", {(0, 0): 1})
+    disk.mask("odd.png", {(0, 0): 7})
+    assert decode_foreground(disk.root / "soft.png").sum() == 2
+    assert decode_foreground(disk.root / "index.png").sum() == 1
+    with pytest.raises(UserError, match="reaches 7"):
+        decode_foreground(disk.root / "odd.png")
+
+
+def test_split_lists_take_ids_names_and_paths(disk):
+    disk.text("train.txt", "001", "imgs/002.jpg x")
+    disk.text("val.txt", "a.b_003")
+    assert read_split_lists(disk.root) == {"001": "train", "002": "train", "a.b_003": "valid"}
+    disk.text("test.txt", "002.jpg")
+    with pytest.raises(UserError, match="002 is in train"):
+        read_split_lists(disk.root)
+
+
+def test_size_and_missing_mask_are_checked(disk):
+    disk.image("images/1.jpg")
+    disk.mask("masks/1.png", {(0, 0): 1})
+    index = read_source("folders", disk.root)
+    assert index.read_mask("masks/1.png", (6, 8)).sum() == 1
+    with pytest.raises(UserError, match="8x6 pixels but its image is 9x6"):
+        index.read_mask("masks/1.png", (6, 9))
+    with pytest.raises(UserError, match="no mask"):
+        index.read_mask("")
+
+
+def test_an_index_travels_to_workers(disk):
+    disk.image("images/1.jpg")
+    disk.mask("masks/1.png", {(0, 0): 1})
+    again = pickle.loads(pickle.dumps(read_source("folders", disk.root)))
+    assert np.array_equal(again.read_mask("masks/1.png"), again.decode(disk.root / "masks/1.png"))
+
+
+def test_registry_names_its_mistakes(disk):
+    with pytest.raises(UserError, match="unknown"):
+        read_source("cityscapes", disk.root)
+    with pytest.raises(UserError, match="not a folder"):
+        read_source("voc", disk.root / "nowhere")
+    assert "micro/CarDD" in SOURCES
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt", "voc"),
+        ("trainannot/1.png", "camvid"),
+        ("train_labels/1.png", "camvid"),
+        ("training/A1/plant1_rgb.png", "cvppp"),
+        ("CarDD_COCO/annotations/x.json", "cardd"),
+        ("Ground Truth/p1.tif", "etis"),
+        ("train_set/label_data_0313.json", "lanes"),
+        ("train/_annotations.coco.json", "lanes"),
+        ("images/1.jpg", "folders"),
+    ],
+)
+def test_layouts_are_recognised(disk, file, name):
+    disk.text(file)
+    assert detect_source(disk.root) == name
