@@ -148,13 +148,13 @@ def _read_train_folders(root: Path, train: str) -> Index:
     images: list[str] = []
     targets: list[str] = []
     notes: list[str] = []
-    twins = Counter(nfc(name) for name in scanner.folders(train))
-    for folder in scanner.folders(train):
-        found = scanner.images(f"{train}/{folder}")
+    folders = scanner.images_by_folder(train)
+    for folder, found in folders.items():
         if not found:
             notes.append(f"class folder {train}/{folder} has no images: no such class is trained")
         images += found
         targets += [nfc(folder)] * len(found)
+    twins = Counter(map(nfc, folders))
     notes += [
         f"class {name} lies in {count} folders that differ in Unicode form only: merged"
         for name, count in twins.items()

@@ -39,6 +39,7 @@ class Scanner:
         self.root = root
         self.notes: list[str] = []
         self._seen: set[tuple[int, int]] = set()
+        self._is_new("")
 
     def images(self, folder: str = "") -> list[str]:
         """Return the POSIX paths, relative to the root, of the images below ``folder``, sorted.
@@ -49,8 +50,23 @@ class Scanner:
         Raises:
             UserError: a folder that cannot be read, or a name that is not valid Unicode.
         """
+        return self._walk(folder) if not folder or self._is_new(folder) else []
+
+    def images_by_folder(self, parent: str) -> dict[str, list[str]]:
+        """Return :meth:`images` for each folder directly in ``parent``, by its name, sorted.
+
+        All of them are known before any is walked, so that a link inside one folder to another
+        never carries images over.
+        """
+        self._is_new(parent)
+        names = sorted(name for name, is_folder in self._entries(parent) if is_folder)
+        names.sort(key=lambda name: (self.root / parent / name).is_symlink())
+        new = {name for name in names if self._is_new(f"{parent}/{name}")}
+        return {name: self._walk(f"{parent}/{name}") for name in sorted(new)}
+
+    def _walk(self, folder: str) -> list[str]:
         found: list[str] = []
-        stack = [folder] if self._is_new(folder) else []
+        stack = [folder]
         while stack:
             folder = stack.pop()
             prefix = f"{folder}/" if folder else ""
@@ -63,10 +79,6 @@ class Scanner:
             stack += [inner for inner in sorted(folders, reverse=True) if self._is_new(inner)]
         found.sort()
         return self._checked(found)
-
-    def folders(self, folder: str) -> list[str]:
-        """Return the sorted names of the folders directly in ``folder``."""
-        return sorted(name for name, is_folder in self._entries(folder) if is_folder)
 
     def _entries(self, folder: str) -> Iterable[tuple[str, bool]]:
         try:
@@ -168,7 +180,7 @@ class ImageFinder:
             if any(f"/{form}".endswith(f"/{path}") for form in (full, posixpath.splitext(full)[0]))
         ]
         preferred = [full for full in fits if full.startswith(self._prefer)]
-        fits = preferred or fits
+        fits = sorted(preferred or fits)
         if len(fits) > 1:
             raise UserError(
                 f"path {cell!r} fits {fits[0]} and {fits[1]} in {self.root}: write it in full"

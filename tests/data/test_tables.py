@@ -1,0 +1,107 @@
+import csv
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.data.tables import escape_cell, nearest, nfc, read_csv, unescape_cell, write_csv
+from src.runs import UserError
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
+
+
+def write(path, content, encoding="utf-8"):
+    path.write_bytes(content.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_encodings_line_ends_and_separators(tmp_path, encoding, newline, separator):
+    lines = ["번호, 이름 ".replace(",", separator), "001,NA".replace(",", separator), ""]
+    table = read_csv(write(tmp_path / "a.csv", newline.join(lines), encoding))
+    assert table.to_dict("list") == {"번호": ["001"], "이름": ["NA"]}
+
+
+def test_nothing_is_guessed_about_cells(tmp_path):
+    cells = ["001", "NA", "null", "nan", "", "1e5", "True", " x ", "2020-01-01"]
+    table = read_csv(write(tmp_path / "a.csv", "id,b\n" + "".join(f"{c},1\n" for c in cells)))
+    assert table["id"].tolist() == cells
+
+
+def test_numbers_only_where_asked(tmp_path):
+    path = write(tmp_path / "a.csv", "id,x,y\n001,0.5,1\n002,0.25,\n")
+    table = read_csv(path, text_columns=slice(0, 1))
+    assert table["id"].tolist() == ["001", "002"] and table["x"].tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("a,a\n1,2\n", "two columns named 'a'"),
+        ("a,b\n1,2\n1,2,3\n", "line 3"),
+        ('a,b\n1,"2\n', "EOF inside string"),
+        ("a,b\n1,\0\n", "not text in UTF-8"),
+    ],
+)
+def test_malformed_files_are_named(tmp_path, content, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read_csv(write(tmp_path / "a.csv", content))
+    assert "a.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unreadable_and_binary_files_are_named(tmp_path):
+    (tmp_path / "b.csv").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xff\x80")
+    for name in ("missing.csv", "b.csv"):
+        with pytest.raises(UserError, match=name):
+            read_csv(tmp_path / name)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_csv(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "attack", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "'=1", "'"]
+)
+def test_formulas_are_disarmed_in_the_file_and_intact_after_reading(tmp_path, attack):
+    write_csv(tmp_path / "a.csv", ["id", "n"], [[attack, -1]])
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        raw = list(csv.reader(file))[1]
+    assert raw == ["'" + attack, "-1"]
+    assert read_csv(tmp_path / "a.csv", unescape=True)["id"].tolist() == [attack]
+
+
+@given(TEXT)
+def test_escape_is_undone_exactly(text):
+    assert unescape_cell(escape_cell(text)) == text
+    assert not escape_cell(text).startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=8))
+def test_what_is_written_is_read(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    rows = [(f"{number}", *row) for number, row in enumerate(rows)]
+    write_csv(path, ["n", "a", "b"], rows)
+    assert list(read_csv(path, unescape=True).itertuples(index=False, name=None)) == rows
+
+
+@given(st.binary(max_size=60) | st.text(string.printable + "가\0", max_size=60).map(str.encode))
+def test_any_bytes_are_a_table_or_a_named_refusal(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("csv") / "fuzz.csv"
+    path.write_bytes(content)
+    try:
+        table = read_csv(path)
+    except UserError as error:
+        assert "fuzz.csv" in str(error)
+    else:
+        assert all(isinstance(cell, str) for cell in table.to_numpy().ravel())
+        assert table.columns.is_unique
+
+
+def test_nfc_and_nearest():
+    assert nfc("가") == "가" and nfc("abc") == "abc"
+    assert nearest("labl", ["id", "label"]) == " (did you mean label?)"
+    assert nearest("x", []) == ""
