@@ -123,7 +123,10 @@ def _fill_runs(counts: Iterable[int], height: int, width: int) -> np.ndarray:
 
 
 def _unpack(text: str) -> list[int]:
-    """Unpack COCO's compressed counts: 5 bits a character, from the fourth on less the last but one."""
+    """Unpack COCO's compressed counts: 5 bits a character.
+
+    From the fourth on a count is stored as its difference from the last but one.
+    """
     counts: list[int] = []
     value = shift = 0
     for character in text:

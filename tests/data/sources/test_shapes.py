@@ -44,7 +44,7 @@ def test_run_lengths_go_down_the_columns():
 
 
 def pack(counts):
-    """COCO's compression, by its description: differences from the fourth on, 5 bits a character."""
+    """COCO's compression: 5 bits a character, from the fourth count on as differences."""
     text = ""
     for place, count in enumerate(counts):
         value = count - counts[place - 2] if place > 2 else count
