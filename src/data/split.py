@@ -27,8 +27,8 @@ def assign_folds(
     """
     if num_folds < 2:
         raise UserError(f"--folds {num_folds}: at least 2 are needed, or use --fold full")
-    labels = _codes(targets)
-    units = _codes([name or row for row, name in enumerate(groups or [""] * len(labels))])
+    labels = np.unique(np.array(targets), return_inverse=True)[1]
+    units = _units(groups or [""] * len(labels))
     num_units = len(np.unique(units))
     if num_units < num_folds:
         what = "groups" if num_units < len(labels) else "images"
@@ -75,10 +75,12 @@ def merge_groups(groups: Sequence[str], linked: Iterable[Sequence[int]]) -> list
     return [names[root] for root in roots]
 
 
-def _codes(names: Sequence[str | int]) -> np.ndarray:
-    """Number the distinct names 0, 1, … in sorted order (rows that stand alone: any order)."""
-    number = {name: code for code, name in enumerate(sorted(set(names), key=lambda n: (str(n), n)))}
-    return np.array([number[name] for name in names], np.int64)
+def _units(groups: Sequence[str]) -> np.ndarray:
+    """Number the groups (N,) in order of appearance; "" is a group of its own each time."""
+    number: dict[str | int, int] = {}
+    return np.array(
+        [number.setdefault(name or row, len(number)) for row, name in enumerate(groups)]
+    )
 
 
 def _stratify(labels: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
