@@ -46,13 +46,11 @@ class MicroSpec:
 _MEGA_BLOCKS = ("pyramid", "attention", "gradient", "adaptive")
 
 MICRO_NETS: dict[str, MicroSpec] = {
-    "twohead_10k": MicroSpec(
-        build=TwoHeadUNet, blocks=("filters", "fine", "context"), max_params=10_000
-    ),
+    "twohead_10k": MicroSpec(build=TwoHeadUNet, blocks=("stride2", "stride1"), max_params=10_000),
     "twohead_8k": MicroSpec(
         build=TwoHeadUNet,
         options={"widths": (10, 18, 24, 32)},
-        blocks=("filters", "fine", "context"),
+        blocks=("stride2", "stride1"),
         max_params=8_000,
     ),
     "micro_unet": MicroSpec(

@@ -1,8 +1,9 @@
-"""TwoHeadUNet: what it is at stride 8, where it ends at full resolution; ours, two sizes.
+"""TwoHeadUNet: what it is, seen coarsely; where it ends, drawn at full resolution. Ours, two sizes.
 
-A separable U-Net whose class logits come from a coarse head, where the maps are widest, while a
-narrow branch at full resolution draws borders and lines one pixel wide. Fixed edge and blob filters
-join the pixels for free. Only the coarse head carries the classes' prior.
+Nearly all parameters sit in a separable U-Net at strides 4 to 32, where the field of view is widest
+for the same kernels and a step costs a quarter. Two narrow branches, at strides 2 and 1, bring back
+what is one pixel wide. Class logits come from both: the coarse head carries the classes' prior, the
+fine head corrects.
 """
 
 from __future__ import annotations
@@ -23,16 +24,37 @@ from src.models.micro.blocks import (
 )
 
 
+class Detail(nn.Module):
+    """Draw a coarse map again at the resolution of the pixels, or of half of them."""
+
+    def __init__(self, pixels: int, channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.pixels = ConvNorm(pixels, out_channels, 3, stride=stride)
+        self.lift = ConvNorm(channels, out_channels, act=False)
+        # At stride 1 a mixing 1×1 would cost more time than the whole trunk.
+        self.draw = (
+            DepthwiseSeparableConv(out_channels, out_channels)
+            if stride > 1
+            else ConvNorm(out_channels, out_channels, 3, groups=out_channels)
+        )
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return (B, out_channels, H/stride, W/stride) of pixels ``x`` and a coarse map ``y``."""
+        pixels = self.pixels(x)
+        return self.draw(F.relu(pixels + resize_to(self.lift(y), pixels)))
+
+
 class TwoHeadUNet(MaskNet):
-    """Separable U-Net with a coarse and a fine head.
+    """Separable U-Net on the halved image, two detail branches, two heads.
 
     Args:
         num_classes: K.
-        widths: channels at strides 2, 4, 8, 16.
-        fine_width: channels of the full-resolution branch.
+        widths: channels of the trunk at strides 4, 8, 16, 32.
+        detail: channels at strides 2 and 1.
+        stride2: the branch at stride 2.
+        stride1: the branch at stride 1.
         filters: fixed edge and blob filters beside the pixels.
-        fine: the full-resolution branch; without it the fine head reads the map at stride 2.
-        context: dilations of one shared kernel at the deepest level.
+        context: dilations 1, 2, 4 of one shared kernel at the deepest level.
     """
 
     def __init__(
@@ -40,44 +62,44 @@ class TwoHeadUNet(MaskNet):
         num_classes: int,
         *,
         widths: Sequence[int] = (12, 20, 28, 36),
-        fine_width: int = 8,
-        filters: bool = True,
-        fine: bool = True,
-        context: bool = True,
+        detail: tuple[int, int] = (10, 8),
+        stride2: bool = True,
+        stride1: bool = True,
+        filters: bool = False,
+        context: bool = False,
     ) -> None:
         super().__init__()
         pairs = list(pairwise(widths))
         self.filters = FixedFilters() if filters else None
-        channels = 3 + (FixedFilters.out_channels if filters else 0)
-        self.stem = ConvNorm(channels, widths[0], 3, stride=2)
+        pixels = 3 + (FixedFilters.out_channels if filters else 0)
+        self.stem = ConvNorm(pixels, widths[0], 3, stride=2)
         self.down = nn.ModuleList(_separable(a, b) for a, b in pairs)
         if context:
             self.down[-1] = MultiDilationSeparableConv2d(*pairs[-1], (1, 2, 4), shared=True)
         self.up = nn.ModuleList(_separable(a + b, a) for a, b in pairs)
-        self.head = nn.Conv2d(widths[2], num_classes, 1)
-        if fine:
-            self.pixels = ConvNorm(channels, fine_width, 3)
-            self.lift = ConvNorm(widths[0], fine_width, act=False)
-            self.draw = ConvNorm(fine_width, fine_width, 3, groups=fine_width)
-        self.fine = fine
-        self.fine_head = nn.Conv2d(fine_width if fine else widths[0], num_classes, 1, bias=False)
+        self.head = nn.Conv2d(widths[1], num_classes, 1)
+        self.branches = nn.ModuleList()
+        channels = widths[0]
+        for stride, wanted in ((2, stride2), (1, stride1)):
+            if wanted:
+                width = detail[2 - stride]
+                self.branches.append(Detail(pixels, channels, width, stride=stride))
+                channels = width
+        self.fine_head = nn.Conv2d(channels, num_classes, 1, bias=False)
 
     def compute(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return logits at full resolution (at stride 2 without ``fine``) and the levels' maps."""
+        """Return logits at the finest branch's resolution and the trunk's maps, fine to coarse."""
         if self.filters is not None:
             x = torch.cat([x, self.filters(x)], 1)
-        maps = [self.stem(x)]
+        maps = [self.stem(F.avg_pool2d(x, 2))]
         for block in self.down:
             maps.append(block(F.max_pool2d(maps[-1], 2)))
-        y = maps[-1]
-        coarse = y
-        for level in range(len(self.up) - 1, -1, -1):
-            y = self.up[level](torch.cat([resize_to(y, maps[level]), maps[level]], 1))
-            if level == 2:
-                coarse = y
-        if self.fine:
-            y = self.draw(F.relu(self.pixels(x) + resize_to(self.lift(y), x)))
-        return resize_to(self.head(coarse), y) + self.fine_head(y), maps
+        coarse = fine = maps[-1]
+        for skip, block in zip(maps[-2::-1], reversed(self.up), strict=True):
+            coarse, fine = fine, block(torch.cat([resize_to(fine, skip), skip], 1))
+        for branch in self.branches:
+            fine = branch(x, fine)
+        return resize_to(self.head(coarse), fine) + self.fine_head(fine), maps
 
 
 def _separable(channels: int, out_channels: int) -> nn.Module:
