@@ -18,7 +18,7 @@ SIDE = 32
 MIN_CORRELATION = 0.98
 MIN_DETAIL_CORRELATION = 0.95
 MIN_CONTRAST = 2.0  # grey levels: a blank thumbnail correlates with anything
-_MAX_RUN = 1000  # neighbours compared in a band that does not tell images apart
+_MAX_RUN = 300  # neighbours compared in a band that does not tell images apart
 
 
 def fingerprint(image: np.ndarray) -> tuple[int, np.ndarray] | None:
@@ -58,7 +58,7 @@ def similar_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
 def close_pairs(hashes: np.ndarray, num_bands: int) -> np.ndarray:
     """Return the pairs (P, 2) int64, first < second, that differ in fewer than ``num_bands`` bits.
 
-    Complete, except where more than 1000 hashes agree on a band: of those only neighbours in
+    Complete, except where more than 300 hashes agree on a band: of those only neighbours in
     sorted order are compared, so that hashes which tell nothing cost no quadratic time.
     """
     hashes = np.asarray(hashes, np.uint64)
