@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from src.data.columns import GROUP_NAMES, ID_NAMES, LABEL_NAMES, image_column, pick_column
 from src.data.sample import compare_ids, find_sample, read_sample_submission
-from src.data.scan import EXTENSIONS, ImageFinder, Scanner, find_entry
+from src.data.scan import EXTENSIONS, ImageFinder, Scanner, find_entry, find_root
 from src.data.tables import nfc, read_csv, refuse_duplicates
 from src.runs import UserError
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("id", "image", "target", "group", "split")
+
+
+__all__ = ["Index", "find_root", "read_sample_submission", "read_test", "read_train"]
 
 
 @dataclass(frozen=True)
@@ -46,32 +49,6 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.table)
-
-
-def find_root(data_dir: Path | str) -> Path:
-    """Return the data set's folder: ``data_dir`` itself, or its one child that is a data set.
-
-    Raises:
-        UserError: none or several; says what was looked for.
-    """
-    folder = Path(data_dir)
-    if not folder.is_dir():
-        raise UserError(f"data folder {folder} is missing: unpack the data there, or --data_dir")
-    if _is_data_set(folder):
-        return folder
-    children = sorted(
-        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
-    )
-    found = [child for child in children if _is_data_set(child)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise UserError(
-            f"no data set in {folder}: looked there and one folder below for train/, train.csv, "
-            "test/ and test.csv; unpack the data there, or pass --data_dir"
-        )
-    names = ", ".join(child.name for child in found)
-    raise UserError(f"{folder} holds several data sets ({names}): pass --data_dir {found[0]}")
 
 
 def read_train(
@@ -137,10 +114,6 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     )
     images = _find_all(finder, cells, source)
     return Index(root, _table(ids, images, split="test"), notes=tuple(finder.notes))
-
-
-def _is_data_set(folder: Path) -> bool:
-    return find_entry(folder, "train", "training", "train.csv", "test", "test.csv") is not None
 
 
 def _read_train_folders(root: Path, train: str) -> Index:

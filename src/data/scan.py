@@ -28,6 +28,36 @@ def find_entry(root: Path, *names: str) -> Path | None:
     return next((root / entries[name] for name in names if name in entries), None)
 
 
+def find_root(data_dir: Path | str) -> Path:
+    """Return the data set's folder: ``data_dir`` itself, or its one child that is a data set.
+
+    Raises:
+        UserError: none or several; says what was looked for.
+    """
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise UserError(f"data folder {folder} is missing: unpack the data there, or --data_dir")
+    if _is_data_set(folder):
+        return folder
+    children = sorted(
+        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
+    )
+    found = [child for child in children if _is_data_set(child)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(
+            f"no data set in {folder}: looked there and one folder below for train/, train.csv, "
+            "test/ and test.csv; unpack the data there, or pass --data_dir"
+        )
+    names = ", ".join(child.name for child in found)
+    raise UserError(f"{folder} holds several data sets ({names}): pass --data_dir {found[0]}")
+
+
+def _is_data_set(folder: Path) -> bool:
+    return find_entry(folder, "train", "training", "train.csv", "test", "test.csv") is not None
+
+
 class Scanner:
     """Walks folders below one root, each real folder once, however links point at it.
 

@@ -77,7 +77,8 @@ def close_pairs(hashes: np.ndarray, num_bands: int) -> np.ndarray:
             close = left[differing < num_bands]
             ends = np.sort(np.stack([order[close], order[close + step]]), axis=0)
             found.append(ends[0] * len(hashes) + ends[1])
-    codes = np.unique(np.concatenate(found))
+    codes = np.sort(np.concatenate(found))
+    codes = codes[np.diff(codes, prepend=-1) > 0]  # np.unique hashes, at ten times the cost
     return np.stack(np.divmod(codes, max(len(hashes), 1)), axis=1)
 
 

@@ -1,4 +1,5 @@
 import os
+import time
 import unicodedata
 
 import pytest
@@ -281,6 +282,19 @@ def test_root_is_the_folder_or_its_one_data_set(tmp_path):
     lay(tmp_path, "digits/test/1.jpg")
     with pytest.raises(UserError, match=r"\(cars, digits\): pass --data_dir .*cars"):
         find_root(tmp_path)
+
+
+def test_twenty_thousand_files_a_second(tmp_path):
+    seed = tmp_path / "seed"
+    seed.write_bytes(b"x")
+    for number in range(20):
+        (tmp_path / f"train/차종_{number}").mkdir(parents=True)
+    for number in range(6000):
+        os.link(seed, tmp_path / f"train/차종_{number % 20}/차종_{number}.jpg")
+    read_train(tmp_path)  # the first call imports pandas
+    start = time.process_time()
+    assert len(read_train(tmp_path)) == 6000
+    assert time.process_time() - start < 6000 / 20_000
 
 
 CELL = st.text(st.sampled_from("ab0.,/\\\"'\n\r;가ᄀ ́ ~:"), max_size=8)
