@@ -48,10 +48,12 @@ def find_weights(timm_id: str, mode: str = "auto", input_dir: Path | str = "inpu
     folder = Path(input_dir) / "weights"
     path = _find_local(full_id, folder) or _find_cached(full_id) or _download(full_id)
     if path is None:
+        lite = full_id.startswith("tf_efficientnet_lite")
+        fetch = f"run python scripts/fetch_weights.py {full_id}, " if lite else ""
         raise UserError(
             f"--pretrained auto: no weights of {full_id} in {folder}, in the local cache or on a "
-            f"hub within reach; put them at {folder / full_id}.safetensors (or .pth), or say "
-            "--pretrained none to start from random weights"
+            f"hub within reach; {fetch}put them at {folder / full_id}.safetensors (or .pth), or "
+            "say --pretrained none to start from random weights"
         )
     return path
 
@@ -142,28 +144,17 @@ def convert_efficientnet_lite(state: dict[str, Any], stages: Sequence[int]) -> d
         stages: the number of blocks in each stage; the package counts them through.
     """
     places = [(s, i) for s, length in enumerate(stages) for i in range(length)]
-    outer = {
-        "_conv_stem": "conv_stem",
-        "_bn0": "bn1",
-        "_conv_head": "conv_head",
-        "_bn1": "bn2",
-        "_fc": "classifier",
-    }
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    outer |= {"_fc": "classifier"}
     inverted = {
         "_expand_conv": "conv_pw",
-        "_bn0": "bn1",
         "_depthwise_conv": "conv_dw",
-        "_bn1": "bn2",
         "_project_conv": "conv_pwl",
-        "_bn2": "bn3",
     }
-    # A block that does not expand is timm's DepthwiseSeparableConv, numbered from one.
-    separable = {
-        "_depthwise_conv": "conv_dw",
-        "_bn1": "bn1",
-        "_project_conv": "conv_pw",
-        "_bn2": "bn2",
-    }
+    inverted |= {"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}
+    # A block that does not expand has one norm less, and timm numbers from one.
+    separable = {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pw"}
+    separable |= {"_bn1": "bn1", "_bn2": "bn2"}
     renamed = {}
     for name, tensor in state.items():
         parts = name.split(".")
@@ -208,6 +199,7 @@ def _find_cached(timm_id: str) -> Path | None:
 def _download(timm_id: str) -> Path | None:
     """Fetch the weights from the hub; None where it is out of reach or has none."""
     from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(timm_id)
@@ -222,8 +214,12 @@ def _download(timm_id: str) -> Path | None:
     for file in _HUB_FILES:
         try:
             return Path(hf_hub_download(config.hf_hub_id, file, etag_timeout=PROBE_SECONDS))
-        except Exception:  # no such file, no connection, no disk: the caller says what to do
-            continue
+        except Exception as error:
+            # The hub has no such file: there is another. Anything else, a lost connection (which
+            # is a *local* entry not found) or a full disk, is no better at the second try.
+            missing = isinstance(error, EntryNotFoundError)
+            if not missing or isinstance(error, LocalEntryNotFoundError):
+                return None
     return None
 
 

@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from src.models import pretrained
 from src.models.classifier import build_classifier
@@ -117,7 +118,7 @@ def test_a_hub_that_answers_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     def download(repository: str, name: str, **_: object) -> str:
         if name != file.name:
-            raise OSError(f"{repository} has no {name}")
+            raise EntryNotFoundError(f"{repository} has no {name}")
         return str(file)
 
     try:
@@ -129,6 +130,23 @@ def test_a_hub_that_answers_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert find_weights("test_vit", "auto", tmp_path) == file
     finally:
         server.close()
+
+
+def test_a_hub_that_is_lost_is_not_asked_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def download(repository: str, name: str, **_: object) -> str:
+        asked.append(name)
+        raise LocalEntryNotFoundError("the connection was lost")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(pretrained, "_answers", lambda *_: True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(UserError, match=r"fetch_weights\.py tf_efficientnet_lite0\.in1k"):
+        find_weights("tf_efficientnet_lite0", "auto", tmp_path)
+    assert asked == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
