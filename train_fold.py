@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from src.reader import parse
 from src.runs import Output, Run, UserError, hold, run_script, write_json, write_text
 
 if TYPE_CHECKING:
+    from src.data.aliases import Aliases
     from src.data.folds import Folds
     from src.data.index import Index
     from src.engine.loop import Mix
@@ -90,7 +92,7 @@ def finished(run: Run, config: FoldConfig) -> bool:
 
 def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
     """Index the images, and make the folds or check that they still fit."""
-    from src.data.folds import load_folds, make_folds, save_folds
+    from src.data.folds import load_folds
     from src.data.index import find_root, read_train
 
     index = read_train(
@@ -109,13 +111,52 @@ def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
                 output.folds, index.table, index.root, num_folds=config.folds or None
             )
         else:
-            folds = make_folds(
-                index.table, index.root, num_folds=config.folds or 5, seed=config.seed
-            )
-            save_folds(folds, output.folds)
-            for note in folds.notes:
-                print(f"note: {note}")
+            folds = first_folds(config, output, index)
     return index, folds
+
+
+def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
+    """Look through the images once, then settle who is held out where."""
+    from functools import partial
+
+    from tqdm import tqdm
+
+    from src.data.audit import audit_images, write_duplicates, write_quarantine
+    from src.data.folds import make_folds, save_folds
+
+    linked: tuple[tuple[int, ...], ...] = ()
+    quarantined: list[int] = []
+    notes: list[str] = []
+    if config.audit:
+        bar = partial(tqdm, desc="audit", total=len(index.table), leave=False, disable=None)
+        audit = audit_images(index.table, index.root, progress=bar)
+        linked, quarantined = audit.linked, list(audit.unreadable)
+        notes += audit.notes
+        if quarantined:
+            write_quarantine(audit, index.table, output.quarantine)
+        if linked:
+            write_duplicates(audit, index.table, output.duplicates)
+    folds = make_folds(
+        index.table,
+        index.root,
+        num_folds=config.folds or 5,
+        seed=config.seed,
+        linked=linked,
+        quarantined=quarantined,
+    )
+    for note in (*notes, *folds.notes):
+        print(f"note: {note}")
+    save_folds(folds, output.folds)
+    return folds
+
+
+def find_aliases(config: FoldConfig, index: Index) -> Aliases:
+    """Read the alias file: the flag's, else the data folder's, else none."""
+    from src.data.aliases import read_aliases
+
+    beside = index.root / "aliases.csv"
+    path = config.aliases or (beside if beside.exists() else None)
+    return read_aliases(path, index.classes)
 
 
 def train(
@@ -147,10 +188,11 @@ def train(
 
     timm_id = check_timm_id(config.timm_id or config.model)
     size = config.image_size or find_data_config(timm_id).image_size
-    weights = find_weights(timm_id, config.pretrained, config.data_dir)
-    number = {name: k for k, name in enumerate(index.classes)}
+    weights = find_weights(timm_id, config.pretrained)
+    aliases = find_aliases(config, index)
+    classes = aliases.trained
     images = index.table["image"].tolist()
-    targets = [number[name] for name in index.table["target"].tolist()]
+    targets = aliases.targets(index.table["target"].tolist())
     held_out = None if fold == "full" else int(fold)
     rows = folds.train_rows(held_out)
     device = runtime.device.type
@@ -165,7 +207,7 @@ def train(
             num_workers=workers,
             num_processes=runtime.num_processes,
         )
-        return ImageDataset(pixels, [targets[row] for row in rows], transform, seed=config.seed)
+        return ImageDataset(pixels, targets[rows], transform, seed=config.seed)
 
     train_data = dataset(
         rows,
@@ -200,7 +242,7 @@ def train(
     torch.manual_seed(config.seed)
     model = build_classifier(
         timm_id,
-        len(index.classes),
+        len(classes),
         image_size=size,
         pool=config.pool,
         gem_p=config.gem_p,
@@ -209,7 +251,7 @@ def train(
         weights=weights,
     )
     task = Classification(
-        len(index.classes),
+        len(classes),
         build_loss(
             config.loss,
             label_smoothing=config.label_smoothing,
@@ -219,11 +261,13 @@ def train(
         ),
     )
     runtime = settle_runtime(model, task, train_loader, runtime, run, config)
-    about = {"timm_id": timm_id, "image_size": size, "classes": list(index.classes)}
+    about = {"timm_id": timm_id, "image_size": size, "classes": list(classes)}
+    about |= {"aliases": [list(names) for names in aliases.members() if len(names) > 1]}
     about |= {"folds_hash": folds.folds_hash, "fold": str(fold), "weights": str(weights)}
     write_config(run, config, about, runtime)
     started = time.monotonic()
     names = index.table["id"].iloc[rows].tolist()
+    print(f"{run.folder}: {timm_id} at {size} px, {len(rows)} images, {len(classes)} classes")
     state = fit(
         model,
         task,
@@ -233,13 +277,13 @@ def train(
         run=run,
         runtime=runtime,
         names=names,
-        mix=make_mix(config, len(index.classes)),
+        mix=make_mix(config, len(classes)),
     )
     minutes = (time.monotonic() - started) / 60
     if valid_loader is not None:
         model.load_state_dict(load_weights(run.best))
         ids = index.table["id"].iloc[valid_rows].to_numpy(dtype=str)
-        write_oof(config, run, model, task, valid_loader, runtime, ids, index, folds, fold)
+        write_oof(config, run, model, task, valid_loader, runtime, ids, classes, folds, fold)
     score = None if state.best is None else round(state.best, 6)
     run.previous.unlink(missing_ok=True)
     done = {"config_hash": config_hash(config), "config": learned_knobs(config)}
@@ -280,7 +324,7 @@ def write_oof(
     loader: Any,
     runtime: Runtime,
     ids: Any,
-    index: Index,
+    classes: Sequence[str],
     folds: Folds,
     fold: int | str,
 ) -> None:
@@ -293,7 +337,7 @@ def write_oof(
     from src.ensemble.store import save_oof
 
     views = first_views(config.tta_steps)
-    logits = np.empty((len(views), len(ids), len(index.classes)), np.float16)
+    logits = np.empty((len(views), len(ids), len(classes)), np.float16)
     with catch_signals() as pause:
         predict_logits(
             model, loader, task, runtime, out=logits, views=views, pause=pause, label="oof"
@@ -304,7 +348,7 @@ def write_oof(
         ids=ids,
         targets=np.array(loader.dataset.data.targets),
         views=[view.name for view in views],
-        classes=index.classes,
+        classes=classes,
         fold=str(fold),
         config_hash=config_hash(config),
         folds_hash=folds.folds_hash,
