@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from src.ensemble.oof import Oof
 from src.ensemble.pool import Blend, log_softmax, pool_arrays, row_blocks, true_losses
-from src.ensemble.shift import Shift, correct
+from src.ensemble.shift import Shift
 from src.ensemble.weights import OofSummary
 
 Array = npt.NDArray[Any]
@@ -123,19 +123,32 @@ def reliability(log_probs: Array, targets: Array) -> Array:
     return np.stack([sums[0], sums[1] / counts, sums[2] / counts], axis=1)
 
 
-def loss_by_class(summary: OofSummary, shift: Shift, tally: TestTally) -> Estimate:
+def reweighted_loss(summary: OofSummary, prior: Array) -> float:
+    """Return the OOF loss if the classes were as frequent as ``prior`` (K,) says."""
+    return float(prior @ _class_losses(summary))
+
+
+def _class_losses(summary: OofSummary) -> Array:
+    return np.where(summary.counts > 0, summary.losses, summary.loss)
+
+
+def loss_by_class(
+    summary: OofSummary, shift: Shift, tally: TestTally, *, corrected: bool
+) -> Estimate:
     """Return the expected test loss from the OOF loss of each class; see the module.
 
-    The interval adds up: OOF rows of each class, test rows drawn from it, and the frequencies'
-    own uncertainty.
+    The interval adds up: OOF rows of each class, test rows drawn from it, the frequencies' own
+    uncertainty and, where the answers are corrected to them, that of what this gains.
     """
-    losses = np.where(summary.counts > 0, summary.losses, summary.loss)
-    share = shift.prior
-    value = float(share @ losses)
+    losses, share = _class_losses(summary), shift.prior
+    value = reweighted_loss(summary, share)
     within = share**2 @ (summary.errors**2 / np.maximum(summary.counts, 1))
     drawn = share @ (summary.errors**2 + (losses - value) ** 2) / max(tally.num_rows, 1)
     unsure = losses @ shift.covariance @ losses
     gain = tally.moments[4] / tally.num_rows
+    if corrected:
+        gain += shift.gain
+        unsure += shift.gain_error**2
     return _estimate(value - gain, float(np.sqrt(within + drawn + unsure)))
 
 
@@ -158,17 +171,6 @@ def accuracy_by_confidence(summary: OofSummary, tally: TestTally) -> Estimate:
 def _estimate(value: float, error: float) -> Estimate:
     value = max(value, 0.0)
     return Estimate(value, max(value - 1.96 * error, 0.0), value + 1.96 * error)
-
-
-def believed(log_probs: Array, shift: Shift, *, corrected: bool) -> Array:
-    """Return the log posterior (R, K) under the test frequencies.
-
-    Args:
-        log_probs: (R, K) the answers.
-        shift: estimated frequencies.
-        corrected: the answers already are the posterior.
-    """
-    return log_probs if corrected or not shift.significant else correct(log_probs, shift)
 
 
 def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> tuple[float, float]:

@@ -44,17 +44,16 @@ class Fitted:
 def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     """Fit weights and temperature of a structure; cross-fit both for the nested losses.
 
-    A part's temperature comes from the other parts' rows under the weights of all rows: one number,
-    which those weights can hardly lean towards the part left out.
+    The temperature of all rows is fitted on full distributions, those of the parts on the panel.
     """
     oof, tables = panel.oof, panel.tables
     weights, without = panel.fit_parts(structure)
     own = tables.temperatures if structure.order == "before" else np.ones(len(oof.members))
     fit, nested = _pool_twice(oof, structure.pool, weights, without, own, tables)
     temperature = fit_temperature(fit, oof.targets, tolerance=1e-5)
-    for part in np.unique(tables.parts):
+    for part, others in zip(np.unique(tables.parts), without, strict=True):
         held_out = tables.parts == part
-        cross = fit_temperature(fit[~held_out], oof.targets[~held_out], tolerance=1e-4)
+        cross = panel.temperature(structure, others, panel.parts != part)
         nested[held_out] = log_softmax(nested[held_out], cross)
     num_members = len(oof.members)
     blend = Blend(

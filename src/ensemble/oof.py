@@ -47,6 +47,7 @@ class Oof:
     Attributes:
         members: (model, view) pairs.
         classes: K class names, aliases merged.
+        source_classes: K0 class names of the logits.
         ids: (N,) text.
         targets: (N,) class numbers in [0, K).
         folds: (N,) fold numbers, ascending.
@@ -57,6 +58,7 @@ class Oof:
 
     members: tuple[Member, ...]
     classes: tuple[str, ...]
+    source_classes: tuple[str, ...]
     ids: Array
     targets: Array
     folds: Array
@@ -137,6 +139,7 @@ def load_oof(
     return Oof(
         members=members,
         classes=merged.classes,
+        source_classes=reference.classes,
         ids=folds.ids[rows],
         targets=targets,
         folds=folds.folds[rows],

@@ -72,18 +72,23 @@ class Panel:
         ]
         return weights, np.stack(without)
 
+    def temperature(self, structure: Structure, weights: Array, keep: Array) -> float:
+        """Return the temperature after pooling that suits the panel rows ``keep`` (R,) best."""
+        pooled = self._pool(structure.pool, self.of(structure.order)[keep], weights)
+        truth = np.zeros(len(pooled), dtype=np.int64)
+        return fit_temperature(pooled, truth, tolerance=1e-4)
+
     def score(self, structure: Structure) -> float:
         """Return the nested log loss of a structure: weights and temperature cross-fitted."""
-        weights, without = self.fit_parts(structure)
         values = self.of(structure.order)
-        pooled = self._pool(structure.pool, values, weights)
-        truth = np.zeros(len(pooled), dtype=np.int64)
+        _, without = self.fit_parts(structure)
         total = 0.0
-        for part, own in zip(np.unique(self.parts), without, strict=True):
+        for part, weights in zip(np.unique(self.parts), without, strict=True):
             held_out = self.parts == part
-            temperature = fit_temperature(pooled[~held_out], truth[~held_out], tolerance=1e-4)
-            answer = log_softmax(self._pool(structure.pool, values[held_out], own), temperature)
-            total += float(np.minimum(-answer[:, 0], MAX_LOSS).sum(dtype=np.float64))
+            temperature = self.temperature(structure, weights, ~held_out)
+            pooled = self._pool(structure.pool, values[held_out], weights)
+            losses = -log_softmax(pooled, temperature)[:, 0]
+            total += float(np.minimum(losses, MAX_LOSS).sum(dtype=np.float64))
         return total / len(self.rows)
 
     def _pool(self, kind: str, values: Array, weights: Array) -> Array:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.ensemble.blend import losses_of
-from src.ensemble.pool import Member
+from src.ensemble.pool import MAX_LOSS, TINY, Member
+from src.ensemble.simplex import scaled_probs
 from src.runs import atomic_write
 
 Array = npt.NDArray[Any]
@@ -54,7 +54,7 @@ def whole(members: Sequence[Member]) -> Structure:
     return Structure(pool="linear", order="after", floors=True, models=models, views=views)
 
 
-def search_weights(table: Array, *, trials: int, seed: int = 0) -> Array:
+def search_weights(table: Array, *, trials: int, seed: int = 0) -> tuple[Array, Array]:
     """Search raw weights by TPE alone, as a yardstick for the exact solve.
 
     Args:
@@ -63,22 +63,22 @@ def search_weights(table: Array, *, trials: int, seed: int = 0) -> Array:
         seed: of the sampler.
 
     Returns:
-        (M + 2,) weights, those of the floors 0.
+        (M + 2,) the best weights, those of the floors 0; (trials, M + 2) all that were tried.
     """
     optuna = _quiet_optuna()
     num_members = table.shape[1] - 2
-
-    def normalised(params: dict[str, float]) -> Array:
-        raw = np.array([*(params[str(m)] for m in range(num_members)), 0.0, 0.0])
-        return raw / max(raw.sum(), 1e-9)
+    probs, shift = scaled_probs(table)
+    trail: list[Array] = []
 
     def objective(trial: Any) -> float:
-        params = {str(m): trial.suggest_float(str(m), 0.0, 1.0) for m in range(num_members)}
-        return float(losses_of(table, normalised(params)).mean())
+        raw = [trial.suggest_float(str(m), 0.0, 1.0) for m in range(num_members)]
+        trail.append(np.array([*raw, 0.0, 0.0]) / max(sum(raw), 1e-9))
+        losses = -np.log(np.maximum(probs @ trail[-1], TINY)) - shift
+        return float(np.minimum(losses, MAX_LOSS).mean())
 
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     study.optimize(objective, n_trials=trials)
-    return normalised(study.best_params)
+    return trail[study.best_trial.number], np.stack(trail)
 
 
 def search_structures(
@@ -109,7 +109,7 @@ def search_structures(
         optuna.storages.journal.JournalFileBackend(str(journal))
     )
     study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
-    done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+    done = sum(trial.state.is_finished() for trial in study.trials)
     study.sampler = optuna.samplers.TPESampler(seed=seed + done, multivariate=True)
     if not study.trials:
         study.enqueue_trial(_to_params(start))
@@ -125,9 +125,9 @@ def search_structures(
 
     if trials > done:
         study.optimize(objective, n_trials=trials - done, timeout=timeout)
-    finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    if not finished:  # no time for one trial
-        return start, score(start), 0
+    finished = [trial for trial in study.trials if trial.state.is_finished()]
+    if not any(trial.state == optuna.trial.TrialState.COMPLETE for trial in finished):
+        return start, score(start), len(finished)  # no time for one trial
     best = _from_params(study.best_params, start)
     return best, float(study.best_value), len(finished)
 

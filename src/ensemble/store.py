@@ -99,8 +99,18 @@ def save_test_info(
     views: Sequence[str],
     classes: Sequence[str],
     config_hash: str,
+    threshold: float | None = None,
 ) -> None:
-    """Write ``test.json``, which declares the logits beside it whole."""
+    """Write ``test.json``, which declares the logits beside it whole.
+
+    Args:
+        path: the file.
+        ids: N ids in order.
+        views: V names.
+        classes: K0 names.
+        config_hash: names what the run was taught.
+        threshold: of adaptive views, None if every image was shown in all views.
+    """
     write_json(
         path,
         {
@@ -108,8 +118,26 @@ def save_test_info(
             "views": list(views),
             "classes": list(classes),
             "config_hash": config_hash,
+            "threshold": threshold,
         },
     )
+
+
+def has_test_run(
+    folder: Path, *, ids_hash: str, config_hash: str, num_views: int, threshold: float | None
+) -> bool:
+    """Tell whether ``folder`` holds whole test logits of these images, this training and views.
+
+    All views stand in for adaptive ones, but not the reverse.
+    """
+    try:
+        info = json.loads((folder / "test.json").read_text(encoding="utf-8"))
+        logits = np.load(folder / "test_logits.npy", mmap_mode="r", allow_pickle=False)
+        same = (info["ids_hash"], info["config_hash"]) == (ids_hash, config_hash)
+        enough = len(logits) == len(info["views"]) >= num_views
+        return same and enough and info["threshold"] in (None, threshold)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return False
 
 
 def hash_ids(ids: Iterable[str]) -> str:

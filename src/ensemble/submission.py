@@ -106,7 +106,7 @@ def _first_only(names: Sequence[str], taken: Array, group_of: dict[str, tuple[st
     """Return (J,) 1 for the column whose name its group says first, 0 for the others."""
     shares = np.ones(len(names))
     for k in np.flatnonzero(np.bincount(taken) > 1):
-        rivals = np.flatnonzero(taken == k)
+        rivals = np.flatnonzero(taken == k).tolist()
         ranks = [group_of[normal(names[j])].index(normal(names[j])) for j in rivals]
         shares[rivals] = 0.0
         shares[rivals[int(np.argmin(ranks))]] = 1.0
@@ -140,7 +140,7 @@ def write_submission(
     Raises:
         UserError: what was read back is not what a grader accepts.
     """
-    line = ",".join(["%.9g"] * len(columns.names)) + "\n"
+    line = ",".join(["%.8g"] * len(columns.names)) + "\n"
     size = max(1, _BLOCK_VALUES // max(len(columns.names), 1))
     with atomic_write(path) as file:
         file.write(_csv_row([id_column, *columns.names]).encode("utf-8"))

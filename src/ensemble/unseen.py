@@ -9,7 +9,7 @@ temperature was fitted for; the mean of probabilities would come out less sure t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ import numpy.typing as npt
 
 from src.ensemble.pool import Blend, log_softmax, member_log_probs, pool_arrays
 from src.ensemble.store import TestRun
-from src.runs import UserError
+from src.runs import UserError, atomic_write
 
 Array = npt.NDArray[Any]
+
+_BLOCK_VALUES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Unseen:
         """How many networks the model with most folds has."""
         return max(len(runs) for runs in self.runs.values())
 
-    def answer(self, rows: slice) -> Answer:
+    def answer(self, rows: slice) -> Answers:
         """Return the committee's answer to a slice of rows."""
         blend = self.blend
         used = [m for m, weight in enumerate(blend.weights) if weight > 0]
@@ -74,11 +76,11 @@ class Unseen:
         top = mean.max(axis=1)
         spread = top + np.log(np.exp(mean - top[:, None]).sum(axis=1))
         choices = {model: vote.argmax(axis=1) for model, vote in votes.items()}
-        return Answer(mean - spread[:, None], -spread.astype(np.float64), choices)
+        return Answers(mean - spread[:, None], -spread.astype(np.float64), choices)
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answers:
     """What the blend says about R rows.
 
     Attributes:
@@ -90,6 +92,41 @@ class Answer:
     log_probs: Array
     gain: Array
     choices: Mapping[str, Array]
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Yield slices of rows and their log probabilities, in memory."""
+        num_rows, num_classes = self.log_probs.shape
+        size = max(1, _BLOCK_VALUES // num_classes)
+        for start in range(0, num_rows, size):
+            rows = slice(start, min(start + size, num_rows))
+            yield rows, np.array(self.log_probs[rows])
+
+
+def save_answers(path: Path, unseen: Unseen, *, progress: Callable[[int], Any]) -> Answers:
+    """Answer all rows block by block, into an ``.npy`` of log probabilities (N, K) float32.
+
+    Args:
+        path: the file.
+        unseen: all test logits.
+        progress: called with the number of rows after each block.
+    """
+    num_classes = len(unseen.blend.prior)
+    size = max(1, _BLOCK_VALUES // num_classes)
+    gain = np.empty(unseen.num_rows)
+    choices: dict[str, Array] = {}
+    header = {"descr": "<f4", "fortran_order": False, "shape": (unseen.num_rows, num_classes)}
+    with atomic_write(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, unseen.num_rows, size):
+            rows = slice(start, min(start + size, unseen.num_rows))
+            answer = unseen.answer(rows)
+            file.write(np.ascontiguousarray(answer.log_probs, dtype="<f4").tobytes())
+            gain[rows] = answer.gain
+            for model, chosen in answer.choices.items():
+                place = choices.setdefault(model, np.empty(unseen.num_rows, dtype=np.int32))
+                place[rows] = chosen
+            progress(rows.stop - rows.start)
+    return Answers(np.load(path, mmap_mode="r", allow_pickle=False), gain, choices)
 
 
 def _check_finite(logits: Array, path: Path) -> None:

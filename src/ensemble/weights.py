@@ -80,20 +80,18 @@ class Weights:
     summary: OofSummary
     adaptive_threshold: float
 
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Models with any weight, in order."""
-        used = zip(self.blend.members, self.blend.weights, strict=True)
-        return tuple(dict.fromkeys(model for (model, _), weight in used if weight > 0))
 
-    def num_views(self, model: str, views: Sequence[str]) -> int:
-        """Return how many of the first ``views`` a model must be shown."""
-        used = [
-            views.index(view)
-            for (name, view), weight in zip(self.blend.members, self.blend.weights, strict=True)
-            if name == model and weight > 0
-        ]
-        return 1 + max(used, default=-1)
+def used_models(blend: Blend) -> tuple[str, ...]:
+    """Return the models with any weight, in order."""
+    used = zip(blend.members, blend.weights, strict=True)
+    return tuple(dict.fromkeys(model for (model, _), weight in used if weight > 0))
+
+
+def num_views(blend: Blend, model: str, views: Sequence[str]) -> int:
+    """Return how many of ``views``, from the first, a model must be shown."""
+    used = zip(blend.members, blend.weights, strict=True)
+    needed = [view for (name, view), weight in used if name == model and weight > 0]
+    return 1 + max(views.index(view) for view in needed)
 
 
 def restrict(

@@ -1,0 +1,250 @@
+"""Weigh all models and views: python optimize_weights.py.
+
+OOF predictions of all models in, output/weights.json out. The weights are the certified optimum of
+a convex problem; Optuna searches how to pool, what to leave out and where to calibrate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from src.config import PlaceConfig, knob
+from src.reader import parse, read_yaml
+from src.runs import Output, UserError, hold, run_script, safe_name
+
+if TYPE_CHECKING:
+    from src.data.folds import Folds
+    from src.ensemble.fitting import Fitted
+    from src.ensemble.oof import Oof
+    from src.ensemble.panel import Panel
+    from src.ensemble.search import Structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendConfig(PlaceConfig):
+    """``optimize_weights.py``: OOF predictions → weights.json."""
+
+    models: tuple[str, ...] = knob((), "models to blend; none = all with OOF predictions")
+    tta_steps: int = knob(5, "views of each model to consider (1 … 5)")
+    trials: int = knob(100, "structures Optuna tries in all; 0 = only the convex blend")
+    timeout: float = knob(20.0, "seconds after which Optuna starts no further trial")
+    presets: str = knob("configs/classify.yaml", "YAML whose rows have each model's prior_weight")
+    aliases: str = knob(
+        "", "CSV of class names that mean the same; empty = aliases.csv of the data"
+    )
+    suggest_aliases: bool = knob(False, "list pairs of classes that the models cannot tell apart")
+    seed: int = knob(0, "seed of Optuna's sampler and of the bootstrap")
+
+
+def main(argv: list[str]) -> int:
+    """Fit and compare the blends that ``argv`` asks for."""
+    config = parse(BlendConfig, argv, prog="optimize_weights.py", description=__doc__ or "")
+    if not 1 <= config.tta_steps <= 5:
+        raise UserError(f"--tta_steps {config.tta_steps}: from 1 to 5")
+    output = Output(Path(config.output_dir))
+    if not output.folds.exists():
+        raise UserError(f"{output.folds} does not exist; run train_fold.py first")
+    with hold(output.root / ".blend.lock", str(output.weights)):
+        optimize(config, output)
+    return 0
+
+
+def optimize(config: BlendConfig, output: Output) -> None:
+    """Fit, compare, write."""
+    from src.ensemble.blend import build_tables
+    from src.ensemble.contest import contest, contributions, entry_of, is_better, score_entries
+    from src.ensemble.fitting import fit_blend
+    from src.ensemble.panel import build_panel
+    from src.ensemble.report import contributions_table, scores_table
+    from src.ensemble.search import whole
+
+    started = time.monotonic()
+    oof, alias_groups = load(config, output)
+    print(
+        f"{len(oof.models)} models, {len(oof.members)} members (model × view), "
+        f"{len(oof.targets)} rows, {len(oof.classes)} classes"
+    )
+    tables = build_tables(oof)
+    solving = time.monotonic()
+    entries, mixture = contest(
+        oof.members, tables, read_priors(config), trials=min(config.trials, 100), seed=config.seed
+    )
+    print(
+        f"convex: within {mixture.gap:.1e} nats of the optimum, as the duality gap proves "
+        f"({mixture.steps} steps; all methods {time.monotonic() - solving:.1f} s)"
+    )
+    gains = contributions(oof.members, tables, entries[-1].weights)
+    panel = build_panel(oof, tables)
+    start = whole(oof.members)
+    adopted, structure, name = fit_blend(panel, start), start, "calibrated"
+    entries.append(entry_of(name, adopted))
+    found = search(config, output, panel, start) if config.trials else start
+    if found != start:
+        searched = fit_blend(panel, found)
+        entries.append(entry_of("searched", searched))
+        if is_better(searched.nested_losses, adopted.nested_losses):
+            adopted, structure, name = searched, found, "searched"
+    scores = score_entries(entries)
+    print(f"\n{scores_table(scores, name)}\n\n{contributions_table(gains)}\n")
+    if config.suggest_aliases:
+        suggest(output, oof, adopted)
+    finish(output, oof, alias_groups, adopted, structure.order, scores)
+    print(f"{output.weights} written in {time.monotonic() - started:.1f} s")
+
+
+def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]]]:
+    """Join the OOF predictions against folds.csv; return them and the alias groups."""
+    import numpy as np
+
+    from src.data.aliases import read_aliases
+    from src.ensemble.oof import FoldTable, load_oof
+
+    folds = read_folds(output.folds)
+    used = folds.fold >= 0  # the others are quarantined
+    targets = folds.table["target"].to_numpy(dtype=str)
+    table = FoldTable(
+        ids=folds.table["id"].to_numpy(dtype=str)[used],
+        targets=targets[used],
+        folds=folds.fold[used],
+        hash=folds.folds_hash,
+    )
+    path = find_aliases(config)
+    aliases = read_aliases(path, tuple(np.unique(targets).tolist()))
+    groups = [names for names in aliases.members() if len(names) > 1]
+    oof = load_oof(
+        output.root,
+        table,
+        models=[safe_name(model) for model in config.models],
+        alias_groups=groups,
+        tta_steps=config.tta_steps,
+    )
+    for note in oof.notes:
+        print(f"note: {note}")
+    return oof, groups
+
+
+def read_folds(path: Path) -> Folds:
+    """Read folds.csv by itself: blending needs no images to compare it with."""
+    from src.data.folds import _folds
+    from src.data.tables import read_csv
+
+    table = read_csv(path, unescape=True)
+    try:
+        table["fold"] = table["fold"].astype("int64")
+        return _folds(table, int(table["fold"].max()) + 1, str(table["data_hash"].iloc[0]), [])
+    except (KeyError, ValueError, IndexError):
+        raise UserError(f"{path} is damaged: delete it to make the same folds again") from None
+
+
+def find_aliases(config: BlendConfig) -> Path | None:
+    """Return the alias file: the flag's, else the data folder's, else none."""
+    if config.aliases:
+        return Path(config.aliases)
+    from src.data.index import find_root
+
+    try:
+        path = find_root(config.data_dir) / "aliases.csv"
+    except UserError:  # blending needs no images
+        return None
+    return path if path.exists() else None
+
+
+def read_priors(config: BlendConfig) -> dict[str, float]:
+    """Return each model's prior weight: its run's own, else the preset's."""
+    path = Path(config.presets)
+    rows = (read_yaml(path).get("models") or {}) if path.exists() else {}
+    return {
+        safe_name(str(name)): float((row or {}).get("prior_weight", 0.0))
+        for name, row in rows.items()
+    }
+
+
+def search(config: BlendConfig, output: Output, panel: Panel, start: Structure) -> Structure:
+    """Let Optuna look for a better structure than ``start``; a stopped search goes on."""
+    from src.ensemble.search import search_structures
+
+    oof = panel.oof
+    what = [oof.members, oof.config_hashes, oof.folds_hash, oof.classes]
+    name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    best, value, trials = search_structures(
+        panel.score,
+        start,
+        journal=output.study,
+        name=name,
+        trials=config.trials,
+        timeout=config.timeout,
+        seed=config.seed,
+    )
+    print(
+        f"Optuna, {trials} structures: nested {value:.5f} with {best.pool} pool, members "
+        f"calibrated {'first too' if best.order == 'before' else 'after pooling only'}, "
+        f"{'with' if best.floors else 'without'} floors, models {' '.join(best.models)}, "
+        f"views {' '.join(best.views)}"
+    )
+    return best
+
+
+def suggest(output: Output, oof: Oof, adopted: Fitted) -> None:
+    """Print the classes that cannot be told apart, and write them as an alias file."""
+    from src.data.tables import write_csv
+    from src.ensemble.aliases import suggest_aliases
+    from src.ensemble.report import suggestion_lines
+
+    found = suggest_aliases(adopted.nested, oof.targets, oof.classes)
+    if not found:
+        print("no two classes look like the same thing under two names\n")
+        return
+    path = output.root / "suggested_aliases.csv"
+    write_csv(path, ["class", "alias"], [(pair.first, pair.second) for pair in found])
+    print(f"{suggestion_lines(found)}\n{path} written; --aliases {path} takes them as one class\n")
+
+
+def finish(
+    output: Output,
+    oof: Oof,
+    alias_groups: list[tuple[str, ...]],
+    adopted: Fitted,
+    order: str,
+    scores: dict[str, dict[str, float]],
+) -> None:
+    """Print how far the answers can be trusted; write weights.json."""
+    from src.ensemble.calibration import adaptive_threshold, reliability, summarise_oof
+    from src.ensemble.report import reliability_table
+    from src.ensemble.weights import Weights, write_weights
+
+    summary = summarise_oof(adopted.nested, oof.targets)
+    threshold, share = adaptive_threshold(oof, adopted.blend)
+    adaptive = (
+        f"a model that gives its first view {threshold:g} or more needs no other; "
+        f"{share:.1%} of the images do need more"
+        if threshold <= 1
+        else "would move the log loss by 1e-4 or more at any threshold; every image needs all views"
+    )
+    print(
+        f"{reliability_table(reliability(adopted.nested, oof.targets))}\n\n"
+        f"OOF log loss {summary.loss:.5f}, accuracy {summary.accuracy:.4f}; temperature "
+        f"{adopted.blend.temperature:.4f}; the answers expect {summary.entropy:.5f} of themselves\n"
+        f"--tta_adaptive: {adaptive}"
+    )
+    content = Weights(
+        blend=adopted.blend,
+        order=order,
+        classes=oof.classes,
+        source_classes=oof.source_classes,
+        alias_groups=tuple(alias_groups),
+        folds_hash=oof.folds_hash,
+        config_hashes=oof.config_hashes,
+        scores=scores,
+        summary=summary,
+        adaptive_threshold=threshold,
+    )
+    write_weights(output.weights, content)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,202 @@
+"""Numbers in, the lines the scripts print out."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.ensemble.aliases import Suggestion
+from src.ensemble.calibration import (
+    EDGES,
+    Estimate,
+    TestTally,
+    accuracy_by_confidence,
+    loss_by_class,
+    loss_by_confidence,
+    reweighted_loss,
+)
+from src.ensemble.shift import Shift
+from src.ensemble.unseen import Answers
+from src.ensemble.weights import OofSummary
+
+Array = npt.NDArray[Any]
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return an aligned table: text to the left, numbers to the right (Korean is double width)."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(header, *cells, strict=True)]
+    right = [
+        bool(rows) and all(isinstance(row[j], (int, float)) for row in rows)
+        for j in range(len(header))
+    ]
+    lines = [
+        "  ".join(_pad(cell, width, r) for cell, width, r in zip(line, widths, right, strict=True))
+        for line in (list(header), *cells)
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def scores_table(scores: Mapping[str, Mapping[str, float]], adopted: str) -> str:
+    """Return the methods side by side; an arrow marks what ``weights.json`` holds."""
+    rows = [
+        [
+            f"{'→' if name == adopted else ' '} {name}",
+            score["fitted"],
+            score["nested"],
+            f"[{score['low']:.5f}, {score['high']:.5f}]",
+        ]
+        for name, score in scores.items()
+    ]
+    return format_table(["  log loss (nats)", "fitted", "nested", "95 % interval"], rows)
+
+
+def contributions_table(rows: Sequence[Sequence[Any]]) -> str:
+    """Return weight, loss alone and gain of each model and view."""
+    return format_table(["", "", "weight", "alone", "gained"], rows)
+
+
+def reliability_table(bins: Array) -> str:
+    """Return rows, confidence and accuracy by confidence."""
+    rows = [
+        [_bin(b), int(count), confidence, accuracy]
+        for b, (count, confidence, accuracy) in enumerate(bins)
+        if count
+    ]
+    return format_table(["confidence", "rows", "claimed", "right"], rows)
+
+
+def test_bins_table(bins: Array) -> str:
+    """Return test rows and expected right answers by confidence; ``bins`` is (2, B)."""
+    total = max(bins[0].sum(), 1)
+    rows = [
+        [_bin(b), int(count), f"{count / total:.1%}", right / count]
+        for b, (count, right) in enumerate(bins.T)
+        if count
+    ]
+    return format_table(["confidence", "test rows", "share", "expected right"], rows)
+
+
+def estimate_line(name: str, estimate: Estimate) -> str:
+    """Return one estimate with its interval."""
+    return f"{name}: {estimate.value:.5f}  (95 %: {estimate.low:.5f} to {estimate.high:.5f})"
+
+
+def shift_lines(shift: Shift, classes: Sequence[str], *, corrected: bool) -> list[str]:
+    """Return what is known about the test rows' class frequencies."""
+    if not shift.significant:
+        return [f"label shift: none beyond chance (p = {shift.p_value:.2g})"]
+    ratio = shift.prior / np.maximum(shift.implied, 1e-12)
+    errors = np.sqrt(np.maximum(np.diag(shift.covariance), 0.0))
+    order = np.argsort(-np.abs(np.log(np.maximum(ratio, 1e-12))))[:5]
+    lines = [
+        f"label shift: test classes are not as frequent as in train (p = {shift.p_value:.1g}); "
+        "most changed:",
+        format_table(
+            ["", "class", "train", "test", "±"],
+            [
+                [" ", classes[k], float(shift.implied[k]), float(shift.prior[k]), float(errors[k])]
+                for k in order
+            ],
+        ),
+        f"  correcting for it is expected to gain {shift.gain:.5f} ± {1.96 * shift.gain_error:.5f} "
+        "nats",
+    ]
+    if corrected:
+        lines.append("  --prior_correction on: the submission is corrected")
+    else:
+        lines.append(
+            "  --prior_correction on would apply it; off by default, because it uses statistics of "
+            "the test set, which some competitions forbid"
+        )
+    return lines
+
+
+def score_lines(
+    summary: OofSummary, shift: Shift, tally: TestTally, *, corrected: bool
+) -> list[str]:
+    """Return the predicted test score: by class, by confidence, and the accuracy."""
+    by_class = loss_by_class(summary, shift, tally, corrected=corrected)
+    by_confidence = loss_by_confidence(summary, tally)
+    gain = tally.moments[4] / tally.num_rows
+    moved = reweighted_loss(summary, shift.prior) - reweighted_loss(summary, shift.implied)
+    lines = [
+        f"OOF log loss {summary.loss:.5f}; label shift {moved:+.5f}; averaging the folds' networks "
+        f"{-gain:+.5f}",
+        estimate_line("predicted test log loss, by confidence", by_confidence),
+        estimate_line("predicted test log loss, by class     ", by_class),
+        estimate_line("predicted test accuracy", accuracy_by_confidence(summary, tally)),
+    ]
+    if by_confidence.low > by_class.high or by_class.low > by_confidence.high:
+        lines.append(
+            "  the two disagree: test images differ from train images in more than how often each "
+            "class occurs"
+        )
+    return lines
+
+
+def agreement_table(answers: Answers) -> str:
+    """Return how often each model prefers the blend's class, and each other model's."""
+    final = np.concatenate([log_probs.argmax(axis=1) for _, log_probs in answers.blocks()])
+    names = list(answers.choices)
+    rows = [
+        [
+            name,
+            *(
+                float(np.mean(answers.choices[name] == other))
+                for other in (final, *(answers.choices[n] for n in names))
+            ),
+        ]
+        for name in names
+    ]
+    return format_table(["agreement", "blend", *names], rows)
+
+
+def least_certain_table(
+    answers: Answers, ids: Sequence[str], classes: Sequence[str], *, num: int = 10
+) -> str:
+    """Return the test images with the smallest largest probability, with their two best classes."""
+    sure = np.concatenate([log_probs.max(axis=1) for _, log_probs in answers.blocks()])
+    rows = []
+    for row in np.argsort(sure, kind="stable")[:num]:
+        first, second = np.argsort(-answers.log_probs[row], kind="stable")[:2]
+        p, q = np.exp(answers.log_probs[row][[first, second]].astype(float))
+        rows.append([ids[row], f"{classes[first]} {p:.3f}", f"{classes[second]} {q:.3f}"])
+    return format_table(["least certain", "first", "second"], rows)
+
+
+def suggestion_lines(suggestions: Sequence[Suggestion]) -> str:
+    """Return the pairs that cannot be told apart, with the evidence."""
+    header = ["class", "alias", "rows", "right", "by chance", "log loss", "guess", "gain a row"]
+    rows = []
+    for s in suggestions:
+        choices = [s.num_rows, s.num_right, s.chance * s.num_rows]
+        rows.append([s.first, s.second, *choices, s.log_loss, s.base_log_loss, s.gain])
+    return format_table(header, rows)
+
+
+def _bin(place: int) -> str:
+    return f"{EDGES[place]:.2f} – {min(EDGES[place + 1], 1.0):.2f}"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.5f}"
+    return str(value)
+
+
+def _width(text: str) -> int:
+    return sum(
+        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    space = " " * (width - _width(text))
+    return space + text if right else text + space

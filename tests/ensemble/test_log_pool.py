@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from src.ensemble.log_pool import fit_log_pool
+from src.metrics.classification import fit_temperature, log_loss, softmax
+
+
+def test_one_member_is_temperature_scaling():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 500)
+    logits = rng.standard_normal((500, 3)) * 2
+    logits[np.arange(500), targets] += 1.0
+    log_probs = np.log(softmax(logits)).astype(np.float32)
+    weights = fit_log_pool(log_probs[:, None], targets, tolerance=1e-10)
+    assert weights[0] == pytest.approx(1 / fit_temperature(logits, targets), rel=1e-3)
+
+
+def test_optimum_beats_its_neighbours_and_drops_noise():
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 4, 800)
+    logits = rng.standard_normal((800, 3, 4))
+    logits[np.arange(800), 0, targets] += 2
+    logits[np.arange(800), 1, targets] += 1
+    logits[np.arange(800), 2, targets] -= 1  # worse than chance: no non-negative weight helps
+    log_probs = np.log(softmax(logits)).astype(np.float32)
+    weights = fit_log_pool(log_probs, targets, tolerance=1e-10)
+
+    def loss(w):
+        return log_loss(softmax(np.tensordot(log_probs.astype(float), w, (1, 0))), targets)
+
+    assert weights[2] == 0 and weights[0] > weights[1] > 0
+    for m in range(3):
+        for change in (-0.02, 0.02):
+            moved = weights.copy()
+            moved[m] = max(moved[m] + change, 0)
+            assert loss(moved) >= loss(weights) - 1e-9

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import csv
+import unicodedata
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from src.ensemble.submission import (
+    POLICIES,
+    check_submission,
+    match_columns,
+    to_columns,
+    write_submission,
+)
+from src.runs import UserError
+
+
+def log(probs):
+    return np.log(np.array(probs)).astype(np.float32)
+
+
+def test_columns_are_matched_by_name_whatever_their_order_or_form():
+    names = [unicodedata.normalize("NFD", "b_가"), "a"]
+    columns = match_columns(names, ["a", "b_가"])
+    assert columns.names == tuple(names) and not columns.notes
+    np.testing.assert_allclose(to_columns(log([[0.2, 0.8]]), columns), [[0.8, 0.2]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("split", [0.3, 0.4, 0.3]),
+        ("first", [0.0, 0.4, 0.6]),
+        ("both_equal_renormalised", [0.375, 0.25, 0.375]),
+    ],
+)
+def test_alias_policies_by_hand(policy, expected):
+    groups = [("new", "old")]  # trained under the name said first
+    columns = match_columns(["old", "b", "new"], ["b", "new"], alias_groups=groups, policy=policy)
+    probs = to_columns(log([[0.4, 0.6]]), columns)[0]
+    np.testing.assert_allclose(probs, expected, atol=1e-6)
+    assert probs.min() > 0 and probs.sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_an_alias_column_alone_takes_the_whole_mass():
+    columns = match_columns(["old", "b"], ["b", "new"], alias_groups=[("new", "old")])
+    np.testing.assert_allclose(to_columns(log([[0.4, 0.6]]), columns), [[0.6, 0.4]], rtol=1e-6)
+
+
+def test_a_class_without_column_is_dropped_aloud():
+    columns = match_columns(["a", "b"], ["a", "b", "gone"])
+    np.testing.assert_allclose(to_columns(log([[0.2, 0.6, 0.2]]), columns), [[0.25, 0.75]])
+    assert "gone" in columns.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "policy", "message"),
+    [
+        (["a", "c"], "split", "column 'c' matches no class"),
+        (["a", "b", "a"], "split", "column 'a' occurs twice"),
+        (["a", "b"], "halve", "--alias_policy halve"),
+    ],
+)
+def test_bad_samples_are_refused(names, policy, message):
+    with pytest.raises(UserError, match=message):
+        match_columns(names, ["a", "b"], policy=policy)
+
+
+def test_file_by_hand_and_earlier_file_survives_a_failure(tmp_path):
+    path = tmp_path / "deep" / "submission.csv"
+    columns = match_columns(["b", "a"], ["a", "b"])
+    answers = log([[1.0, 1e-30], [0.25, 0.75]])
+    write_submission(path, "ID", ["001", "NA"], columns, lambda rows: answers[rows])
+    text = path.read_text(encoding="utf-8")
+    assert text == "ID,b,a\n001,1e-15,1\nNA,0.75,0.25\n"
+    broken = np.full((2, 2), np.nan, dtype=np.float32)
+    with pytest.raises(UserError, match="row '001' is no distribution"):
+        write_submission(path, "ID", ["001", "NA"], columns, lambda rows: broken[rows])
+    assert path.read_text(encoding="utf-8") == text
+    assert [p.name for p in path.parent.iterdir()] == ["submission.csv"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("ID,a", "ID,b", "header"),
+        ("x,", "y,", "row 1 has not the sample's id"),
+        ("0.25,0.75", "0.25,0.7", "is no distribution"),
+        ("0.25,0.75", "0,1", "is no distribution"),
+        ("0.25,0.75", "nan,0.75", "is no distribution"),
+        ("0.25,0.75", "one,0.75", "is no distribution"),
+        ("0.25,0.75", "1", "is no distribution"),
+        ("z,0.5,0.5\n", "", "1 rows instead of 2"),
+        ("z,0.5,0.5\n", "z,0.5,0.5\nw,0.5,0.5\n", "row 3 has not"),
+    ],
+)
+def test_reading_back_finds_every_fault(tmp_path, old, new, message):
+    path = tmp_path / "submission.csv"
+    good = "ID,a,b\nx,0.25,0.75\nz,0.5,0.5\n"
+    path.write_text(good, encoding="utf-8")
+    check_submission(path, "ID", ["x", "z"], ["a", "b"])
+    path.write_text(good.replace(old, new), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        check_submission(path, "ID", ["x", "z"], ["a", "b"])
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\r"), max_size=10)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_names_and_ids_survive_a_round_trip(tmp_path_factory, data):
+    """Commas, quotes, line breaks and formulas stand in the file as they stand in the sample."""
+    unique = {"unique_by": lambda text: unicodedata.normalize("NFC", text)}
+    names = data.draw(st.lists(TEXT.filter(bool), min_size=1, max_size=5, **unique))
+    ids = data.draw(st.lists(TEXT, max_size=6, unique=True))
+    policy = data.draw(st.sampled_from(POLICIES))
+    order = data.draw(st.permutations(names))
+    seed = data.draw(st.integers(0, 100))
+    sharp = data.draw(st.sampled_from([1.0, 100.0, 60000.0]))
+    logits = sharp * np.random.default_rng(seed).standard_normal((len(ids), len(names)))
+    log_probs = (logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
+    log_probs -= np.log(np.exp(log_probs).sum(axis=1, keepdims=True))
+    columns = match_columns(order, names, policy=policy)
+    path = tmp_path_factory.mktemp("s") / "submission.csv"
+    write_submission(path, "=ID,", ids, columns, lambda rows: log_probs[rows])
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["=ID,", *order]
+    assert [row[0] for row in rows] == ids
+    probs = np.array([row[1:] for row in rows], dtype=float).reshape(len(ids), len(names))
+    assert (probs > 0).all()
+    expected = np.exp(log_probs.astype(float))[:, [names.index(name) for name in order]]
+    np.testing.assert_allclose(probs, expected / expected.sum(1, keepdims=True), atol=1e-8)
+
+
+def test_pandas_reads_what_a_grader_would(tmp_path):
+    path = tmp_path / "submission.csv"
+    columns = match_columns(["b, or c", 'a "x"'], ['a "x"', "b, or c"])
+    write_submission(path, "ID", ["007"], columns, lambda rows: log([[0.125, 0.875]])[rows])
+    table = pd.read_csv(path, dtype={"ID": str})
+    assert table.columns.tolist() == ["ID", "b, or c", 'a "x"']
+    assert table.loc[0].tolist() == ["007", 0.875, 0.125]
