@@ -18,8 +18,37 @@ from src.data.canonical import Source, read
 from src.data.transforms import Transform
 
 
-class ImageDataset(Dataset):
-    """Classification samples: ``image``, ``index`` and, where known, ``target``."""
+class _SourceDataset(Dataset):
+    """What the two kinds share: files are read first, which threads may do, then transformed."""
+
+    def __init__(self, source: Source, transform: Transform, seed: int):
+        self.source, self.transform, self.seed = source, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, row: int) -> str:
+        """Return the path of a row's image, for messages."""
+        return self.source.name(row)
+
+    def read(self, row: int) -> np.ndarray:
+        """Return the canonical pixels of a row; safe in several threads at once.
+
+        Raises:
+            UserError: a file cannot be decoded; names it.
+        """
+        return read(self.source, row)
+
+    def sample(self, key: tuple[int, int], pixels: np.ndarray) -> dict[str, Tensor]:
+        """Transform pixels that were read into the sample of (epoch, row)."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        return self.sample(key, self.read(key[1]))
+
+
+class ImageDataset(_SourceDataset):
+    """Classification samples: ``image``, ``index`` and, where known, ``target`` (int64)."""
 
     def __init__(
         self,
@@ -30,31 +59,21 @@ class ImageDataset(Dataset):
         seed: int = 0,
     ):
         """Join a source with ``targets`` (N,), class indices, or None for test images."""
+        super().__init__(source, transform, seed)
         assert targets is None or len(targets) == len(source)
-        self.source = source
         self.targets = None if targets is None else np.array(targets, np.int64)
-        self.transform = transform
-        self.seed = seed
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Return the sample of (epoch, row).
-
-        Raises:
-            UserError: the file cannot be decoded; names it.
-        """
-        epoch, row = key
-        pixels = read(self.source, row)
-        image = self.transform((self.seed, epoch, row), image=pixels)["image"]
+    def sample(self, key: tuple[int, int], pixels: np.ndarray) -> dict[str, Tensor]:
+        """Transform (S, S, 3) pixels into the sample of (epoch, row)."""
+        row = key[1]
+        image = self.transform((self.seed, *key), image=pixels)["image"]
         sample = {"image": to_tensor(image), "index": torch.tensor(row)}
         if self.targets is not None:
             sample["target"] = torch.tensor(self.targets[row])
         return sample
 
 
-class MaskDataset(Dataset):
+class MaskDataset(_SourceDataset):
     """Segmentation samples: ``image``, ``index``, ``size`` and, where known, ``mask``.
 
     ``mask`` is (H, W) uint8 class indices; ``size`` (2,) is the height and width before the
@@ -62,28 +81,20 @@ class MaskDataset(Dataset):
     """
 
     def __init__(self, source: Source, transform: Transform, *, seed: int = 0):
-        """Join a source, as :class:`MaskSource`, with a transform of image and mask."""
-        self.source = source
-        self.transform = transform
-        self.seed = seed
+        """Join a source, as :class:`src.data.canonical.MaskSource`, with a transform of both."""
+        super().__init__(source, transform, seed)
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        """Return the sample of (epoch, row).
-
-        Raises:
-            UserError: a file cannot be decoded, or mask and image differ in size; names it.
-        """
-        epoch, row = key
-        pixels = read(self.source, row)
+    def sample(self, key: tuple[int, int], pixels: np.ndarray) -> dict[str, Tensor]:
+        """Transform (H, W, 3 or 4) pixels into the sample of (epoch, row)."""
         arrays = {"image": np.ascontiguousarray(pixels[..., :3])}
         if pixels.shape[2] == 4:
             arrays["mask"] = np.ascontiguousarray(pixels[..., 3])
-        arrays = self.transform((self.seed, epoch, row), **arrays)
-        size = torch.tensor(pixels.shape[:2])
-        sample = {"image": to_tensor(arrays["image"]), "index": torch.tensor(row), "size": size}
+        arrays = self.transform((self.seed, *key), **arrays)
+        sample = {
+            "image": to_tensor(arrays["image"]),
+            "index": torch.tensor(key[1]),
+            "size": torch.tensor(pixels.shape[:2]),
+        }
         if "mask" in arrays:
             sample["mask"] = torch.from_numpy(np.ascontiguousarray(arrays["mask"]))
         return sample

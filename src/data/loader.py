@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -96,7 +97,7 @@ class Loader(DataLoader):
             except RuntimeError as error:
                 if "exited unexpectedly" not in str(error):
                     raise
-                name = self.dataset.data.source.name(expected[0][1])  # type: ignore[attr-defined]
+                name = self.dataset.data.name(expected[0][1])  # type: ignore[attr-defined]
                 raise UserError(
                     f"a loader process died while reading {name} or one of the files after it: "
                     "mostly too little memory, so try --num_workers 0"
@@ -107,14 +108,23 @@ class Loader(DataLoader):
 
 
 class _Guarded(Dataset):
-    """Hands a UserError over as a value: raised in a process, it would come back as a page."""
+    """Hands a UserError over as a value: raised in a process, it would come back as a page.
 
-    def __init__(self, data: Dataset):
+    Without processes, threads read a batch's files side by side: OpenCV decodes outside the
+    interpreter's lock. The transforms follow one by one, since they hold state.
+    """
+
+    def __init__(self, data: Dataset, num_threads: int):
         self.data = data
+        self.threads = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Tensor]] | UserError:
+        data: Any = self.data
         try:
-            return [self.data[key] for key in keys]
+            if self.threads is None:
+                return [data[key] for key in keys]
+            read = self.threads.map(lambda key: data.read(key[1]), keys)
+            return [data.sample(key, pixels) for key, pixels in zip(keys, read, strict=True)]
         except UserError as error:
             return error
 
@@ -152,9 +162,11 @@ def make_loader(
     """Build the loader of whole effective batches; ``iter`` it once an epoch.
 
     Args:
-        dataset: addressed by (epoch, row).
+        dataset: addressed by (epoch, row), with ``read`` and ``sample`` as
+            :class:`src.data.dataset.ImageDataset` has them.
         sampler: gives the keys, and where to begin.
-        num_workers: loader processes, which stay alive between epochs; 0 = none.
+        num_workers: loader processes, which stay alive between epochs; 0 = none, and files are
+            read by threads while the training waits.
         device_type: where the batches go; memory is pinned for "cuda" alone.
     """
     cv2.setNumThreads(1)
@@ -166,7 +178,7 @@ def make_loader(
             "worker_init_fn": _start_worker,
         }
     return Loader(
-        _Guarded(dataset),
+        _Guarded(dataset, num_threads=0 if num_workers else min(8, available_cores())),
         batch_sampler=sampler,  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=num_workers,
@@ -184,7 +196,8 @@ def default_num_workers(device_type: str) -> int:
     """Choose the number of loader processes for a device.
 
     Accelerators get a process for each core but one, up to 8. On MPS, macOS and Windows processes
-    are spawned: they cost seconds and gain less. On the CPU itself they compete with the training.
+    are spawned: they cost seconds and gain less. On the CPU itself they would compete with the
+    training for its cores.
     """
     if device_type in ("cpu", "mps") or sys.platform in ("darwin", "win32"):
         return 0

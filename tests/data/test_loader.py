@@ -17,7 +17,6 @@ class Numbers(torch.utils.data.Dataset):
 
     def __init__(self, size=11, bad=None, harm=None):
         self.size, self.bad, self.harm = size, bad, harm
-        self.source = self
 
     def name(self, row):
         return f"photo{row}.jpg"
@@ -26,9 +25,15 @@ class Numbers(torch.utils.data.Dataset):
         return self.size
 
     def __getitem__(self, key):
-        epoch, row = key
+        return self.sample(key, self.read(key[1]))
+
+    def read(self, row):
         if row == self.bad:
             self.harm(self.name(row))
+        return row
+
+    def sample(self, key, row):
+        epoch = key[0]
         image = torch.full((3, 2, 2), 10 * epoch + row, dtype=torch.uint8)
         return {"image": image, "index": torch.tensor(row), "target": torch.tensor(row % 3)}
 
