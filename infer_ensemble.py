@@ -16,6 +16,10 @@ from src.reader import parse
 from src.runs import Output, Run, UserError, hold, run_script
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
     from src.data.index import Index
     from src.ensemble.pool import Blend
     from src.ensemble.shift import Shift
@@ -55,8 +59,14 @@ def main(argv: list[str]) -> int:
     output = Output(Path(config.output_dir))
     if not output.weights.exists():
         raise UserError(f"{output.weights} does not exist; run optimize_weights.py first")
-    with hold(output.root / ".infer.lock", f"inference into {output.root}"):
-        infer(config, output)
+    from src.engine.interrupt import Interrupted
+
+    try:
+        with hold(output.root / ".infer.lock", f"inference into {output.root}"):
+            infer(config, output)
+    except Interrupted as stop:
+        print(f"{stop}; finished folds are kept, the same command goes on from here")
+        return stop.status
     return 0
 
 
@@ -187,10 +197,72 @@ def infer_fold(
         threshold: from which confidence of the first view (largest softmax probability) the other
             views need not be computed and repeat its logits; None = compute all.
     """
-    # ---- to be completed with src.engine.predict: float16 (V, N, K) into run.test_logits, then
-    # src.ensemble.store.save_test_info(run.test_info, ids=…, views=VIEWS[:views], classes=…,
-    # config_hash=…, threshold=threshold)
-    raise UserError(f"{run.folder}: no test logits")
+    import numpy as np
+    import yaml
+
+    from src.data.canonical import ImageSource
+    from src.data.dataset import ImageDataset
+    from src.data.loader import EpochSampler, default_num_workers, make_loader
+    from src.data.transforms import eval_transform
+    from src.engine.checkpoint import load_weights
+    from src.engine.interrupt import catch_signals
+    from src.engine.predict import default_batch_size, predict_logits
+    from src.engine.runtime import start_runtime
+    from src.engine.tta import first_views
+    from src.ensemble.store import save_test_info
+    from src.models.classifier import build_classifier
+    from src.runs import atomic_array
+    from src.tasks.classification import Classification
+
+    saved = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    knobs, resolved, trained_on = saved["knobs"], saved["resolved"], saved["runtime"]
+    runtime = start_runtime(config.device, config.precision)
+    if config.precision == "auto" and runtime.device.type == trained_on["device"].split(":")[0]:
+        runtime = runtime.with_choice(trained_on["precision"], trained_on["channels_last"])
+    classes, size = resolved["classes"], resolved["image_size"]
+    model = build_classifier(
+        resolved["timm_id"],
+        len(classes),
+        image_size=size,
+        pool=knobs["pool"],
+        gem_p=knobs["gem_p"],
+    )
+    model.load_state_dict(load_weights(run.best))
+    source = ImageSource(index.root, index.table["image"].tolist(), size)
+    batch_size = config.infer_batch_size or default_batch_size(size, runtime.device)
+    device = runtime.device.type
+    loader = make_loader(
+        ImageDataset(source, None, eval_transform(size)),
+        EpochSampler(len(source), batch_size),
+        num_workers=default_num_workers(device) if config.num_workers < 0 else config.num_workers,
+        device_type=device,
+    )
+    shape = (views, len(source), len(classes))
+    with catch_signals() as pause, atomic_array(run.test_logits, shape, np.float16) as logits:
+        predict_logits(
+            runtime.place(model),
+            loader,
+            Classification(len(classes), lambda logits, target: logits.sum()),
+            runtime,
+            out=logits,
+            views=first_views(views),
+            go_on=None if threshold is None else unsure_below(threshold),
+            pause=pause,
+            label=str(run.folder),
+        )
+    save_test_info(
+        run.test_info,
+        ids=index.table["id"].tolist(),
+        views=VIEWS[:views],
+        classes=classes,
+        config_hash=json.loads(run.finished.read_text(encoding="utf-8"))["config_hash"],
+        threshold=threshold,
+    )
+
+
+def unsure_below(threshold: float) -> Callable[[Tensor], Tensor]:
+    """Return the test whether the largest softmax probability is below ``threshold``."""
+    return lambda logits: logits.softmax(-1).amax(-1) < threshold
 
 
 def find_shift(answers: Answers, weights: Weights) -> Shift:

@@ -42,6 +42,31 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
     sync_folder(path.parent)
 
 
+@contextmanager
+def atomic_array(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[Any]:
+    """Yield a writable memory map that becomes the ``.npy`` file ``path`` when it is whole.
+
+    Raises:
+        OSError: the disk has no room for it (said before the first byte is written).
+    """
+    import numpy as np
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+        with temporary.open("r+b") as file:
+            if hasattr(os, "posix_fallocate"):  # writing to a map of a full disk kills the process
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+            yield array
+            array.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside ``folder`` durable (where the platform lets a folder be opened)."""
     try:

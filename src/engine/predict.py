@@ -30,6 +30,7 @@ def predict(
     write: Write,
     views: Sequence[View] = VIEWS[:1],
     batch_size: int = 0,
+    go_on: Callable[[Tensor], Tensor] | None = None,
     pause: Callable[[], None] = lambda: None,
     label: str = "predict",
 ) -> None:
@@ -44,6 +45,8 @@ def predict(
         write: receives the batch on the device and one (B, …) tensor a view.
         views: applied in this order; the task's output for spatial targets is inverted.
         batch_size: rows at once on the device; 0 = the loader's. Halved when memory is short.
+        go_on: (first view's outputs) → (B,) bool, the rows whose further views are computed; for
+            the others they repeat the first. None = all rows.
         pause: called after each batch; raises to stop.
         label: word of the progress bar.
 
@@ -56,7 +59,7 @@ def predict(
         batch = runtime.upload(host_batch)
         rows = len(batch["image"])
         size = min(batch_size or rows, rows)
-        for piece, outputs in pieces(model, batch, task, runtime, views, size):
+        for piece, outputs in pieces(model, batch, task, runtime, views, size, go_on):
             write(piece, outputs)
         seen += np.bincount(batch["index"].numpy(), minlength=num_rows)
         pause()
@@ -70,13 +73,14 @@ def pieces(
     runtime: Runtime,
     views: Sequence[View],
     size: int,
+    go_on: Callable[[Tensor], Tensor] | None,
 ) -> Iterable[tuple[dict[str, Tensor], list[Tensor]]]:
     """Yield (part of the batch, its outputs), in halves of halves while memory is short."""
     start, rows = 0, len(batch["image"])
     while start < rows:
         piece = {key: value[start : start + size] for key, value in batch.items()}
         try:
-            outputs = [predict_view(model, piece, task, runtime, view) for view in views]
+            outputs = predict_views(model, piece, task, runtime, views, go_on)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -87,6 +91,27 @@ def pieces(
             continue
         yield piece, outputs
         start += size
+
+
+def predict_views(
+    model: nn.Module,
+    batch: dict[str, Tensor],
+    task: Any,
+    runtime: Runtime,
+    views: Sequence[View],
+    go_on: Callable[[Tensor], Tensor] | None,
+) -> list[Tensor]:
+    """Return the prediction of every view; only rows that ``go_on`` see more than the first."""
+    first = predict_view(model, batch, task, runtime, views[0])
+    if go_on is None or len(views) == 1:
+        return [first, *(predict_view(model, batch, task, runtime, view) for view in views[1:])]
+    rows = go_on(first).nonzero().squeeze(1)
+    outputs = [first] + [first.clone() for _ in views[1:]]
+    if len(rows):
+        unsure = {"image": batch["image"][rows]}
+        for output, view in zip(outputs[1:], views[1:], strict=True):
+            output[rows] = predict_view(model, unsure, task, runtime, view)
+    return outputs
 
 
 def predict_view(
