@@ -111,33 +111,42 @@ def load_folds(
     """
     import pandas as pd
 
-    saved = read_csv(path, unescape=True)
-    try:
-        fold = saved["fold"].astype("int64")
-        sizes = saved["bytes"].astype("int64")
-        stored_hash = saved["data_hash"].unique()
-        intact = saved["id"].is_unique and len(stored_hash) == 1 and fold.min() >= QUARANTINED
-        found = int(fold.max()) + 1
-    except (KeyError, ValueError):
-        intact, found = False, 0
-    if not intact or found < 2:
-        raise UserError(f"{path} is damaged: delete it to make the same folds again")
-    if num_folds is not None and found != num_folds:
+    saved = read_folds(path)
+    if num_folds is not None and saved.num_folds != num_folds:
         raise UserError(
-            f"{path} has {found} folds, not {num_folds}: pass --folds {found}, or delete it "
-            "(and with it all OOF predictions) to make new ones"
+            f"{path} has {saved.num_folds} folds, not {num_folds}: pass --folds "
+            f"{saved.num_folds}, or delete it (and with it all OOF predictions) to make new ones"
         )
     sizes_now = file_sizes(table, root)
-    if data_hash(table, sizes_now) != stored_hash[0]:
-        old = saved.assign(bytes=sizes)
-        raise UserError(f"{path} was made for other data: {_changes(old, table, sizes_now)}")
-    place = pd.Index(saved["id"]).get_indexer(table["id"])
-    if len(saved) != len(table) or (place < 0).any():
+    if data_hash(table, sizes_now) != saved.data_hash:
+        raise UserError(f"{path} was made for other data: {_changes(saved, table, sizes_now)}")
+    place = pd.Index(saved.table["id"]).get_indexer(table["id"])
+    if len(saved.table) != len(table) or (place < 0).any():
         raise UserError(f"{path} lost or gained rows: delete it to make the same folds again")
-    filled = table[["id", "image", "target"]].assign(
-        group=saved["group"].to_numpy()[place], fold=fold.to_numpy()[place], bytes=sizes_now
-    )
-    return _folds(filled, found, str(stored_hash[0]), [])
+    kept = saved.table.iloc[place].reset_index(drop=True)
+    kept = kept.assign(image=table["image"].tolist())
+    return _folds(kept, saved.num_folds, saved.data_hash, [])
+
+
+def read_folds(path: Path) -> Folds:
+    """Read ``folds.csv`` by itself, for those who need no images (blending).
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is missing: run train_fold.py first")
+    table = read_csv(path, unescape=True)
+    try:
+        table = table[list(COLUMNS)].astype({"fold": "int64", "bytes": "int64"})
+        hashes = table["data_hash"].unique()
+        intact = table["id"].is_unique and len(hashes) == 1 and table["fold"].min() >= QUARANTINED
+        num_folds = int(table["fold"].max()) + 1
+    except (KeyError, ValueError):
+        intact, num_folds = False, 0
+    if not intact or num_folds < 2:
+        raise UserError(f"{path} is damaged: delete it to make the same folds again")
+    return _folds(table[list(COLUMNS[:-1])], num_folds, str(hashes[0]), [])
 
 
 def file_sizes(table: pd.DataFrame, root: Path) -> np.ndarray:
@@ -194,8 +203,9 @@ def _uneven(fold: np.ndarray, num_folds: int) -> list[str]:
     return [f"folds are uneven, because groups are large: {', '.join(map(str, counts))} images"]
 
 
-def _changes(old: pd.DataFrame, table: pd.DataFrame, sizes: np.ndarray) -> str:
-    """Say in one line how the data of ``old`` folds and the present ``table`` differ."""
+def _changes(saved: Folds, table: pd.DataFrame, sizes: np.ndarray) -> str:
+    """Say in one line how the data of ``saved`` folds and the present ``table`` differ."""
+    old = saved.table
     was = dict(zip(old["id"], zip(old["target"], old["bytes"], strict=True), strict=True))
     now = dict(zip(table["id"], zip(table["target"], sizes.tolist(), strict=True), strict=True))
     both = sorted(was.keys() & now.keys())

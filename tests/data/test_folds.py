@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.data.folds import load_folds, make_folds, save_folds
+from src.data.folds import load_folds, make_folds, read_folds, save_folds
 from src.runs import UserError
 
 
@@ -49,6 +49,19 @@ def test_round_trip(tmp_path, data):
     assert lines[0] == ["id", "image", "target", "group", "fold", "bytes", "data_hash"]
     assert lines[2][:3] == ["id-01.jpg", "01.jpg", "'=b()"]  # no formula for a spreadsheet
     assert lines[2][4:] == [str(made.fold[1]), "2", made.data_hash]
+
+
+def test_blending_reads_them_without_the_images(tmp_path, data):
+    table, root = data
+    made = make_folds(table, root, num_folds=3, seed=0, quarantined=[2])
+    with pytest.raises(UserError, match=r"folds\.csv is missing: run train_fold\.py first"):
+        read_folds(tmp_path / "folds.csv")
+    save_folds(made, tmp_path / "folds.csv")
+    for image in root.iterdir():
+        image.unlink()
+    read = read_folds(tmp_path / "folds.csv")
+    assert read.folds_hash == made.folds_hash and (read.fold == made.fold).all()
+    assert read.table["target"].tolist() == table["target"].tolist()
 
 
 def test_rows_of_a_fold(data):
