@@ -1,6 +1,6 @@
 """Images a second and core of the input pipeline, beside timm's transforms and torchvision v2.
 
-    python benchmarks/input_pipeline.py            (about half a minute; needs scikit-image)
+    python benchmarks/input_pipeline.py   (half a minute; needs scikit-image)
 
 Photographs from scikit-image, tiled to 640x480 and 1920x1080, are read as JPEG files and become
 uint8 (3, 224, 224) tensors: random resized crop, flip, and a change of brightness, contrast and
@@ -43,7 +43,10 @@ Contestant = Callable[[int, int], torch.Tensor]
 
 def write_photographs(folder: Path, size: tuple[int, int], quality: int) -> list[str]:
     """Tile scikit-image's colour photographs to (height, width) and save them as JPEG."""
-    from skimage import data
+    try:
+        from skimage import data
+    except ImportError:
+        sys.exit("error: no photographs: pip install scikit-image")
 
     names = []
     for name in ("astronaut", "cat", "coffee", "rocket", "retina", "stereo_motorcycle"):
