@@ -7,6 +7,7 @@ from the head, and weights come from a local file only (no hub is ever asked).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from src.models.pretrained import MIN_SHARE, read_state, rename_to_timm
 from src.runs import UserError
 
 # Every encoder here halves the image at most five times.
 STRIDE = 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# A file that fills less of the encoder than this belongs to another architecture.
-MIN_SHARE = 0.5
 
 
 def _deeplab(encoder: str, classes: int, width: int | None) -> Any:
@@ -125,7 +125,8 @@ class Segmenter(nn.Module):
         x = (image.to(self.mean.dtype) - self.mean) / self.std
         x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
         features = self.backbone(x)
-        logits = self.head(self.decoder(features))
+        # bfloat16 is too coarse for logits: at 10 its step is 1/16.
+        logits = self.head(self.decoder(features)).float()
         if logits.shape[-2:] != x.shape[-2:]:
             logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear")
         # smp lists the image itself first, and an empty map where a transformer skips stride 2.
@@ -189,12 +190,14 @@ def load_encoder(encoder: nn.Module, path: Path | str) -> float:
     Raises:
         UserError: no such file, not a state dict, or one of another architecture.
     """
-    state = _read_state(Path(path))
+    state = read_state(path)
+    with contextlib.suppress(AttributeError, KeyError, IndexError):  # then it will not fit below
+        state = rename_to_timm(state, getattr(encoder, "model", encoder))
     own = encoder.state_dict()
     names = {_spelling(name.removeprefix("model.")): name for name in own}
     found = {}
     for key, value in state.items():
-        for prefix in ("module.", "model.", "encoder.", "backbone."):
+        for prefix in ("module.", "model.", "encoder."):
             key = key.removeprefix(prefix)
         name = names.get(_spelling(key))
         if name is not None and own[name].shape == value.shape:
@@ -213,18 +216,3 @@ def load_encoder(encoder: nn.Module, path: Path | str) -> float:
 
 def _spelling(name: str) -> str:
     return name.replace("_", ".")
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; put the encoder's weights there")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
-        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    except Exception as error:
-        raise UserError(f"{path} is not a readable state dict; download it again") from error
