@@ -14,9 +14,10 @@ from typing import IO, Any
 
 import torch
 
-from src.runs import Run, UserError, atomic_write
+from src.runs import HALF_WRITTEN, Run, UserError, atomic_write
 
 MAGIC = b"train-state-sha256:"
+PARTS = {"state", "model", "ema", "optimizer", "scaler", "config", "config_hash"}
 TRAILER = len(MAGIC) + hashlib.sha256().digest_size
 
 
@@ -26,11 +27,16 @@ class HashingWriter:
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.hash = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write and hash ``data``."""
+        """Write and hash ``data``; torch turns an OSError into its own, so it is kept."""
         self.hash.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         """Flush the file below."""
@@ -41,10 +47,18 @@ def save_state(run: Run, state: dict[str, Any]) -> None:
     """Write ``state`` to ``last.pt``; the one before it stays as ``last.previous.pt``.
 
     At every moment at least one of the two is whole.
+
+    Raises:
+        OSError: the disk is full, or the like.
     """
     with atomic_write(run.last) as file:
         writer = HashingWriter(file)
-        torch.save(state, writer)  # type: ignore[arg-type]
+        try:
+            torch.save(state, writer)  # type: ignore[arg-type]
+        except RuntimeError:
+            if writer.error:
+                raise writer.error from None
+            raise
         file.write(MAGIC + writer.hash.digest())
         if run.last.exists():
             keep_previous(run)
@@ -52,7 +66,7 @@ def save_state(run: Run, state: dict[str, Any]) -> None:
 
 def keep_previous(run: Run) -> None:
     """Give the present ``last.pt`` its second name, without a moment in which it has none."""
-    link = run.previous.with_suffix(".link")
+    link = run.last.with_name(f".{run.previous.name}.link{HALF_WRITTEN}")
     link.unlink(missing_ok=True)
     try:
         os.link(run.last, link)
@@ -76,8 +90,18 @@ def load_state(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
             troubles.append(f"{path}: {reason}")
             continue
         try:
-            return torch.load(path, map_location="cpu", weights_only=True), troubles
-        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if PARTS <= set(state):
+                return state, troubles
+            troubles.append(f"{path}: no training state of this program")
+        except (
+            RuntimeError,
+            pickle.UnpicklingError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ) as error:
             troubles.append(f"{path}: refused ({str(error).splitlines()[0][:120]})")
     if troubles:
         raise UserError(

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from src.engine.memory import keep_freed_memory
 from src.runs import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -105,6 +106,8 @@ def start_runtime(
     chosen = default_precision(kind) if precision == "auto" else precision
     if chosen == "fp16" and kind == "cpu":
         raise UserError("--precision fp16 does not train on a CPU; use bf16 or fp32")
+    if kind == "cpu":
+        keep_freed_memory()
     if kind == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

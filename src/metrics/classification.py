@@ -55,7 +55,9 @@ def log_loss(probs: Array, targets: Array, eps: float = EPS) -> float:
     return total / len(targets)
 
 
-def fit_temperature(logits: Array, targets: Array, *, tolerance: float = 1e-7) -> float:
+def fit_temperature(
+    logits: Array, targets: Array, *, prior: float = 0.0, tolerance: float = 1e-7
+) -> float:
     """Return the temperature T that minimises the log loss of softmax(logits / T).
 
     The loss is convex in b = 1 / T: its slope is mean(E_p[z] - z_y), its curvature mean(Var_p[z]).
@@ -66,21 +68,23 @@ def fit_temperature(logits: Array, targets: Array, *, tolerance: float = 1e-7) -
     Args:
         logits: (N, K) of any float type, or log probabilities; -inf is allowed.
         targets: (N,) class numbers in [0, K).
+        prior: weight, in rows, of the belief that T is 1: b - log b is added to the summed loss.
+            With 0 a small set on which every row is right would ask for boundless confidence.
         tolerance: relative width of the bracket or step at which the search ends.
 
     Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2.
     """
     targets = _check_targets(targets, logits.shape)
     low, high = 1.0 / MAX_TEMPERATURE, 1.0 / MIN_TEMPERATURE
-    if not np.isfinite(_slope_and_curvature(logits, targets, 1.0)[0]):
+    if not np.isfinite(_slope_and_curvature(logits, targets, 1.0, prior)[0]):
         return 1.0
-    if _slope_and_curvature(logits, targets, high)[0] <= 0:
+    if _slope_and_curvature(logits, targets, high, prior)[0] <= 0:
         return MIN_TEMPERATURE
-    if _slope_and_curvature(logits, targets, low)[0] >= 0:
+    if _slope_and_curvature(logits, targets, low, prior)[0] >= 0:
         return MAX_TEMPERATURE
     beta = 1.0
     while high - low > tolerance * low:
-        slope, curvature = _slope_and_curvature(logits, targets, beta)
+        slope, curvature = _slope_and_curvature(logits, targets, beta, prior)
         low, high = (low, beta) if slope > 0 else (beta, high)
         step = beta - slope / curvature if curvature > 0 else np.inf
         if abs(step - beta) <= tolerance * beta:
@@ -133,7 +137,7 @@ class ClassificationMeter:
         """
         assert self._logits, "no batch has been added"
         logits, targets = np.concatenate(self._logits), np.concatenate(self._targets)
-        temperature = fit_temperature(logits, targets)
+        temperature = fit_temperature(logits, targets, prior=1.0)
         predicted = logits.argmax(axis=1)
         return {
             "log_loss": log_loss(softmax(logits), targets),
@@ -144,9 +148,11 @@ class ClassificationMeter:
         }
 
 
-def _slope_and_curvature(logits: Array, targets: Array, beta: float) -> tuple[float, float]:
-    """Return the first and second derivative in beta of the mean log loss."""
-    slope = curvature = 0.0
+def _slope_and_curvature(
+    logits: Array, targets: Array, beta: float, prior: float
+) -> tuple[float, float]:
+    """Return the first and second derivative in beta of the penalised mean log loss."""
+    slope, curvature = prior * (1 - 1 / beta), prior / beta**2
     for rows in _blocks(logits.shape):
         z = np.array(logits[rows], dtype=np.float64)
         z -= z.max(axis=1, keepdims=True)

@@ -94,6 +94,14 @@ def test_temperature_stops_at_its_bounds() -> None:
     assert fit_temperature(logits, np.array([1, 2, 0])) == pytest.approx(20)
 
 
+def test_a_belief_of_one_row_tames_a_perfect_score() -> None:
+    """Three rows, margin m, all right: 3 m / (1 + e^(b m)) = 1 - 1 / b at the optimum."""
+    logits = np.eye(3)[:, :2][[0, 1, 0]] * 4.0
+    beta = 1 / fit_temperature(logits, np.array([0, 1, 0]), prior=1.0)
+    assert 3 * 4 / (1 + math.exp(4 * beta)) == pytest.approx(1 - 1 / beta, abs=1e-6)
+    assert 1 < beta < 1.3
+
+
 def test_temperature_of_log_probabilities_with_zeros_and_of_nan() -> None:
     with np.errstate(divide="ignore"):
         logits = np.log(np.array([[1.0, 0.0], [0.75, 0.25], [0.75, 0.25], [0.75, 0.25]]))
@@ -119,7 +127,9 @@ def test_meter_counts_rows_not_batches() -> None:
     result = meter.compute()
     assert result["log_loss"] == pytest.approx(log_loss(softmax(logits), targets), rel=1e-6)
     assert result["accuracy"] == np.mean(logits.argmax(1) == targets)
-    assert result["temperature"] == pytest.approx(fit_temperature(logits, targets), rel=1e-5)
+    assert result["temperature"] == pytest.approx(
+        fit_temperature(logits, targets, prior=1.0), rel=1e-5
+    )
     calibrated = log_loss(softmax(logits, result["temperature"]), targets)
     assert result["calibrated_log_loss"] == pytest.approx(calibrated, rel=1e-6)
     assert result["calibrated_log_loss"] <= result["log_loss"]
