@@ -112,6 +112,111 @@ class FoldConfig(EngineConfig):
     prior_weight: float = knob(0.0, "weight of the model in the seed blend")
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmentationConfig(EngineConfig):
+    """What every script that learns masks needs."""
+
+    config: str = knob("", "YAML with a `train:` block and `models:` rows")
+    name: str = knob("", "name of the run's folder; empty = data set and network")
+    source: str = knob("auto", "layout of the data; auto = looked up (see src/data/sources)")
+    fold: str = knob("0", "0 … K-1, or `full` (every labelled row, no validation)")
+    folds: int = knob(0, "K group-aware folds; 0 = the data's own valid split, 5 if it has none")
+    resolution: str = knob("native", "HxW that images are resized to, or `native`")
+    crop: str = knob("", "HxW of the training crops; empty = the resolution, or largest image")
+    loss: str = knob("ce + dice", "weighted sum of terms, as in `bce + 0.5 dice`")
+    scale_min: float = knob(0.75, "smallest factor a training image is resized by")
+    scale_max: float = knob(1.5, "largest factor a training image is resized by")
+    hflip: float = knob(0.5, "probability of a left-right flip")
+    vflip: float = knob(0.0, "probability of an up-down flip")
+    rotate: float = knob(0.0, "largest rotation, degrees")
+    color: float = knob(0.2, "strength of brightness, contrast and saturation changes")
+    cache: Literal["auto", "ram", "disk", "none"] = knob("auto", "where decoded pixels are kept")
+    prior: bool = knob(True, "start the head at the classes' share of the training pixels")
+    tta_steps: int = knob(5, "views scored on the held-out images (1 … 5)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneConfig(SegmentationConfig):
+    """``train_lane.py``: a thin foreground class, DeepLabV3+ by default."""
+
+    data_dir: str = knob("", "folder of the data set; empty = road scenes are generated")
+    config: str = knob("configs/lane.yaml", "YAML with a `train:` block and `models:` rows")
+    model: str = knob("", "a preset of configs/lane.yaml")
+    arch: Literal["deeplabv3plus", "unet", "fpn", "segformer"] = knob(
+        "deeplabv3plus", "decoder; DeepLabV3+ keeps its skip at stride 4"
+    )
+    encoder: str = knob("resnet101", "any smp encoder, or tu-NAME for any timm backbone")
+    decoder_width: int = knob(0, "channels of the decoder; 0 = as published")
+    pretrained: str = knob("auto", "`auto`, `none`, or the encoder's weights file")
+    resolution: str = knob("384x384", "HxW that images are resized to, or `native`")
+    loss: str = knob("bce + dice", "weighted sum of terms, as in `bce + dice + 0.5 boundary`")
+    epochs: int = knob(100, "passes over the training rows")
+    batch_size: int = knob(12, "rows an optimizer step sees")
+    micro_batch_size: int = knob(4, "rows on the device at once: 4 × 3 accumulated steps = 12")
+    lr: float = knob(1e-5, "peak learning rate of the backbone")
+    head_lr_mult: float = knob(10.0, "the decoder learns this many times faster")
+    weight_decay: float = knob(0.01, "decoupled weight decay; none on norms and biases")
+    postprocess: bool = knob(False, "try morphology and components; kept if it helps on valid")
+    num_scenes: int = knob(30, "road scenes to generate where no data are given")
+    num_frames: int = knob(8, "frames of each generated scene")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(SegmentationConfig):
+    """``train_distill.py``: a student alone, a teacher, and the student taught by it."""
+
+    config: str = knob("configs/distill.yaml", "YAML with a `train:` block and `models:` rows")
+    model: str = knob("", "a preset of configs/distill.yaml")
+    kind: Literal["segmentation", "classification"] = knob("segmentation", "what is learned")
+    arch: Literal["segformer", "deeplabv3plus", "unet", "fpn"] = knob("segformer", "both decoders")
+    student: str = knob("mit_b0", "student's encoder (timm id for classification)")
+    teacher: str = knob("mit_b2", "teacher's encoder (timm id for classification)")
+    student_arch: str = knob("", "decoder of the student; empty = --arch")
+    teacher_arch: str = knob("", "decoder of the teacher; empty = --arch")
+    student_pretrained: str = knob("auto", "`auto`, `none`, or the student encoder's weights")
+    teacher_pretrained: str = knob("auto", "`auto`, `none`, or the teacher encoder's weights")
+    student_width: int = knob(0, "channels of the student's decoder; 0 = as published")
+    teacher_width: int = knob(0, "channels of the teacher's decoder; 0 = as published")
+    image_size: int = knob(0, "side for classification, px; 0 = the student's native size")
+    head_lr_mult: float = knob(10.0, "the head learns this many times faster than the encoder")
+    weight_kl: float = knob(0.3, "share of the KL between soft labels; 0 = without the term")
+    weight_attention: float = knob(0.0, "share of attention transfer")
+    weight_similarity: float = knob(0.0, "share of similarity preservation")
+    weight_channel: float = knob(0.3, "share of the channel-wise KL over places (masks only)")
+    weight_feature: float = knob(0.0, "share of feature mimicking through a projector")
+    temperature: float = knob(4.0, "T of the softened distributions")
+    share_every: int = knob(50, "steps from one measurement of the gradient shares to the next")
+    allow_weak_teacher: bool = knob(False, "teach although the teacher does not beat the student")
+    ablate: bool = knob(False, "one more run for each term alone, at its weight (0.3 if it is 0)")
+    tune: int = knob(0, "trials of a search for weights and temperature on valid; 0 = none")
+    tune_epochs: int = knob(0, "epochs of a trial; 0 = a quarter of --epochs")
+    seeds: tuple[int, ...] = knob((), "seeds to repeat everything with; empty = --seed alone")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferSegmentationConfig(PlaceConfig):
+    """``infer_segmentation.py``: runs of any mask track and images → masks."""
+
+    data_dir: str = knob("", "folder of the data set; empty = the one the runs were trained on")
+    source: str = knob("", "layout of the data; empty = as the runs read it")
+    runs: tuple[str, ...] = knob((), "folders of finished runs; patterns are expanded")
+    checkpoint: str = knob("", "weights to use instead of the run's best (one run only)")
+    split: Literal["test", "valid"] = knob("test", "which images")
+    tta_steps: int = knob(0, "views (1 … 5); 0 = as many as did best on valid")
+    threshold: float = knob(-1.0, "probability of the foreground; -1 = the runs' own, from valid")
+    resolution: str = knob("", "HxW, or `native`; empty = as the runs were trained")
+    blend: Literal["oof", "uniform"] = knob("oof", "weights of the runs, from held-out pixels")
+    postprocess: bool = knob(True, "apply the post-processing that a run found to help")
+    output: str = knob("", "folder for the masks; empty = <output_dir>/masks/<split>")
+    overlays: bool = knob(False, "write the masks drawn over the images, too")
+    worst: int = knob(12, "images in the gallery of the worst (where masks exist)")
+    compare: tuple[str, ...] = knob((), "two runs, or two folders of masks, to set side by side")
+    device: Literal["auto", "cuda", "mps", "xpu", "cpu"] = knob("auto", "where to compute")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("auto", "arithmetic of the network")
+    num_workers: int = knob(-1, "loader processes; -1 = chosen by device and cores")
+    infer_batch_size: int = knob(0, "rows at once; 0 = by resolution")
+
+
 # These do not change what is learned, so a resumed or compared run may differ in them.
 NOT_LEARNED = frozenset(
     {
