@@ -9,10 +9,12 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
+
+HALF_WRITTEN = ".tmp"  # ends the name of a file that is not whole yet
 
 
 class UserError(ValueError):
@@ -26,20 +28,44 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
     The bytes go to a temporary name in the same folder, are flushed and fsynced, and are then
     renamed over ``path``; the folder entry is fsynced too. On an exception the temporary file is
     removed and whatever stood at ``path`` stays.
+
+    Raises:
+        OSError: no room, no permission; it names ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path`` and rename it over ``path`` when all went well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{HALF_WRITTEN}")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
+
+
+def sweep(folder: Path, *names: str) -> None:
+    """Delete what killed processes left half-written in ``folder``; its lock must be held.
+
+    Args:
+        folder: where to look.
+        names: files meant; none = all.
+    """
+    for name in names or ("*",):
+        for left in folder.glob(f".{name}.*{HALF_WRITTEN}"):
+            left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -51,8 +77,7 @@ def atomic_array(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[Any
     """
     import numpy as np
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
         with temporary.open("r+b") as file:
             if hasattr(os, "posix_fallocate"):  # writing to a map of a full disk kills the process
@@ -60,11 +85,6 @@ def atomic_array(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[Any
             yield array
             array.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -162,31 +182,42 @@ class Run:
     def hold(self) -> Iterator[None]:
         """Keep every other process off this run while the block lasts.
 
-        The lock is the kernel's, so it dies with its process and is never stale.
+        What a killed process left half-written in the folder is deleted first.
 
         Raises:
             UserError: another process holds the run; the message says which.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with hold(self.folder / ".lock", f"{self.folder}"):
+            sweep(self.folder)
             yield
 
 
 @contextmanager
 def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock file at ``path``; ``what`` names the held thing in the refusal."""
+    """Hold an exclusive lock file at ``path``; ``what`` names the held thing in the refusal.
+
+    The lock is the kernel's, so it dies with its process and is never stale. It is of the POSIX
+    kind, which loader processes do not inherit: orphans of a killed run hold nothing.
+
+    Raises:
+        UserError: another process holds it, and ``wait`` is off.
+    """
     try:
         import fcntl
-    except ImportError:  # Windows has no flock: runs are unguarded there
+    except ImportError:  # Windows has no such locks: runs are unguarded there
         yield
         return
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(f"{what} is in use by {holder}; wait for it or stop it") from None
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                print(f"warning: {path.parent} cannot be locked ({error.strerror})", flush=True)
+            else:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise UserError(f"{what} is in use by {holder}; wait for it or stop it") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
@@ -254,27 +285,54 @@ def safe_name(text: str) -> str:
     return re.sub(r"[^\w.-]", "_", text).lstrip(".") or "_"
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that this program wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is no whole JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged; delete it and run the command that wrote it again")
+    return content
+
+
 def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Run a script's ``main(argv)`` and exit; a user's mistake is one line and status 2."""
+    """Run a script's ``main(argv)`` and exit: 2 on a user's mistake, 1 on a disk's or memory's.
+
+    Either is one line on stderr. Any other exception is a fault of the program and is shown whole.
+    """
     try:
         status = main(sys.argv[1:])
+        sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # `| head` has seen enough; let the interpreter's own flush succeed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+    except MemoryError as error:
+        print(f"error: out of memory ({one_line(error)[:150] or 'host'})", file=sys.stderr)
         status = 1
-    sys.stdout.flush()
+    except OSError as error:
+        if error.errno is None:
+            raise
+        place = error.filename or "input or output"
+        print(f"error: {place}: {error.strerror}; earlier results are whole", file=sys.stderr)
+        status = 1
     sys.exit(status or 0)
 
 
-DISK_ERRORS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO}
-)
+def one_line(error: BaseException) -> str:
+    """Return what ``error`` says without line ends or other control characters.
+
+    File names may hold either.
+    """
+    return "".join(c if c.isprintable() else " " for c in str(error))
