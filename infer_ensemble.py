@@ -6,14 +6,13 @@ A stopped run goes on with the first model and fold that has not finished.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from src.config import PlaceConfig, knob
 from src.reader import parse
-from src.runs import Output, Run, UserError, hold, run_script
+from src.runs import Output, Run, UserError, hold, read_json, run_script, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +62,7 @@ def main(argv: list[str]) -> int:
 
     try:
         with hold(output.root / ".infer.lock", f"inference into {output.root}"):
+            sweep(output.root, "test_log_probs.npy", output.submission.name)
             infer(config, output)
     except Interrupted as stop:
         print(f"{stop}; finished folds are kept, the same command goes on from here")
@@ -141,7 +141,7 @@ def infer_models(
     for model in used_models(blend):
         views = num_views(blend, model, VIEWS)
         for run in finished_runs(output, model, weights):
-            config_hash = json.loads(run.finished.read_text(encoding="utf-8"))["config_hash"]
+            config_hash = read_json(run.finished)["config_hash"]
             if not has_test_run(
                 run.folder,
                 ids_hash=ids_hash,
@@ -175,7 +175,7 @@ def finished_runs(output: Output, model: str, weights: Weights) -> list[Run]:
         )
     known = set(weights.config_hashes.get(model, {}).values())
     for run in runs:
-        config_hash = json.loads(run.finished.read_text(encoding="utf-8")).get("config_hash")
+        config_hash = read_json(run.finished).get("config_hash")
         if config_hash not in known:
             raise UserError(
                 f"{run.folder} was trained otherwise than {output.weights} knows; run "
@@ -255,7 +255,7 @@ def infer_fold(
         ids=index.table["id"].tolist(),
         views=VIEWS[:views],
         classes=classes,
-        config_hash=json.loads(run.finished.read_text(encoding="utf-8"))["config_hash"],
+        config_hash=read_json(run.finished)["config_hash"],
         threshold=threshold,
     )
 

@@ -7,7 +7,6 @@ images. Started again, it goes on where it stopped; a finished fold is skipped.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import FoldConfig, config_hash, learned_knobs
 from src.reader import parse
-from src.runs import Output, Run, UserError, hold, run_script, write_json, write_text
+from src.runs import (
+    Output,
+    Run,
+    UserError,
+    hold,
+    read_json,
+    run_script,
+    sweep,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from src.data.aliases import Aliases
@@ -74,19 +83,17 @@ def finished(run: Run, config: FoldConfig) -> bool:
         UserError: it is, but with other knobs.
     """
     try:
-        done = json.loads(run.finished.read_text(encoding="utf-8"))
+        done = read_json(run.finished)
     except FileNotFoundError:
         return False
-    except ValueError:
-        raise UserError(f"{run.finished}: damaged; delete it to train the fold again") from None
-    if done["config_hash"] != config_hash(config):
+    if done.get("config_hash") != config_hash(config):
         now = learned_knobs(config)
-        changed = [f"{k} was {v!r}" for k, v in done["config"].items() if now.get(k) != v]
+        changed = [f"{k} was {v!r}" for k, v in done.get("config", {}).items() if now.get(k) != v]
         raise UserError(
             f"{run.folder} is finished, with other knobs ({', '.join(changed)}): pass another "
             "--name, or delete the folder"
         )
-    print(f"{run.folder}: finished, {done['monitor']} {done['score']}; skipped")
+    print(f"{run.folder}: finished, {done.get('monitor')} {done.get('score')}; skipped")
     return True
 
 
@@ -106,6 +113,7 @@ def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
         print(f"note: {note}")
     output.root.mkdir(parents=True, exist_ok=True)
     with hold(output.folds_lock, str(output.folds), wait=True):
+        sweep(output.root, *(p.name for p in (output.folds, output.quarantine, output.duplicates)))
         if output.folds.exists():
             folds = load_folds(
                 output.folds, index.table, index.root, num_folds=config.folds or None
