@@ -6,13 +6,13 @@ A stopped run goes on with the first model and fold that has not finished.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from src.config import PlaceConfig, knob
 from src.reader import parse
-from src.runs import Output, Run, UserError, hold, read_json, run_script, sweep
+from src.runs import Output, Run, UserError, hold, read_json, run_script, sweep, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,7 @@ def infer(config: InferConfig, output: Output) -> None:
     ids = index.table["id"].tolist()
     shift = find_shift(answers, weights)
     corrected = config.prior_correction == "on" and shift.significant
-    describe(weights, answers, shift, ids, corrected=corrected)
+    describe(output.prediction, weights, answers, shift, ids, corrected=corrected)
     path = Path(config.output) if config.output else output.submission
     submit(path, id_column, ids, columns, answers, shift if corrected else None)
 
@@ -275,9 +275,18 @@ def find_shift(answers: Answers, weights: Weights) -> Shift:
 
 
 def describe(
-    weights: Weights, answers: Answers, shift: Shift, ids: list[str], *, corrected: bool
+    prediction: Path,
+    weights: Weights,
+    answers: Answers,
+    shift: Shift,
+    ids: list[str],
+    *,
+    corrected: bool,
 ) -> None:
-    """Print how sure the answers are, which score to expect, and where the models disagree."""
+    """Print how sure the answers are, where the models disagree and which score to expect.
+
+    The expected score is kept in ``prediction``.
+    """
     from src.ensemble import calibration, report
     from src.ensemble.shift import correct
 
@@ -291,6 +300,10 @@ def describe(
     print("\n".join(report.shift_lines(shift, weights.classes, corrected=corrected)))
     lines = report.score_lines(weights.summary, shift, tally, corrected=corrected)
     print("\n" + "\n".join(lines))
+    by_class = calibration.loss_by_class(weights.summary, shift, tally, corrected=corrected)
+    by_confidence = calibration.loss_by_confidence(weights.summary, tally)
+    estimates = {"by_confidence": asdict(by_confidence), "by_class": asdict(by_class)}
+    write_json(prediction, {"oof_log_loss": weights.summary.loss, **estimates})
 
 
 def submit(

@@ -266,6 +266,11 @@ class Output:
         return self.root / "submission.csv"
 
     @property
+    def prediction(self) -> Path:
+        """The score that the submission is expected to get."""
+        return self.root / "prediction.json"
+
+    @property
     def cache(self) -> Path:
         """Decoded pixels."""
         return self.root / "cache"
