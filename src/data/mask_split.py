@@ -1,0 +1,123 @@
+"""The index of a mask data set in, the rows to train on, to hold out and to hand in out.
+
+Training, tuning and thresholds see :func:`read_labelled` alone, which has no test row in it. The
+test split is reachable through :func:`read_test`, for inference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.data.sources.masks import MaskIndex
+from src.data.sources.registry import read_source
+from src.data.split import assign_folds
+from src.runs import UserError
+
+VOID = 255  # of every mask that leaves the loader, whatever the data set calls it
+DEFAULT_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class MaskSplit:
+    """Rows (n,) int64 of the table to train on and to hold out, and a hash of who is where."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    how: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class VoidReader:
+    """Read a mask's labels with void as ``VOID``: path → (H, W).
+
+    Attributes:
+        index: whose masks.
+    """
+
+    index: MaskIndex
+
+    def __call__(self, path: str) -> np.ndarray:
+        """Read one mask."""
+        mask = self.index.decode(Path(path))
+        void = self.index.ignore_index
+        return mask if void in (None, VOID) else np.where(mask == void, VOID, mask)
+
+
+def read_labelled(name: str, root: Path | str, **options: Any) -> MaskIndex:
+    """Read a data set without its test split and without rows that lack a mask.
+
+    Args:
+        name: of the source, or ``auto``.
+        root: the data folder.
+        options: of the source.
+
+    Raises:
+        UserError: nothing is left, or what the source refuses.
+    """
+    index = _read(name, root, options)
+    table = index.table
+    kept = table[(table["split"] != "test") & (table["target"] != "")].reset_index(drop=True)
+    if kept.empty:
+        raise UserError(f"{root} has no labelled images outside its test split")
+    return replace(index, table=kept)
+
+
+def read_test(name: str, root: Path | str, **options: Any) -> MaskIndex:
+    """Read the test split alone, with masks where the data set hands them out.
+
+    Raises:
+        UserError: there is none.
+    """
+    index = _read(name, root, options).take("test")
+    if not len(index):
+        raise UserError(f"{root} has no test split: pass --split valid")
+    return index
+
+
+def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) -> MaskSplit:
+    """Settle who is held out: a pure function of ids, groups, splits and the arguments.
+
+    Args:
+        index: labelled rows.
+        fold: which; None trains on every row.
+        num_folds: K; 0 = the data set's own valid split as fold 0, or 5 if it has none.
+        seed: of the shuffle.
+
+    Raises:
+        UserError: no such fold, or more folds than groups.
+    """
+    table = index.table
+    own = (table["split"] == "valid").to_numpy()
+    every = np.arange(len(table))
+    if fold is None:
+        valid, how = every[:0], "all rows, none held out"
+    elif num_folds == 0 and own.any() and not own.all():
+        if fold:
+            raise UserError(f"--fold {fold}: the data's own split is fold 0; pass --folds K too")
+        valid, how = every[own], "the data's own valid split"
+    else:
+        num_folds = num_folds or DEFAULT_FOLDS
+        if not 0 <= fold < num_folds:
+            raise UserError(f"--fold {fold}: folds are 0 to {num_folds - 1}")
+        groups = table["group"].tolist()
+        folds = assign_folds([""] * len(table), num_folds, seed, groups)
+        how = f"fold {fold} of {num_folds}, {'grouped' if any(groups) else 'ungrouped'}"
+        valid = every[folds == fold]
+    train = np.setdiff1d(every, valid)
+    text = "\n".join(
+        f"{name}\0{held}" for name, held in zip(table["id"], np.isin(every, valid), strict=True)
+    )
+    return MaskSplit(train, valid, how, hashlib.sha256(text.encode()).hexdigest()[:12])
+
+
+def _read(name: str, root: Path | str, options: dict[str, Any]) -> MaskIndex:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the caller prints the index's notes
+        return read_source(name, root, **options)
