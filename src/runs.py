@@ -149,6 +149,11 @@ class Run:
         return self.folder / "oof.npz"
 
     @property
+    def oof_counts(self) -> Path:
+        """Pixel counts of every held-out image (masks only)."""
+        return self.folder / "oof_counts.npz"
+
+    @property
     def test_logits(self) -> Path:
         """Logits of the test rows, (V, N, K) float16."""
         return self.folder / "test_logits.npy"
@@ -279,6 +284,22 @@ class Output:
     def logs(self) -> Path:
         """What scripts/overnight.sh printed."""
         return self.root / "logs"
+
+    def scenes(self, name: str) -> Path:
+        """Images that were generated, where no data were given."""
+        return self.root / "data" / safe_name(name)
+
+    def track(self, name: str) -> Output:
+        """Return the folder of one of the mask tracks: ``lane``, ``distill``, ``micro``."""
+        return Output(self.root / safe_name(name))
+
+    def masks(self, name: str) -> Path:
+        """Predicted masks."""
+        return self.root / "masks" / safe_name(name)
+
+    def study(self, name: str) -> Path:
+        """Journal of a search for knobs."""
+        return self.root / safe_name(name) / "study.journal"
 
     def run(self, model: str, fold: int | str) -> Run:
         """Return the folder of ``model`` × ``fold`` (a timm id's odd characters become ``_``)."""

@@ -133,6 +133,18 @@ class Segmenter(nn.Module):
         maps = [feature for feature in features[1:] if feature.shape[1]]
         return logits[..., :height, :width], maps
 
+    @torch.no_grad()
+    def set_prior(self, frequency: Tensor) -> None:
+        """Start the head at the classes' log-frequencies, so that no step is spent on finding them.
+
+        Args:
+            frequency: share of pixels of each class (K,), or of the foreground (1,) for one logit.
+        """
+        last = [layer for layer in self.head.modules() if isinstance(layer, nn.Conv2d)][-1]
+        assert last.bias is not None
+        p = frequency.clamp(1e-4, 1 - 1e-4).to(last.bias)
+        last.bias.copy_(p.log() if len(p) > 1 else p.logit())
+
 
 def build_segmenter(
     arch: str,
