@@ -297,9 +297,9 @@ class Output:
         """Predicted masks."""
         return self.root / "masks" / safe_name(name)
 
-    def study(self, name: str) -> Path:
-        """Journal of a search for knobs."""
-        return self.root / safe_name(name) / "study.journal"
+    def trials(self, name: str) -> Path:
+        """Journal of a search for knobs of the run ``name``."""
+        return self.root / safe_name(name) / "trials.journal"
 
     def run(self, model: str, fold: int | str) -> Run:
         """Return the folder of ``model`` × ``fold`` (a timm id's odd characters become ``_``)."""
