@@ -1,0 +1,120 @@
+"""A mask track's config in, the folder of its run out, and whether the run is finished.
+
+Nothing heavy is imported here: a finished run is recognised in milliseconds. The folder
+``src/tracks`` is the one place besides the root scripts that joins rooms: it holds what the
+scripts of the mask tracks share, since scripts are never imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.config import EngineConfig, config_hash, learned_knobs
+from src.runs import Run, UserError, read_json, write_text
+
+if TYPE_CHECKING:
+    from src.engine.runtime import Runtime
+
+
+def fold_of(text: str) -> int | None:
+    """Read ``--fold``: a number, or None for ``full``."""
+    if text.isdigit():
+        return int(text)
+    if text != "full":
+        raise UserError(f"--fold {text}: a number from 0, or `full`")
+    return None
+
+
+def parse_size(flag: str, text: str) -> tuple[int, int] | None:
+    """Read ``HxW``, one number for a square, or ``native`` (None)."""
+    if text == "native":
+        return None
+    match = re.fullmatch(r"(\d+)(?:[xX×](\d+))?", text.strip())
+    if not match or not 16 <= int(match[1]) <= 8192 or not 16 <= int(match[2] or match[1]) <= 8192:
+        raise UserError(f"--{flag} {text}: expected HxW in pixels, as in 384x384, or native")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def data_label(data_dir: str) -> str:
+    """Return a short name of the data set for the names of runs."""
+    return Path(data_dir).resolve().name or "data"
+
+
+def finished(run: Run, config: EngineConfig) -> dict[str, Any] | None:
+    """Return what a complete run left, and say so; None while there is something to do.
+
+    Raises:
+        UserError: it is complete, but with other knobs.
+    """
+    try:
+        done = read_json(run.finished)
+    except FileNotFoundError:
+        return None
+    if done.get("config_hash") != config_hash(config):
+        now = learned_knobs(config)
+        changed = [f"{k} was {v!r}" for k, v in done.get("config", {}).items() if now.get(k) != v]
+        raise UserError(
+            f"{run.folder} is finished, with other knobs ({', '.join(changed)}): pass another "
+            "--name, or delete the folder"
+        )
+    print(f"{run.folder}: finished, {done.get('monitor')} {done.get('score')}; skipped")
+    return done
+
+
+def read_config(run: Run) -> dict[str, Any]:
+    """Read a run's ``config.yaml``.
+
+    Raises:
+        UserError: no run, or damaged.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+        content["knobs"], content["resolved"]
+    except FileNotFoundError:
+        raise UserError(f"{run.folder} is no run: it has no {run.config.name}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        raise UserError(f"{run.config}: damaged; train the run again") from None
+    return content
+
+
+def write_config(
+    run: Run, config: EngineConfig, resolved: dict[str, Any], runtime: Runtime
+) -> None:
+    """Write ``config.yaml``: the knobs, what they came to, versions, commit and device.
+
+    Raises:
+        UserError: the run was started on other data.
+    """
+    import yaml
+
+    from src.engine.log import versions
+
+    if run.last.exists():
+        before = read_config(run)["resolved"]
+        if before.get("split_hash") != resolved["split_hash"]:
+            raise UserError(
+                f"{run.folder} was started on other images or folds: pass another --name, or "
+                "delete the folder"
+            )
+    content = {"knobs": dataclasses.asdict(config), "resolved": resolved}
+    content["runtime"] = {
+        "device": str(runtime.device),
+        "precision": runtime.precision,
+        "channels_last": runtime.channels_last,
+        "processes": runtime.num_processes,
+    }
+    content["versions"] = versions()
+    plain = yaml.safe_dump(_plain(content), allow_unicode=True, sort_keys=False)
+    write_text(run.config, plain)
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists, all the way down: YAML's safe dialect has no tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,103 @@
+"""Train a net on thin lanes or cracks: python train_lane.py --encoder tu-tf_efficientnet_lite0.
+
+Images with two-class masks in, output/lane/<name>/fold<k>/ out: weights, scores at native size and
+held-out probabilities. Without --data_dir road scenes are generated. Started again, it goes on
+where it stopped; a finished run is skipped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from src.config import LaneConfig
+from src.reader import parse
+from src.runs import Output, Run, UserError, run_script
+from src.tracks.folder import data_label, finished, fold_of, parse_size
+
+if TYPE_CHECKING:
+    from src.tracks.training import MaskData
+
+SCENES = "road_scenes"
+
+
+def main(argv: list[str]) -> int:
+    """Train the run that ``argv`` asks for."""
+    config = parse(
+        LaneConfig, argv, prog="train_lane.py", description=__doc__ or "", row_by="model"
+    )
+    output = Output(Path(config.output_dir)).track("lane")
+    held_out = fold_of(config.fold)
+    label = data_label(config.data_dir) if config.data_dir else SCENES
+    name = config.name or f"{label}-{config.model or f'{config.arch}-{config.encoder}'}"
+    run = output.run(name, "full" if held_out is None else held_out)
+    if finished(run, config):
+        return 0  # before anything heavy is imported
+
+    from src.engine.interrupt import Interrupted
+
+    try:
+        with run.hold():
+            if not finished(run, config):
+                train(config, output, run)
+    except Interrupted as stop:
+        print(f"{stop}; the state is saved, the same command goes on from here")
+        return stop.status
+    return 0
+
+
+def read_lanes(config: LaneConfig) -> MaskData:
+    """Read the images, or generate them where no data are given."""
+    from src.data.road_scenes import write_scenes
+    from src.data.sources.registry import detect_source
+    from src.tracks.training import read_data
+
+    root = Path(config.data_dir)
+    if not config.data_dir:
+        root = Output(Path(config.output_dir)).scenes(SCENES)
+        size = parse_size("resolution", config.resolution) or (384, 384)
+        print(f"no --data_dir: {config.num_scenes} road scenes in {root}", flush=True)
+        write_scenes(
+            root, num_scenes=config.num_scenes, num_frames=config.num_frames, size=size,
+            seed=config.seed,
+        )  # fmt: skip
+    elif not root.is_dir():
+        raise UserError(f"--data_dir {root}: no such folder")
+    source = config.source
+    if source == "auto":
+        # plain folders are read as lanes: two classes, neighbouring frames in one group
+        source = {"folders": "lanes"}.get(detect_source(root), detect_source(root))
+    data = read_data(config, source=source, data_dir=str(root))
+    if data.index.num_classes != 2:
+        raise UserError(
+            f"{root} has {data.index.num_classes} classes: train_lane.py learns one against the "
+            "background; use train_distill.py for more"
+        )
+    return data
+
+
+def train(config: LaneConfig, output: Output, run: Run) -> None:
+    """Train the run to its finished folder."""
+    import torch
+
+    from src.engine.runtime import start_runtime
+    from src.tracks.networks import build_network, find_encoder_weights, segmenter_spec
+    from src.tracks.training import build_task, start_at_prior, train_masks
+
+    data = read_lanes(config)
+    task = build_task(config, data)
+    network = segmenter_spec(config.arch, config.encoder, task.num_outputs, config.decoder_width)
+    weights = find_encoder_weights(config.encoder, config.pretrained)
+    runtime = start_runtime(config.device, config.precision, config.channels_last)
+    torch.manual_seed(config.seed)
+    model = build_network(network, weights)
+    if config.prior:
+        start_at_prior(model, data)
+    train_masks(
+        config, run, data, model, task, output=output, network=network, runtime=runtime,
+        extra={"track": "lane", "weights": str(weights)},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_script(main)
