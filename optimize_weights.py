@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config import PlaceConfig, knob
-from src.reader import parse, read_yaml
+from src.reader import coerce, parse, read_yaml
 from src.runs import Output, UserError, hold, run_script, safe_name
 
 if TYPE_CHECKING:
-    from src.data.folds import Folds
     from src.ensemble.fitting import Fitted
     from src.ensemble.oof import Oof
     from src.ensemble.panel import Panel
@@ -72,7 +71,7 @@ def optimize(config: BlendConfig, output: Output) -> None:
     tables = build_tables(oof)
     solving = time.monotonic()
     entries, mixture = contest(
-        oof.members, tables, read_priors(config), trials=min(config.trials, 100), seed=config.seed
+        oof.members, tables, read_priors(config), trials=min(config.trials, 50), seed=config.seed
     )
     print(
         f"convex: within {mixture.gap:.1e} nats of the optimum, as the duality gap proves "
@@ -102,6 +101,7 @@ def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]
     import numpy as np
 
     from src.data.aliases import read_aliases
+    from src.data.folds import read_folds
     from src.ensemble.oof import FoldTable, load_oof
 
     folds = read_folds(output.folds)
@@ -128,19 +128,6 @@ def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]
     return oof, groups
 
 
-def read_folds(path: Path) -> Folds:
-    """Read folds.csv by itself: blending needs no images to compare it with."""
-    from src.data.folds import _folds
-    from src.data.tables import read_csv
-
-    table = read_csv(path, unescape=True)
-    try:
-        table["fold"] = table["fold"].astype("int64")
-        return _folds(table, int(table["fold"].max()) + 1, str(table["data_hash"].iloc[0]), [])
-    except (KeyError, ValueError, IndexError):
-        raise UserError(f"{path} is damaged: delete it to make the same folds again") from None
-
-
 def find_aliases(config: BlendConfig) -> Path | None:
     """Return the alias file: the flag's, else the data folder's, else none."""
     if config.aliases:
@@ -155,11 +142,13 @@ def find_aliases(config: BlendConfig) -> Path | None:
 
 
 def read_priors(config: BlendConfig) -> dict[str, float]:
-    """Return each model's prior weight: its run's own, else the preset's."""
+    """Return each model's prior weight, from the presets."""
     path = Path(config.presets)
-    rows = (read_yaml(path).get("models") or {}) if path.exists() else {}
+    rows = (read_yaml(path).get("models") or {}) if path.is_file() else {}
     return {
-        safe_name(str(name)): float((row or {}).get("prior_weight", 0.0))
+        safe_name(str(name)): coerce(
+            f"{path}: {name}: prior_weight", (row or {}).get("prior_weight", 0), float
+        )
         for name, row in rows.items()
     }
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.ensemble.oof import Oof
-from src.ensemble.pool import Blend, log_softmax, pool_arrays, row_blocks, true_losses
+from src.ensemble.pool import Blend, row_blocks, true_losses
 from src.ensemble.shift import Shift
 from src.ensemble.weights import OofSummary
 
@@ -184,7 +184,7 @@ def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> t
     num_rows, num_classes = len(oof.targets), len(oof.classes)
     most = max(_ADAPTIVE_VALUES // num_classes, 1000)
     rows = np.arange(0, num_rows, -(-num_rows // most))
-    used = [m for m, weight in enumerate(blend.weights) if weight > 0]
+    used = blend.used
     models = list(dict.fromkeys(blend.members[m][0] for m in used))
     firsts = {model: next(mv for mv in blend.members if mv[0] == model) for model in models}
     owner = np.array([models.index(blend.members[m][0]) for m in used])
@@ -196,11 +196,11 @@ def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> t
         alone = np.stack(
             [oof.read(firsts[blend.members[m][0]], here, _own(blend, m)) for m in used]
         )
-        full = _blend_losses(blend, members, used, oof.targets[here])
+        full = true_losses(blend.answer(members), oof.targets[here])
         for t, threshold in enumerate(_THRESHOLDS):
             skip = sure >= threshold  # (models, R)
             answers = np.where(skip[owner][:, :, None], alone, members)
-            change[t] += (_blend_losses(blend, answers, used, oof.targets[here]) - full).sum()
+            change[t] += (true_losses(blend.answer(answers), oof.targets[here]) - full).sum()
             needed[t] += (~skip).mean(axis=0).sum()
     good = np.abs(change) / len(rows) < max_change
     last = int(np.argmin(good)) if not good.all() else len(good)  # thresholds fall
@@ -211,9 +211,3 @@ def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> t
 
 def _own(blend: Blend, member: int) -> float:
     return float(blend.temperatures[member])
-
-
-def _blend_losses(blend: Blend, members: Array, used: list[int], targets: Array) -> Array:
-    floors = np.asarray(blend.floors)
-    pooled = pool_arrays(blend.pool, members, blend.weights[used], floors, blend.prior)
-    return true_losses(log_softmax(pooled, blend.temperature), targets)

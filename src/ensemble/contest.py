@@ -35,7 +35,7 @@ class Entry:
 
     Attributes:
         name: of the method.
-        weights: (M + 2,) of members and floors.
+        weights: (M,) of members, or (M + 2,) of members and floors.
         loss: on the rows it was fitted on, nats.
         nested: (N,) loss of each row when fitted without its part.
     """
@@ -88,9 +88,7 @@ def contest(
 
 def entry_of(name: str, fitted: Fitted) -> Entry:
     """Return a finished blend as an entry."""
-    blend = fitted.blend
-    weights = np.r_[blend.weights, blend.floors]
-    return Entry(name, weights, fitted.loss, fitted.nested_losses)
+    return Entry(name, fitted.blend.weights, fitted.loss, fitted.nested_losses)
 
 
 def score_entries(entries: Sequence[Entry]) -> dict[str, dict[str, float]]:

@@ -12,16 +12,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from src.ensemble.blend import NUM_FLOORS, THREADS, Tables
 from src.ensemble.oof import Oof
-from src.ensemble.panel import Panel
-from src.ensemble.pool import Blend, log_softmax, pool_arrays, true_losses
+from src.ensemble.panel import Panel, fit_floors
+from src.ensemble.pool import (
+    Blend,
+    add_floors,
+    log_softmax,
+    pool_arrays,
+    row_blocks,
+    true_losses,
+)
 from src.ensemble.search import Structure
 from src.metrics.classification import fit_temperature
 
 Array = npt.NDArray[Any]
 
-_BLOCK_VALUES = 1 << 18
-_THREADS = 2
+_THIN_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Fitted:
     Attributes:
         blend: fitted on all rows.
         loss: of ``blend`` on the rows it was fitted on, nats.
-        nested_losses: (N,) of each row, weights and final temperature fitted without its part.
+        nested_losses: (N,) of each row, everything fitted without its part.
         nested: (N, K) float32 log probabilities behind ``nested_losses``.
     """
 
@@ -42,55 +49,92 @@ class Fitted:
 
 
 def fit_blend(panel: Panel, structure: Structure) -> Fitted:
-    """Fit weights and temperature of a structure; cross-fit both for the nested losses.
+    """Fit weights, temperature and floors of a structure; cross-fit all for the nested losses.
 
-    The temperature of all rows is fitted on full distributions, those of the parts on the panel.
+    The parts' temperatures and floors are fitted on at most four million values of the others.
     """
     oof, tables = panel.oof, panel.tables
     weights, without = panel.fit_parts(structure)
     own = tables.temperatures if structure.order == "before" else np.ones(len(oof.members))
-    fit, nested = _pool_twice(oof, structure.pool, weights, without, own, tables)
-    temperature = fit_temperature(fit, oof.targets, tolerance=1e-5)
-    for part, others in zip(np.unique(tables.parts), without, strict=True):
+    pools = _pool_all(oof, structure.pool, weights, without, own, tables)
+    temperature = fit_temperature(pools.fit, oof.targets, tolerance=1e-5)
+    floors = _floors(log_softmax(pools.fit, temperature), slice(None), structure, oof, tables)
+    thin = pools.thin_rows
+    for part, others in zip(np.unique(tables.parts), pools.thin, strict=True):
+        kept = tables.parts[thin] != part
+        cross = fit_temperature(others[kept], oof.targets[thin[kept]], tolerance=1e-4)
+        share = _floors(log_softmax(others[kept], cross), thin[kept], structure, oof, tables)
         held_out = tables.parts == part
-        cross = panel.temperature(structure, others, panel.parts != part)
-        nested[held_out] = log_softmax(nested[held_out], cross)
-    num_members = len(oof.members)
+        answer = log_softmax(pools.nested[held_out], cross)
+        pools.nested[held_out] = add_floors(answer, share, tables.prior)
     blend = Blend(
         pool=structure.pool,
         members=oof.members,
-        weights=weights[:num_members],
-        floors=(float(weights[num_members]), float(weights[num_members + 1])),
+        weights=weights,
         temperatures=own,
         temperature=temperature,
+        floors=floors,
         prior=tables.prior,
     )
-    loss = float(true_losses(log_softmax(fit, temperature), oof.targets).mean())
-    return Fitted(blend, loss, true_losses(nested, oof.targets), nested)
+    answer = add_floors(log_softmax(pools.fit, temperature), floors, tables.prior)
+    loss = float(true_losses(answer, oof.targets).mean())
+    return Fitted(blend, loss, true_losses(pools.nested, oof.targets), pools.nested)
 
 
-def _pool_twice(
-    oof: Oof, kind: str, weights: Array, without: Array, temperatures: Array, tables: Any
-) -> tuple[Array, Array]:
-    """Return (N, K) pooled with the weights of all rows, and with those of the other parts."""
+def _floors(
+    log_probs: Array, rows: Any, structure: Structure, oof: Oof, tables: Tables
+) -> tuple[float, float]:
+    """Return the floors' weights fitted on the rows ``rows``; zeros if the structure has none."""
+    if not structure.floors:
+        return (0.0, 0.0)
+    true = -true_losses(log_probs, oof.targets[rows])
+    uniform, prior = fit_floors(true, tables.raw[rows, -NUM_FLOORS:])
+    return (float(uniform), float(prior))
+
+
+@dataclass(frozen=True)
+class _Pools:
+    """Pooled log probabilities before the temperature.
+
+    ``fit`` (N, K) with the weights of all rows; ``nested`` (N, K) with those of the other parts;
+    ``thin`` (P, T, K) of the rows ``thin_rows`` (T,) with the weights without each part.
+    """
+
+    fit: Array
+    nested: Array
+    thin: Array
+    thin_rows: Array
+
+
+def _pool_all(
+    oof: Oof, kind: str, weights: Array, without: Array, temperatures: Array, tables: Tables
+) -> _Pools:
     num_rows, num_classes = len(oof.targets), len(oof.classes)
-    num_members = len(oof.members)
-    used = np.flatnonzero((weights[:num_members] > 0) | (without[:, :num_members] > 0).any(axis=0))
-    size = max(1, _BLOCK_VALUES // num_classes)
-    pooled = np.empty((2, num_rows, num_classes), dtype=np.float32)
-    blocks = [
-        block[start : start + size]
-        for block in (np.flatnonzero(tables.parts == part) for part in np.unique(tables.parts))
-        for start in range(0, len(block), size)
-    ]
+    used = np.flatnonzero((weights > 0) | (without > 0).any(axis=0))
+    step = max(1, num_rows * num_classes // _THIN_VALUES)
+    thin_rows = np.arange(0, num_rows, step)
+    pools = _Pools(
+        fit=np.empty((num_rows, num_classes), dtype=np.float32),
+        nested=np.empty((num_rows, num_classes), dtype=np.float32),
+        thin=np.empty((len(without), len(thin_rows), num_classes), dtype=np.float32),
+        thin_rows=thin_rows,
+    )
 
     def work(rows: Array) -> None:
         members = np.empty((len(used), len(rows), num_classes), dtype=np.float32)
         for place, m in enumerate(used):
             members[place] = oof.read(oof.members[m], rows, float(temperatures[m]))
-        for answer, w in zip(pooled, (weights, without[tables.parts[rows[0]]]), strict=True):
-            answer[rows] = pool_arrays(kind, members, w[used], w[num_members:], tables.prior)
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        list(threads.map(work, blocks))
-    return pooled[0], pooled[1]
+        def pooled(w: Array, here: Array) -> Array:
+            return pool_arrays(kind, members[:, here], w[used])
+
+        pools.fit[rows] = pooled(weights, np.arange(len(rows)))
+        thin = np.flatnonzero(rows % step == 0)
+        for part, w in enumerate(without):
+            pools.thin[part, rows[thin] // step] = pooled(w, thin)
+            here = np.flatnonzero(tables.parts[rows] == part)
+            pools.nested[rows[here]] = pooled(w, here)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(work, row_blocks(num_rows, num_classes * max(len(used), 1))))
+    return pools

@@ -21,6 +21,7 @@ def fit_log_pool(
     log_probs: Array,
     targets: Array,
     *,
+    bias: Array | None = None,
     start: Array | None = None,
     tolerance: float = 1e-6,
     max_steps: int = 30,
@@ -30,6 +31,7 @@ def fit_log_pool(
     Args:
         log_probs: (R, M, K) float32, finite.
         targets: (R,) class numbers.
+        bias: (K,) added to the pooled logits; log n for a class that stands for n equal ones.
         start: (M,) first guess; None is 1 / M each.
         tolerance: predicted further gain, in nats, at which to stop.
         max_steps: Newton steps at most.
@@ -38,7 +40,8 @@ def fit_log_pool(
 
     num_members = log_probs.shape[1]
     weights = np.full(num_members, 1.0 / num_members) if start is None else start.copy()
-    loss, slope, curve = _derivatives(log_probs, targets, weights)
+    bias = np.zeros(log_probs.shape[2]) if bias is None else bias
+    loss, slope, curve = _derivatives(log_probs, targets, bias, weights)
     for _ in range(max_steps):
         ridge = 1e-7 * np.trace(curve) / num_members + 1e-12
         factor = np.linalg.cholesky(curve + ridge * np.eye(num_members))
@@ -50,7 +53,7 @@ def fit_log_pool(
         size = 1.0
         while size > 1e-6:
             moved = np.maximum(weights + size * direction, 0.0)
-            result = _derivatives(log_probs, targets, moved)
+            result = _derivatives(log_probs, targets, bias, moved)
             if result[0] <= loss - 0.01 * size * decrement:
                 break
             size /= 2
@@ -60,7 +63,9 @@ def fit_log_pool(
     return weights
 
 
-def _derivatives(log_probs: Array, targets: Array, weights: Array) -> tuple[float, Array, Array]:
+def _derivatives(
+    log_probs: Array, targets: Array, bias: Array, weights: Array
+) -> tuple[float, Array, Array]:
     """Return mean loss, gradient (M,) and Hessian (M, M) in the weights."""
     num_rows, num_members, num_classes = log_probs.shape
     loss, slope = 0.0, np.zeros(num_members)
@@ -70,6 +75,7 @@ def _derivatives(log_probs: Array, targets: Array, weights: Array) -> tuple[floa
         block = log_probs[begin : begin + size]
         rows, true = np.arange(len(block)), targets[begin : begin + size]
         probs = weights.astype(np.float32) @ block
+        probs += bias
         probs -= probs.max(axis=1, keepdims=True)
         true_logits = probs[rows, true]
         np.exp(probs, out=probs)

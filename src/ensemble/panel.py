@@ -1,24 +1,26 @@
 """OOF predictions in; what the search looks at, small enough to stay in memory, out.
 
-The panel keeps of each row the true class, the classes the members think likeliest, and the sum of
-the rest as one more class. Linear pooling commutes with that sum, so linear pools are exact; for
-the logarithmic pool and for temperatures it is close, and what is adopted is scored again in full.
+The panel keeps of each row the true class, the classes the members think likeliest, and one class
+that stands for all others, each as likely as they are on average. Linear pools of it are exact;
+logarithmic pools and temperatures are close, and what is adopted is scored again in full.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from src.ensemble.blend import NUM_FLOORS, Tables, convex
+from src.ensemble.blend import NUM_FLOORS, THREADS, Tables, convex
 from src.ensemble.log_pool import fit_log_pool
 from src.ensemble.oof import Oof
 from src.ensemble.pool import MAX_LOSS, TINY, log_softmax, row_blocks
 from src.ensemble.search import Structure
-from src.metrics.classification import fit_temperature
+from src.ensemble.simplex import mixture_losses, solve_mixture
+from src.metrics.classification import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 Array = npt.NDArray[Any]
 
@@ -30,8 +32,8 @@ _MIN_CLASSES = 8
 class Panel:
     """The rows ``rows`` (R,) of the OOF table, their few classes, and the tables.
 
-    ``raw`` and ``calibrated`` are (R, M + 2, C) float32 log probabilities of members and floors;
-    class 0 is the true one, class C - 1 the sum of those not kept.
+    ``raw`` and ``calibrated`` are (R, M, C) float32 log probabilities of the members; class 0 is
+    the true one, class C - 1 stands for ``num_rest`` others, each of that probability.
     """
 
     oof: Oof
@@ -39,6 +41,7 @@ class Panel:
     rows: Array
     raw: Array
     calibrated: Array
+    num_rest: int
 
     @property
     def parts(self) -> Array:
@@ -50,21 +53,21 @@ class Panel:
         return {"after": self.raw, "before": self.calibrated}[order]
 
     def fit(self, structure: Structure, keep: Array, start: Array | None = None) -> Array:
-        """Return the best weights (M + 2,) of a structure on the panel rows ``keep`` (R,) bool."""
+        """Return the best weights (M,) of a structure on the panel rows ``keep`` (R,) bool."""
         columns = structure.columns(self.oof.members)
         if structure.pool == "linear":
-            table = self.tables.of(structure.order)[self.rows[keep]]
+            table = self.tables.of(structure.order)[self.rows[keep], :-NUM_FLOORS]
             return convex(table, columns=columns, start=start)[0]
         weights = np.zeros(len(columns))
         values = self.of(structure.order)
         values = values[np.ix_(keep, columns)] if not (keep.all() and columns.all()) else values
-        truth = np.zeros(len(values), dtype=np.int64)
         guess = None if start is None else start[columns]
-        weights[columns] = fit_log_pool(values, truth, start=guess)
+        truth = np.zeros(len(values), dtype=np.int64)
+        weights[columns] = fit_log_pool(values, truth, bias=self._counts(), start=guess)
         return weights
 
     def fit_parts(self, structure: Structure) -> tuple[Array, Array]:
-        """Return weights (M + 2,) of all rows, and (P, M + 2) without each part."""
+        """Return weights (M,) of all rows, and (P, M) without each part."""
         everything = np.ones(len(self.rows), dtype=bool)
         weights = self.fit(structure, everything)
         without = [
@@ -72,59 +75,90 @@ class Panel:
         ]
         return weights, np.stack(without)
 
-    def temperature(self, structure: Structure, weights: Array, keep: Array) -> float:
-        """Return the temperature after pooling that suits the panel rows ``keep`` (R,) best."""
-        pooled = self._pool(structure.pool, self.of(structure.order)[keep], weights)
-        truth = np.zeros(len(pooled), dtype=np.int64)
-        return fit_temperature(pooled, truth, tolerance=1e-4)
-
     def score(self, structure: Structure) -> float:
-        """Return the nested log loss of a structure: weights and temperature cross-fitted."""
+        """Return the nested log loss of a structure: weights, temperature, floors cross-fitted."""
         values = self.of(structure.order)
+        floors = self.tables.raw[self.rows, -NUM_FLOORS:]
         _, without = self.fit_parts(structure)
         total = 0.0
         for part, weights in zip(np.unique(self.parts), without, strict=True):
             held_out = self.parts == part
-            temperature = self.temperature(structure, weights, ~held_out)
+            others = self._pool(structure.pool, values[~held_out], weights)
+            temperature = self._temperature(others)
+            share = np.zeros(NUM_FLOORS)
+            if structure.floors:
+                share = fit_floors(-self._losses(others, temperature), floors[~held_out])
             pooled = self._pool(structure.pool, values[held_out], weights)
-            losses = -log_softmax(pooled, temperature)[:, 0]
-            total += float(np.minimum(losses, MAX_LOSS).sum(dtype=np.float64))
+            table = np.column_stack([-self._losses(pooled, temperature), floors[held_out]])
+            losses = mixture_losses(table, np.r_[1.0 - share.sum(), share])
+            total += float(np.minimum(losses, MAX_LOSS).sum())
         return total / len(self.rows)
 
     def _pool(self, kind: str, values: Array, weights: Array) -> Array:
+        """Return log probabilities (R, C) up to a constant a row."""
         used = np.flatnonzero(weights)
         chosen = values if len(used) == len(weights) else values[:, used]
         weights = weights[used].astype(np.float32)
         if kind == "log":
-            return log_softmax(weights @ chosen)
+            return weights @ chosen
         return np.log(np.maximum(weights @ np.exp(chosen), TINY))
+
+    def _temperature(self, pooled: Array) -> float:
+        from scipy.optimize import minimize_scalar
+
+        found = minimize_scalar(
+            lambda x: float(self._losses(pooled, np.exp(x)).mean(dtype=np.float64)),
+            bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)),
+            method="bounded",
+            options={"xatol": 1e-3},
+        )
+        return float(np.exp(found.x))
+
+    def _losses(self, pooled: Array, temperature: float) -> Array:
+        return -log_softmax(pooled / np.float32(temperature) + self._counts())[:, 0]
+
+    def _counts(self) -> Array:
+        """Return (C,) logarithms of how many classes each class of the panel stands for."""
+        counts = np.zeros(self.raw.shape[2], dtype=np.float32)
+        counts[-1] = np.log(self.num_rest)
+        return counts
+
+
+def fit_floors(log_probs: Array, floors: Array) -> Array:
+    """Return the weights (2,) of the floors that best help an answer.
+
+    Args:
+        log_probs: (R,) log probability of the true class.
+        floors: (R, 2) the same of the uniform distribution and of the class frequencies.
+    """
+    table = np.column_stack([log_probs, floors])
+    start = np.array([0.98, 0.01, 0.01])
+    return solve_mixture(table, start=start, tolerance=1e-7).weights[1:]
 
 
 def build_panel(oof: Oof, tables: Tables) -> Panel:
     """Read the members twice: once to see which classes matter in each row, once to keep them."""
     num_rows, num_classes = len(oof.targets), len(oof.classes)
-    num_members = len(oof.members) + NUM_FLOORS
+    num_members = len(oof.members)
     kept = _PANEL_VALUES // (num_members * num_rows)
     kept = min(max(kept, _MIN_CLASSES), num_classes + 1)
     most_rows = max(_PANEL_VALUES // (num_members * kept), 1000)
     rows = np.arange(0, num_rows, -(-num_rows // most_rows))
     raw = np.empty((len(rows), num_members, kept), dtype=np.float32)
     calibrated = np.empty_like(raw)
-    uniform = np.full(num_classes, 1.0 / num_classes)
-    floors = np.log(np.maximum(np.stack([uniform, tables.prior]), TINY))
-    for block in row_blocks(len(rows), num_classes):
+    num_rest = max(num_classes - kept + 1, 1)
+
+    def fill(block: Array) -> None:
         here = rows[block]
         members = [oof.read(member, here) for member in oof.members]
         classes = _likeliest(members, oof.targets[here], kept - 1)
-        for m, member in enumerate(oof.members):
-            raw[block, m] = _lump(members[m], classes)
-            calibrated[block, m] = _lump(
-                oof.read(member, here, float(tables.temperatures[m])), classes
-            )
-        for f, floor in enumerate(floors, start=len(members)):
-            constant = _lump(np.broadcast_to(floor, (len(here), num_classes)), classes)
-            raw[block, f] = calibrated[block, f] = constant
-    return Panel(oof, tables, rows, raw, calibrated)
+        for m, (member, own) in enumerate(zip(oof.members, tables.temperatures, strict=True)):
+            raw[block, m] = _lump(members[m], classes, num_rest)
+            calibrated[block, m] = _lump(oof.read(member, here, float(own)), classes, num_rest)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(fill, row_blocks(len(rows), num_classes * num_members)))
+    return Panel(oof, tables, rows, raw, calibrated, num_rest)
 
 
 def _likeliest(members: list[Array], targets: Array, num: int) -> Array:
@@ -140,8 +174,8 @@ def _likeliest(members: list[Array], targets: Array, num: int) -> Array:
     return np.take_along_axis(best, np.argsort(~first, axis=1, kind="stable"), axis=1)
 
 
-def _lump(log_probs: Array, classes: Array) -> Array:
-    """Return (R, C): the log probabilities of ``classes`` and of all others together."""
+def _lump(log_probs: Array, classes: Array, num_rest: int) -> Array:
+    """Return (R, C): the log probabilities of ``classes``, and of the others' mean."""
     chosen = np.take_along_axis(log_probs, classes, axis=1)
-    rest = 1.0 - np.exp(chosen, dtype=np.float64).sum(axis=1, keepdims=True)
-    return np.concatenate([chosen, np.log(np.maximum(rest, 1e-12))], axis=1)
+    rest = 1.0 - np.exp(chosen).sum(axis=1, keepdims=True, dtype=np.float64)
+    return np.concatenate([chosen, np.log(np.maximum(rest, 1e-9) / num_rest)], axis=1)

@@ -2,9 +2,11 @@
 
 A *member* is one view of one model. The linear pool is the weighted mean of probabilities; the
 logarithmic pool is the weighted sum of log probabilities, normalised again (Genest and Zidek 1986,
-https://doi.org/10.1214/ss/1177013825). Behind the members stand two *floor* members that look at no
-image: the uniform distribution and the class frequencies of the training rows. All arrays are
-float32 log probabilities; a floor of 1e-30 keeps their logarithms finite.
+https://doi.org/10.1214/ss/1177013825). Then comes one temperature, and last a learned *floor*: a
+little of two distributions that look at no image, the uniform one and the class frequencies of the
+training rows. (After the temperature, because a floor that goes in before is a poor man's
+temperature, and one below 1 would sharpen it away.) All arrays are float32 log probabilities; a
+least value of 1e-30 keeps their logarithms finite.
 """
 
 from __future__ import annotations
@@ -33,20 +35,30 @@ class Blend:
     Attributes:
         pool: "linear" or "log".
         members: (model, view) pairs, M of them.
-        weights: (M,) non-negative; with ``floors`` they sum to 1 in the linear pool.
-        floors: weights of the uniform distribution and of ``prior``.
+        weights: (M,) non-negative; in the linear pool they sum to 1.
         temperatures: (M,) each member's own, applied before pooling.
         temperature: the one applied after pooling.
+        floors: weights of the uniform distribution and of ``prior`` in the end.
         prior: (K,) class frequencies of the training rows.
     """
 
     pool: str
     members: tuple[Member, ...]
     weights: Array
-    floors: tuple[float, float]
     temperatures: Array
     temperature: float
+    floors: tuple[float, float]
     prior: Array
+
+    @property
+    def used(self) -> list[int]:
+        """Numbers of the members with weight."""
+        return np.flatnonzero(self.weights > 0).tolist()
+
+    def answer(self, log_probs: Array) -> Array:
+        """Return log probabilities (R, K) from those of the used members (U, R, K)."""
+        pooled = pool_arrays(self.pool, log_probs, self.weights[self.used])
+        return add_floors(log_softmax(pooled, self.temperature), self.floors, self.prior)
 
 
 def log_softmax(logits: Array, temperature: float = 1.0) -> Array:
@@ -66,67 +78,45 @@ def row_blocks(num_rows: int, num_classes: int) -> Iterator[Array]:
         yield np.arange(start, min(start + size, num_rows))
 
 
-def pool_arrays(kind: str, log_probs: Array, weights: Array, floors: Array, prior: Array) -> Array:
-    """Pool members that are already in memory; see ``pool_rows``.
+def pool_arrays(kind: str, log_probs: Array, weights: Array) -> Array:
+    """Pool members.
 
     Args:
         kind: "linear" or "log".
         log_probs: (M, R, K) float32.
         weights: (M,).
-        floors: (2,) weights of the uniform and the prior member.
-        prior: (K,) class frequencies.
 
     Returns:
         (R, K) normalised float32 log probabilities.
     """
-    members = (row for row in log_probs)
-    return _pool(kind, members, weights, floors, prior, log_probs.shape[1:])
+    assert kind in ("linear", "log"), kind
+    total = np.zeros(log_probs.shape[1:], dtype=np.float32)
+    for weight, member in zip(weights, log_probs, strict=True):
+        total += np.float32(weight) * (np.exp(member) if kind == "linear" else member)
+    if kind == "linear":
+        total = np.log(np.maximum(total, TINY, out=total), out=total)
+    return log_softmax(total)
+
+
+def add_floors(log_probs: Array, floors: Sequence[float], prior: Array) -> Array:
+    """Mix log probabilities (R, K) with the uniform distribution and ``prior`` (K,)."""
+    if not any(floors):
+        return log_probs
+    constant = floors[0] / len(prior) + floors[1] * prior
+    mixed = np.exp(log_probs) * np.float32(1.0 - sum(floors)) + constant.astype(np.float32)
+    return np.log(np.maximum(mixed, TINY))
 
 
 def pool_rows(blend: Blend, read: Reader, rows: Array) -> Array:
-    """Return the blend's log probabilities (R, K) float32 of ``rows``, final temperature included.
+    """Return the blend's log probabilities (R, K) float32 of ``rows``.
 
     Args:
         blend: members whose weight is 0 are not read.
         read: gives the log probabilities of one member.
         rows: (R,) row numbers.
     """
-    used = [m for m, weight in enumerate(blend.weights) if weight > 0]
-    members = (read(blend.members[m], rows, float(blend.temperatures[m])) for m in used)
-    pooled = _pool(
-        blend.pool,
-        members,
-        blend.weights[used],
-        np.asarray(blend.floors),
-        blend.prior,
-        (len(rows), len(blend.prior)),
-    )
-    return log_softmax(pooled, blend.temperature)
-
-
-def _pool(
-    kind: str,
-    members: Iterator[Array],
-    weights: Array,
-    floors: Array,
-    prior: Array,
-    shape: tuple[int, ...],
-) -> Array:
-    assert kind in ("linear", "log"), kind
-    prior = np.maximum(prior, TINY)
-    if kind == "linear":
-        constant = floors[0] / len(prior) + floors[1] * prior
-    else:
-        constant = floors[1] * np.log(prior)  # the uniform member cancels
-    total = np.empty(shape, dtype=np.float32)
-    total[:] = constant
-    for weight, member in zip(weights, members, strict=True):
-        if weight > 0:
-            values = np.exp(member) if kind == "linear" else member
-            total += np.float32(weight) * values
-    if kind == "linear":
-        total = np.log(np.maximum(total, TINY, out=total), out=total)
-    return log_softmax(total)
+    members = [read(blend.members[m], rows, float(blend.temperatures[m])) for m in blend.used]
+    return blend.answer(np.stack(members))
 
 
 def true_losses(log_probs: Array, targets: Array) -> Array:

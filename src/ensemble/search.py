@@ -29,7 +29,7 @@ class Structure:
         pool: "linear" or "log".
         order: "after" applies one temperature after pooling; "before" also calibrates each
             member on its own first.
-        floors: whether the uniform and the class-frequency member may enter.
+        floors: whether a floor is learned after the temperature.
         models: those that may have weight.
         views: those that may have weight.
     """
@@ -41,10 +41,8 @@ class Structure:
     views: tuple[str, ...]
 
     def columns(self, members: Sequence[Member]) -> Array:
-        """Return (M + 2,) bool: which members and floors may have weight."""
-        allowed = [model in self.models and view in self.views for model, view in members]
-        # in the logarithmic pool the uniform member cancels
-        return np.array([*allowed, self.floors and self.pool == "linear", self.floors])
+        """Return (M,) bool: which members may have weight."""
+        return np.array([m in self.models and v in self.views for m, v in members])
 
 
 def whole(members: Sequence[Member]) -> Structure:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.ensemble.pool import Blend, log_softmax, member_log_probs, pool_arrays
+from src.ensemble.pool import Blend, member_log_probs
 from src.ensemble.store import TestRun
 from src.runs import UserError, atomic_write
 
@@ -50,13 +50,12 @@ class Unseen:
     def answer(self, rows: slice) -> Answers:
         """Return the committee's answer to a slice of rows."""
         blend = self.blend
-        used = [m for m, weight in enumerate(blend.weights) if weight > 0]
         num_classes = len(blend.prior)
         votes: dict[str, Array] = {}
         total = spread = None
         for seat in range(self.num_seats):
             members = []
-            for m in used:
+            for m in blend.used:
                 model, view = blend.members[m]
                 runs = self.runs[model]
                 run = runs[seat % len(runs)]
@@ -66,10 +65,7 @@ class Unseen:
                 members.append(member_log_probs(logits, own, self.columns, num_classes))
                 vote = votes.setdefault(model, np.zeros(members[-1].shape, dtype=np.float32))
                 vote += np.float32(blend.weights[m]) * np.exp(members[-1])
-            stacked = np.stack(members)
-            floors = np.asarray(blend.floors)
-            pooled = pool_arrays(blend.pool, stacked, blend.weights[used], floors, blend.prior)
-            pooled = log_softmax(pooled, blend.temperature)
+            pooled = blend.answer(np.stack(members))
             total = pooled if total is None else total + pooled
         assert total is not None
         mean = total / np.float32(self.num_seats)

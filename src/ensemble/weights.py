@@ -97,7 +97,7 @@ def num_views(blend: Blend, model: str, views: Sequence[str]) -> int:
 def restrict(
     blend: Blend, *, models: Sequence[str] = (), views: Sequence[str] = ()
 ) -> tuple[Blend, float]:
-    """Return the blend without the other models and views, and the weight it has lost.
+    """Return the blend without the other models and views, and the share of weight that moved.
 
     A view's weight goes to the kept views of its model in proportion (to the first one where none
     had weight); the kept members together weigh what all weighed before.
@@ -132,8 +132,9 @@ def restrict(
             "--models / --tta_steps leave nothing that weights.json gives weight; its models are "
             + ", ".join(dict.fromkeys(names))
         )
-    lost = float(np.abs(weights - blend.weights).sum() / 2 / total)
-    return replace(blend, weights=weights * (total / left)), lost
+    weights *= total / left
+    moved = float(np.abs(weights - blend.weights).sum() / 2 / total)
+    return replace(blend, weights=weights), moved
 
 
 def write_weights(path: Path, weights: Weights) -> None:

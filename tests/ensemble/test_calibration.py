@@ -86,8 +86,8 @@ def test_adaptive_threshold_keeps_the_log_loss(make_world):
     logits[1] = logits[0] + 0.001 * world.rng.standard_normal(logits[0].shape)
     world.save("twins", logits)
     oof = load_oof(world.root, world.table)
-    blend = Blend("linear", oof.members, np.array([0.5, 0.5]), (0, 0), np.ones(2), 1.0, PRIOR)
-    blend = Blend(**{**vars(blend), "prior": np.full(4, 0.25)})
+    half, uniform = np.full(2, 0.5), np.full(4, 0.25)
+    blend = Blend("linear", oof.members, half, np.ones(2), 1.0, (0.0, 0.0), uniform)
     assert adaptive_threshold(oof, blend)[0] == 0.5  # the second view says the same
     logits[1] = world.logits(signal=-3.0, views=1)[0]
     world.save("twins", logits)

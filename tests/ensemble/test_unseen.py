@@ -38,7 +38,7 @@ def unseen(tmp_path, pool="linear", columns=(0, 1, 2)):
     blend = Blend(
         pool,
         (("a", "identity"), ("a", "hflip"), ("b", "hflip")),
-        np.array([0.5, 0.2, 0.2]), (0.1, 0.0), np.array([1.0, 2.0, 1.0]), 0.5,
+        np.array([0.5, 0.3, 0.2]), np.array([1.0, 2.0, 1.0]), 0.5, (0.1, 0.0),
         np.full(max(columns) + 1, 1 / (max(columns) + 1)),
     )  # fmt: skip
     runs = {
@@ -59,10 +59,10 @@ def test_every_seat_repeats_the_recipe_and_the_committee_averages_logarithms(tmp
             softmax(logits["b", 0][1]),
         ]
         if pool == "linear":
-            mix = 0.5 * members[0] + 0.2 * members[1] + 0.2 * members[2] + 0.1 / 3
+            mix = 0.5 * members[0] + 0.3 * members[1] + 0.2 * members[2]
         else:
-            mix = members[0] ** 0.5 * members[1] ** 0.2 * members[2] ** 0.2
-        seats.append(softmax(np.log(mix), 0.5))
+            mix = members[0] ** 0.5 * members[1] ** 0.3 * members[2] ** 0.2
+        seats.append(0.9 * softmax(np.log(mix), 0.5) + 0.1 / 3)
     expected = softmax(np.mean(np.log(seats), axis=0))
     answers = what.answer(slice(0, 3))
     np.testing.assert_allclose(np.exp(answers.log_probs), expected, rtol=1e-4)
@@ -72,7 +72,7 @@ def test_every_seat_repeats_the_recipe_and_the_committee_averages_logarithms(tmp
         np.testing.assert_allclose(gain, answers.gain, atol=1e-5)
     assert (answers.gain >= 0).all()
     votes = 0.5 * np.array([softmax(logits["a", s][0]) for s in range(3)]).sum(0)
-    votes += 0.2 * np.array([softmax(logits["a", s][1], 2.0) for s in range(3)]).sum(0)
+    votes += 0.3 * np.array([softmax(logits["a", s][1], 2.0) for s in range(3)]).sum(0)
     np.testing.assert_array_equal(answers.choices["a"], votes.argmax(1))
 
 

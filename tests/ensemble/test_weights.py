@@ -21,8 +21,8 @@ from src.runs import UserError
 VIEWS = ("identity", "hflip", "vflip")
 MEMBERS = tuple((model, view) for model in "ab" for view in VIEWS)
 BLEND = Blend(
-    "linear", MEMBERS, np.array([0.1, 0.2, 0.1, 0.0, 0.0, 0.5]), (0.1, 0.0),
-    np.linspace(0.9, 1.4, 6), 1.0 / 3.0, np.array([0.25, 0.75]),
+    "linear", MEMBERS, np.array([0.1, 0.2, 0.1, 0.0, 0.0, 0.5]), np.linspace(0.9, 1.4, 6),
+    1.0 / 3.0, (0.1, 0.0), np.array([0.25, 0.75]),
 )  # fmt: skip
 
 

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+import infer_ensemble
+from src.ensemble.pool import Blend
+from src.ensemble.store import save_test_info
+from src.ensemble.weights import OofSummary, Weights, write_weights
+from src.runs import UserError, write_json
+
+CLASSES = ("고양이", "dog", "bird")
+VIEWS = ("identity", "hflip")
+NUM = 120
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A data set whose test logits are already there, so that no network runs."""
+    rng = np.random.default_rng(0)
+    data, output = tmp_path / "data", tmp_path / "output"
+    (data / "test").mkdir(parents=True)
+    (data / "train").mkdir()
+    ids = [f"{k:03d}" for k in range(NUM)]
+    for id_ in ids:
+        (data / "test" / f"{id_}.jpg").write_bytes(b"is not opened")
+    lines = ["ID,img_path", *(f"{id_},./test/{id_}.jpg" for id_ in ids)]
+    (data / "test.csv").write_text("\n".join(lines), encoding="utf-8")
+    header = "ID,dog,bird,고양이"
+    sample = [header, *(f"{id_},0,0,0" for id_ in ids[::-1])]
+    (data / "sample_submission.csv").write_text("\ufeff" + "\r\n".join(sample), encoding="utf-8")
+    # classes are equally frequent in test, while the train frequencies are .9, .05, .05
+    targets = rng.integers(0, 3, NUM)
+    prior = np.array([0.9, 0.05, 0.05])
+    features = rng.standard_normal((NUM, 3)) + 2.5 * np.eye(3)[targets]
+    for model in ("a", "b"):
+        for fold in range(2):
+            noise = 0.1 * rng.standard_normal((2, NUM, 3))
+            folder = output / model / f"fold{fold}"
+            folder.mkdir(parents=True)
+            logits = 2.5 * features + np.log(prior) + noise
+            np.save(folder / "test_logits.npy", logits.astype(np.float16))
+            save_test_info(
+                folder / "test.json", ids=ids[::-1], views=VIEWS, classes=CLASSES, config_hash=model
+            )
+            write_json(folder / "finished.json", {"config_hash": model})
+    members = tuple((model, view) for model in "ab" for view in VIEWS)
+    weights = Weights(
+        blend=Blend("linear", members, np.full(4, 0.25), np.ones(4), 1.0, (0.0, 0.0), prior),
+        order="after", classes=CLASSES, source_classes=CLASSES, alias_groups=(), folds_hash="f",
+        config_hashes={model: {"0": model, "1": model} for model in "ab"}, scores={},
+        summary=OofSummary(
+            losses=np.array([0.02, 0.5, 0.5]), errors=np.full(3, 0.3),
+            counts=np.array([900, 50, 50]), prior=prior, accuracy=0.98, entropy=0.07,
+            residual_error=0.003, confidence=0.98, confidence_error=0.002,
+        ),
+        adaptive_threshold=0.99,
+    )  # fmt: skip
+    write_weights(output / "weights.json", weights)
+    return tmp_path, targets[::-1], weights
+
+
+def run(place, *flags):
+    root = place[0]
+    return infer_ensemble.main(
+        ["--data_dir", str(root / "data"), "--output_dir", str(root / "output"), *flags]
+    )
+
+
+def read(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    return header, [row[0] for row in rows], np.array([row[1:] for row in rows], dtype=float)
+
+
+def test_submission_in_the_samples_order_and_the_report(place, capsys):
+    assert run(place) == 0
+    text = capsys.readouterr().out
+    header, ids, probs = read(place[0] / "output" / "submission.csv")
+    assert header == ["ID", "dog", "bird", "고양이"]
+    assert ids == [f"{k:03d}" for k in reversed(range(NUM))]
+    assert (probs.argmax(axis=1) == np.array([2, 0, 1])[place[1][::-1]]).mean() > 0.6
+    for words in ("predicted test log loss", "agreement", "least certain", "label shift"):
+        assert words in text
+    assert "forbid" in text  # what a correction would use
+
+
+def test_prior_correction_lowers_the_actual_log_loss(place):
+    losses = {}
+    for choice in ("off", "on"):
+        path = place[0] / f"{choice}.csv"
+        run(place, "--prior_correction", choice, "--output", str(path))
+        probs = read(path)[2]
+        true = probs[np.arange(NUM), np.array([2, 0, 1])[place[1][::-1]]]
+        losses[choice] = -np.log(true).mean()
+    assert losses["on"] < losses["off"] - 0.1
+
+
+def test_fewer_models_and_views_say_so(place, capsys):
+    assert run(place, "--models", "a", "--tta_steps", "1") == 0
+    assert "75% of the weight moved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--models", "zebra"], "its models are a, b"),
+        (["--tta_steps", "0"], "--tta_steps 0"),
+        (["--alias_policy", "halve"], "alias_policy"),
+        (["--data_dir", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_the_earlier_submission(place, flags, message):
+    run(place)
+    path = place[0] / "output" / "submission.csv"
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=message) as error:
+        run(place, *flags)
+    assert "\n" not in str(error.value) and path.read_bytes() == before
+
+
+def test_models_that_are_gone_or_trained_again_are_refused(place):
+    output = place[0] / "output"
+    write_json(output / "b" / "fold1" / "finished.json", {"config_hash": "new"})
+    with pytest.raises(UserError, match="trained otherwise"):
+        run(place)
+    for fold in range(2):
+        (output / "b" / f"fold{fold}" / "finished.json").unlink()
+    with pytest.raises(UserError, match="has no finished fold"):
+        run(place)
+    assert run(place, "--models", "a") == 0
+
+
+def test_columns_that_match_no_class_are_refused(place):
+    path = place[0] / "data" / "sample_submission.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("dog", "dig"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"'dig' matches no class \(nearest: dog\)"):
+        run(place)
+
+
+def test_without_weights(tmp_path):
+    with pytest.raises(UserError, match=r"run optimize_weights\.py first"):
+        infer_ensemble.main(["--output_dir", str(tmp_path)])
