@@ -107,12 +107,12 @@ def score_held_out(
         best = max(table, key=lambda row: row["score"])
         passed = count_held_out(model, task, held, runtime, best, cleaning=cleaning, pause=pause)
     names = held.index.table["id"].iloc[held.rows].to_numpy(dtype=str)
+    groups = held.index.table["group"].iloc[held.rows].tolist()
     if runtime.is_main:
-        save_oof(run, names, passed.true_probs, task.class_names, about or {})
+        save_oof(run, names, groups, passed.true_probs, task.class_names, about or {})
         passed.meter.counts().save(run.oof_counts)
     kept = None
     if passed.cleaned:
-        groups = held.index.table["group"].iloc[held.rows].tolist()
         verdict = judge_cleaning(np.stack(passed.cleaned), groups)
         print(verdict, flush=True)
         kept = asdict(verdict.cleaning) if verdict.kept else None
@@ -201,6 +201,7 @@ def count_held_out(
 def save_oof(
     run: Run,
     names: np.ndarray,
+    groups: Sequence[str],
     values: Sequence[np.ndarray],
     classes: Sequence[str],
     about: Mapping[str, str],
@@ -213,7 +214,8 @@ def save_oof(
     width = max(map(len, values))
     full = [v if len(v) == width else np.ones(width, np.float32) for v in values]
     arrays: dict[str, Any] = {"ids": names, "true_probs": np.stack(full).astype(np.float32)}
-    arrays |= {"classes": np.array(classes)} | {k: np.array(text) for k, text in about.items()}
+    arrays |= {"classes": np.array(classes), "groups": np.array(groups, dtype=str)}
+    arrays |= {k: np.array(text) for k, text in about.items()}
     with atomic_write(run.oof) as file:
         np.savez(file, **arrays)
 

@@ -1,0 +1,169 @@
+"""Predict masks: python infer_segmentation.py --runs 'output/lane/*/fold*' --split test.
+
+Finished runs of any mask track and images in, index PNGs and run lengths at the images' own size
+out; scores and the gallery of the worst where masks exist. --compare A B sets two runs, or two
+folders of masks, side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.config import InferSegmentationConfig
+from src.reader import parse
+from src.runs import Output, Run, UserError, run_script
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from src.data.sources.masks import MaskIndex
+    from src.engine.runtime import Runtime
+    from src.tracks.members import Member
+
+
+def main(argv: list[str]) -> int:
+    """Predict, or compare."""
+    config = parse(
+        InferSegmentationConfig, argv, prog="infer_segmentation.py", description=__doc__ or ""
+    )
+    if config.compare:
+        return compare(config.compare)
+    if not 0 <= config.tta_steps <= 5:
+        raise UserError(f"--tta_steps {config.tta_steps}: 1 to 5, or 0 for what did best on valid")
+    if config.threshold > 1:
+        raise UserError(f"--threshold {config.threshold}: a probability, at most 1")
+
+    from src.engine.interrupt import Interrupted
+
+    members = find_members(config)
+    index, rows = find_images(config, members)
+    try:
+        predict_images(config, members, index, rows)
+    except Interrupted as stop:
+        print(f"{stop}; the same command starts again")
+        return stop.status
+    return 0
+
+
+def find_members(config: InferSegmentationConfig) -> list[Member]:
+    """Read the runs and settle their weights."""
+    from dataclasses import replace
+
+    from src.tracks.members import check_alike, find_runs, load_member, settle_shares
+
+    if not config.runs and not config.checkpoint:
+        raise UserError("--runs is missing: folders of runs, as in 'output/lane/*/fold*'")
+    runs = (
+        find_runs(config.runs) if config.runs else [Run(Path(config.checkpoint).resolve().parent)]
+    )
+    if config.checkpoint and len(runs) > 1:
+        raise UserError(f"--checkpoint belongs to one run, but --runs names {len(runs)}")
+    members = [
+        load_member(run, checkpoint=config.checkpoint, tta_steps=config.tta_steps) for run in runs
+    ]
+    check_alike(members, one_data_set=not config.data_dir)
+    shares, how = settle_shares(members, config.blend)
+    if len(members) > 1:
+        print(f"{len(members)} runs, {how}")
+    return [replace(m, share=share) for m, share in zip(members, shares, strict=True) if share > 0]
+
+
+def find_images(
+    config: InferSegmentationConfig, members: Sequence[Member]
+) -> tuple[MaskIndex, np.ndarray]:
+    """Read the images to predict. The one place that sees the test split."""
+    import numpy as np
+
+    from src.data.mask_split import read_labelled, read_test, split_rows
+    from src.tracks.folder import fold_of
+
+    first = members[0].resolved
+    source, root = config.source or first["source"], config.data_dir or first["data_dir"]
+    options = {} if config.source else first["options"]
+    if config.split == "test":
+        index = read_test(source, root, **options)
+        rows = np.arange(len(index))
+    else:
+        index = read_labelled(source, root, **options)
+        knobs = members[0].knobs
+        split = split_rows(index, fold_of(knobs["fold"]), knobs["folds"], knobs["seed"])
+        for member in members:
+            if member.resolved["split_hash"] != split.hash:
+                raise UserError(
+                    f"{member.run.folder} held out other images than {members[0].run.folder} or "
+                    "than are there now: --split valid takes runs of one fold"
+                )
+        rows = split.valid
+        if not len(rows):
+            raise UserError(f"{members[0].run.folder} held nothing out: use --split test")
+    if list(index.classes) != first["classes"]:
+        raise UserError(f"{root} has classes {index.classes}, the runs know {first['classes']}")
+    return index, rows
+
+
+def predict_images(
+    config: InferSegmentationConfig, members: Sequence[Member], index: MaskIndex, rows: np.ndarray
+) -> None:
+    """Write the mask of every image, and all that is made of the masks."""
+    from tqdm import tqdm
+
+    from src.engine.runtime import start_runtime
+    from src.ensemble.masks import write_index_png
+    from src.tracks.gallery import MaskFolder
+    from src.tracks.maps import to_mask
+    from src.tracks.prediction import blend_maps
+
+    runtime: Runtime = start_runtime(config.device, config.precision, "auto")
+    folder = MaskFolder(Path(config.output or Output(Path(config.output_dir)).masks(config.split)))
+    threshold = config.threshold
+    if threshold < 0:
+        mass = sum(member.share for member in members)
+        threshold = sum(member.share * member.threshold for member in members) / mass
+    clean = find_cleaning(members) if config.postprocess else None
+    folder.start(index, rows)
+    maps = blend_maps(
+        members, index, rows, runtime, resolution=config.resolution,
+        batch_size=config.infer_batch_size, num_workers=config.num_workers,
+    )  # fmt: skip
+    for row, probs in tqdm(maps, "masks", total=len(rows), leave=False, disable=None):
+        mask = to_mask(probs, threshold)
+        if clean is not None:
+            mask = clean(mask)
+        write_index_png(folder.mask(row), mask)
+    lines = folder.write_run_lengths()
+    views = sorted({member.num_views for member in members})
+    how = f"{len(rows)} {config.split} images at native size, views {views}"
+    if len(index.classes) == 2:
+        how += f", threshold {threshold:.2f} from valid" if config.threshold < 0 else ""
+    print(f"{folder.masks}: masks of {how}; {lines} lines of run lengths checked", flush=True)
+    if config.overlays:
+        folder.write_overlays()
+    folder.score(how, worst=config.worst)
+
+
+def find_cleaning(members: Sequence[Member]) -> Any:
+    """Return the post-processing of the heaviest member if all found theirs to help, else None."""
+    from src.ensemble.cleaning import Cleaning
+
+    if not all(member.done.get("cleaning") for member in members):
+        return None
+    clean = Cleaning(**max(members, key=lambda member: member.share).done["cleaning"])
+    print(f"post-processing: {clean}")
+    return clean
+
+
+def compare(folders: Sequence[str]) -> int:
+    """Print two runs side by side with the interval of each difference."""
+    if len(folders) != 2:
+        raise UserError("--compare takes two runs, or two folders of masks")
+
+    from src.tracks.gallery import print_comparison
+
+    print_comparison(Path(folders[0]), Path(folders[1]))
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

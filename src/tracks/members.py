@@ -1,0 +1,179 @@
+"""Folders of finished mask runs in, the members of an ensemble out: nets, settings and weights."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from src.ensemble.simplex import solve_mixture
+from src.models.pretrained import read_state
+from src.runs import Run, UserError, read_json
+from src.tasks.segmentation import Segmentation
+from src.tracks.folder import parse_size, read_config
+from src.tracks.networks import build_network
+
+WRAPPED = "network."  # a distilled student's own tensors
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained net and how it predicts.
+
+    Attributes:
+        run: its folder.
+        knobs: its config.
+        resolved: what the config came to: network, classes, data, sizes.
+        done: what ``finished.json`` holds; empty for an unfinished run's checkpoint.
+        weights: the file of its weights.
+        num_views: views to average.
+        threshold: of the foreground, for so many views.
+        share: weight in the blend; all members' sum to 1.
+    """
+
+    run: Run
+    knobs: dict[str, Any]
+    resolved: dict[str, Any]
+    done: dict[str, Any]
+    weights: Path
+    num_views: int
+    threshold: float
+    share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The model's name; its folds share it."""
+        return self.run.folder.parent.name
+
+    @property
+    def task(self) -> Segmentation:
+        """Say what the net's channels mean and by which windows it predicts."""
+        height, width = self.resolved["crop"]
+        return Segmentation(
+            tuple(self.resolved["classes"]), _never, self.resolved["void"], window=(height, width)
+        )
+
+    def size(self, override: str) -> tuple[int, int] | None:
+        """Return the (height, width) that images are resized to; None is native."""
+        return parse_size("resolution", override or self.knobs["resolution"])
+
+    def build(self) -> nn.Module:
+        """Build the net with its weights.
+
+        Raises:
+            UserError: the weights do not fit.
+        """
+        model = build_network(self.resolved["network"])
+        state = read_state(self.weights)
+        if any(key.startswith(WRAPPED) for key in state):
+            state = {
+                key.removeprefix(WRAPPED): value
+                for key, value in state.items()
+                if key.startswith(WRAPPED)
+            }
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()[:150]
+            raise UserError(f"{self.weights} does not fit {self.run.folder}: {reason}") from None
+        return model
+
+
+def find_runs(patterns: Sequence[str]) -> list[Run]:
+    """Expand folder patterns to runs, in order, each once.
+
+    Raises:
+        UserError: a pattern without a run.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        folders = [Path(text) for text in sorted(glob.glob(pattern))]  # noqa: PTH207
+        runs = [folder for folder in folders if Run(folder).config.is_file()]
+        if not runs:
+            raise UserError(f"--runs {pattern}: no run there (a folder with config.yaml)")
+        found |= dict.fromkeys(runs)
+    return [Run(folder) for folder in found]
+
+
+def load_member(run: Run, *, checkpoint: str = "", tta_steps: int = 0) -> Member:
+    """Read what a run left.
+
+    Args:
+        run: its folder.
+        checkpoint: weights instead of its best; an unfinished run needs them.
+        tta_steps: views; 0 = as many as did best on valid.
+
+    Raises:
+        UserError: not finished, or weights that do not exist.
+    """
+    content = read_config(run)
+    try:
+        done = read_json(run.finished)
+    except FileNotFoundError:
+        done = {}
+        if not checkpoint:
+            raise UserError(
+                f"{run.folder} is not finished: finish it, or pass --checkpoint {run.best}"
+            ) from None
+    weights = Path(checkpoint) if checkpoint else run.best
+    if not weights.is_file():
+        raise UserError(f"{weights}: no such weights")
+    table = {int(row["views"]): row["threshold"] for row in done.get("views", [])}
+    num_views = tta_steps or done.get("tta_steps", 1)
+    threshold = table.get(num_views, done.get("threshold", 0.5))
+    return Member(run, content["knobs"], content["resolved"], done, weights, num_views, threshold)
+
+
+def check_alike(members: Sequence[Member], *, one_data_set: bool) -> None:
+    """Refuse to join runs that learned different classes, or (if asked) different data."""
+    first = members[0]
+    keys = ("classes", "data_dir") if one_data_set else ("classes",)
+    for member in members[1:]:
+        for key in keys:
+            if member.resolved[key] != first.resolved[key]:
+                raise UserError(
+                    f"{member.run.folder} and {first.run.folder} learned different data "
+                    f"({key}: {member.resolved[key]} and {first.resolved[key]}): narrow --runs"
+                )
+
+
+def settle_shares(members: Sequence[Member], mode: str) -> tuple[list[float], str]:
+    """Return the weight of every member and one line about where it comes from.
+
+    The folds of a model share its weight evenly. With ``oof`` the models' weights minimise the
+    log loss of the mixture over pixels that none of them was trained on: convex, solved exactly.
+    """
+    names = list(dict.fromkeys(member.name for member in members))
+    folds = {name: sum(m.name == name for m in members) for name in names}
+    share, how = dict.fromkeys(names, 1 / len(names)), "uniform"
+    if mode == "oof" and len(names) > 1:
+        tables = [_read_oof([m for m in members if m.name == name]) for name in names]
+        common = sorted(set.intersection(*(set(table) for table in tables)))
+        if common:
+            probs = np.stack([np.concatenate([t[i] for i in common]) for t in tables], axis=1)
+            found = solve_mixture(np.log(np.maximum(probs, 1e-6)))
+            share = dict(zip(names, found.weights.tolist(), strict=True))
+            how = f"from {len(common)} images held out by all, {found.loss:.4f} nats a pixel"
+        else:
+            how = "uniform, since no image was held out by all models"
+    text = ", ".join(f"{name} {weight:.3f}" for name, weight in share.items())
+    return [share[m.name] / folds[m.name] for m in members], f"weights {how}: {text}"
+
+
+def _read_oof(members: Sequence[Member]) -> dict[str, np.ndarray]:
+    """Return {id: (P,) probability of the true class} of a model's folds together."""
+    found: dict[str, np.ndarray] = {}
+    for member in members:
+        if member.run.oof.is_file():
+            with np.load(member.run.oof, allow_pickle=False) as oof:
+                found |= dict(zip(oof["ids"].tolist(), oof["true_probs"], strict=True))
+    return found
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError("a member does not learn")
