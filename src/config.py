@@ -123,6 +123,7 @@ class SegmentationConfig(EngineConfig):
     folds: int = knob(0, "K group-aware folds; 0 = the data's own valid split, 5 if it has none")
     resolution: str = knob("native", "HxW that images are resized to, or `native`")
     crop: str = knob("", "HxW of the training crops; empty = the resolution, or largest image")
+    window: str = knob("", "HxW that larger images are predicted by; empty = crop, native = whole")
     loss: str = knob("ce + dice", "weighted sum of terms, as in `bce + 0.5 dice`")
     scale_min: float = knob(0.75, "smallest factor a training image is resized by")
     scale_max: float = knob(1.5, "largest factor a training image is resized by")

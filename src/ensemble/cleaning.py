@@ -70,8 +70,8 @@ class Verdict:
 
     @property
     def kept(self) -> bool:
-        """Whether the gain is beyond noise."""
-        return self.gain.low > 0
+        """Whether the gain is beyond noise, on enough images to tell."""
+        return self.gain.low > 0 and self.gain.num_units >= NUM_PARTS
 
     def __str__(self) -> str:
         word = "kept" if self.kept else "refused"

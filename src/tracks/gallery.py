@@ -174,5 +174,7 @@ def print_comparison(first: Path, second: Path, statistics: Sequence[str] = COMP
     by_row = dict(zip(sorted(counts.index.tolist()), groups, strict=True))
     table = np.array([by_row.get(row, "") for row in range(int(counts.index.max()) + 1)])
     print(f"A {first}\nB {second}\n{len(ids)} images, paired bootstrap")
+    if len(set(filter(None, groups))) == 1 and all(groups):
+        print("all of one group: these images cannot tell noise from difference")
     for name in statistics:
         print(f"  {compare_counts(counts, others, name, groups=table)}")

@@ -53,10 +53,11 @@ class Member:
     @property
     def task(self) -> Segmentation:
         """Say what the net's channels mean and by which windows it predicts."""
-        height, width = self.resolved["crop"]
+        window = self.resolved["window"]
         return Segmentation(
-            tuple(self.resolved["classes"]), _never, self.resolved["void"], window=(height, width)
-        )
+            tuple(self.resolved["classes"]), _never, self.resolved["void"],
+            window=tuple(window) if window else None,
+        )  # fmt: skip
 
     def size(self, override: str) -> tuple[int, int] | None:
         """Return the (height, width) that images are resized to; None is native."""

@@ -37,7 +37,8 @@ class MaskData:
         index: labelled rows, no test row among them.
         split: who is held out.
         size: (height, width) everything is resized to; None = native sizes, which differ.
-        crop: (height, width) of the training crops, and of the windows of prediction.
+        crop: (height, width) of the training crops.
+        window: (height, width) by which larger images are predicted; None = whole.
         source: how the data were read, for inference.
     """
 
@@ -45,6 +46,7 @@ class MaskData:
     split: MaskSplit
     size: tuple[int, int] | None
     crop: tuple[int, int]
+    window: tuple[int, int] | None
     source: Mapping[str, Any]
 
 
@@ -75,7 +77,8 @@ def read_data(
         crop = crop or size or (int(sizes[:, 0].max()), int(sizes[:, 1].max()))
     assert crop is not None
     about = {"source": source, "data_dir": data_dir, "options": options}
-    return MaskData(index, split, size, crop, about)
+    window = parse_size("window", config.window) if config.window else crop
+    return MaskData(index, split, size, crop, window, about)
 
 
 def build_task(
@@ -83,7 +86,9 @@ def build_task(
 ) -> Segmentation:
     """Build the task of a mask run."""
     criterion = build_segmentation_loss(config.loss, ignore_index=VOID)
-    return Segmentation(data.index.classes, criterion, VOID, statistic=statistic, window=data.crop)
+    return Segmentation(
+        data.index.classes, criterion, VOID, statistic=statistic, window=data.window
+    )
 
 
 def train_loader(
@@ -190,7 +195,8 @@ def train_masks(
     assert train is not None
     runtime = settle_runtime(model, task, train, runtime, run, config)
     resolved = {"network": dict(network), "classes": list(data.index.classes), "void": VOID}
-    resolved |= {"size": data.size, "crop": data.crop, "split": data.split.how}
+    resolved |= {"size": data.size, "crop": data.crop, "window": data.window}
+    resolved |= {"split": data.split.how}
     resolved |= {"split_hash": data.split.hash, "fold": config.fold, **data.source}
     write_config(run, config, resolved | dict(extra or {}), runtime)
     size = "native size" if data.size is None else f"{data.size[1]}x{data.size[0]}"
