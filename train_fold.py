@@ -18,16 +18,13 @@ from src.runs import (
     Output,
     Run,
     UserError,
-    hold,
     read_json,
     run_script,
-    sweep,
     write_json,
     write_text,
 )
 
 if TYPE_CHECKING:
-    from src.data.aliases import Aliases
     from src.data.folds import Folds
     from src.data.index import Index
     from src.engine.loop import Mix
@@ -48,6 +45,7 @@ def main(argv: list[str]) -> int:
 
     from src.engine.interrupt import Interrupted
     from src.engine.runtime import start_runtime
+    from src.tracks.photographs import prepare_data
 
     index, folds = prepare_data(config, output)
     every = list(range(folds.num_folds))
@@ -97,76 +95,6 @@ def finished(run: Run, config: FoldConfig) -> bool:
     return True
 
 
-def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
-    """Index the images, and make the folds or check that they still fit."""
-    from src.data.folds import load_folds
-    from src.data.index import find_root, read_train
-
-    index = read_train(
-        find_root(config.data_dir),
-        allow_outside=config.allow_outside,
-        image_column=config.image_column or None,
-        label_column=config.label_column or None,
-        group_column=config.group_column or None,
-    )
-    for note in index.notes:
-        print(f"note: {note}")
-    output.root.mkdir(parents=True, exist_ok=True)
-    with hold(output.folds_lock, str(output.folds), wait=True):
-        sweep(output.root, *(p.name for p in (output.folds, output.quarantine, output.duplicates)))
-        if output.folds.exists():
-            folds = load_folds(
-                output.folds, index.table, index.root, num_folds=config.folds or None
-            )
-        else:
-            folds = first_folds(config, output, index)
-    return index, folds
-
-
-def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
-    """Look through the images once, then settle who is held out where."""
-    from functools import partial
-
-    from tqdm import tqdm
-
-    from src.data.audit import audit_images, write_duplicates, write_quarantine
-    from src.data.folds import make_folds, save_folds
-
-    linked: tuple[tuple[int, ...], ...] = ()
-    quarantined: list[int] = []
-    notes: list[str] = []
-    if config.audit:
-        bar = partial(tqdm, desc="audit", total=len(index.table), leave=False, disable=None)
-        audit = audit_images(index.table, index.root, progress=bar)
-        linked, quarantined = audit.linked, list(audit.unreadable)
-        notes += audit.notes
-        if quarantined:
-            write_quarantine(audit, index.table, output.quarantine)
-        if linked:
-            write_duplicates(audit, index.table, output.duplicates)
-    folds = make_folds(
-        index.table,
-        index.root,
-        num_folds=config.folds or 5,
-        seed=config.seed,
-        linked=linked,
-        quarantined=quarantined,
-    )
-    for note in (*notes, *folds.notes):
-        print(f"note: {note}")
-    save_folds(folds, output.folds)
-    return folds
-
-
-def find_aliases(config: FoldConfig, index: Index) -> Aliases:
-    """Read the alias file: the flag's, else the data folder's, else none."""
-    from src.data.aliases import read_aliases
-
-    beside = index.root / "aliases.csv"
-    path = config.aliases or (beside if beside.exists() else None)
-    return read_aliases(path, index.classes)
-
-
 def train(
     config: FoldConfig,
     output: Output,
@@ -193,6 +121,7 @@ def train(
     from src.models.pretrained import find_weights
     from src.models.zoo import check_timm_id, find_data_config
     from src.tasks.classification import Classification
+    from src.tracks.photographs import find_aliases
 
     timm_id = check_timm_id(config.timm_id or config.model)
     size = config.image_size or find_data_config(timm_id).image_size

@@ -1,0 +1,75 @@
+"""Photographs in; their index, the folds they belong to and their aliases out, made once.
+
+Joins the rooms of ``src/data`` for ``train_fold.py``: index, audit, folds.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tqdm import tqdm
+
+from src.config import FoldConfig
+from src.data.aliases import Aliases, read_aliases
+from src.data.audit import audit_images, write_duplicates, write_quarantine
+from src.data.folds import Folds, load_folds, make_folds, save_folds
+from src.data.index import Index, find_root, read_train
+from src.runs import Output, hold, sweep
+
+
+def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
+    """Index the images, and make the folds or check that they still fit."""
+    index = read_train(
+        find_root(config.data_dir),
+        allow_outside=config.allow_outside,
+        image_column=config.image_column or None,
+        label_column=config.label_column or None,
+        group_column=config.group_column or None,
+    )
+    for note in index.notes:
+        print(f"note: {note}")
+    output.root.mkdir(parents=True, exist_ok=True)
+    with hold(output.folds_lock, str(output.folds), wait=True):
+        sweep(output.root, *(p.name for p in (output.folds, output.quarantine, output.duplicates)))
+        if output.folds.exists():
+            folds = load_folds(
+                output.folds, index.table, index.root, num_folds=config.folds or None
+            )
+        else:
+            folds = first_folds(config, output, index)
+    return index, folds
+
+
+def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
+    """Look through the images once, then settle who is held out where."""
+    linked: tuple[tuple[int, ...], ...] = ()
+    quarantined: list[int] = []
+    notes: list[str] = []
+    if config.audit:
+        bar = partial(tqdm, desc="audit", total=len(index.table), leave=False, disable=None)
+        audit = audit_images(index.table, index.root, progress=bar)
+        linked, quarantined = audit.linked, list(audit.unreadable)
+        notes += audit.notes
+        if quarantined:
+            write_quarantine(audit, index.table, output.quarantine)
+        if linked:
+            write_duplicates(audit, index.table, output.duplicates)
+    folds = make_folds(
+        index.table,
+        index.root,
+        num_folds=config.folds or 5,
+        seed=config.seed,
+        linked=linked,
+        quarantined=quarantined,
+    )
+    for note in (*notes, *folds.notes):
+        print(f"note: {note}")
+    save_folds(folds, output.folds)
+    return folds
+
+
+def find_aliases(config: FoldConfig, index: Index) -> Aliases:
+    """Read the alias file: the flag's, else the data folder's, else none."""
+    beside = index.root / "aliases.csv"
+    path = config.aliases or (beside if beside.exists() else None)
+    return read_aliases(path, index.classes)
