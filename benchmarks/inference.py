@@ -1,0 +1,145 @@
+"""Inference with everything around it: 1 and 5 views, all or only where unsure, beside the floor.
+
+    python benchmarks/inference.py            (two minutes on two cores)
+
+JPEG photographs are decoded once and shown in up to five views. The floor is the bare forward pass
+in inference mode on one resident batch. Which images are unsure is data's and threshold's matter
+(`optimize_weights.py` finds the threshold at which log loss moves by less than 1e-4); here given
+shares of the images, those the network is least confident of, see all five views.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.timing import (
+    alternate,
+    num_cores,
+    paired,
+    print_table,
+    seconds,
+    spread,
+    write_photographs,
+)
+
+os.environ.setdefault("OMP_NUM_THREADS", str(num_cores()))
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data.canonical import ImageSource
+from src.data.dataset import ImageDataset
+from src.data.loader import EpochSampler, default_num_workers, make_loader
+from src.data.transforms import eval_transform
+from src.engine.predict import default_batch_size, predict_logits
+from src.engine.runtime import Runtime, start_runtime
+from src.engine.tta import VIEWS
+from src.models.classifier import build_classifier
+from src.tasks.classification import Classification
+
+NUM_CLASSES = 100
+SHARES = (0.1, 0.25)
+
+
+def unsure_below(threshold: float) -> Callable[[Tensor], Tensor]:
+    """Return the rule of ``--tta_adaptive``."""
+    return lambda logits: logits.softmax(-1).amax(-1) < threshold
+
+
+def contestants(
+    name: str, size: int, folder: Path, names: list[str], runtime: Runtime
+) -> dict[str, Callable[[], float]]:
+    """Return seconds of one pass over all images, by contestant."""
+    torch.manual_seed(0)
+    model = runtime.place(build_classifier(name, NUM_CLASSES, image_size=size)).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(100)  # else all confidences are near 1 / K
+    data = ImageDataset(ImageSource(folder, names, size), None, eval_transform(size))
+    batch_size = default_batch_size(size, runtime.device)
+    device = runtime.device.type
+    loader = make_loader(
+        data, EpochSampler(len(names), batch_size),
+        num_workers=default_num_workers(device), device_type=device,
+    )  # fmt: skip
+    task = Classification(NUM_CLASSES, lambda logits, target: logits.sum())
+    out = np.empty((len(VIEWS), len(names), NUM_CLASSES), np.float16)
+
+    def predict(views: int, go_on: Any = None) -> Callable[[], float]:
+        return lambda: seconds(
+            lambda: predict_logits(
+                model, loader, task, runtime, out=out[:views], views=VIEWS[:views], go_on=go_on
+            )
+        )
+
+    predict(1)()
+    logits = torch.from_numpy(out[0].astype(np.float32))
+    confidence = logits.softmax(-1).amax(-1)
+    adaptive = {
+        f"5 views for {share:.0%}": predict(5, unsure_below(float(confidence.quantile(share))))
+        for share in SHARES
+    }
+    image = torch.randint(0, 256, (batch_size, 3, size, size)).to(torch.uint8)
+    batch = runtime.upload({"image": image})
+
+    @torch.inference_mode()
+    def floor() -> None:
+        for start in range(0, len(names), batch_size):
+            rows = min(batch_size, len(names) - start)
+            with runtime.autocast():
+                model(batch["image"][:rows]).cpu()
+
+    return {
+        "floor, 1 view": lambda: seconds(floor),
+        "1 view": predict(1),
+        **adaptive,
+        "5 views": predict(5),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=("tf_efficientnet_lite0", "resnet18"))
+    parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args(argv)
+    runtime = start_runtime(args.device)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        names = write_photographs(Path(folder), args.images)
+        for model in args.models:
+            runners = contestants(model, args.image_size, Path(folder), names, runtime)
+            timed = alternate(runners, args.rounds)
+            floor, one = timed["floor, 1 view"], timed["1 view"]
+            for label, times in timed.items():
+                views = 5 if label == "5 views" else 1
+                rows.append(
+                    (
+                        f"{model}: {label}",
+                        spread([args.images / s for s in times], 1),
+                        spread([views * r for r in paired(floor, times)])
+                        if views == 5 or label in ("1 view", "floor, 1 view")
+                        else "",
+                        spread(paired(times, one), 2),
+                    )
+                )
+    print(
+        f"n = {args.rounds} rounds over {args.images} JPEG photographs (640x480), "
+        f"{args.image_size} px, {runtime.precision}; median (least … most)\n"
+    )
+    header = ("network: views", "images/s", "÷ floor of as many views", "time ÷ 1 view")
+    print_table(header, rows)
+
+
+if __name__ == "__main__":
+    main()
