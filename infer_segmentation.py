@@ -76,14 +76,14 @@ def find_images(
     """Read the images to predict. The one place that sees the test split."""
     import numpy as np
 
-    from src.data.mask_split import read_labelled, read_test, split_rows
+    from src.data.mask_split import read_labelled, read_test_masks, split_rows
     from src.tracks.folder import fold_of
 
     first = members[0].resolved
     source, root = config.source or first["source"], config.data_dir or first["data_dir"]
     options = {} if config.source else first["options"]
     if config.split == "test":
-        index = read_test(source, root, **options)
+        index = read_test_masks(source, root, **options)
         rows = np.arange(len(index))
     else:
         index = read_labelled(source, root, **options)

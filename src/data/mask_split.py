@@ -1,7 +1,7 @@
 """The index of a mask data set in, the rows to train on, to hold out and to hand in out.
 
 Training, tuning and thresholds see :func:`read_labelled` alone, which has no test row in it. The
-test split is reachable through :func:`read_test`, for inference.
+test split is reachable through :func:`read_test_masks`, for inference.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class VoidReader:
 
     def __call__(self, path: str) -> np.ndarray:
         """Read one mask."""
-        mask = self.index.decode(Path(path))
+        mask = np.require(self.index.decode(Path(path)), requirements="W")  # tensors want it so
         void = self.index.ignore_index
         return mask if void in (None, VOID) else np.where(mask == void, VOID, mask)
 
@@ -69,7 +69,7 @@ def read_labelled(name: str, root: Path | str, **options: Any) -> MaskIndex:
     return replace(index, table=kept)
 
 
-def read_test(name: str, root: Path | str, **options: Any) -> MaskIndex:
+def read_test_masks(name: str, root: Path | str, **options: Any) -> MaskIndex:
     """Read the test split alone, with masks where the data set hands them out.
 
     Raises:

@@ -8,7 +8,7 @@ import pytest
 
 from src.data.dataset import MaskDataset
 from src.data.mask_loading import class_frequency, image_size, mask_dataset, native_sizes
-from src.data.mask_split import VOID, VoidReader, read_labelled, read_test, split_rows
+from src.data.mask_split import VOID, VoidReader, read_labelled, read_test_masks, split_rows
 from src.data.transforms import eval_mask_transform
 from src.runs import UserError
 
@@ -31,7 +31,7 @@ def camvid(tmp_path: Path) -> Path:
 
 def test_labelled_and_test_rows_are_apart(camvid: Path) -> None:
     assert read_labelled("auto", camvid).table["id"].tolist() == list("abcdefgh")
-    assert read_test("auto", camvid).table["id"].tolist() == list("ij")
+    assert read_test_masks("auto", camvid).table["id"].tolist() == list("ij")
 
 
 def test_own_split_is_fold_0(camvid: Path) -> None:
@@ -80,4 +80,4 @@ def test_sizes_follow_the_rotation_of_the_camera(camvid: Path, tmp_path: Path) -
     exif[274] = 6
     Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
     assert image_size(tmp_path / "turned.jpg") == (20, 10)
-    assert native_sizes(read_test("auto", camvid)).tolist() == [[12, 16]] * 2
+    assert native_sizes(read_test_masks("auto", camvid)).tolist() == [[12, 16]] * 2

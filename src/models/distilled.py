@@ -1,0 +1,116 @@
+"""A net in, the same net as a student out: with a projector and what its teaching remembers.
+
+Teacher and student differ in channels, so mimicking needs a 1×1 projection. It learns, hence it is
+part of the model; inference drops it. The running sizes of the loss terms are buffers, so that a
+checkpoint keeps them and a resumed run divides by the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.models.classifier import Classifier
+from src.models.pooling import pool_to_one_cell
+
+UNKNOWN = -1.0
+
+
+class Student(nn.Module):
+    """A net that also shows its features.
+
+    Attributes:
+        network: the net itself; its tensors alone are needed for inference.
+        projector: student's channels → teacher's, for the deepest map; None where not needed.
+        sizes: (T,) running size of every loss term, -1 before its first.
+        shares: (T,) the last measured gradient share of every term.
+        steps: () training steps seen.
+    """
+
+    sizes: Tensor
+    shares: Tensor
+    steps: Tensor
+
+    def __init__(self, network: nn.Module, projector: nn.Module | None, num_terms: int) -> None:
+        super().__init__()
+        self.network = network
+        self.projector = projector
+        self.register_buffer("sizes", torch.full((num_terms,), UNKNOWN))
+        self.register_buffer("shares", torch.zeros(num_terms))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The pretrained part, which learns more slowly."""
+        return self.network.backbone  # type: ignore[return-value]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the network's activations in the backward pass."""
+        self.network.set_grad_checkpointing(enable)  # type: ignore[operator]
+
+    def forward(self, image: Tensor, features: bool = False) -> Any:
+        """Return logits; with ``features`` also the deepest map and its projection.
+
+        One call serves both, because only calls through ``forward`` are seen by processes that
+        train together.
+
+        Args:
+            image: (B, 3, H, W).
+            features: return (logits, map (B, C, h, w), projected (B, C', h, w)).
+        """
+        if not features:
+            return self.network(image)
+        logits, deepest = show_features(self.network, image)
+        return logits, deepest, deepest if self.projector is None else self.projector(deepest)
+
+
+def show_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and the deepest map (B, C, h, w) of a mask net or a classifier."""
+    if not isinstance(network, Classifier):
+        logits, maps = network.forward_features(image)  # type: ignore[operator]
+        return logits, maps[-1]
+    backbone: Any = network.backbone
+    features = backbone.forward_features((image - network.mean) / network.std)
+    pooled = features
+    if network.pool is not None:
+        pooled = pool_to_one_cell(backbone, features, network.pool)
+    embedding = network.drop(backbone.forward_head(pooled, pre_logits=True))
+    logits = network.head(embedding.to(network.head.weight.dtype))
+    return logits, _to_map(backbone, features)
+
+
+def _to_map(backbone: Any, features: Tensor) -> Tensor:
+    """Bring timm's three layouts to (B, C, h, w); tokens without a place are dropped."""
+    if features.ndim == 3:
+        tokens = features[:, getattr(backbone, "num_prefix_tokens", 0) :]
+        side = round(tokens.shape[1] ** 0.5)
+        assert side * side == tokens.shape[1], "tokens of a square image"
+        return tokens.transpose(1, 2).unflatten(2, (side, side))
+    channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+    return features.permute(0, 3, 1, 2) if channels_last else features
+
+
+@torch.no_grad()
+def build_student(
+    network: nn.Module, teacher: nn.Module, *, project: bool, num_terms: int, size: int = 64
+) -> Student:
+    """Wrap ``network``, with a projector to the teacher's channels if asked.
+
+    Args:
+        network: the student's net.
+        teacher: the teacher's.
+        project: whether features are to be mimicked.
+        num_terms: loss terms to remember.
+        size: side of the image the channels are looked up with; nets of a fixed size need theirs.
+    """
+    if not project:
+        return Student(network, None, num_terms)
+    image = torch.zeros(1, 3, size, size)
+    channels = []
+    for net in (network, teacher):
+        was_training = net.training
+        channels.append(show_features(net.eval(), image)[1].shape[1])
+        net.train(was_training)
+    return Student(network, nn.Conv2d(channels[0], channels[1], 1), num_terms)

@@ -1,0 +1,165 @@
+"""Teach a student: python train_distill.py --model camvid --data_dir input/camvid.
+
+One command trains the student alone, the teacher, and the student with the teacher, each in
+output/distill/<name>-<role>/fold<k>/, and prints the table. A teacher that does not beat the
+student is refused. Started again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.config import DistillConfig
+from src.reader import parse
+from src.runs import Output, Run, UserError, run_script
+from src.tracks.folder import data_label, fold_of
+
+if TYPE_CHECKING:
+    from src.engine.runtime import Runtime
+    from src.tracks.roles import Field
+
+
+def main(argv: list[str]) -> int:
+    """Train all roles that ``argv`` asks for and print how they stand."""
+    config = parse(
+        DistillConfig, argv, prog="train_distill.py", description=__doc__ or "", row_by="model"
+    )
+    if fold_of(config.fold) is None:
+        raise UserError("--fold full: distillation is judged on held-out images, name a fold")
+    if not Path(config.data_dir).is_dir():
+        raise UserError(f"--data_dir {config.data_dir}: no such folder")
+    output = Output(Path(config.output_dir)).track("distill")
+    name = config.name or f"{data_label(config.data_dir)}-{config.student}-{config.teacher}"
+
+    from src.engine.interrupt import Interrupted
+    from src.engine.runtime import start_runtime
+
+    runtime = start_runtime(config.device, config.precision, config.channels_last)
+    try:
+        train_all(config, output, name, runtime)
+    except Interrupted as stop:
+        print(f"{stop}; the state is saved, the same command goes on from here")
+        return stop.status
+    return 0
+
+
+def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime) -> None:
+    """Train every role with every seed, then print table and intervals."""
+    from src.tracks.roles import alone, gate, train_role
+    from src.tracks.standing import print_table
+    from src.tracks.tuning import tune
+
+    make_field = segmentation_field if config.kind == "segmentation" else classification_field
+    field = make_field(config, output)
+    results: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+    for number, seed in enumerate(config.seeds or (config.seed,)):
+        tag = f"{name}-seed{seed}" if config.seeds else name
+        own = replace(config, seed=seed)
+
+        def train(role: str, knobs: DistillConfig, tag: str = tag) -> tuple[Run, dict[str, Any]]:
+            result = train_role(knobs, role, field, output, runtime, tag)
+            results.setdefault(role, []).append(result)
+            return result
+
+        student, teacher = train("student", own)[1], train("teacher", own)[1]
+        gate(
+            student, teacher, lower_is_better=field.task.lower_is_better,
+            force=config.allow_weak_teacher,
+        )  # fmt: skip
+        if config.tune and number == 0:  # the first seed's search serves the others
+            found = tune(own, field, output, runtime, tag)
+            config = replace(found, seed=config.seed)
+            own = replace(config, seed=seed)
+        train("distilled", own)
+        for term in field.terms if config.ablate else ():
+            train(f"only_{term}", alone(own, term))
+    print_table(results)
+    if config.kind == "segmentation":
+        print_intervals(results)
+
+
+def print_intervals(results: dict[str, list[tuple[Run, dict[str, Any]]]]) -> None:
+    """Print each role's gain over the student alone, with its interval over images."""
+    from src.tracks.standing import compare_roles
+
+    student = [run for run, _ in results["student"]]
+    for role, runs in results.items():
+        if role != "student":
+            gain = compare_roles(student, [run for run, _ in runs])
+            print(f"student -> {role}, {len(student)} seeds: {gain}")
+
+
+def segmentation_field(config: DistillConfig, output: Output) -> Field:
+    """Read the masks once and say how their nets are built and trained."""
+    from src.tracks.networks import build_network, find_encoder_weights, segmenter_spec
+    from src.tracks.roles import Field
+    from src.tracks.training import build_task, read_data, start_at_prior, train_masks
+
+    data = read_data(config)
+    task = build_task(config, data)
+
+    def spec(role: str) -> dict[str, Any]:
+        arch = getattr(config, f"{role}_arch") or config.arch
+        width = getattr(config, f"{role}_width")
+        return segmenter_spec(arch, getattr(config, role), task.num_outputs, width)
+
+    def build(role: str, spec: Any, pretrained: bool) -> Any:
+        mode = getattr(config, f"{role}_pretrained") if pretrained else "none"
+        model = build_network(spec, find_encoder_weights(spec["encoder"], mode))
+        if pretrained and config.prior:
+            start_at_prior(model, data)
+        return model
+
+    def train(own: Any, run: Run, model: Any, task: Any, spec: Any) -> dict[str, Any]:
+        runtime = own_runtime(own)
+        return train_masks(
+            own, run, data, model, task, output=output, network=spec, runtime=runtime,
+            extra={"track": "distill"},
+        )  # fmt: skip
+
+    return Field(task, spec, build, train)
+
+
+def classification_field(config: DistillConfig, output: Output) -> Field:
+    """Index the photographs once and say how their nets are built and trained."""
+    from src.models.classifier import build_classifier
+    from src.models.pretrained import find_weights
+    from src.models.zoo import check_timm_id, find_data_config
+    from src.tracks.classes import class_task, read_classes, train_classes
+    from src.tracks.roles import Field
+
+    student = check_timm_id(config.student)
+    size = config.image_size or find_data_config(student).image_size
+    data = read_classes(config, output, size)
+
+    def spec(role: str) -> dict[str, Any]:
+        timm_id = check_timm_id(getattr(config, role))
+        return {"kind": "classifier", "timm_id": timm_id, "num_outputs": data.num_classes}
+
+    def build(role: str, spec: Any, pretrained: bool) -> Any:
+        mode = getattr(config, f"{role}_pretrained") if pretrained else "none"
+        return build_classifier(
+            spec["timm_id"], spec["num_outputs"], image_size=size,
+            weights=find_weights(spec["timm_id"], mode),
+        )  # fmt: skip
+
+    def train(own: Any, run: Run, model: Any, task: Any, spec: Any) -> dict[str, Any]:
+        return train_classes(
+            own, run, data, model, task, output=output, network=spec, runtime=own_runtime(own)
+        )
+
+    terms = ("kl", "attention", "similarity", "feature")
+    return Field(class_task(data), spec, build, train, terms, size)
+
+
+def own_runtime(config: DistillConfig) -> Runtime:
+    """Return the runtime of one run: layout and precision are settled for each anew."""
+    from src.engine.runtime import start_runtime
+
+    return start_runtime(config.device, config.precision, config.channels_last)
+
+
+if __name__ == "__main__":
+    run_script(main)
