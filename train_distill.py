@@ -2,7 +2,8 @@
 
 One command trains the student alone, the teacher, and the student with the teacher, each in
 output/distill/<name>-<role>/fold<k>/, and prints the table. A teacher that does not beat the
-student is refused. Started again, it goes on where it stopped.
+student is refused. Without --data_dir road scenes are generated. Started again, it goes on where
+it stopped.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def main(argv: list[str]) -> int:
     )
     if fold_of(config.fold) is None:
         raise UserError("--fold full: distillation is judged on held-out images, name a fold")
-    if not Path(config.data_dir).is_dir():
-        raise UserError(f"--data_dir {config.data_dir}: no such folder")
+    if config.kind == "classification" and not config.data_dir:
+        raise UserError("--data_dir is missing: a folder of labelled photographs")
     output = Output(Path(config.output_dir)).track("distill")
     name = config.name or f"{data_label(config.data_dir)}-{config.student}-{config.teacher}"
 
@@ -95,9 +96,11 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
     """Read the masks once and say how their nets are built and trained."""
     from src.tracks.networks import build_network, find_encoder_weights, segmenter_spec
     from src.tracks.roles import Field
+    from src.tracks.scenes import find_images
     from src.tracks.training import build_task, read_data, start_at_prior, train_masks
 
-    data = read_data(config)
+    source, root = find_images(config)
+    data = read_data(config, source=source, data_dir=str(root))
     task = build_task(config, data)
 
     def spec(role: str) -> dict[str, Any]:

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 from src.config import LaneConfig
 from src.reader import parse
 from src.runs import Output, Run, UserError, run_script
-from src.tracks.folder import data_label, finished, fold_of, parse_size
+from src.tracks.folder import data_label, finished, fold_of
 
 if TYPE_CHECKING:
     from src.tracks.training import MaskData
-
-SCENES = "road_scenes"
 
 
 def main(argv: list[str]) -> int:
@@ -28,8 +26,10 @@ def main(argv: list[str]) -> int:
     )
     output = Output(Path(config.output_dir)).track("lane")
     held_out = fold_of(config.fold)
-    label = data_label(config.data_dir) if config.data_dir else SCENES
-    name = config.name or f"{label}-{config.model or f'{config.arch}-{config.encoder}'}"
+    name = (
+        config.name
+        or f"{data_label(config.data_dir)}-{config.model or f'{config.arch}-{config.encoder}'}"
+    )
     run = output.run(name, "full" if held_out is None else held_out)
     if finished(run, config):
         return 0  # before anything heavy is imported
@@ -48,25 +48,12 @@ def main(argv: list[str]) -> int:
 
 def read_lanes(config: LaneConfig) -> MaskData:
     """Read the images, or generate them where no data are given."""
-    from src.data.road_scenes import write_scenes
-    from src.data.sources.registry import detect_source
+    from src.tracks.scenes import find_images
     from src.tracks.training import read_data
 
-    root = Path(config.data_dir)
-    if not config.data_dir:
-        root = Output(Path(config.output_dir)).scenes(SCENES)
-        size = parse_size("resolution", config.resolution) or (384, 384)
-        print(f"no --data_dir: {config.num_scenes} road scenes in {root}", flush=True)
-        write_scenes(
-            root, num_scenes=config.num_scenes, num_frames=config.num_frames, size=size,
-            seed=config.seed,
-        )  # fmt: skip
-    elif not root.is_dir():
-        raise UserError(f"--data_dir {root}: no such folder")
-    source = config.source
-    if source == "auto":
-        # plain folders are read as lanes: two classes, neighbouring frames in one group
-        source = {"folders": "lanes"}.get(detect_source(root), detect_source(root))
+    source, root = find_images(config, num_scenes=config.num_scenes, num_frames=config.num_frames)
+    if config.source == "auto" and source == "folders":
+        source = "lanes"  # two classes, neighbouring frames in one group
     data = read_data(config, source=source, data_dir=str(root))
     if data.index.num_classes != 2:
         raise UserError(

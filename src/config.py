@@ -166,6 +166,7 @@ class LaneConfig(SegmentationConfig):
 class DistillConfig(SegmentationConfig):
     """``train_distill.py``: a student alone, a teacher, and the student taught by it."""
 
+    data_dir: str = knob("", "folder of the data set; empty = road scenes are generated")
     config: str = knob("configs/distill.yaml", "YAML with a `train:` block and `models:` rows")
     model: str = knob("", "a preset of configs/distill.yaml")
     kind: Literal["segmentation", "classification"] = knob("segmentation", "what is learned")
@@ -186,6 +187,7 @@ class DistillConfig(SegmentationConfig):
     weight_channel: float = knob(0.3, "share of the channel-wise KL over places (masks only)")
     weight_feature: float = knob(0.0, "share of feature mimicking through a projector")
     temperature: float = knob(4.0, "T of the softened distributions")
+    tta_steps: int = knob(1, "views scored on the held-out images (1 … 5)")
     share_every: int = knob(50, "steps from one measurement of the gradient shares to the next")
     allow_weak_teacher: bool = knob(False, "teach although the teacher does not beat the student")
     ablate: bool = knob(False, "one more run for each term alone, at its weight (0.3 if it is 0)")

@@ -40,7 +40,7 @@ def parse_size(flag: str, text: str) -> tuple[int, int] | None:
 
 def data_label(data_dir: str) -> str:
     """Return a short name of the data set for the names of runs."""
-    return Path(data_dir).resolve().name or "data"
+    return (Path(data_dir).resolve().name or "data") if data_dir else "road_scenes"
 
 
 def finished(run: Run, config: EngineConfig) -> dict[str, Any] | None:

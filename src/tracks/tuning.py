@@ -74,6 +74,7 @@ def tune(
         name: first part of the runs' names.
     """
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     terms = tuple(weights_of(config)) or field.terms
@@ -85,9 +86,7 @@ def tune(
         mend_journal(journal)
         study = optuna.create_study(
             study_name=f"{'+'.join(terms)} {config_hash(role_config(with_weights(short, {}), ''))}",
-            storage=optuna.storages.JournalStorage(
-                optuna.storages.journal.JournalFileBackend(str(journal))
-            ),
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
             direction="minimize" if field.task.lower_is_better else "maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
             load_if_exists=True,

@@ -1,0 +1,41 @@
+"""A config in, the folder of its images and masks and their layout out: given, or generated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.config import SegmentationConfig
+from src.data.road_scenes import write_scenes
+from src.data.sources.registry import detect_source
+from src.runs import Output, UserError
+from src.tracks.folder import parse_size
+
+SCENES = "road_scenes"
+SIDE = 384
+
+
+def find_images(
+    config: SegmentationConfig, *, num_scenes: int = 30, num_frames: int = 8
+) -> tuple[str, Path]:
+    """Return (layout, folder) of the data; road scenes are generated where none are named.
+
+    Args:
+        config: ``data_dir``, ``source`` and ``resolution``.
+        num_scenes: scenes to generate.
+        num_frames: frames of each.
+
+    Raises:
+        UserError: no such folder.
+    """
+    root = Path(config.data_dir)
+    if not config.data_dir:
+        root = Output(Path(config.output_dir)).scenes(SCENES)
+        size = parse_size("resolution", config.resolution) or (SIDE, SIDE)
+        print(f"no --data_dir: {num_scenes} road scenes in {root}", flush=True)
+        write_scenes(
+            root, num_scenes=num_scenes, num_frames=num_frames, size=size, seed=config.seed
+        )
+        return "lanes", root
+    if not root.is_dir():
+        raise UserError(f"--data_dir {root}: no such folder")
+    return (detect_source(root) if config.source == "auto" else config.source), root
