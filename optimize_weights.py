@@ -155,10 +155,11 @@ def read_priors(config: BlendConfig) -> dict[str, float]:
 
 def search(config: BlendConfig, output: Output, panel: Panel, start: Structure) -> Structure:
     """Let Optuna look for a better structure than ``start``; a stopped search goes on."""
+    from src.ensemble.panel import SCORE_VERSION
     from src.ensemble.search import search_structures
 
     oof = panel.oof
-    what = [oof.members, oof.config_hashes, oof.folds_hash, oof.classes]
+    what = [SCORE_VERSION, oof.members, oof.config_hashes, oof.folds_hash, oof.classes]
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     best, value, trials = search_structures(
         panel.score,

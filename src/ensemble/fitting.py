@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from src.ensemble.blend import NUM_FLOORS, THREADS, Tables
+from src.ensemble.finish import fit_finish
 from src.ensemble.oof import Oof
-from src.ensemble.panel import Panel, fit_floors
+from src.ensemble.panel import Panel
 from src.ensemble.pool import (
     Blend,
     add_floors,
@@ -24,7 +25,6 @@ from src.ensemble.pool import (
     true_losses,
 )
 from src.ensemble.search import Structure
-from src.metrics.classification import fit_temperature
 
 Array = npt.NDArray[Any]
 
@@ -57,16 +57,14 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     weights, without = panel.fit_parts(structure)
     own = tables.temperatures if structure.order == "before" else np.ones(len(oof.members))
     pools = _pool_all(oof, structure.pool, weights, without, own, tables)
-    temperature = fit_temperature(pools.fit, oof.targets, tolerance=1e-5)
-    floors = _floors(log_softmax(pools.fit, temperature), slice(None), structure, oof, tables)
-    thin = pools.thin_rows
+    everything = np.arange(len(oof.targets))
+    temperature, floors = _finish(pools.fit, everything, structure, oof, tables)
     for part, others in zip(np.unique(tables.parts), pools.thin, strict=True):
-        kept = tables.parts[thin] != part
-        cross = fit_temperature(others[kept], oof.targets[thin[kept]], tolerance=1e-4)
-        share = _floors(log_softmax(others[kept], cross), thin[kept], structure, oof, tables)
+        kept = tables.parts[pools.thin_rows] != part
+        cross, shares = _finish(others[kept], pools.thin_rows[kept], structure, oof, tables)
         held_out = tables.parts == part
         answer = log_softmax(pools.nested[held_out], cross)
-        pools.nested[held_out] = add_floors(answer, share, tables.prior)
+        pools.nested[held_out] = add_floors(answer, shares, tables.prior)
     blend = Blend(
         pool=structure.pool,
         members=oof.members,
@@ -81,15 +79,20 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     return Fitted(blend, loss, true_losses(pools.nested, oof.targets), pools.nested)
 
 
-def _floors(
-    log_probs: Array, rows: Any, structure: Structure, oof: Oof, tables: Tables
-) -> tuple[float, float]:
-    """Return the floors' weights fitted on the rows ``rows``; zeros if the structure has none."""
-    if not structure.floors:
-        return (0.0, 0.0)
-    true = -true_losses(log_probs, oof.targets[rows])
-    uniform, prior = fit_floors(true, tables.raw[rows, -NUM_FLOORS:])
-    return (float(uniform), float(prior))
+def _finish(
+    pooled: Array, rows: Array, structure: Structure, oof: Oof, tables: Tables
+) -> tuple[float, tuple[float, float]]:
+    """Return the temperature and the floors' weights that suit ``pooled`` (R, K) of ``rows``."""
+
+    def true_at(temperature: float) -> Array:
+        losses = [
+            true_losses(log_softmax(pooled[block], temperature), oof.targets[rows[block]])
+            for block in row_blocks(*pooled.shape)
+        ]
+        return -np.concatenate(losses)
+
+    floors = tables.raw[rows, -NUM_FLOORS:] if structure.floors else None
+    return fit_finish(true_at, floors, tables.prior)
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from src.ensemble.blend import NUM_FLOORS, THREADS, Tables, convex
+from src.ensemble.finish import finished_losses, fit_finish
 from src.ensemble.log_pool import fit_log_pool
 from src.ensemble.oof import Oof
-from src.ensemble.pool import MAX_LOSS, TINY, log_softmax, row_blocks
+from src.ensemble.pool import TINY, log_softmax, row_blocks
 from src.ensemble.search import Structure
-from src.ensemble.simplex import mixture_losses, solve_mixture
-from src.metrics.classification import MAX_TEMPERATURE, MIN_TEMPERATURE
 
 Array = npt.NDArray[Any]
 
+SCORE_VERSION = 3  # of what `Panel.score` computes: trials of another are not comparable
 _PANEL_VALUES = 1 << 25  # float32 values for each temperature order: 128 MiB
 _MIN_CLASSES = 8
 
@@ -77,21 +77,20 @@ class Panel:
 
     def score(self, structure: Structure) -> float:
         """Return the nested log loss of a structure: weights, temperature, floors cross-fitted."""
-        values = self.of(structure.order)
+        values, prior = self.of(structure.order), self.tables.prior
         floors = self.tables.raw[self.rows, -NUM_FLOORS:]
         _, without = self.fit_parts(structure)
         total = 0.0
         for part, weights in zip(np.unique(self.parts), without, strict=True):
             held_out = self.parts == part
             others = self._pool(structure.pool, values[~held_out], weights)
-            temperature = self._temperature(others)
-            share = np.zeros(NUM_FLOORS)
-            if structure.floors:
-                share = fit_floors(-self._losses(others, temperature), floors[~held_out])
-            pooled = self._pool(structure.pool, values[held_out], weights)
-            table = np.column_stack([-self._losses(pooled, temperature), floors[held_out]])
-            losses = mixture_losses(table, np.r_[1.0 - share.sum(), share])
-            total += float(np.minimum(losses, MAX_LOSS).sum())
+            temperature, shares = fit_finish(
+                lambda t, pooled=others: self._true(pooled, t),  # type: ignore[misc]
+                floors[~held_out] if structure.floors else None,
+                prior,
+            )
+            true = self._true(self._pool(structure.pool, values[held_out], weights), temperature)
+            total += float(finished_losses(true, floors[held_out], shares).sum())
         return total / len(self.rows)
 
     def _pool(self, kind: str, values: Array, weights: Array) -> Array:
@@ -103,37 +102,16 @@ class Panel:
             return weights @ chosen
         return np.log(np.maximum(weights @ np.exp(chosen), TINY))
 
-    def _temperature(self, pooled: Array) -> float:
-        from scipy.optimize import minimize_scalar
-
-        found = minimize_scalar(
-            lambda x: float(self._losses(pooled, np.exp(x)).mean(dtype=np.float64)),
-            bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)),
-            method="bounded",
-            options={"xatol": 1e-3},
-        )
-        return float(np.exp(found.x))
-
-    def _losses(self, pooled: Array, temperature: float) -> Array:
-        return -log_softmax(pooled / np.float32(temperature) + self._counts())[:, 0]
+    def _true(self, pooled: Array, temperature: float) -> Array:
+        """Return (R,) float64 log probabilities of the true class."""
+        log_probs = log_softmax(pooled / np.float32(temperature) + self._counts())
+        return log_probs[:, 0].astype(np.float64)
 
     def _counts(self) -> Array:
         """Return (C,) logarithms of how many classes each class of the panel stands for."""
         counts = np.zeros(self.raw.shape[2], dtype=np.float32)
         counts[-1] = np.log(self.num_rest)
         return counts
-
-
-def fit_floors(log_probs: Array, floors: Array) -> Array:
-    """Return the weights (2,) of the floors that best help an answer.
-
-    Args:
-        log_probs: (R,) log probability of the true class.
-        floors: (R, 2) the same of the uniform distribution and of the class frequencies.
-    """
-    table = np.column_stack([log_probs, floors])
-    start = np.array([0.98, 0.01, 0.01])
-    return solve_mixture(table, start=start, tolerance=1e-7).weights[1:]
 
 
 def build_panel(oof: Oof, tables: Tables) -> Panel:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -73,9 +75,10 @@ def test_a_part_has_no_say_in_its_own_nested_losses(make_world):
         world.save("a", logits)
         world.save("b", other)
         oof = load_oof(world.root, world.table)
-        nested.append(fit_blend(build_panel(oof, build_tables(oof)), whole(oof.members)).nested)
-    # (through the class frequencies that the floor knows, hardly any)
-    np.testing.assert_allclose(nested[0][:100], nested[1][:100], atol=0.02)
+        # without floors, whose class frequencies are those of all rows
+        structure = dataclasses.replace(whole(oof.members), floors=False)
+        nested.append(fit_blend(build_panel(oof, build_tables(oof)), structure).nested)
+    np.testing.assert_allclose(nested[0][:100], nested[1][:100], atol=1e-3)
 
 
 def test_a_thinned_panel_lumps_classes_without_changing_linear_pools(oof, monkeypatch):
