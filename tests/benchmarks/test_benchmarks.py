@@ -1,0 +1,66 @@
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import growth, run, timing, train_step
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_contestants_take_turns_in_an_order_that_turns_round() -> None:
+    seen = []
+
+    def contestant(name: str) -> float:
+        seen.append(name)
+        return float(len(seen))
+
+    results = timing.alternate({n: (lambda n=n: contestant(n)) for n in "ab"}, rounds=2)
+    assert seen == ["a", "b", "b", "a", "a", "b"]  # the first round warms up
+    assert results == {"a": [4.0, 5.0], "b": [3.0, 6.0]}
+
+
+def test_spread_and_paired_by_hand() -> None:
+    assert timing.paired([6, 8, 1], [2, 4, 4]) == [3.0, 2.0, 0.25]
+    assert timing.spread([3.0, 2.0, 0.25], 2) == "2.00 (0.25 … 3.00)"
+
+
+def test_a_report_keeps_the_sections_that_are_not_measured_anew(tmp_path: Path) -> None:
+    path = tmp_path / "results.md"
+    first = {"startup": "Start-up\n\nfast\n", "gpu": "GPU\n\nnone\n"}
+    run.write_report(path, first)
+    assert run.read_sections(path)["gpu"] == first["gpu"]
+    run.write_report(path, run.read_sections(path) | {"startup": "Start-up\n\nfaster\n"})
+    text = path.read_text(encoding="utf-8")
+    assert "faster" in text and "none" in text and "fast\n" not in text
+    assert text.index("Start-up") < text.index("GPU")
+
+
+def test_every_benchmark_named_in_the_report_exists() -> None:
+    assert all((ROOT / "benchmarks" / f"{name}.py").exists() for name in run.BENCHMARKS)
+
+
+def test_the_real_loop_runs_beside_its_floor(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    names = timing.write_photographs(tmp_path, 8, (48, 64))
+    assert len({(tmp_path / name).read_bytes() for name in names}) == 8
+    args = Namespace(batch_size=4, steps=2, rounds=1, device="cpu")
+    result = train_step.contest("test_resnet.r160_in1k", 32, tmp_path, names, args)
+    assert result["rows"] == 8
+    assert all(len(result[name]) == 1 for name in ("floor", "loop", "data", "untuned"))
+
+
+def test_growth_measures_in_a_process_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    rows = growth.measure_counts([3, 200], ("index",), tmp_path)
+    assert [cells[:2] for cells in rows] == [["index", "3"], ["index", "200"]]
+    assert all(10 < float(cells[-1]) < 400 for cells in rows)  # MB: no torch in there
+
+
+def test_gpu_benchmark_says_that_it_was_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    command = [sys.executable, "benchmarks/gpu.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "skipped: no CUDA card" in done.stdout
