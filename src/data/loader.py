@@ -176,6 +176,9 @@ def make_loader(
             "persistent_workers": True,
             "prefetch_factor": 2,
             "worker_init_fn": _start_worker,
+            # Children of a fork server (the default from Python 3.14) outlive a killed training:
+            # they watch the server, which stays for them.
+            "multiprocessing_context": "fork" if sys.platform == "linux" else None,
         }
     return Loader(
         _Guarded(dataset, num_threads=0 if num_workers else min(8, available_cores())),
