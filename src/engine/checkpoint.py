@@ -7,6 +7,7 @@ first and allows tensors, numbers, strings and containers only (``weights_only``
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 from pathlib import Path
@@ -91,7 +92,7 @@ def load_state(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
             continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            if PARTS <= set(state):
+            if set(state) >= PARTS:
                 return state, troubles
             troubles.append(f"{path}: no training state of this program")
         except (
@@ -129,12 +130,16 @@ def damage(path: Path) -> str:
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor], about: dict[str, str]) -> None:
-    """Write ``weights`` as safetensors, atomically, with ``about`` as metadata."""
+    """Write ``weights`` as safetensors, atomically, with ``about`` as metadata.
+
+    The metadata are one JSON text: safetensors writes several in random order, and equal weights
+    should be equal files.
+    """
     from safetensors.torch import save
 
     plain = {k: v.detach().to("cpu").contiguous() for k, v in weights.items()}
     with atomic_write(path) as file:
-        file.write(save(plain, about))
+        file.write(save(plain, {"about": json.dumps(about)}))
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
