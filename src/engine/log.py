@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -37,28 +38,39 @@ def write_metrics(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
     write_text(run.metrics, text.getvalue())
 
 
+Tracker = Callable[[Mapping[str, float], int], None]
+
+
+@contextmanager
 def open_trackers(
-    run: Run, wandb: bool, config: Mapping[str, Any]
-) -> list[Callable[[Mapping[str, float], int], None]]:
-    """Return functions ``log(row, step)``: TensorBoard where installed, W&B where asked for."""
-    trackers: list[Callable[[Mapping[str, float], int], None]] = []
+    run: Run, runtime: Runtime, wandb: bool, config: Mapping[str, Any]
+) -> Iterator[list[Tracker]]:
+    """Yield functions ``log(row, step)``: TensorBoard where installed, W&B where asked for.
+
+    There are none but in the main process.
+    """
+    if not runtime.is_main:
+        yield []
+        return
+    trackers: list[Tracker] = []
+    board = session = None
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         pass
     else:
-        board = SummaryWriter(str(run.tensorboard))
+        board = writer = SummaryWriter(str(run.tensorboard))
 
         def log_board(row: Mapping[str, float], step: int) -> None:
             for name, value in row.items():
-                board.add_scalar(name, value, step)
-            board.flush()
+                writer.add_scalar(name, value, step)
+            writer.flush()
 
         trackers.append(log_board)
     if wandb:
         import wandb as weights_and_biases
 
-        session = weights_and_biases.init(
+        session = log = weights_and_biases.init(
             project=run.folder.parent.name,
             name=run.folder.name,
             id=f"{run.folder.parent.name}-{run.folder.name}",
@@ -66,8 +78,14 @@ def open_trackers(
             resume="allow",
             config=dict(config),
         )
-        trackers.append(lambda row, step: session.log(dict(row), step=step))
-    return trackers
+        trackers.append(lambda row, step: log.log(dict(row), step=step))
+    try:
+        yield trackers
+    finally:  # each holds a thread and open files
+        if board:
+            board.close()
+        if session:
+            session.finish()
 
 
 def versions() -> dict[str, str]:

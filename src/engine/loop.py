@@ -87,7 +87,6 @@ def fit(
     guard = LossGuard(run, runtime, names, config.skip_nonfinite)
     guard.skipped = state.nonfinite
     saved = time.monotonic()
-    trackers = open_trackers(run, config.wandb, learned_knobs(config)) if runtime.is_main else []
 
     def save() -> None:
         nonlocal saved
@@ -101,13 +100,14 @@ def fit(
         if time.monotonic() - saved >= config.checkpoint_minutes * 60:
             save()
 
-    with catch_signals() as pause:
+    knobs = learned_knobs(config)
+    with open_trackers(run, runtime, config.wandb, knobs) as logs, catch_signals() as pause:
         job = Job(task, train_loader, valid_loader, config, run, runtime, mix, guard, pause)
         try:
             while not state.done:
                 rate = train_epoch(parts, job, save_when_due)
                 row = close_epoch(parts, job)
-                for log in trackers:
+                for log in logs:
                     log(row | {"images_per_s": rate}, state.step)
                 save_when_due()
         except Interrupted:
@@ -146,8 +146,7 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
             if terms is not None:
                 rows = len(batch["image"])
                 state.rows += rows
-                for name, value in terms.items():
-                    sums[name] = sums.get(name, accumulator(0.0, runtime)) + value * rows
+                add_terms(sums, terms, rows, runtime)
                 if parts.ema:
                     parts.ema.update(parts.model, step=state.step)
             state.sums = sums
@@ -159,6 +158,16 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
     job.guard.settle()
     assert state.step == (state.epoch + 1) * steps_per_epoch, "the loader ended early"
     return rate
+
+
+def add_terms(
+    sums: dict[str, Tensor], terms: dict[str, Tensor], rows: int, runtime: Runtime
+) -> None:
+    """Add a step's mean terms, times its rows, to the epoch's sums."""
+    for name, value in terms.items():
+        if name not in sums:  # the upload of a zero makes the host wait: once an epoch is enough
+            sums[name] = accumulator(0.0, runtime)
+        sums[name] = sums[name] + value * rows
 
 
 def accumulator(value: float, runtime: Runtime) -> Tensor:

@@ -149,5 +149,12 @@ def resume(parts: Parts, run: Run, config: EngineConfig) -> None:
                 "pass --accept_changes, or another --name"
             )
         say(parts.runtime, f"going on with changed knobs: {', '.join(changed)}")
-    parts.unpack(saved)
+    try:
+        parts.unpack(saved)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{run.last}: of another network ({reason}); restore classes and aliases, or delete "
+            f"{run.folder} to start afresh"
+        ) from None
     say(parts.runtime, f"resuming {run.folder} after step {parts.state.step}")
