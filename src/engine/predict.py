@@ -55,12 +55,15 @@ def predict(
     """
     model.eval()
     seen = np.zeros(num_rows, np.int64)
+    limit = batch_size or num_rows
     for host_batch in tqdm(loader, label, leave=False, **bar_options(runtime)):
         batch = runtime.upload(host_batch)
-        rows = len(batch["image"])
-        size = min(batch_size or rows, rows)
+        size, largest = min(limit, len(batch["image"])), 0
         for piece, outputs in pieces(model, batch, task, runtime, views, size, go_on):
             write(piece, outputs)
+            largest = max(largest, len(piece["image"]))
+        if largest < size:  # memory was short, and will be for the next batch
+            limit = largest
         seen += np.bincount(batch["index"].numpy(), minlength=num_rows)
         pause()
     assert (seen == 1).all(), f"{(seen != 1).sum()} of {num_rows} rows not predicted exactly once"
