@@ -117,6 +117,8 @@ def read_rows(path: Path, config_class: type, row_of: str = "models") -> tuple[d
         if key not in ("train", row_of):
             raise UserError(f"{path}: unknown block {key!r}{nearest(str(key), ['train', row_of])}")
     common, rows = content.get("train") or {}, content.get(row_of) or {}
+    if not isinstance(rows, dict):
+        raise UserError(f"{path}: {row_of}: expected a mapping of names to knobs")
     for where, block in [
         ("train", common),
         *((f"{row_of}: {name}", r) for name, r in rows.items()),
@@ -173,7 +175,8 @@ def parse(
     if rest:
         word = rest[0].split("=")[0]
         names = [f"--{name}" for name in field_types(config_class)]  # type: ignore[arg-type]
-        raise UserError(f"unknown flag {word}{nearest(word.replace('-', '_'), names)}")
+        meant = "--" + word.lstrip("-").replace("-", "_")
+        raise UserError(f"unknown flag {word}{nearest(meant, names)}")
     return fill(config_class, vars(flags), row_by=row_by, row_of=row_of)
 
 
