@@ -1,0 +1,303 @@
+"""Kill training, blending and inference with SIGKILL, start them again, compare every bit.
+
+    python benchmarks/kill_resume.py --kills 50         at random times
+    python benchmarks/kill_resume.py --every_write      before each fsync, rename, link, unlink
+
+A tiny competition is made up, trained on two folds (accumulation, EMA, mixup, dropout, early
+stopping), blended and answered once without harm. Then the same commands are killed and repeated
+until they end, each attempt with another number of loader processes and another cache. Weights,
+OOF logits, metrics, folds and submission must be those of the first time; the exit status says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+# Imported once by a server from which every attempt is forked: a start takes no five seconds.
+PRELOADED = (
+    *("torch", "timm", "optuna", "sklearn.model_selection", "torch.utils.tensorboard"),
+    *("src.engine.loop", "src.engine.autotune", "src.data.loader", "src.data.transforms"),
+    *("src.data.audit", "src.data.cache", "src.data.dataset", "src.data.folds", "src.data.mixing"),
+    *("src.models.classifier", "src.models.pretrained", "src.losses.classification"),
+    *("src.tasks.classification", "src.ensemble.submission", "src.ensemble.contest"),
+    *("src.ensemble.unseen", "src.ensemble.search", "src.ensemble.report"),
+    *("train_fold", "optimize_weights", "infer_ensemble"),
+)
+MODEL = "test_resnet"
+LEARNED = (
+    f"--model {MODEL} --pretrained none --autotune off --folds 2 --image_size 32 --epochs 5 "
+    "--batch_size 12 --micro_batch_size 5 --lr 2e-3 --ema_decay 0.9 --patience 2 --drop_rate 0.2 "
+    "--mixup_alpha 0.4 --cutmix_alpha 1 --mix_off_epochs 1 --label_smoothing 0.05 --tta_steps 2"
+)
+
+WHOLE = ("folds.csv", "weights.json", "submission.csv", "best.safetensors", "metrics.csv")
+PARTS = ("model", "ema", "optimizer", "state")
+
+
+def make_competition(folder: Path, *, num_images: int = 44, side: int = 32) -> None:
+    """Write images of two classes (dark and bright on one side), test images, and the tables."""
+    import cv2
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for row in range(num_images):
+        image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        image[:, : side // 2] //= 1 + row % 2
+        place = folder / "train" / ("evening", "noon")[row % 2] / f"{row:03d}.png"
+        if row >= num_images - 12:
+            place = folder / "test" / f"{row:03d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(place), image)
+    names = sorted(path.name for path in (folder / "test").iterdir())
+    ids = [name.removesuffix(".png") for name in names]
+    tables = {
+        "test.csv": ["ID,img_path", *(f"{i},./test/{n}" for i, n in zip(ids, names, strict=True))],
+        "sample_submission.csv": ["ID,evening,noon", *(f"{i},0.5,0.5" for i in ids)],
+    }
+    for name, lines in tables.items():
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def commands(data: Path, output: Path, rng: random.Random) -> list[list[str]]:
+    """Return the scripts and flags of the whole way, loader processes and cache drawn anew."""
+    place = ["--data_dir", str(data), "--output_dir", str(output)]
+    loaders = ["--device", "cpu", "--num_workers", str(rng.choice((0, 2)))]
+    often = ["--checkpoint_minutes", "0", "--cache", rng.choice(("none", "ram", "disk"))]
+    train = ["train_fold", *place, *LEARNED.split(), *loaders, *often, "--config", ""]
+    return [
+        [*train, "--fold", "0"],
+        [*train, "--fold", "1"],
+        ["optimize_weights", *place, "--trials", "0", "--presets", ""],
+        ["infer_ensemble", *place, *loaders, "--tta_steps", "2"],
+    ]
+
+
+def set_traps(kill_at: int) -> None:
+    """Make this process kill itself just before its ``kill_at``-th change of the disk."""
+    calls = 0
+
+    def trap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("replace", "link", "fsync", "unlink", "posix_fallocate"):
+        setattr(os, name, trap(getattr(os, name)))
+
+
+def run_child(command: list[str], log: Path, kill_at: int) -> None:
+    """Run one script in this process, which was forked for it."""
+    import importlib
+
+    import torch
+
+    multiprocessing.set_start_method(None, force=True)  # loaders start theirs as they always do
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    if kill_at:
+        set_traps(kill_at)
+    script, *argv = command
+    sys.argv = [f"{script}.py", *argv]
+    from src.runs import run_script
+
+    run_script(importlib.import_module(script).main)
+
+
+class Server:
+    """Forks a process for each attempt."""
+
+    def __init__(self, log: Path) -> None:
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        self.log = log
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(list(PRELOADED))
+
+    def attempt(self, command: list[str], *, seconds: float = 300.0, kill_at: int = 0) -> bool:
+        """Run ``command``; return whether it ended well, False if it was killed.
+
+        Args:
+            command: script and flags.
+            seconds: time after which it is killed.
+            kill_at: number of the write at which it kills itself; 0 = never.
+        """
+        child = self.context.Process(target=run_child, args=(command, self.log, kill_at))
+        child.start()
+        child.join(seconds)
+        child.kill()
+        child.join()
+        if child.exitcode not in (0, -signal.SIGKILL):
+            tail = self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+            raise RuntimeError(f"{' '.join(command)}: exit status {child.exitcode}\n{tail}")
+        return child.exitcode == 0
+
+
+def fingerprint(output: Path) -> dict[str, str]:
+    """Return file (or part of one) → SHA-256 of what must not depend on kills."""
+    import numpy as np
+    import torch
+
+    found = {}
+    for path in sorted(output.rglob("*")):
+        name = path.relative_to(output).as_posix()
+        if path.name in WHOLE:
+            found[name] = digest(path.read_bytes())
+        elif path.name == "last.pt":
+            state = torch.load(path, weights_only=True)
+            found |= {f"{name} {part}": digest(*flat(state[part])) for part in PARTS}
+        elif path.name == "oof.npz":
+            with np.load(path, allow_pickle=False) as oof:
+                found |= {f"{name} {part}": digest(oof[part].tobytes()) for part in oof.files}
+        elif path.name == "test_logits.npy":
+            found[name] = digest(np.load(path, allow_pickle=False).tobytes())
+    return found
+
+
+def digest(*blocks: bytes) -> str:
+    """Return 16 hex digits of the SHA-256 of all blocks."""
+    value = hashlib.sha256()
+    for block in blocks:
+        value.update(block)
+    return value.hexdigest()[:16]
+
+
+def flat(value: Any) -> Iterator[bytes]:
+    """Yield the bytes of all tensors, numbers and names in nested containers."""
+    if isinstance(value, dict):
+        for key in sorted(value, key=str):
+            yield str(key).encode()
+            yield from flat(value[key])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from flat(item)
+    elif hasattr(value, "numpy"):
+        yield value.contiguous().numpy().tobytes()
+    else:
+        yield repr(value).encode()
+
+
+def half_written(output: Path) -> int:
+    """Count the files that a kill has left half-written."""
+    return sum(1 for path in output.rglob(".*.tmp"))
+
+
+class Bench:
+    """One competition, what an unharmed run makes of it, and what harm came to."""
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        self.folder, self.rng = folder, random.Random(seed)
+        self.data = folder / "data"
+        make_competition(self.data)
+        self.server = Server(folder / "log.txt")
+        self.server.attempt(["train_fold", "--help"])  # the server's own start is not timed
+        self.kills = self.torn = self.rounds = 0
+        self.wrong: list[str] = []
+        self.seconds: list[float] = []
+        self.snapshots = [folder / "whole0"]  # before each phase, and after the last
+        self.snapshots[0].mkdir()
+        for phase in range(4):
+            output = folder / f"whole{phase + 1}"
+            shutil.copytree(self.snapshots[-1], output)
+            started = time.monotonic()
+            assert self.attempt(output, phase), "the unharmed run took too long"
+            self.seconds.append(time.monotonic() - started)
+            self.snapshots.append(output)
+
+    def attempt(self, output: Path, phase: int, **harm: Any) -> bool:
+        """Start one script once; return whether it came to its end."""
+        command = commands(self.data, output, self.rng)[phase]
+        return self.server.attempt(command, **harm)
+
+    def count_kill(self, output: Path) -> None:
+        """Note a kill, and whether it hit while a file was being written."""
+        self.kills += 1
+        self.torn += half_written(output) > 0
+
+    def compare(self, output: Path, phases: int) -> None:
+        """Note what differs from an unharmed run after so many phases."""
+        expected, found = fingerprint(self.snapshots[phases]), fingerprint(output)
+        wrong = [k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k)]
+        self.rounds += 1
+        if wrong or half_written(output):
+            left = half_written(output)
+            self.wrong.append(f"{output}: {', '.join(sorted(wrong))}; {left} half-written files")
+        shutil.rmtree(output)
+
+    def at_random(self, kills: int) -> None:
+        """Kill ``kills`` times at random moments, over as many rounds as that takes."""
+        while self.kills < kills:
+            output = self.folder / f"round{self.rounds}"
+            for phase, seconds in enumerate(self.seconds):
+                while self.kills < kills and not self.attempt(
+                    output, phase, seconds=self.rng.uniform(0.05, 1.1) * seconds
+                ):
+                    self.count_kill(output)
+                self.attempt(output, phase)
+            self.compare(output, len(self.seconds))
+
+    def at_every_write(self, phase: int, *, first: int = 1, stride: int = 1) -> None:
+        """Kill one script between all, or every ``stride``-th, of its changes of the disk."""
+        for place in range(first, 10_000, stride):
+            output = self.folder / f"phase{phase}-write{place}"
+            shutil.copytree(self.snapshots[phase], output)
+            ended = self.attempt(output, phase, kill_at=place)
+            if not ended:
+                self.count_kill(output)
+                self.attempt(output, phase)
+            self.compare(output, phase + 1)
+            if ended:  # it makes no such write any more
+                break
+
+
+def main() -> int:
+    """Parse the flags, do the harm, report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50, help="kills at random times")
+    parser.add_argument("--every_write", action="store_true", help="kill before each write instead")
+    parser.add_argument("--stride", type=int, default=1, help="with --every_write: each n-th")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    flags = parser.parse_args()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), flags.seed)
+        if flags.every_write:
+            for phase in (0, 2, 3):
+                bench.at_every_write(phase, stride=flags.stride)
+        else:
+            bench.at_random(flags.kills)
+    print(
+        f"{bench.kills} kills in {bench.rounds} rounds, {time.monotonic() - started:.0f} s; "
+        f"{bench.torn} found a half-written file; unharmed: "
+        f"{', '.join(f'{s:.1f} s' for s in bench.seconds)}"
+    )
+    if not bench.wrong:
+        print("weights, optimizer, OOF, metrics, folds, blend and submission: bit-identical")
+    for line in bench.wrong:
+        print(f"DIFFERENT {line}")
+    return bool(bench.wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
