@@ -1,0 +1,165 @@
+"""last.pt: whole or passed over by name, and never executed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.engine.checkpoint import MAGIC, load_state, load_weights, save_state, save_weights
+from src.runs import Run, UserError
+
+STATE: dict[str, Any] = {
+    "state": {"step": 1}, "model": {"w": torch.arange(4.0)}, "ema": None, "optimizer": {},
+    "scaler": {}, "config": {}, "config_hash": "x",
+}  # fmt: skip
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def sealed(content: bytes) -> bytes:
+    """Return ``content`` with the trailer of a whole state, as an attacker could write it."""
+    return content + MAGIC + hashlib.sha256(content).digest()
+
+
+def zipped(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run with two states: step 1, and before it step 0."""
+    run = Run(tmp_path / "model" / "fold0")
+    for step in (0, 1):
+        save_state(run, STATE | {"state": {"step": step}})
+    return run
+
+
+def test_two_states_are_kept(run: Run) -> None:
+    state, troubles = load_state(run)
+    assert state is not None and state["state"]["step"] == 1 and not troubles
+    assert torch.load(run.previous, weights_only=True)["state"]["step"] == 0
+    assert {p.name for p in run.folder.iterdir()} == {run.last.name, run.previous.name}
+
+
+def harms(bomb: Path) -> dict[str, tuple[bytes | None, str]]:
+    """Return name → (new content of last.pt, what is said); None = cut to half."""
+    return {
+        "cut": (None, "truncated"),
+        "empty": (b"", "truncated"),
+        "bit": (b"bit", "checksum does not match"),
+        "foreign": (zipped(STATE), "not written by this program"),
+        "pickle": (pickle.dumps(Bomb(bomb)), "truncated|not written by this program"),
+        "sealed pickle": (sealed(pickle.dumps(Bomb(bomb))), "refused"),
+        "sealed bomb": (sealed(zipped(STATE | {"model": Bomb(bomb)})), "refused"),
+        "sealed noise": (sealed(b"PK\x03\x04" + bytes(200)), "refused"),
+        "sealed other": (sealed(zipped({"step": 3})), "no training state"),
+        "sealed list": (sealed(zipped([1, 2])), "no training state"),
+        "sealed number": (sealed(zipped(5)), "refused"),
+    }
+
+
+@pytest.mark.parametrize("name", list(harms(Path())))
+def test_harm_is_named_and_the_state_before_it_used(run: Run, tmp_path: Path, name: str) -> None:
+    bomb = tmp_path / "executed"
+    content, message = harms(bomb)[name]
+    good = run.last.read_bytes()
+    if name == "bit":
+        content = good[:300] + bytes([good[300] ^ 1]) + good[301:]
+    run.last.unlink()
+    run.last.write_bytes(good[: len(good) // 2] if content is None else content)
+    state, troubles = load_state(run)
+    assert state is not None and state["state"]["step"] == 0
+    assert len(troubles) == 1 and str(run.last) in troubles[0]
+    assert re.search(message, troubles[0]), troubles[0]
+    assert "\n" not in troubles[0] and not bomb.exists()
+    run.previous.write_bytes(run.last.read_bytes())
+    with pytest.raises(UserError, match=r"no whole checkpoint.*delete the run's folder"):
+        load_state(run)
+    assert not bomb.exists()
+
+
+@pytest.mark.parametrize("room", [0, 100, 3000])
+def test_a_full_disk_is_an_oserror_that_names_the_file(
+    run: Run, monkeypatch: Any, room: int
+) -> None:
+    """torch turns the disk's error into its own RuntimeError; it must come out as it was."""
+    import src.engine.checkpoint as checkpoint
+
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    write = checkpoint.HashingWriter.write
+
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.file, self.left = file, room
+
+        def write(self, data: Any) -> int:
+            self.left -= len(data)
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return self.file.write(data)
+
+    def on_full_disk(self: Any, data: Any) -> int:
+        if not isinstance(self.file, Full):
+            self.file = Full(self.file)
+        return write(self, data)
+
+    monkeypatch.setattr(checkpoint.HashingWriter, "write", on_full_disk)
+    with pytest.raises(OSError, match="No space left") as error:
+        save_state(run, STATE | {"model": {"w": torch.zeros(5000)}})
+    assert error.value.filename == str(run.last)
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("harm", ["cut", "pickle", "header", "gone"])
+def test_damaged_weights_are_named(tmp_path: Path, harm: str) -> None:
+    path, bomb = tmp_path / "best.safetensors", tmp_path / "executed"
+    save_weights(path, STATE["model"], {})
+    good = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    else:
+        content = {"cut": good[:-3], "pickle": pickle.dumps(Bomb(bomb)), "header": b"\xff" * 40}
+        path.write_bytes(content[harm])
+    with pytest.raises(UserError, match=r"best\.safetensors.*train this fold"):
+        load_weights(path)
+    assert not bomb.exists()
+
+
+def test_a_run_goes_on_from_the_state_before_a_damaged_one(train: Any, capsys: Any) -> None:
+    knobs = {"epochs": 2, "checkpoint_minutes": 0.0}
+    whole, _ = train("whole", **knobs)
+    best = whole.best.read_bytes()
+    whole.last.write_bytes(whole.last.read_bytes()[:-50])
+    again, state = train("whole", **knobs)
+    assert state.done and again.best.read_bytes() == best
+    assert "going on from the state before it" in capsys.readouterr().out
+
+
+def test_a_state_of_another_network_is_one_line(train: Any) -> None:
+    from tests.engine.conftest import TinyNet
+
+    train("run", epochs=1)
+    other = TinyNet()
+    other.head = torch.nn.Linear(4, 7)
+    with pytest.raises(UserError, match=r"of another network.*delete") as error:
+        train("run", epochs=1, model=other)
+    assert "\n" not in str(error.value)

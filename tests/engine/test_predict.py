@@ -1,0 +1,67 @@
+"""predict(): each row once, in any batch, also where memory is short."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from src.engine.predict import predict_logits
+from src.engine.runtime import start_runtime
+from src.engine.tta import VIEWS
+from src.losses.classification import build_loss
+from src.runs import UserError
+from src.tasks.classification import Classification
+from tests.engine.conftest import CLASSES, TinyLoader, TinyNet
+
+
+class Hungry(Classification):
+    """Memory is out for more than ``limit`` rows at once."""
+
+    limit = 99
+    error: BaseException = RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")
+
+    def predict(self, model: Any, batch: Any) -> Any:
+        if len(batch["image"]) > self.limit:
+            raise self.error
+        return super().predict(model, batch)
+
+
+def logits(**traits: Any) -> np.ndarray:
+    """Return (2, 12, 3) logits of two views, predicted with a ``Hungry`` of these traits."""
+    task = type("Task", (Hungry,), traits)(CLASSES, build_loss("cross_entropy"))
+    out = np.full((2, 12, CLASSES), np.nan, np.float16)
+    loader = TinyLoader(12, 5, shuffle=False)
+    predict_logits(TinyNet(), loader, task, start_runtime("cpu"), out=out, views=VIEWS[:2])
+    return out
+
+
+@pytest.mark.parametrize("error", [Hungry.error, MemoryError(), torch.OutOfMemoryError("x")])
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_short_memory_changes_nothing_but_the_batch(limit: int, error: BaseException) -> None:
+    expected = logits()
+    assert np.isfinite(expected).all()
+    found = logits(limit=limit, error=error)
+    np.testing.assert_allclose(found.astype(float), expected.astype(float), atol=2e-3)
+
+
+def test_no_memory_for_one_image_is_one_line() -> None:
+    with pytest.raises(UserError, match="single image: lower --image_size"):
+        logits(limit=0)
+
+
+def test_other_errors_pass_through() -> None:
+    with pytest.raises(RuntimeError, match="shape"):
+        logits(limit=2, error=RuntimeError("shape"))
+
+
+def test_a_lost_row_is_noticed() -> None:
+    task = Classification(CLASSES, build_loss("cross_entropy"))
+    out = np.zeros((1, 13, CLASSES), np.float16)
+    with pytest.raises(AssertionError, match="1 of 13 rows"):
+        predict_logits(
+            TinyNet(), TinyLoader(12, 5, shuffle=False), task, start_runtime("cpu"),
+            out=out, views=VIEWS[:1],
+        )  # fmt: skip

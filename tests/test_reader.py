@@ -1,0 +1,243 @@
+"""The config reader: who overrules whom, what a value may look like, what is refused how."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from src.config import FoldConfig, config_hash, knob
+from src.reader import coerce, parse, read_rows, read_yaml
+from src.runs import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    config: str = knob("", "YAML")
+    model: str = knob("", "row")
+    lr: float = knob(1.0, "a number, 5 % of them odd")
+    num: int = knob(1, "a whole number")
+    flag: bool = knob(False, "true or false")
+    names: tuple[str, ...] = knob((), "several")
+    sizes: tuple[int, ...] = knob((), "several numbers")
+    mode: Literal["auto", "on", "off"] = knob("auto", "choice")
+    limit: int | None = knob(None, "maybe")
+
+
+def read(*argv: str) -> Sample:
+    return parse(Sample, argv, prog="sample.py", description="", row_by="model")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Any:
+    """Return ``config(text)``: the flags that name a YAML file with this text."""
+
+    def write(text: str) -> list[str]:
+        path = tmp_path / "sample.yaml"
+        path.write_text(text, encoding="utf-8")
+        return ["--config", str(path)]
+
+    return write
+
+
+def test_default_below_train_below_row_below_flag(config: Any) -> None:
+    assert read().lr == 1.0
+    flags = config("train: {lr: 2, num: 2, flag: true}\nmodels: {a: {lr: 3, num: 3}}")
+    assert (read(*flags).lr, read(*flags).num) == (2.0, 2)
+    assert read(*flags, "--model", "a").lr == 3.0
+    mine = read(*flags, "--model", "a", "--lr", "4")
+    assert (mine.lr, mine.num, mine.flag) == (4.0, 3, True)
+    assert read(*flags, "--model", "other").lr == 2.0  # any other model takes the block
+
+
+def test_values_are_read_as_the_field_says(config: Any) -> None:
+    assert isinstance(yaml.safe_load("lr: 1e-4")["lr"], str)  # why coercion is needed
+    flags = config(
+        "train: {lr: 1e-4, num: 1e3, flag: no, names: [a, 7], sizes: 5, mode: off, model: 012}"
+    )
+    found = read(*flags)
+    assert found.lr == 1e-4 and isinstance(found.lr, float)
+    assert found.num == 1000 and isinstance(found.num, int)
+    assert found.flag is False and found.names == ("a", "7") and found.sizes == (5,)
+    assert found.mode == "off"  # YAML 1.1 reads a bare off as false
+    assert read("--limit", "3").limit == 3 and read().limit is None
+
+
+def test_flags_take_several_words() -> None:
+    assert read("--sizes", "1", "2", "--names", "a").sizes == (1, 2)
+
+
+def test_flags_take_dashes_equals_and_bare_booleans() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Dashed:
+        batch_size: int = knob(1, "rows")
+        allow_outside: bool = knob(False, "let paths out")
+
+    def dashed(*argv: str) -> Dashed:
+        return parse(Dashed, argv, prog="x", description="")
+
+    assert dashed("--batch-size", "3").batch_size == 3
+    assert dashed("--batch_size=4").batch_size == dashed("--batch-size=4").batch_size == 4
+    assert dashed("--allow_outside").allow_outside is True
+    assert dashed("--allow-outside", "false").allow_outside is False
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--nmu", "3"], r"unknown flag --nmu \(did you mean --num\?\)"),
+        (["--learning_rate", "3"], "unknown flag --learning_rate"),
+        (["--lr", "fast"], "lr: 'fast' is not a number"),
+        (["--lr", "nan"], "lr: 'nan' is not a number"),
+        (["--num", "1.5"], "num: '1.5' is not a whole number"),
+        (["--num", "inf"], "num: 'inf' is not a whole number"),
+        (["--flag", "maybe"], "flag: 'maybe' is not true or false"),
+        (["--mode", "atuo"], "mode: 'atuo' is none of auto, on, off"),
+        (["--num"], "--num.*--help"),
+        (["--config", "no/such.yaml"], r"--config no/such\.yaml: no such file"),
+        (["stray"], "stray"),
+    ],
+)
+def test_mistakes_are_named(argv: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        read(*argv)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {nmu: 1}", r"train: unknown key 'nmu' \(did you mean num\?\)"),
+        ("models: {a: {flga: 1}}", r"models: a: unknown key 'flga' \(did you mean flag\?\)"),
+        ("trian: {num: 1}", r"unknown block 'trian' \(did you mean train\?\)"),
+        ("train: [1, 2]", "train: expected a mapping"),
+        ("models: {a: 3}", "models: a: expected a mapping"),
+        ("- 1", "expected a mapping"),
+        ("train: {num: [1]}", "num: .* is not a whole number"),
+        ("train: {num: true}", "num: True is not a whole number"),
+        ("train: {lr: }", "lr: None is not a number"),
+        ("train: {a: 1", "cannot be read as YAML"),
+        ("train: !!python/object/apply:os.system ['touch hacked']", "cannot be read as YAML"),
+        ("a: &a [*a]\ntrain: !!python/name:os.system", "cannot be read as YAML"),
+        ("[" * 5000, "cannot be read as YAML"),
+    ],
+)
+def test_bad_yaml_is_named(config: Any, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        read(*config(text))
+    assert "\n" not in str(error.value)
+    assert not Path("hacked").exists()
+
+
+def test_a_yaml_bomb_costs_nothing(config: Any) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 20)]
+    with pytest.raises(UserError, match="unknown block 'a0'"):
+        read(*config("\n".join(lines)))
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(UserError, match="cannot be read as YAML"):
+        read_yaml(path)
+    path.write_bytes("\ufefftrain: {num: 4}".encode())
+    assert read("--config", str(path)).num == 4
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+ANY = st.recursive(
+    PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PLAIN, inner, max_size=3)
+)
+KINDS: list[Any] = [bool, int, float, str, tuple[int, ...], Literal["on", "off"], int | None]
+
+
+@given(value=ANY, kind=st.sampled_from(KINDS))
+def test_any_value_has_the_right_type_or_is_refused(value: Any, kind: Any) -> None:
+    try:
+        found = coerce("knob", value, kind)
+    except UserError as error:
+        assert str(error).startswith("knob: ")
+        return
+    kinds = {Literal["on", "off"]: str, tuple[int, ...]: tuple, int | None: (int, type(None))}
+    assert isinstance(found, kinds.get(kind, kind))
+    assert kind in (bool, int | None) or not isinstance(found, bool)
+
+
+@given(blocks=st.dictionaries(st.sampled_from(["train", "models", "x"]), ANY, max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_any_yaml_is_a_config_or_a_refusal(tmp_path_factory: Any, blocks: Any) -> None:
+    path = tmp_path_factory.mktemp("yaml") / "x.yaml"
+    try:
+        path.write_text(yaml.safe_dump(blocks, allow_unicode=True), encoding="utf-8")
+    except (UnicodeEncodeError, yaml.YAMLError):
+        return
+    with contextlib.suppress(UserError):
+        assert isinstance(read("--config", str(path), "--model", "a"), Sample)
+
+
+@given(st.lists(st.text(max_size=8) | st.sampled_from(["--lr", "--num", "--flag", "--names"])))
+@settings(max_examples=100, deadline=None)
+def test_any_words_are_a_config_or_a_refusal(words: list[str]) -> None:
+    try:
+        assert isinstance(read(*words), Sample)
+    except UserError:
+        pass
+    except SystemExit as stop:  # -h
+        assert stop.code == 0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_config_parses_against_its_script(path: Path) -> None:
+    config_class: Any = FoldConfig
+    rows_of, row_by = "models", "model"
+    if path.stem in ("lane", "micro", "distill"):
+        script = ROOT / f"train_{path.stem}.py"
+        assert script.exists(), f"{path} has no script"
+        pytest.importorskip("torch")
+        import importlib
+
+        import src.config
+
+        config_class = getattr(src.config, f"{path.stem.capitalize()}Config", None)
+        if config_class is None:
+            module = importlib.import_module(f"train_{path.stem}")
+            config_class = getattr(module, f"{path.stem.capitalize()}Config", None)
+        if config_class is None:
+            pytest.skip(f"no {path.stem.capitalize()}Config")
+    _, rows = read_rows(path, config_class, rows_of)
+    for name in rows or [""]:
+        flags = ["--config", str(path), f"--{row_by}", name]
+        found = parse(config_class, flags, prog="x", description="", row_by=row_by)
+        assert dataclasses.is_dataclass(found)
+
+
+def test_the_hash_names_what_is_learned_and_nothing_else() -> None:
+    base = FoldConfig()
+    assert config_hash(base) == config_hash(dataclasses.replace(base, num_workers=3, fold="2"))
+    assert config_hash(base) != config_hash(dataclasses.replace(base, lr=1e-3))
+
+
+@pytest.mark.parametrize("script", ["train_fold", "optimize_weights", "infer_ensemble"])
+def test_help_is_there_at_once(script: str) -> None:
+    code = (
+        f"import sys, {script} as s; sys.argv = ['x']\ntry: s.main(['--help'])\nexcept SystemExit"
+    )
+    code += ": pass\nheavy = {'torch', 'pandas', 'numpy', 'cv2', 'timm'} & set(sys.modules)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "assert not heavy, heavy"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--output_dir" in done.stdout and "--output-dir" in done.stdout
