@@ -6,7 +6,7 @@ With two classes the net may give one logit, the foreground's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -63,6 +63,16 @@ class Segmentation:
         """Channels of the logits: 1 for two classes."""
         return 1 if self.num_classes == 2 else self.num_classes
 
+    def full_meter(self, boundary_px: int = 0) -> SegmentationMeter:
+        """Return an empty meter of everything, for labels or logits."""
+        return SegmentationMeter(
+            self.num_classes,
+            self.ignore_index,
+            self.class_names,
+            boundary_px,
+            background=background_label(self.class_names),
+        )
+
     @property
     def monitor(self) -> str:
         """Name of the score that chooses the best weights."""
@@ -90,9 +100,7 @@ class MaskMeter:
 
     def __init__(self, task: Segmentation) -> None:
         self.task = task
-        self.counts = SegmentationMeter(
-            task.num_classes, task.ignore_index, task.class_names, boundary_px=0
-        )
+        self.counts = task.full_meter()
         self.sweep = ThresholdSweep(task.ignore_index) if task.num_outputs == 1 else None
 
     def update(self, prediction: Tensor, batch: Mapping[str, Any]) -> None:
@@ -111,6 +119,12 @@ class MaskMeter:
             threshold, score = self.sweep.best(self.task.statistic)
             scores = {self.task.monitor: score, "best_threshold": threshold} | scores
         return scores
+
+
+def background_label(class_names: Sequence[str]) -> int | None:
+    """Return the label that is no thing of its own: 0 of two classes, or where it is so named."""
+    named = class_names[0].lower() in ("background", "bg")
+    return 0 if named or len(class_names) == 2 else None
 
 
 def predict_windows(model: nn.Module, image: Tensor, window: tuple[int, int]) -> Tensor:

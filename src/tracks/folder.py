@@ -110,7 +110,8 @@ def write_config(
     }
     content["versions"] = versions()
     plain = yaml.safe_dump(_plain(content), allow_unicode=True, sort_keys=False)
-    write_text(run.config, plain)
+    if runtime.is_main:
+        write_text(run.config, plain)
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,8 @@ from src.metrics.bootstrap import compare_counts
 from src.metrics.counts import SegmentationCounts, class_iou, load_counts
 from src.metrics.segmentation import SegmentationMeter, score_counts
 from src.runs import Run, UserError, read_json, write_json
-from src.tracks.scoring import report
+from src.tasks.segmentation import background_label
+from src.tracks.scoring import BOUNDARY_PX, report
 
 COMPARED = (
     "pooled_mean_iou_foreground",
@@ -84,14 +85,14 @@ class MaskFolder:
     def write_run_lengths(self) -> int:
         """Write ``masks.csv`` from the PNGs, each line checked; return the number of lines."""
         classes = self.index.classes
-        first = 1 if classes[0] == "background" else 0
+        first = 0 if background_label(classes) is None else 1
         ids = self.index.table["id"].tolist()
         pairs = ((ids[row], mask) for row, mask in self.read())
         return write_rle_csv(self.root / "masks.csv", pairs, range(first, len(classes)))
 
     def overlay(self, row: int, mask: np.ndarray) -> np.ndarray:
         """Draw a mask over its image, the true outline in white: (H, W, 3) uint8."""
-        background = 0 if self.index.classes[0] == "background" else None
+        background = background_label(self.index.classes)
         image = decode_image(self.index.image_path(row))
         return draw_overlay(image, mask, self.target(row), background=background, ignore_index=VOID)
 
@@ -108,7 +109,10 @@ class MaskFolder:
         if not all(self.index.table["target"].iloc[self.rows]):
             print("no scores: the masks of these images are not here")
             return
-        meter = SegmentationMeter(self.index.num_classes, VOID, self.index.classes)
+        background = background_label(self.index.classes)
+        meter = SegmentationMeter(
+            self.index.num_classes, VOID, self.index.classes, BOUNDARY_PX, background=background
+        )
         for row, mask in self.read():
             target = self.target(row)
             assert target is not None

@@ -27,6 +27,8 @@ from src.runs import Run, atomic_write
 from src.tasks.segmentation import Segmentation
 from src.tracks.maps import fit_size, mean_probs, sample_pixels, to_mask, true_probs
 
+BOUNDARY_PX = 2  # tolerance of the boundary F1
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -48,10 +50,7 @@ class ViewsScore:
     def __init__(self, task: Segmentation, num_views: int) -> None:
         self.task = task
         self.sweeps = [ThresholdSweep(task.ignore_index) for _ in range(num_views)]
-        self.meters = [
-            SegmentationMeter(task.num_classes, task.ignore_index, task.class_names, boundary_px=0)
-            for _ in range(num_views)
-        ]
+        self.meters = [task.full_meter() for _ in range(num_views)]
 
     def update(self, num_views: int, probs: Tensor, mask: np.ndarray) -> None:
         """Count the mean probabilities (1 or K, H, W) of the first ``num_views`` views."""
@@ -103,7 +102,10 @@ def score_held_out(
     """
     model = runtime.place(model)
     with catch_signals() as pause:
-        table = score_views(model, task, held, runtime, max_views, pause)
+        if max_views == 1 and task.num_outputs > 1:  # nothing is to be settled
+            table = [{"views": 1, "score": 0.0, "threshold": 0.5}]
+        else:
+            table = score_views(model, task, held, runtime, max_views, pause)
         best = max(table, key=lambda row: row["score"])
         passed = count_held_out(model, task, held, runtime, best, cleaning=cleaning, pause=pause)
     names = held.index.table["id"].iloc[held.rows].to_numpy(dtype=str)
@@ -117,10 +119,12 @@ def score_held_out(
         print(verdict, flush=True)
         kept = asdict(verdict.cleaning) if verdict.kept else None
     scores = score_counts(passed.meter.counts(), task.class_names)
+    best["score"] = scores.get(task.monitor, best["score"])
     how = f"{len(names)} held-out images at native size, {best['views']:.0f} views"
     if task.num_outputs == 1:
         how += f", threshold {best['threshold']:.2f} chosen on the same images"
-    report(task.class_names, scores, how)
+    if runtime.is_main:
+        report(task.class_names, scores, how)
     return {
         "views": table,
         "tta_steps": int(best["views"]),
@@ -171,7 +175,7 @@ def count_held_out(
     pause: Any,
 ) -> Passed:
     """Predict every image with the ``chosen`` views and threshold, and count."""
-    meter = SegmentationMeter(task.num_classes, task.ignore_index, task.class_names)
+    meter = task.full_meter(BOUNDARY_PX)
     passed = Passed(meter, [], [])
     names = held.index.table["id"].iloc[held.rows].tolist()
 

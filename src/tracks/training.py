@@ -208,6 +208,7 @@ def train_masks(
         model, task, train, valid, config=config, run=run, runtime=runtime, names=names
     )  # fmt: skip
     minutes = (time.monotonic() - started) / 60
+    runtime.accelerator.wait_for_everyone()  # until the best weights are written
     model.load_state_dict(load_weights(run.best))
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_knobs(config)}
     done |= {"monitor": masks.monitor, "score": state.best, "best_epoch": state.best_epoch}
@@ -219,8 +220,9 @@ def train_masks(
             cleaning=getattr(config, "postprocess", False),
             about={"config_hash": done["config_hash"], "split_hash": data.split.hash},
         )  # fmt: skip
-    run.previous.unlink(missing_ok=True)
-    write_json(run.finished, done)
     score = "none held out" if state.best is None else f"{masks.monitor} {state.best:.4f}"
-    print(f"{run.folder}: finished in {minutes:.1f} min, {score}", flush=True)
+    if runtime.is_main:
+        run.previous.unlink(missing_ok=True)
+        write_json(run.finished, done)
+        print(f"{run.folder}: finished in {minutes:.1f} min, {score}", flush=True)
     return done

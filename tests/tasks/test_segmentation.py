@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from src.losses.segmentation import build_segmentation_loss
-from src.tasks.segmentation import Segmentation, predict_windows, spread
+from src.tasks.segmentation import Segmentation, background_label, predict_windows, spread
 
 TWO = ("background", "crack")
 
@@ -94,3 +94,9 @@ def test_many_classes_are_chosen_by_their_mean() -> None:
     meter.update(logits, {"mask": torch.tensor([[[0, 1, 2, 2]]])})
     # IoU 1, 1/2, 1/2
     assert meter.compute()["pooled_mean_iou"] == pytest.approx(2 / 3)
+
+
+def test_the_background_is_named_or_the_first_of_two() -> None:
+    assert background_label(("sky", "road", "car")) is None
+    assert background_label(("background", "cat", "dog")) == 0
+    assert background_label(("road", "lane")) == 0
