@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import default_generator, nn
 
 from src.engine.memory import keep_freed_memory
 from src.runs import UserError
@@ -143,4 +143,6 @@ def seed_step(*key: int) -> None:
     state = 0xCBF29CE484222325
     for word in key:
         state = ((state ^ (word & 0xFFFFFFFF)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-    torch.manual_seed(state >> 1)
+    # torch.manual_seed writes down the call stack for each kind of device that has not started
+    seed = torch.manual_seed if torch.accelerator.is_available() else default_generator.manual_seed
+    seed(state >> 1)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from src.engine.runtime import seed_step
+from src.engine.step import clip_gradient
 from src.losses.classification import build_loss
 from src.runs import UserError
 from src.tasks.classification import Classification
@@ -78,3 +80,26 @@ def test_bad_losses_are_passed_over_up_to_n(train: Any) -> None:
     assert all(torch.isfinite(v).all() for v in weights.values())
     with pytest.raises(UserError, match="step"):
         train("other", task=Poisoned(CLASSES, LOSS), skip_nonfinite=2)
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+@pytest.mark.parametrize("scale", [1e-3, 50.0])
+def test_clipping_only_where_needed_gives_torchs_bits(scale: float, limit: float) -> None:
+    gradients = [torch.randn(7, 5) * scale, torch.randn(9) * scale]
+    ours, theirs = ([torch.nn.Parameter(torch.zeros_like(g)) for g in gradients] for _ in "ab")
+    for params in (ours, theirs):
+        for param, gradient in zip(params, gradients, strict=True):
+            param.grad = gradient.clone()
+    expected = torch.nn.utils.clip_grad_norm_(theirs, limit or float("inf"))
+    assert torch.equal(clip_gradient(ours, limit), expected)
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_seeded_step_draws_as_torch_seeded_by_the_mixed_key() -> None:
+    seed_step(0, 0)
+    mixed = 0xCBF29CE484222325
+    for _ in range(2):
+        mixed = mixed * 0x100000001B3 % 2**64  # FNV-1a over two zeros
+    drawn = torch.rand(3)
+    torch.manual_seed(mixed >> 1)
+    assert torch.equal(drawn, torch.rand(3))
