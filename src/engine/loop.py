@@ -170,16 +170,6 @@ def add_terms(
         sums[name] = sums[name] + value * rows
 
 
-def add_terms(
-    sums: dict[str, Tensor], terms: dict[str, Tensor], rows: int, runtime: Runtime
-) -> None:
-    """Add a step's mean terms, times its rows, to the epoch's sums."""
-    for name, value in terms.items():
-        if name not in sums:  # the upload of a zero makes the host wait: once an epoch is enough
-            sums[name] = accumulator(0.0, runtime)
-        sums[name] = sums[name] + value * rows
-
-
 def accumulator(value: float, runtime: Runtime) -> Tensor:
     """Return a sum on the device (MPS has no float64)."""
     dtype = torch.float64 if runtime.device.type == "cpu" else torch.float32
