@@ -198,7 +198,6 @@ def infer_fold(
             views need not be computed and repeat its logits; None = compute all.
     """
     import numpy as np
-    import yaml
 
     from src.data.canonical import ImageSource
     from src.data.dataset import ImageDataset
@@ -214,7 +213,7 @@ def infer_fold(
     from src.runs import atomic_array
     from src.tasks.classification import Classification
 
-    saved = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    saved = read_config(run)
     knobs, resolved, trained_on = saved["knobs"], saved["resolved"], saved["runtime"]
     runtime = start_runtime(config.device, config.precision)
     if config.precision == "auto" and runtime.device.type == trained_on["device"].split(":")[0]:
@@ -227,7 +226,10 @@ def infer_fold(
         pool=knobs["pool"],
         gem_p=knobs["gem_p"],
     )
-    model.load_state_dict(load_weights(run.best))
+    try:
+        model.load_state_dict(load_weights(run.best))
+    except RuntimeError:
+        raise UserError(f"{run.best}: weights of another network; train this fold again") from None
     source = ImageSource(index.root, index.table["image"].tolist(), size)
     batch_size = config.infer_batch_size or default_batch_size(size, runtime.device)
     device = runtime.device.type
@@ -258,6 +260,24 @@ def infer_fold(
         config_hash=read_json(run.finished)["config_hash"],
         threshold=threshold,
     )
+
+
+def read_config(run: Run) -> dict[str, Any]:
+    """Read a run's ``config.yaml``; no objects are constructed.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    import yaml
+
+    try:
+        saved = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+        if {"knobs", "resolved", "runtime"} <= saved.keys():
+            return saved
+        reason = "it lacks a block"
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+    raise UserError(f"{run.config}: cannot be used ({reason}); train this fold again")
 
 
 def unsure_below(threshold: float) -> Callable[[Tensor], Tensor]:

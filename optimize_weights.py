@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from src.config import PlaceConfig, knob
 from src.reader import coerce, parse, read_yaml
-from src.runs import Output, UserError, hold, run_script, safe_name
+from src.runs import Output, UserError, hold, run_script, safe_name, sweep
 
 if TYPE_CHECKING:
     from src.ensemble.fitting import Fitted
@@ -49,6 +49,7 @@ def main(argv: list[str]) -> int:
     if not output.folds.exists():
         raise UserError(f"{output.folds} does not exist; run train_fold.py first")
     with hold(output.root / ".blend.lock", str(output.weights)):
+        sweep(output.root, output.weights.name, "suggested_aliases.csv")
         optimize(config, output)
     return 0
 
