@@ -192,6 +192,9 @@ class Run:
         Raises:
             UserError: another process holds the run; the message says which.
         """
+        if os.environ.get("RANK", "0") != "0":  # the launcher's first process holds it for all
+            yield
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         with hold(self.folder / ".lock", f"{self.folder}"):
             sweep(self.folder)
