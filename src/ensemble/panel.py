@@ -26,6 +26,7 @@ Array = npt.NDArray[Any]
 SCORE_VERSION = 3  # of what `Panel.score` computes: trials of another are not comparable
 _PANEL_VALUES = 1 << 25  # float32 values for each temperature order: 128 MiB
 _MIN_CLASSES = 8
+_FINISH_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -76,31 +77,29 @@ class Panel:
         return weights, np.stack(without)
 
     def score(self, structure: Structure) -> float:
-        """Return the nested log loss of a structure: weights, temperature, floors cross-fitted."""
-        values, prior = self.of(structure.order), self.tables.prior
+        """Return the nested log loss of a structure: weights, temperature, floors cross-fitted.
+
+        Temperature and floors are fitted on at most 8,192 rows of the other parts.
+        """
+        linear = structure.pool == "linear"
+        values = np.exp(self.of(structure.order)) if linear else self.of(structure.order)
         floors = self.tables.raw[self.rows, -NUM_FLOORS:]
         _, without = self.fit_parts(structure)
         total = 0.0
         for part, weights in zip(np.unique(self.parts), without, strict=True):
+            pooled = weights.astype(np.float32) @ values
+            if linear:
+                pooled = np.log(np.maximum(pooled, TINY))
             held_out = self.parts == part
-            others = self._pool(structure.pool, values[~held_out], weights)
+            others = np.flatnonzero(~held_out)[:: -(-len(self.rows) // _FINISH_ROWS)]
             temperature, shares = fit_finish(
-                lambda t, pooled=others: self._true(pooled, t),  # type: ignore[misc]
-                floors[~held_out] if structure.floors else None,
-                prior,
+                lambda t, pooled=pooled[others]: self._true(pooled, t),  # type: ignore[misc]
+                floors[others] if structure.floors else None,
+                self.tables.prior,
             )
-            true = self._true(self._pool(structure.pool, values[held_out], weights), temperature)
+            true = self._true(pooled[held_out], temperature)
             total += float(finished_losses(true, floors[held_out], shares).sum())
         return total / len(self.rows)
-
-    def _pool(self, kind: str, values: Array, weights: Array) -> Array:
-        """Return log probabilities (R, C) up to a constant a row."""
-        used = np.flatnonzero(weights)
-        chosen = values if len(used) == len(weights) else values[:, used]
-        weights = weights[used].astype(np.float32)
-        if kind == "log":
-            return weights @ chosen
-        return np.log(np.maximum(weights @ np.exp(chosen), TINY))
 
     def _true(self, pooled: Array, temperature: float) -> Array:
         """Return (R,) float64 log probabilities of the true class."""
