@@ -40,6 +40,7 @@ class EngineConfig(PlaceConfig):
     head_lr_mult: float = knob(5.0, "the head learns this many times faster than the backbone")
     layer_decay: float = knob(1.0, "each layer below the top learns this fraction of the one above")
     weight_decay: float = knob(0.02, "decoupled weight decay; none on norms, biases and GeM's p")
+    beta2: float = knob(0.999, "AdamW's memory of squared gradients; short runs want 0.99")
     schedule: Literal["cosine", "warm_restarts", "poly"] = knob(
         "cosine", "one-cycle cosine with warm-up, SGDR restarts, or polynomial decay"
     )
@@ -50,6 +51,7 @@ class EngineConfig(PlaceConfig):
     poly_power: float = knob(1.0, "exponent of the polynomial decay")
     clip_grad: float = knob(1.0, "largest norm of the gradient; 0 = no clipping")
     ema_decay: float = knob(0.998, "decay of the averaged weights after warm-up; 0 = none")
+    ema_share: float = knob(0.0, "average over this last share of the steps; 0 = by ema_decay")
     patience: int = knob(0, "stop after so many validations without a better score; 0 = never")
     valid_every: int = knob(1, "epochs from one validation to the next; the last is always one")
     valid_ema_only: bool = knob(False, "validate the averaged weights only, not the raw ones too")
@@ -132,6 +134,7 @@ class SegmentationConfig(EngineConfig):
     rotate: float = knob(0.0, "largest rotation, degrees")
     color: float = knob(0.2, "strength of brightness, contrast and saturation changes")
     cache: Literal["auto", "ram", "disk", "none"] = knob("auto", "where decoded pixels are kept")
+    renorm_images: int = knob(0, "measure BatchNorm's statistics anew on so many images at the end")
     prior: bool = knob(True, "start the head at the classes' share of the training pixels")
     tta_steps: int = knob(5, "views scored on the held-out images (1 … 5)")
 
@@ -160,6 +163,48 @@ class LaneConfig(SegmentationConfig):
     postprocess: bool = knob(False, "try morphology and components; kept if it helps on valid")
     num_scenes: int = knob(30, "road scenes to generate where no data are given")
     num_frames: int = knob(8, "frames of each generated scene")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroConfig(SegmentationConfig):
+    """``train_micro.py``: a net under a parameter budget; the defaults are the strict protocol."""
+
+    data_dir: str = knob("", "folder of the five sets, or of one of your own; empty = road scenes")
+    config: str = knob("configs/micro.yaml", "YAML with a `train:` block and `models:` rows")
+    model: str = knob("twohead_10k", "a micro net, or a preset of configs/micro.yaml")
+    net: str = knob("", "the micro net of a preset; empty = --model")
+    dataset: str = knob("", "VOC, ETIS, CVPPP, CFD, CarDD or all; empty = all that are there")
+    protocol: Literal["strict", "free"] = knob("strict", "strict = the public anchors' conditions")
+    max_params: int = knob(10_000, "trainable parameters allowed, with a 21-class head")
+    allow_over_budget: bool = knob(False, "train a net above --max_params all the same")
+    drop: tuple[str, ...] = knob((), "blocks of the net to leave out")
+    teacher: str = knob("", "name of finished runs on the same sets and seeds that teach the net")
+    chain: tuple[str, ...] = knob((), "nets from first teacher to last student, each gated")
+    seeds: tuple[int, ...] = knob((), "seeds to repeat every set with; empty = --seed alone")
+    ablate: bool = knob(False, "one more run for each block dropped, three seeds or more")
+    report: bool = knob(False, "write costs, latency, scores, checklist and the decision")
+    loss: str = knob("", "terms, as in `ce + protocol`; empty = ce / (K - 1) + protocol")
+    set_losses: bool = knob(False, "add each set's own term: edges, outline, shape, label noise")
+    resolution: str = knob("256x256", "HxW that images are resized to, or `native`")
+    epochs: int = knob(30, "passes over the training rows")
+    batch_size: int = knob(16, "rows an optimizer step sees")
+    lr: float = knob(1e-2, "peak learning rate")
+    lr_min: float = knob(1e-4, "learning rate of the last step")
+    beta2: float = knob(0.99, "AdamW's memory of squared gradients")
+    weight_decay: float = knob(0.01, "decoupled weight decay; none on norms and biases")
+    warmup_epochs: float = knob(0.0, "epochs of linear warm-up")
+    clip_grad: float = knob(0.0, "largest norm of the gradient; 0 = no clipping")
+    ema_share: float = knob(0.1, "average over this last share of the steps; 0 = by ema_decay")
+    renorm_images: int = knob(512, "images on which BatchNorm is measured anew at the end")
+    valid_every: int = knob(1000, "epochs from one validation to the next; the last is always one")
+    valid_ema_only: bool = knob(True, "validate the averaged weights only, not the raw ones too")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("fp32", "arithmetic of the network")
+    channels_last: Literal["auto", "on", "off"] = knob("on", "memory layout of the images")
+    scale_min: float = knob(1.0, "smallest factor a training image is resized by")
+    scale_max: float = knob(1.0, "largest factor a training image is resized by")
+    hflip: float = knob(0.0, "probability of a left-right flip")
+    color: float = knob(0.0, "strength of brightness, contrast and saturation changes")
+    tta_steps: int = knob(1, "views scored on the held-out images (1 … 5)")
 
 
 @dataclass(frozen=True, kw_only=True)

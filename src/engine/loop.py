@@ -20,7 +20,7 @@ from src.config import EngineConfig, learned_knobs
 from src.engine.checkpoint import save_state, save_weights
 from src.engine.interrupt import Interrupted, Pause, catch_signals
 from src.engine.log import bar_options, open_trackers, say, write_metrics
-from src.engine.optim import learning_rate, set_lr
+from src.engine.optim import ends_mid_cycle, learning_rate, set_lr
 from src.engine.predict import evaluate
 from src.engine.runtime import Runtime
 from src.engine.state import Parts, TrainState, prepare_parts, resume
@@ -81,7 +81,8 @@ def fit(
     """
     if not len(train_loader):
         raise UserError("no training batch: the fold has too few images")
-    parts = prepare_parts(model, config, runtime)
+    warn_of_schedule(config, runtime)
+    parts = prepare_parts(model, config, runtime, config.epochs * len(train_loader))
     resume(parts, run, config)
     state = parts.state
     guard = LossGuard(run, runtime, names, config.skip_nonfinite)
@@ -116,6 +117,16 @@ def fit(
         if state.step:
             save()
     return state
+
+
+def warn_of_schedule(config: EngineConfig, runtime: Runtime) -> None:
+    """Say so when a run with restarts would end at a high rate."""
+    if config.schedule != "warm_restarts":
+        return
+    end = ends_mid_cycle(config.epochs, config.restart_epochs, config.restart_mult)
+    if end is not None:
+        whole = f"--epochs {end}" if end else f"--restart_epochs {config.epochs}"
+        say(runtime, f"warning: epoch {config.epochs} ends no cycle of restarts; use {whole}")
 
 
 def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> float:

@@ -45,8 +45,16 @@ def group_parameters(
     return [{"lr_scale": 1.0} | group for group in groups]
 
 
-def build_optimizer(name: str, groups: list[dict], lr: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    name: str, groups: list[dict], lr: float, beta2: float = 0.999
+) -> torch.optim.Optimizer:
     """Return a fused AdamW or Nesterov SGD over ``groups``.
+
+    Args:
+        name: ``adamw`` or ``sgd``.
+        groups: from :func:`group_parameters`.
+        lr: peak rate.
+        beta2: AdamW's decay of the mean squared gradient.
 
     Raises:
         UserError: an AdamW rate that belongs to SGD (a head alone may learn faster).
@@ -57,7 +65,7 @@ def build_optimizer(name: str, groups: list[dict], lr: float) -> torch.optim.Opt
                 f"--lr {lr:g} is an SGD rate: AdamW on a pretrained backbone takes 2e-5 to 3e-4; "
                 "lower it or pass --optimizer sgd"
             )
-        return torch.optim.AdamW(groups, lr=lr, fused=True)
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, beta2), fused=True)
     return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
 
 
@@ -106,6 +114,18 @@ def learning_rate(
         0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else (1 - done) ** poly_power
     )
     return lr_min + (lr - lr_min) * fall
+
+
+def averaging_decay(ema_decay: float, ema_share: float, num_steps: int) -> float:
+    """Return the decay of the averaged weights.
+
+    With ``ema_share`` the mean age of what is averaged is that of an equal-weight average over the
+    last n = ``ema_share`` × ``num_steps`` steps: d / (1 − d) = (n − 1) / 2.
+    """
+    if not ema_share:
+        return ema_decay
+    span = max(1, round(ema_share * num_steps))
+    return (span - 1) / (span + 1)
 
 
 def ends_mid_cycle(epochs: int, first: int, mult: int) -> int | None:

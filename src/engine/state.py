@@ -13,7 +13,7 @@ from torch import nn
 from src.config import EngineConfig, config_hash, learned_knobs
 from src.engine.checkpoint import load_state
 from src.engine.log import say
-from src.engine.optim import build_optimizer, group_parameters
+from src.engine.optim import averaging_decay, build_optimizer, group_parameters
 from src.engine.runtime import Runtime
 from src.runs import Run, UserError
 
@@ -104,21 +104,27 @@ class Parts:
         self.runtime.scaler.load_state_dict(saved["scaler"])
 
 
-def prepare_parts(model: nn.Module, config: EngineConfig, runtime: Runtime) -> Parts:
-    """Put the model on its device, copy it for the EMA, build the optimizer, join the processes."""
+def prepare_parts(
+    model: nn.Module, config: EngineConfig, runtime: Runtime, num_steps: int = 0
+) -> Parts:
+    """Put the model on its device, copy it for the EMA, build the optimizer, join the processes.
+
+    ``num_steps`` is the length of the whole run, of which ``ema_share`` is a share.
+    """
     model = runtime.place(model)
     if config.grad_checkpointing:
         model.set_grad_checkpointing()  # type: ignore[operator]
     ema = None
-    if config.ema_decay:
-        ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True, warmup_power=0.75)
+    decay = averaging_decay(config.ema_decay, config.ema_share, num_steps)
+    if decay:
+        ema = ModelEmaV3(model, decay=decay, use_warmup=True, warmup_power=0.75)
     groups = group_parameters(
         model,
         weight_decay=config.weight_decay,
         layer_decay=config.layer_decay,
         head_lr_mult=config.head_lr_mult,
     )
-    optimizer = build_optimizer(config.optimizer, groups, config.lr)
+    optimizer = build_optimizer(config.optimizer, groups, config.lr, config.beta2)
     micro = config.micro_batch_size or -(-config.batch_size // runtime.num_processes)
     buffers = list(model.buffers())
     wrapped = runtime.accelerator.prepare(model) if runtime.num_processes > 1 else model

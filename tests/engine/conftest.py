@@ -64,7 +64,9 @@ class TinyLoader:
             order = np.random.default_rng([1, self.epoch]).permutation(self.rows)
         for step in range(self.step, len(self)):
             index = order[step * self.batch_size : (step + 1) * self.batch_size]
-            images = [np.random.default_rng([2, i]).integers(0, 256, (3, SIDE, SIDE)) for i in index]
+            images = [
+                np.random.default_rng([2, i]).integers(0, 256, (3, SIDE, SIDE)) for i in index
+            ]
             target = torch.tensor(index % CLASSES)
             image = torch.tensor(np.stack(images), dtype=torch.uint8)
             image[torch.arange(len(index)), target, :4, :4] = 255  # something to learn

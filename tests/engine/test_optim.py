@@ -1,0 +1,104 @@
+"""The learning rate against torch's own schedulers and by hand; parameter groups; refusals."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from src.engine.optim import (
+    build_optimizer,
+    ends_mid_cycle,
+    group_parameters,
+    learning_rate,
+    set_lr,
+    warm_restarts,
+)
+from src.runs import UserError
+
+PLAIN: dict[str, Any] = {
+    "lr": 1e-2, "lr_min": 1e-6, "steps_per_epoch": 5, "epochs": 4, "warmup_epochs": 1.0,
+    "restart_epochs": 10, "restart_mult": 2, "poly_power": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mult", [1, 2, 3])
+def test_restarts_equal_torch(mult: int) -> None:
+    """Torch's class, stepped by fractional epochs, over several cycles."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-2)
+    torch_class = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
+        optimizer, T_0=3, T_mult=mult, eta_min=1e-6
+    )
+    for step in range(200):
+        epoch = step / 5
+        torch_class.step(epoch)
+        expected = optimizer.param_groups[0]["lr"]
+        assert warm_restarts(epoch, 1e-2, 1e-6, 3, mult) == pytest.approx(expected, rel=1e-9)
+
+
+def test_cosine_by_hand() -> None:
+    rates = [learning_rate(step, schedule="cosine", **PLAIN) for step in range(20)]
+    assert rates[:5] == pytest.approx([1e-6 + (1e-2 - 1e-6) * i / 6 for i in range(1, 6)])
+    assert rates[5] == pytest.approx(1e-2) and rates[19] == pytest.approx(1e-6)
+    assert rates[12] == pytest.approx(1e-6 + (1e-2 - 1e-6) * 0.5 * (1 + math.cos(math.pi / 2)))
+
+
+def test_poly_is_a_straight_line_to_the_floor() -> None:
+    rates = [learning_rate(step, schedule="poly", **PLAIN) for step in range(5, 20)]
+    falls = [a - b for a, b in zip(rates, rates[1:], strict=False)]
+    assert falls == pytest.approx([falls[0]] * 14) and rates[-1] == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "end"), [(10, None), (30, None), (70, None), (9, 0), (20, 10), (69, 30)]
+)
+def test_cycle_ends(epochs: int, end: int | None) -> None:
+    assert ends_mid_cycle(epochs, 10, 2) == end
+
+
+def test_a_run_that_ends_in_mid_cycle_is_warned_of(train: Any, capsys: Any) -> None:
+    train(schedule="warm_restarts", restart_epochs=2, epochs=3, lr=1e-3)
+    assert "epoch 3 ends no cycle of restarts; use --epochs 2" in capsys.readouterr().out
+
+
+class Net(nn.Module):
+    """A backbone of one convolution and norm, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.head = nn.Linear(4, 2)
+
+
+def test_groups_decay_matrices_only_and_speed_the_head_up() -> None:
+    net = Net()
+    groups = group_parameters(net, weight_decay=0.1, layer_decay=1.0, head_lr_mult=5.0)
+    found = {id(p): (g["weight_decay"], g["lr_scale"]) for g in groups for p in g["params"]}
+    assert len(found) == len(list(net.parameters()))
+    assert found[id(net.backbone[0].weight)] == (0.1, 1.0)
+    assert found[id(net.backbone[1].weight)] == (0.0, 1.0)
+    assert found[id(net.head.weight)] == (0.1, 5.0) and found[id(net.head.bias)] == (0.0, 5.0)
+    optimizer = build_optimizer("sgd", groups, 1e-2)
+    set_lr(optimizer, 3e-3)
+    assert sorted({g["lr"] for g in optimizer.param_groups}) == pytest.approx([3e-3, 1.5e-2])
+
+
+def test_layer_decay_slows_the_stem_down() -> None:
+    import timm
+
+    net = Net()
+    net.backbone = timm.create_model("test_vit", num_classes=0)
+    groups = group_parameters(net, weight_decay=0.1, layer_decay=0.5, head_lr_mult=5.0)
+    scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
+    stem, top = net.backbone.patch_embed.proj.weight, net.backbone.norm.weight
+    assert scale[id(stem)] < 0.5 * scale[id(top)] <= 0.5
+
+
+def test_sgd_rates_are_refused_for_adamw_on_a_backbone() -> None:
+    groups = group_parameters(Net(), weight_decay=0.1, layer_decay=1.0, head_lr_mult=5.0)
+    with pytest.raises(UserError, match="--optimizer sgd"):
+        build_optimizer("adamw", groups, 0.01)
+    assert build_optimizer("sgd", groups, 0.01).param_groups[0]["nesterov"]
