@@ -190,7 +190,8 @@ class LossGuard:
         if self.skipped > self.allowed:
             raise UserError(
                 f"loss or gradient not finite at {where} (images {', '.join(ids[:4])}"
-                f"{', …' if len(ids) > 4 else ''}; all in {self.run.nonfinite}): lower --lr (with --accept_changes), or "
+                f"{', …' if len(ids) > 4 else ''}; all in {self.run.nonfinite}): lower --lr "
+                f"(with --accept_changes), or "
                 f"pass --skip_nonfinite {self.skipped} to go on past it"
             )
         say(self.runtime, f"warning: loss not finite at {where}; step {self.skipped} passed over")

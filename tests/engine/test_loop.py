@@ -95,7 +95,7 @@ def test_other_knobs_are_refused_by_name(train: Any) -> None:
     task = Stopping(CLASSES, build_loss("cross_entropy"))
     with pytest.raises(Interrupted):
         train("run", task=task)
-    with pytest.raises(UserError, match="weight_decay 0.02 → 0.5"):
+    with pytest.raises(UserError, match=r"weight_decay 0.02 → 0.5"):
         train("run", weight_decay=0.5)
     _, state = train("run", weight_decay=0.5, accept_changes=True)
     assert state.done

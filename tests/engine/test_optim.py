@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_cosine_by_hand() -> None:
 
 def test_poly_is_a_straight_line_to_the_floor() -> None:
     rates = [learning_rate(step, schedule="poly", **PLAIN) for step in range(5, 20)]
-    falls = [a - b for a, b in zip(rates, rates[1:], strict=False)]
+    falls = [a - b for a, b in itertools.pairwise(rates)]
     assert falls == pytest.approx([falls[0]] * 14) and rates[-1] == pytest.approx(1e-6)
 
 
