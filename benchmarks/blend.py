@@ -4,8 +4,8 @@ python benchmarks/blend.py                                  33,137 rows × 396 c
 python benchmarks/blend.py --rows 3000 --classes 40         a minute
 
 Writes `optimize_weights.py`'s input to a temporary folder (920 MB at full size), runs the script in
-a process of its own, then compares the convex solve with
-Optuna's TPE over raw weights on the same table. Lower is better everywhere.
+a process of its own, then compares the convex solve with Optuna's TPE over raw weights on the same
+table. Lower is better everywhere.
 """
 
 from __future__ import annotations
@@ -95,12 +95,14 @@ def run_script(root: Path, options: argparse.Namespace) -> None:
     started = time.perf_counter()
     subprocess.run([*command, "--data_dir", str(root)], check=True, cwd=ROOT)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak = usage.ru_maxrss
     peak = peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
     print(
         f"\n{options.rows} rows × {options.classes} classes × {options.models} models × "
         f"{options.views} views, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"numpy {np.__version__}\nwhole script: {seconds:.1f} s, peak memory {peak:.0f} MB "
+        f"numpy {np.__version__}\nwhole script: {seconds:.1f} s "
+        f"({usage.ru_utime + usage.ru_stime:.1f} s of processor time), peak memory {peak:.0f} MB "
         f"(mapped files included)"
     )
 
