@@ -5,8 +5,8 @@ logarithmic pool is the weighted sum of log probabilities, normalised again (Gen
 https://doi.org/10.1214/ss/1177013825). Then comes one temperature, and last a learned *floor*: a
 little of two distributions that look at no image, the uniform one and the class frequencies of the
 training rows. (After the temperature, because a floor that goes in before is a poor man's
-temperature, and one below 1 would sharpen it away; see ``finish.py``.) All arrays are float32 log probabilities; a
-least value of 1e-30 keeps their logarithms finite.
+temperature, and one below 1 would sharpen it away; see ``finish.py``.) All arrays are float32 log
+probabilities; a least value of 1e-30 keeps their logarithms finite.
 """
 
 from __future__ import annotations
