@@ -180,6 +180,7 @@ class MicroConfig(SegmentationConfig):
     drop: tuple[str, ...] = knob((), "blocks of the net to leave out")
     teacher: str = knob("", "name of finished runs on the same sets and seeds that teach the net")
     chain: tuple[str, ...] = knob((), "nets from first teacher to last student, each gated")
+    allow_weak_teacher: bool = knob(False, "teach although the teacher does not beat the student")
     seeds: tuple[int, ...] = knob((), "seeds to repeat every set with; empty = --seed alone")
     ablate: bool = knob(False, "one more run for each block dropped, three seeds or more")
     report: bool = knob(False, "write costs, latency, scores, checklist and the decision")

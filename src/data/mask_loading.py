@@ -91,9 +91,20 @@ def class_frequency(
     index: MaskIndex, rows: Sequence[int] | np.ndarray, num_masks: int = 64
 ) -> np.ndarray:
     """Measure the share of pixels of each class (K,) on an even spread of ``num_masks`` rows."""
+    pixels, _ = count_classes(index, np.asarray(rows)[:: max(1, len(rows) // num_masks)])
+    return pixels / max(1, pixels.sum())
+
+
+def count_classes(
+    index: MaskIndex, rows: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count the pixels of each class, and the images that hold it: two arrays (K,) int64."""
     read = VoidReader(index)
-    counts = np.zeros(index.num_classes, np.int64)
-    for row in np.asarray(rows)[:: max(1, len(rows) // num_masks)]:
+    pixels = np.zeros(index.num_classes, np.int64)
+    images = np.zeros(index.num_classes, np.int64)
+    for row in np.asarray(rows):
         mask = read(str(index.root / str(index.table["target"].iat[int(row)])))
-        counts += np.bincount(mask.ravel(), minlength=256)[: index.num_classes]
-    return counts / max(1, counts.sum())
+        found = np.bincount(mask.ravel(), minlength=256)[: index.num_classes]
+        pixels += found
+        images += found > 0
+    return pixels, images

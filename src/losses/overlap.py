@@ -51,6 +51,30 @@ def tversky_loss(
     return _mean_over_classes(value, truth.sum(dims) > 0, classes)
 
 
+def protocol_loss(
+    log_probs: Tensor, target: Tensor, ignore_index: int | None, weight: Tensor | None = None
+) -> Tensor:
+    """1 - soft I/U, averaged as the micro track scores: per image and foreground class true in it.
+
+    Args:
+        log_probs: (B, K, H, W).
+        target: (B, H, W) labels.
+        ignore_index: label of void, or None.
+        weight: (K,) of the classes. The score is a mean over each class's images, then over the
+            classes, so 1 / (number of training images that hold the class) weighs as it does.
+    """
+    valid = valid_pixels(target, ignore_index)[:, None]
+    probs = (log_probs.exp() * valid)[:, 1:]
+    truth = one_hot(target, log_probs.shape[1], ignore_index)[:, 1:]
+    hits, size = (probs * truth).sum((2, 3)), truth.sum((2, 3))
+    union = probs.sum((2, 3)) + size - hits
+    pairs = (size > 0).to(probs.dtype)
+    if weight is not None:
+        pairs = pairs * weight[1:].to(probs)
+    value = 1 - hits / (union + 1e-6)
+    return (value * pairs).sum() / pairs.sum().clamp_min(torch.finfo(pairs.dtype).tiny)
+
+
 def lovasz_loss(
     log_probs: Tensor, target: Tensor, ignore_index: int | None, *, classes: str = "auto"
 ) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.losses.outline import boundary_loss, edge_cross_entropy, shape_loss
-from src.losses.overlap import lovasz_loss, tversky_loss
+from src.losses.overlap import lovasz_loss, protocol_loss, tversky_loss
 from src.losses.pixels import log_probabilities, mean_over, select, valid_pixels
 from src.runs import UserError
 
@@ -107,6 +107,7 @@ TERMS: dict[str, Callable[..., Tensor]] = {
     "dice": partial(tversky_loss, alpha=0.5, beta=0.5),
     "iou": partial(tversky_loss, alpha=1.0, beta=1.0),
     "tversky": partial(tversky_loss, alpha=0.3, beta=0.7),
+    "protocol": protocol_loss,
     "lovasz": lovasz_loss,
     "boundary": boundary_loss,
     "edge_ce": edge_cross_entropy,
@@ -149,6 +150,7 @@ def build_segmentation_loss(
     *,
     ignore_index: int | None = 255,
     class_weights: Sequence[float] | None = None,
+    rarity: Sequence[float] | None = None,
 ) -> SegmentationLoss:
     """Build a loss from its description.
 
@@ -157,6 +159,7 @@ def build_segmentation_loss(
             {"ce": 1, "focal": {"weight": 0.5, "gamma": 3}}; names as in ``TERMS``.
         ignore_index: label of void, or None.
         class_weights: K numbers for "ce" and "bce".
+        rarity: K numbers for "protocol".
 
     Raises:
         UserError: an unknown term or option, a weight that is no positive number, nothing at all.
@@ -170,6 +173,8 @@ def build_segmentation_loss(
             raise UserError(f"loss term {name}: the weight must be a positive number, not {weight}")
         if name in {"ce", "bce"} and class_weights is not None:
             options["weight"] = torch.tensor(class_weights, dtype=torch.float32)
+        if name == "protocol" and rarity is not None:
+            options["weight"] = torch.tensor(rarity, dtype=torch.float32)
         _check_options(name, options)
         terms.append((name, float(weight), partial(TERMS[name], **options)))
     if not terms:

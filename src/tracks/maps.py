@@ -30,8 +30,18 @@ def fit_size(probs: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def to_mask(probs: Tensor, threshold: float) -> np.ndarray:
-    """Turn probabilities (1 or K, H, W) into labels (H, W) uint8."""
-    labels = probs[0] >= threshold if len(probs) == 1 else probs.argmax(0)
+    """Turn probabilities (1 or K, H, W) into labels (H, W) uint8.
+
+    Of K classes the best but the first is taken where it holds ``threshold`` of what it and the
+    first, the background, share; 0.5 is the plain maximum.
+    """
+    if len(probs) == 1:
+        labels = probs[0] >= threshold
+    elif threshold == 0.5:
+        labels = probs.argmax(0)
+    else:
+        best, label = probs[1:].max(0)
+        labels = (label + 1) * (best * (1 - threshold) >= probs[0] * threshold)
     return labels.to(torch.uint8).cpu().numpy()
 
 

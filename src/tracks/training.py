@@ -18,8 +18,9 @@ from src.data.mask_split import VOID, MaskSplit, read_labelled, split_rows
 from src.data.sources.masks import MaskIndex
 from src.data.transforms import Transform, eval_mask_transform, train_mask_transform
 from src.engine.autotune import settle_runtime
-from src.engine.checkpoint import load_weights
+from src.engine.checkpoint import load_weights, save_weights
 from src.engine.loop import fit
+from src.engine.norms import renew_norms
 from src.engine.predict import default_batch_size
 from src.engine.runtime import Runtime
 from src.losses.segmentation import build_segmentation_loss
@@ -210,6 +211,10 @@ def train_masks(
     minutes = (time.monotonic() - started) / 60
     runtime.accelerator.wait_for_everyone()  # until the best weights are written
     model.load_state_dict(load_weights(run.best))
+    if config.renorm_images:
+        renew_norms(getattr(model, "network", model), train, runtime, config.renorm_images)
+        if runtime.is_main:
+            save_weights(run.best, model.state_dict(), {"kind": "norms measured anew"})
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_knobs(config)}
     done |= {"monitor": masks.monitor, "score": state.best, "best_epoch": state.best_epoch}
     if valid is not None:
@@ -220,7 +225,9 @@ def train_masks(
             cleaning=getattr(config, "postprocess", False),
             about={"config_hash": done["config_hash"], "split_hash": data.split.hash},
         )  # fmt: skip
-    score = "none held out" if state.best is None else f"{masks.monitor} {state.best:.4f}"
+        if config.renorm_images:  # the weights are no longer those that the loop scored
+            done["score"] = max(row["score"] for row in done["views"])
+    score = "none held out" if done["score"] is None else f"{masks.monitor} {done['score']:.4f}"
     if runtime.is_main:
         run.previous.unlink(missing_ok=True)
         write_json(run.finished, done)

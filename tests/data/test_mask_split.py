@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from src.data.dataset import MaskDataset
-from src.data.mask_loading import class_frequency, image_size, mask_dataset, native_sizes
+from src.data.mask_loading import (
+    class_frequency,
+    count_classes,
+    image_size,
+    mask_dataset,
+    native_sizes,
+)
 from src.data.mask_split import VOID, VoidReader, read_labelled, read_test_masks, split_rows
 from src.data.transforms import eval_mask_transform
 from src.runs import UserError
@@ -62,6 +68,9 @@ def test_void_is_255_whatever_the_data_call_it(camvid: Path) -> None:
     assert set(np.unique(mask)) == {0, 4, VOID}
     # of the 9 rows that are not void, 3 are class 4
     assert class_frequency(index, range(8))[4] == pytest.approx(1 / 3)
+    pixels, images = count_classes(index, [0, 1, 1])
+    assert (pixels[0], pixels[4], pixels.sum()) == (3 * 96, 3 * 48, 3 * 144)
+    assert (images[0], images[4], images.sum()) == (3, 3, 6)
 
 
 def test_samples_have_one_size_and_their_mask(camvid: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from src.engine.optim import (
+    averaging_decay,
     build_optimizer,
     ends_mid_cycle,
     group_parameters,
@@ -103,3 +104,15 @@ def test_sgd_rates_are_refused_for_adamw_on_a_backbone() -> None:
     with pytest.raises(UserError, match="--optimizer sgd"):
         build_optimizer("adamw", groups, 0.01)
     assert build_optimizer("sgd", groups, 0.01).param_groups[0]["nesterov"]
+
+
+def test_a_share_of_the_steps_has_the_mean_age_of_their_plain_average() -> None:
+    assert averaging_decay(0.998, 0.0, 150) == 0.998
+    decay = averaging_decay(0.998, 0.1, 150)  # 15 steps, whose mean age is 7
+    assert decay / (1 - decay) == pytest.approx(7)
+    assert averaging_decay(0.998, 0.1, 5) == 0.0  # no more than the last step: nothing to average
+
+
+def test_beta2_reaches_adamw() -> None:
+    groups = group_parameters(Net(), weight_decay=0.1, layer_decay=1.0, head_lr_mult=5.0)
+    assert build_optimizer("adamw", groups, 1e-3, 0.99).param_groups[0]["betas"] == (0.9, 0.99)

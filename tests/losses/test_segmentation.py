@@ -165,3 +165,15 @@ def test_small_logits_are_resized_and_parts_reported():
 def test_mistakes_are_named(spec, message):
     with pytest.raises(UserError, match=message):
         build_segmentation_loss(spec)
+
+
+def test_protocol_loss_is_one_minus_the_score_by_hand():
+    # two images of two pixels, K = 3: (1, 0) and (2, void); p as below
+    probs = torch.tensor([[[0.2, 0.6, 0.2], [0.5, 0.25, 0.25]], [[0.4, 0.2, 0.4], [0.1, 0.1, 0.8]]])
+    logits = probs.log().permute(0, 2, 1)[:, :, None]
+    target = torch.tensor([[[1, 0]], [[2, 255]]])
+    one, two = 0.6 / (1 + 0.85 - 0.6), 0.4 / (1 + 0.4 - 0.4)  # void counts nowhere
+    assert value("protocol", logits, target) == pytest.approx(1 - (one + two) / 2, rel=1e-4)
+    found = value("protocol", logits, target, rarity=[9, 3, 1])
+    assert found == pytest.approx(1 - (3 * one + two) / 4, rel=1e-4)
+    assert value("protocol", logits, torch.zeros_like(target)) == 0  # no foreground, no pairs

@@ -43,6 +43,9 @@ def test_sizes_and_labels() -> None:
     assert fit_size(probs, (2, 2)) is probs
     assert to_mask(probs, 0.6).tolist() == [[0, 0], [1, 1]]
     assert to_mask(torch.tensor([[[0.1]], [[0.7]], [[0.2]]]), 0.5).tolist() == [[1]]
+    # the best class but the background has 0.3 of the 0.9 that the two share
+    probs = torch.tensor([[[0.6]], [[0.1]], [[0.3]]])
+    assert [to_mask(probs, t).item() for t in (0.5, 0.34, 0.33)] == [0, 0, 2]
 
 
 def test_true_probabilities_at_chosen_pixels() -> None:

@@ -1,0 +1,245 @@
+"""The config of the micro track in, one finished run a data set and seed out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.config import MicroConfig
+from src.data.mask_loading import count_classes
+from src.data.mask_split import VOID
+from src.data.sources.micro import DATASETS, list_datasets
+from src.engine.runtime import start_runtime
+from src.losses.segmentation import build_segmentation_loss
+from src.models.budget import check_budget, count_trainable, measure_budget
+from src.models.distilled import build_student, show_features
+from src.models.micro.registry import BUDGET_CLASSES, MICRO_NETS, build_micro
+from src.runs import Output, Run, UserError
+from src.tasks.distillation import NAMES, Distillation
+from src.tasks.segmentation import Segmentation
+from src.tracks.folder import data_label, finished, fold_of
+from src.tracks.members import load_member
+from src.tracks.networks import build_network, micro_spec
+from src.tracks.scenes import SCENES, find_images
+from src.tracks.training import MaskData, read_data, train_masks
+
+# Under what the public anchors were measured.
+STRICT: Mapping[str, Any] = {
+    "resolution": "256x256",
+    "crop": "",
+    "batch_size": 16,
+    "epochs": 30,
+    "scale_min": 1.0,
+    "scale_max": 1.0,
+    "hflip": 0.0,
+    "vflip": 0.0,
+    "rotate": 0.0,
+    "color": 0.0,
+}
+# What each set's masks are like, as a term beside the others.
+SET_TERMS: Mapping[str, Mapping[str, float]] = {
+    "VOC": {"dice": 0.2},
+    "ETIS": {"edge_ce": 0.2, "boundary": 0.2},
+    "CVPPP": {"shape": 0.2},
+    "CFD": {"edge_ce": 0.2},
+    "CarDD": {"gce": 0.5},
+}
+TEACHING = {"kl": 0.3, "channel": 0.3}  # shares of the task's loss
+# These choose which runs there are and shape none of them.
+OF_RUNS = (
+    *("ablate", "report", "chain", "allow_weak_teacher", "seeds", "name"),
+    *("max_params", "allow_over_budget"),
+)
+
+
+@dataclass(frozen=True)
+class MicroSet:
+    """One data set: its name in tables and runs, and how it is read."""
+
+    name: str
+    source: str
+    data_dir: str
+
+
+def find_sets(config: MicroConfig) -> tuple[MicroSet, ...]:
+    """Settle the data sets: some of the five, a folder of one's own, or generated road scenes.
+
+    Raises:
+        UserError: no such folder or set.
+    """
+    if not config.data_dir:
+        if config.dataset:
+            raise UserError(f"--dataset {config.dataset}: name the folder of the sets, --data_dir")
+        source, root = find_images(config, num_scenes=12, num_frames=4)
+        return (MicroSet(SCENES, source, str(root)),)
+    if not Path(config.data_dir).is_dir():
+        raise UserError(f"--data_dir {config.data_dir}: no such folder")
+    here = list_datasets(config.data_dir)
+    if config.dataset and config.dataset not in (*DATASETS, "all"):
+        raise UserError(f"--dataset {config.dataset}: choose {', '.join(DATASETS)} or all")
+    if config.dataset in DATASETS:
+        here = (config.dataset,)
+    elif not here and config.dataset == "all":
+        raise UserError(f"{config.data_dir} holds none of {', '.join(DATASETS)}")
+    if not here:
+        return (MicroSet(data_label(config.data_dir), config.source, config.data_dir),)
+    missing = [name for name in DATASETS if name not in here]
+    if config.dataset not in DATASETS and missing:
+        print(f"note: not in {config.data_dir}: {', '.join(missing)}; the mean leaves them out")
+    return tuple(MicroSet(name, f"micro/{name}", config.data_dir) for name in here)
+
+
+def check_protocol(config: MicroConfig) -> None:
+    """Refuse a strict run under other conditions than the anchors'.
+
+    Raises:
+        UserError: naming the knob.
+    """
+    for name, wanted in STRICT.items() if config.protocol == "strict" else ():
+        if getattr(config, name) != wanted:
+            raise UserError(
+                f"--{name} {getattr(config, name)}: the strict protocol has {wanted or 'none'}; "
+                "pass --protocol free"
+            )
+
+
+def check_size(config: MicroConfig, sets: Sequence[MicroSet]) -> None:
+    """Print the net's table of modules and refuse it over budget, before anything is trained.
+
+    Counted with the head of the largest set, for every set whose options change the net.
+
+    Raises:
+        UserError: over ``--max_params``.
+    """
+    net = config.net or config.model
+    models = {s.name: build_micro(net, BUDGET_CLASSES, dataset=s.name, drop=config.drop)
+              for s in sets}  # fmt: skip
+    sizes = {name: count_trainable(model) for name, model in models.items()}
+    name = max(sizes, key=lambda name: sizes[name])
+    which = f" as built for {name}" if len(set(sizes.values())) > 1 else ""
+    print(f"{net}{which}, with {BUDGET_CLASSES} classes at 256x256:")
+    print(measure_budget(models[name]).table(), flush=True)
+    if not config.allow_over_budget:
+        check_budget(net, sizes[name], config.max_params)
+
+
+def check_chain(nets: Sequence[str]) -> Sequence[str]:
+    """Return the nets of ``--chain``.
+
+    Raises:
+        UserError: fewer than two, one twice, or one that does not exist.
+    """
+    unknown = [net for net in nets if net not in MICRO_NETS]
+    if unknown:
+        raise UserError(f"--chain: {unknown[0]} is unknown; nets are {', '.join(MICRO_NETS)}")
+    if len(set(nets)) < max(2, len(nets)):
+        raise UserError("--chain: two different nets at least, from first teacher to last student")
+    return nets
+
+
+def run_config(config: MicroConfig, where: MicroSet, seed: int) -> MicroConfig:
+    """Return the knobs of one run, the same however the run was asked for."""
+    defaults = {f.name: f.default for f in dataclasses.fields(config) if f.name in OF_RUNS}
+    own: Any = replace(config, **defaults)  # type: ignore[arg-type]
+    net = config.net or config.model
+    return replace(
+        own, seed=seed, dataset=where.name, model=net, net="", source=where.source,
+        data_dir=where.data_dir,
+    )  # fmt: skip
+
+
+def run_of(config: MicroConfig, name: str, where: MicroSet, seed: int, output: Output) -> Run:
+    """Return the folder of one run."""
+    fold = fold_of(config.fold)
+    return output.run(f"{name}-{where.name}-seed{seed}", "full" if fold is None else fold)
+
+
+@cache
+def _read(config: MicroConfig) -> MaskData:
+    return read_data(config)
+
+
+def read_set(config: MicroConfig, where: MicroSet) -> MaskData:
+    """Read a set once; who is held out does not change with the seeds of ``--seeds``."""
+    keep = {"data_dir": where.data_dir, "source": where.source, "seed": config.seed}
+    keep |= {name: getattr(config, name) for name in ("fold", "folds", "resolution", "crop",
+                                                      "window")}  # fmt: skip
+    return _read(MicroConfig(**keep))
+
+
+def build_task(config: MicroConfig, data: MaskData, images: Sequence[int]) -> Segmentation:
+    """Build the task: cross-entropy, the less of it the more classes, and the track's own score.
+
+    Args:
+        config: of one run.
+        data: the set.
+        images: (K,) training images that hold each class.
+    """
+    terms: Any = {"ce": {"weight": 1 / (data.index.num_classes - 1)}, "protocol": {}}
+    if config.loss:
+        terms = config.loss
+        if config.set_losses:
+            raise UserError("--set_losses adds to the default loss: leave --loss out")
+    elif config.set_losses:
+        for name, weight in SET_TERMS.get(config.dataset, {}).items():
+            terms[name] = {"weight": weight}
+    rarity = [1 / max(1, count) for count in images]
+    criterion = build_segmentation_loss(terms, ignore_index=VOID, rarity=rarity)
+    return Segmentation(
+        data.index.classes, criterion, VOID, statistic="micro_protocol_iou", window=data.window
+    )
+
+
+def train_run(
+    config: MicroConfig, where: MicroSet, seed: int, name: str, output: Output
+) -> tuple[Run, dict[str, Any]]:
+    """Train one set with one seed, unless it is finished.
+
+    Args:
+        config: of the whole command; ``teacher`` is the name of the runs that teach.
+        where: the set.
+        seed: of weights and order.
+        name: first part of the run's name.
+        output: folder of the track.
+
+    Returns:
+        The run and the content of its ``finished.json``.
+    """
+    own = run_config(config, where, seed)
+    run = run_of(own, name, where, seed, output)
+    with run.hold():
+        done = finished(run, own)
+        if done is None:
+            data = read_set(config, where)
+            done = _train(own, run, data, where, seed, output)
+    return run, done
+
+
+def _train(
+    own: MicroConfig, run: Run, data: MaskData, where: MicroSet, seed: int, output: Output
+) -> dict[str, Any]:
+    pixels, images = count_classes(data.index, data.split.train)
+    task: Any = build_task(own, data, images.tolist())
+    spec = micro_spec(own.model, task.num_outputs, where.name, own.drop)
+    runtime = start_runtime(own.device, own.precision, own.channels_last)
+    torch.manual_seed(seed)
+    model: nn.Module = build_network(spec)
+    if own.prior:
+        share = torch.from_numpy(pixels / max(1, pixels.sum()))
+        model.set_prior(share[1:] if len(share) == 2 else share)  # type: ignore[operator]
+    if own.teacher:
+        teacher = load_member(run_of(own, own.teacher, where, seed, output)).build()
+        teacher = runtime.place(teacher).eval().requires_grad_(False)
+        model = build_student(model, teacher, project=False, num_terms=len(NAMES))
+        task = Distillation(task, teacher, show_features, TEACHING)
+    return train_masks(
+        own, run, data, model, task, output=output, network=spec, runtime=runtime,
+        extra={"track": "micro", "protocol": own.protocol},
+    )  # fmt: skip

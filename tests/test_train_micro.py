@@ -1,0 +1,176 @@
+"""train_micro.py end to end on tiny images: budget, protocol, seeds, ablation, report, chain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import infer_segmentation
+import train_micro
+from src.config import MicroConfig
+from src.engine.checkpoint import load_weights
+from src.models.micro.registry import MICRO_NETS
+from src.reader import fill, read_rows
+from src.runs import UserError
+from src.tracks.micro import STRICT, build_task, check_protocol, read_set, run_config
+from src.tracks.micro_report import decide
+
+FREE = [
+    *("--config", "", "--device", "cpu", "--protocol", "free", "--resolution", "32x32"),
+    *("--epochs", "2", "--batch_size", "4", "--num_workers", "0", "--ema_share", "0"),
+]
+
+
+def draw(root: Path, split: str, names: str, *, masks: bool = True) -> None:
+    """Draw dark strokes, the foreground, on noise."""
+    rng = np.random.default_rng(len(names))
+    (root / split / "images").mkdir(parents=True)
+    (root / split / "masks").mkdir()
+    for name in names:
+        image = rng.integers(120, 200, (32, 32, 3), np.uint8)
+        mask = np.zeros((32, 32), np.uint8)
+        left = int(rng.integers(2, 24))
+        mask[:, left : left + 6] = 1
+        image[mask == 1] = 10
+        cv2.imwrite(str(root / split / "images" / f"{name}.jpg"), image)
+        if masks:
+            cv2.imwrite(str(root / split / "masks" / f"{name}.png"), mask)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two of the five sets; test masks withheld."""
+    for name in ("CFD", "CVPPP"):
+        draw(tmp_path / "micro" / name, "train", "abcdefg")
+        draw(tmp_path / "micro" / name, "val", "hij")
+        draw(tmp_path / "micro" / name, "test", "kl", masks=False)
+    return tmp_path / "micro"
+
+
+def micro(out: Path, root: Path, *argv: str) -> int:
+    return train_micro.main([*FREE, "--data_dir", str(root), "--output_dir", str(out), *argv])
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_over_budget_is_refused_before_anything_is_trained(tmp_path: Path, root: Path) -> None:
+    with pytest.raises(UserError, match="over --max_params 9,000"):
+        micro(tmp_path / "out", root, "--max_params", "9000")
+    assert not list((tmp_path / "out").rglob("*"))
+    with pytest.raises(UserError, match=r"mininet_v3 has .* --allow_over_budget"):
+        micro(tmp_path / "out", root, "--model", "mininet_v3")
+
+
+def test_the_strict_protocol_is_the_default_and_kept() -> None:
+    check_protocol(MicroConfig())
+    for name, value in (("epochs", 31), ("hflip", 0.5), ("resolution", "320x320")):
+        assert name in STRICT
+        with pytest.raises(UserError, match=f"--{name} .* free"):
+            check_protocol(fill(MicroConfig, {"config": "", name: value}))
+        check_protocol(fill(MicroConfig, {"config": "", name: value, "protocol": "free"}))
+
+
+def test_sets_seeds_report_and_masks(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = ("--dataset", "all", "--seeds", "0", "1", "--report", "--name", "net")
+    assert micro(out, root, *argv) == 0
+    said = capsys.readouterr().out
+    scores = [[read(out / "micro" / f"net-{s}-seed{n}" / "fold0" / "finished.json")["score"]
+               for n in (0, 1)] for s in ("CVPPP", "CFD")]  # fmt: skip
+    assert scores[0][0] != scores[0][1]
+    per_seed = np.mean(scores, axis=0)
+    mean = f"mean of 2  {per_seed.mean():.4f} ± {per_seed.std(ddof=1):.4f}"
+    assert mean in said and "ETIS" in said.split("note: not in")[1].splitlines()[0]
+    assert "9,509" in said and "0.0" in said
+    report = (out / "micro" / "net-report.md").read_text(encoding="utf-8")
+    assert mean in report and "- [ ] strict protocol" in report
+    assert report.count("- [x] forward pass") == 5 and "- [ ] trained on all five sets" in report
+
+    one = out / "micro" / "net-CFD-seed1" / "fold0"
+    before = (one / "best.safetensors").stat().st_mtime_ns
+    assert micro(out, root, *argv[:5], "--name", "net") == 0  # finished: nothing is done again
+    assert "skipped" in capsys.readouterr().out
+    assert (one / "best.safetensors").stat().st_mtime_ns == before
+    masks = tmp_path / "masks"
+    infer_segmentation.main(["--runs", str(one), "--device", "cpu", "--output", str(masks)])
+    assert {p.stem for p in masks.rglob("*.png")} >= {"k", "l"}
+
+
+def test_each_block_is_dropped_with_three_seeds(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="--seeds 0 1 2"):
+        micro(tmp_path, root, "--ablate", "--seeds", "0", "1")
+    argv = ("--dataset", "CFD", "--ablate", "--epochs", "1", "--seeds", "0", "1", "2")
+    assert micro(tmp_path / "out", root, *argv) == 0
+    said = capsys.readouterr().out
+    for block in MICRO_NETS["twohead_10k"].blocks:
+        assert f"CFD, with {block} -> without: micro_protocol_iou" in said
+        weights = load_weights(
+            tmp_path / "out" / "micro" / f"twohead_10k-without-{block}-CFD-seed2" / "fold0"
+            / "best.safetensors"
+        )  # fmt: skip
+        assert not any(key.startswith("branches.1") for key in weights)
+
+
+def test_a_chain_teaches_and_gates(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, nets = tmp_path / "out", ("micronet", "twohead_8k", "twohead_10k")
+    with pytest.raises(UserError, match="two different nets"):
+        micro(out, root, "--chain", "lcnet", "lcnet")
+    argv = ("--dataset", "CFD", "--epochs", "1", "--chain", *nets, "--allow_weak_teacher")
+    assert micro(out, root, *argv) == 0
+    said = capsys.readouterr().out
+    assert "twohead_10k alone -> by twohead_8k-by-micronet" in said
+    assert "twohead_10k alone -> by micronet" in said  # the one hop
+    assert said.count("teacher 0.") == 3
+    kept = read(out / "micro" / "twohead_10k-by-micronet-CFD-seed0" / "fold0" / "finished.json")
+    assert kept["config"]["teacher"] == "micronet"
+
+
+def test_every_preset_parses() -> None:
+    path = Path(train_micro.__file__).parent / "configs" / "micro.yaml"
+    _, rows = read_rows(path, MicroConfig)
+    assert {"free", "teacher", "chain"} <= rows.keys()
+    for name in rows:
+        config = fill(MicroConfig, {"config": str(path), "model": name}, row_by="model")
+        check_protocol(config)
+        for net in config.chain or (config.net,):
+            assert net in MICRO_NETS, name
+
+
+def test_the_fewer_the_classes_the_more_cross_entropy(root: Path) -> None:
+    config = MicroConfig(data_dir=str(root), protocol="free", resolution="32x32")
+    where = train_micro_set(root)
+    data = read_set(config, where)
+    own = run_config(config, where, seed=0)
+    task = build_task(own, data, [7, 7])
+    assert {name: weight for name, weight, _ in task.criterion.terms} == {"ce": 1, "protocol": 1}
+    noisy = run_config(fill(MicroConfig, {"config": "", "set_losses": True}), where, seed=0)
+    assert "edge_ce" in build_task(noisy, data, [7, 7]).criterion(
+        torch.zeros(1, 1, 8, 8), torch.zeros(1, 8, 8, dtype=torch.long)
+    )
+
+
+def train_micro_set(root: Path) -> Any:
+    from src.tracks.micro import MicroSet
+
+    return MicroSet("CFD", "micro/CFD", str(root))
+
+
+@pytest.mark.parametrize(
+    ("score", "what"), [(0.53, "distil"), (0.5299, "ablate"), (0.49, "tune"), (0.46, "debug")]
+)
+def test_the_score_decides(score: float, what: str) -> None:
+    assert what in decide(score)
