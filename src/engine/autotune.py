@@ -6,7 +6,6 @@ an EfficientNet slower), so it is measured, once, before the first step of a run
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -17,7 +16,7 @@ from src.config import EngineConfig
 from src.engine.log import say
 from src.engine.memory import is_out_of_memory, release_memory
 from src.engine.runtime import Runtime, seed_step
-from src.runs import Run, write_json
+from src.runs import Run, read_json, write_json
 
 BUDGET_S = 10.0
 TRIAL_ROWS = 16  # enough to fill two cores or show a GPU's layout; small enough to stay in budget
@@ -101,22 +100,38 @@ def settle_runtime(
     """Return the runtime of this run: the one it began with, or the fastest measured now.
 
     What was chosen is written to ``runtime.json`` before the first step, so that a resumed run
-    computes as it began.
+    computes as it began; further folds of a model take over what its first one measured.
     """
-    if run.tuned.exists():
-        chosen = json.loads(run.tuned.read_text(encoding="utf-8"))
-        return runtime.with_choice(chosen["precision"], chosen["channels_last"])
-    seconds: dict[str, float] = {}
-    open_knobs = "auto" in (config.precision, config.channels_last)
-    if config.autotune == "on" and open_knobs and runtime.num_processes == 1:
-        loader.batch_sampler.start(0)
-        keys = next(iter(loader.batch_sampler))[:TRIAL_ROWS]
-        batch = loader.collate_fn(loader.dataset.__getitems__(keys))
-        runtime, seconds = autotune(model, task, batch, runtime, config)
-        timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
-        layout = "channels_last" if runtime.channels_last else "channels_first"
-        say(runtime, f"autotune: {runtime.precision} {layout} (a step of {len(keys)}: {timed})")
+    chosen = recorded_choice(run, runtime, config)
+    if chosen is None:
+        seconds: dict[str, float] = {}
+        open_knobs = "auto" in (config.precision, config.channels_last)
+        if config.autotune == "on" and open_knobs and runtime.num_processes == 1:
+            loader.batch_sampler.start(0)
+            keys = next(iter(loader.batch_sampler))[:TRIAL_ROWS]
+            batch = loader.collate_fn(loader.dataset.__getitems__(keys))
+            runtime, seconds = autotune(model, task, batch, runtime, config)
+            timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
+            layout = "channels_last" if runtime.channels_last else "channels_first"
+            say(runtime, f"autotune: {runtime.precision} {layout} (a step of {len(keys)}: {timed})")
+        chosen = {
+            "device": runtime.device.type,
+            "precision": runtime.precision,
+            "channels_last": runtime.channels_last,
+            "seconds": seconds,
+        }
     if runtime.is_main:
-        chosen = {"precision": runtime.precision, "channels_last": runtime.channels_last}
-        write_json(run.tuned, chosen | {"seconds": seconds})
-    return runtime
+        write_json(run.tuned, chosen)
+    return runtime.with_choice(chosen["precision"], chosen["channels_last"])
+
+
+def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> dict[str, Any] | None:
+    """Return this run's choice, else that of another fold on such a device, else None."""
+    if run.tuned.exists():
+        return read_json(run.tuned)
+    if config.autotune == "on" and config.precision == config.channels_last == "auto":
+        for path in sorted(run.folder.parent.glob(f"fold*/{run.tuned.name}")):
+            chosen = read_json(path)
+            if chosen.get("device") == runtime.device.type:
+                return chosen
+    return None
