@@ -35,16 +35,20 @@ def decode_rle(text: str, height: int, width: int) -> np.ndarray:
     """
     try:
         numbers = np.array([int(word) for word in text.split()], np.int64)
+    except OverflowError as error:
+        raise UserError("run lengths hold a number beyond any image") from error
     except ValueError as error:
         raise UserError(f"run lengths hold {error.args[0].split(':')[-1].strip()}") from error
     if len(numbers) % 2:
         raise UserError("run lengths need pairs of start and length: the last number is alone")
     starts, lengths = numbers[::2] - 1, numbers[1::2]
-    ends = starts + lengths
+    size = height * width
+    ends = starts + np.minimum(lengths, size + 1)  # so that the sum cannot wrap around
     rising = (starts[1:] >= ends[:-1]).all()
-    if not rising or (lengths < 1).any() or (starts < 0).any() or (ends > height * width).any():
+    inside = ((starts >= 0) & (starts < size) & (ends <= size)).all()
+    if not rising or not inside or (lengths < 1).any():
         raise UserError(f"run lengths overlap or leave the {width}x{height} image: wrong size?")
-    steps = np.zeros(height * width + 1, np.int64)
+    steps = np.zeros(size + 1, np.int64)
     np.add.at(steps, starts, 1)
     np.add.at(steps, ends, -1)
     return np.cumsum(steps[:-1]).astype(bool).reshape(width, height).T
