@@ -1,0 +1,137 @@
+"""Two processes on one run: the second names the holder; the dead hold nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from src.runs import Output, UserError, hold
+from tests.scripts.conftest import Place
+
+pytest.importorskip("fcntl")
+ROOT = Path(__file__).resolve().parents[2]
+
+# holds a run, starts a child as a loader would, and says so
+HOLDER = """
+import multiprocessing, sys, time
+from pathlib import Path
+from src.runs import hold
+path = Path(sys.argv[1])
+path.parent.mkdir(parents=True, exist_ok=True)
+with hold(path, "it"):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder() -> Iterator[Callable[[Path], subprocess.Popen]]:
+    """Return ``holder(lock)``: a process that holds ``lock``, with a child."""
+    started, children = [], []
+
+    def start(path: Path) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        started.append(process)
+        assert process.stdout
+        children.append(int(process.stdout.readline()))
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+    for child in children:
+        os.kill(child, 9)
+
+
+def test_the_second_names_the_holder_and_other_folds_run(place: Place, holder: Callable) -> None:
+    run = Output(place.output).run("other", 0)
+    process = holder(run.folder / ".lock")
+    answer = place.train("--name", "other", "--epochs", "1")
+    assert answer.status == 2
+    assert answer.is_one_line(str(run.folder), f"process {process.pid} on", "wait for it")
+    answer = place.train("--name", "other", "--epochs", "1", "--fold", "1")
+    assert answer.status == 0, answer.err
+    process.kill()
+    process.wait()  # its child lives on, and holds nothing
+    assert place.train("--name", "other", "--epochs", "1").status == 0
+
+
+@pytest.mark.parametrize("script", ["optimize", "infer"])
+def test_blend_and_answer_are_made_by_one(place: Place, holder: Callable, script: str) -> None:
+    lock = {"optimize": ".blend.lock", "infer": ".infer.lock"}[script]
+    process = holder(place.output / lock)
+    answer = getattr(place, script)()
+    assert answer.status == 2 and answer.is_one_line(f"process {process.pid}")
+    process.kill()
+    process.wait()
+    assert getattr(place, script)().status == 0
+
+
+def test_folds_are_waited_for(tmp_path: Path, holder: Callable) -> None:
+    lock = tmp_path / ".folds.lock"
+    process = holder(lock)
+    waiter = subprocess.Popen(
+        [
+            sys.executable, "-c",
+            "import sys; from pathlib import Path; from src.runs import hold\n"
+            "with hold(Path(sys.argv[1]), 'folds', wait=True): print('mine')",
+            str(lock),
+        ],
+        stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    time.sleep(0.5)
+    assert waiter.poll() is None
+    process.kill()
+    assert waiter.communicate(timeout=20)[0] == "mine\n"
+
+
+def test_a_lock_file_left_behind_stops_nobody(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    lock.write_text("process 1 on another machine")
+    with hold(lock, "it"):
+        assert f"process {os.getpid()}" in lock.read_text()
+    with pytest.raises(ZeroDivisionError), hold(lock, "it"):
+        raise ZeroDivisionError
+    with hold(lock, "it"):
+        pass
+
+
+def test_what_a_killed_process_left_is_deleted_by_the_next_holder(tmp_path: Path) -> None:
+    run = Output(tmp_path).run("m", 0)
+    run.folder.mkdir(parents=True)
+    left = [run.folder / name for name in (".last.pt.77.tmp", ".last.previous.pt.link.tmp")]
+    kept = run.folder / "last.pt"
+    for path in (*left, kept):
+        path.write_bytes(b"x")
+    with run.hold():
+        assert not any(path.exists() for path in left) and kept.exists()
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path: Path, monkeypatch, capsys) -> None:
+    import errno
+    import fcntl
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with hold(tmp_path / ".lock", "it"):
+        pass
+    assert "cannot be locked (No locks available)" in capsys.readouterr().out
+
+
+def test_refusal_is_a_user_error(tmp_path: Path, holder: Callable) -> None:
+    holder(tmp_path / ".lock")
+    with pytest.raises(UserError, match="it is in use by process"), hold(tmp_path / ".lock", "it"):
+        pass

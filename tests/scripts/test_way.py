@@ -1,0 +1,47 @@
+"""From photographs to a submission, through the three scripts."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+
+from tests.scripts.conftest import Place
+
+
+def test_photographs_become_a_sound_submission(place: Place) -> None:
+    with (place.output / "submission.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["ID", "evening", "noon"]
+    assert [row[0] for row in rows] == [f"{k:03d}" for k in range(32, 44)]
+    probs = np.array([row[1:] for row in rows], float)
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)
+    assert (probs > 0).all()
+    for name in ("config.yaml", "metrics.csv", "last.pt", "best.safetensors", "oof.npz"):
+        assert (place.run / name).exists()
+    done = json.loads((place.run / "finished.json").read_text())
+    assert done["monitor"] == "calibrated_log_loss"
+
+
+def test_started_again_everything_is_skipped_or_the_same(place: Place) -> None:
+    before = place.whole_results()
+    answer = place.train()
+    assert answer.status == 0 and "finished" in answer.out and "skipped" in answer.out
+    assert place.optimize().status == place.infer().status == 0
+    assert place.whole_results() == before
+
+
+def test_early_stopping_was_part_of_it(place: Place) -> None:
+    rows = [len(list(csv.DictReader(p.open()))) for p in place.output.rglob("metrics.csv")]
+    assert len(rows) == 2 and min(rows) >= 2
+
+
+def test_unreadable_train_images_are_counted_and_listed(fresh: Place) -> None:
+    for name, content in {"000": b"", "002": b"not an image", "004": b"\x89PNG\r\n\x1a\n"}.items():
+        (fresh.data / "train" / "evening" / f"{name}.png").write_bytes(content)
+    answer = fresh.train("--epochs", "1")
+    assert answer.status == 0, answer.err
+    assert "3" in answer.out and "quarantine" in answer.out
+    listed = (fresh.output / "quarantine.csv").read_text(encoding="utf-8")
+    assert all(f"{name}.png" in listed for name in ("000", "002", "004"))
