@@ -62,7 +62,8 @@ def main(argv: list[str]) -> int:
 
     try:
         with hold(output.root / ".infer.lock", f"inference into {output.root}"):
-            sweep(output.root, "test_log_probs.npy", output.submission.name)
+            written = (output.submission, output.prediction, output.root / "test_log_probs.npy")
+            sweep(output.root, *(path.name for path in written))
             infer(config, output)
     except Interrupted as stop:
         print(f"{stop}; finished folds are kept, the same command goes on from here")
