@@ -135,8 +135,8 @@ def predict_images(
     lines = folder.write_run_lengths()
     views = sorted({member.num_views for member in members})
     how = f"{len(rows)} {config.split} images at native size, views {views}"
-    if len(index.classes) == 2:
-        how += f", threshold {threshold:.2f} from valid" if config.threshold < 0 else ""
+    if (len(index.classes) == 2 or threshold != 0.5) and config.threshold < 0:
+        how += f", threshold {threshold:.3g} from valid"
     print(f"{folder.masks}: masks of {how}; {lines} lines of run lengths checked", flush=True)
     if config.overlays:
         folder.write_overlays()

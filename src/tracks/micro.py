@@ -168,10 +168,9 @@ def _read(config: MicroConfig) -> MaskData:
 
 def read_set(config: MicroConfig, where: MicroSet) -> MaskData:
     """Read a set once; who is held out does not change with the seeds of ``--seeds``."""
-    keep = {"data_dir": where.data_dir, "source": where.source, "seed": config.seed}
-    keep |= {name: getattr(config, name) for name in ("fold", "folds", "resolution", "crop",
-                                                      "window")}  # fmt: skip
-    return _read(MicroConfig(**keep))
+    names = ("fold", "folds", "resolution", "crop", "window", "seed")
+    keep: dict[str, Any] = {name: getattr(config, name) for name in names}
+    return _read(MicroConfig(**keep, data_dir=where.data_dir, source=where.source))
 
 
 def build_task(config: MicroConfig, data: MaskData, images: Sequence[int]) -> Segmentation:
