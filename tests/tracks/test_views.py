@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from src.tasks.segmentation import Segmentation
-from src.tracks.scoring import ViewsScore
+from src.tracks.views import ViewsScore
 
 TASK = Segmentation(("background", "a", "b"), lambda *_: {}, statistic="micro_protocol_iou")
 # One row of three pixels: the class holds 1/3, 1/4 and 1/100 of what it and background share.
