@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from src.losses.pixels import one_hot, valid_pixels
+from src.losses.pixels import one_hot, select, valid_pixels
 
 
 def tversky_loss(
@@ -63,14 +63,19 @@ def protocol_loss(
         weight: (K,) of the classes. The score is a mean over each class's images, then over the
             classes, so 1 / (number of training images that hold the class) weighs as it does.
     """
-    valid = valid_pixels(target, ignore_index)[:, None]
-    probs = (log_probs.exp() * valid)[:, 1:]
-    truth = one_hot(target, log_probs.shape[1], ignore_index)[:, 1:]
-    hits, size = (probs * truth).sum((2, 3)), truth.sum((2, 3))
-    union = probs.sum((2, 3)) + size - hits
-    pairs = (size > 0).to(probs.dtype)
+    # Sums over pixels, never (B, K, H, W) beside the probabilities: with 21 classes that is the step
+    batch, num_classes = log_probs.shape[:2]
+    valid = valid_pixels(target, ignore_index).to(log_probs.dtype).flatten(1)
+    true_prob = select(log_probs, target, ignore_index).exp().flatten(1) * valid
+    label = target.flatten(1).long().where(valid > 0, 0)
+    zeros = valid.new_zeros(batch, num_classes)
+    hits = zeros.scatter_add(1, label, true_prob)[:, 1:]
+    size = zeros.scatter_add(1, label, valid)[:, 1:]
+    found = (log_probs.exp().flatten(2) @ valid[:, :, None])[:, 1:, 0]
+    union = found + size - hits
+    pairs = (size > 0).to(hits.dtype)
     if weight is not None:
-        pairs = pairs * weight[1:].to(probs)
+        pairs = pairs * weight[1:].to(hits)
     value = 1 - hits / (union + 1e-6)
     return (value * pairs).sum() / pairs.sum().clamp_min(torch.finfo(pairs.dtype).tiny)
 
