@@ -6,19 +6,17 @@ A stopped run goes on with the first model and fold that has not finished.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from src.config import PlaceConfig, knob
+from src.config import InferConfig
+from src.files import hold, read_json, sweep, write_json
 from src.reader import parse
-from src.runs import Output, Run, UserError, hold, read_json, run_script, sweep, write_json
+from src.runs import Output, Run
+from src.script import UserError, run_script
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
-
     from src.data.index import Index
     from src.ensemble.pool import Blend
     from src.ensemble.shift import Shift
@@ -28,26 +26,6 @@ if TYPE_CHECKING:
     from src.ensemble.weights import Weights
 
 VIEWS = ("identity", "hflip", "vflip", "both", "rot90")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferConfig(PlaceConfig):
-    """``infer_ensemble.py``: checkpoints + weights.json + test images → submission.csv."""
-
-    tta_steps: int = knob(5, "views an image is shown in at most (1 … 5)")
-    tta_adaptive: bool = knob(False, "more than one view only where a model is unsure")
-    output: str = knob("", "the submission; empty = submission.csv in --output_dir")
-    models: tuple[str, ...] = knob((), "models to use; none = all that weights.json gives weight")
-    prior_correction: Literal["off", "on"] = knob(
-        "off", "adapt to the test set's class frequencies (some competitions forbid it)"
-    )
-    alias_policy: Literal["split", "first", "both_equal_renormalised"] = knob(
-        "split", "where the mass of a class with several names goes"
-    )
-    device: Literal["auto", "cuda", "mps", "xpu", "cpu"] = knob("auto", "where to compute")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("auto", "arithmetic of the network")
-    num_workers: int = knob(-1, "loader processes; -1 = chosen by device and cores")
-    infer_batch_size: int = knob(0, "rows at once; 0 = by resolution")
 
 
 def main(argv: list[str]) -> int:
@@ -135,6 +113,7 @@ def infer_models(
     """Return the test logits of every model and fold, inferring those that are not there yet."""
     from src.ensemble.store import has_test_run, hash_ids, open_test_run
     from src.ensemble.weights import num_views, used_models
+    from src.tracks.inference import infer_fold
 
     ids_hash = hash_ids(index.table["id"].tolist())
     threshold = weights.adaptive_threshold if config.tta_adaptive else None
@@ -165,10 +144,7 @@ def infer_models(
 
 def finished_runs(output: Output, model: str, weights: Weights) -> list[Run]:
     """Return the finished folds of a model, all trained as weights.json knows them."""
-    runs = [
-        Run(path.parent)
-        for path in sorted(output.run(model, "*").folder.parent.glob("fold*/finished.json"))
-    ]
+    runs = output.finished_runs(model)
     if not runs:
         raise UserError(
             f"{output.weights} gives {model} weight, but {output.root / model} has no finished "
@@ -183,107 +159,6 @@ def finished_runs(output: Output, model: str, weights: Weights) -> list[Run]:
                 f"optimize_weights.py again"
             )
     return runs
-
-
-def infer_fold(
-    config: InferConfig, run: Run, index: Index, views: int, threshold: float | None
-) -> None:
-    """Write ``test_logits.npy`` and ``test.json`` of one fold of one model.
-
-    Args:
-        config: device, precision, workers, batch size.
-        run: its finished folder.
-        index: test images.
-        views: how many views, from the first.
-        threshold: from which confidence of the first view (largest softmax probability) the other
-            views need not be computed and repeat its logits; None = compute all.
-    """
-    import numpy as np
-
-    from src.data.canonical import ImageSource
-    from src.data.dataset import ImageDataset
-    from src.data.loader import EpochSampler, default_num_workers, make_loader
-    from src.data.transforms import eval_transform
-    from src.engine.checkpoint import load_weights
-    from src.engine.interrupt import catch_signals
-    from src.engine.predict import default_batch_size, predict_logits
-    from src.engine.runtime import start_runtime
-    from src.engine.tta import first_views
-    from src.ensemble.store import save_test_info
-    from src.models.classifier import build_classifier
-    from src.runs import atomic_array
-    from src.tasks.classification import Classification
-
-    saved = read_config(run)
-    knobs, resolved, trained_on = saved["knobs"], saved["resolved"], saved["runtime"]
-    runtime = start_runtime(config.device, config.precision)
-    if config.precision == "auto" and runtime.device.type == trained_on["device"].split(":")[0]:
-        runtime = runtime.with_choice(trained_on["precision"], trained_on["channels_last"])
-    classes, size = resolved["classes"], resolved["image_size"]
-    model = build_classifier(
-        resolved["timm_id"],
-        len(classes),
-        image_size=size,
-        pool=knobs["pool"],
-        gem_p=knobs["gem_p"],
-    )
-    try:
-        model.load_state_dict(load_weights(run.best))
-    except RuntimeError:
-        raise UserError(f"{run.best}: weights of another network; train this fold again") from None
-    source = ImageSource(index.root, index.table["image"].tolist(), size)
-    batch_size = config.infer_batch_size or default_batch_size(size, runtime.device)
-    device = runtime.device.type
-    loader = make_loader(
-        ImageDataset(source, None, eval_transform(size)),
-        EpochSampler(len(source), batch_size),
-        num_workers=default_num_workers(device) if config.num_workers < 0 else config.num_workers,
-        device_type=device,
-    )
-    shape = (views, len(source), len(classes))
-    with catch_signals() as pause, atomic_array(run.test_logits, shape, np.float16) as logits:
-        predict_logits(
-            runtime.place(model),
-            loader,
-            Classification(len(classes), lambda logits, target: logits.sum()),
-            runtime,
-            out=logits,
-            views=first_views(views),
-            go_on=None if threshold is None else unsure_below(threshold),
-            pause=pause,
-            label=str(run.folder),
-        )
-    save_test_info(
-        run.test_info,
-        ids=index.table["id"].tolist(),
-        views=VIEWS[:views],
-        classes=classes,
-        config_hash=read_json(run.finished)["config_hash"],
-        threshold=threshold,
-    )
-
-
-def read_config(run: Run) -> dict[str, Any]:
-    """Read a run's ``config.yaml``; no objects are constructed.
-
-    Raises:
-        UserError: missing or damaged.
-    """
-    import yaml
-
-    try:
-        saved = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-        if {"knobs", "resolved", "runtime"} <= saved.keys():
-            return saved
-        reason = "it lacks a block"
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:120]
-    raise UserError(f"{run.config}: cannot be used ({reason}); train this fold again")
-
-
-def unsure_below(threshold: float) -> Callable[[Tensor], Tensor]:
-    """Return the test whether the largest softmax probability is below ``threshold``."""
-    return lambda logits: logits.softmax(-1).amax(-1) < threshold
 
 
 def find_shift(answers: Answers, weights: Weights) -> Shift:

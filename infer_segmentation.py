@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import InferSegmentationConfig
+from src.mask_config import InferSegmentationConfig
 from src.reader import parse
-from src.runs import Output, Run, UserError, run_script
+from src.runs import Output, Run
+from src.script import UserError, run_script
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,35 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config import PlaceConfig, knob
+from src.config import BlendConfig
+from src.files import hold, sweep
 from src.reader import coerce, parse, read_yaml
-from src.runs import Output, UserError, hold, run_script, safe_name, sweep
+from src.runs import Output, safe_name
+from src.script import UserError, run_script
 
 if TYPE_CHECKING:
     from src.ensemble.fitting import Fitted
     from src.ensemble.oof import Oof
     from src.ensemble.panel import Panel
     from src.ensemble.search import Structure
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlendConfig(PlaceConfig):
-    """``optimize_weights.py``: OOF predictions → weights.json."""
-
-    models: tuple[str, ...] = knob((), "models to blend; none = all with OOF predictions")
-    tta_steps: int = knob(5, "views of each model to consider (1 … 5)")
-    trials: int = knob(100, "structures Optuna tries in all; 0 = only the convex blend")
-    timeout: float = knob(20.0, "seconds after which Optuna starts no further trial")
-    presets: str = knob("configs/classify.yaml", "YAML whose rows have each model's prior_weight")
-    aliases: str = knob(
-        "", "CSV of class names that mean the same; empty = aliases.csv of the data"
-    )
-    suggest_aliases: bool = knob(False, "list pairs of classes that the models cannot tell apart")
-    seed: int = knob(0, "seed of Optuna's sampler and of the bootstrap")
 
 
 def main(argv: list[str]) -> int:

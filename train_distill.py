@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import DistillConfig
+from src.mask_config import DistillConfig
 from src.reader import parse
-from src.runs import Output, Run, UserError, run_script
+from src.runs import Output, Run
+from src.script import UserError, run_script
 from src.tracks.folder import data_label, fold_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
     config = parse(
         DistillConfig, argv, prog="train_distill.py", description=__doc__ or "", row_by="model"
     )
-    if fold_of(config.fold) is None:
+    if config.fold == "full":
         raise UserError("--fold full: distillation is judged on held-out images, name a fold")
     if config.kind == "classification" and not config.data_dir:
         raise UserError("--data_dir is missing: a folder of labelled photographs")
@@ -127,34 +128,47 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
 
 def classification_field(config: DistillConfig, output: Output) -> Field:
     """Index the photographs once and say how their nets are built and trained."""
+    from src.config import FoldConfig
+    from src.data.transforms import train_transform
+    from src.losses.classification import build_loss
     from src.models.classifier import build_classifier
     from src.models.pretrained import find_weights
     from src.models.zoo import check_timm_id, find_data_config
-    from src.tracks.classes import class_task, read_classes, train_classes
+    from src.tasks.classification import Classification
+    from src.tracks.classes import ClassData, train_classes
+    from src.tracks.photographs import find_aliases, prepare_data
     from src.tracks.roles import Field
 
     student = check_timm_id(config.student)
     size = config.image_size or find_data_config(student).image_size
-    data = read_classes(config, output, size)
+    shared = ("data_dir", "allow_outside", "folds", "seed")
+    where = FoldConfig(**{name: getattr(config, name) for name in shared})
+    index, folds = prepare_data(where, output)
+    data = ClassData(index, folds, find_aliases(where, index), size)
+    num_classes = len(data.classes)
 
     def spec(role: str) -> dict[str, Any]:
-        timm_id = check_timm_id(getattr(config, role))
-        return {"kind": "classifier", "timm_id": timm_id, "num_outputs": data.num_classes}
+        return {"kind": "classifier", "timm_id": check_timm_id(getattr(config, role))}
 
     def build(role: str, spec: Any, pretrained: bool) -> Any:
         mode = getattr(config, f"{role}_pretrained") if pretrained else "none"
         return build_classifier(
-            spec["timm_id"], spec["num_outputs"], image_size=size,
+            spec["timm_id"], num_classes, image_size=size,
             weights=find_weights(spec["timm_id"], mode),
         )  # fmt: skip
 
     def train(own: Any, run: Run, model: Any, task: Any, spec: Any) -> dict[str, Any]:
-        return train_classes(
-            own, run, data, model, task, output=output, network=spec, runtime=own_runtime(own)
+        augment = train_transform(
+            size, hflip=own.hflip, vflip=own.vflip, rotate=own.rotate, color=own.color
         )
+        return train_classes(
+            own, run, data, fold_of(own.fold), model, task, augment,
+            output=output, about=spec, runtime=own_runtime(own),
+        )  # fmt: skip
 
     terms = ("kl", "attention", "similarity", "feature")
-    return Field(class_task(data), spec, build, train, terms, size)
+    task = Classification(num_classes, build_loss("cross_entropy"))
+    return Field(task, spec, build, train, terms, size)
 
 
 def own_runtime(config: DistillConfig) -> Runtime:

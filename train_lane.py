@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config import LaneConfig
+from src.mask_config import LaneConfig
 from src.reader import parse
-from src.runs import Output, Run, UserError, run_script
+from src.runs import Output, Run
+from src.script import UserError, run_script
 from src.tracks.folder import data_label, finished, fold_of
 
 if TYPE_CHECKING:
@@ -25,12 +26,11 @@ def main(argv: list[str]) -> int:
         LaneConfig, argv, prog="train_lane.py", description=__doc__ or "", row_by="model"
     )
     output = Output(Path(config.output_dir)).track("lane")
-    held_out = fold_of(config.fold)
     name = (
         config.name
         or f"{data_label(config.data_dir)}-{config.model or f'{config.arch}-{config.encoder}'}"
     )
-    run = output.run(name, "full" if held_out is None else held_out)
+    run = output.run(name, fold_of(config.fold))
     if finished(run, config):
         return 0  # before anything heavy is imported
 

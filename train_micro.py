@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config import MicroConfig
+from src.mask_config import MicroConfig
 from src.reader import parse
-from src.runs import Output, UserError, run_script
+from src.runs import Output
+from src.script import UserError, run_script
 
 if TYPE_CHECKING:
     from src.tracks.micro import MicroSet

@@ -153,7 +153,8 @@ def infer_job(root: Path) -> dict[str, Any]:
     from src.engine.predict import predict_logits
     from src.engine.runtime import start_runtime
     from src.engine.tta import first_views
-    from src.runs import Run, atomic_array
+    from src.files import atomic_array
+    from src.runs import Run
 
     loader, model, run = make_data(root, shuffle=False), tiny_network(), Run(root)
     model(torch.zeros(1, 3, SIDE, SIDE))

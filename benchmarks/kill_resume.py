@@ -120,7 +120,7 @@ def run_child(command: list[str], log: Path, kill_at: int) -> None:
         set_traps(kill_at)
     script, *argv = command
     sys.argv = [f"{script}.py", *argv]
-    from src.runs import run_script
+    from src.script import run_script
 
     run_script(importlib.import_module(script).main)
 

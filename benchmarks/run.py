@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import ROOT, describe_machine
-from src.runs import write_text
+from src.files import write_text
 
 # What each answers, in the order of the report.
 BENCHMARKS = {

@@ -24,8 +24,9 @@ SCRIPTS = (
 def finished_fold(output: Path) -> list[str]:
     """Lay down a fold that counts as finished; return the command that meets it."""
     from src.config import FoldConfig, config_hash, learned_knobs
+    from src.files import write_json
     from src.reader import parse
-    from src.runs import Output, write_json
+    from src.runs import Output
 
     flags = ["--model", "resnet18", "--output_dir", str(output)]
     config = parse(FoldConfig, flags, prog="train_fold.py", description="", row_by="model")

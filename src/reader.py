@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from src.runs import UserError
+from src.script import UserError
 
 Config = TypeVar("Config")
 

@@ -9,7 +9,8 @@ import infer_ensemble
 from src.ensemble.pool import Blend
 from src.ensemble.store import save_test_info
 from src.ensemble.weights import OofSummary, Weights, write_weights
-from src.runs import UserError, write_json
+from src.files import write_json
+from src.script import UserError
 
 CLASSES = ("고양이", "dog", "bird")
 VIEWS = ("identity", "hflip")

@@ -18,11 +18,11 @@ import yaml
 import infer_segmentation
 import train_distill
 import train_lane
-from src.config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.engine.checkpoint import load_weights
 from src.ensemble.masks import decode_rle
+from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.reader import read_rows
-from src.runs import UserError
+from src.script import UserError
 
 TINY = [
     *("--device", "cpu", "--autotune", "off", "--precision", "fp32", "--ema_decay", "0"),

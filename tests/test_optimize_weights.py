@@ -10,7 +10,7 @@ import tests.ensemble.conftest as shared
 from src.data.folds import read_folds
 from src.data.tables import read_csv, write_csv
 from src.ensemble.weights import read_weights
-from src.runs import UserError
+from src.script import UserError
 
 make_world = shared.make_world
 COLUMNS = ("id", "image", "target", "group", "fold", "bytes", "data_hash")

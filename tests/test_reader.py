@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from src.config import FoldConfig, config_hash, knob
 from src.reader import coerce, parse, read_rows, read_yaml
-from src.runs import UserError
+from src.script import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 

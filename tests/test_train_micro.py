@@ -13,11 +13,11 @@ import pytest
 
 import infer_segmentation
 import train_micro
-from src.config import MicroConfig
 from src.engine.checkpoint import load_weights
+from src.mask_config import MicroConfig
 from src.models.micro.registry import MICRO_NETS
 from src.reader import fill, read_rows
-from src.runs import UserError
+from src.script import UserError
 from src.tracks.micro import STRICT, MicroSet, build_task, check_protocol, read_set, run_config
 from src.tracks.micro_report import decide
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.tables import nearest, nfc, read_text, unescape_cell
-from src.runs import UserError
+from src.script import UserError
 
 _HEADERS = frozenset({"class", "alias", "name", "first", "second", "a", "b", "class_a", "class_b"})
 

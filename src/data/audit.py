@@ -24,7 +24,7 @@ from src.data.decode import MAX_PIXELS, decode_bytes, read_bytes
 from src.data.similar import SIDE, fingerprint, similar_pairs
 from src.data.split import merge_groups
 from src.data.tables import write_csv
-from src.runs import UserError
+from src.script import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,8 @@ import torch
 from tqdm import tqdm
 
 from src.data.canonical import FileSource, Source, read
-from src.runs import UserError, atomic_write
+from src.files import atomic_write
+from src.script import UserError
 
 AUTO_SHARE = 0.25  # of the free memory may be taken unasked
 _BUILD_ROWS = 64  # rows a build holds in memory, per thread

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from src.data.decode import MAX_PIXELS, decode_image, decode_mask
-from src.runs import UserError
+from src.script import UserError
 
 CANONICAL_VERSION = 1  # raise it when the pixels below change: caches on disk are then rebuilt
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from src.data.scan import EXTENSIONS
 from src.data.tables import nearest, nfc
-from src.runs import UserError
+from src.script import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

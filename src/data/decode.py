@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from src.data.header import read_size
-from src.runs import UserError
+from src.script import UserError
 
 # The size Pillow calls a decompression bomb; 512 MiB of RGB.
 MAX_PIXELS = 178_956_970

@@ -20,7 +20,7 @@ import numpy as np
 
 from src.data.split import assign_folds, merge_groups
 from src.data.tables import read_csv, write_csv
-from src.runs import UserError
+from src.script import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

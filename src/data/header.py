@@ -6,7 +6,7 @@ import io
 import struct
 from pathlib import Path
 
-from src.runs import UserError
+from src.script import UserError
 
 
 def read_size(data: bytes, name: Path | str = "image") -> tuple[int, int, str]:

@@ -22,7 +22,7 @@ from src.data.columns import GROUP_NAMES, ID_NAMES, LABEL_NAMES, image_column, p
 from src.data.sample import compare_ids, find_sample, read_sample_submission
 from src.data.scan import EXTENSIONS, ImageFinder, Scanner, find_entry, find_root
 from src.data.tables import nfc, read_csv, refuse_duplicates
-from src.runs import UserError
+from src.script import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

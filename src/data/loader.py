@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src.runs import UserError
+from src.script import UserError
 
 _STREAM = 2  # keeps these draws apart from the augmentation's and the mixing's
 

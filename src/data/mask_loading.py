@@ -13,7 +13,7 @@ from src.data.dataset import MaskDataset
 from src.data.mask_split import VoidReader
 from src.data.sources.masks import MaskIndex
 from src.data.transforms import Transform
-from src.runs import UserError
+from src.script import UserError
 
 ROTATED = range(5, 9)  # EXIF orientations that exchange width and height
 _EXIF_ORIENTATION = 274

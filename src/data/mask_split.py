@@ -17,7 +17,7 @@ import numpy as np
 from src.data.sources.masks import MaskIndex
 from src.data.sources.registry import read_source
 from src.data.split import assign_folds
-from src.runs import UserError
+from src.script import UserError
 
 VOID = 255  # of every mask that leaves the loader, whatever the data set calls it
 DEFAULT_FOLDS = 5

@@ -26,7 +26,7 @@ from src.data.road_paint import (
     paint_line,
     shine,
 )
-from src.runs import atomic_write, write_json, write_text
+from src.files import atomic_write, write_json, write_text
 
 STEP = 1.2  # metres the camera moves from one frame to the next
 

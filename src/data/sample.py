@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from src.data.scan import find_entry
 from src.data.tables import read_csv, refuse_duplicates
-from src.runs import UserError
+from src.script import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from src.data.tables import nfc
-from src.runs import UserError
+from src.script import UserError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 _LITTER = frozenset({"__MACOSX", "$RECYCLE.BIN", "System Volume Information"})

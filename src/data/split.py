@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from src.runs import UserError
+from src.script import UserError
 
 
 def assign_folds(

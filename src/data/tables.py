@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.runs import UserError, atomic_write
+from src.files import atomic_write
+from src.script import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

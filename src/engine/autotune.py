@@ -16,7 +16,8 @@ from src.config import EngineConfig
 from src.engine.log import say
 from src.engine.memory import is_out_of_memory, release_memory
 from src.engine.runtime import Runtime, seed_step
-from src.runs import Run, read_json, write_json
+from src.files import read_json, write_json
+from src.runs import Run
 
 BUDGET_S = 10.0
 TRIAL_ROWS = 16  # enough to fill two cores or show a GPU's layout; small enough to stay in budget

@@ -15,7 +15,9 @@ from typing import IO, Any
 
 import torch
 
-from src.runs import HALF_WRITTEN, Run, UserError, atomic_write
+from src.files import HALF_WRITTEN, atomic_write
+from src.runs import Run
+from src.script import UserError
 
 MAGIC = b"train-state-sha256:"
 PARTS = {"state", "model", "ema", "optimizer", "scaler", "config", "config_hash"}

@@ -12,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from src.engine.runtime import Runtime
-from src.runs import Run, write_text
+from src.files import write_text
+from src.runs import Run
 
 
 def say(runtime: Runtime, text: str) -> None:

@@ -25,7 +25,8 @@ from src.engine.predict import evaluate
 from src.engine.runtime import Runtime
 from src.engine.state import Parts, TrainState, prepare_parts, resume
 from src.engine.step import LossGuard, train_step
-from src.runs import Run, UserError
+from src.runs import Run
+from src.script import UserError
 
 Mix = Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
 

@@ -8,7 +8,7 @@ import torch
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from src.runs import UserError
+from src.script import UserError
 
 # Above this AdamW destroys pretrained features; every published recipe stays an order below.
 ADAMW_BACKBONE_LIMIT = 2e-3

@@ -14,7 +14,7 @@ from src.engine.log import bar_options
 from src.engine.memory import is_out_of_memory, release_memory
 from src.engine.runtime import Runtime
 from src.engine.tta import VIEWS, View
-from src.runs import UserError
+from src.script import UserError
 
 Write = Callable[[dict[str, Tensor], list[Tensor]], None]
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import default_generator, nn
 
 from src.engine.memory import keep_freed_memory
-from src.runs import UserError
+from src.script import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

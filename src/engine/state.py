@@ -15,7 +15,8 @@ from src.engine.checkpoint import load_state
 from src.engine.log import say
 from src.engine.optim import averaging_decay, build_optimizer, group_parameters
 from src.engine.runtime import Runtime
-from src.runs import Run, UserError
+from src.runs import Run
+from src.script import UserError
 
 
 @dataclass

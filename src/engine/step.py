@@ -14,7 +14,9 @@ from src.engine.log import say
 from src.engine.memory import is_out_of_memory, release_memory
 from src.engine.runtime import Runtime, seed_step
 from src.engine.state import Parts
-from src.runs import Run, UserError, write_json
+from src.files import write_json
+from src.runs import Run
+from src.script import UserError
 
 Batch = dict[str, Tensor]
 Terms = dict[str, Tensor]

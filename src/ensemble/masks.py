@@ -10,7 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.runs import UserError, atomic_write
+from src.files import atomic_write
+from src.script import UserError
 
 RLE_COLUMNS = ("id", "label", "rle")
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from src.ensemble.pool import MAX_LOSS, TINY, Member
 from src.ensemble.simplex import scaled_probs
-from src.runs import atomic_write
+from src.files import atomic_write
 
 Array = npt.NDArray[Any]
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.runs import UserError, atomic_write, write_json
+from src.files import atomic_write, write_json
+from src.script import UserError
 
 Array = npt.NDArray[Any]
 _KEYS = ("logits", "ids", "targets", "views", "classes", "fold", "config_hash", "folds_hash")

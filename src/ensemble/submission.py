@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from src.ensemble.aliases import join_groups, normal
-from src.runs import UserError, atomic_write
+from src.files import atomic_write
+from src.script import UserError
 
 Array = npt.NDArray[Any]
 

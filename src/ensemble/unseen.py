@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from src.ensemble.pool import Blend, member_log_probs
 from src.ensemble.store import TestRun
-from src.runs import UserError, atomic_write
+from src.files import atomic_write
+from src.script import UserError
 
 Array = npt.NDArray[Any]
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from src.ensemble.pool import Blend
-from src.runs import UserError, write_json
+from src.files import write_json
+from src.script import UserError
 
 Array = npt.NDArray[Any]
 

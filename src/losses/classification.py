@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.runs import UserError
+from src.script import UserError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -63,7 +63,7 @@ def protocol_loss(
         weight: (K,) of the classes. The score is a mean over each class's images, then over the
             classes, so 1 / (number of training images that hold the class) weighs as it does.
     """
-    # Sums over pixels, never (B, K, H, W) beside the probabilities: with 21 classes that is the step
+    # One (B, K, H, W) map, the probabilities: with 21 classes each more is a tenth of the step
     batch, num_classes = log_probs.shape[:2]
     valid = valid_pixels(target, ignore_index).to(log_probs.dtype).flatten(1)
     true_prob = select(log_probs, target, ignore_index).exp().flatten(1) * valid

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from src.losses.outline import boundary_loss, edge_cross_entropy, shape_loss
 from src.losses.overlap import lovasz_loss, protocol_loss, tversky_loss
 from src.losses.pixels import log_probabilities, mean_over, select, valid_pixels
-from src.runs import UserError
+from src.script import UserError
 
 Term = Callable[[Tensor, Tensor, int | None], Tensor]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.metrics.counts import STATISTICS, SegmentationCounts
-from src.runs import UserError
+from src.script import UserError
 
 Score = Callable[[np.ndarray], np.ndarray]  # weights (R, N) -> scores (R,)
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.runs import UserError, atomic_write
+from src.files import atomic_write
+from src.script import UserError
 
 Weights = np.ndarray | None
 PROTOCOL_EPSILON = 1e-6  # of the micro track's own score

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.runs import UserError
+from src.script import UserError
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from src.models.pooling import GeM, MeanPool, pool_to_one_cell
 from src.models.pretrained import load_pretrained
 from src.models.zoo import find_data_config
-from src.runs import UserError
+from src.script import UserError
 
 POOLS = ("gem", "avg", "native")
 

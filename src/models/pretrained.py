@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from src.models.zoo import check_timm_id
-from src.runs import UserError
+from src.script import UserError
 
 SUFFIXES = (".safetensors", ".pth")
 MIN_SHARE = 0.9

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.models.pretrained import MIN_SHARE, read_state, rename_to_timm
-from src.runs import UserError
+from src.script import UserError
 
 # Every encoder here halves the image at most five times.
 STRIDE = 32

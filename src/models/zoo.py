@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from src.runs import UserError
+from src.script import UserError
 
 
 @dataclass(frozen=True)

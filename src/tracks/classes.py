@@ -1,141 +1,193 @@
-"""Labelled photographs in, a finished classification run out, for teachers and students.
+"""Photographs, folds and a net in, a finished fold's folder out: weights, scores, OOF.
 
-The main way to train a classifier is ``train_fold.py``; here only what a comparison of three runs
-on one fold needs: no audit, no test predictions.
+Serves ``train_fold.py``, and the students and teachers of ``train_distill.py``.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from src.config import DistillConfig, config_hash, learned_knobs
+from src.config import FoldConfig, config_hash, learned_knobs
+from src.data.aliases import Aliases
 from src.data.cache import open_cache
 from src.data.canonical import ImageSource, canonical_side
 from src.data.dataset import ImageDataset
-from src.data.folds import Folds, load_folds, make_folds, save_folds
-from src.data.index import Index, find_root, read_train
+from src.data.folds import Folds
+from src.data.index import Index
 from src.data.loader import EpochSampler, Loader, default_num_workers, make_loader
-from src.data.transforms import eval_transform, train_transform
+from src.data.transforms import Transform, eval_transform
 from src.engine.autotune import settle_runtime
-from src.engine.loop import fit
-from src.engine.predict import default_batch_size
+from src.engine.checkpoint import load_weights
+from src.engine.interrupt import catch_signals
+from src.engine.loop import Mix, fit
+from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime
-from src.losses.classification import build_loss
-from src.runs import Output, Run, UserError, hold, write_json
+from src.engine.tta import first_views
+from src.ensemble.store import save_oof
+from src.files import write_json
+from src.mask_config import DistillConfig
+from src.runs import Output, Run
 from src.tasks.classification import Classification
-from src.tracks.folder import fold_of, write_config
+from src.tracks.folder import write_config
+
+Config = FoldConfig | DistillConfig
 
 
 @dataclass(frozen=True)
 class ClassData:
-    """Photographs, their folds, and the side of the square the nets see."""
+    """Photographs, their folds, which classes are one, and the side of the square nets see."""
 
     index: Index
     folds: Folds
+    aliases: Aliases
     image_size: int
 
     @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.index.classes)
-
-
-def read_classes(config: DistillConfig, output: Output, image_size: int) -> ClassData:
-    """Index the photographs and make the folds, or check that they still fit.
-
-    Raises:
-        UserError: what index and folds refuse.
-    """
-    index = read_train(find_root(config.data_dir), allow_outside=config.allow_outside)
-    output.root.mkdir(parents=True, exist_ok=True)
-    with hold(output.folds_lock, str(output.folds), wait=True):
-        if output.folds.exists():
-            folds = load_folds(
-                output.folds, index.table, index.root, num_folds=config.folds or None
-            )
-        else:
-            folds = make_folds(
-                index.table, index.root, num_folds=config.folds or 5, seed=config.seed
-            )
-            save_folds(folds, output.folds)
-    return ClassData(index, folds, image_size)
-
-
-def class_task(data: ClassData) -> Classification:
-    """Build the task."""
-    return Classification(data.num_classes, build_loss("cross_entropy"))
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes that are trained."""
+        return self.aliases.trained
 
 
 def train_classes(
-    config: DistillConfig,
+    config: Config,
     run: Run,
     data: ClassData,
+    fold: int | None,
     model: nn.Module,
     task: Any,
+    augment: Transform,
     *,
     output: Output,
-    network: Mapping[str, Any],
+    about: Mapping[str, Any],
     runtime: Runtime,
+    mix: Mix | None = None,
 ) -> dict[str, Any]:
-    """Train a classifier to its finished folder and return the content of ``finished.json``."""
-    fold = fold_of(config.fold)
-    if fold is None:
-        raise UserError("--fold full: distillation is judged on held-out images, name a fold")
+    """Train a fold to its finished folder, from the start or from where it stopped.
+
+    Args:
+        config: knobs.
+        run: its folder, held by the caller.
+        data: photographs and folds.
+        fold: the one held out; None = none.
+        model: net with its first weights.
+        task: :class:`Classification`, or a task that holds one as ``inner``.
+        augment: of the training images.
+        output: folder whose cache is used.
+        about: what inference needs to build ``model`` again, for ``config.yaml``.
+        runtime: device and processes.
+        mix: mixes batches on the device.
+
+    Returns:
+        The content of ``finished.json``.
+    """
     side = data.image_size
-    rows, held = data.folds.train_rows(fold), data.folds.valid_rows(fold)
-    augment = train_transform(
-        side, hflip=config.hflip, vflip=config.vflip, rotate=config.rotate, color=config.color
-    )
+    rows = data.folds.train_rows(fold)
     order = EpochSampler(
         len(rows), config.batch_size, seed=config.seed, shuffle=True, rank=runtime.rank,
         world_size=runtime.num_processes,
     )  # fmt: skip
-    train = _loader(config, data, runtime, output, rows, canonical_side(side), augment, order)
-    batch = config.infer_batch_size or default_batch_size(side, runtime.device)
-    plain = eval_transform(side)
-    valid = _loader(
-        config, data, runtime, output, held, side, plain, EpochSampler(len(held), batch)
-    )
+    train = _loader(config, data, rows, canonical_side(side), augment, order, runtime, output.cache)
+    valid = None
+    if fold is not None:
+        held = data.folds.valid_rows(fold)
+        batch = config.infer_batch_size or default_batch_size(side, runtime.device)
+        in_turn = EpochSampler(len(held), batch)
+        plain = eval_transform(side)
+        valid = _loader(config, data, held, side, plain, in_turn, runtime, output.cache)
     runtime = settle_runtime(model, task, train, runtime, run, config)
-    resolved: dict[str, Any] = {"network": dict(network), "classes": list(data.index.classes)}
-    resolved |= {"size": side, "split_hash": data.folds.folds_hash, "fold": config.fold}
+    resolved = {**about, "image_size": side, "classes": list(data.classes)}
+    resolved |= {"aliases": [names for names in data.aliases.members() if len(names) > 1]}
+    resolved |= {"split_hash": data.folds.folds_hash, "fold": _label(fold)}
     write_config(run, config, resolved, runtime)
-    print(f"{run.folder}: {len(rows)} images to train, {len(held)} held out, {side} px", flush=True)
+    size = f"{side} px, {len(rows)} images, {len(data.classes)} classes"
+    print(f"{run.folder}: {about['timm_id']} at {size}", flush=True)
+    started = time.monotonic()
     names = data.index.table["id"].iloc[rows].tolist()
-    state = fit(model, task, train, valid, config=config, run=run, runtime=runtime, names=names)
+    state = fit(
+        model, task, train, valid, config=config, run=run, runtime=runtime, names=names, mix=mix
+    )
+    minutes = (time.monotonic() - started) / 60
+    runtime.accelerator.wait_for_everyone()  # until the best weights are written
+    score = None if state.best is None else round(state.best, 6)
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_knobs(config)}
-    done |= {"monitor": task.monitor, "score": state.best, "best_epoch": state.best_epoch}
-    run.previous.unlink(missing_ok=True)
-    write_json(run.finished, done)
+    done |= {"monitor": task.monitor, "score": score, "best_epoch": state.best_epoch}
+    if fold is not None and valid is not None:
+        model.load_state_dict(load_weights(run.best))
+        write_oof(config, run, data, fold, model, task, valid, runtime)
+    if runtime.is_main:
+        run.previous.unlink(missing_ok=True)
+        write_json(run.finished, done)
+        print(f"{run.folder}: finished in {minutes:.1f} min, {task.monitor} {score}", flush=True)
     return done
 
 
+def _label(fold: int | None) -> str:
+    return "full" if fold is None else str(fold)
+
+
 def _loader(
-    config: DistillConfig,
+    config: Config,
     data: ClassData,
-    runtime: Runtime,
-    output: Output,
     rows: np.ndarray,
     side: int,
-    transform: Any,
+    transform: Transform,
     order: EpochSampler,
+    runtime: Runtime,
+    cache: Path,
 ) -> Loader:
+    """Build a loader of some rows whose images come in about ``side`` pixels."""
     device = runtime.device.type
     workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers
-    number = {name: label for label, name in enumerate(data.index.classes)}
-    targets = np.array([number[name] for name in data.index.table["target"].iloc[rows]])
     pixels = open_cache(
         ImageSource(data.index.root, data.index.table["image"].tolist(), side),
         config.cache,
         rows=rows,
-        folder=output.cache,
+        folder=cache,
         num_workers=workers,
         num_processes=runtime.num_processes,
     )
+    targets = data.aliases.targets(data.index.table["target"].iloc[rows].tolist())
     dataset = ImageDataset(pixels, targets, transform, seed=config.seed)
     return make_loader(dataset, order, num_workers=workers, device_type=device)
+
+
+def write_oof(
+    config: Config,
+    run: Run,
+    data: ClassData,
+    fold: int,
+    model: nn.Module,
+    task: Any,
+    loader: Loader,
+    runtime: Runtime,
+) -> None:
+    """Predict the held-out images exactly as test images will be, and write ``oof.npz``."""
+    plain: Classification = getattr(task, "inner", task)
+    network = getattr(model, "network", model)  # a student is wrapped
+    views = first_views(config.tta_steps)
+    held = data.index.table.iloc[data.folds.valid_rows(fold)]
+    logits = np.empty((len(views), len(held), len(data.classes)), np.float16)
+    with catch_signals() as pause:
+        predict_logits(
+            network, loader, plain, runtime, out=logits, views=views, pause=pause, label="oof"
+        )
+    if not runtime.is_main:  # it computed all the same: nobody waits long for anybody
+        return
+    save_oof(
+        run.oof,
+        logits=logits,
+        ids=held["id"].to_numpy(dtype=str),
+        targets=data.aliases.targets(held["target"].tolist()),
+        views=[view.name for view in views],
+        classes=data.classes,
+        fold=_label(fold),
+        config_hash=config_hash(config),
+        folds_hash=data.folds.folds_hash,
+    )

@@ -1,8 +1,8 @@
-"""A mask track's config in, the folder of its run out, and whether the run is finished.
+"""A config in, the folder of its run out, and whether the run is finished.
 
 Nothing heavy is imported here: a finished run is recognised in milliseconds. The folder
-``src/tracks`` is the one place besides the root scripts that joins rooms: it holds what the
-scripts of the mask tracks share, since scripts are never imported.
+``src/tracks`` is the one place besides the root scripts that joins rooms: it holds what several
+scripts share, since scripts are never imported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import EngineConfig, config_hash, learned_knobs
-from src.runs import Run, UserError, read_json, write_text
+from src.files import read_json, write_text
+from src.runs import Run
+from src.script import UserError
 
 if TYPE_CHECKING:
     from src.engine.runtime import Runtime
@@ -74,7 +76,7 @@ def read_config(run: Run) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-        content["knobs"], content["resolved"]
+        content["knobs"], content["resolved"], content["runtime"]
     except FileNotFoundError:
         raise UserError(f"{run.folder} is no run: it has no {run.config.name}") from None
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):

@@ -19,10 +19,12 @@ from src.ensemble.masks import (
     write_picture,
     write_rle_csv,
 )
+from src.files import read_json, write_json
 from src.metrics.bootstrap import compare_counts
 from src.metrics.counts import SegmentationCounts, class_iou, load_counts
 from src.metrics.segmentation import SegmentationMeter, score_counts
-from src.runs import Run, UserError, read_json, write_json
+from src.runs import Run
+from src.script import UserError
 from src.tasks.segmentation import background_label
 from src.tracks.scoring import BOUNDARY_PX, report
 

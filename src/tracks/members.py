@@ -12,8 +12,10 @@ import numpy as np
 from torch import nn
 
 from src.ensemble.simplex import solve_mixture
+from src.files import read_json
 from src.models.pretrained import read_state
-from src.runs import Run, UserError, read_json
+from src.runs import Run
+from src.script import UserError
 from src.tasks.segmentation import Segmentation
 from src.tracks.folder import parse_size, read_config
 from src.tracks.networks import build_network

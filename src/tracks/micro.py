@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from src.config import MicroConfig
 from src.data.mask_loading import count_classes
 from src.data.mask_split import VOID
 from src.data.sources.micro import DATASETS, list_datasets
 from src.engine.runtime import start_runtime
 from src.losses.segmentation import build_segmentation_loss
+from src.mask_config import MicroConfig
 from src.models.budget import check_budget, count_trainable, measure_budget
 from src.models.distilled import build_student, show_features
 from src.models.micro.registry import BUDGET_CLASSES, MICRO_NETS, build_micro
-from src.runs import Output, Run, UserError
+from src.runs import Output, Run
+from src.script import UserError
 from src.tasks.distillation import NAMES, Distillation
 from src.tasks.segmentation import Segmentation
 from src.tracks.folder import data_label, finished, fold_of
@@ -157,8 +158,7 @@ def run_config(config: MicroConfig, where: MicroSet, seed: int) -> MicroConfig:
 
 def run_of(config: MicroConfig, name: str, where: MicroSet, seed: int, output: Output) -> Run:
     """Return the folder of one run."""
-    fold = fold_of(config.fold)
-    return output.run(f"{name}-{where.name}-seed{seed}", "full" if fold is None else fold)
+    return output.run(f"{name}-{where.name}-seed{seed}", fold_of(config.fold))
 
 
 @cache

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.config import MicroConfig
 from src.data.sources.micro import DATASETS
+from src.files import write_text
+from src.mask_config import MicroConfig
 from src.models.budget import fuse_norms, measure_budget
 from src.models.micro.registry import BUDGET_CLASSES, build_micro
-from src.runs import write_text
 from src.tracks.micro import MicroSet
 from src.tracks.micro_table import Finished, mean_over_sets, score_table
 

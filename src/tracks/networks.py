@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from src.runs import UserError
+from src.script import UserError
 
 WEIGHTS = Path("input") / "weights"
 

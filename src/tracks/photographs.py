@@ -14,7 +14,8 @@ from src.data.aliases import Aliases, read_aliases
 from src.data.audit import audit_images, write_duplicates, write_quarantine
 from src.data.folds import Folds, load_folds, make_folds, save_folds
 from src.data.index import Index, find_root, read_train
-from src.runs import Output, hold, sweep
+from src.files import hold, sweep
+from src.runs import Output
 
 
 def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:

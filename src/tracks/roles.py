@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from src.config import DistillConfig
 from src.engine.checkpoint import load_weights
 from src.engine.runtime import Runtime
 from src.losses.distillation import TERMS
+from src.mask_config import DistillConfig
 from src.models.distilled import build_student, show_features
-from src.runs import Output, Run, UserError
+from src.runs import Output, Run
+from src.script import UserError
 from src.tasks.distillation import NAMES, Distillation
 from src.tracks.folder import finished, fold_of
 
@@ -99,8 +100,7 @@ def train_role(
         name: first part of the runs' names.
     """
     own = role_config(config, role)
-    fold = fold_of(config.fold)
-    run = output.run(f"{name}-{role}", "full" if fold is None else fold)
+    run = output.run(f"{name}-{role}", fold_of(config.fold))
     with run.hold():
         done = finished(run, own)
         if done is None:
@@ -137,8 +137,7 @@ def train_fresh(
 
 def load_teacher(field: Field, output: Output, name: str, config: DistillConfig) -> nn.Module:
     """Build the finished teacher with its best weights, frozen."""
-    fold = fold_of(config.fold)
-    run = output.run(f"{name}-teacher", "full" if fold is None else fold)
+    run = output.run(f"{name}-teacher", fold_of(config.fold))
     teacher = field.build("teacher", field.spec("teacher"), False)
     teacher.load_state_dict(load_weights(run.best))
     return teacher.eval().requires_grad_(False)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.config import SegmentationConfig
 from src.data.road_scenes import write_scenes
 from src.data.sources.registry import detect_source
-from src.runs import Output, UserError
+from src.mask_config import SegmentationConfig
+from src.runs import Output
+from src.script import UserError
 from src.tracks.folder import parse_size
 
 SCENES = "road_scenes"

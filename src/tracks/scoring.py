@@ -21,8 +21,9 @@ from src.engine.predict import predict
 from src.engine.runtime import Runtime
 from src.engine.tta import first_views
 from src.ensemble.cleaning import count_cleaned, judge_cleaning
+from src.files import atomic_write
 from src.metrics.segmentation import SegmentationMeter, score_counts
-from src.runs import Run, atomic_write
+from src.runs import Run
 from src.tasks.segmentation import Segmentation
 from src.tracks.maps import fit_size, mean_probs, sample_pixels, to_mask, true_probs
 from src.tracks.views import ViewsScore, class_thresholds

@@ -10,7 +10,8 @@ import numpy as np
 
 from src.metrics.bootstrap import Difference, Score, bootstrap_difference
 from src.metrics.counts import STATISTICS, SegmentationCounts, load_counts
-from src.runs import Run, UserError
+from src.runs import Run
+from src.script import UserError
 
 COLUMNS = {
     "mIoU": "pooled_mean_iou",

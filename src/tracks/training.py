@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from src.config import SegmentationConfig, config_hash, learned_knobs
+from src.config import config_hash, learned_knobs
 from src.data.loader import EpochSampler, Loader, default_num_workers, make_loader
 from src.data.mask_loading import class_frequency, mask_dataset, native_sizes
 from src.data.mask_split import VOID, MaskSplit, read_labelled, split_rows
@@ -23,8 +23,10 @@ from src.engine.loop import fit
 from src.engine.norms import renew_norms
 from src.engine.predict import default_batch_size
 from src.engine.runtime import Runtime
+from src.files import write_json
 from src.losses.segmentation import build_segmentation_loss
-from src.runs import Output, Run, write_json
+from src.mask_config import SegmentationConfig
+from src.runs import Output, Run
 from src.tasks.segmentation import Segmentation
 from src.tracks.folder import fold_of, parse_size, write_config
 from src.tracks.scoring import HeldOut, score_held_out

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from src.config import DistillConfig, config_hash
+from src.config import config_hash
 from src.engine.runtime import Runtime
 from src.ensemble.search import mend_journal
-from src.runs import Output, hold
+from src.files import hold
+from src.mask_config import DistillConfig
+from src.runs import Output
 from src.tracks.folder import fold_of
 from src.tracks.roles import Field, role_config, train_fresh, weights_of, with_weights
 
@@ -115,8 +117,7 @@ def run_trial(
     weights = {term: trial.suggest_float(term, *WEIGHTS, log=True) for term in terms}
     temperature = trial.suggest_categorical("temperature", TEMPERATURES)
     own = role_config(replace(with_weights(short, weights), temperature=temperature), "trial")
-    fold = fold_of(own.fold)
-    run = output.run(f"{name}-trial{trial.number}", "full" if fold is None else fold)
+    run = output.run(f"{name}-trial{trial.number}", fold_of(own.fold))
     count = 0
 
     def report(score: float) -> None:

@@ -16,7 +16,7 @@ from src.data.canonical import ImageSource, MaskSource
 from src.data.dataset import ImageDataset
 from src.data.loader import EpochSampler, make_loader
 from src.data.transforms import train_transform
-from src.runs import UserError
+from src.script import UserError
 
 NAMES = [f"{row}.jpg" for row in range(9)]
 

@@ -16,7 +16,7 @@ from src.data.transforms import (
     train_mask_transform,
     train_transform,
 )
-from src.runs import UserError
+from src.script import UserError
 
 
 def write_image(path, pixels):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from src.data import decode
 from src.data.decode import decode_image, decode_mask, read_size
-from src.runs import UserError
+from src.script import UserError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from src.data.folds import load_folds, make_folds, read_folds, save_folds
-from src.runs import UserError
+from src.script import UserError
 
 
 @pytest.fixture

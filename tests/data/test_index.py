@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data.index import COLUMNS, find_root, read_sample_submission, read_test, read_train
-from src.runs import UserError
+from src.script import UserError
 
 NFD = unicodedata.normalize("NFD", "가방")
 NFC = "가방"

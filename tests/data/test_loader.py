@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from src.data.loader import EpochSampler, collate, default_num_workers, make_loader
-from src.runs import UserError
+from src.script import UserError
 
 
 class Numbers(torch.utils.data.Dataset):

@@ -16,7 +16,7 @@ from src.data.mask_loading import (
 )
 from src.data.mask_split import VOID, VoidReader, read_labelled, read_test_masks, split_rows
 from src.data.transforms import eval_mask_transform
-from src.runs import UserError
+from src.script import UserError
 
 
 @pytest.fixture

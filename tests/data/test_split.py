@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from src.data.split import assign_folds, merge_groups
-from src.runs import UserError
+from src.script import UserError
 
 
 def test_without_groups_it_is_scikit_learns_stratified_k_fold():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.data.tables import escape_cell, nearest, nfc, read_csv, unescape_cell, write_csv
-from src.runs import UserError
+from src.script import UserError
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from src.engine.checkpoint import MAGIC, load_state, load_weights, save_state, save_weights
-from src.runs import Run, UserError
+from src.runs import Run
+from src.script import UserError
 
 STATE: dict[str, Any] = {
     "state": {"step": 1}, "model": {"w": torch.arange(4.0)}, "ema": None, "optimizer": {},

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from src.engine.interrupt import Interrupted
 from src.losses.classification import build_loss
-from src.runs import Run, UserError
+from src.runs import Run
+from src.script import UserError
 from src.tasks.classification import Classification
 from tests.engine.conftest import CLASSES, TinyNet
 

@@ -19,7 +19,7 @@ from src.engine.optim import (
     set_lr,
     warm_restarts,
 )
-from src.runs import UserError
+from src.script import UserError
 
 PLAIN: dict[str, Any] = {
     "lr": 1e-2, "lr_min": 1e-6, "steps_per_epoch": 5, "epochs": 4, "warmup_epochs": 1.0,

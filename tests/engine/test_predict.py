@@ -12,7 +12,7 @@ from src.engine.predict import predict_logits
 from src.engine.runtime import start_runtime
 from src.engine.tta import VIEWS
 from src.losses.classification import build_loss
-from src.runs import UserError
+from src.script import UserError
 from src.tasks.classification import Classification
 from tests.engine.conftest import CLASSES, TinyLoader, TinyNet
 

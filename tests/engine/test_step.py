@@ -11,7 +11,7 @@ import torch
 from src.engine.runtime import seed_step
 from src.engine.step import clip_gradient
 from src.losses.classification import build_loss
-from src.runs import UserError
+from src.script import UserError
 from src.tasks.classification import Classification
 from tests.engine.conftest import CLASSES
 

@@ -13,7 +13,7 @@ from src.ensemble.masks import (
     write_picture,
     write_rle_csv,
 )
-from src.runs import UserError
+from src.script import UserError
 
 MASK = np.array([[0, 1, 1], [0, 1, 0]])
 

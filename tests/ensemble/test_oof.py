@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from src.ensemble.oof import FoldTable, load_oof
 from src.ensemble.pool import log_softmax
 from src.ensemble.store import open_oof, save_oof
-from src.runs import UserError
+from src.script import UserError
 
 
 def test_join_puts_every_model_into_one_order(make_world):

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from src.ensemble.masks import decode_rle, encode_rle
-from src.runs import UserError
+from src.script import UserError
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.data())

@@ -16,7 +16,7 @@ from src.ensemble.submission import (
     to_columns,
     write_submission,
 )
-from src.runs import UserError
+from src.script import UserError
 
 
 def log(probs):

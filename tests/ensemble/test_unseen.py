@@ -9,7 +9,7 @@ from src.ensemble.pool import Blend
 from src.ensemble.store import has_test_run, hash_ids, open_test_run, save_test_info
 from src.ensemble.unseen import Unseen, save_answers
 from src.metrics.classification import softmax
-from src.runs import UserError
+from src.script import UserError
 
 IDS = ["1", "2", "3"]
 CLASSES = ["x", "y", "z"]

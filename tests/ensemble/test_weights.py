@@ -16,7 +16,7 @@ from src.ensemble.weights import (
     used_models,
     write_weights,
 )
-from src.runs import UserError
+from src.script import UserError
 
 VIEWS = ("identity", "hflip", "vflip")
 MEMBERS = tuple((model, view) for model in "ab" for view in VIEWS)

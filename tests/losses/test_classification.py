@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from torch.nn import functional as F
 
 from src.losses.classification import bi_tempered, build_loss, focal, soft_targets, tempered_softmax
-from src.runs import UserError
+from src.script import UserError
 
 LOGITS = torch.tensor([[0.0, math.log(3.0)], [math.log(4.0), 0.0]])  # p = (1/4, 3/4), (4/5, 1/5)
 

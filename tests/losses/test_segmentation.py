@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.losses.segmentation import TERMS, build_segmentation_loss
-from src.runs import UserError
+from src.script import UserError
 
 LOGITS = torch.tensor([[[[0.0, log(3)]]]])
 TARGET = torch.tensor([[[1, 0]]])

@@ -4,7 +4,7 @@ import torch
 
 from src.metrics.bootstrap import bootstrap_difference, compare_counts, mean_score
 from src.metrics.segmentation import SegmentationMeter
-from src.runs import UserError
+from src.script import UserError
 
 
 def mean_difference(first, second, **options):

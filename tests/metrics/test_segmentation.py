@@ -9,7 +9,7 @@ import torch
 from src.metrics.boundary import count_boundaries
 from src.metrics.counts import STATISTICS, class_iou, load_counts, merge_counts
 from src.metrics.segmentation import SegmentationMeter, to_labels
-from src.runs import UserError
+from src.script import UserError
 
 TARGET = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, 255]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
 LABELS = torch.tensor([[[0, 1, 1, 1], [0, 0, 0, 1]], [[1, 0, 0, 0], [0, 0, 0, 0]]])

@@ -7,7 +7,7 @@ from torch import nn
 from src.models.budget import check_budget, count_trainable, fuse_norms, measure_budget
 from src.models.micro.adaptive import DATASETS
 from src.models.micro.registry import MICRO_NETS, build_micro
-from src.runs import UserError
+from src.script import UserError
 
 
 class Tiny(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from src.models.classifier import POOLS, build_classifier
-from src.runs import UserError
+from src.script import UserError
 
 NETS = ("test_efficientnet", "test_resnet", "test_convnext", "test_vit", "test_mambaout")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src.models.pooling import GeM, MeanPool, pool_to_one_cell
-from src.runs import UserError
+from src.script import UserError
 
 NCHW = (2, 3)
 

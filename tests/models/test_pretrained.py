@@ -19,7 +19,7 @@ from src.models.pretrained import (
     load_pretrained,
     read_state,
 )
-from src.runs import UserError
+from src.script import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from timm import create_model
 from torch import nn
 
 from src.models.segmenter import ARCHITECTURES, build_segmenter
-from src.runs import UserError
+from src.script import UserError
 
 TINY = "tu-test_efficientnet"
 

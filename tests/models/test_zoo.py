@@ -3,7 +3,7 @@
 import pytest
 
 from src.models.zoo import check_timm_id, find_data_config
-from src.runs import UserError
+from src.script import UserError
 
 
 def test_the_default_tag_is_filled_in() -> None:

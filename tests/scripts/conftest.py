@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.kill_resume import LEARNED, MODEL, make_competition
-from src.runs import run_script
+from src.script import run_script
 
 RUNNING = ["--device", "cpu", "--num_workers", "0", "--cache", "none"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.kill_resume import fingerprint
-from src.runs import atomic_array, atomic_write
+from src.files import atomic_array, atomic_write
 from tests.scripts.conftest import Place
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.runs import run_script
+from src.script import run_script
 from tests.scripts.conftest import Place
 
 TEST_IMAGE = "test/033.png"
@@ -232,7 +232,7 @@ def test_allow_outside_lets_a_path_out(place: Place) -> None:
 
 
 def test_names_with_control_characters_cannot_forge_lines(capsys: Any, monkeypatch: Any) -> None:
-    from src.runs import UserError
+    from src.script import UserError
 
     def fail(_: list[str]) -> int:
         raise UserError("a\nerror: forged\x1b[2J.png is damaged: restore it")

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from src.runs import Output, UserError, hold
+from src.files import hold
+from src.runs import Output
+from src.script import UserError
 from tests.scripts.conftest import Place
 
 pytest.importorskip("fcntl")
@@ -21,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import multiprocessing, sys, time
 from pathlib import Path
-from src.runs import hold
+from src.files import hold
 path = Path(sys.argv[1])
 path.parent.mkdir(parents=True, exist_ok=True)
 with hold(path, "it"):

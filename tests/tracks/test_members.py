@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.runs import Run, UserError, write_text
+from src.files import write_text
+from src.runs import Run
+from src.script import UserError
 from src.tracks.members import Member, check_alike, find_runs, settle_shares
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from src.config import DistillConfig, config_hash
-from src.runs import UserError
+from src.config import config_hash
+from src.mask_config import DistillConfig
+from src.script import UserError
 from src.tracks.folder import parse_size
 from src.tracks.roles import alone, gate, role_config, weights_of
 

@@ -30,7 +30,7 @@ from src.data.sources.masks import (
     pair,
     read_split_lists,
 )
-from src.runs import UserError
+from src.script import UserError
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign_symbol", "fence", "car",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.data.sources.coco import read_annotations
 from src.data.sources.masks import MaskIndex, build_index, note_count
-from src.runs import UserError
+from src.script import UserError
 
 DAMAGES = ("dent", "scratch", "crack", "glass shatter", "lamp broken", "tire flat")
 KNOWN = {"train": 2816, "valid": 810, "test": 374}

@@ -21,7 +21,7 @@ from src.data.sources.masks import (
     pair,
     read_split_lists,
 )
-from src.runs import UserError
+from src.script import UserError
 
 CLASSES = ("background", "crack")
 NUM_IMAGES = 118

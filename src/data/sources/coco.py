@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from src.data.sources.masks import Row, note_missing
-from src.runs import UserError
+from src.script import UserError
 
 _SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
 

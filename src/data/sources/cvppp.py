@@ -22,7 +22,7 @@ from src.data.sources.masks import (
     note_missing,
     relative,
 )
-from src.runs import UserError
+from src.script import UserError
 
 CLASSES = ("background", "plant")
 KNOWN = {"A1": 128, "A2": 31, "A3": 27, "A4": 624}  # labelled plants, 810 in all

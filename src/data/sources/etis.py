@@ -21,7 +21,7 @@ from src.data.sources.masks import (
     note_missing,
     pair,
 )
-from src.runs import UserError
+from src.script import UserError
 
 CLASSES = ("background", "polyp")
 NUM_IMAGES = 196

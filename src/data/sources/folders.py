@@ -27,7 +27,7 @@ from src.data.sources.masks import (
     pair,
     read_split_lists,
 )
-from src.runs import UserError
+from src.script import UserError
 
 VOID = 255
 MAX_LABELS = 64  # more distinct greys than this are soft edges, not classes

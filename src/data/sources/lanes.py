@@ -22,7 +22,7 @@ from src.data.sources.coco import read_annotations
 from src.data.sources.folders import read_folders
 from src.data.sources.frames import group_clips, group_neighbours
 from src.data.sources.masks import MaskIndex, Row, build_index, note_count, note_missing
-from src.runs import UserError
+from src.script import UserError
 
 CLASSES = ("background", "lane")
 KNOWN_TUSIMPLE = {"": 3626, "test": 2782}

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from src.data.decode import decode_mask
-from src.runs import UserError
+from src.script import UserError
 
 COLUMNS = ("id", "image", "target", "group", "split")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})

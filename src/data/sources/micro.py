@@ -15,7 +15,7 @@ from src.data.decode import decode_mask
 from src.data.sources import cardd, cfd, cvppp, etis, voc
 from src.data.sources.folders import list_pairs
 from src.data.sources.masks import MaskIndex, build_index, decode_foreground, note_count
-from src.runs import UserError
+from src.script import UserError
 
 DATASETS = ("VOC", "ETIS", "CVPPP", "CFD", "CarDD")
 KNOWN = {"VOC": 2913, "ETIS": etis.NUM_IMAGES, "CVPPP": 810, "CFD": 118, "CarDD": 4000}

@@ -17,7 +17,7 @@ from src.data.sources.lanes import read_lanes
 from src.data.sources.masks import MaskIndex
 from src.data.sources.micro import DATASETS, read_micro
 from src.data.sources.voc import find_devkit, read_voc
-from src.runs import UserError
+from src.script import UserError
 
 SOURCES: dict[str, Callable[..., MaskIndex]] = {
     "voc": read_voc,

@@ -19,7 +19,7 @@ from src.data.sources.masks import (
     note_missing,
     read_list,
 )
-from src.runs import UserError
+from src.script import UserError
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",

@@ -18,7 +18,7 @@ from src.models.micro.micronet import MicroNet
 from src.models.micro.mininet import MiniNet
 from src.models.micro.twohead import TwoHeadUNet
 from src.models.micro.unet import MicroUNet, UNetBaseline
-from src.runs import UserError
+from src.script import UserError
 
 # Parameters are counted with VOC's head, the largest of the five sets.
 BUDGET_CLASSES = 21

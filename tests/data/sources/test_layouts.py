@@ -11,7 +11,7 @@ from src.data.sources.etis import read_etis, sequence_of
 from src.data.sources.folders import read_folders
 from src.data.sources.micro import list_datasets, read_micro
 from src.data.sources.voc import read_voc
-from src.runs import UserError
+from src.script import UserError
 
 
 def rows_of(index, *columns):

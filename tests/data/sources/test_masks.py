@@ -5,7 +5,7 @@ import pytest
 
 from src.data.sources.masks import Row, build_index, decode_foreground, read_split_lists
 from src.data.sources.registry import SOURCES, detect_source, read_source
-from src.runs import UserError
+from src.script import UserError
 
 
 def test_same_names_in_two_splits_get_the_split_in_front(tmp_path):

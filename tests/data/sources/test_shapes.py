@@ -6,7 +6,7 @@ import pytest
 from src.data.sources.cardd import read_cardd
 from src.data.sources.coco import fill_polygon, rasterise
 from src.data.sources.lanes import read_lanes
-from src.runs import UserError
+from src.script import UserError
 
 
 def test_a_polygon_holds_the_pixels_whose_centres_it_holds():

@@ -6,7 +6,7 @@ import torch
 from src.models.micro.adaptive import DATASETS
 from src.models.micro.registry import MICRO_NETS, build_micro
 from src.models.micro.unet import UNetBaseline
-from src.runs import UserError
+from src.script import UserError
 
 
 @pytest.mark.parametrize("name", sorted(MICRO_NETS))

@@ -1,0 +1,154 @@
+"""Files that are whole or not there, and locks that die with their process."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from src.script import UserError
+
+HALF_WRITTEN = ".tmp"  # ends the name of a file that is not whole yet
+
+
+@contextmanager
+def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
+    """Yield a binary file whose content appears at ``path`` at once and whole, or not at all.
+
+    The bytes go to a temporary name in the same folder, are flushed and fsynced, and are then
+    renamed over ``path``; the folder entry is fsynced too. On an exception the temporary file is
+    removed and whatever stood at ``path`` stays.
+
+    Raises:
+        OSError: no room, no permission; it names ``path``.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path`` and rename it over ``path`` when all went well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{HALF_WRITTEN}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
+    sync_folder(path.parent)
+
+
+def sweep(folder: Path, *names: str) -> None:
+    """Delete what killed processes left half-written in ``folder``; its lock must be held.
+
+    Args:
+        folder: where to look.
+        names: files meant; none = all.
+    """
+    for name in names or ("*",):
+        for left in folder.glob(f".{name}.*{HALF_WRITTEN}"):
+            left.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_array(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[Any]:
+    """Yield a writable memory map that becomes the ``.npy`` file ``path`` when it is whole.
+
+    Raises:
+        OSError: the disk has no room for it (said before the first byte is written).
+    """
+    import numpy as np
+
+    with replacing(path) as temporary:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+        with temporary.open("r+b") as file:
+            if hasattr(os, "posix_fallocate"):  # writing to a map of a full disk kills the process
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+            yield array
+            array.flush()
+            os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` durable (where the platform lets a folder be opened)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems
+        pass
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Write ``content`` as indented UTF-8 JSON, atomically."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that this program wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is no whole JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged; delete it and run the command that wrote it again")
+    return content
+
+
+@contextmanager
+def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock file at ``path``; ``what`` names the held thing in the refusal.
+
+    The lock is the kernel's, so it dies with its process and is never stale. It is of the POSIX
+    kind, which loader processes do not inherit: orphans of a killed run hold nothing.
+
+    Raises:
+        UserError: another process holds it, and ``wait`` is off.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks: runs are unguarded there
+        yield
+        return
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                print(f"warning: {path.parent} cannot be locked ({error.strerror})", flush=True)
+            else:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise UserError(f"{what} is in use by {holder}; wait for it or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
