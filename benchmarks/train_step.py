@@ -8,9 +8,10 @@ Per network and size, in one process and in turns:
 - floor: bare PyTorch, forward, backward and a fused AdamW on one resident batch of noise;
 - loop: `fit`'s epoch on the same resident batch: mixing of seeds, clipping, guards, sums, bar;
 - loop + data: the same on JPEG photographs behind `--cache ram`: crop, flip, rotation, colours;
-- untuned: loop + data in channels-first fp32, as without autotune.
+- untuned: loop + data in channels-first fp32, freed memory handed back as glibc does by itself.
 
-All but the last compute in the precision and layout that autotune chose; EMA is off. The weights
+All but the last compute in the precision and layout that autotune chose and keep freed memory, as
+a run does (`src/engine/memory.py`); EMA is off. The weights
 are random: their values do not change the time. One round of each is one epoch of `--steps` steps.
 """
 
@@ -52,6 +53,7 @@ from src.data.transforms import train_transform
 from src.engine.autotune import autotune
 from src.engine.interrupt import Pause
 from src.engine.loop import Job, train_epoch
+from src.engine.memory import keep_freed_memory, set_thresholds
 from src.engine.optim import build_optimizer
 from src.engine.runtime import Runtime, start_runtime
 from src.engine.state import prepare_parts
@@ -139,6 +141,17 @@ def loop(
     return epoch
 
 
+def untuned(epoch: Callable[[], None]) -> Callable[[], None]:
+    """Return ``epoch`` as glibc's own thresholds let it run, at their highest (32 and 64 MB)."""
+
+    def plain() -> None:
+        set_thresholds(mmap=32 << 20, trim=64 << 20)
+        epoch()
+        keep_freed_memory()
+
+    return plain
+
+
 def synchronize(runtime: Runtime) -> None:
     """Wait for the device, where it works on its own."""
     if runtime.device.type == "cuda":
@@ -180,7 +193,7 @@ def contest(
         "floor": floor(model, batch, best, args.steps),
         "loop": loop(model, task, resident, best, config),
         "data": loop(model, task, photographs, best, config),
-        "untuned": loop(model, task, photographs, plain, config),
+        "untuned": untuned(loop(model, task, photographs, plain, config)),
     }
     timed = alternate({k: (lambda e=e: seconds(e)) for k, e in epochs.items()}, args.rounds)
     layout = "channels_last" if best.channels_last else "channels_first"

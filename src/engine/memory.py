@@ -28,12 +28,17 @@ def keep_freed_memory() -> None:
     On a CPU every step frees and takes the same gigabytes; asking the kernel for them anew cost
     9 to 21 % of a step (docs/experiments.md). Elsewhere this does nothing.
     """
+    set_thresholds(mmap=1 << 30, trim=(1 << 31) - 1)
+
+
+def set_thresholds(*, mmap: int, trim: int) -> None:
+    """Set from how many bytes on glibc maps a block of its own, and returns free ones."""
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    mallopt(M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    mallopt(M_MMAP_THRESHOLD, mmap)
+    mallopt(M_TRIM_THRESHOLD, trim)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
