@@ -110,10 +110,17 @@ def predict_views(
         return [first, *(predict_view(model, batch, task, runtime, view) for view in views[1:])]
     rows = go_on(first).nonzero().squeeze(1)
     outputs = [first] + [first.clone() for _ in views[1:]]
-    if len(rows):
-        unsure = {"image": batch["image"][rows]}
-        for output, view in zip(outputs[1:], views[1:], strict=True):
-            output[rows] = predict_view(model, unsure, task, runtime, view)
+    if len(rows):  # few rows, so their views share passes; squares, so they fit together
+        image = batch["image"][rows]
+        shown = torch.cat([view.apply(image) for view in views[1:]])
+        found = torch.cat(
+            [
+                predict_view(model, {"image": part}, task, runtime, VIEWS[0])
+                for part in shown.split(len(batch["image"]))
+            ]
+        )
+        for output, view, own in zip(outputs[1:], views[1:], found.split(len(rows)), strict=True):
+            output[rows] = view.invert(own) if own.ndim == 4 else own
     return outputs
 
 

@@ -65,3 +65,22 @@ def test_a_lost_row_is_noticed() -> None:
             TinyNet(), TinyLoader(12, 5, shuffle=False), task, start_runtime("cpu"),
             out=out, views=VIEWS[:1],
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("limit", [2, 5, 99])
+def test_further_views_only_of_the_rows_that_want_them(limit: int) -> None:
+    """As where every row gets every view; the other rows repeat their first."""
+    loader, runtime = TinyLoader(12, 5, shuffle=False), start_runtime("cpu")
+    net = TinyNet()
+    task = type("Task", (Hungry,), {"limit": limit})(CLASSES, build_loss("cross_entropy"))
+    full, some = (np.full((5, 12, CLASSES), np.nan, np.float16) for _ in range(2))
+    predict_logits(net, loader, task, runtime, out=full, views=VIEWS)
+    middle = float(np.median(full[0, :, 0]))
+    predict_logits(
+        net, loader, task, runtime, out=some, views=VIEWS, go_on=lambda x: x[:, 0] < middle
+    )
+    wanted = full[0, :, 0] < middle
+    assert 0 < wanted.sum() < 12
+    np.testing.assert_allclose(some[:, wanted], full[:, wanted], atol=2e-3)
+    assert (some[:, ~wanted] == some[:1, ~wanted]).all()
+    assert np.abs(full - full[:1]).max() > 0.01  # the views do differ
