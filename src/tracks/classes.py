@@ -26,6 +26,7 @@ from src.data.transforms import Transform, eval_transform
 from src.engine.autotune import settle_runtime
 from src.engine.checkpoint import load_weights
 from src.engine.interrupt import catch_signals
+from src.engine.log import say
 from src.engine.loop import Mix, fit
 from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime
@@ -107,7 +108,7 @@ def train_classes(
     resolved |= {"split_hash": data.folds.folds_hash, "fold": _label(fold)}
     write_config(run, config, resolved, runtime)
     size = f"{side} px, {len(rows)} images, {len(data.classes)} classes"
-    print(f"{run.folder}: {about['timm_id']} at {size}", flush=True)
+    say(runtime, f"{run.folder}: {about['timm_id']} at {size}")
     started = time.monotonic()
     names = data.index.table["id"].iloc[rows].tolist()
     state = fit(

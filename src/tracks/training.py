@@ -19,6 +19,7 @@ from src.data.sources.masks import MaskIndex
 from src.data.transforms import Transform, eval_mask_transform, train_mask_transform
 from src.engine.autotune import settle_runtime
 from src.engine.checkpoint import load_weights, save_weights
+from src.engine.log import say
 from src.engine.loop import fit
 from src.engine.norms import renew_norms
 from src.engine.predict import default_batch_size
@@ -204,7 +205,7 @@ def train_masks(
     write_config(run, config, resolved | dict(extra or {}), runtime)
     size = "native size" if data.size is None else f"{data.size[1]}x{data.size[0]}"
     rows = f"{len(data.split.train)} images to train, {len(data.split.valid)} held out"
-    print(f"{run.folder}: {rows} ({data.split.how}), {size}", flush=True)
+    say(runtime, f"{run.folder}: {rows} ({data.split.how}), {size}")
     started = time.monotonic()
     names = data.index.table["id"].iloc[data.split.train].tolist()
     state = fit(

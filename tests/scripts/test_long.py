@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
-from benchmarks.kill_resume import Bench
-from tests.scripts.conftest import Place
+from benchmarks.kill_resume import LEARNED, MODEL, ROOT, Bench, make_competition
+from tests.scripts.conftest import RUNNING, Place
 
 pytestmark = pytest.mark.slow
 MIB = 2**20
@@ -29,6 +33,24 @@ def test_kills_between_writes_change_no_bit(bench: Bench) -> None:
     for phase, stride in ((0, 9), (2, 2), (3, 2)):
         bench.at_every_write(phase, stride=stride)
     assert bench.kills > 20 and not bench.wrong
+
+
+def test_two_processes_train_together(tmp_path: Path) -> None:
+    """As several GPUs do; here on the CPU, with torch's own launcher."""
+    make_competition(tmp_path / "data")
+    places = ["--data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "output")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    script = [str(ROOT / "train_fold.py"), *LEARNED.split(), *RUNNING, "--config", "", *places]
+    command = [*launcher, "2", *script, "--fold", "0"]
+    first, again = (
+        subprocess.run(command, capture_output=True, text=True, env={**os.environ}, timeout=300)
+        for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("epoch 1/") == first.stdout.count("finished in") == 1
+    assert again.returncode == 0 and "skipped" in again.stdout
+    with np.load(tmp_path / "output" / MODEL / "fold0" / "oof.npz") as oof:
+        assert np.isfinite(oof["logits"]).all() and oof["logits"].shape[2] == 2
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[float, int, int]]:
