@@ -56,7 +56,7 @@ def mix(
     order = generator.permutation(len(image))
     partner_of = np.empty_like(order)
     partner_of[order] = np.roll(order, 1)
-    partner = torch.from_numpy(partner_of).to(image.device)
+    partner = torch.from_numpy(partner_of).to(image.device, non_blocking=True)
     if cuts:
         top, bottom, left, right = draw_box(generator, image.shape[-2], image.shape[-1], 1 - share)
         mixed = image.clone()
