@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from src.config import BlendConfig
 from src.files import hold, sweep
-from src.reader import coerce, parse, read_yaml
+from src.reader import coerce, parse, read_yaml, shipped
 from src.runs import Output, safe_name
 from src.script import UserError, run_script
 
@@ -129,7 +129,7 @@ def find_aliases(config: BlendConfig) -> Path | None:
 
 def read_priors(config: BlendConfig) -> dict[str, float]:
     """Return each model's prior weight, from the presets."""
-    path = Path(config.presets)
+    path = shipped(Path(config.presets))
     rows = (read_yaml(path).get("models") or {}) if path.is_file() else {}
     return {
         safe_name(str(name)): coerce(

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 from src.script import UserError
 
 Config = TypeVar("Config")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
@@ -92,10 +93,20 @@ def check_keys(where: str, keys: Sequence[str], config_class: type) -> None:
             raise UserError(f"{where}: unknown key {key!r}{nearest(str(key), names)}")
 
 
+def shipped(path: Path) -> Path:
+    """Return ``path``, or the project's own file of that name if only that one exists.
+
+    So a script that is called from another folder finds its presets.
+    """
+    beside = ROOT / path
+    return beside if beside.is_file() and not path.exists() else path
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping safely (no objects are constructed)."""
     import yaml
 
+    path = shipped(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

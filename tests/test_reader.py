@@ -241,3 +241,13 @@ def test_help_is_there_at_once(script: str) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "--output_dir" in done.stdout and "--output-dir" in done.stdout
+
+
+def test_presets_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "convnext_large" in read_yaml(Path("configs/classify.yaml"))["models"]
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "classify.yaml").write_text("models: {mine: {}}")
+    assert list(read_yaml(Path("configs/classify.yaml"))["models"]) == ["mine"]
+    with pytest.raises(UserError, match=r"other.yaml: no such file"):
+        read_yaml(Path("configs/other.yaml"))
