@@ -119,6 +119,7 @@ class DistillConfig(SegmentationConfig):
     teacher_pretrained: str = knob("auto", "`auto`, `none`, or the teacher encoder's weights")
     student_width: int = knob(0, "channels of the student's decoder; 0 = as published")
     teacher_width: int = knob(0, "channels of the teacher's decoder; 0 = as published")
+    teacher_epochs: int = knob(0, "the teacher's own number of epochs; 0 = --epochs")
     image_size: int = knob(0, "side for classification, px; 0 = the student's native size")
     head_lr_mult: float = knob(10.0, "the head learns this many times faster than the encoder")
     weight_kl: float = knob(0.3, "share of the KL between soft labels; 0 = without the term")

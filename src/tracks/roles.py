@@ -36,7 +36,9 @@ def role_config(config: DistillConfig, role: str) -> DistillConfig:
         config: of the whole distillation.
         role: ``student``, ``teacher``, or anything else for a taught student.
     """
-    idle = list(OF_RUNS)
+    idle = [*OF_RUNS, "teacher_epochs"]
+    if role == "teacher" and config.teacher_epochs:
+        config = replace(config, epochs=config.teacher_epochs)
     if role in ("student", "teacher"):
         other = "teacher" if role == "student" else "student"
         idle += OF_TEACHING

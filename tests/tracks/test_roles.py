@@ -40,6 +40,13 @@ def test_teaching_knobs_do_not_touch_student_and_teacher() -> None:
     assert config_hash(role_config(wide, "teacher")) != config_hash(role_config(one, "teacher"))
 
 
+def test_a_teacher_may_train_longer() -> None:
+    plain, longer = DistillConfig(epochs=6), DistillConfig(epochs=6, teacher_epochs=12)
+    assert role_config(longer, "teacher") == role_config(DistillConfig(epochs=12), "teacher")
+    for role in ("student", "distilled"):
+        assert role_config(longer, role) == role_config(plain, role)
+
+
 def test_ablation_runs_one_term() -> None:
     assert weights_of(alone(DistillConfig(), "attention")) == {"attention": 0.3}
     assert weights_of(alone(DistillConfig(weight_kl=0.7), "kl")) == {"kl": 0.7}
