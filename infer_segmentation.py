@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
 
     members = find_members(config)
     index, rows = find_images(config, members)
+    for note in index.notes:
+        print(f"note: {note}")
     try:
         predict_images(config, members, index, rows)
     except Interrupted as stop:
@@ -83,13 +85,15 @@ def find_images(
     first = members[0].resolved
     source, root = config.source or first["source"], config.data_dir or first["data_dir"]
     options = {} if config.source else first["options"]
+    if source == "folders" and len(first["classes"]) > 2:
+        options = {**options, "classes": first["classes"]}  # unlabelled images cannot tell them
     if config.split == "test":
         index = read_test_masks(source, root, **options)
         rows = np.arange(len(index))
     else:
         index = read_labelled(source, root, **options)
         knobs = members[0].knobs
-        split = split_rows(index, fold_of(knobs["fold"]), knobs["folds"], knobs["seed"])
+        split = split_rows(index, fold_of(knobs["fold"]), knobs["folds"], knobs["fold_seed"])
         for member in members:
             if member.resolved["split_hash"] != split.hash:
                 raise UserError(
@@ -136,7 +140,8 @@ def predict_images(
     lines = folder.write_run_lengths()
     views = sorted({member.num_views for member in members})
     how = f"{len(rows)} {config.split} images at native size, views {views}"
-    if (len(index.classes) == 2 or threshold != 0.5) and config.threshold < 0:
+    tuned = config.threshold < 0 and all("views" in member.done for member in members)
+    if (len(index.classes) == 2 or threshold != 0.5) and tuned:
         how += f", threshold {threshold:.3g} from valid"
     print(f"{folder.masks}: masks of {how}; {lines} lines of run lengths checked", flush=True)
     if config.overlays:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Train all roles that ``argv`` asks for and print how they stand."""
     config = parse(
-        DistillConfig, argv, prog="train_distill.py", description=__doc__ or "", row_by="model"
-    )
+        DistillConfig, argv, prog="train_distill.py", description=__doc__ or "", row_by="model",
+        rows_only=True,
+    )  # fmt: skip
     if config.fold == "full":
         raise UserError("--fold full: distillation is judged on held-out images, name a fold")
     if config.kind == "classification" and not config.data_dir:
@@ -49,12 +50,13 @@ def main(argv: list[str]) -> int:
 
 def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime) -> None:
     """Train every role with every seed, then print table and intervals."""
-    from src.tracks.roles import alone, gate, train_role
+    from src.tracks.roles import alone, fit_terms, gate, train_role
     from src.tracks.standing import print_table
     from src.tracks.tuning import tune
 
     make_field = segmentation_field if config.kind == "segmentation" else classification_field
     field = make_field(config, output)
+    config = fit_terms(config, field.terms)
     results: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
     for number, seed in enumerate(config.seeds or (config.seed,)):
         tag = f"{name}-seed{seed}" if config.seeds else name
@@ -141,8 +143,8 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
 
     student = check_timm_id(config.student)
     size = config.image_size or find_data_config(student).image_size
-    shared = ("data_dir", "allow_outside", "folds", "seed")
-    where = FoldConfig(**{name: getattr(config, name) for name in shared})
+    shared = ("data_dir", "allow_outside", "folds")
+    where = FoldConfig(seed=config.fold_seed, **{name: getattr(config, name) for name in shared})
     index, folds = prepare_data(where, output)
     data = ClassData(index, folds, find_aliases(where, index), size)
     num_classes = len(data.classes)

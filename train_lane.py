@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Train the run that ``argv`` asks for."""
     config = parse(
-        LaneConfig, argv, prog="train_lane.py", description=__doc__ or "", row_by="model"
-    )
+        LaneConfig, argv, prog="train_lane.py", description=__doc__ or "", row_by="model",
+        rows_only=True,
+    )  # fmt: skip
     output = Output(Path(config.output_dir)).track("lane")
     name = (
         config.name

@@ -25,6 +25,11 @@ def main(argv: list[str]) -> int:
     config = parse(
         MicroConfig, argv, prog="train_micro.py", description=__doc__ or "", row_by="model"
     )
+    judged = [f"--{name}" for name in ("ablate", "report", "chain") if getattr(config, name)]
+    if judged and config.fold == "full":
+        raise UserError(f"{judged[0]} is judged on held-out images: name a --fold")
+    if config.chain and (config.ablate or config.report or config.teacher):
+        raise UserError("--chain goes without --ablate, --report and --teacher")
     if config.ablate and len(config.seeds) < 3:
         raise UserError("--ablate: a block's worth is within the seeds' noise; pass --seeds 0 1 2")
     output = Output(Path(config.output_dir)).track("micro")

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 def knob(default: Any, help: str) -> Any:
@@ -72,6 +72,8 @@ class EngineConfig(PlaceConfig):
 @dataclass(frozen=True, kw_only=True)
 class FoldConfig(EngineConfig):
     """``train_fold.py``: one backbone × one fold."""
+
+    settled: ClassVar = frozenset({"folds"})  # by folds.csv, which refuses another number
 
     model: str = knob("", "a preset of configs/classify.yaml, or any timm id")
     fold: str = knob("0", "0 … K-1, `all`, or `full` (every row, no validation)")
@@ -155,14 +157,15 @@ NOT_LEARNED = frozenset(
     {
         *("data_dir", "output_dir", "allow_outside", "config", "fold", "name"),
         *("device", "num_workers", "cache", "infer_batch_size", "checkpoint_minutes"),
-        *("skip_nonfinite", "wandb", "accept_changes", "prior_weight", "folds", "audit"),
+        *("skip_nonfinite", "wandb", "accept_changes", "prior_weight", "audit"),
     }
 )
 
 
 def learned_knobs(config: Any) -> dict[str, Any]:
     """Return the knobs of ``config`` that shape what is learned."""
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_LEARNED}
+    idle = NOT_LEARNED | (config.settled if isinstance(config, FoldConfig) else frozenset())
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in idle}
 
 
 def config_hash(config: Any) -> str:

@@ -17,6 +17,7 @@ class SegmentationConfig(EngineConfig):
     source: str = knob("auto", "layout of the data; auto = looked up (see src/data/sources)")
     fold: str = knob("0", "0 … K-1, or `full` (every labelled row, no validation)")
     folds: int = knob(0, "K group-aware folds; 0 = the data's own valid split, 5 if it has none")
+    fold_seed: int = knob(0, "seed of folds and of generated scenes, the same for every --seed")
     resolution: str = knob("native", "HxW that images are resized to, or `native`")
     crop: str = knob("", "HxW of the training crops; empty = the resolution, or largest image")
     window: str = knob("", "HxW that larger images are predicted by; empty = crop, native = whole")
@@ -72,7 +73,9 @@ class MicroConfig(SegmentationConfig):
     max_params: int = knob(10_000, "trainable parameters allowed, with a 21-class head")
     allow_over_budget: bool = knob(False, "train a net above --max_params all the same")
     drop: tuple[str, ...] = knob((), "blocks of the net to leave out")
-    teacher: str = knob("", "name of finished runs on the same sets and seeds that teach the net")
+    teacher: str = knob(
+        "", "finished runs on the same sets and seeds that teach (--chain also gates)"
+    )
     chain: tuple[str, ...] = knob((), "nets from first teacher to last student, each gated")
     allow_weak_teacher: bool = knob(False, "teach although the teacher does not beat the student")
     seeds: tuple[int, ...] = knob((), "seeds to repeat every set with; empty = --seed alone")

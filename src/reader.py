@@ -166,6 +166,7 @@ def parse(
     description: str,
     row_by: str = "",
     row_of: str = "models",
+    rows_only: bool = False,
 ) -> Config:
     """Read flags, and the YAML file they name, into ``config_class``.
 
@@ -176,6 +177,7 @@ def parse(
         description: one line shown by ``--help``.
         row_by: field whose value picks the row of the YAML file (``model``).
         row_of: the YAML block that holds the rows.
+        rows_only: whether that field must name a row, if anything.
 
     Raises:
         UserError: unknown flag, key or value, naming the nearest.
@@ -188,7 +190,7 @@ def parse(
         names = [f"--{name}" for name in field_types(config_class)]  # type: ignore[arg-type]
         meant = "--" + word.lstrip("-").replace("-", "_")
         raise UserError(f"unknown flag {word}{nearest(meant, names)}")
-    return fill(config_class, vars(flags), row_by=row_by, row_of=row_of)
+    return fill(config_class, vars(flags), row_by=row_by, row_of=row_of, rows_only=rows_only)
 
 
 def _refuse(parser: argparse.ArgumentParser, message: str) -> typing.NoReturn:
@@ -201,6 +203,7 @@ def fill(
     *,
     row_by: str = "",
     row_of: str = "models",
+    rows_only: bool = False,
 ) -> Config:
     """Lay ``flags`` over the YAML row over the YAML block over the defaults."""
     kinds = field_types(config_class)  # type: ignore[arg-type]
@@ -211,7 +214,13 @@ def fill(
         if path:
             common, rows = read_rows(Path(path), config_class, row_of)
             values |= common
-            values |= rows.get(str(flags.get(row_by, values.get(row_by, ""))), {})
+            row = str(flags.get(row_by, values.get(row_by, "")))
+            if rows_only and row and row not in rows:
+                raise UserError(
+                    f"--{row_by} {row}: no such row{nearest(row, list(rows))}; {path} has "
+                    f"{', '.join(rows) or 'none'}"
+                )
+            values |= rows.get(row, {})
     values |= flags
     return config_class(
         **{name: coerce(name, value, kinds[name]) for name, value in values.items()}

@@ -193,9 +193,10 @@ def pack(names: Iterable[str]) -> np.ndarray:
 def fingerprint(names: Iterable[str], salt: str) -> str:
     """Hash paths, sizes and modification times, so that a changed file is noticed."""
     digest = hashlib.sha256(f"{CANONICAL_VERSION} {cv2.__version__} {salt}".encode())
-    for name in names:
+    for name in names:  # annotation.json#17 is a part of annotation.json
         try:
-            status = os.stat(name)  # noqa: PTH116
+            path = name if os.path.exists(name) else name.rpartition("#")[0]  # noqa: PTH110
+            status = os.stat(path)  # noqa: PTH116
         except OSError as error:
             raise UserError(f"{name} cannot be read ({error.strerror}): restore it") from error
         digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="replace"))
@@ -205,4 +206,5 @@ def fingerprint(names: Iterable[str], salt: str) -> str:
 def _describe(function: Callable) -> str:
     if isinstance(function, partial):
         return f"{_describe(function.func)}{function.args}{sorted(function.keywords.items())}"
-    return f"{function.__module__}.{function.__qualname__}"
+    described = getattr(function, "describe", None)
+    return described() if described else f"{function.__module__}.{function.__qualname__}"

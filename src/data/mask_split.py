@@ -49,6 +49,13 @@ class VoidReader:
         void = self.index.ignore_index
         return mask if void in (None, VOID) else np.where(mask == void, VOID, mask)
 
+    def describe(self) -> str:
+        """Say what the labels depend on besides the files, for a cache."""
+        decode: Any = self.index.decode
+        decode = getattr(decode, "func", decode)
+        name = getattr(decode, "__qualname__", type(decode).__qualname__)
+        return f"{name} {self.index.classes} {self.index.ignore_index}"
+
 
 def read_labelled(name: str, root: Path | str, **options: Any) -> MaskIndex:
     """Read a data set without its test split and without rows that lack a mask.
@@ -65,7 +72,10 @@ def read_labelled(name: str, root: Path | str, **options: Any) -> MaskIndex:
     table = index.table
     kept = table[(table["split"] != "test") & (table["target"] != "")].reset_index(drop=True)
     if kept.empty:
-        raise UserError(f"{root} has no labelled images outside its test split")
+        raise UserError(
+            f"{root} has no labelled images outside its test split: a mask lies in masks/ and has "
+            "its image's stem, as .png or .npy"
+        )
     return replace(index, table=kept)
 
 

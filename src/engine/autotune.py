@@ -18,6 +18,7 @@ from src.engine.memory import is_out_of_memory, release_memory
 from src.engine.runtime import Runtime, seed_step
 from src.files import read_json, write_json
 from src.runs import Run
+from src.script import UserError
 
 BUDGET_S = 10.0
 TRIAL_ROWS = 16  # enough to fill two cores or show a GPU's layout; small enough to stay in budget
@@ -111,6 +112,8 @@ def settle_runtime(
             loader.batch_sampler.start(0)
             keys = next(iter(loader.batch_sampler))[:TRIAL_ROWS]
             batch = loader.collate_fn(loader.dataset.__getitems__(keys))
+            if isinstance(batch, UserError):  # a file that cannot be read, named
+                raise batch
             runtime, seconds = autotune(model, task, batch, runtime, config)
             timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
             layout = "channels_last" if runtime.channels_last else "channels_first"

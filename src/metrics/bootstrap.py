@@ -14,6 +14,8 @@ import numpy as np
 from src.metrics.counts import STATISTICS, SegmentationCounts
 from src.script import UserError
 
+MIN_UNITS = 5  # resampling fewer images or groups says nothing
+
 Score = Callable[[np.ndarray], np.ndarray]  # weights (R, N) -> scores (R,)
 
 
@@ -46,8 +48,8 @@ class Difference:
 
     @property
     def within_noise(self) -> bool:
-        """Whether the interval holds zero: these images cannot tell the two apart."""
-        return self.low <= 0 <= self.high
+        """Whether these images cannot tell the two apart: zero inside, too few units, or nan."""
+        return self.num_units < MIN_UNITS or not (self.low > 0 or self.high < 0)
 
     def __str__(self) -> str:
         verdict = "within noise" if self.within_noise else "beyond noise"

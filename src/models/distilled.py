@@ -107,9 +107,9 @@ def build_student(
     """
     if not project:
         return Student(network, None, num_terms)
-    image = torch.zeros(1, 3, size, size)
     channels = []
     for net in (network, teacher):
+        image = torch.zeros(1, 3, size, size, device=next(net.parameters()).device)
         was_training = net.training
         channels.append(show_features(net.eval(), image)[1].shape[1])
         net.train(was_training)

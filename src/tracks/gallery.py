@@ -63,7 +63,9 @@ class MaskFolder:
         return self.root / "counts.npz"
 
     def start(self, index: MaskIndex, rows: np.ndarray) -> None:
-        """Settle which images there will be masks of."""
+        """Settle which images there will be masks of; scores of earlier masks are deleted."""
+        for stale in (self.scores, self.counts, self.root / "worst.png"):
+            stale.unlink(missing_ok=True)
         self.index, self.rows = index, rows
         stems = [Path(name).stem for name in index.table["image"]]
         ids = index.table["id"].tolist()

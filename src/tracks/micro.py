@@ -37,6 +37,7 @@ STRICT: Mapping[str, Any] = {
     "crop": "",
     "batch_size": 16,
     "epochs": 30,
+    "tta_steps": 1,
     "scale_min": 1.0,
     "scale_max": 1.0,
     "hflip": 0.0,
@@ -167,8 +168,8 @@ def _read(config: MicroConfig) -> MaskData:
 
 
 def read_set(config: MicroConfig, where: MicroSet) -> MaskData:
-    """Read a set once; who is held out does not change with the seeds of ``--seeds``."""
-    names = ("fold", "folds", "resolution", "crop", "window", "seed")
+    """Read a set once, for all seeds."""
+    names = ("fold", "folds", "fold_seed", "resolution", "crop", "window")
     keep: dict[str, Any] = {name: getattr(config, name) for name in names}
     return _read(MicroConfig(**keep, data_dir=where.data_dir, source=where.source))
 
@@ -187,7 +188,9 @@ def build_task(config: MicroConfig, data: MaskData, images: Sequence[int]) -> Se
         if config.set_losses:
             raise UserError("--set_losses adds to the default loss: leave --loss out")
     elif config.set_losses:
-        for name, weight in SET_TERMS.get(config.dataset, {}).items():
+        if config.dataset not in SET_TERMS:
+            raise UserError(f"--set_losses: {config.dataset} is none of {', '.join(SET_TERMS)}")
+        for name, weight in SET_TERMS[config.dataset].items():
             terms[name] = {"weight": weight}
     rarity = [1 / max(1, count) for count in images]
     criterion = build_segmentation_loss(terms, ignore_index=VOID, rarity=rarity)

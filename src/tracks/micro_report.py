@@ -15,7 +15,7 @@ from torch import nn
 from src.data.sources.micro import DATASETS
 from src.files import write_text
 from src.mask_config import MicroConfig
-from src.models.budget import fuse_norms, measure_budget
+from src.models.budget import count_trainable, fuse_norms, measure_budget
 from src.models.micro.registry import BUDGET_CLASSES, build_micro
 from src.tracks.micro import MicroSet
 from src.tracks.micro_table import Finished, mean_over_sets, score_table
@@ -90,7 +90,8 @@ def write_report(
         path: of the report.
     """
     net = config.net or config.model
-    model = build_micro(net, BUDGET_CLASSES, dataset=sets[0].name, drop=config.drop)
+    built = [build_micro(net, BUDGET_CLASSES, dataset=s.name, drop=config.drop) for s in sets]
+    model = max(built, key=count_trainable)  # some sets' options add to the net
     budget = measure_budget(model)
     mean = float(np.mean(mean_over_sets(results)))
     threads = torch.get_num_threads()

@@ -14,7 +14,7 @@ from src.tracks.standing import compare_roles
 Finished = tuple[Run, Mapping[str, Any]]
 PROTOCOL = (
     "score: I / (U + 1e-6) for each image and foreground class true in it, mean over a class's "
-    "images, then over classes; held-out images, one view, threshold chosen on the same images "
+    "images, then over classes; held-out images, threshold chosen on the same images "
     "(plain: threshold 0.5); predicting background alone scores 0"
 )
 
@@ -58,7 +58,9 @@ def score_table(results: Mapping[str, Sequence[Finished]]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
              for row in rows]  # fmt: skip
     seeds = len(next(iter(results.values())))
-    return "\n".join([*lines, f"{seeds} seed{'s' * (seeds > 1)}; {PROTOCOL}"])
+    views = sorted({int(chosen(done).get("views", 1)) for r in results.values() for _, done in r})
+    how = f"{seeds} seed{'s' * (seeds > 1)}; views {', '.join(map(str, views))}"
+    return "\n".join([*lines, f"{how}; {PROTOCOL}"])
 
 
 def difference(first: Sequence[Finished], second: Sequence[Finished]) -> str:

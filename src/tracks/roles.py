@@ -7,7 +7,7 @@ does not make the finished student and teacher look foreign.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +59,24 @@ def weights_of(config: DistillConfig) -> dict[str, float]:
 def with_weights(config: DistillConfig, weights: Mapping[str, float]) -> DistillConfig:
     """Return ``config`` with these weights alone."""
     return replace(config, **{f"weight_{name}": weights.get(name, 0.0) for name in TERMS})  # type: ignore[arg-type]
+
+
+def fit_terms(config: DistillConfig, terms: Sequence[str]) -> DistillConfig:
+    """Drop the default weights of terms that this kind of task does not have.
+
+    Raises:
+        UserError: such a term was asked for.
+    """
+    defaults = weights_of(DistillConfig())
+    kept = {}
+    for name, weight in weights_of(config).items():
+        if name in terms:
+            kept[name] = weight
+        elif weight != defaults.get(name):
+            raise UserError(
+                f"--weight_{name}: --kind {config.kind} has no such term; it has {', '.join(terms)}"
+            )
+    return with_weights(config, kept)
 
 
 def alone(config: DistillConfig, term: str) -> DistillConfig:
@@ -122,10 +140,8 @@ def train_fresh(
     task: Any = field.task
     if role not in ("student", "teacher"):
         weights = weights_of(own)
-        unfit = [term for term in weights if term not in field.terms]
-        if unfit or not weights:
-            problem = f"--weight_{unfit[0]}: no such term here" if unfit else "no term has a weight"
-            raise UserError(f"{problem}; choose from {', '.join(field.terms)}")
+        if not weights:
+            raise UserError(f"no term has a weight; choose from {', '.join(field.terms)}")
         teacher = load_teacher(field, output, name, own).to(runtime.device)
         model = build_student(
             model, teacher, project="feature" in weights, num_terms=len(NAMES),

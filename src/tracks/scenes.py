@@ -30,11 +30,13 @@ def find_images(
     """
     root = Path(config.data_dir)
     if not config.data_dir:
-        root = Output(Path(config.output_dir)).scenes(SCENES)
         size = parse_size("resolution", config.resolution) or (SIDE, SIDE)
+        # every set has a folder of its own: a test scene of one is a training scene of another
+        name = f"{SCENES}_{num_scenes}x{num_frames}_{size[1]}x{size[0]}_seed{config.fold_seed}"
+        root = Output(Path(config.output_dir)).scenes(name)
         print(f"no --data_dir: {num_scenes} road scenes in {root}", flush=True)
         write_scenes(
-            root, num_scenes=num_scenes, num_frames=num_frames, size=size, seed=config.seed
+            root, num_scenes=num_scenes, num_frames=num_frames, size=size, seed=config.fold_seed
         )
         return "lanes", root
     if not root.is_dir():

@@ -94,6 +94,7 @@ def score_held_out(
         kept = asdict(verdict.cleaning) if verdict.kept else None
     scores = score_counts(passed.meter.counts(), task.class_names)
     best["score"] = scores.get(task.monitor, best["score"])
+    best.setdefault("plain", best["score"])
     how = f"{len(names)} held-out images at native size, {best['views']:.0f} views"
     if task.num_outputs == 1 or best["threshold"] != 0.5:
         how += f", threshold {best['threshold']:.3g} chosen on the same images"

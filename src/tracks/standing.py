@@ -93,15 +93,27 @@ def compare_roles(
         first: runs of role A, one a seed.
         second: runs of role B.
         statistic: a name in ``STATISTICS``.
+
+    Raises:
+        UserError: the runs held out different images.
     """
     counts = [[load_counts(run.oof_counts).sort() for run in runs] for runs in (first, second)]
-    with np.load(first[0].oof, allow_pickle=False) as oof:
-        groups = oof["groups"].tolist()
+    ids, groups = _held_out(first[0])
+    for run in (*first, *second):
+        if _held_out(run)[0] != ids:
+            raise UserError(
+                f"{run.folder} held out other images than {first[0].folder}: use one split"
+            )
     one, other = (_mean_over(runs, statistic) for runs in counts)
     many = len({group or f"\0{row}" for row, group in enumerate(groups)}) >= 5
     return bootstrap_difference(
         statistic, one, other, len(counts[0][0]), groups=groups if many else None
     )
+
+
+def _held_out(run: Run) -> tuple[list[str], list[str]]:
+    with np.load(run.oof, allow_pickle=False) as oof:
+        return oof["ids"].tolist(), oof["groups"].tolist()
 
 
 def _mean_over(runs: Sequence[SegmentationCounts], statistic: str) -> Score:

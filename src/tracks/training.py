@@ -72,7 +72,7 @@ def read_data(
     index = read_labelled(source, data_dir, **options)
     for note in index.notes:
         print(f"note: {note}")
-    split = split_rows(index, fold_of(config.fold), config.folds, config.seed)
+    split = split_rows(index, fold_of(config.fold), config.folds, config.fold_seed)
     size = parse_size("resolution", config.resolution)
     crop = parse_size("crop", config.crop) if config.crop else size
     if size is None:
@@ -219,6 +219,7 @@ def train_masks(
         if runtime.is_main:
             save_weights(run.best, model.state_dict(), {"kind": "norms measured anew"})
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_knobs(config)}
+    done |= {"split_hash": data.split.hash}
     done |= {"monitor": masks.monitor, "score": state.best, "best_epoch": state.best_epoch}
     if valid is not None:
         held = HeldOut(data.index, data.split.valid, valid)

@@ -62,6 +62,8 @@ def read_folders(
     if labels not in {"auto", "index", "binary"}:
         raise UserError(f"labels must be auto, index or binary, not {labels}")
     names = tuple(classes) or _read_classes(root)
+    if labels == "auto" and len(names) > 2:
+        labels = "index"
     targets = [root / row.target for row in rows if row.target]
     binary = labels == "binary"
     if targets and (labels == "auto" or (labels == "index" and not names)):
@@ -85,14 +87,14 @@ def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
     divided = [name for name in _SPLITS if (root / name / "images").is_dir()]
     for name in divided:
         images = list_files(root / name / "images", IMAGE_SUFFIXES)
-        masks = list_files(root / name / "masks", MASK_SUFFIXES)
+        masks = _list_masks(root / name / "masks")
         yield from pair(root, images, masks, _SPLITS[name], notes=notes)
     if divided:
         return
     if not (root / "images").is_dir():
         raise UserError(f"{root} has no images/ and no train/images/: see the folder layouts")
     images = list_files(root / "images", IMAGE_SUFFIXES)
-    masks = list_files(root / "masks", MASK_SUFFIXES)
+    masks = _list_masks(root / "masks")
     splits = read_split_lists(root)
     note_missing(notes, f"{root}: listed but missing", [n for n in splits if n not in images])
     if not splits:
@@ -103,6 +105,13 @@ def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
         part = {n: path for n, path in images.items() if splits.get(n) == split}
         known = {n: path for n, path in masks.items() if n in part}
         yield from pair(root, part, known, split, notes=notes)
+
+
+def _list_masks(folder: Path) -> dict[str, Path]:
+    masks = list_files(folder, MASK_SUFFIXES)
+    if not masks and any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.glob("*.*")):
+        raise UserError(f"{folder} holds no .png or .npy: JPEG changes labels, save masks as PNG")
+    return masks
 
 
 def _read_classes(root: Path) -> tuple[str, ...]:

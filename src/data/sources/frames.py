@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 _DIGITS = re.compile(r"(\d+)")
+# What Roboflow and Cityscapes write after the frame's number.
+_EXPORTED = re.compile(r"(_(jpe?g|png|bmp))?\.rf\.[0-9a-fA-F]+$|_leftImg8bit$")
 
 
 def split_number(name: str) -> tuple[str, int]:
     """Split "drive_0123" into ("drive_", 123) at its last number; without one it is -1."""
+    name = _EXPORTED.sub("", name)
     digits = _DIGITS.findall(name)
     if not digits:
         return name, -1

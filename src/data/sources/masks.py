@@ -224,12 +224,14 @@ def read_split_lists(folder: Path) -> dict[str, str]:
 def decode_foreground(path: Path) -> np.ndarray:
     """Read a two-class mask, stored as 0/1 or as 0/255 with soft edges, as labels 0 and 1.
 
+    0, 1 and 255 together are labels with void, and stay.
+
     Raises:
-        UserError: it holds neither.
+        UserError: it holds none of these.
     """
     mask = decode_mask(path)
     top = int(mask.max())
-    if top <= 1:
+    if top <= 1 or (top == 255 and set(np.unique(mask).tolist()) == {0, 1, 255}):
         return mask
     if not 128 <= top <= 255:
         raise UserError(f"mask {path} reaches {top}: a two-class mask is 0/1 or 0/255")
