@@ -111,11 +111,11 @@ def infer_models(
     config: InferConfig, output: Output, weights: Weights, blend: Blend, index: Index
 ) -> dict[str, list[TestRun]]:
     """Return the test logits of every model and fold, inferring those that are not there yet."""
-    from src.ensemble.store import has_test_run, hash_ids, open_test_run
+    from src.ensemble.store import has_test_run, open_test_run
     from src.ensemble.weights import num_views, used_models
-    from src.tracks.inference import infer_fold
+    from src.tracks.inference import hash_images, infer_fold
 
-    ids_hash = hash_ids(index.table["id"].tolist())
+    ids_hash = hash_images(index)
     threshold = weights.adaptive_threshold if config.tta_adaptive else None
     runs: dict[str, list[TestRun]] = {}
     for model in used_models(blend):

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 
-def knob(default: Any, help: str) -> Any:
-    """Declare a config field with its default and the text that ``--help`` shows."""
-    return field(default=default, metadata={"help": help})
+def knob(default: Any, help: str, least: float | None = None) -> Any:
+    """Declare a config field with its default, the text of ``--help`` and its least value."""
+    return field(default=default, metadata={"help": help, "least": least})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,14 @@ class PlaceConfig:
 class EngineConfig(PlaceConfig):
     """What the loop needs, whatever is learned."""
 
-    seed: int = knob(0, "seed of folds, initial weights, order, augmentation, mixing, dropout")
-    epochs: int = knob(20, "passes over the training rows")
-    batch_size: int = knob(32, "rows an optimizer step sees, over all processes")
-    micro_batch_size: int = knob(0, "rows on the device at once; 0 = batch_size")
+    seed: int = knob(
+        0, "seed of folds, initial weights, order, augmentation, mixing, dropout", least=0
+    )
+    epochs: int = knob(20, "passes over the training rows", least=1)
+    batch_size: int = knob(32, "rows an optimizer step sees, over all processes", least=1)
+    micro_batch_size: int = knob(0, "rows on the device at once; 0 = batch_size", least=0)
     optimizer: Literal["adamw", "sgd"] = knob("adamw", "AdamW, or SGD with Nesterov momentum")
-    lr: float = knob(3e-4, "peak learning rate of the topmost backbone layer")
+    lr: float = knob(3e-4, "peak learning rate of the topmost backbone layer", least=0)
     head_lr_mult: float = knob(5.0, "the head learns this many times faster than the backbone")
     layer_decay: float = knob(1.0, "each layer below the top learns this fraction of the one above")
     weight_decay: float = knob(0.02, "decoupled weight decay; none on norms, biases and GeM's p")
@@ -44,27 +46,36 @@ class EngineConfig(PlaceConfig):
     schedule: Literal["cosine", "warm_restarts", "poly"] = knob(
         "cosine", "one-cycle cosine with warm-up, SGDR restarts, or polynomial decay"
     )
-    warmup_epochs: float = knob(1.0, "epochs of linear warm-up (cosine and poly)")
+    warmup_epochs: float = knob(1.0, "epochs of linear warm-up (cosine and poly)", least=0)
     lr_min: float = knob(1e-6, "floor of the learning rate")
-    restart_epochs: int = knob(10, "T_0: epochs of the first cycle of warm_restarts")
-    restart_mult: int = knob(2, "T_mult: each cycle is this many times longer than the last")
+    restart_epochs: int = knob(10, "T_0: epochs of the first cycle of warm_restarts", least=1)
+    restart_mult: int = knob(
+        2, "T_mult: each cycle is this many times longer than the last", least=1
+    )
     poly_power: float = knob(1.0, "exponent of the polynomial decay")
     clip_grad: float = knob(1.0, "largest norm of the gradient; 0 = no clipping")
     ema_decay: float = knob(0.998, "decay of the averaged weights after warm-up; 0 = none")
     ema_share: float = knob(0.0, "average over this last share of the steps; 0 = by ema_decay")
-    patience: int = knob(0, "stop after so many validations without a better score; 0 = never")
-    valid_every: int = knob(1, "epochs from one validation to the next; the last is always one")
+    patience: int = knob(
+        0, "stop after so many validations without a better score; 0 = never", least=0
+    )
+    valid_every: int = knob(
+        1, "epochs from one validation to the next; the last is always one", least=1
+    )
     valid_ema_only: bool = knob(False, "validate the averaged weights only, not the raw ones too")
-    checkpoint_minutes: float = knob(10.0, "minutes from one last.pt to the next")
-    skip_nonfinite: int = knob(0, "go on past at most so many steps whose loss is not finite")
+    checkpoint_minutes: float = knob(10.0, "minutes from one last.pt to the next", least=0)
+    keep_last: bool = knob(True, "keep last.pt of a finished run (16 bytes a parameter)")
+    skip_nonfinite: int = knob(
+        0, "go on past at most so many steps whose loss is not finite", least=0
+    )
     device: Literal["auto", "cuda", "mps", "xpu", "cpu"] = knob("auto", "where to compute")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("auto", "arithmetic of the network")
     channels_last: Literal["auto", "on", "off"] = knob("auto", "memory layout of the images")
     autotune: Literal["on", "off"] = knob("on", "measure layout and precision before a new run")
     compile: bool = knob(False, "torch.compile the network (repays itself on long GPU runs)")
     grad_checkpointing: bool = knob(False, "recompute activations: less memory, a third slower")
-    num_workers: int = knob(-1, "loader processes; -1 = chosen by device and cores")
-    infer_batch_size: int = knob(0, "rows at once without gradients; 0 = by resolution")
+    num_workers: int = knob(-1, "loader processes; -1 = chosen by device and cores", least=-1)
+    infer_batch_size: int = knob(0, "rows at once without gradients; 0 = by resolution", least=0)
     wandb: bool = knob(False, "log to Weights & Biases too (WANDB_MODE=offline is honoured)")
     accept_changes: bool = knob(False, "resume although knobs differ from the interrupted run")
 
@@ -77,12 +88,16 @@ class FoldConfig(EngineConfig):
 
     model: str = knob("", "a preset of configs/classify.yaml, or any timm id")
     fold: str = knob("0", "0 … K-1, `all`, or `full` (every row, no validation)")
-    folds: int = knob(0, "K, settled by the first run on the data; 0 = as settled, at first 5")
+    folds: int = knob(
+        0, "K, settled by the first run on the data; 0 = as settled, at first 5", least=0
+    )
     config: str = knob("configs/classify.yaml", "YAML with a `train:` block and `models:` rows")
     name: str = knob("", "name of the run's folder; empty = the model's name")
     timm_id: str = knob("", "timm architecture and tag; empty = --model")
     pretrained: str = knob("auto", "`auto`, `none`, or a weights file")
-    image_size: int = knob(0, "side of the square the network sees, px; 0 = its native size")
+    image_size: int = knob(
+        0, "side of the square the network sees, px; 0 = its native size", least=0
+    )
     pool: Literal["gem", "avg", "native"] = knob(
         "gem", "pooling before the head; native = all the pretrained head does"
     )
@@ -122,14 +137,14 @@ class BlendConfig(PlaceConfig):
 
     models: tuple[str, ...] = knob((), "models to blend; none = all with OOF predictions")
     tta_steps: int = knob(5, "views of each model to consider (1 … 5)")
-    trials: int = knob(100, "structures Optuna tries in all; 0 = only the convex blend")
+    trials: int = knob(100, "structures Optuna tries in all; 0 = only the convex blend", least=0)
     timeout: float = knob(20.0, "seconds after which Optuna starts no further trial")
     presets: str = knob("configs/classify.yaml", "YAML whose rows have each model's prior_weight")
     aliases: str = knob(
         "", "CSV of class names that mean the same; empty = aliases.csv of the data"
     )
     suggest_aliases: bool = knob(False, "list pairs of classes that the models cannot tell apart")
-    seed: int = knob(0, "seed of Optuna's sampler and of the bootstrap")
+    seed: int = knob(0, "seed of Optuna's sampler and of the bootstrap", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +163,8 @@ class InferConfig(PlaceConfig):
     )
     device: Literal["auto", "cuda", "mps", "xpu", "cpu"] = knob("auto", "where to compute")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("auto", "arithmetic of the network")
-    num_workers: int = knob(-1, "loader processes; -1 = chosen by device and cores")
-    infer_batch_size: int = knob(0, "rows at once; 0 = by resolution")
+    num_workers: int = knob(-1, "loader processes; -1 = chosen by device and cores", least=-1)
+    infer_batch_size: int = knob(0, "rows at once; 0 = by resolution", least=0)
 
 
 # These do not change what is learned, so a resumed or compared run may differ in them.
@@ -157,7 +172,7 @@ NOT_LEARNED = frozenset(
     {
         *("data_dir", "output_dir", "allow_outside", "config", "fold", "name"),
         *("device", "num_workers", "cache", "infer_batch_size", "checkpoint_minutes"),
-        *("skip_nonfinite", "wandb", "accept_changes", "prior_weight", "audit"),
+        *("skip_nonfinite", "wandb", "accept_changes", "prior_weight", "audit", "keep_last"),
     }
 )
 

@@ -16,8 +16,12 @@ class SegmentationConfig(EngineConfig):
     name: str = knob("", "name of the run's folder; empty = data set and network")
     source: str = knob("auto", "layout of the data; auto = looked up (see src/data/sources)")
     fold: str = knob("0", "0 … K-1, or `full` (every labelled row, no validation)")
-    folds: int = knob(0, "K group-aware folds; 0 = the data's own valid split, 5 if it has none")
-    fold_seed: int = knob(0, "seed of folds and of generated scenes, the same for every --seed")
+    folds: int = knob(
+        0, "K group-aware folds; 0 = the data's own valid split, 5 if it has none", least=0
+    )
+    fold_seed: int = knob(
+        0, "seed of folds and of generated scenes, the same for every --seed", least=0
+    )
     resolution: str = knob("native", "HxW that images are resized to, or `native`")
     crop: str = knob("", "HxW of the training crops; empty = the resolution, or largest image")
     window: str = knob("", "HxW that larger images are predicted by; empty = crop, native = whole")
@@ -29,7 +33,9 @@ class SegmentationConfig(EngineConfig):
     rotate: float = knob(0.0, "largest rotation, degrees")
     color: float = knob(0.2, "strength of brightness, contrast and saturation changes")
     cache: Literal["auto", "ram", "disk", "none"] = knob("auto", "where decoded pixels are kept")
-    renorm_images: int = knob(0, "measure BatchNorm's statistics anew on so many images at the end")
+    renorm_images: int = knob(
+        0, "measure BatchNorm's statistics anew on so many images at the end", least=0
+    )
     prior: bool = knob(True, "start the head at the classes' share of the training pixels")
     tta_steps: int = knob(5, "views scored on the held-out images (1 … 5)")
 
@@ -49,15 +55,17 @@ class LaneConfig(SegmentationConfig):
     pretrained: str = knob("auto", "`auto`, `none`, or the encoder's weights file")
     resolution: str = knob("384x384", "HxW that images are resized to, or `native`")
     loss: str = knob("bce + dice", "weighted sum of terms, as in `bce + dice + 0.5 boundary`")
-    epochs: int = knob(100, "passes over the training rows")
-    batch_size: int = knob(12, "rows an optimizer step sees")
-    micro_batch_size: int = knob(4, "rows on the device at once: 4 × 3 accumulated steps = 12")
-    lr: float = knob(1e-5, "peak learning rate of the backbone")
+    epochs: int = knob(100, "passes over the training rows", least=1)
+    batch_size: int = knob(12, "rows an optimizer step sees", least=1)
+    micro_batch_size: int = knob(
+        4, "rows on the device at once: 4 × 3 accumulated steps = 12", least=0
+    )
+    lr: float = knob(1e-5, "peak learning rate of the backbone", least=0)
     head_lr_mult: float = knob(10.0, "the decoder learns this many times faster")
     weight_decay: float = knob(0.01, "decoupled weight decay; none on norms and biases")
     postprocess: bool = knob(False, "try morphology and components; kept if it helps on valid")
-    num_scenes: int = knob(30, "road scenes to generate where no data are given")
-    num_frames: int = knob(8, "frames of each generated scene")
+    num_scenes: int = knob(30, "road scenes to generate where no data are given", least=5)
+    num_frames: int = knob(8, "frames of each generated scene", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +92,19 @@ class MicroConfig(SegmentationConfig):
     loss: str = knob("", "terms, as in `ce + protocol`; empty = ce / (K - 1) + protocol")
     set_losses: bool = knob(False, "add each set's own term: edges, outline, shape, label noise")
     resolution: str = knob("256x256", "HxW that images are resized to, or `native`")
-    epochs: int = knob(30, "passes over the training rows")
-    batch_size: int = knob(16, "rows an optimizer step sees")
-    lr: float = knob(1e-2, "peak learning rate")
+    epochs: int = knob(30, "passes over the training rows", least=1)
+    batch_size: int = knob(16, "rows an optimizer step sees", least=1)
+    lr: float = knob(1e-2, "peak learning rate", least=0)
     lr_min: float = knob(1e-4, "learning rate of the last step")
     beta2: float = knob(0.99, "AdamW's memory of squared gradients")
     weight_decay: float = knob(0.01, "decoupled weight decay; none on norms and biases")
-    warmup_epochs: float = knob(0.0, "epochs of linear warm-up")
+    warmup_epochs: float = knob(0.0, "epochs of linear warm-up", least=0)
     clip_grad: float = knob(0.0, "largest norm of the gradient; 0 = no clipping")
     ema_share: float = knob(0.1, "average over this last share of the steps; 0 = by ema_decay")
-    renorm_images: int = knob(512, "images on which BatchNorm is measured anew at the end")
-    valid_every: int = knob(1000, "epochs from one validation to the next; the last is always one")
+    renorm_images: int = knob(512, "images on which BatchNorm is measured anew at the end", least=0)
+    valid_every: int = knob(
+        1000, "epochs from one validation to the next; the last is always one", least=1
+    )
     valid_ema_only: bool = knob(True, "validate the averaged weights only, not the raw ones too")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("fp32", "arithmetic of the network")
     channels_last: Literal["auto", "on", "off"] = knob("on", "memory layout of the images")
@@ -123,7 +133,7 @@ class DistillConfig(SegmentationConfig):
     student_width: int = knob(0, "channels of the student's decoder; 0 = as published")
     teacher_width: int = knob(0, "channels of the teacher's decoder; 0 = as published")
     teacher_epochs: int = knob(0, "the teacher's own number of epochs; 0 = --epochs")
-    image_size: int = knob(0, "side for classification, px; 0 = the student's native size")
+    image_size: int = knob(0, "side for classification, px; 0 = the student's native size", least=0)
     head_lr_mult: float = knob(10.0, "the head learns this many times faster than the encoder")
     weight_kl: float = knob(0.3, "share of the KL between soft labels; 0 = without the term")
     weight_attention: float = knob(0.0, "share of attention transfer")
@@ -132,7 +142,9 @@ class DistillConfig(SegmentationConfig):
     weight_feature: float = knob(0.0, "share of feature mimicking through a projector")
     temperature: float = knob(4.0, "T of the softened distributions")
     tta_steps: int = knob(1, "views scored on the held-out images (1 … 5)")
-    share_every: int = knob(50, "steps from one measurement of the gradient shares to the next")
+    share_every: int = knob(
+        50, "steps from one measurement of the gradient shares to the next", least=1
+    )
     allow_weak_teacher: bool = knob(False, "teach although the teacher does not beat the student")
     ablate: bool = knob(False, "one more run for each term alone, at its weight (0.3 if it is 0)")
     tune: int = knob(0, "trials of a search for weights and temperature on valid; 0 = none")
@@ -160,5 +172,5 @@ class InferSegmentationConfig(PlaceConfig):
     compare: tuple[str, ...] = knob((), "two runs, or two folders of masks, to set side by side")
     device: Literal["auto", "cuda", "mps", "xpu", "cpu"] = knob("auto", "where to compute")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("auto", "arithmetic of the network")
-    num_workers: int = knob(-1, "loader processes; -1 = chosen by device and cores")
-    infer_batch_size: int = knob(0, "rows at once; 0 = by resolution")
+    num_workers: int = knob(-1, "loader processes; -1 = chosen by device and cores", least=-1)
+    infer_batch_size: int = knob(0, "rows at once; 0 = by resolution", least=0)

@@ -222,6 +222,9 @@ def fill(
                 )
             values |= rows.get(row, {})
     values |= flags
-    return config_class(
-        **{name: coerce(name, value, kinds[name]) for name, value in values.items()}
-    )
+    filled = {name: coerce(name, value, kinds[name]) for name, value in values.items()}
+    for known in dataclasses.fields(config_class):  # type: ignore[arg-type]
+        least = known.metadata.get("least")
+        if least is not None and filled.get(known.name, least) < least:
+            raise UserError(f"--{known.name} {filled[known.name]}: at least {least}")
+    return config_class(**filled)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 import infer_ensemble
+from src.data.index import read_test
 from src.ensemble.pool import Blend
 from src.ensemble.store import save_test_info
 from src.ensemble.weights import OofSummary, Weights, write_weights
 from src.files import write_json
 from src.script import UserError
+from src.tracks.inference import hash_images
 
 CLASSES = ("고양이", "dog", "bird")
 VIEWS = ("identity", "hflip")
@@ -44,8 +46,9 @@ def place(tmp_path):
             logits = 2.5 * features + np.log(prior) + noise
             np.save(folder / "test_logits.npy", logits.astype(np.float16))
             save_test_info(
-                folder / "test.json", ids=ids[::-1], views=VIEWS, classes=CLASSES, config_hash=model
-            )
+                folder / "test.json", ids_hash=hash_images(read_test(data)), views=VIEWS,
+                classes=CLASSES, config_hash=model,
+            )  # fmt: skip
             write_json(folder / "finished.json", {"config_hash": model})
     members = tuple((model, view) for model in "ab" for view in VIEWS)
     weights = Weights(
@@ -144,3 +147,9 @@ def test_columns_that_match_no_class_are_refused(place):
 def test_without_weights(tmp_path):
     with pytest.raises(UserError, match=r"run optimize_weights\.py first"):
         infer_ensemble.main(["--output_dir", str(tmp_path)])
+
+
+def test_other_images_under_the_same_ids_are_answered_anew(place):
+    (place[0] / "data" / "test" / "000.jpg").write_bytes(b"another picture")
+    with pytest.raises(UserError):  # the fakes have no network: it would have to be run
+        run(place)

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.config import FoldConfig, config_hash, knob
+from src.mask_config import LaneConfig
 from src.reader import coerce, parse, read_rows, read_yaml
 from src.script import UserError
 
@@ -251,3 +252,21 @@ def test_presets_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.M
     assert list(read_yaml(Path("configs/classify.yaml"))["models"]) == ["mine"]
     with pytest.raises(UserError, match=r"other.yaml: no such file"):
         read_yaml(Path("configs/other.yaml"))
+
+
+@pytest.mark.parametrize("flags", [["--epochs", "0"], ["--restart_epochs", "0"],
+                                   ["--valid_every", "0"], ["--batch_size", "0"],
+                                   ["--num_workers", "-2"]])  # fmt: skip
+def test_numbers_below_sense_are_refused(flags: list[str]) -> None:
+    with pytest.raises(UserError, match=rf"{flags[0]} {flags[1]}: at least"):
+        parse(FoldConfig, ["--config", "", *flags], prog="p", description="d")
+
+
+def test_a_preset_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("models: {cracks: {epochs: 3}}")
+    read = {"prog": "p", "description": "d", "row_by": "model", "rows_only": True}
+    argv = ["--config", str(path), "--model"]
+    assert parse(LaneConfig, [*argv, "cracks"], **read).epochs == 3
+    with pytest.raises(UserError, match=r"--model crack: .*did you mean cracks"):
+        parse(LaneConfig, [*argv, "crack"], **read)

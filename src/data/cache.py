@@ -96,7 +96,7 @@ class DiskCache(Rows):
         """Open the cache of ``source`` in ``folder``; build it if there is none that fits.
 
         Raises:
-            UserError: a file cannot be decoded, or there is no room.
+            UserError: a file is gone, or there is no room.
         """
         super().__init__(source, rows)
         self.path = build(source, folder)
@@ -108,7 +108,9 @@ class DiskCache(Rows):
     def __getitem__(self, row: int) -> np.ndarray:
         if self._pixels is None:
             self._pixels = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return np.asarray(self._pixels[int(self.rows[row])])
+        pixels = np.asarray(self._pixels[int(self.rows[row])])
+        # black stands for a damaged file too: reading it says which
+        return pixels if pixels.any() else super().__getitem__(row)
 
 
 def open_cache(
@@ -159,7 +161,7 @@ def build(source: FileSource, folder: Path | str) -> Path:
     a file that is damaged, by its size or by three of its rows, is built again.
 
     Raises:
-        UserError: a file cannot be decoded, or there is no room.
+        UserError: a file is gone, or there is no room.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,8 +191,17 @@ def _write(source: FileSource, path: Path) -> None:
         np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
         for start in starts:  # threads suffice: OpenCV decodes outside the interpreter's lock
             rows = range(start, min(start + chunk, len(source)))
-            for pixels in threads.map(lambda row: read(source, row), rows):
+            for pixels in threads.map(lambda row: _read_or_black(source, row), rows):
                 file.write(np.ascontiguousarray(pixels).data)
+
+
+def _read_or_black(source: FileSource, row: int) -> np.ndarray:
+    """Read a row; black if its file is damaged, for it may be in quarantine."""
+    assert source.shape is not None
+    try:
+        return read(source, row)
+    except UserError:
+        return np.zeros(source.shape, np.uint8)
 
 
 def _is_whole(path: Path, source: FileSource) -> bool:
@@ -204,7 +215,7 @@ def _is_whole(path: Path, source: FileSource) -> bool:
     if path.stat().st_size != pixels.offset + pixels.nbytes:
         return False
     probes = {0, len(source) // 2, len(source) - 1}
-    return all(np.array_equal(pixels[row], read(source, row)) for row in probes)
+    return all(np.array_equal(pixels[row], _read_or_black(source, row)) for row in probes)
 
 
 @contextmanager

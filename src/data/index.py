@@ -168,7 +168,8 @@ def _read_train_csv(
     image = image_column(table, wanted[0], path)
     label = pick_column(table, wanted[1], LABEL_NAMES, path, "--label_column")
     group = pick_column(table, wanted[2], GROUP_NAMES, path, "--group_column")
-    key = pick_column(table, None, ID_NAMES, path, "")
+    others = table.drop(columns=[name for name in (label, group) if name])
+    key = pick_column(others, None, ID_NAMES, path, "")
     if label is None:
         rest = [name for name in table.columns if name not in (image, group, key)]
         if len(rest) != 1:
@@ -179,6 +180,10 @@ def _read_train_csv(
         label = rest[0]
     finder = ImageFinder(root, prefer="train", allow_outside=allow_outside)
     images = _find_all(finder, table[image].tolist(), str(path))
+    notes = [f"{path.name}: image = {image}, label = {label}, group = {group or 'none'}"]
+    if key not in (None, image) and table[key].duplicated().any():
+        notes.append(f"{path.name}: {key} repeats, so images are known by their paths")
+        key = None
     ids = [nfc(name) for name in images] if key is None else table[key].tolist()
     refuse_duplicates(ids, str(path))
     targets = [nfc(name) for name in table[label]]
@@ -187,7 +192,6 @@ def _read_train_csv(
             f"{path} has no label in column {label} for {ids[targets.index('')]}: add it"
         )
     groups = [""] * len(ids) if group is None else table[group].tolist()
-    notes = [f"{path.name}: image = {image}, label = {label}, group = {group or 'none'}"]
     rows = _table(ids, images, targets, groups, split="train")
     return Index(root, rows, _classes(targets, path), tuple(notes + finder.notes))
 

@@ -154,12 +154,12 @@ class ImageFinder:
     """Finds the files that the cells of a CSV mean.
 
     A cell may lack its leading folders ("0001.jpg" for "train/images/0001.jpg"), its extension,
-    or differ in Unicode form, slashes and a leading "./"; what it may not do is leave the root.
+    or differ in case, Unicode form, slashes and a leading "./"; it may not leave the root.
     The check is on the text: links that the owner of the folder has laid are followed.
     """
 
     def __init__(self, root: Path, *, prefer: str, allow_outside: bool = False):
-        """Index the images below ``root``; folder ``prefer`` wins where a name is ambiguous."""
+        """Index the images below ``root``; folders named ``prefer``… win where several fit."""
         self.root = root
         self._inner = f"{posixpath.normpath(root.resolve().as_posix())}/"
         self.allow_outside = allow_outside
@@ -167,7 +167,7 @@ class ImageFinder:
         self._paths = {nfc(path): path for path in reversed(scanner.images())}
         self.notes = scanner.notes
         self._prefixes = ["", f"{prefer}/"]
-        self._prefer = f"{prefer}/"
+        self._prefer = prefer.casefold()
         self._by_name: dict[str, list[str]] | None = None
 
     def find(self, cell: str) -> str | None:
@@ -203,13 +203,12 @@ class ImageFinder:
             for known in self._paths:
                 name = posixpath.basename(known)
                 for key in (name, posixpath.splitext(name)[0]):
-                    self._by_name.setdefault(key, []).append(known)
-        fits = [
-            full
-            for full in self._by_name.get(posixpath.basename(path), [])
-            if any(f"/{form}".endswith(f"/{path}") for form in (full, posixpath.splitext(full)[0]))
-        ]
-        preferred = [full for full in fits if full.startswith(self._prefer)]
+                    self._by_name.setdefault(key.casefold(), []).append(known)
+        near = self._by_name.get(posixpath.basename(path).casefold(), [])
+        fits = [full for full in near if _ends_with(full, path)]
+        if not fits:  # "a.JPG" for "a.jpg"
+            fits = [full for full in near if _ends_with(full.casefold(), path.casefold())]
+        preferred = [full for full in fits if full.casefold().startswith(self._prefer)]
         fits = sorted(preferred or fits)
         if len(fits) > 1:
             raise UserError(
@@ -220,3 +219,8 @@ class ImageFinder:
         if fits[0].endswith(f"/{path}") and len(self._prefixes) < 8:
             self._prefixes.append(fits[0][: -len(path)])  # the next rows may lie there too
         return self._paths[fits[0]]
+
+
+def _ends_with(full: str, path: str) -> bool:
+    """Tell whether ``path``, with or without its extension, is the end of ``full``."""
+    return any(f"/{form}".endswith(f"/{path}") for form in (full, posixpath.splitext(full)[0]))

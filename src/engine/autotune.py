@@ -43,7 +43,7 @@ def autotune(
         try:
             cost = time_steps(model, task, batch, candidate, left)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) and candidate is runtime:
+            if not is_out_of_memory(error) and candidate == runtime:
                 raise
             release_memory(runtime.device)
             continue
@@ -75,24 +75,27 @@ def time_steps(
     kept = [buffer.clone() for buffer in model.buffers()]
     best = float("inf")
     started = time.perf_counter()
-    for trial in range(4):
-        begin = time.perf_counter()
-        seed_step(trial)
-        with runtime.autocast():
-            loss = task.loss(model, batch)["loss"]
-        loss.backward()
-        loss.item()
-        if runtime.device.type == "cuda":
-            torch.cuda.synchronize()
-        spent = time.perf_counter() - begin
-        if trial or spent > budget_s / 4:  # the first pass also pays for allocation
-            best = min(best, spent)
+    try:
+        for trial in range(4):
+            begin = time.perf_counter()
+            seed_step(trial)
+            with runtime.autocast():
+                loss = task.loss(model, batch)["loss"]
+            loss.backward()
+            loss.item()
+            if runtime.device.type == "cuda":
+                torch.cuda.synchronize()
+            spent = time.perf_counter() - begin
+            if trial or spent > budget_s / 4:  # the first pass also pays for allocation
+                best = min(best, spent)
+            model.zero_grad(set_to_none=True)
+            if time.perf_counter() - started > budget_s / 3:
+                break
+    finally:  # also where memory ran out half-way
         model.zero_grad(set_to_none=True)
-        if time.perf_counter() - started > budget_s / 3:
-            break
-    with torch.no_grad():
-        for buffer, value in zip(model.buffers(), kept, strict=True):
-            buffer.copy_(value)
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), kept, strict=True):
+                buffer.copy_(value)
     return best if best < float("inf") else spent
 
 
@@ -110,7 +113,10 @@ def settle_runtime(
         open_knobs = "auto" in (config.precision, config.channels_last)
         if config.autotune == "on" and open_knobs and runtime.num_processes == 1:
             loader.batch_sampler.start(0)
-            keys = next(iter(loader.batch_sampler))[:TRIAL_ROWS]
+            rows = min(TRIAL_ROWS, config.micro_batch_size or TRIAL_ROWS)
+            keys = next(iter(loader.batch_sampler))[:rows]
+            if config.grad_checkpointing:
+                model.set_grad_checkpointing()  # type: ignore[operator]
             batch = loader.collate_fn(loader.dataset.__getitems__(keys))
             if isinstance(batch, UserError):  # a file that cannot be read, named
                 raise batch
@@ -130,12 +136,19 @@ def settle_runtime(
 
 
 def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> dict[str, Any] | None:
-    """Return this run's choice, else that of another fold on such a device, else None."""
-    if run.tuned.exists():
-        return read_json(run.tuned)
+    """Return this run's choice, else that of another fold on such a device, else None.
+
+    A choice made on another device is none, and a knob that is set goes before any choice.
+    """
+    paths = [run.tuned] if run.tuned.exists() else []
     if config.autotune == "on" and config.precision == config.channels_last == "auto":
-        for path in sorted(run.folder.parent.glob(f"fold*/{run.tuned.name}")):
-            chosen = read_json(path)
-            if chosen.get("device") == runtime.device.type:
-                return chosen
+        paths += sorted(run.folder.parent.glob(f"fold*/{run.tuned.name}"))
+    for path in paths:
+        chosen = read_json(path)
+        if chosen.get("device") == runtime.device.type:
+            if config.precision != "auto":
+                chosen["precision"] = runtime.precision
+            if config.channels_last != "auto":
+                chosen["channels_last"] = runtime.channels_last
+            return chosen
     return None

@@ -7,12 +7,14 @@ row), so a run that was killed goes on bit for bit as if it had not been.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -168,8 +170,19 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
             save_when_due()
             job.pause()
     job.guard.settle()
+    check_scale(runtime)
     assert state.step == (state.epoch + 1) * steps_per_epoch, "the loader ended early"
     return rate
+
+
+def check_scale(runtime: Runtime) -> None:
+    """Refuse to go on where fp16 gradients overflow at any scale.
+
+    Raises:
+        UserError: they do.
+    """
+    if runtime.scaler.is_enabled() and runtime.scaler.get_scale() < 1:
+        raise UserError("fp16 gradients overflow at every scale: pass --precision bf16 or fp32")
 
 
 def add_terms(
@@ -214,6 +227,8 @@ def close_epoch(parts: Parts, job: Job) -> dict[str, Any]:
     row |= {f"train_{k}": float(v) / max(1, state.rows) for k, v in state.sums.items()}
     if job.valid_loader is not None and (last or epoch % config.valid_every == 0):
         row |= validate(parts, job)
+        if job.runtime.num_processes > 1:  # running statistics differ, and with them the scores
+            row = broadcast_object_list([row])[0]
         keep_best(parts, job, row)
     elif job.valid_loader is None and last:
         weights = (parts.ema.module if parts.ema else parts.model).state_dict()
@@ -254,6 +269,10 @@ def keep_best(parts: Parts, job: Job, row: dict[str, Any]) -> None:
     scores = {
         k: row[f"{k}_{task.monitor}"] for k in ("valid", "ema") if f"{k}_{task.monitor}" in row
     }
+    for prefix, score in scores.items():
+        if not math.isfinite(score):
+            say(job.runtime, f"warning: {prefix}_{task.monitor} is {score}: worst")
+    scores = {k: score if math.isfinite(score) else sign * math.inf for k, score in scores.items()}
     kind = min(scores, key=lambda k: sign * scores[k])
     if state.best is not None and sign * scores[kind] >= sign * state.best:
         state.misses += 1

@@ -66,7 +66,11 @@ def build_optimizer(
                 "lower it or pass --optimizer sgd"
             )
         return torch.optim.AdamW(groups, lr=lr, betas=(0.9, beta2), fused=True)
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+    for group in optimizer.param_groups:
+        for p in group["params"]:  # torch leaves its own unwritten where the first step is skipped
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

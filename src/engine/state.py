@@ -101,7 +101,11 @@ class Parts:
         self.model.load_state_dict(saved["model"])
         if self.ema and saved["ema"]:
             self.ema.module.load_state_dict(saved["ema"])
+        groups = self.optimizer.param_groups
+        asked = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         self.optimizer.load_state_dict(saved["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, asked, strict=True):
+            group.update(own)  # decay, betas and scales are the config's, not the file's
         self.runtime.scaler.load_state_dict(saved["scaler"])
 
 
@@ -136,6 +140,10 @@ def prepare_parts(
     return Parts(model, ema, optimizer, runtime, state, wrapped, buffers, kept)
 
 
+# What counts the steps and shapes the optimizer's state: not to be changed by --accept_changes.
+FIXED = ("batch_size", "layer_decay", "optimizer")
+
+
 def resume(parts: Parts, run: Run, config: EngineConfig) -> None:
     """Restore the newest whole state, if there is one, and say so.
 
@@ -155,7 +163,11 @@ def resume(parts: Parts, run: Run, config: EngineConfig) -> None:
                 f"{run.folder} was started with other knobs ({', '.join(changed)}): use them, "
                 "pass --accept_changes, or another --name"
             )
+        fixed = [k for k in FIXED if now.get(k) != then.get(k)]
+        if fixed:
+            raise UserError(f"{run.folder}: --{fixed[0]} stays within a run: pass another --name")
         say(parts.runtime, f"going on with changed knobs: {', '.join(changed)}")
+    micro_batch_size = parts.state.micro_batch_size
     try:
         parts.unpack(saved)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -164,4 +176,6 @@ def resume(parts: Parts, run: Run, config: EngineConfig) -> None:
             f"{run.last}: of another network ({reason}); restore classes and aliases, or delete "
             f"{run.folder} to start afresh"
         ) from None
+    if saved["config"].get("micro_batch_size") != config.micro_batch_size:
+        parts.state.micro_batch_size = micro_batch_size
     say(parts.runtime, f"resuming {run.folder} after step {parts.state.step}")

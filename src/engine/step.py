@@ -41,7 +41,10 @@ def train_step(
     params = [p for group in optimizer.param_groups for p in group["params"]]
     norm = clip_gradient(params, clip)
     bad = ~torch.isfinite(suspect(terms["loss"], norm, runtime))
+    if scaler.is_enabled() and runtime.num_processes > 1:  # skip together or not at all
+        bad = runtime.accelerator.reduce(bad.float(), "sum") > 0
     if not guard.admit(bad, terms["loss"], batch["index"], step, epoch):
+        scaler.update()
         parts.restore_buffers()
         return None
     if not scaler.is_enabled():

@@ -43,10 +43,12 @@ def fit_log_pool(
     bias = np.zeros(log_probs.shape[2]) if bias is None else bias
     loss, slope, curve = _derivatives(log_probs, targets, bias, weights)
     for _ in range(max_steps):
-        ridge = 1e-7 * np.trace(curve) / num_members + 1e-12
-        factor = np.linalg.cholesky(curve + ridge * np.eye(num_members))
+        factor, ridge = _factorise(curve)
         target = np.linalg.solve(factor, curve @ weights + ridge * weights - slope)
-        direction = nnls(factor.T, target)[0] - weights
+        try:
+            direction = nnls(factor.T, target)[0] - weights
+        except RuntimeError:  # it found no end: what was reached is kept
+            break
         decrement = float(-slope @ direction)
         if decrement <= tolerance:
             break
@@ -61,6 +63,19 @@ def fit_log_pool(
             break
         weights, (loss, slope, curve) = moved, result
     return weights
+
+
+def _factorise(curve: Array) -> tuple[Array, float]:
+    """Return the Cholesky factor of the Hessian plus the least ridge that lets it exist.
+
+    Members that are nearly one another make it singular to float32, in which it was summed.
+    """
+    ridge = 1e-7 * float(np.trace(curve)) / len(curve) + 1e-12
+    while True:
+        try:
+            return np.linalg.cholesky(curve + ridge * np.eye(len(curve))), ridge
+        except np.linalg.LinAlgError:
+            ridge *= 10
 
 
 def _derivatives(

@@ -96,7 +96,7 @@ def save_oof(
 def save_test_info(
     path: Path,
     *,
-    ids: Iterable[str],
+    ids_hash: str,
     views: Sequence[str],
     classes: Sequence[str],
     config_hash: str,
@@ -106,7 +106,7 @@ def save_test_info(
 
     Args:
         path: the file.
-        ids: N ids in order.
+        ids_hash: names the images in their order.
         views: V names.
         classes: K0 names.
         config_hash: names what the run was taught.
@@ -115,7 +115,7 @@ def save_test_info(
     write_json(
         path,
         {
-            "ids_hash": hash_ids(ids),
+            "ids_hash": ids_hash,
             "views": list(views),
             "classes": list(classes),
             "config_hash": config_hash,

@@ -71,6 +71,11 @@ def match_columns(
     group_of = {name: group for group in join_groups(alias_groups) for name in group}
     place = {normal(name): k for k, name in enumerate(classes)}
     found = [_class_of(normal(name), place, group_of) for name in names]
+    if all(k is None for k in found):
+        raise UserError(
+            f"{source}: no column is a class (first: {names[0]!r}): a submission here has one "
+            "column of probabilities for each class"
+        )
     for name, k in zip(names, found, strict=True):
         if k is None:
             close = difflib.get_close_matches(normal(name), list(place), n=1, cutoff=0)

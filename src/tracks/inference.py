@@ -10,6 +10,7 @@ from torch import Tensor
 from src.config import InferConfig
 from src.data.canonical import ImageSource
 from src.data.dataset import ImageDataset
+from src.data.folds import file_sizes
 from src.data.index import Index
 from src.data.loader import EpochSampler, default_num_workers, make_loader
 from src.data.transforms import eval_transform
@@ -18,7 +19,7 @@ from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import start_runtime
 from src.engine.tta import first_views
-from src.ensemble.store import save_test_info
+from src.ensemble.store import hash_ids, save_test_info
 from src.files import atomic_array, read_json
 from src.models.classifier import build_classifier
 from src.runs import Run
@@ -81,12 +82,20 @@ def infer_fold(
         )
     save_test_info(
         run.test_info,
-        ids=index.table["id"].tolist(),
+        ids_hash=hash_images(index),
         views=[view.name for view in first_views(views)],
         classes=classes,
         config_hash=read_json(run.finished)["config_hash"],
         threshold=threshold,
     )
+
+
+def hash_images(index: Index) -> str:
+    """Return 16 hex digits that name ids, paths and sizes of the images, in their order."""
+    table = index.table
+    sizes = file_sizes(table, index.root)
+    rows = zip(table["id"], table["image"], sizes, strict=True)
+    return hash_ids(f"{name}\0{image}\0{size}" for name, image, size in rows)
 
 
 def unsure_below(threshold: float) -> Callable[[Tensor], Tensor]:

@@ -13,9 +13,11 @@ from src.config import FoldConfig
 from src.data.aliases import Aliases, read_aliases
 from src.data.audit import audit_images, write_duplicates, write_quarantine
 from src.data.folds import Folds, load_folds, make_folds, save_folds
-from src.data.index import Index, find_root, read_train
+from src.data.index import Index, find_root, read_sample_submission, read_train
+from src.ensemble.submission import match_columns
 from src.files import hold, sweep
 from src.runs import Output
+from src.script import UserError
 
 
 def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
@@ -66,7 +68,19 @@ def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
     for note in (*notes, *folds.notes):
         print(f"note: {note}")
     save_folds(folds, output.folds)
+    check_sample(config, index)
     return folds
+
+
+def check_sample(config: FoldConfig, index: Index) -> None:
+    """Say before the first training what would be refused after the last."""
+    try:
+        sample = read_sample_submission(index.root)
+        if sample is not None:
+            aliases = find_aliases(config, index)
+            match_columns(list(sample.columns[1:]), aliases.trained, alias_groups=aliases.members())
+    except UserError as error:
+        print(f"warning: infer_ensemble.py will stop at the sample submission: {error}")
 
 
 def find_aliases(config: FoldConfig, index: Index) -> Aliases:

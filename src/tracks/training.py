@@ -235,5 +235,7 @@ def train_masks(
     if runtime.is_main:
         run.previous.unlink(missing_ok=True)
         write_json(run.finished, done)
+        if not config.keep_last:
+            run.last.unlink(missing_ok=True)
         print(f"{run.folder}: finished in {minutes:.1f} min, {score}", flush=True)
     return done

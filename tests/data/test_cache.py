@@ -150,17 +150,22 @@ def test_several_processes_build_once(images, tmp_path):
 
 
 def test_an_interrupted_build_leaves_nothing_that_counts(images, tmp_path):
-    source = ImageSource(images, NAMES, 40)
-    (images / NAMES[6]).write_bytes(b"")
-    with pytest.raises(UserError, match=r"6\.jpg is empty"):
-        build(source, tmp_path)
-    assert not list(tmp_path.glob("*.npy"))
     good = ImageSource(images, NAMES[:6], 40)
     stale = tmp_path / f".{build(good, tmp_path).name}.123.tmp"
     stale.write_bytes(b"of a killed process")
     next(tmp_path.glob("*.npy")).unlink()
     build(good, tmp_path)
     assert not stale.exists()
+
+
+def test_a_damaged_image_stops_whoever_reads_it_not_the_build(images, tmp_path):
+    (images / NAMES[6]).write_bytes(b"")
+    source = ImageSource(images, NAMES, 40)
+    healthy = open_cache(source, "disk", rows=[0, 5, 7], folder=tmp_path)  # 6 is in quarantine
+    assert all(healthy[row].any() for row in range(3))
+    everything = open_cache(source, "disk", folder=tmp_path)
+    with pytest.raises(UserError, match=r"6\.jpg is empty"):
+        everything[6]
 
 
 def test_what_does_not_fit_is_refused_by_name(images, tmp_path, monkeypatch):

@@ -319,3 +319,33 @@ def test_any_csv_is_an_index_inside_the_folder_or_a_refusal(tmp_path_factory, ce
         for image in index.table["image"]:
             assert (root / image).resolve().is_relative_to(root.resolve())
             assert (root / image).is_file()
+
+
+def test_an_id_that_is_the_label_or_repeats_is_no_id(tmp_path):
+    lay(tmp_path, "train/1.jpg", "train/2.jpg", "train/3.jpg",
+        train="Image,Id\n1.jpg,w1\n2.jpg,w1\n3.jpg,w2\n")  # fmt: skip
+    index = read_train(tmp_path, label_column="Id")
+    assert index.table["id"].tolist() == ["train/1.jpg", "train/2.jpg", "train/3.jpg"]
+    assert index.classes == ("w1", "w2")
+
+
+def test_an_id_of_products_gives_way_to_the_paths(tmp_path):
+    lay(tmp_path, "train/1.jpg", "train/2.jpg", "train/3.jpg",
+        train="id,image,label\n7,1.jpg,a\n7,2.jpg,b\n8,3.jpg,b\n")  # fmt: skip
+    index = read_train(tmp_path)
+    assert len(set(index.table["id"])) == 3
+    assert any("repeats" in note for note in index.notes)
+
+
+@pytest.mark.parametrize("train", ["train_images", "Train", "train"])
+def test_train_and_test_files_of_one_name_are_told_apart(tmp_path, train):
+    other = train.replace("rain", "est")
+    lay(tmp_path, f"{train}/1.jpg", f"{train}/2.jpg", f"{other}/1.jpg", f"{other}/2.jpg",
+        train="id,label\n1,a\n2,b\n", test="id\n1\n2\n")  # fmt: skip
+    assert read_train(tmp_path).table["image"].tolist() == [f"{train}/1.jpg", f"{train}/2.jpg"]
+    assert read_test(tmp_path).table["image"].tolist() == [f"{other}/1.jpg", f"{other}/2.jpg"]
+
+
+def test_file_names_are_found_in_any_case(tmp_path):
+    lay(tmp_path, "train/x.JPG", "train/Y.jpg", train="image,label\ntrain/x.jpg,a\ny.JPG,b\n")
+    assert read_train(tmp_path).table["image"].tolist() == ["train/x.JPG", "train/Y.jpg"]

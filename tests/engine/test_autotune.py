@@ -56,3 +56,33 @@ def test_the_record_decides_on_resume_and_for_other_folds(tmp_path: Path) -> Non
     runtime = start_runtime("cpu", "fp32")
     other = Run(tmp_path / "m" / "fold2")
     assert room.settle_runtime(TinyNet(), None, None, runtime, other, asked).precision == "fp32"
+
+
+def test_a_knob_or_another_device_goes_before_the_record(tmp_path: Path) -> None:
+    run = Run(tmp_path / "m" / "fold0")
+    run.folder.mkdir(parents=True)
+    chosen = {"device": "cpu", "precision": "bf16", "channels_last": False, "seconds": {}}
+    run.tuned.write_text(json.dumps(chosen))
+    asked = EngineConfig(precision="fp32", autotune="off")
+    runtime = room.settle_runtime(TinyNet(), None, None, start_runtime("cpu", "fp32"), run, asked)
+    assert (runtime.precision, runtime.channels_last) == ("fp32", False)
+    run.tuned.write_text(json.dumps(chosen | {"device": "cuda", "precision": "fp16"}))
+    runtime = room.settle_runtime(
+        TinyNet(), None, None, start_runtime("cpu"), run, EngineConfig(autotune="off")
+    )
+    assert runtime.precision == "fp32"
+
+
+def test_short_memory_in_a_trial_leaves_no_trace() -> None:
+    class Short(Classification):
+        def loss(self, model: Any, batch: Any) -> Any:
+            super().loss(model, batch)
+            raise MemoryError
+
+    model = TinyNet()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    batch = next(iter(TinyLoader(8, 8, shuffle=False)))
+    task = Short(CLASSES, build_loss("cross_entropy"))
+    _, seconds = room.autotune(model, task, batch, start_runtime("cpu"), EngineConfig())
+    assert not seconds
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

@@ -98,8 +98,14 @@ def test_other_knobs_are_refused_by_name(train: Any) -> None:
         train("run", task=task)
     with pytest.raises(UserError, match=r"weight_decay 0.02 → 0.5"):
         train("run", weight_decay=0.5)
-    _, state = train("run", weight_decay=0.5, accept_changes=True)
-    assert state.done
+    with pytest.raises(UserError, match=r"--batch_size stays within a run"):
+        train("run", batch_size=6, accept_changes=True)
+    changes = {"weight_decay": 0.5, "micro_batch_size": 3, "beta2": 0.9}
+    run, state = train("run", accept_changes=True, **changes)
+    assert state.done and state.micro_batch_size == 3
+    groups = final(run)["optimizer"]["param_groups"]
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.5}
+    assert all(tuple(group["betas"]) == (0.9, 0.9) for group in groups)
 
 
 def test_patience_stops_early(train: Any) -> None:
@@ -119,3 +125,27 @@ def test_finished_state_is_not_trained_again(train: Any) -> None:
     before = run.best.read_bytes()
     _, state = train(task=Classification(CLASSES, lambda *_: 1 / 0))  # type: ignore[arg-type]
     assert state.done and run.best.read_bytes() == before
+
+
+class Lost(Classification):
+    """The score is no number at the second of three validations."""
+
+    def meter(self) -> Any:
+        meter = super().meter()
+        compute = meter.compute
+
+        def broken() -> dict[str, float]:
+            scores = compute()
+            calls[0] += 1
+            return scores | ({self.monitor: float("nan")} if calls[0] == 2 else {})
+
+        meter.compute = broken
+        return meter
+
+
+def test_a_score_that_is_no_number_never_wins(train: Any, capsys: Any) -> None:
+    calls[0] = 0
+    task = Lost(CLASSES, build_loss("cross_entropy"))
+    _, state = train(task=task, ema_decay=0.0, patience=5)
+    assert state.best_epoch != 2 and state.best == state.best
+    assert "is nan: worst" in capsys.readouterr().out

@@ -116,3 +116,16 @@ def test_a_share_of_the_steps_has_the_mean_age_of_their_plain_average() -> None:
 def test_beta2_reaches_adamw() -> None:
     groups = group_parameters(Net(), weight_decay=0.1, layer_decay=1.0, head_lr_mult=5.0)
     assert build_optimizer("adamw", groups, 1e-3, 0.99).param_groups[0]["betas"] == (0.9, 0.99)
+
+
+def test_a_skipped_first_step_leaves_sgd_without_momentum() -> None:
+    p = nn.Parameter(torch.ones(4))
+    optimizer = build_optimizer("sgd", [{"params": [p], "lr_scale": 1.0}], 0.1)
+    p.grad = torch.full_like(p, torch.inf)
+    optimizer.found_inf = torch.ones(())  # as the loss guard and the fp16 scaler do
+    optimizer.step()
+    assert torch.equal(p, torch.ones(4))
+    assert torch.equal(optimizer.state[p]["momentum_buffer"], torch.zeros(4))
+    p.grad, optimizer.found_inf = torch.ones(4), torch.zeros(())
+    optimizer.step()
+    assert torch.allclose(p, torch.full((4,), 1 - 0.1 * 1.9))

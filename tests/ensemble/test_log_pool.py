@@ -36,3 +36,15 @@ def test_optimum_beats_its_neighbours_and_drops_noise():
             moved = weights.copy()
             moved[m] = max(moved[m] + change, 0)
             assert loss(moved) >= loss(weights) - 1e-9
+
+
+@pytest.mark.parametrize("noise", [1e-3, 1e-4])
+def test_members_that_are_nearly_one_another(noise):
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 5, 300)
+    base = 3 * np.eye(5)[targets] + rng.standard_normal((300, 5))
+    logits = base[:, None] + noise * rng.standard_normal((300, 5, 5))
+    logits = logits.astype(np.float16).astype(np.float32)
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    weights = fit_log_pool(log_probs, targets)
+    assert np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0.1

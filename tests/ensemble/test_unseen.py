@@ -18,7 +18,12 @@ CLASSES = ["x", "y", "z"]
 def write_run(folder, logits, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "test_logits.npy", logits.astype(np.float16))
-    info = {"ids": IDS, "views": ["identity", "hflip"], "classes": CLASSES, "config_hash": "c"}
+    info = {
+        "ids_hash": hash_ids(IDS),
+        "views": ["identity", "hflip"],
+        "classes": CLASSES,
+        "config_hash": "c",
+    }
     save_test_info(folder / "test.json", **(info | changes))
 
 

@@ -21,9 +21,15 @@ def test_two_rows_give_the_exact_interval():
 
 
 def test_a_gain_on_every_row_is_beyond_noise():
-    found = mean_difference([0.1, 0.9, 0.5], [0.2, 1.0, 0.6])
+    found = mean_difference([0.1, 0.9, 0.5, 0.3, 0.4], [0.2, 1.0, 0.6, 0.4, 0.5])
     assert found.low == pytest.approx(0.1) and not found.within_noise
     assert "beyond noise" in str(found)
+
+
+def test_few_units_or_no_number_tell_nothing():
+    assert mean_difference([0.1] * 4, [0.2] * 4).within_noise
+    assert mean_difference([0.1] * 6, [0.2] * 6, groups=["drive"] * 6).within_noise
+    assert mean_difference([0.1] * 6, [float("nan")] * 6).within_noise
 
 
 def test_interval_of_a_mean_matches_its_standard_error():

@@ -29,3 +29,11 @@ def test_long_runs_are_cut_into_equal_blocks():
 def test_clips_are_neighbours_in_natural_order():
     groups = group_clips(["d1/9", "d1/10", "d1/2", "d2/1"], block=2)
     assert groups == {"d1/2": "d1/2", "d1/9": "d1/9", "d1/10": "d1/9", "d2/1": "d2/1"}
+
+
+def test_what_exports_write_after_the_number_is_no_number():
+    names = ["frame_0001_jpg.rf.0a1b2c", "frame_0002_jpg.rf.ffee99", "frame_0900_png.rf.123456"]
+    groups = group_neighbours(names)
+    assert groups[names[0]] == groups[names[1]] != groups[names[2]]
+    city = [f"berlin_000000_{n:06d}_leftImg8bit" for n in (18, 19)]
+    assert len(set(group_neighbours(city).values())) == 1

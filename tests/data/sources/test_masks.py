@@ -1,5 +1,6 @@
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 
@@ -86,3 +87,12 @@ def test_registry_names_its_mistakes(disk):
 def test_layouts_are_recognised(disk, file, name):
     disk.text(file)
     assert detect_source(disk.root) == name
+
+
+def test_labels_with_void_stay_labels(tmp_path):
+    path = tmp_path / "m.png"
+    labels = np.array([[0, 1, 255, 1]], np.uint8)
+    cv2.imwrite(str(path), labels)
+    assert np.array_equal(decode_foreground(path), labels)
+    cv2.imwrite(str(path), np.array([[0, 1, 200, 255]], np.uint8))  # soft edges
+    assert np.array_equal(decode_foreground(path), [[0, 0, 1, 1]])
