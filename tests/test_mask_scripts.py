@@ -23,6 +23,7 @@ from src.ensemble.masks import decode_rle
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.reader import read_rows
 from src.script import UserError
+from src.tracks.scenes import find_images
 
 TINY = [
     *("--device", "cpu", "--autotune", "off", "--precision", "fp32", "--ema_decay", "0"),
@@ -248,7 +249,7 @@ def test_classifiers_are_distilled_by_the_same_command(
         [*TINY, "--config", "", "--kind", "classification", *nets, "--name", "trio",
          "--student_pretrained", "none", "--teacher_pretrained", "none", "--image_size", "32",
          "--data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"),
-         "--weight_channel", "0", "--weight_feature", "0.2", "--weight_attention", "0.2",
+         "--weight_feature", "0.2", "--weight_attention", "0.2",
          "--batch_size", "4", "--epochs", "1", "--folds", "2", "--allow_weak_teacher"]
     ) == 0  # fmt: skip
     assert "best calibrated" in capsys.readouterr().out
@@ -264,3 +265,30 @@ def test_presets_parse(path: str, config: type) -> None:
     for name in rows:
         fill(config, {"model": name, "config": path}, row_by="model")
     assert rows and InferSegmentationConfig().split == "test"
+
+
+def test_other_folds_and_a_disk_cache(bars: Path, tmp_path: Path) -> None:
+    argv = ("--data_dir", str(bars), "--epochs", "1", "--name", "f", "--cache", "disk")
+    assert lane(tmp_path / "out", *argv, "--folds", "2", "--seed", "1") == 0
+    with pytest.raises(UserError, match="folds was 2"):
+        lane(tmp_path / "out", *argv, "--folds", "3", "--seed", "1")
+    run = tmp_path / "out" / "lane" / "f" / "fold0"
+    assert infer_segmentation.main(  # the folds do not depend on the run's own seed
+        ["--runs", str(run), "--split", "valid", "--device", "cpu", "--output", str(tmp_path / "v")]
+    ) == 0  # fmt: skip
+
+
+def test_masks_saved_as_jpeg_are_named(bars: Path, tmp_path: Path) -> None:
+    for path in (bars / "train" / "masks").iterdir():
+        path.rename(path.with_suffix(".jpg"))
+    with pytest.raises(UserError, match=r"masks holds no \.png.*save masks as PNG"):
+        lane(tmp_path / "out", "--data_dir", str(bars))
+
+
+def test_generated_scenes_of_other_sizes_lie_apart(tmp_path: Path) -> None:
+    places = []
+    for size in ("32x32", "32x48"):
+        config = LaneConfig(output_dir=str(tmp_path), resolution=size)
+        places.append(find_images(config, num_scenes=5, num_frames=1)[1])
+    assert len(set(places)) == 2
+    assert all(len(list((place / "images").iterdir())) == 5 for place in places)
