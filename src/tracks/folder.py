@@ -78,7 +78,9 @@ def read_config(run: Run) -> dict[str, Any]:
         content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
         content["knobs"], content["resolved"], content["runtime"]
     except FileNotFoundError:
-        raise UserError(f"{run.folder} is no run: it has no {run.config.name}") from None
+        raise UserError(
+            f"{run.folder} is no run: it has no {run.config.name}; restore it, or delete the folder"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
         raise UserError(f"{run.config}: damaged; train the run again") from None
     return content
