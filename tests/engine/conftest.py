@@ -80,7 +80,7 @@ def train(tmp_path: Path) -> Callable[..., Any]:
     def run_training(name: str = "run", *, task: Any = None, **knobs: Any) -> tuple[Run, Any]:
         model = knobs.pop("model", None) or TinyNet()
         valid = knobs.pop("valid", TinyLoader(12, 5, shuffle=False))
-        mix = knobs.pop("mix", None)
+        mix, precision = knobs.pop("mix", None), knobs.pop("computed_in", "fp32")
         config = EngineConfig(**({"epochs": 3, "batch_size": 8, "device": "cpu"} | knobs))
         run = Run(tmp_path / name)
         state = fit(
@@ -90,7 +90,7 @@ def train(tmp_path: Path) -> Callable[..., Any]:
             valid,
             config=config,
             run=run,
-            runtime=start_runtime("cpu"),
+            runtime=start_runtime("cpu").with_choice(precision, channels_last=False),
             names=[f"id{i}" for i in range(30)],
             mix=mix,
         )

@@ -103,3 +103,21 @@ def test_a_seeded_step_draws_as_torch_seeded_by_the_mixed_key() -> None:
     drawn = torch.rand(3)
     torch.manual_seed(mixed >> 1)
     assert torch.equal(drawn, torch.rand(3))
+
+
+def test_fp16_goes_on_after_a_step_that_was_passed_over(train: Any) -> None:
+    """The loss scaler, which GPUs without bf16 need; here on the CPU."""
+    _, state = train(task=Poisoned(CLASSES, LOSS), computed_in="fp16", skip_nonfinite=3, epochs=2)
+    assert state.done and state.nonfinite == 2
+
+
+def test_fp16_gradients_that_overflow_at_every_scale_stop_the_run(train: Any) -> None:
+    class Overflowing(Classification):
+        def loss(self, model: Any, batch: Any) -> Any:
+            value = super().loss(model, batch)
+            for p in model.parameters():
+                p.register_hook(lambda g: g * torch.inf)
+            return value
+
+    with pytest.raises(UserError, match="overflow at every scale"):
+        train(task=Overflowing(CLASSES, LOSS), computed_in="fp16", epochs=8)
