@@ -102,7 +102,7 @@ class Parts:
         if self.ema and saved["ema"]:
             self.ema.module.load_state_dict(saved["ema"])
         groups = self.optimizer.param_groups
-        asked = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        asked = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in groups]
         self.optimizer.load_state_dict(saved["optimizer"])
         for group, own in zip(self.optimizer.param_groups, asked, strict=True):
             group.update(own)  # decay, betas and scales are the config's, not the file's
