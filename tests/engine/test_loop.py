@@ -122,9 +122,10 @@ def test_without_validation_the_last_average_is_kept(train: Any) -> None:
 
 def test_finished_state_is_not_trained_again(train: Any) -> None:
     run, _ = train()
-    before = run.best.read_bytes()
+    before, state_before = run.best.read_bytes(), final(run)
     _, state = train(task=Classification(CLASSES, lambda *_: 1 / 0))  # type: ignore[arg-type]
     assert state.done and run.best.read_bytes() == before
+    assert final(run)["optimizer"]["param_groups"] == state_before["optimizer"]["param_groups"]
 
 
 class Lost(Classification):
