@@ -74,6 +74,7 @@ def keep_previous(run: Run) -> None:
     try:
         os.link(run.last, link)
         link.replace(run.previous)
+        link.unlink(missing_ok=True)  # POSIX renames nothing where both names are one file already
     except OSError:  # a file system without hard links
         run.last.replace(run.previous)
 

@@ -164,3 +164,12 @@ def test_a_state_of_another_network_is_one_line(train: Any) -> None:
     with pytest.raises(UserError, match=r"of another network.*delete") as error:
         train("run", epochs=1, model=other)
     assert "\n" not in str(error.value)
+
+
+def test_a_second_name_that_stands_already_leaves_nothing_behind(run: Run) -> None:
+    """As after a kill between the two renames: both names are one file."""
+    run.previous.unlink()
+    os.link(run.last, run.previous)
+    save_state(run, STATE | {"state": {"step": 2}})
+    assert {p.name for p in run.folder.iterdir()} == {run.last.name, run.previous.name}
+    assert torch.load(run.previous, weights_only=True)["state"]["step"] == 1
