@@ -26,7 +26,7 @@ from src.engine.optim import ends_mid_cycle, learning_rate, set_lr
 from src.engine.predict import evaluate
 from src.engine.runtime import Runtime
 from src.engine.state import Parts, TrainState, prepare_parts, resume
-from src.engine.step import LossGuard, train_step
+from src.engine.step import LossGuard, check_scale, train_step
 from src.runs import Run
 from src.script import UserError
 
@@ -173,16 +173,6 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
     check_scale(runtime)
     assert state.step == (state.epoch + 1) * steps_per_epoch, "the loader ended early"
     return rate
-
-
-def check_scale(runtime: Runtime) -> None:
-    """Refuse to go on where fp16 gradients overflow at any scale.
-
-    Raises:
-        UserError: they do.
-    """
-    if runtime.scaler.is_enabled() and runtime.scaler.get_scale() < 1:
-        raise UserError("fp16 gradients overflow at every scale: pass --precision bf16 or fp32")
 
 
 def add_terms(

@@ -76,6 +76,16 @@ def suspect(loss: Tensor, norm: Tensor, runtime: Runtime) -> Tensor:
     return norm if runtime.num_processes > 1 else loss + norm
 
 
+def check_scale(runtime: Runtime) -> None:
+    """Refuse to go on where fp16 gradients overflow at any scale.
+
+    Raises:
+        UserError: they do.
+    """
+    if runtime.scaler.is_enabled() and runtime.scaler.get_scale() < 1:
+        raise UserError("fp16 gradients overflow at every scale: pass --precision bf16 or fp32")
+
+
 def gradient(parts: Parts, task: Any, batch: Batch, key: tuple[int, ...]) -> Terms:
     """Leave the batch's gradient in ``.grad`` and return its mean loss terms.
 

@@ -32,11 +32,10 @@ from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime
 from src.engine.tta import first_views
 from src.ensemble.store import save_oof
-from src.files import write_json
 from src.mask_config import DistillConfig
 from src.runs import Output, Run
 from src.tasks.classification import Classification
-from src.tracks.folder import write_config
+from src.tracks.folder import finish_run, write_config
 
 Config = FoldConfig | DistillConfig
 
@@ -123,10 +122,7 @@ def train_classes(
         model.load_state_dict(load_weights(run.best))
         write_oof(config, run, data, fold, model, task, valid, runtime)
     if runtime.is_main:
-        run.previous.unlink(missing_ok=True)
-        write_json(run.finished, done)
-        if not config.keep_last:
-            run.last.unlink(missing_ok=True)
+        finish_run(run, done, keep_last=config.keep_last)
         print(f"{run.folder}: finished in {minutes:.1f} min, {task.monitor} {score}", flush=True)
     return done
 

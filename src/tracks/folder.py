@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import EngineConfig, config_hash, learned_knobs
-from src.files import read_json, write_text
+from src.files import read_json, write_json, write_text
 from src.runs import Run
 from src.script import UserError
 
@@ -116,6 +116,14 @@ def write_config(
     plain = yaml.safe_dump(_plain(content), allow_unicode=True, sort_keys=False)
     if runtime.is_main:
         write_text(run.config, plain)
+
+
+def finish_run(run: Run, done: dict[str, Any], *, keep_last: bool) -> None:
+    """Declare a run complete, and drop the states that only an interrupted one needs."""
+    run.previous.unlink(missing_ok=True)
+    write_json(run.finished, done)
+    if not keep_last:
+        run.last.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

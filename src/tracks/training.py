@@ -24,12 +24,11 @@ from src.engine.loop import fit
 from src.engine.norms import renew_norms
 from src.engine.predict import default_batch_size
 from src.engine.runtime import Runtime
-from src.files import write_json
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import SegmentationConfig
 from src.runs import Output, Run
 from src.tasks.segmentation import Segmentation
-from src.tracks.folder import fold_of, parse_size, write_config
+from src.tracks.folder import finish_run, fold_of, parse_size, write_config
 from src.tracks.scoring import HeldOut, score_held_out
 
 
@@ -233,9 +232,6 @@ def train_masks(
             done["score"] = max(row["score"] for row in done["views"])
     score = "none held out" if done["score"] is None else f"{masks.monitor} {done['score']:.4f}"
     if runtime.is_main:
-        run.previous.unlink(missing_ok=True)
-        write_json(run.finished, done)
-        if not config.keep_last:
-            run.last.unlink(missing_ok=True)
+        finish_run(run, done, keep_last=config.keep_last)
         print(f"{run.folder}: finished in {minutes:.1f} min, {score}", flush=True)
     return done
