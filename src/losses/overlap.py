@@ -66,8 +66,8 @@ def protocol_loss(
     # One (B, K, H, W) map, the probabilities: with 21 classes each more is a tenth of the step
     batch, num_classes = log_probs.shape[:2]
     valid = valid_pixels(target, ignore_index).to(log_probs.dtype).flatten(1)
-    true_prob = select(log_probs, target, ignore_index).exp().flatten(1) * valid
-    label = target.flatten(1).long().where(valid > 0, 0)
+    true_prob = select(log_probs, target, ignore_index).exp().flatten(1)
+    label = target.flatten(1).long().where(valid > 0, 0)  # void counts as background: left out
     zeros = valid.new_zeros(batch, num_classes)
     hits = zeros.scatter_add(1, label, true_prob)[:, 1:]
     size = zeros.scatter_add(1, label, valid)[:, 1:]
