@@ -112,7 +112,7 @@ def train(
     train_classes(
         config, run, data, fold, model, Classification(num_classes, loss), augment,
         output=output, about={"timm_id": timm_id, "weights": str(weights)}, runtime=runtime,
-        mix=make_mix(config, num_classes),
+        mix=make_mix(config, num_classes), probe=config.head_start == "probe",
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Time and peak memory while the number of images grows: flat, or linear with a small slope?
 
-    python benchmarks/growth.py                                (two minutes)
-    python benchmarks/growth.py --counts 1000 1000000 --network_counts 1000 100000
+    python benchmarks/growth.py                                (six minutes)
+    python benchmarks/growth.py --counts 1000 100000 --network_counts 1000 10000
 
 Images are hard links to a few hundred small JPEG files, in 100 class folders. Every measurement
 runs in a process of its own, so that its peak is its own; `start` is a process that only imports.
@@ -89,9 +89,11 @@ def row(job: str, count: int, seconds: float, peak: float) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--counts", nargs="+", type=int, default=[1_000, 10_000, 100_000])
-    parser.add_argument("--network_counts", nargs="+", type=int, default=[1_000, 4_000, 16_000])
-    parser.add_argument("--blend_counts", nargs="+", type=int, default=[1_000, 4_000, 16_000])
+    parser.add_argument(
+        "--counts", nargs="+", type=int, default=[1_000, 10_000, 100_000, 1_000_000]
+    )
+    parser.add_argument("--network_counts", nargs="+", type=int, default=[1_000, 10_000, 100_000])
+    parser.add_argument("--blend_counts", nargs="+", type=int, default=[1_000, 10_000, 100_000])
     parser.add_argument("--folder", help="where the files are made; default: the temporary one")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=args.folder) as text:

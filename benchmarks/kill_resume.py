@@ -45,6 +45,7 @@ LEARNED = (
     "--mixup_alpha 0.4 --cutmix_alpha 1 --mix_off_epochs 1 --label_smoothing 0.05 --tta_steps 2"
 )
 
+WEIGHTS = "pretrained.safetensors"
 WHOLE = ("folds.csv", "weights.json", "submission.csv", "best.safetensors", "metrics.csv")
 PARTS = ("model", "ema", "optimizer", "state")
 
@@ -73,12 +74,23 @@ def make_competition(folder: Path, *, num_images: int = 44, side: int = 32) -> N
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def make_weights(path: Path) -> None:
+    """Write weights that pass for pretrained, so that the head begins as a linear probe."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(1)
+    save_file(timm.create_model(MODEL).state_dict(), path)
+
+
 def commands(data: Path, output: Path, rng: random.Random) -> list[list[str]]:
     """Return the scripts and flags of the whole way, loader processes and cache drawn anew."""
+    weights = ["--pretrained", str(data.parent / WEIGHTS)]
     place = ["--data_dir", str(data), "--output_dir", str(output)]
     loaders = ["--device", "cpu", "--num_workers", str(rng.choice((0, 2)))]
     often = ["--checkpoint_minutes", "0", "--cache", rng.choice(("none", "ram", "disk"))]
-    train = ["train_fold", *place, *LEARNED.split(), *loaders, *often, "--config", ""]
+    train = ["train_fold", *place, *LEARNED.split(), *weights, *loaders, *often, "--config", ""]
     return [
         [*train, "--fold", "0"],
         [*train, "--fold", "1"],
@@ -210,6 +222,7 @@ class Bench:
         self.folder, self.rng = folder, random.Random(seed)
         self.data = folder / "data"
         make_competition(self.data)
+        make_weights(folder / WEIGHTS)
         self.server = Server(folder / "log.txt")
         self.server.attempt(["train_fold", "--help"])  # the server's own start is not timed
         self.kills = self.torn = self.rounds = 0

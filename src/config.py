@@ -102,6 +102,9 @@ class FoldConfig(EngineConfig):
         "gem", "pooling before the head; native = all the pretrained head does"
     )
     gem_p: float = knob(3.0, "where GeM's learned exponent starts, above 1")
+    head_start: Literal["probe", "random"] = knob(
+        "probe", "the head of a pretrained net begins as a linear probe of its features, or small"
+    )
     drop_rate: float = knob(0.0, "dropout before the head")
     drop_path_rate: float = knob(0.0, "stochastic depth of the backbone")
     loss: Literal["cross_entropy", "focal", "bi_tempered"] = knob("cross_entropy", "training loss")

@@ -39,6 +39,11 @@ class Run:
         return self.folder / "last.previous.pt"
 
     @property
+    def has_state(self) -> bool:
+        """Whether there is anything to go on from."""
+        return self.last.exists() or self.previous.exists()
+
+    @property
     def best(self) -> Path:
         """Weights of the best validation."""
         return self.folder / "best.safetensors"

@@ -70,10 +70,21 @@ class Classifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return float32 logits (B, K) of `image` (B, 3, H, W), uint8 or float in [0, 255]."""
-        features = self.backbone.forward_features((image - self.mean) / self.std)
+        return self.classify(self.embed(self.show(image)))
+
+    def show(self, image: Tensor) -> Tensor:
+        """Return the backbone's last features, in timm's own layout, of `image` (B, 3, H, W)."""
+        return self.backbone.forward_features((image - self.mean) / self.std)
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Pool the backbone's last features to what the head takes, (B, D)."""
         if self.pool is not None:
             features = pool_to_one_cell(self.backbone, features, self.pool)
-        embedding = self.drop(self.backbone.forward_head(features, pre_logits=True))
+        return self.backbone.forward_head(features, pre_logits=True)
+
+    def classify(self, embedding: Tensor) -> Tensor:
+        """Return float32 logits (B, K) of `embedding` (B, D)."""
+        embedding = self.drop(embedding)
         # bfloat16 has 8 bits: a logit of 10 would be rounded to 1/16, which log loss notices.
         with torch.autocast(embedding.device.type, enabled=False):
             return self.head(embedding.to(self.head.weight.dtype))
@@ -96,12 +107,6 @@ class Classifier(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: recompute the backbone's activations in the backward pass."""
         self.backbone.set_grad_checkpointing(enable)
-
-    @torch.no_grad()
-    def set_prior(self, class_counts: Tensor) -> None:
-        """Start the head's bias at the log frequency of the classes, of counts (K,)."""
-        log_share = (class_counts.to(self.head.bias) + 1.0).log()  # an empty class: half of one
-        self.head.bias.copy_(log_share - log_share.mean())
 
 
 def build_classifier(

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from src.models.classifier import Classifier
-from src.models.pooling import pool_to_one_cell
 
 UNKNOWN = -1.0
 
@@ -71,14 +70,8 @@ def show_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
     if not isinstance(network, Classifier):
         logits, maps = network.forward_features(image)  # type: ignore[operator]
         return logits, maps[-1]
-    backbone: Any = network.backbone
-    features = backbone.forward_features((image - network.mean) / network.std)
-    pooled = features
-    if network.pool is not None:
-        pooled = pool_to_one_cell(backbone, features, network.pool)
-    embedding = network.drop(backbone.forward_head(pooled, pre_logits=True))
-    logits = network.head(embedding.to(network.head.weight.dtype))
-    return logits, _to_map(backbone, features)
+    features = network.show(image)
+    return network.classify(network.embed(features)), _to_map(network.backbone, features)
 
 
 def _to_map(backbone: Any, features: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from src.mask_config import DistillConfig
 from src.runs import Output, Run
 from src.tasks.classification import Classification
 from src.tracks.folder import finish_run, write_config
+from src.tracks.probing import fit_head
 
 Config = FoldConfig | DistillConfig
 
@@ -68,6 +69,7 @@ def train_classes(
     about: Mapping[str, Any],
     runtime: Runtime,
     mix: Mix | None = None,
+    probe: bool = True,
 ) -> dict[str, Any]:
     """Train a fold to its finished folder, from the start or from where it stopped.
 
@@ -83,6 +85,7 @@ def train_classes(
         about: what inference needs to build ``model`` again, for ``config.yaml``.
         runtime: device and processes.
         mix: mixes batches on the device.
+        probe: start a pretrained net from a head fitted to its features.
 
     Returns:
         The content of ``finished.json``.
@@ -109,6 +112,9 @@ def train_classes(
     size = f"{side} px, {len(rows)} images, {len(data.classes)} classes"
     say(runtime, f"{run.folder}: {about['timm_id']} at {size}")
     started = time.monotonic()
+    network: Any = getattr(model, "network", model)  # a student is wrapped
+    if probe and network.pretrained_share > 0 and not run.has_state:
+        fit_head(network, train, len(data.classes), side, runtime, config)
     names = data.index.table["id"].iloc[rows].tolist()
     state = fit(
         model, task, train, valid, config=config, run=run, runtime=runtime, names=names, mix=mix

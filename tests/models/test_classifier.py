@@ -112,15 +112,6 @@ def test_gradient_checkpointing_does_not_change_the_gradient() -> None:
         torch.testing.assert_close(plain, recomputed)
 
 
-def test_prior_makes_the_first_prediction_the_class_frequencies() -> None:
-    model = build_classifier("test_resnet", 2, image_size=64).eval()
-    nn.init.zeros_(model.head.weight)
-    model.set_prior(torch.tensor([899, 99]))  # with one more of each: 9 to 1
-    with torch.no_grad():
-        logits = model(images())
-    assert (logits[0, 0] - logits[0, 1]).item() == pytest.approx(math.log(9), abs=1e-5)
-
-
 def test_first_predictions_are_near_uniform() -> None:
     torch.manual_seed(0)
     model = build_classifier("test_convnext", 10, image_size=64).eval()

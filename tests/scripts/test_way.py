@@ -7,6 +7,8 @@ import json
 
 import numpy as np
 
+from benchmarks.kill_resume import WEIGHTS, make_weights
+from src.engine.checkpoint import load_weights
 from tests.scripts.conftest import Place
 
 
@@ -45,3 +47,39 @@ def test_unreadable_train_images_are_counted_and_listed(fresh: Place) -> None:
     assert "3" in answer.out and "quarantine" in answer.out
     listed = (fresh.output / "quarantine.csv").read_text(encoding="utf-8")
     assert all(f"{name}.png" in listed for name in ("000", "002", "004"))
+
+
+def test_a_pretrained_net_starts_from_a_linear_probe_once(fresh: Place) -> None:
+    weights = fresh.data.parent / WEIGHTS
+    make_weights(weights)
+    flags = ("--pretrained", str(weights), "--checkpoint_minutes", "0", "--patience", "0")
+    answer = fresh.train(*flags, "--epochs", "1")
+    assert answer.status == 0 and "linear head: log loss" in answer.out
+    fresh.run.joinpath("finished.json").unlink()  # as if it had been killed at the very end
+    again = fresh.train(*flags, "--epochs", "1")
+    assert again.status == 0 and "linear head" not in again.out and "resuming" in again.out
+    assert "linear head" not in fresh.train(*flags, "--head_start", "random", "--name", "small").out
+
+
+def test_the_probe_is_the_head_that_training_starts_from(fresh: Place) -> None:
+    weights = fresh.data.parent / WEIGHTS
+    make_weights(weights)
+    still = (
+        "--lr",
+        "0",
+        "--lr_min",
+        "0",
+        "--epochs",
+        "1",
+        "--ema_decay",
+        "0",
+        "--mixup_alpha",
+        "0",
+    )
+    heads = {}
+    for start in ("probe", "random"):
+        flags = ("--pretrained", str(weights), "--head_start", start, "--name", start, *still)
+        assert fresh.train(*flags).status == 0
+        heads[start] = load_weights(fresh.output / start / "fold0" / "best.safetensors")
+    assert heads["random"]["head.weight"].std() < 0.02
+    assert heads["probe"]["head.weight"].std() > 0.02 and heads["probe"]["head.bias"].any()
