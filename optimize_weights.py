@@ -159,7 +159,7 @@ def search(config: BlendConfig, output: Output, panel: Panel, start: Structure) 
     print(
         f"Optuna, {trials} structures: nested {value:.5f} with {best.pool} pool, members "
         f"calibrated {'first too' if best.order == 'before' else 'after pooling only'}, "
-        f"{'with' if best.floors else 'without'} floors, models {' '.join(best.models)}, "
+        f"models {' '.join(best.models)}, "
         f"views {' '.join(best.views)}"
     )
     return best

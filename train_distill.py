@@ -156,7 +156,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
         mode = getattr(config, f"{role}_pretrained") if pretrained else "none"
         return build_classifier(
             spec["timm_id"], num_classes, image_size=size,
-            weights=find_weights(spec["timm_id"], mode),
+            weights=find_weights(spec["timm_id"], mode), frozen_norms=True,
         )  # fmt: skip
 
     def train(own: Any, run: Run, model: Any, task: Any, spec: Any) -> dict[str, Any]:

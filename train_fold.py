@@ -92,6 +92,7 @@ def train(
         drop_rate=config.drop_rate,
         drop_path_rate=config.drop_path_rate,
         weights=weights,
+        frozen_norms=config.norms == "frozen",
     )
     loss = build_loss(
         config.loss,

@@ -102,6 +102,9 @@ class FoldConfig(EngineConfig):
         "gem", "pooling before the head; native = all the pretrained head does"
     )
     gem_p: float = knob(3.0, "where GeM's learned exponent starts, above 1")
+    norms: Literal["frozen", "batch"] = knob(
+        "frozen", "BatchNorm of a pretrained net: at its running statistics, or the batch's"
+    )
     head_start: Literal["probe", "random"] = knob(
         "probe", "the head of a pretrained net begins as a linear probe of its features, or small"
     )

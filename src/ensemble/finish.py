@@ -19,21 +19,19 @@ Array = npt.NDArray[Any]
 
 
 def fit_finish(
-    true_at: Callable[[float], Array], floors: Array | None, prior: Array
+    true_at: Callable[[float], Array], floors: Array, prior: Array
 ) -> tuple[float, tuple[float, float]]:
     """Return the temperature and the weights of the two floors with the lowest loss.
 
     Args:
         true_at: temperature → (R,) log probability of the true class.
-        floors: (R, 2) the same of the uniform distribution and of the class frequencies; None
-            learns no floor.
+        floors: (R, 2) the same of the uniform distribution and of the class frequencies.
         prior: (K,) class frequencies.
     """
     from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
-        true = true_at(float(np.exp(log_temperature)))
-        return -float(true.mean()) if floors is None else fit_floors(true, floors, prior).loss
+        return fit_floors(true_at(float(np.exp(log_temperature))), floors, prior).loss
 
     found = minimize_scalar(
         loss,
@@ -42,8 +40,6 @@ def fit_finish(
         options={"xatol": 1e-3},
     )
     temperature = float(np.exp(found.x))
-    if floors is None:
-        return temperature, (0.0, 0.0)
     _, uniform, frequencies = fit_floors(true_at(temperature), floors, prior).weights
     return temperature, (float(uniform), float(frequencies))
 

@@ -58,10 +58,10 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     own = tables.temperatures if structure.order == "before" else np.ones(len(oof.members))
     pools = _pool_all(oof, structure.pool, weights, without, own, tables)
     everything = np.arange(len(oof.targets))
-    temperature, floors = _finish(pools.fit, everything, structure, oof, tables)
+    temperature, floors = _finish(pools.fit, everything, oof, tables)
     for part, others in zip(np.unique(tables.parts), pools.thin, strict=True):
         kept = tables.parts[pools.thin_rows] != part
-        cross, shares = _finish(others[kept], pools.thin_rows[kept], structure, oof, tables)
+        cross, shares = _finish(others[kept], pools.thin_rows[kept], oof, tables)
         held_out = tables.parts == part
         answer = log_softmax(pools.nested[held_out], cross)
         pools.nested[held_out] = add_floors(answer, shares, tables.prior)
@@ -80,7 +80,7 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
 
 
 def _finish(
-    pooled: Array, rows: Array, structure: Structure, oof: Oof, tables: Tables
+    pooled: Array, rows: Array, oof: Oof, tables: Tables
 ) -> tuple[float, tuple[float, float]]:
     """Return the temperature and the floors' weights that suit ``pooled`` (R, K) of ``rows``."""
 
@@ -91,8 +91,7 @@ def _finish(
         ]
         return -np.concatenate(losses)
 
-    floors = tables.raw[rows, -NUM_FLOORS:] if structure.floors else None
-    return fit_finish(true_at, floors, tables.prior)
+    return fit_finish(true_at, tables.raw[rows, -NUM_FLOORS:], tables.prior)
 
 
 @dataclass(frozen=True)

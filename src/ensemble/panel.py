@@ -23,7 +23,7 @@ from src.ensemble.search import Structure
 
 Array = npt.NDArray[Any]
 
-SCORE_VERSION = 3  # of what `Panel.score` computes: trials of another are not comparable
+SCORE_VERSION = 4  # of what `Panel.score` computes: trials of another are not comparable
 _PANEL_VALUES = 1 << 25  # float32 values for each temperature order: 128 MiB
 _MIN_CLASSES = 8
 _FINISH_ROWS = 8192
@@ -94,7 +94,7 @@ class Panel:
             others = np.flatnonzero(~held_out)[:: -(-len(self.rows) // _FINISH_ROWS)]
             temperature, shares = fit_finish(
                 lambda t, pooled=pooled[others]: self._true(pooled, t),  # type: ignore[misc]
-                floors[others] if structure.floors else None,
+                floors[others],
                 self.tables.prior,
             )
             true = self._true(pooled[held_out], temperature)

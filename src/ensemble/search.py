@@ -29,14 +29,12 @@ class Structure:
         pool: "linear" or "log".
         order: "after" applies one temperature after pooling; "before" also calibrates each
             member on its own first.
-        floors: whether a floor is learned after the temperature.
         models: those that may have weight.
         views: those that may have weight.
     """
 
     pool: str
     order: str
-    floors: bool
     models: tuple[str, ...]
     views: tuple[str, ...]
 
@@ -49,7 +47,7 @@ def whole(members: Sequence[Member]) -> Structure:
     """Return the structure the search starts from: linear, everything in, calibrated after."""
     models = tuple(dict.fromkeys(model for model, _ in members))
     views = tuple(dict.fromkeys(view for _, view in members))
-    return Structure(pool="linear", order="after", floors=True, models=models, views=views)
+    return Structure(pool="linear", order="after", models=models, views=views)
 
 
 def search_weights(table: Array, *, trials: int, seed: int = 0) -> tuple[Array, Array]:
@@ -89,7 +87,7 @@ def search_structures(
     timeout: float,
     seed: int = 0,
 ) -> tuple[Structure, float, int]:
-    """Search pool, order, floors, models and views; return the best, its score, and the trials.
+    """Search pool, order, models and views; return the best, its score, and the trials.
 
     Args:
         score: nested log loss of a structure, nats.
@@ -152,7 +150,6 @@ def _choices(start: Structure) -> dict[str, list[Any]]:
     choices: dict[str, list[Any]] = {
         "pool": ["linear", "log"],
         "order": ["after", "before"],
-        "floors": [True, False],
     }
     for kind, names in (("model", start.models), ("view", start.views)):
         if len(names) > 1:
@@ -165,7 +162,6 @@ def _to_params(structure: Structure) -> dict[str, Any]:
     return params | {
         "pool": structure.pool,
         "order": structure.order,
-        "floors": structure.floors,
     }
 
 
@@ -173,7 +169,6 @@ def _from_params(params: dict[str, Any], start: Structure) -> Structure:
     return Structure(
         pool=params["pool"],
         order=params["order"],
-        floors=params["floors"],
         models=tuple(m for m in start.models if params.get(f"model {m}", True)),
         views=tuple(v for v in start.views if params.get(f"view {v}", True)),
     )

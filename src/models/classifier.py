@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.models.pooling import GeM, MeanPool, pool_to_one_cell
 from src.models.pretrained import load_pretrained
@@ -26,7 +27,8 @@ POOLS = ("gem", "avg", "native")
 class Classifier(nn.Module):
     """timm backbone, pooling, dropout, linear head; the normalisation is inside, as buffers.
 
-    `pretrained_share` says how much of the backbone came from a file, in [0, 1].
+    `pretrained_share` says how much of the backbone came from a file, in [0, 1]. With
+    `frozen_norms` BatchNorm uses its running statistics in training, too, and leaves them alone.
 
     Parameters under `backbone` are the pretrained ones, to be grouped by
     `backbone.group_matcher()`; every other parameter belongs to the head.
@@ -34,6 +36,7 @@ class Classifier(nn.Module):
 
     backbone: Any
     pretrained_share: float = 0.0
+    frozen_norms: bool = False
     mean: Tensor
     std: Tensor
 
@@ -89,6 +92,15 @@ class Classifier(nn.Module):
         with torch.autocast(embedding.device.type, enabled=False):
             return self.head(embedding.to(self.head.weight.dtype))
 
+    def train(self, mode: bool = True) -> Classifier:
+        """Set training or evaluation mode; frozen norms stay in evaluation mode."""
+        super().train(mode)
+        if self.frozen_norms:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that start from nothing: everything outside `backbone`."""
         for name, parameter in self.named_parameters():
@@ -119,6 +131,7 @@ def build_classifier(
     drop_path_rate: float = 0.0,
     weights: Path | None = None,
     gem_p: float = 3.0,
+    frozen_norms: bool = False,
 ) -> Classifier:
     """Build a classifier on a timm backbone.
 
@@ -131,6 +144,7 @@ def build_classifier(
         drop_path_rate: stochastic depth of the backbone, in [0, 1).
         weights: file of pretrained weights, None for random ones.
         gem_p: where the learned exponent starts, above 1.
+        frozen_norms: keep pretrained BatchNorm at its running statistics; random ones never are.
 
     Raises:
         UserError: unknown model, a size or pooling it cannot take, weights that do not fit it.
@@ -165,6 +179,7 @@ def build_classifier(
         std=config.std,
     )
     model.pretrained_share = share
+    model.frozen_norms = frozen_norms and share > 0
     return model
 
 

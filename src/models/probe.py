@@ -1,8 +1,8 @@
 """Features and labels in, the linear head that fits them out: ridge regression in closed form.
 
 The strength of the ridge and the scale of the logits are those with the least leave-one-out log
-loss, which needs no second fit (Allen 1974, the PRESS statistic): N rows cost one eigenvalue problem
-of D × D, however many the classes.
+loss, which needs no second fit (Allen 1974, the PRESS statistic): N rows cost one eigenvalue
+problem of D × D, however many the classes.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from src.mask_config import DistillConfig
 from src.runs import Output, Run
 from src.tasks.classification import Classification
 from src.tracks.folder import finish_run, write_config
-from src.tracks.probing import fit_head
+from src.tracks.probing import fit_head, pick_rows
 
 Config = FoldConfig | DistillConfig
 
@@ -97,13 +97,13 @@ def train_classes(
         world_size=runtime.num_processes,
     )  # fmt: skip
     train = _loader(config, data, rows, canonical_side(side), augment, order, runtime, output.cache)
-    valid = None
-    if fold is not None:
-        held = data.folds.valid_rows(fold)
+
+    def in_turn(rows: np.ndarray) -> Loader:
         batch = config.infer_batch_size or default_batch_size(side, runtime.device)
-        in_turn = EpochSampler(len(held), batch)
-        plain = eval_transform(side)
-        valid = _loader(config, data, held, side, plain, in_turn, runtime, output.cache)
+        once, plain = EpochSampler(len(rows), batch), eval_transform(side)
+        return _loader(config, data, rows, side, plain, once, runtime, output.cache)
+
+    valid = None if fold is None else in_turn(data.folds.valid_rows(fold))
     runtime = settle_runtime(model, task, train, runtime, run, config)
     resolved = {**about, "image_size": side, "classes": list(data.classes)}
     resolved |= {"aliases": [names for names in data.aliases.members() if len(names) > 1]}
@@ -114,7 +114,7 @@ def train_classes(
     started = time.monotonic()
     network: Any = getattr(model, "network", model)  # a student is wrapped
     if probe and network.pretrained_share > 0 and not run.has_state:
-        fit_head(network, train, len(data.classes), side, runtime, config)
+        fit_head(network, in_turn(pick_rows(rows, config.seed)), len(data.classes), runtime)
     names = data.index.table["id"].iloc[rows].tolist()
     state = fit(
         model, task, train, valid, config=config, run=run, runtime=runtime, names=names, mix=mix

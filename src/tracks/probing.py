@@ -7,20 +7,15 @@ head it starts at the score of the frozen net. Kumar et al. 2022, https://arxiv.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.config import EngineConfig
-from src.data.cache import Rows
-from src.data.dataset import ImageDataset
-from src.data.loader import EpochSampler, Loader, make_loader
-from src.data.transforms import eval_transform
+from src.data.loader import Loader
 from src.engine.interrupt import catch_signals
 from src.engine.log import say
-from src.engine.predict import default_batch_size, predict
+from src.engine.predict import predict
 from src.engine.runtime import Runtime
 from src.models.classifier import Classifier
 from src.models.probe import fit_probe
@@ -38,40 +33,28 @@ class Embedding:
         return model.embed(model.show(batch["image"]))
 
 
-def fit_head(
-    model: Classifier,
-    train: Loader,
-    num_classes: int,
-    side: int,
-    runtime: Runtime,
-    config: EngineConfig,
-) -> None:
+def pick_rows(rows: np.ndarray, seed: int) -> np.ndarray:
+    """Return ``rows``, or an even choice of them where they are many, in their order."""
+    if len(rows) <= MAX_ROWS:
+        return rows
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:MAX_ROWS])
+
+
+def fit_head(model: Classifier, loader: Loader, num_classes: int, runtime: Runtime) -> None:
     """Set the head of ``model`` to a linear probe of its features.
 
     Args:
         model: a classifier with pretrained weights.
-        train: loader of the training rows; they are shown once more, without augmentation.
+        loader: training rows in order, without augmentation.
         num_classes: K.
-        side: of the square the net sees, px.
         runtime: device and precision.
-        config: seed, workers, rows at once.
 
     Raises:
         UserError: a file cannot be decoded.
         Interrupted: a signal asked to stop.
     """
-    data: Any = train.dataset.data  # type: ignore[attr-defined]
-    rows = np.arange(len(data))
-    if len(rows) > MAX_ROWS:
-        rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[:MAX_ROWS])
-    batch_size = config.infer_batch_size or default_batch_size(side, runtime.device)
-    loader = make_loader(
-        ImageDataset(Rows(data.source, rows), None, eval_transform(side)),
-        EpochSampler(len(rows), batch_size),
-        num_workers=train.num_workers,
-        device_type=runtime.device.type,
-    )
-    features = torch.empty(len(rows), model.head.in_features)
+    target = torch.from_numpy(loader.dataset.data.targets)  # type: ignore[attr-defined]
+    features = torch.empty(len(target), model.head.in_features)
 
     def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
         features[batch["index"].cpu()] = outputs[0].cpu()
@@ -79,10 +62,10 @@ def fit_head(
     with catch_signals() as pause:
         predict(
             runtime.place(model), loader, Embedding(), runtime,
-            num_rows=len(rows), write=write, pause=pause, label="features",
+            num_rows=len(target), write=write, pause=pause, label="features",
         )  # fmt: skip
     try:
-        probe = fit_probe(features, torch.from_numpy(data.targets[rows]), num_classes)
+        probe = fit_probe(features, target, num_classes)
     except ValueError as error:
         say(runtime, f"warning: no linear head to start from: {error}")
         return

@@ -1,6 +1,5 @@
 """Classifiers on timm's tiny test nets: layouts, pooling, normalisation, precision, groups."""
 
-import math
 from pathlib import Path
 
 import pytest

@@ -21,7 +21,7 @@ def clusters(rows: int = 60, num_classes: int = 3, width: int = 8, spread: float
 
 
 def fitted_without(features, target, row: int, ridge: float):
-    """Return the ridge's answer for ``row`` by brute force: standardised with it, fitted without."""
+    """Return the ridge's answer for ``row``, standardised with it and fitted without it."""
     x = features.double()
     x = (x - x.mean(0)) / x.std(0)
     keep = torch.arange(len(x)) != row
