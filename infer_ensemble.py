@@ -150,7 +150,11 @@ def finished_runs(output: Output, model: str, weights: Weights) -> list[Run]:
             f"{output.weights} gives {model} weight, but {output.root / model} has no finished "
             f"fold; train it, leave it out with --models, or run optimize_weights.py again"
         )
-    known = set(weights.config_hashes.get(model, {}).values())
+    fitted = weights.config_hashes.get(model, {})
+    gone = sorted(set(fitted) - {run.folder.name.removeprefix("fold") for run in runs})
+    if gone:
+        print(f"note: {model}: fold {', '.join(gone)} of weights.json is gone; the others answer")
+    known = set(fitted.values())
     for run in runs:
         config_hash = read_json(run.finished).get("config_hash")
         if config_hash not in known:

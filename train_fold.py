@@ -31,11 +31,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--model is missing: a preset of configs/classify.yaml, or any timm id")
     output = Output(Path(config.output_dir))
     name = config.name or config.model
-    if config.fold != "all" and finished(output.run(name, fold_of(config.fold)), config):
-        return 0  # before anything heavy is imported
 
-    from src.engine.interrupt import Interrupted
-    from src.engine.runtime import start_runtime
     from src.tracks.photographs import prepare_data
 
     index, folds = prepare_data(config, output)
@@ -43,12 +39,22 @@ def main(argv: list[str]) -> int:
     wanted = every if config.fold == "all" else [fold_of(config.fold)]
     if wanted[0] not in (*every, None):
         raise UserError(f"--fold {config.fold}: folds.csv has folds 0 to {folds.num_folds - 1}")
+    waiting = [
+        (fold, run)
+        for fold, run in ((fold, output.run(name, fold)) for fold in wanted)
+        if not finished(run, config, folds.folds_hash)
+    ]
+    if not waiting:
+        return 0  # before torch is imported
+
+    from src.engine.interrupt import Interrupted
+    from src.engine.runtime import start_runtime
+
     runtime = start_runtime(config.device, config.precision, config.channels_last)
-    for fold in wanted:
-        run = output.run(name, fold)
+    for fold, run in waiting:
         try:
             with run.hold():
-                if not finished(run, config):
+                if not finished(run, config, folds.folds_hash):  # by another process, meanwhile
                     train(config, output, run, index, folds, fold, runtime)
         except Interrupted as stop:
             print(f"{stop}; the state is saved, the same command goes on from here")

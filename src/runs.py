@@ -11,6 +11,8 @@ from pathlib import Path
 
 from src.files import hold, sweep
 
+AFRESH = "delete its folder and train this fold again"  # a finished fold would be skipped
+
 
 @dataclass(frozen=True)
 class Run:

@@ -16,7 +16,7 @@ from typing import IO, Any
 import torch
 
 from src.files import HALF_WRITTEN, atomic_write
-from src.runs import Run
+from src.runs import AFRESH, Run
 from src.script import UserError
 
 MAGIC = b"train-state-sha256:"
@@ -159,4 +159,4 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such weights; train this fold first") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged ({error}); train this fold again") from None
+        raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None

@@ -101,6 +101,13 @@ def gradient(parts: Parts, task: Any, batch: Batch, key: tuple[int, ...]) -> Ter
             if not is_out_of_memory(error):
                 raise
             reason = str(error)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "BatchNorm cannot learn from one value: pass a --micro_batch_size of 2 or more, or "
+                "larger images"
+            ) from None
         halve_micro_batch(parts, len(batch["image"]), reason)
 
 

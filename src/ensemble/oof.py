@@ -18,6 +18,7 @@ import numpy.typing as npt
 from src.ensemble.aliases import merge_classes
 from src.ensemble.pool import Member, member_log_probs
 from src.ensemble.store import OofFile, open_oof
+from src.runs import AFRESH
 from src.script import UserError
 
 Array = npt.NDArray[Any]
@@ -90,7 +91,7 @@ class Oof:
         if not np.isfinite(raw).all():
             raise UserError(
                 f"{self._files[model][int(folds[0])].path.parent.parent}: OOF logits are not "
-                f"finite; delete the fold and train it again"
+                f"finite; {AFRESH}"
             )
         return member_log_probs(raw, temperature, self._columns, len(self.classes))
 
@@ -168,10 +169,10 @@ def _open_model(output_dir: Path, name: str, folds: FoldTable) -> dict[int, OofF
         if file.folds_hash != folds.hash:
             raise UserError(
                 f"{path}: made with other folds ({file.folds_hash[:12]}) than folds.csv "
-                f"({folds.hash[:12]}); train this fold again"
+                f"({folds.hash[:12]}); {AFRESH}"
             )
         if not file.fold.isdigit() or int(file.fold) in files:
-            raise UserError(f"{path}: says it is fold {file.fold!r}; delete it and train again")
+            raise UserError(f"{path}: says it is fold {file.fold!r}; {AFRESH}")
         files[int(file.fold)] = file
     return files
 
@@ -193,9 +194,9 @@ def _place(files: Mapping[int, OofFile], folds: FoldTable, position: Mapping[str
             row = position.get(id_, -1)
             if row < 0 or int(folds.folds[row]) != fold:
                 where = "is not in folds.csv" if row < 0 else f"is in fold {folds.folds[row]} there"
-                raise UserError(f"{file.path}: id {id_!r} {where}; train this fold again")
+                raise UserError(f"{file.path}: id {id_!r} {where}; {AFRESH}")
             if places[row] >= 0:
-                raise UserError(f"{file.path}: id {id_!r} occurs twice; train this fold again")
+                raise UserError(f"{file.path}: id {id_!r} occurs twice; {AFRESH}")
             places[row] = place
     return places
 

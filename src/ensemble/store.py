@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.files import atomic_write, write_json
+from src.runs import AFRESH
 from src.script import UserError
 
 Array = npt.NDArray[Any]
@@ -170,14 +171,12 @@ def open_oof(path: Path) -> OofFile:
         )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{path}: not a whole OOF file ({reason}); delete it and run train_fold.py again"
-        ) from None
+        raise UserError(f"{path}: not a whole OOF file ({reason}); {AFRESH}") from None
     shape = (len(file.views), len(file.ids), len(file.classes))
     if file.logits.shape != shape or file.targets.shape != file.ids.shape:
-        raise UserError(f"{path}: logits are {file.logits.shape}, expected {shape}; train again")
+        raise UserError(f"{path}: logits are {file.logits.shape}, expected {shape}; {AFRESH}")
     if len(file.targets) and not 0 <= file.targets.min() <= file.targets.max() < shape[2]:
-        raise UserError(f"{path}: a target is no class number; delete it and train again")
+        raise UserError(f"{path}: a target is no class number; {AFRESH}")
     return file
 
 

@@ -123,6 +123,7 @@ def train_classes(
     runtime.accelerator.wait_for_everyone()  # until the best weights are written
     score = None if state.best is None else round(state.best, 6)
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_knobs(config)}
+    done |= {"split_hash": data.folds.folds_hash}
     done |= {"monitor": task.monitor, "score": score, "best_epoch": state.best_epoch}
     if fold is not None and valid is not None:
         model.load_state_dict(load_weights(run.best))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import EngineConfig, config_hash, learned_knobs
 from src.files import read_json, write_json, write_text
-from src.runs import Run
+from src.runs import AFRESH, Run
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def data_label(data_dir: str) -> str:
     return (Path(data_dir).resolve().name or "data") if data_dir else "road_scenes"
 
 
-def finished(run: Run, config: EngineConfig) -> dict[str, Any] | None:
+def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, Any] | None:
     """Return what a complete run left, and say so; None while there is something to do.
 
     Raises:
-        UserError: it is complete, but with other knobs.
+        UserError: it is complete, but with other knobs, or on other data than ``split_hash`` names.
     """
     try:
         done = read_json(run.finished)
@@ -61,6 +61,11 @@ def finished(run: Run, config: EngineConfig) -> dict[str, Any] | None:
         raise UserError(
             f"{run.folder} is finished, with other knobs ({', '.join(changed)}): pass another "
             "--name, or delete the folder"
+        )
+    if split_hash and done.get("split_hash", split_hash) != split_hash:
+        raise UserError(
+            f"{run.folder} was trained on other images, labels or folds than there are now: pass "
+            "another --name, or delete the folder"
         )
     print(f"{run.folder}: finished, {done.get('monitor')} {done.get('score')}; skipped")
     return done
@@ -82,7 +87,7 @@ def read_config(run: Run) -> dict[str, Any]:
             f"{run.folder} is no run: it has no {run.config.name}; restore it, or delete the folder"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        raise UserError(f"{run.config}: damaged; train the run again") from None
+        raise UserError(f"{run.config}: damaged; {AFRESH}") from None
     return content
 
 

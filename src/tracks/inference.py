@@ -22,7 +22,7 @@ from src.engine.tta import first_views
 from src.ensemble.store import hash_ids, save_test_info
 from src.files import atomic_array, read_json
 from src.models.classifier import build_classifier
-from src.runs import Run
+from src.runs import AFRESH, Run
 from src.script import UserError
 from src.tasks.classification import Classification
 from src.tracks.folder import read_config
@@ -57,7 +57,7 @@ def infer_fold(
     try:
         model.load_state_dict(load_weights(run.best))
     except RuntimeError:
-        raise UserError(f"{run.best}: weights of another network; train this fold again") from None
+        raise UserError(f"{run.best}: weights of another network; {AFRESH}") from None
     source = ImageSource(index.root, index.table["image"].tolist(), size)
     batch_size = config.infer_batch_size or default_batch_size(size, runtime.device)
     device = runtime.device.type

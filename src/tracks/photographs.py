@@ -31,15 +31,14 @@ def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
     )
     for note in index.notes:
         print(f"note: {note}")
-    output.root.mkdir(parents=True, exist_ok=True)
-    with hold(output.folds_lock, str(output.folds), wait=True):
-        sweep(output.root, *(p.name for p in (output.folds, output.quarantine, output.duplicates)))
-        if output.folds.exists():
-            folds = load_folds(
-                output.folds, index.table, index.root, num_folds=config.folds or None
-            )
-        else:
-            folds = first_folds(config, output, index)
+    if not output.folds.exists():
+        output.root.mkdir(parents=True, exist_ok=True)
+        with hold(output.folds_lock, str(output.folds), wait=True):
+            files = (output.folds, output.quarantine, output.duplicates)
+            sweep(output.root, *(path.name for path in files))
+            if not output.folds.exists():  # made by another process, meanwhile
+                return index, first_folds(config, output, index)
+    folds = load_folds(output.folds, index.table, index.root, num_folds=config.folds or None)
     return index, folds
 
 
