@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.flop_counter import FlopCounterMode
 
+from src.models.folding import fold_norms
 from src.script import UserError
 
 
@@ -56,7 +54,7 @@ def measure_budget(net: nn.Module, *, size: int = 256) -> Budget:
     FLOPs count two for a multiply-add, in convolutions and matrix products only, which is what
     published tables count.
     """
-    fused = fuse_norms(net)
+    fused = fold_norms(net, size)
     was_training = net.training
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net.eval()(torch.zeros(1, 3, size, size, device=next(net.parameters()).device))
@@ -80,25 +78,6 @@ def measure_budget(net: nn.Module, *, size: int = 256) -> Budget:
         sum(flops.get("Global", {}).values()),
         tuple(row for row in rows if row.trainable or row.flops),
     )
-
-
-def fuse_norms(net: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode with every norm that follows a convolution folded into it.
-
-    Folding is exact in evaluation: BatchNorm is then a fixed scale and shift. Norms after anything
-    else stay.
-    """
-    fused = copy.deepcopy(net).eval()
-    for module in fused.modules():
-        if not isinstance(module, nn.Sequential):
-            continue
-        names = list(module._modules)
-        for first, second in itertools.pairwise(names):
-            conv, norm = module._modules[first], module._modules[second]
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                module._modules[first] = fuse_conv_bn_eval(conv, norm)
-                module._modules[second] = nn.Identity()
-    return fused
 
 
 def check_budget(name: str, trainable: int, max_params: int) -> None:

@@ -33,6 +33,7 @@ from src.engine.runtime import Runtime
 from src.engine.tta import first_views
 from src.ensemble.store import save_oof
 from src.mask_config import DistillConfig
+from src.models.folding import fold_norms
 from src.runs import Output, Run
 from src.tasks.classification import Classification
 from src.tracks.folder import finish_run, write_config
@@ -176,13 +177,20 @@ def write_oof(
 ) -> None:
     """Predict the held-out images exactly as test images will be, and write ``oof.npz``."""
     plain: Classification = getattr(task, "inner", task)
-    network = getattr(model, "network", model)  # a student is wrapped
+    network = fold_norms(getattr(model, "network", model), data.image_size)
     views = first_views(config.tta_steps)
     held = data.index.table.iloc[data.folds.valid_rows(fold)]
     logits = np.empty((len(views), len(held), len(data.classes)), np.float16)
     with catch_signals() as pause:
         predict_logits(
-            network, loader, plain, runtime, out=logits, views=views, pause=pause, label="oof"
+            runtime.place(network),
+            loader,
+            plain,
+            runtime,
+            out=logits,
+            views=views,
+            pause=pause,
+            label="oof",
         )
     if not runtime.is_main:  # it computed all the same: nobody waits long for anybody
         return

@@ -22,6 +22,7 @@ from src.engine.tta import first_views
 from src.ensemble.store import hash_ids, save_test_info
 from src.files import atomic_array, read_json
 from src.models.classifier import build_classifier
+from src.models.folding import fold_norms
 from src.runs import AFRESH, Run
 from src.script import UserError
 from src.tasks.classification import Classification
@@ -70,7 +71,7 @@ def infer_fold(
     shape = (views, len(source), len(classes))
     with catch_signals() as pause, atomic_array(run.test_logits, shape, np.float16) as logits:
         predict_logits(
-            runtime.place(model),
+            runtime.place(fold_norms(model, size)),
             loader,
             Classification(len(classes), lambda logits, target: logits.sum()),
             runtime,

@@ -15,7 +15,8 @@ from torch import nn
 from src.data.sources.micro import DATASETS
 from src.files import write_text
 from src.mask_config import MicroConfig
-from src.models.budget import count_trainable, fuse_norms, measure_budget
+from src.models.budget import count_trainable, measure_budget
+from src.models.folding import fold_norms
 from src.models.micro.registry import BUDGET_CLASSES, build_micro
 from src.tracks.micro import MicroSet
 from src.tracks.micro_table import Finished, mean_over_sets, score_table
@@ -37,7 +38,7 @@ def decide(score: float) -> str:
 
 def measure_latency(net: nn.Module, size: int = 256, repeats: int = 20) -> float:
     """Return the median milliseconds of one image, norms folded, on this machine's CPU."""
-    net = fuse_norms(net).to("cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = fold_norms(net, size).to("cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.zeros(1, 3, size, size).contiguous(memory_format=torch.channels_last)
     seconds = []
     with torch.inference_mode():

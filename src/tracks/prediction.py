@@ -15,6 +15,7 @@ from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime
 from src.engine.tta import first_views
+from src.models.folding import FOLDING_SIDE, fold_norms
 from src.tracks.maps import fit_size, mean_probs
 from src.tracks.members import Member
 
@@ -42,7 +43,7 @@ def blend_maps(
         batch_size: images at once; 0 = by resolution.
         num_workers: loader processes; -1 = by device.
     """
-    models = [member.build() for member in members]
+    models = [fold_norms(member.build(), FOLDING_SIDE) for member in members]
     workers = default_num_workers(runtime.device.type) if num_workers < 0 else num_workers
     with catch_signals() as pause:
         for start in range(0, len(rows), CHUNK):

@@ -23,6 +23,7 @@ from src.engine.tta import first_views
 from src.ensemble.cleaning import count_cleaned, judge_cleaning
 from src.files import atomic_write
 from src.metrics.segmentation import SegmentationMeter, score_counts
+from src.models.folding import FOLDING_SIDE, fold_norms
 from src.runs import Run
 from src.tasks.segmentation import Segmentation
 from src.tracks.maps import fit_size, mean_probs, sample_pixels, to_mask, true_probs
@@ -72,7 +73,7 @@ def score_held_out(
         ``views`` (a row each), ``tta_steps`` and ``threshold`` chosen, ``scores`` and how they
         were counted, ``cleaning`` (None unless it was kept).
     """
-    model = runtime.place(model)
+    model = runtime.place(fold_norms(model, FOLDING_SIDE))
     with catch_signals() as pause:
         if (
             max_views == 1 and task.num_outputs > 1 and len(class_thresholds(task)) == 1

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch import nn
 
-from src.models.budget import check_budget, count_trainable, fuse_norms, measure_budget
+from src.models.budget import check_budget, count_trainable, measure_budget
 from src.models.micro.adaptive import DATASETS
 from src.models.micro.registry import MICRO_NETS, build_micro
 from src.script import UserError
@@ -38,22 +37,6 @@ def test_frozen_and_shared_parameters_are_counted_right():
     net.head.bias.requires_grad = False
     net.again = net.head
     assert count_trainable(net) == 124
-
-
-@pytest.mark.parametrize("name", ["micro_unet", "hwnet_ultra", "lcnet"])
-def test_folding_norms_changes_no_logit(name):
-    net = build_micro(name, 3).eval()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    image = torch.rand(1, 3, 64, 64) * 255
-    with torch.no_grad():
-        fused = fuse_norms(net)
-        assert torch.allclose(net(image), fused(image), rtol=1e-3, atol=1e-3)
-    assert sum(p.numel() for p in fused.parameters()) < count_trainable(net)
 
 
 def test_over_budget_is_refused_with_the_remedy():

@@ -1,9 +1,11 @@
 """Classifiers on timm's tiny test nets: layouts, pooling, normalisation, precision, groups."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from src.models.classifier import POOLS, build_classifier
@@ -163,3 +165,25 @@ def test_weights_are_loaded_and_their_share_kept(tmp_path: Path) -> None:
     model = build_classifier("test_resnet", 9, image_size=64, weights=tmp_path / "weights.pth")
     assert model.pretrained_share == 1.0
     assert torch.equal(model.backbone.conv1[0].weight, source.backbone.conv1[0].weight)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_norms_keep_their_statistics_and_learn_their_scale(
+    frozen: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "test_resnet.safetensors"
+    save_file(build_classifier("test_resnet", 4, image_size=64).backbone.state_dict(), path)
+    model = build_classifier(
+        "test_resnet", 4, image_size=64, weights=path, frozen_norms=frozen
+    ).train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(images()).square().sum().backward()
+    moved = [name for name, value in model.named_buffers() if not torch.equal(value, before[name])]
+    assert bool(moved) is not frozen
+    assert all(p.grad is not None for p in model.backbone.bn1.parameters())
+    assert copy.deepcopy(model).eval().train().backbone.bn1.training is not frozen
+
+
+def test_norms_of_a_random_net_are_never_frozen() -> None:
+    model = build_classifier("test_resnet", 4, image_size=64, frozen_norms=True)
+    assert model.train().backbone.bn1.training

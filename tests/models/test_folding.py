@@ -1,0 +1,71 @@
+"""Norms folded into convolutions: the same answers from fewer modules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from src.models.classifier import build_classifier
+from src.models.folding import fold_norms
+from src.models.micro.registry import build_micro
+
+NETS = ("test_efficientnet", "test_resnet", "test_convnext", "resnetv2_50", "tf_efficientnet_lite0")
+
+
+def stir(net: nn.Module) -> nn.Module:
+    """Give every norm statistics and weights that matter."""
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_var, module.weight.data):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+            for tensor in (module.running_mean, module.bias.data):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) / 4)
+    return net
+
+
+def num_norms(net: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+def image(side: int = 64) -> Tensor:
+    return 255 * torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_folded_net_answers_the_same(name: str) -> None:
+    net = stir(build_classifier(name, 5, image_size=64)).train()
+    folded = fold_norms(net, 64)
+    assert net.training and not folded.training
+    assert num_norms(folded) == 0 or name == "resnetv2_50"  # norms before convolutions stay
+    with torch.no_grad():
+        expected = net.eval()(image())
+        torch.testing.assert_close(folded(image()), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["twohead_8k", "micro_unet", "hwnet_ultra", "lcnet"])
+def test_a_mask_net_answers_the_same(name: str) -> None:
+    net = stir(build_micro(name, 3)).eval()
+    folded = fold_norms(net, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(image()), net(image()), rtol=1e-3, atol=1e-4)
+
+
+class Peeking(nn.Module):
+    """Uses what comes before the norm, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.norm(y) + y
+
+
+def test_where_folding_would_change_the_answer_nothing_is_folded() -> None:
+    net = stir(Peeking()).eval()
+    folded = fold_norms(net, 64)
+    assert num_norms(folded) == 1
+    torch.testing.assert_close(folded(image()), net(image()))
