@@ -177,20 +177,14 @@ def write_oof(
 ) -> None:
     """Predict the held-out images exactly as test images will be, and write ``oof.npz``."""
     plain: Classification = getattr(task, "inner", task)
-    network = fold_norms(getattr(model, "network", model), data.image_size)
+    network = getattr(model, "network", model)  # a student is wrapped
+    network = runtime.place(fold_norms(network, data.image_size))
     views = first_views(config.tta_steps)
     held = data.index.table.iloc[data.folds.valid_rows(fold)]
     logits = np.empty((len(views), len(held), len(data.classes)), np.float16)
     with catch_signals() as pause:
         predict_logits(
-            runtime.place(network),
-            loader,
-            plain,
-            runtime,
-            out=logits,
-            views=views,
-            pause=pause,
-            label="oof",
+            network, loader, plain, runtime, out=logits, views=views, pause=pause, label="oof"
         )
     if not runtime.is_main:  # it computed all the same: nobody waits long for anybody
         return
