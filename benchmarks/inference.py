@@ -3,9 +3,10 @@
     python benchmarks/inference.py            (two minutes on two cores)
 
 JPEG photographs are decoded once and shown in up to five views. The floor is the bare forward pass
-in inference mode on one resident batch. Which images are unsure is data's and threshold's matter
-(`optimize_weights.py` finds the threshold at which log loss moves by less than 1e-4); here given
-shares of the images, those the network is least confident of, see all five views.
+in inference mode on one resident batch, of the net as it was trained; ours has its norms folded.
+Which images are unsure is data's and threshold's matter (`optimize_weights.py` finds the threshold
+at which log loss moves by less than 1e-4); here given shares of the images, those the network is
+least confident of, see all five views.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime
 from src.engine.tta import VIEWS
 from src.models.classifier import build_classifier
+from src.models.folding import fold_norms
 from src.tasks.classification import Classification
 
 NUM_CLASSES = 100
@@ -60,7 +62,7 @@ def contestants(
 ) -> dict[str, Callable[[], float]]:
     """Return seconds of one pass over all images, by contestant."""
     torch.manual_seed(0)
-    model = runtime.place(build_classifier(name, NUM_CLASSES, image_size=size)).eval()
+    model = build_classifier(name, NUM_CLASSES, image_size=size).eval()
     data = ImageDataset(ImageSource(folder, names, size), None, eval_transform(size))
     batch_size = default_batch_size(size, runtime.device)
     device = runtime.device.type
@@ -74,13 +76,14 @@ def contestants(
     def predict(views: int, go_on: Any = None) -> Callable[[], float]:
         return lambda: seconds(
             lambda: predict_logits(
-                model, loader, task, runtime, out=out[:views], views=VIEWS[:views], go_on=go_on
+                folded, loader, task, runtime, out=out[:views], views=VIEWS[:views], go_on=go_on
             )
         )
 
+    folded = runtime.place(fold_norms(model, size))  # as `infer_ensemble.py` does
     predict(1)()
     with torch.no_grad():  # else a random head is sure of every image alike
-        model.head.weight.div_(max(float(out[0].astype(np.float32).std()), 1e-6))
+        folded.head.weight.div_(max(float(out[0].astype(np.float32).std()), 1e-6))
     predict(1)()
     logits = torch.from_numpy(out[0].astype(np.float32))
     confidence = logits.softmax(-1).amax(-1)
@@ -89,14 +92,14 @@ def contestants(
         for share in SHARES
     }
     image = torch.randint(0, 256, (batch_size, 3, size, size)).to(torch.uint8)
-    batch = runtime.upload({"image": image})
+    batch, bare = runtime.upload({"image": image}), runtime.place(model)
 
     @torch.inference_mode()
     def floor() -> None:
         for start in range(0, len(names), batch_size):
             rows = min(batch_size, len(names) - start)
             with runtime.autocast():
-                model(batch["image"][:rows]).cpu()
+                bare(batch["image"][:rows]).cpu()
 
     return {
         "floor, 1 view": lambda: seconds(floor),
