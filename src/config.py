@@ -108,6 +108,9 @@ class FoldConfig(EngineConfig):
     head_start: Literal["probe", "random"] = knob(
         "probe", "the head of a pretrained net begins as a linear probe of its features, or small"
     )
+    head_lr_mult: float = knob(
+        1.0, "the head learns this many times faster than the backbone; 5 to 10 for a random start"
+    )
     drop_rate: float = knob(0.0, "dropout before the head")
     drop_path_rate: float = knob(0.0, "stochastic depth of the backbone")
     loss: Literal["cross_entropy", "focal", "bi_tempered"] = knob("cross_entropy", "training loss")
