@@ -25,11 +25,27 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+class PooledNorm(nn.BatchNorm2d):
+    """BatchNorm of maps of one cell; a batch of one is normalised by the running statistics.
+
+    A single value per channel has no variance: torch refuses it, and with it every micro-batch of
+    one. Such a batch leaves the running statistics as they are.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``input`` (B, C, 1, 1)."""
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
 def _deeplab(encoder: str, classes: int, width: int | None) -> Any:
     import segmentation_models_pytorch as smp
 
     # Output stride 16 keeps the decoder's skip at stride 4: the "+" of Chen et al. 2018.
-    return smp.DeepLabV3Plus(
+    net: Any = smp.DeepLabV3Plus(
         encoder,
         encoder_weights=None,
         encoder_output_stride=16,
@@ -37,6 +53,9 @@ def _deeplab(encoder: str, classes: int, width: int | None) -> Any:
         classes=classes,
         upsampling=1,
     )
+    pooling = net.decoder.aspp[0].convs[-1]  # pool to one cell, convolve, normalise
+    pooling[2] = PooledNorm(pooling[2].num_features)
+    return net
 
 
 def _segformer(encoder: str, classes: int, width: int | None) -> Any:

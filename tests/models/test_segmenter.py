@@ -44,6 +44,25 @@ def test_deeplab_decodes_from_a_stride_4_skip_and_a_stride_16_map():
     assert seen == {"skip": 16, "aspp": 4}
 
 
+def test_deeplab_learns_from_a_batch_of_one():
+    net = build_segmenter("deeplabv3plus", TINY, 2, decoder_width=16).train()
+    net(torch.rand(1, 3, 64, 64) * 255).mean().backward()
+    norm = net.decoder.aspp[0].convs[-1][2]
+    assert norm.weight.grad is not None and norm.running_mean.abs().sum() == 0
+
+
+def test_deeplab_normalises_larger_batches_as_published():
+    net = build_segmenter("deeplabv3plus", TINY, 2, decoder_width=16).train()
+    norm = net.decoder.aspp[0].convs[-1][2]
+    plain = nn.BatchNorm2d(16)
+    assert norm.state_dict().keys() == plain.state_dict().keys()
+    pooled = torch.rand(2, 16, 1, 1)
+    assert torch.equal(norm(pooled), plain(pooled))
+    assert torch.equal(norm.running_var, plain.running_var)
+    norm.eval(), plain.eval()
+    assert torch.equal(norm(pooled[:1]), plain(pooled[:1]))
+
+
 def test_segformer_width_follows_the_published_sizes():
     def width(net: nn.Module) -> int:
         return net.head[0].in_channels
