@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.decode import decode_image, decode_mask
+from src.data.sources.lists import read_split_lists
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -28,7 +29,6 @@ from src.data.sources.masks import (
     list_files,
     note_count,
     pair,
-    read_split_lists,
 )
 from src.script import UserError
 
@@ -137,7 +137,7 @@ def _list_original(root: Path, notes: list[str]) -> Iterator[Row]:
     images = list_files(root / "701_StillsRaw_full", IMAGE_SUFFIXES)
     masks = list_files(root / "LabeledApproved_full", MASK_SUFFIXES, _strip_l)
     note_count(notes, "CamVid original", len(masks), KNOWN_ORIGINAL)
-    splits = read_split_lists(root)
+    splits = read_split_lists(root, images)
     for row in pair(root, images, masks, notes=notes, group=drive_of):
         yield row._replace(split=splits.get(row.id, row.split))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.sources.lists import read_split_lists
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MaskIndex,
@@ -19,7 +20,6 @@ from src.data.sources.masks import (
     note_count,
     note_missing,
     pair,
-    read_split_lists,
 )
 from src.script import UserError
 
@@ -39,7 +39,7 @@ def read_cfd(root: Path | str) -> MaskIndex:
     if not images:
         raise UserError(f"{root} holds no image/NNN.jpg: unpack CrackForest there")
     masks = list_files(root / "groundTruth", frozenset({".mat"}))
-    splits = read_split_lists(root)
+    splits = read_split_lists(root, images)
     notes: list[str] = []
     note_count(notes, "CrackForest images", len(images), NUM_IMAGES)
     note_missing(notes, "CrackForest: listed but missing", [n for n in splits if n not in images])

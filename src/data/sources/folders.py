@@ -15,6 +15,7 @@ import numpy as np
 
 from src.data.decode import decode_mask
 from src.data.sources.frames import group_neighbours
+from src.data.sources.lists import read_split_lists
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -25,7 +26,6 @@ from src.data.sources.masks import (
     list_files,
     note_missing,
     pair,
-    read_split_lists,
 )
 from src.script import UserError
 
@@ -95,7 +95,7 @@ def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
         raise UserError(f"{root} has no images/ and no train/images/: see the folder layouts")
     images = list_files(root / "images", IMAGE_SUFFIXES)
     masks = _list_masks(root / "masks")
-    splits = read_split_lists(root)
+    splits = read_split_lists(root, images)
     note_missing(notes, f"{root}: listed but missing", [n for n in splits if n not in images])
     if not splits:
         yield from pair(root, images, masks, notes=notes)

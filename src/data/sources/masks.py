@@ -195,32 +195,6 @@ def note_count(notes: list[str], what: str, found: int, expected: int) -> None:
         )
 
 
-def read_list(path: Path) -> list[str]:
-    """Read the first word of every line of a text file; [] where there is no such file."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return [unicodedata.normalize("NFC", line.split()[0]) for line in lines if line.strip()]
-
-
-def read_split_lists(folder: Path) -> dict[str, str]:
-    """Read train.txt, val.txt (or valid.txt) and test.txt as {id: split}; {} where none exists.
-
-    A line names an image by its id, its file name or a path.
-
-    Raises:
-        UserError: one image stands in two lists.
-    """
-    splits: dict[str, str] = {}
-    for name in ("train", "val", "valid", "test"):
-        split = "valid" if name == "val" else name
-        for line in read_list(folder / f"{name}.txt"):
-            key = Path(line).stem if Path(line).suffix.lower() in IMAGE_SUFFIXES else line
-            if splits.setdefault(key, split) != split:
-                raise UserError(f"{folder}: {key} is in {splits[key]}.txt and {name}.txt: pick one")
-    return splits
-
-
 def decode_foreground(path: Path) -> np.ndarray:
     """Read a two-class mask, stored as 0/1 or as 0/255 with soft edges, as labels 0 and 1.
 

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from src.data.decode import decode_mask
+from src.data.sources.lists import read_list
 from src.data.sources.masks import (
     MaskIndex,
     Row,
     build_index,
     note_count,
     note_missing,
-    read_list,
 )
 from src.script import UserError
 

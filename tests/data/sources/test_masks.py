@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.sources.masks import Row, build_index, decode_foreground, read_split_lists
+from src.data.sources.masks import Row, build_index, decode_foreground
 from src.data.sources.registry import SOURCES, detect_source, read_source
 from src.script import UserError
 
@@ -33,15 +33,6 @@ def test_two_class_masks_in_either_form(disk):
     assert decode_foreground(disk.root / "index.png").sum() == 1
     with pytest.raises(UserError, match="reaches 7"):
         decode_foreground(disk.root / "odd.png")
-
-
-def test_split_lists_take_ids_names_and_paths(disk):
-    disk.text("train.txt", "001", "imgs/002.jpg x")
-    disk.text("val.txt", "a.b_003")
-    assert read_split_lists(disk.root) == {"001": "train", "002": "train", "a.b_003": "valid"}
-    disk.text("test.txt", "002.jpg")
-    with pytest.raises(UserError, match="002 is in train"):
-        read_split_lists(disk.root)
 
 
 def test_size_and_missing_mask_are_checked(disk):
