@@ -10,12 +10,12 @@ from bisect import bisect_right
 from pathlib import Path
 
 from src.data.sources.frames import split_number
+from src.data.sources.labels import decode_foreground
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
     MaskIndex,
     build_index,
-    decode_foreground,
     list_files,
     note_count,
     note_missing,

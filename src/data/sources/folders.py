@@ -2,19 +2,16 @@
 
 Layouts: ``{train,val,test}/{images,masks}``, or ``images`` + ``masks`` with optional lists
 train.txt, val.txt, test.txt beside them. A mask has its image's stem. ``classes.txt`` (one name a
-line) names the labels. Masks: index PNG (255 void), 0/255 PNG, or ``.npy``.
+line) names the labels. Masks: index PNG (255 void), PNG of two values, or ``.npy``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from src.data.decode import decode_mask
 from src.data.sources.frames import group_neighbours
+from src.data.sources.labels import settle_labels
 from src.data.sources.lists import read_split_lists
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
@@ -22,15 +19,12 @@ from src.data.sources.masks import (
     MaskIndex,
     Row,
     build_index,
-    decode_foreground,
     list_files,
     note_missing,
     pair,
 )
 from src.script import UserError
 
-VOID = 255
-MAX_LABELS = 64  # more distinct greys than this are soft edges, not classes
 _SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
 
 
@@ -47,7 +41,7 @@ def read_folders(
         root: see the layouts above.
         classes: name of every label; from ``classes.txt``, or counted in the masks, when empty.
         labels: "index" (class numbers), "binary" (0/1 or 0/255) or "auto" (looked up in the
-            masks: only 0 and 255, or only 0 and 1, is binary).
+            masks: 0 and one other value is binary).
         frames: group frames with consecutive numbers, at most so many together; 0 = no groups.
 
     Raises:
@@ -62,20 +56,9 @@ def read_folders(
     if labels not in {"auto", "index", "binary"}:
         raise UserError(f"labels must be auto, index or binary, not {labels}")
     names = tuple(classes) or _read_classes(root)
-    if labels == "auto" and len(names) > 2:
-        labels = "index"
     targets = [root / row.target for row in rows if row.target]
-    binary = labels == "binary"
-    if targets and (labels == "auto" or (labels == "index" and not names)):
-        binary, num_classes = _look_up_labels(targets, labels, full_scan=not names)
-        names = names or _default_names(num_classes)
-    if binary:
-        if names and len(names) != 2:
-            raise UserError(f"{root}: masks hold two labels but {len(names)} classes are named")
-        return build_index(root, rows, names or _default_names(2), decode_foreground, notes=notes)
-    names = names or _default_names(2)
-    decode = partial(decode_mask, num_classes=len(names), ignore_index=VOID)
-    return build_index(root, rows, names, decode, ignore_index=VOID, notes=notes)
+    names, decode, void = settle_labels(targets, names, labels, notes)
+    return build_index(root, rows, names, decode, ignore_index=void, notes=notes)
 
 
 def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
@@ -120,27 +103,3 @@ def _read_classes(root: Path) -> tuple[str, ...]:
         return ()
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     return tuple(line.strip() for line in lines if line.strip())
-
-
-def _default_names(num_classes: int) -> tuple[str, ...]:
-    if num_classes == 2:
-        return ("background", "foreground")
-    return ("background", *(f"class_{label}" for label in range(1, num_classes)))
-
-
-def _look_up_labels(targets: list[Path], labels: str, *, full_scan: bool) -> tuple[bool, int]:
-    """Decide (binary?, K) from the masks: all of them when K is asked, else a spread of 32."""
-    step = 1 if full_scan else max(1, len(targets) // 32)
-    seen: set[int] = set()
-    for path in targets[::step]:
-        seen.update(np.unique(decode_mask(path)).tolist())
-        if len(seen) > MAX_LABELS:
-            raise UserError(
-                f"masks like {path} hold over {MAX_LABELS} grey values: "
-                "name the classes in classes.txt, or pass labels=binary for soft 0/255 masks"
-            )
-    if labels == "auto" and seen <= {0, VOID} and seen != {0}:
-        return True, 2
-    if labels == "auto" and seen <= {0, 1}:
-        return True, 2
-    return False, max(2, 1 + max(seen - {VOID}, default=0))

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from src.data.decode import decode_mask
 from src.script import UserError
 
 COLUMNS = ("id", "image", "target", "group", "split")
@@ -193,20 +192,3 @@ def note_count(notes: list[str], what: str, found: int, expected: int) -> None:
         notes.append(
             f"{what}: {found} found, {expected} known: fine for a subset, else unpack again"
         )
-
-
-def decode_foreground(path: Path) -> np.ndarray:
-    """Read a two-class mask, stored as 0/1 or as 0/255 with soft edges, as labels 0 and 1.
-
-    0, 1 and 255 together are labels with void, and stay.
-
-    Raises:
-        UserError: it holds none of these.
-    """
-    mask = decode_mask(path)
-    top = int(mask.max())
-    if top <= 1 or (top == 255 and set(np.unique(mask).tolist()) == {0, 1, 255}):
-        return mask
-    if not 128 <= top <= 255:
-        raise UserError(f"mask {path} reaches {top}: a two-class mask is 0/1 or 0/255")
-    return (mask >= 128).astype(np.uint8)

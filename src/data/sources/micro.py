@@ -14,7 +14,8 @@ from pathlib import Path
 from src.data.decode import decode_mask
 from src.data.sources import cardd, cfd, cvppp, etis, voc
 from src.data.sources.folders import list_pairs
-from src.data.sources.masks import MaskIndex, build_index, decode_foreground, note_count
+from src.data.sources.labels import decode_foreground
+from src.data.sources.masks import MaskIndex, build_index, note_count
 from src.script import UserError
 
 DATASETS = ("VOC", "ETIS", "CVPPP", "CFD", "CarDD")

@@ -197,13 +197,6 @@ def test_folders_tell_binary_from_index_and_name_classes(disk):
         labels_of(index)
 
 
-def test_folders_refuse_soft_edges_as_classes(disk):
-    disk.image("images/1.jpg")
-    np.save(disk.path("masks/1.npy"), np.arange(200).reshape(10, 20))
-    with pytest.raises(UserError, match="labels=binary"):
-        read_folders(disk.root)
-
-
 def test_folders_refuse_what_they_do_not_know(disk):
     with pytest.raises(UserError, match="images/"):
         read_folders(disk.root)

@@ -1,10 +1,10 @@
 import pickle
 
-import cv2
 import numpy as np
 import pytest
 
-from src.data.sources.masks import Row, build_index, decode_foreground
+from src.data.sources.labels import decode_foreground
+from src.data.sources.masks import Row, build_index
 from src.data.sources.registry import SOURCES, detect_source, read_source
 from src.script import UserError
 
@@ -23,16 +23,6 @@ def test_notes_are_warnings_too(tmp_path):
     with pytest.warns(UserWarning, match="three are gone"):
         index = build_index(tmp_path, [Row("1", "1.jpg")], ("a",), str, notes=["three are gone"])
     assert index.notes == ("three are gone",)
-
-
-def test_two_class_masks_in_either_form(disk):
-    disk.mask("soft.png", {(0, 0): 255, (0, 1): 130, (0, 2): 120})
-    disk.mask("index.png", {(0, 0): 1})
-    disk.mask("odd.png", {(0, 0): 7})
-    assert decode_foreground(disk.root / "soft.png").sum() == 2
-    assert decode_foreground(disk.root / "index.png").sum() == 1
-    with pytest.raises(UserError, match="reaches 7"):
-        decode_foreground(disk.root / "odd.png")
 
 
 def test_size_and_missing_mask_are_checked(disk):
@@ -78,12 +68,3 @@ def test_registry_names_its_mistakes(disk):
 def test_layouts_are_recognised(disk, file, name):
     disk.text(file)
     assert detect_source(disk.root) == name
-
-
-def test_labels_with_void_stay_labels(tmp_path):
-    path = tmp_path / "m.png"
-    labels = np.array([[0, 1, 255, 1]], np.uint8)
-    cv2.imwrite(str(path), labels)
-    assert np.array_equal(decode_foreground(path), labels)
-    cv2.imwrite(str(path), np.array([[0, 1, 200, 255]], np.uint8))  # soft edges
-    assert np.array_equal(decode_foreground(path), [[0, 0, 1, 1]])

@@ -1,0 +1,162 @@
+"""Mask files of a plain folder in, what their values mean and how they are read out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from src.data.decode import decode_mask
+from src.script import UserError
+
+VOID = 255
+MAX_LABELS = 64  # more distinct values than this are soft edges, not classes
+MAX_GAPS = 3  # more classes than this for each value that is there: greys, not class numbers
+
+
+class Labels(NamedTuple):
+    """The names of the labels 0..K-1, the reader of a mask, and the label of void pixels."""
+
+    names: tuple[str, ...]
+    decode: Callable[[Path], np.ndarray]
+    void: int | None = None
+
+
+def settle_labels(
+    targets: Sequence[Path], names: tuple[str, ...], labels: str, notes: list[str]
+) -> Labels:
+    """Decide what the masks' values mean; all masks are looked at unless classes are named.
+
+    Two values, 0 and any other, are background and foreground. 0..K-1 are class numbers and 255
+    beside them is void.
+
+    Args:
+        targets: the masks.
+        names: of the labels; empty = counted.
+        labels: "index", "binary" or "auto".
+        notes: receives what is odd.
+
+    Raises:
+        UserError: two labels but not two names, or values that are no class numbers.
+    """
+    if labels == "auto" and len(names) > 2:
+        labels = "index"
+    if not targets or (labels == "index" and names):
+        return _pair(names) if labels == "binary" else _numbers(names or _default_names(2))
+    look_at_all = not names and labels != "binary"
+    step = 1 if look_at_all else max(1, len(targets) // 32)
+    first, void = _find_values(targets[::step])
+    if labels != "index":
+        decode = _find_foreground(set(first), void)
+        if decode is None and (labels == "binary" or (names and not set(first) <= {0, 1, VOID})):
+            decode = decode_foreground  # soft edges
+        if decode is not None:
+            if {1, VOID} <= set(first) and not void and look_at_all:
+                notes.append("some masks are 0/1 and some 0/255: both are read as foreground")
+            return _pair(names, decode)
+    return _numbers(names or _default_names(_count_classes(first)))
+
+
+def decode_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
+    """Read class numbers (H, W), uint8 where they fit.
+
+    Args:
+        path: of the mask.
+        num_classes: labels must be below it, or ``VOID``.
+
+    Raises:
+        UserError: an unreadable mask, or unknown labels.
+    """
+    return decode_mask(path, num_classes=num_classes, ignore_index=VOID)
+
+
+def decode_foreground(path: Path) -> np.ndarray:
+    """Read a two-class mask, stored as 0/1 or as 0/255 with soft edges, as labels 0 and 1.
+
+    0, 1 and 255 together are labels with void, and stay.
+
+    Raises:
+        UserError: it holds none of these.
+    """
+    mask = decode_labels(path)
+    top = int(mask.max())
+    if top <= 1 or (top == VOID and set(np.unique(mask).tolist()) == {0, 1, VOID}):
+        return mask
+    if not 128 <= top <= VOID:
+        raise UserError(f"mask {path} reaches {top}: a two-class mask is 0/1 or 0/255")
+    return (mask >= 128).astype(np.uint8)
+
+
+def decode_two(path: Path, foreground: int) -> np.ndarray:
+    """Read a mask that holds 0 and ``foreground`` alone, as labels 0 and 1.
+
+    Raises:
+        UserError: it holds anything else.
+    """
+    mask = decode_labels(path)
+    other = np.unique(mask[(mask != 0) & (mask != foreground)])
+    if len(other):
+        raise UserError(
+            f"mask {path} holds {other[0]} where other masks hold 0 and {foreground} alone: "
+            "renumber the masks to 0..K-1"
+        )
+    return (mask == foreground).astype(np.uint8)
+
+
+def _pair(
+    names: tuple[str, ...], decode: Callable[[Path], np.ndarray] = decode_foreground
+) -> Labels:
+    if names and len(names) != 2:
+        raise UserError(f"masks hold two labels but {len(names)} classes are named: name two")
+    return Labels(names or _default_names(2), decode)
+
+
+def _numbers(names: tuple[str, ...]) -> Labels:
+    return Labels(names, partial(decode_labels, num_classes=len(names)), VOID)
+
+
+def _default_names(num_classes: int) -> tuple[str, ...]:
+    if num_classes == 2:
+        return ("background", "foreground")
+    return ("background", *(f"class_{label}" for label in range(1, num_classes)))
+
+
+def _find_values(targets: Iterable[Path]) -> tuple[dict[int, Path], bool]:
+    """Return {value: first mask with it}, and whether one mask holds both 1 and ``VOID``."""
+    first: dict[int, Path] = {}
+    void = False
+    for path in targets:
+        values = np.unique(decode_labels(path)).tolist()
+        void = void or {1, VOID} <= set(values)
+        for value in values:
+            first.setdefault(value, path)
+        if len(first) > MAX_LABELS:
+            break
+    return first, void
+
+
+def _find_foreground(values: set[int], void: bool) -> Callable[[Path], np.ndarray] | None:
+    """Choose the reader of two-class masks; None where there are more classes, or void."""
+    if values <= {0, 1} or (values <= {0, 1, VOID} and not void):
+        return decode_foreground
+    top = max(values)
+    if values != {0, top}:
+        return None
+    return decode_foreground if 128 <= top <= VOID else partial(decode_two, foreground=top)
+
+
+def _count_classes(first: dict[int, Path]) -> int:
+    """Return K of the values 0..K-1; UserError where they are no class numbers."""
+    labels = set(first) - {VOID}
+    top = max(labels, default=0)
+    if len(first) > MAX_LABELS or 1 + top > MAX_GAPS * len(labels or {0}):
+        shown = ", ".join(str(value) for value in sorted(first)[:8])
+        raise UserError(
+            f"masks hold {shown}{', ...' if len(first) > 8 else ''} ({first[top]} holds {top}): "
+            "these are no class numbers 0..K-1; renumber them, or name every label in "
+            "classes.txt, one a line (just two names: greys from 128 on are foreground)"
+        )
+    return max(2, 1 + top)

@@ -1,0 +1,103 @@
+"""What the values of plain masks are taken for."""
+
+import cv2
+import numpy as np
+import pytest
+
+from src.data.sources.folders import read_folders
+from src.data.sources.labels import decode_foreground
+from src.script import UserError
+
+
+def write(disk, *masks):
+    """Write one image and mask for each list of values."""
+    for number, values in enumerate(masks):
+        disk.image(f"images/{number}.jpg")
+        pixels = np.zeros((6, 8), np.uint16 if max(values) > 255 else np.uint8)
+        pixels.flat[: len(values)] = values
+        cv2.imwrite(str(disk.path(f"masks/{number}.png")), pixels)
+
+
+def labels_of(index):
+    return [np.unique(index.read_mask(target)).tolist() for target in index.table["target"]]
+
+
+@pytest.mark.parametrize("value", [1, 2, 38, 128, 254, 255, 300])
+@pytest.mark.parametrize("labels", ["auto", "binary"])
+def test_zero_and_one_other_value_are_background_and_foreground(disk, value, labels):
+    write(disk, [value, value], [value], [0])
+    index = read_folders(disk.root, labels=labels)
+    assert (index.classes, index.ignore_index) == (("background", "foreground"), None)
+    assert labels_of(index) == [[0, 1], [0, 1], [0]]
+    assert index.read_mask("masks/0.png").sum() == 2
+
+
+def test_two_names_leave_two_values_binary(disk):
+    write(disk, [3])
+    disk.text("classes.txt", "road", "car")
+    index = read_folders(disk.root)
+    assert index.classes == ("road", "car") and labels_of(index) == [[0, 1]]
+
+
+def test_another_value_than_the_two_is_refused_where_it_is_read(disk):
+    write(disk, *[[5]] * 70)
+    index = read_folders(disk.root, labels="binary")  # looks at every second mask
+    write(disk, [5], [6])
+    with pytest.raises(UserError, match=r"1\.png holds 6 where other masks hold 0 and 5"):
+        labels_of(index)
+
+
+def test_masks_of_either_form_in_one_set_are_never_void(disk):
+    write(disk, [1, 1], [255], [0])
+    index = read_folders(disk.root)
+    assert index.ignore_index is None and labels_of(index) == [[0, 1], [0, 1], [0]]
+    assert any("both are read as foreground" in note for note in index.notes)
+
+
+def test_class_numbers_with_void_stay(disk):
+    write(disk, [1, 255], [255], [1])  # one mask holds both: 255 is no second foreground
+    index = read_folders(disk.root)
+    assert (index.num_classes, index.ignore_index) == (2, 255)
+    assert labels_of(index) == [[0, 1, 255], [0, 255], [0, 1]]
+    write(disk, [1, 2, 4, 255], [255, 2], [1])
+    index = read_folders(disk.root)
+    assert (index.num_classes, index.ignore_index) == (5, 255)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[128, 255], [28, 56, 85, 113, 141, 170, 198, 227, 255], [50, 100, 150], list(range(4, 252, 6))],
+    ids=["trimap", "blurred", "spread", "many"],
+)
+def test_greys_that_are_no_class_numbers_are_refused(disk, values):
+    write(disk, [0], values, [5 * v % 256 for v in values])
+    with pytest.raises(UserError, match=r"masks hold 0, .*masks/[12]\.png holds .*classes\.txt"):
+        read_folders(disk.root)
+    disk.text("classes.txt", "road", "crack")  # the remedy
+    assert all(set(labels) <= {0, 1} for labels in labels_of(read_folders(disk.root)))
+
+
+def test_more_values_than_classes_are_refused(disk):
+    disk.image("images/1.jpg")
+    np.save(disk.path("masks/1.npy"), np.arange(200).reshape(10, 20))
+    with pytest.raises(UserError, match=r"name every label in classes\.txt"):
+        read_folders(disk.root)
+
+
+def test_two_class_masks_in_either_form(disk):
+    disk.mask("soft.png", {(0, 0): 255, (0, 1): 130, (0, 2): 120})
+    disk.mask("index.png", {(0, 0): 1})
+    disk.mask("odd.png", {(0, 0): 7})
+    assert decode_foreground(disk.root / "soft.png").sum() == 2
+    assert decode_foreground(disk.root / "index.png").sum() == 1
+    with pytest.raises(UserError, match="reaches 7"):
+        decode_foreground(disk.root / "odd.png")
+
+
+def test_labels_with_void_stay_labels(tmp_path):
+    path = tmp_path / "m.png"
+    labels = np.array([[0, 1, 255, 1]], np.uint8)
+    cv2.imwrite(str(path), labels)
+    assert np.array_equal(decode_foreground(path), labels)
+    cv2.imwrite(str(path), np.array([[0, 1, 200, 255]], np.uint8))  # soft edges
+    assert np.array_equal(decode_foreground(path), [[0, 0, 1, 1]])
