@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from src.data.decode import decode_mask
+from src.data.mask_forms import read_form
 from src.script import UserError
 
 VOID = 255
@@ -64,13 +65,21 @@ def decode_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
     """Read class numbers (H, W), uint8 where they fit.
 
     Args:
-        path: of the mask.
+        path: whatever ``decode_mask`` or ``read_form`` takes.
         num_classes: labels must be below it, or ``VOID``.
 
     Raises:
         UserError: an unreadable mask, or unknown labels.
     """
-    return decode_mask(path, num_classes=num_classes, ignore_index=VOID)
+    mask = read_form(path)
+    if mask is None:
+        return decode_mask(path, num_classes=num_classes, ignore_index=VOID)
+    unknown = [] if num_classes is None else np.setdiff1d(mask, [*range(num_classes), VOID])
+    if len(unknown):
+        raise UserError(
+            f"mask {path} holds unknown labels {unknown[0]}: expected below {num_classes} or {VOID}"
+        )
+    return mask
 
 
 def decode_foreground(path: Path) -> np.ndarray:

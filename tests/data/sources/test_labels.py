@@ -66,7 +66,12 @@ def test_class_numbers_with_void_stay(disk):
 
 @pytest.mark.parametrize(
     "values",
-    [[128, 255], [28, 56, 85, 113, 141, 170, 198, 227, 255], [50, 100, 150], list(range(4, 252, 6))],
+    [
+        [128, 255],
+        [28, 56, 85, 113, 141, 170, 198, 227, 255],
+        [50, 100, 150],
+        list(range(4, 252, 6)),
+    ],
     ids=["trimap", "blurred", "spread", "many"],
 )
 def test_greys_that_are_no_class_numbers_are_refused(disk, values):
