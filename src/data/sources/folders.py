@@ -1,7 +1,8 @@
 """Any ``images/`` + ``masks/`` folders in, the index table out.
 
 Layouts: ``{train,val,test}/{images,masks}``, or ``images`` + ``masks`` with optional lists
-train.txt, val.txt, test.txt beside them. A mask has its image's stem. ``classes.txt`` (one name a
+train.txt, val.txt, test.txt beside them. A mask has its image's stem (``7_mask.png`` is one of
+``7.jpg`` too), and lies in a subfolder of the same name. ``classes.txt`` (one name a
 line) names the labels. Masks: index PNG (255 void), PNG of two values, or ``.npy``.
 """
 
@@ -23,6 +24,7 @@ from src.data.sources.masks import (
     note_missing,
     pair,
 )
+from src.data.sources.stems import match_masks
 from src.script import UserError
 
 _SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
@@ -65,19 +67,17 @@ def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
     """Yield the rows of either layout; what is missing is added to ``notes``.
 
     Raises:
-        UserError: neither layout, or a list that names unknown images.
+        UserError: neither layout, no mask that fits an image, or lists of other images.
     """
     divided = [name for name in _SPLITS if (root / name / "images").is_dir()]
     for name in divided:
-        images = list_files(root / name / "images", IMAGE_SUFFIXES)
-        masks = _list_masks(root / name / "masks")
+        images, masks = _list_both(root / name, notes)
         yield from pair(root, images, masks, _SPLITS[name], notes=notes)
     if divided:
         return
     if not (root / "images").is_dir():
         raise UserError(f"{root} has no images/ and no train/images/: see the folder layouts")
-    images = list_files(root / "images", IMAGE_SUFFIXES)
-    masks = _list_masks(root / "masks")
+    images, masks = _list_both(root, notes)
     splits = read_split_lists(root, images)
     note_missing(notes, f"{root}: listed but missing", [n for n in splits if n not in images])
     if not splits:
@@ -90,11 +90,14 @@ def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
         yield from pair(root, part, known, split, notes=notes)
 
 
-def _list_masks(folder: Path) -> dict[str, Path]:
-    masks = list_files(folder, MASK_SUFFIXES)
-    if not masks and any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.glob("*.*")):
+def _list_both(base: Path, notes: list[str]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """List images/ and masks/ below ``base``, subfolders too, the masks by their images' ids."""
+    images = list_files(base / "images", IMAGE_SUFFIXES, deep=True)
+    folder = base / "masks"
+    masks = list_files(folder, MASK_SUFFIXES, deep=True)
+    if not masks and any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.rglob("*.*")):
         raise UserError(f"{folder} holds no .png or .npy: JPEG changes labels, save masks as PNG")
-    return masks
+    return images, match_masks(images, masks, notes)
 
 
 def _read_classes(root: Path) -> tuple[str, ...]:

@@ -74,7 +74,9 @@ def decode_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
     mask = read_form(path)
     if mask is None:
         return decode_mask(path, num_classes=num_classes, ignore_index=VOID)
-    unknown = [] if num_classes is None else np.setdiff1d(mask, [*range(num_classes), VOID])
+    if num_classes is None:
+        return mask
+    unknown = np.setdiff1d(mask, [*range(num_classes), VOID])
     if len(unknown):
         raise UserError(
             f"mask {path} holds unknown labels {unknown[0]}: expected below {num_classes} or {VOID}"

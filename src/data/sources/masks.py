@@ -123,7 +123,11 @@ def build_index(
 
 
 def list_files(
-    folder: Path, suffixes: frozenset[str], key: Callable[[str], str | None] = str
+    folder: Path,
+    suffixes: frozenset[str],
+    key: Callable[[str], str | None] = str,
+    *,
+    deep: bool = False,
 ) -> dict[str, Path]:
     """List the files of ``folder``, sorted, as {NFC id: path}.
 
@@ -131,15 +135,18 @@ def list_files(
         folder: may be missing, then nothing is listed.
         suffixes: lower-case endings to keep; hidden files are left out.
         key: stem -> id, or None to leave the file out.
+        deep: list subfolders too; their names stand in front of the id.
 
     Raises:
         UserError: two files share an id (``7.jpg`` and ``7.png``).
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+    paths = (folder.rglob("*") if deep else folder.iterdir()) if folder.is_dir() else ()
+    for path in sorted(paths):
+        place = path.relative_to(folder)
+        if path.suffix.lower() not in suffixes or any(p.startswith(".") for p in place.parts):
             continue
-        name = key(unicodedata.normalize("NFC", path.stem))
+        name = key(unicodedata.normalize("NFC", place.with_suffix("").as_posix()))
         if name is None:
             continue
         if name in found:

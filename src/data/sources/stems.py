@@ -1,0 +1,60 @@
+"""Names of images and of masks in, which mask belongs to which image out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from src.data.sources.masks import note_missing
+from src.script import UserError
+
+_WORD = "image|img|rgb|sat|masks?|labels?|seg|segmentation|gt|annotation"
+_AFFIX = re.compile(rf"^(?:{_WORD})[-_. ]+|[-_. ]+(?:{_WORD})$", re.IGNORECASE)
+
+
+def match_masks(
+    images: Mapping[str, Path], masks: Mapping[str, Path], notes: list[str]
+) -> dict[str, Path]:
+    """Give every mask the id of its image, where that is found.
+
+    An equal id counts first; then an id that is equal without words such as in ``7_mask`` or
+    ``img_7``.
+
+    Args:
+        images: {id: path}.
+        masks: {id: path}.
+        notes: receives what was matched by the second rule.
+
+    Returns:
+        {id: path of the mask}; a mask without an image keeps its own id.
+
+    Raises:
+        UserError: two masks for one image, or no mask has an image at all.
+    """
+    lone = [(_strip(name), name) for name in images if name not in masks]
+    count = Counter(name for name, _ in lone)
+    bare = {name: image for name, image in lone if count[name] == 1}
+    found: dict[str, Path] = {}
+    renamed: list[str] = []
+    for name, path in masks.items():
+        image = name if name in images else bare.get(_strip(name), name)
+        if image in found:
+            raise UserError(f"{found[image]} and {path} are two masks of {image}: remove one")
+        found[image] = path
+        if image != name:
+            renamed.append(f"{path.name} of {images[image].name}")
+    note_missing(notes, "masks matched by their names without words such as mask", renamed)
+    if images and masks and not any(name in images for name in found):
+        raise UserError(
+            f"no mask has the name of an image, as {next(iter(images.values()))} and "
+            f"{next(iter(masks.values()))} show: a mask has its image's name up to the ending"
+        )
+    return found
+
+
+def _strip(name: str) -> str:
+    """Take such words off either end of the last part of an id."""
+    folder, slash, stem = name.rpartition("/")
+    return folder + slash + (_AFFIX.sub("", stem) or stem)
