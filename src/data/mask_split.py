@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from src.data.sources.frames import cut_finer
 from src.data.sources.masks import MaskIndex
 from src.data.sources.registry import read_source
 from src.data.split import assign_folds
@@ -94,6 +95,8 @@ def read_test_masks(name: str, root: Path | str, **options: Any) -> MaskIndex:
 def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) -> MaskSplit:
     """Settle who is held out: a pure function of ids, groups, splits and the arguments.
 
+    Blocks of neighbouring frames that are fewer than folds are cut finer; ``how`` says so.
+
     Args:
         index: labelled rows.
         fold: which; None trains on every row.
@@ -116,15 +119,24 @@ def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) ->
         num_folds = num_folds or DEFAULT_FOLDS
         if not 0 <= fold < num_folds:
             raise UserError(f"--fold {fold}: folds are 0 to {num_folds - 1}")
-        groups = table["group"].tolist()
+        groups, block = table["group"].tolist(), 0
+        if index.blocks:
+            groups, block = cut_finer(table["id"].tolist(), groups, num_folds)
         folds = assign_folds([""] * len(table), num_folds, seed, groups)
-        how = f"fold {fold} of {num_folds}, {'grouped' if any(groups) else 'ungrouped'}"
+        how = f"fold {fold} of {num_folds}, {_describe(groups, block)}"
         valid = every[folds == fold]
     train = np.setdiff1d(every, valid)
     text = "\n".join(
         f"{name}\0{held}" for name, held in zip(table["id"], np.isin(every, valid), strict=True)
     )
     return MaskSplit(train, valid, how, hashlib.sha256(text.encode()).hexdigest()[:12])
+
+
+def _describe(groups: list[str], block: int) -> str:
+    if not block:
+        return "grouped" if any(groups) else "ungrouped"
+    what = "ungrouped" if block == 1 else f"grouped by at most {block} neighbouring frames"
+    return f"{what}, since larger blocks are fewer than folds"
 
 
 def _read(name: str, root: Path | str, options: dict[str, Any]) -> MaskIndex:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -60,6 +61,22 @@ def test_folds_hold_each_row_out_once_and_keep_groups(camvid: Path) -> None:
         assert {2, 3} <= held or not {2, 3} & held
     assert len({s.hash for s in splits}) == 3
     assert splits[0].hash == split_rows(index, 0, 3, seed=1).hash
+
+
+def test_blocks_of_frames_are_cut_finer_and_true_groups_are_not(camvid: Path) -> None:
+    index = read_labelled("auto", camvid)
+    index.table["id"] = [f"{number:03d}" for number in range(8)]
+    index.table["group"] = ["000"] * 8
+    with pytest.raises(UserError, match=r"more than there are groups \(1\)"):
+        split_rows(index, 0, 5, seed=1)
+    index = replace(index, blocks=True)
+    splits = [split_rows(index, fold, 5, seed=1) for fold in range(5)]
+    assert sorted(np.concatenate([s.valid for s in splits]).tolist()) == list(range(8))
+    assert all(len(s.valid) in (1, 2) for s in splits)
+    assert "ungrouped, since larger blocks are fewer than folds" in splits[0].how
+    assert "grouped by at most 4 neighbouring frames, " in split_rows(index, 0, 2, seed=1).how
+    with pytest.raises(UserError, match="more than there are"):
+        split_rows(index, 0, 9, seed=1)
 
 
 def test_void_is_255_whatever_the_data_call_it(camvid: Path) -> None:

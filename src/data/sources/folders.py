@@ -60,7 +60,7 @@ def read_folders(
     names = tuple(classes) or _read_classes(root)
     targets = [root / row.target for row in rows if row.target]
     names, decode, void = settle_labels(targets, names, labels, notes)
-    return build_index(root, rows, names, decode, ignore_index=void, notes=notes)
+    return build_index(root, rows, names, decode, ignore_index=void, notes=notes, blocks=frames > 0)
 
 
 def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:

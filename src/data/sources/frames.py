@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
@@ -50,6 +51,38 @@ def group_neighbours(names: Iterable[str], *, max_gap: int = 1, block: int = 50)
         for run in _cut_at_jumps(sorted(frames), max_gap):
             groups |= _cut_into_blocks([name for _, name in run], block)
     return groups
+
+
+def cut_finer(names: Sequence[str], groups: Sequence[str], least: int) -> tuple[list[str], int]:
+    """Cut groups of neighbouring frames into smaller blocks, where they are too few to fold.
+
+    The blocks are as large as they can be. A sequence that has a name of its own among others and
+    one group is left whole.
+
+    Args:
+        names: frame ids.
+        groups: of each, from :func:`group_neighbours`.
+        least: number of groups that is needed.
+
+    Returns:
+        Groups of each frame and the size of the largest; the same groups and 0 where they
+        are enough, or where no block would be small enough.
+    """
+    if len(set(groups)) >= least:
+        return list(groups), 0
+    series: dict[str, set[str]] = {}
+    members: dict[str, list[str]] = {}
+    for name, group in sorted(zip(names, groups, strict=True), key=lambda i: natural_key(i[0])):
+        series.setdefault(split_number(name)[0], set()).add(group)
+        members.setdefault(group, []).append(name)
+    whole = {min(of) for of in series.values() if len(of) == 1 and len(series) > 1}
+    for block in range(max(map(len, members.values())) - 1, 0, -1):
+        parts: dict[str, str] = {}
+        for group, frames in members.items():
+            parts |= _cut_into_blocks(frames, len(frames) if group in whole else block)
+        if len(set(parts.values())) >= least:
+            return [parts[name] for name in names], max(Counter(parts.values()).values())
+    return list(groups), 0
 
 
 def group_clips(names: Iterable[str], *, block: int = 50) -> dict[str, str]:

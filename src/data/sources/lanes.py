@@ -48,7 +48,7 @@ def read_lanes(root: Path | str, *, block: int = 50, line_width: int = LINE_WIDT
         rows, decode = read_annotations(root, lambda _: 1, notes)
         groups = group_neighbours((row.id for row in rows), block=block)
         rows = [row._replace(group=groups[row.id]) for row in rows]
-        return build_index(root, rows, CLASSES, decode, notes=notes)
+        return build_index(root, rows, CLASSES, decode, notes=notes, blocks=True)
     return read_folders(root, classes=CLASSES, labels="binary", frames=block)
 
 

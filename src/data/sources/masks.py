@@ -45,6 +45,7 @@ class MaskIndex:
         ignore_index: the label of void pixels, None where there is none.
         decode: path of a target -> labels (H, W), uint8 where they fit.
         notes: what is missing or odd, one line each; also given as warnings.
+        blocks: whether the groups are blocks of frames numbered on, which may be cut finer.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class MaskIndex:
     ignore_index: int | None
     decode: Callable[[Path], np.ndarray]
     notes: tuple[str, ...] = ()
+    blocks: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -100,6 +102,7 @@ def build_index(
     *,
     ignore_index: int | None = None,
     notes: Iterable[str] = (),
+    blocks: bool = False,
 ) -> MaskIndex:
     """Put ``rows`` into the table and warn of every note.
 
@@ -119,7 +122,7 @@ def build_index(
     notes = tuple(notes)
     for note in notes:
         warnings.warn(note, stacklevel=3)
-    return MaskIndex(root, table, tuple(classes), ignore_index, decode, notes)
+    return MaskIndex(root, table, tuple(classes), ignore_index, decode, notes, blocks)
 
 
 def list_files(

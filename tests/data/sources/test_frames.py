@@ -1,4 +1,4 @@
-from src.data.sources.frames import group_clips, group_neighbours, split_number
+from src.data.sources.frames import cut_finer, group_clips, group_neighbours, split_number
 
 
 def test_the_last_number_counts():
@@ -24,6 +24,29 @@ def test_long_runs_are_cut_into_equal_blocks():
     groups = group_neighbours([f"f{i}" for i in range(101)], block=50)
     sizes = {g: list(groups.values()).count(g) for g in groups.values()}
     assert sizes == {"f0": 33, "f33": 34, "f67": 34}
+
+
+def cut(names, least):
+    groups = group_neighbours(names)
+    return cut_finer(names, [groups[name] for name in names], least)
+
+
+def test_too_few_blocks_are_cut_as_finely_as_needed():
+    names = [f"{n:03d}" for n in range(100)]
+    groups, block = cut(names, 5)
+    assert block == 17 and len(set(groups)) == 6  # two blocks of 50, each in parts of 16 or 17
+    assert [names.index(group) for group in dict.fromkeys(groups)] == [0, 16, 33, 50, 66, 83]
+    assert cut(names, 2) == ([*["000"] * 50, *["050"] * 50], 0)
+    assert cut(["1", "2", "3"], 3) == (["1", "2", "3"], 1)
+    assert cut(["1", "2", "3"], 4) == (["1", "1", "1"], 0)
+
+
+def test_named_sequences_stay_whole():
+    names = [f"{drive}_{n}" for drive in "ab" for n in range(9)]
+    assert cut(names, 3) == ([*["a_0"] * 9, *["b_0"] * 9], 0)
+    names += [f"c_{n}" for n in range(80)]  # cut in two already
+    groups, block = cut(names, 6)
+    assert block == 20 and len(set(groups)) == 6 and len(set(groups[:18])) == 2
 
 
 def test_clips_are_neighbours_in_natural_order():
