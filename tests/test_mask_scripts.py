@@ -292,3 +292,13 @@ def test_generated_scenes_of_other_sizes_lie_apart(tmp_path: Path) -> None:
         places.append(find_images(config, num_scenes=5, num_frames=1)[1])
     assert len(set(places)) == 2
     assert all(len(list((place / "images").iterdir())) == 5 for place in places)
+
+
+@pytest.mark.parametrize("layout", ["coco", "folders"])
+def test_lane_runs_alone_see_two_classes_in_a_layout_of_any(tmp_path: Path, layout: str) -> None:
+    place = {"coco": "train/_annotations.coco.json", "folders": "images/1.jpg"}[layout]
+    (tmp_path / place).parent.mkdir()
+    (tmp_path / place).touch()
+    assert find_images(LaneConfig(data_dir=str(tmp_path)))[0] == "lanes"
+    assert find_images(DistillConfig(data_dir=str(tmp_path)))[0] == layout
+    assert find_images(LaneConfig(data_dir=str(tmp_path), source=layout))[0] == layout

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from src.data.road_scenes import write_scenes
 from src.data.sources.registry import detect_source
-from src.mask_config import SegmentationConfig
+from src.mask_config import LaneConfig, SegmentationConfig
 from src.runs import Output
 from src.script import UserError
 from src.tracks.folder import parse_size
 
 SCENES = "road_scenes"
 SIDE = 384
+TWO_CLASSES = ("folders", "coco")  # layouts of any classes, of which a lane run sees two
 
 
 def find_images(
@@ -41,4 +42,9 @@ def find_images(
         return "lanes", root
     if not root.is_dir():
         raise UserError(f"--data_dir {root}: no such folder")
-    return (detect_source(root) if config.source == "auto" else config.source), root
+    if config.source != "auto":
+        return config.source, root
+    source = detect_source(root)
+    if isinstance(config, LaneConfig) and source in TWO_CLASSES:
+        return "lanes", root  # one class against the background, neighbouring frames in one group
+    return source, root

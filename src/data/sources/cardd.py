@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.data.sources.coco import read_annotations
+from src.data.sources.coco import list_categories, list_images, load_annotations
 from src.data.sources.masks import MaskIndex, build_index, note_count
 from src.script import UserError
 
@@ -35,13 +35,14 @@ def read_cardd(root: Path | str, *, binary: bool = False) -> MaskIndex:
         raise UserError(f"{root} holds no CarDD_COCO/annotations: unpack CarDD there")
     notes: list[str] = []
 
-    def label_of(category: str) -> int:
+    files = load_annotations(base, notes)
+    labels = {}
+    for category in list_categories(files):
         name = category.lower().replace("_", " ")
         if name not in DAMAGES:
             raise UserError(f"{base}: unknown category {category}: CarDD has {', '.join(DAMAGES)}")
-        return 1 if binary else 1 + DAMAGES.index(name)
-
-    rows, decode = read_annotations(base, label_of, notes)
+        labels[category] = 1 if binary else 1 + DAMAGES.index(name)
+    rows, decode = list_images(base, files, labels, notes)
     for split, known in KNOWN.items():
         note_count(notes, f"CarDD {split}", sum(row.split == split for row in rows), known)
     classes = ("background", "damage") if binary else ("background", *DAMAGES)

@@ -7,17 +7,29 @@ Layouts: ``annotations/instances_{split}2017.json`` + ``{split}2017/``, or
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.data.sources.masks import Row, note_missing
+from src.data.sources.frames import group_neighbours
+from src.data.sources.masks import MaskIndex, Row, build_index, note_missing
+from src.data.sources.polygons import rasterise
 from src.script import UserError
 
+MAX_CATEGORIES = 254  # of a uint8 mask with background and void
 _SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
+
+
+class CocoFile(NamedTuple):
+    """One annotation file, its images' folder and split; every annotation has a mask."""
+
+    path: Path
+    folder: Path
+    split: str
+    content: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,108 +50,116 @@ class CocoDecoder:
         height, width, instances = self.shapes[path.relative_to(self.root).as_posix()]
         mask = np.zeros((height, width), np.uint8)
         for label, segmentation in instances:
-            mask[rasterise(segmentation, height, width)] = label
+            try:
+                mask[rasterise(segmentation, height, width)] = label
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
         return mask
 
 
-def read_annotations(
-    root: Path, label_of: Callable[[str], int], notes: list[str]
-) -> tuple[list[Row], CocoDecoder]:
-    """Read every annotation file below ``root``.
+def read_coco(root: Path | str, *, merged: str = "", block: int = 50) -> MaskIndex:
+    """List the images with a class for every category that has masks; the rest is background.
 
     Args:
         root: see the layouts above.
-        label_of: category name -> label; 0 leaves the category out.
+        merged: name of the one class that all categories are taken as; empty = a class for each.
+        block: at most so many frames numbered on form one group.
+
+    Raises:
+        UserError: no annotations with their images, or damaged ones.
+    """
+    root = Path(root)
+    notes: list[str] = []
+    files = load_annotations(root, notes)
+    names = list_categories(files)
+    labels = {name: 1 if merged else label for label, name in enumerate(names, start=1)}
+    if merged and len(names) > 1:
+        notes.append(f"{len(names)} categories taken as one class, {merged}: {', '.join(names)}")
+    if not merged and len(names) > MAX_CATEGORIES:
+        raise UserError(f"{root}: {len(names)} categories, over {MAX_CATEGORIES}: leave some out")
+    rows, decode = list_images(root, files, labels, notes)
+    groups = group_neighbours((row.id for row in rows), block=block)
+    rows = [row._replace(group=groups[row.id]) for row in rows]
+    classes = ("background", *([merged] if merged else names))
+    return build_index(root, rows, classes, decode, notes=notes, blocks=True)
+
+
+def has_annotations(root: Path) -> bool:
+    """Tell whether ``root`` looks like one of the layouts."""
+    return any(root.glob("*/_annotations.coco.json")) or any(
+        root.glob("annotations/instances_*2017.json")
+    )
+
+
+def load_annotations(root: Path, notes: list[str]) -> list[CocoFile]:
+    """Load every annotation file below ``root``; boxes without a mask are left out and counted.
+
+    Raises:
+        UserError: no file, one that is not COCO JSON, a damaged annotation, or no mask anywhere.
+    """
+    files: list[CocoFile] = []
+    num_boxes = 0
+    for path, folder, split in _find_files(root):
+        content = _load(path)
+        masks = [item for item in content["annotations"] if item.get("segmentation")]
+        boxes = [
+            _name(item, place)
+            for place, item in enumerate(content["annotations"], start=1)
+            if not item.get("segmentation")
+        ]
+        note_missing(notes, f"{path}: annotations without a mask, left out", boxes)
+        files.append(CocoFile(path, folder, split, {**content, "annotations": masks}))
+        num_boxes += len(boxes)
+    if not files:
+        raise UserError(f"{root} holds no COCO annotations with their images: see the layouts")
+    if not any(file.content["annotations"] for file in files):
+        what = f"{num_boxes} boxes but no masks" if num_boxes else "no annotations"
+        raise UserError(f"{files[0].path} holds {what}: export the set for segmentation")
+    return files
+
+
+def list_categories(files: Sequence[CocoFile]) -> tuple[str, ...]:
+    """Name the categories that have masks, in the order of their ids."""
+    names: dict[str, None] = {}
+    for file in files:
+        used = {item["category_id"] for item in file.content["annotations"]}
+        found = {item["id"]: item["name"] for item in file.content["categories"]}
+        names |= dict.fromkeys(found[number] for number in sorted(used))
+    return tuple(names)
+
+
+def list_images(
+    root: Path, files: Sequence[CocoFile], labels: Mapping[str, int], notes: list[str]
+) -> tuple[list[Row], CocoDecoder]:
+    """List the images and say how their masks are drawn.
+
+    Args:
+        root: that targets are relative to.
+        files: from :func:`load_annotations`.
+        labels: category name -> label.
         notes: receives what is missing.
 
     Raises:
-        UserError: no annotation file, or one that is not COCO JSON.
+        UserError: none of the images is there.
     """
     rows: list[Row] = []
     shapes: dict[str, tuple[int, int, tuple[tuple[int, Any], ...]]] = {}
-    for file, folder, split in _find_files(root):
-        content = _load(file)
-        labels = {c["id"]: label_of(c["name"]) for c in content["categories"]}
-        instances = _collect(content["annotations"], labels)
+    for file in files:
+        instances = _collect(file.content, labels)
         missing = []
-        for image in content["images"]:
-            path = folder / image["file_name"]
-            if not path.is_file():
+        for image in file.content["images"]:
+            path = file.folder / image["file_name"]
+            if not path.is_file() or not path.is_relative_to(root):
                 missing.append(image["file_name"])
                 continue
-            target = f"{file.relative_to(root).as_posix()}#{image['id']}"
-            rows.append(Row(path.stem, path.relative_to(root).as_posix(), target, "", split))
-            shapes[target] = (image["height"], image["width"], instances.get(image["id"], ()))
-        note_missing(notes, f"{file.name}: annotated images that are missing", missing)
+            target = f"{file.path.relative_to(root).as_posix()}#{image['id']}"
+            rows.append(Row(path.stem, path.relative_to(root).as_posix(), target, "", file.split))
+            size = int(image["height"]), int(image["width"])
+            shapes[target] = (*size, instances.get(image["id"], ()))
+        note_missing(notes, f"{file.path.name}: annotated images that are missing", missing)
     if not rows:
         raise UserError(f"{root} holds no COCO annotations with their images: see the layouts")
     return rows, CocoDecoder(root, shapes)
-
-
-def rasterise(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Turn a COCO segmentation (polygons, or plain or compressed run lengths) into bool (H, W)."""
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        return _fill_runs(_unpack(counts) if isinstance(counts, str) else counts, height, width)
-    mask = np.zeros((height, width), bool)
-    for polygon in segmentation:
-        mask |= fill_polygon(np.asarray(polygon, np.float64).reshape(-1, 2), height, width)
-    return mask
-
-
-def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Fill a polygon by the even-odd rule: a pixel belongs if its centre lies inside.
-
-    Args:
-        points: (P, 2) of x, y; pixel (0, 0) covers 0..1 in both.
-        height: rows of the result.
-        width: columns of the result.
-
-    Returns:
-        bool (H, W).
-    """
-    x0, y0 = points.T
-    x1, y1 = np.roll(points, -1, axis=0).T
-    # Rows whose centre line an edge crosses: first <= row < last (an edge along a row has none).
-    first = np.ceil(np.minimum(y0, y1) - 0.5).clip(0, height).astype(np.int64)
-    last = np.ceil(np.maximum(y0, y1) - 0.5).clip(0, height).astype(np.int64)
-    num_rows = last - first
-    edge = np.repeat(np.arange(len(points)), num_rows)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(num_rows) - num_rows, num_rows) + first[edge]
-    slope = (x1 - x0)[edge] / np.where(y1 == y0, 1, y1 - y0)[edge]
-    x = x0[edge] + (row + 0.5 - y0[edge]) * slope
-    column = np.ceil(x - 0.5).clip(0, width).astype(np.int64)
-    crossings = np.zeros((height, width + 1), np.int64)
-    np.add.at(crossings, (row, column), 1)
-    return np.cumsum(crossings, axis=1)[:, :width] % 2 == 1
-
-
-def _fill_runs(counts: Iterable[int], height: int, width: int) -> np.ndarray:
-    runs = np.asarray(list(counts), np.int64)
-    if runs.sum() != height * width or (runs < 0).any():
-        raise UserError(f"COCO run lengths do not add up to {width}x{height} pixels: re-export")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(width, height).T
-
-
-def _unpack(text: str) -> list[int]:
-    """Unpack COCO's compressed counts: 5 bits a character.
-
-    From the fourth on a count is stored as its difference from the last but one.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        code = ord(character) - 48
-        value |= (code & 0x1F) << shift
-        shift += 5
-        if code & 0x20:
-            continue
-        if code & 0x10:  # negative
-            value |= -1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
-    return counts
 
 
 def _find_files(root: Path) -> Iterator[tuple[Path, Path, str]]:
@@ -152,26 +172,63 @@ def _find_files(root: Path) -> Iterator[tuple[Path, Path, str]]:
             yield file, root / name, split
 
 
+_NEEDED = {
+    "categories": ("id", "name"),
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("image_id", "category_id"),
+}
+
+
 def _load(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is not JSON ({error}): restore the file") from error
-    missing = {"images", "annotations", "categories"} - set(content)
+    content = content if isinstance(content, dict) else {}
+    missing = [kind for kind in _NEEDED if not isinstance(content.get(kind), list)]
     if missing:
         raise UserError(f"{file} lacks {', '.join(sorted(missing))}: it is no COCO file")
+    known = {c["id"] for c in content["categories"] if isinstance(c, dict) and "id" in c}
+    for kind, keys in _NEEDED.items():
+        for place, item in enumerate(content[kind], start=1):
+            fault = _find_fault(item, keys, known)
+            if fault:
+                which = f"{kind.removesuffix('s').replace('ie', 'y')} {_name(item, place)}"
+                raise UserError(f"{file}: {which} has {fault}: mend or remove it")
     return content
 
 
+def _name(item: Any, place: int) -> str:
+    return str(item.get("id", f"number {place}") if isinstance(item, dict) else f"number {place}")
+
+
+def _find_fault(item: Any, keys: Sequence[str], categories: Collection[int]) -> str:
+    """Say what is wrong with an image, annotation or category, "" if nothing is."""
+    lacking = [key for key in keys if not isinstance(item, dict) or item.get(key) is None]
+    if lacking:
+        return f"no {lacking[0]}"
+    if item.get("category_id", None) not in {None, *categories}:
+        return f"the category {item['category_id']}, which the file does not list"
+    shape = item.get("segmentation") or []
+    if isinstance(shape, dict):
+        return "" if isinstance(shape.get("counts"), list | str) else "run lengths without counts"
+    for polygon in shape if isinstance(shape, list) else [shape]:
+        if not isinstance(polygon, list) or not {*map(type, polygon)} <= {int, float}:
+            return "a segmentation that is no list of polygons"
+        if len(polygon) % 2:
+            return f"a polygon of {len(polygon)} coordinates, an odd number"
+    return ""
+
+
 def _collect(
-    annotations: Iterable[Mapping[str, Any]], labels: Mapping[int, int]
+    content: Mapping[str, Any], labels: Mapping[str, int]
 ) -> dict[int, tuple[tuple[int, Any], ...]]:
+    names = {item["id"]: item["name"] for item in content["categories"]}
     found: dict[int, list[tuple[float, int, Any]]] = {}
-    for item in annotations:
-        label = labels.get(item["category_id"], 0)
-        if label:
-            entry = (float(item.get("area", 0)), label, item["segmentation"])
-            found.setdefault(item["image_id"], []).append(entry)
+    for item in content["annotations"]:
+        label = labels[names[item["category_id"]]]
+        entry = (float(item.get("area") or 0), label, item["segmentation"])
+        found.setdefault(item["image_id"], []).append(entry)
     return {
         image: tuple((label, shape) for _, label, shape in sorted(items, key=lambda i: -i[0]))
         for image, items in found.items()

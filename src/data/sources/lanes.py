@@ -3,7 +3,7 @@
 Forms, recognised by what lies in the folder:
 - TuSimple: ``label_data_*.json``, ``test_label.json`` (one JSON a line) and ``clips/``; the
   polylines are drawn. https://github.com/TuSimple/tusimple-benchmark
-- COCO polygons, see ``coco.py``; every category is lane.
+- COCO polygons, see ``coco.py``; every category is lane, and a note says so.
 - ``images/`` + ``masks/`` folders, see ``folders.py``.
 """
 
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from src.data.decode import read_bytes, read_size
-from src.data.sources.coco import read_annotations
+from src.data.sources.coco import has_annotations, read_coco
 from src.data.sources.folders import read_folders
-from src.data.sources.frames import group_clips, group_neighbours
+from src.data.sources.frames import group_clips
 from src.data.sources.masks import MaskIndex, Row, build_index, note_count, note_missing
 from src.script import UserError
 
@@ -43,12 +43,8 @@ def read_lanes(root: Path | str, *, block: int = 50, line_width: int = LINE_WIDT
     root = Path(root)
     if _label_files(root):
         return _read_tusimple(root, block, line_width)
-    if any(root.glob("annotations/instances_*.json")) or any(root.glob("*/_annotations.coco.json")):
-        notes: list[str] = []
-        rows, decode = read_annotations(root, lambda _: 1, notes)
-        groups = group_neighbours((row.id for row in rows), block=block)
-        rows = [row._replace(group=groups[row.id]) for row in rows]
-        return build_index(root, rows, CLASSES, decode, notes=notes, blocks=True)
+    if has_annotations(root):
+        return read_coco(root, merged=CLASSES[1], block=block)
     return read_folders(root, classes=CLASSES, labels="binary", frames=block)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from src.data.sources.camvid import read_camvid
 from src.data.sources.cardd import read_cardd
 from src.data.sources.cfd import read_cfd
+from src.data.sources.coco import has_annotations, read_coco
 from src.data.sources.cvppp import read_cvppp
 from src.data.sources.etis import read_etis
 from src.data.sources.folders import read_folders
@@ -26,6 +27,7 @@ SOURCES: dict[str, Callable[..., MaskIndex]] = {
     "cfd": read_cfd,
     "cardd": read_cardd,
     "camvid": read_camvid,
+    "coco": read_coco,
     "lanes": read_lanes,
     "folders": read_folders,
     **{f"micro/{name}": partial(read_micro, dataset=name) for name in DATASETS},
@@ -58,7 +60,7 @@ def detect_source(root: Path) -> str:
         ("cardd", (root / "CarDD_COCO").is_dir() or (root / "CarDD_release").is_dir()),
         ("etis", (root / "Ground Truth").is_dir()),
         ("lanes", _holds(root, "label_data_*.json")),
-        ("lanes", any(root.glob("*/_annotations.coco.json"))),
+        ("coco", has_annotations(root)),
     )
     return next((name for name, here in signs if here), "folders")
 

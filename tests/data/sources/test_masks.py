@@ -61,7 +61,8 @@ def test_registry_names_its_mistakes(disk):
         ("CarDD_COCO/annotations/x.json", "cardd"),
         ("Ground Truth/p1.tif", "etis"),
         ("train_set/label_data_0313.json", "lanes"),
-        ("train/_annotations.coco.json", "lanes"),
+        ("train/_annotations.coco.json", "coco"),
+        ("annotations/instances_val2017.json", "coco"),
         ("images/1.jpg", "folders"),
     ],
 )
