@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.data.columns import GROUP_NAMES, ID_NAMES, LABEL_NAMES, image_column, pick_column
+from src.data.finder import ImageFinder
 from src.data.sample import compare_ids, find_sample, read_sample_submission
-from src.data.scan import EXTENSIONS, ImageFinder, Scanner, find_entry, find_root
+from src.data.scan import EXTENSIONS, Scanner, find_entry, find_root
 from src.data.tables import nfc, read_csv, refuse_duplicates
 from src.script import UserError
 
@@ -110,7 +111,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         cell_of = dict(zip(ids, cells, strict=True))
         ids, cells = sample_ids, [cell_of[key] for key in sample_ids]
     finder = ImageFinder(
-        root, prefer=folder.name if folder else "test", allow_outside=allow_outside
+        root, split="test", folder=folder.name if folder else "", allow_outside=allow_outside
     )
     images = _find_all(finder, cells, source)
     return Index(root, _table(ids, images, split="test"), notes=tuple(finder.notes))
@@ -178,7 +179,10 @@ def _read_train_csv(
                 "name it with --label_column"
             )
         label = rest[0]
-    finder = ImageFinder(root, prefer="train", allow_outside=allow_outside)
+    folder = find_entry(root, "train", "training")
+    finder = ImageFinder(
+        root, split="train", folder=folder.name if folder else "", allow_outside=allow_outside
+    )
     images = _find_all(finder, table[image].tolist(), str(path))
     notes = [f"{path.name}: image = {image}, label = {label}, group = {group or 'none'}"]
     if key not in (None, image) and table[key].duplicated().any():
@@ -230,7 +234,7 @@ def _find_all(finder: ImageFinder, cells: Sequence[str], source: str) -> list[st
     missing = [cell for cell, image in zip(cells, images, strict=True) if image is None]
     if missing:
         raise UserError(
-            f"{source} names {len(missing)} images that are not in {finder.root}, first "
+            f"{source} names {len(missing)} images that are not in {finder.place}, first "
             f"{missing[0]!r}: restore them"
         )
     return [image for image in images if image is not None]

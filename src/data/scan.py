@@ -1,14 +1,11 @@
-"""A folder in, the images below it out; a path written in a CSV in, the file that it means out."""
+"""A folder in, the images below it out."""
 
 from __future__ import annotations
 
 import os
-import posixpath
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from src.data.tables import nfc
 from src.script import UserError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
@@ -68,6 +65,7 @@ class Scanner:
         """Scan below ``root``; paths are reported relative to it."""
         self.root = root
         self.notes: list[str] = []
+        self.folders: list[str] = []  # that were walked
         self._seen: set[tuple[int, int]] = set()
         self._is_new("")
 
@@ -99,6 +97,7 @@ class Scanner:
         stack = [folder]
         while stack:
             folder = stack.pop()
+            self.folders.append(folder)
             prefix = f"{folder}/" if folder else ""
             folders = []
             for name, is_folder in self._entries(folder):
@@ -148,79 +147,3 @@ class Scanner:
             bad = next(path for path in paths if not path.isprintable())
             raise UserError(f"{bad!a} in {self.root} is not a name in UTF-8: rename it") from None
         return paths
-
-
-class ImageFinder:
-    """Finds the files that the cells of a CSV mean.
-
-    A cell may lack its leading folders ("0001.jpg" for "train/images/0001.jpg"), its extension,
-    or differ in case, Unicode form, slashes and a leading "./"; it may not leave the root.
-    The check is on the text: links that the owner of the folder has laid are followed.
-    """
-
-    def __init__(self, root: Path, *, prefer: str, allow_outside: bool = False):
-        """Index the images below ``root``; folders named ``prefer``… win where several fit."""
-        self.root = root
-        self._inner = f"{posixpath.normpath(root.resolve().as_posix())}/"
-        self.allow_outside = allow_outside
-        scanner = Scanner(root)
-        self._paths = {nfc(path): path for path in reversed(scanner.images())}
-        self.notes = scanner.notes
-        self._prefixes = ["", f"{prefer}/"]
-        self._prefer = prefer.casefold()
-        self._by_name: dict[str, list[str]] | None = None
-
-    def find(self, cell: str) -> str | None:
-        """Return the path of the image, relative to the root where inside, None if missing.
-
-        Raises:
-            UserError: the path leaves the root, or several files fit it.
-        """
-        path = self._inside(cell)
-        if path is None:  # outside, and allowed to be
-            full = os.path.normpath(self.root / cell)
-            return Path(full).as_posix() if Path(full).is_file() else None
-        for prefix in self._prefixes:
-            if prefix + path in self._paths:
-                return self._paths[prefix + path]
-        return self._find_by_name(path, cell)
-
-    def _inside(self, cell: str) -> str | None:
-        path = posixpath.normpath(nfc(cell.strip()).replace("\\", "/"))
-        if path.startswith(self._inner):
-            return path[len(self._inner) :]
-        if not path.startswith(("/", "../")) and path != ".." and not re.match("[A-Za-z]:", path):
-            return path
-        if self.allow_outside:
-            return None
-        raise UserError(
-            f"path {cell!r} leaves the data folder {self.root}: mend it, or pass --allow_outside"
-        )
-
-    def _find_by_name(self, path: str, cell: str) -> str | None:
-        if self._by_name is None:  # name with and without extension → paths in NFC
-            self._by_name = {}
-            for known in self._paths:
-                name = posixpath.basename(known)
-                for key in (name, posixpath.splitext(name)[0]):
-                    self._by_name.setdefault(key.casefold(), []).append(known)
-        near = self._by_name.get(posixpath.basename(path).casefold(), [])
-        fits = [full for full in near if _ends_with(full, path)]
-        if not fits:  # "a.JPG" for "a.jpg"
-            fits = [full for full in near if _ends_with(full.casefold(), path.casefold())]
-        preferred = [full for full in fits if full.casefold().startswith(self._prefer)]
-        fits = sorted(preferred or fits)
-        if len(fits) > 1:
-            raise UserError(
-                f"path {cell!r} fits {fits[0]} and {fits[1]} in {self.root}: write it in full"
-            )
-        if not fits:
-            return path if (self.root / path).is_file() else None
-        if fits[0].endswith(f"/{path}") and len(self._prefixes) < 8:
-            self._prefixes.append(fits[0][: -len(path)])  # the next rows may lie there too
-        return self._paths[fits[0]]
-
-
-def _ends_with(full: str, path: str) -> bool:
-    """Tell whether ``path``, with or without its extension, is the end of ``full``."""
-    return any(f"/{form}".endswith(f"/{path}") for form in (full, posixpath.splitext(full)[0]))
