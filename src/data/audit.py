@@ -1,7 +1,8 @@
 """Every train image read once before folds are made: what is unreadable, what is there twice.
 
 Unreadable images are quarantined. Exact copies (same bytes) and near copies (same picture) must
-share a fold, or the held-out score is flattered; copies under different labels are reported.
+share a fold, or the held-out score is flattered; copies under different labels are reported. So
+are images of 16 bits that use few of them: only the upper eight are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.data.decode import MAX_PIXELS, decode_bytes, read_bytes
+from src.data.decode import MAX_PIXELS, decode_bytes, read_bytes, read_peak
 from src.data.similar import SIDE, fingerprint, similar_pairs
 from src.data.split import merge_groups
 from src.data.tables import write_csv
@@ -30,6 +31,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_GROUP_SHARE = 0.05  # more near copies than this say that the images are all alike
+DARK_PEAK = 1 << 13  # 16-bit images that stay below keep at most 32 of their 256 levels
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one image showed: why it is unreadable ("") and else what it is known by."""
+
+    reason: str
+    digest: bytes = b""
+    mark: tuple[int, np.ndarray] | None = None
+    peak: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,21 +92,25 @@ def audit_images(
     hashes: list[int] = []
     thumbnails = np.empty((len(paths), SIDE, SIDE), np.uint8)
     results = _in_threads(lambda path: _inspect(path, max_pixels, strict), paths, threads)
-    for row, (digest, mark, reason) in enumerate(progress(results)):
-        if reason:
-            unreadable[row] = reason
+    peaks: dict[int, int] = {}
+    for row, look in enumerate(progress(results)):
+        if look.reason:
+            unreadable[row] = look.reason
             continue
-        by_digest[digest].append(row)
-        if mark is not None and len(by_digest[digest]) == 1:  # one of each exact set
-            thumbnails[len(rows)] = mark[1]
+        if look.peak is not None:
+            peaks[row] = look.peak
+        by_digest[look.digest].append(row)
+        if look.mark is not None and len(by_digest[look.digest]) == 1:  # one of each exact set
+            thumbnails[len(rows)] = look.mark[1]
             rows.append(row)
-            hashes.append(mark[0])
+            hashes.append(look.mark[0])
     exact = tuple(tuple(copies) for copies in by_digest.values() if len(copies) > 1)
     targets = table["target"].tolist()
     conflicts = tuple(copies for copies in exact if len({targets[row] for row in copies}) > 1)
     pairs = similar_pairs(np.array(hashes, np.uint64), thumbnails[: len(rows)])
     near, refused = _sets(np.array(rows, np.int64)[pairs], len(paths))
     notes = _notes(table, unreadable, exact, conflicts, near, refused)
+    notes += _dark_notes(table, peaks)
     return Audit(unreadable, exact, conflicts, near, tuple(notes))
 
 
@@ -137,19 +153,17 @@ def _in_threads(
             batch = following
 
 
-def _inspect(
-    path: Path, max_pixels: int, strict: ModuleType | None
-) -> tuple[bytes, tuple[int, np.ndarray] | None, str]:
-    """Return the digest of the bytes, the fingerprint, and why the image is unreadable ("")."""
+def _inspect(path: Path, max_pixels: int, strict: ModuleType | None) -> _Look:
     try:
         data = read_bytes(path)
         image = decode_bytes(data, path, short_side=2 * SIDE, max_pixels=max_pixels)
     except UserError as error:
-        return b"", None, str(error)
+        return _Look(str(error))
     damage = _stream_damage(data, strict) if strict and data.startswith(b"\xff\xd8") else ""
     if damage:
-        return b"", None, f"{path} is damaged inside ({damage}): restore the file"
-    return hashlib.blake2b(data, digest_size=16).digest(), fingerprint(image), ""
+        return _Look(f"{path} is damaged inside ({damage}): restore the file")
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    return _Look("", digest, fingerprint(image), read_peak(data))
 
 
 def _stream_damage(data: bytes, strict: ModuleType) -> str:
@@ -215,3 +229,16 @@ def _notes(
     if refused:
         notes.append(f"{refused} images look too much alike to tell copies apart: not grouped")
     return notes
+
+
+def _dark_notes(table: pd.DataFrame, peaks: dict[int, int]) -> list[str]:
+    """Say which images of 16 bits, whose largest values are ``peaks`` by row, become black."""
+    dark = [row for row, peak in peaks.items() if peak < DARK_PEAK]
+    if not dark:
+        return []
+    share = (1 << 16) // (max(peaks[row] for row in dark) + 1)
+    return [
+        f"{len(dark)} of {len(peaks)} images with 16 bits reach only 1/{share} of their range and "
+        f"become almost black, first: {table['id'].tolist()[dark[0]]}; scale all images, test "
+        "images too, by one factor to 8 bits"
+    ]

@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.header import read_size
+from src.data.header import read_depth, read_size, refuse_numbers
 from src.script import UserError
 
 # The size Pillow calls a decompression bomb; 512 MiB of RGB.
@@ -82,10 +82,25 @@ def decode_bytes(
             raise MemoryError(f"no memory for {name} ({width}x{height})") from error
         image = None
     if image is None:
+        refuse_numbers(data, name, kind)
         raise UserError(f"{name} is damaged or cut short ({kind}): restore the file")
     if reduced > 1:  # OpenCV has no reduced flag in RGB order
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     return image
+
+
+def read_peak(data: bytes) -> int | None:
+    """Return the largest value of an image of 16 bits a channel, None for one of fewer bits.
+
+    Args:
+        data: a file that :func:`decode_bytes` accepts.
+    """
+    if read_depth(data, read_size(data)[2])[0] <= 8:
+        return None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None or image.dtype != np.uint16:
+        return None
+    return int((image[..., :3] if image.ndim == 3 else image).max())  # an opaque alpha is 65535
 
 
 def decode_mask(

@@ -1,4 +1,4 @@
-"""The first bytes of an image file in, its size and format out; no pixel is decoded."""
+"""The first bytes of an image file in, its size, depth and format out; no pixel is decoded."""
 
 from __future__ import annotations
 
@@ -25,10 +25,37 @@ def read_size(data: bytes, name: Path | str = "image") -> tuple[int, int, str]:
     try:
         width, height = _HEADERS[kind](data)
     except Exception as error:  # struct, index and Pillow's many
+        refuse_numbers(data, name, kind)
         raise UserError(f"{name} has a damaged {kind} header: restore the file") from error
     if width < 1 or height < 1:
         raise UserError(f"{name} has no pixels ({width}x{height}): restore the file")
     return width, height, kind
+
+
+def read_depth(data: bytes, kind: str) -> tuple[int, bool]:
+    """Return the bits of one channel, and whether they hold a floating-point number."""
+    if kind == "png":
+        return (data[24] if len(data) > 24 else 8), False
+    if kind != "tiff":
+        return 8, False
+    from PIL import TiffImagePlugin
+
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2] == 43 else 8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        return max(tags.get(_BITS, (1,))), 3 in tags.get(_FORMAT, (1,))
+    except Exception:  # struct, index and Pillow's many: whoever reads the size will say it
+        return 8, False
+
+
+def refuse_numbers(data: bytes, name: Path | str, kind: str) -> None:
+    """Raise a UserError if the file is a TIFF of measurements instead of colours."""
+    bits, is_float = read_depth(data, kind)
+    if is_float or bits > 16:
+        number = "floating-point numbers" if is_float else "whole numbers"
+        raise UserError(f"{name} holds {number} of {bits} bits: save it with 8 bits a channel")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
@@ -84,6 +111,7 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
     return TiffImagePlugin.TiffImageFile(io.BytesIO(data)).size
 
 
+_BITS, _FORMAT = 258, 339  # TIFF tags: BitsPerSample, SampleFormat (3 is IEEE floating point)
 _MAGIC = (
     (b"\xff\xd8", "jpeg"),
     (b"\x89PNG\r\n\x1a\n", "png"),

@@ -134,3 +134,21 @@ def test_damage_inside_a_jpeg_is_found_where_a_strict_decoder_is(
     found = audit_images(table, tmp_path)
     assert (0 in found.unreadable) == damaged
     assert not damaged or "a.jpg is damaged inside" in found.unreadable[0]
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_of_16_bits_that_use_12_are_said_to_become_black(tmp_path, ending, channels):
+    wide = {}
+    for seed in range(3):
+        pixels = photograph(seed).astype(np.uint16)[..., :1].repeat(channels, axis=2)
+        pixels[0, 0] = 255
+        scale = (16, 16, 257)[seed]  # two of 12 bits, one of 16
+        wide[f"{seed}{ending}"] = pixels * scale
+        if channels == 4:
+            wide[f"{seed}{ending}"][..., 3] = 65535
+    table = put(tmp_path, {**wide, "8bit.png": photograph(9) // 32})
+    found = audit_images(table, tmp_path)
+    assert len(found.notes) == 1
+    assert "2 of 3 images with 16 bits reach only 1/16" in found.notes[0]
+    assert f"first: 0{ending}" in found.notes[0] and "8 bits" in found.notes[0]

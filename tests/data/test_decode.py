@@ -332,3 +332,13 @@ def test_wrong_masks_are_refused_by_name(tmp_path, pixels):
     (tmp_path / "cut.png").write_bytes(whole[:-30])
     with pytest.raises(UserError, match=r"cut\.png"):
         decode_mask(tmp_path / "cut.png")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_floats_in_a_tiff_are_not_called_damage(tmp_path, channels):
+    cv2.imwrite(str(tmp_path / "a.tif"), np.full((8, 8, channels), 0.5, np.float32))
+    with pytest.raises(UserError, match=r"a\.tif holds floating-point numbers of 32 bits: save"):
+        decode_image(tmp_path / "a.tif")
+    Image.fromarray(np.full((8, 8), 99_999, np.int32)).save(tmp_path / "b.tif")
+    with pytest.raises(UserError, match=r"b\.tif holds whole numbers of 32 bits: save it with 8"):
+        decode_image(tmp_path / "b.tif")

@@ -384,7 +384,7 @@ def test_masks_are_never_taken_for_images(tmp_path, masks):
         train="id,label\n1,a\n2,b\n")  # fmt: skip
     assert read_train(tmp_path).table["image"].tolist() == ["images/1.jpg", "images/2.jpg"]
     (tmp_path / "images/2.jpg").unlink()
-    with pytest.raises(UserError, match="names 1 images .* first '2'"):
+    with pytest.raises(UserError, match=r"names 1 images .* first '2'"):
         read_train(tmp_path)
 
 
