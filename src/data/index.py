@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from src.data.columns import GROUP_NAMES, ID_NAMES, LABEL_NAMES, image_column, pick_column
 from src.data.finder import ImageFinder
+from src.data.labels import check_labels, find_label, read_labels
 from src.data.sample import compare_ids, find_sample, read_sample_submission
 from src.data.scan import EXTENSIONS, Scanner, find_entry, find_root
 from src.data.tables import nfc, read_csv, refuse_duplicates
@@ -148,6 +149,7 @@ def _read_train_folders(root: Path, train: str) -> Index:
     if len(set(ids)) < len(ids):  # twins with files of the same name keep their own spelling
         count = Counter(ids)
         ids = [key if count[key] == 1 else image for key, image in zip(ids, images, strict=True)]
+    notes += check_labels(targets, root / train)
     table = _table(ids, images, targets, split="train")
     return Index(root, table, _classes(targets, root / train), tuple(notes + scanner.notes))
 
@@ -167,18 +169,12 @@ def _read_train_csv(
     if not len(table):
         raise UserError(f"{path} has no rows: restore the file")
     image = image_column(table, wanted[0], path)
-    label = pick_column(table, wanted[1], LABEL_NAMES, path, "--label_column")
     group = pick_column(table, wanted[2], GROUP_NAMES, path, "--group_column")
-    others = table.drop(columns=[name for name in (label, group) if name])
+    known = pick_column(table, wanted[1], LABEL_NAMES, path, "--label_column")
+    others = table.drop(columns=[name for name in (known, group) if name])
     key = pick_column(others, None, ID_NAMES, path, "")
-    if label is None:
-        rest = [name for name in table.columns if name not in (image, group, key)]
-        if len(rest) != 1:
-            raise UserError(
-                f"{path} has no known label column among {', '.join(table.columns)}: "
-                "name it with --label_column"
-            )
-        label = rest[0]
+    labels = find_label(table, wanted[1], (image, group, key), path)
+    label = labels[0] if len(labels) == 1 else f"the one of {', '.join(labels)} that is 1"
     folder = find_entry(root, "train", "training")
     finder = ImageFinder(
         root, split="train", folder=folder.name if folder else "", allow_outside=allow_outside
@@ -190,12 +186,13 @@ def _read_train_csv(
         key = None
     ids = [nfc(name) for name in images] if key is None else table[key].tolist()
     refuse_duplicates(ids, str(path))
-    targets = [nfc(name) for name in table[label]]
+    targets, merged = read_labels(table, labels)
     if "" in targets:
         raise UserError(
             f"{path} has no label in column {label} for {ids[targets.index('')]}: add it"
         )
-    groups = [""] * len(ids) if group is None else table[group].tolist()
+    notes += merged + check_labels(targets, path)
+    groups = [""] * len(ids) if group is None else table[group].str.strip().tolist()
     rows = _table(ids, images, targets, groups, split="train")
     return Index(root, rows, _classes(targets, path), tuple(notes + finder.notes))
 
