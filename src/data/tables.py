@@ -1,7 +1,7 @@
 """CSV files in, tables of text out, and back: nothing guessed about ids, nothing left to run.
 
 Every cell is text ("001" stays "001", "NA" stays "NA"). Read: UTF-8 with or without BOM, UTF-16
-with BOM, CP949 (Korean spreadsheets); commas, semicolons or tabs; any line ending. Written: text
+with BOM, CP949 where that makes Korean; commas, semicolons or tabs; any line ending. Written: text
 that a spreadsheet would run as a formula is quoted by an apostrophe, which reading takes off.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -63,7 +64,7 @@ def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Sequence[
 
 
 def read_text(path: Path | str) -> str:
-    """Read a text file, its encoding told by BOM, else UTF-8, else CP949.
+    """Read a text file, its encoding told by BOM, else UTF-8, else CP949 if that is Korean.
 
     Raises:
         UserError: unreadable or in none of these encodings.
@@ -78,9 +79,29 @@ def read_text(path: Path | str) -> str:
             text = data.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if "\0" not in text:
+        if "\0" not in text and (encoding != "cp949" or _is_korean(text)):
             return text
     raise UserError(f"{path} is not text in UTF-8: save it as CSV in UTF-8")
+
+
+def _is_korean(text: str) -> bool:
+    """Tell Korean from another language's 8-bit text that happens to be valid CP949.
+
+    Two accented letters of Windows-1252 or -1250, or one and an ASCII letter, make one CP949
+    character, but then a Chinese one, or one of the 8,822 rare syllables that KS X 1001 lacks, or
+    a Latin letter follows it.
+    """
+    letters = [place for place, char in enumerate(text) if char > "\x7f" and char.isalpha()]
+    usual = [place for place in letters if "가" <= text[place] <= "힣" and _is_usual(text[place])]
+    mixed = sum(re.match("[A-Za-z]", text[place + 1 : place + 2]) is not None for place in usual)
+    return len(usual) >= 0.8 * max(len(letters), 1) and mixed <= 0.5 * len(usual)
+
+
+def _is_usual(syllable: str) -> bool:
+    try:
+        return len(syllable.encode("euc-kr")) == 2  # the codec spells others with jamo, 8 bytes
+    except UnicodeEncodeError:
+        return False
 
 
 def refuse_duplicates(ids: Sequence[str], source: str) -> None:

@@ -105,3 +105,42 @@ def test_nfc_and_nearest():
     assert nfc("가") == "가" and nfc("abc") == "abc"
     assert nearest("labl", ["id", "label"]) == " (did you mean label?)"
     assert nearest("x", []) == ""
+
+
+KOREAN = [
+    "번호,라벨\n1,개\n2,고양이\n",
+    "id,label\n1,개\n2,소\n3,말\n",
+    "id,label\n1,K5_3세대_하이브리드_2020_2022\n2,디_올뉴니로_2022_2025\n3,Q30_2017_2019\n",
+    "id,label\n1,A클래스_W177\n2,더_뉴_그랜저_IG_2020\n3,아반떼N\n",
+    "id,label\n1,A형\n2,AB형\n3,O형\n",
+    "파일명,상태\n가방 (大).jpg,햏\n펲시.jpg,정상 · 양호\n똠방각하.jpg,불량\n",
+]
+WESTERN = [
+    ("Größe,Größe\nöß,Öß\n", "cp1252"),
+    ("id,Größe\n1,groß\n2,klein\n", "cp1252"),
+    ("id,label\n1,Äpfel\n2,Ärger\n", "cp1252"),
+    ("id,label\n1,Ölöl\n2,ÄÖÜ\n", "cp1252"),
+    ("id,label\n1,Bäume\n2,Wald\n", "latin-1"),
+    ("id,label\n1,25 °C\n2,5 µm\n", "cp1252"),
+    ("id,label\n1,crème brûlée\n2,pâté\n", "cp1252"),
+    ("id,label\n1,Škoda\n2,Žluťoučký kůň\n", "cp1250"),
+    ("id,label\n1,Škoda\n2,Žena\n", "cp1250"),
+    ("id,label\n1,ČÁST\n2,KŘÍŽ\n", "cp1250"),
+    ("id,label\n1,ČÁST\n2,ČÁSTKA\n", "cp1250"),
+    ("id,label\n1,příliš\n2,úpěl ďábelské ódy\n", "cp1250"),
+    ("id,label\n1,кошка\n2,собака\n", "cp1251"),
+    ("id,label\n1,犬\n2,猫\n", "shift-jis"),
+    ("id,label\n1,苹果\n2,香蕉和橙子\n", "gbk"),
+]
+
+
+@pytest.mark.parametrize("text", KOREAN)
+def test_korean_spreadsheets_are_read(tmp_path, text):
+    read = read_csv(write(tmp_path / "a.csv", text, "cp949")).to_csv(index=False)
+    assert read == text
+
+
+@pytest.mark.parametrize(("text", "encoding"), WESTERN)
+def test_other_encodings_are_refused_instead_of_read_as_korean(tmp_path, text, encoding):
+    with pytest.raises(UserError, match=r"a\.csv is not text in UTF-8: save it as CSV in UTF-8"):
+        read_csv(write(tmp_path / "a.csv", text, encoding))
