@@ -75,6 +75,8 @@ def merge_classes(classes: Sequence[str], pairs: Iterable[tuple[str, str]]) -> A
                 leader[name] = keep
     trained = tuple(name for name in classes if leader[name] == name)
     if len(trained) < 2:
+        if not pairs:
+            raise UserError(f"there is only one class, {trained[0]!r}: at least two are needed")
         raise UserError(f"the aliases join all classes into {trained[0]!r}: remove some")
     place = {name: number for number, name in enumerate(trained)}
     return Aliases(tuple(classes), trained, tuple(place[leader[name]] for name in classes))

@@ -191,15 +191,19 @@ def pack(names: Iterable[str]) -> np.ndarray:
 
 
 def fingerprint(names: Iterable[str], salt: str) -> str:
-    """Hash paths, sizes and modification times, so that a changed file is noticed."""
+    """Hash paths, sizes and modification times, so that a changed file is noticed.
+
+    A file may be gone, for it may be quarantined; whoever reads it says so.
+    """
     digest = hashlib.sha256(f"{CANONICAL_VERSION} {cv2.__version__} {salt}".encode())
     for name in names:  # annotation.json#17 is a part of annotation.json
         try:
             path = name if os.path.exists(name) else name.rpartition("#")[0]  # noqa: PTH110
             status = os.stat(path)  # noqa: PTH116
-        except OSError as error:
-            raise UserError(f"{name} cannot be read ({error.strerror}): restore it") from error
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="replace"))
+            mark = f"{status.st_size}\0{status.st_mtime_ns}"
+        except OSError:
+            mark = "gone"
+        digest.update(f"{name}\0{mark}\0".encode(errors="replace"))
     return digest.hexdigest()
 
 

@@ -3,13 +3,13 @@
 Without groups: scikit-learn's StratifiedKFold, so that its folds are the ones a notebook with the
 same seed has. With groups (the data's own, or duplicates that must not be parted): whole groups
 are dealt so that every class spreads evenly. The file carries a hash of the data that it was made
-for; a later run on other data stops and says what changed.
+for, so that a later run on other data stops and says what changed, and one of its own rows, so
+that a damaged file is never believed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from src.data.marks import file_marks, file_sizes
 from src.data.split import assign_folds, merge_groups
 from src.data.tables import read_csv, write_csv
 from src.script import UserError
@@ -25,8 +26,13 @@ from src.script import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("id", "image", "target", "group", "fold", "bytes", "data_hash")
+COLUMNS = ("id", "image", "target", "group", "fold", "content", "data_hash", "rows_hash")
 QUARANTINED = -1
+
+__all__ = [
+    *("COLUMNS", "QUARANTINED", "Folds", "data_hash", "file_marks", "file_sizes"),
+    *("load_folds", "make_folds", "read_folds", "save_folds"),
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Folds:
 
     ``fold`` (N,) int64 is 0..num_folds-1, or -1 for a quarantined image, which no run uses.
     ``data_hash`` names the data, ``folds_hash`` the data and who is where; OOF files carry it.
+    ``by_size`` says that the file knows images by their size alone, as early versions did.
     """
 
     table: pd.DataFrame
@@ -43,6 +50,7 @@ class Folds:
     data_hash: str
     folds_hash: str
     notes: tuple[str, ...] = ()
+    by_size: bool = False
 
     def train_rows(self, fold: int | None) -> np.ndarray:
         """Return the rows to train on (n,) int64; ``fold`` None means all but the quarantined."""
@@ -77,22 +85,24 @@ def make_folds(
         UserError: more folds than rows or groups, or an image that is gone.
     """
     targets = table["target"].tolist()
+    quarantined = list(quarantined)
     groups = merge_groups(table["group"].tolist(), linked)
     fold = np.full(len(targets), QUARANTINED, np.int64)
-    usable = np.setdiff1d(np.arange(len(targets)), np.array(list(quarantined), np.int64))
+    usable = np.setdiff1d(np.arange(len(targets)), np.array(quarantined, np.int64))
     used = [targets[row] for row in usable]
     fold[usable] = assign_folds(used, num_folds, seed, [groups[row] for row in usable])
-    sizes = file_sizes(table, root)
+    marks = file_marks(table, root, optional=set(quarantined))
     notes = _small_classes(used, num_folds) + _uneven(fold, num_folds)
-    filled = table[["id", "image", "target"]].assign(group=groups, fold=fold, bytes=sizes)
-    return _folds(filled, num_folds, data_hash(table, sizes), notes)
+    filled = table[["id", "image", "target"]].assign(group=groups, fold=fold, content=marks)
+    return _folds(filled, num_folds, data_hash(table, marks), notes)
 
 
 def save_folds(folds: Folds, path: Path) -> None:
     """Write ``folds.csv`` atomically; text is escaped for spreadsheets."""
-    table = folds.table
-    rows = zip(*(table[name].tolist() for name in COLUMNS[:-1]), strict=True)
-    write_csv(path, COLUMNS, ((*row, folds.data_hash) for row in rows))
+    table = folds.table.assign(data_hash=folds.data_hash)
+    rows = list(zip(*(table[name].tolist() for name in COLUMNS[:-1]), strict=True))
+    rows_hash = _hash_rows(rows)
+    write_csv(path, COLUMNS, ((*row, rows_hash) for row in rows))
 
 
 def load_folds(
@@ -117,9 +127,12 @@ def load_folds(
             f"{path} has {saved.num_folds} folds, not {num_folds}: pass --folds "
             f"{saved.num_folds}, or delete it (and with it all OOF predictions) to make new ones"
         )
-    sizes_now = file_sizes(table, root)
-    if data_hash(table, sizes_now) != saved.data_hash:
-        raise UserError(f"{path} was made for other data: {_changes(saved, table, sizes_now)}")
+    lost = set(saved.table["id"][saved.fold == QUARANTINED])
+    optional = {row for row, key in enumerate(table["id"]) if key in lost}
+    look = _sizes if saved.by_size else file_marks
+    marks = look(table, root, optional=optional)
+    if data_hash(table, marks) != saved.data_hash:
+        raise UserError(f"{path} was made for other data: {_changes(saved, table, marks)}")
     place = pd.Index(saved.table["id"]).get_indexer(table["id"])
     if len(saved.table) != len(table) or (place < 0).any():
         raise UserError(f"{path} lost or gained rows: delete it to make the same folds again")
@@ -137,46 +150,52 @@ def read_folds(path: Path) -> Folds:
     if not path.exists():
         raise UserError(f"{path} is missing: run train_fold.py first")
     table = read_csv(path, unescape=True)
+    by_size = "bytes" in table.columns
+    if by_size:
+        table = table.rename(columns={"bytes": "content"}).assign(rows_hash="")
     try:
-        table = table[list(COLUMNS)].astype({"fold": "int64", "bytes": "int64"})
-        hashes = table["data_hash"].unique()
+        table = table[list(COLUMNS)].astype({"fold": "int64"})
+        hashes = table[["data_hash", "rows_hash"]].drop_duplicates()
         intact = table["id"].is_unique and len(hashes) == 1 and table["fold"].min() >= QUARANTINED
         num_folds = int(table["fold"].max()) + 1
     except (KeyError, ValueError):
         intact, num_folds = False, 0
+    if intact and not by_size:
+        rows = table[list(COLUMNS[:-1])].itertuples(index=False, name=None)
+        intact = _hash_rows(rows) == hashes["rows_hash"].iloc[0]
     if not intact or num_folds < 2:
-        raise UserError(f"{path} is damaged: delete it to make the same folds again")
-    return _folds(table[list(COLUMNS[:-1])], num_folds, str(hashes[0]), [])
+        raise UserError(
+            f"{path} is damaged or was edited: restore it, or delete it to make the same folds "
+            "again"
+        )
+    return _folds(
+        table[list(COLUMNS[:-2])], num_folds, str(hashes["data_hash"].iloc[0]), [], by_size=by_size
+    )
 
 
-def file_sizes(table: pd.DataFrame, root: Path) -> np.ndarray:
-    """Return the size of every image in bytes, (N,) int64.
-
-    Raises:
-        UserError: an image is gone.
-    """
-    sizes = np.empty(len(table), np.int64)
-    for row, image in enumerate(table["image"].tolist()):
-        path = f"{root}/{image}" if image[0] != "/" else image
-        try:
-            sizes[row] = os.stat(path).st_size  # noqa: PTH116 (once per image)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}): restore it") from error
-    return sizes
-
-
-def data_hash(table: pd.DataFrame, sizes: np.ndarray) -> str:
-    """Return 16 hex digits that name ids, targets, groups and sizes, whatever the row order."""
+def data_hash(table: pd.DataFrame, marks: Sequence[str]) -> str:
+    """Return 16 hex digits that name ids, targets, groups and files, whatever the row order."""
     columns = (table[name].tolist() for name in ("id", "target", "group"))
-    return _digest("\0".join(map(str, row)) for row in zip(*columns, sizes.tolist(), strict=True))
+    return _hash_rows(zip(*columns, marks, strict=True))
 
 
-def _folds(table: pd.DataFrame, num_folds: int, name: str, notes: list[str]) -> Folds:
+def _hash_rows(rows: Iterable[Sequence[object]]) -> str:
+    return _digest("\0".join(map(str, row)) for row in rows)
+
+
+def _sizes(table: pd.DataFrame, root: Path, *, optional: Iterable[int]) -> list[str]:
+    del optional  # early versions stopped at a file that was gone
+    return list(map(str, file_sizes(table, root).tolist()))
+
+
+def _folds(
+    table: pd.DataFrame, num_folds: int, name: str, notes: list[str], *, by_size: bool = False
+) -> Folds:
     places = zip(table["id"].tolist(), table["fold"].tolist(), strict=True)
     folds_hash = _digest([name, *(f"{key}\0{fold}" for key, fold in places)])
     return Folds(
         table, table["fold"].to_numpy(np.int64, copy=True), num_folds, name, folds_hash,
-        tuple(notes),
+        tuple(notes), by_size,
     )  # fmt: skip
 
 
@@ -203,11 +222,11 @@ def _uneven(fold: np.ndarray, num_folds: int) -> list[str]:
     return [f"folds are uneven, because groups are large: {', '.join(map(str, counts))} images"]
 
 
-def _changes(saved: Folds, table: pd.DataFrame, sizes: np.ndarray) -> str:
+def _changes(saved: Folds, table: pd.DataFrame, marks: Sequence[str]) -> str:
     """Say in one line how the data of ``saved`` folds and the present ``table`` differ."""
     old = saved.table
-    was = dict(zip(old["id"], zip(old["target"], old["bytes"], strict=True), strict=True))
-    now = dict(zip(table["id"], zip(table["target"], sizes.tolist(), strict=True), strict=True))
+    was = dict(zip(old["id"], zip(old["target"], old["content"], strict=True), strict=True))
+    now = dict(zip(table["id"], zip(table["target"], marks, strict=True), strict=True))
     both = sorted(was.keys() & now.keys())
     kinds = {
         "added": sorted(now.keys() - was.keys()),

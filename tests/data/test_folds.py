@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.data.folds import load_folds, make_folds, read_folds, save_folds
+from src.data.folds import data_hash, file_sizes, load_folds, make_folds, read_folds, save_folds
 from src.script import UserError
 
 
@@ -46,9 +46,18 @@ def test_round_trip(tmp_path, data):
     assert read.num_folds == 3
     with (tmp_path / "out/folds.csv").open(encoding="utf-8") as file:
         lines = list(csv.reader(file))
-    assert lines[0] == ["id", "image", "target", "group", "fold", "bytes", "data_hash"]
+    assert lines[0] == [
+        "id",
+        "image",
+        "target",
+        "group",
+        "fold",
+        "content",
+        "data_hash",
+        "rows_hash",
+    ]
     assert lines[2][:3] == ["id-01.jpg", "01.jpg", "'=b()"]  # no formula for a spreadsheet
-    assert lines[2][4:] == [str(made.fold[1]), "2", made.data_hash]
+    assert lines[2][4:7] == [str(made.fold[1]), made.table["content"][1], made.data_hash]
 
 
 def test_blending_reads_them_without_the_images(tmp_path, data):
@@ -149,7 +158,12 @@ def test_another_number_of_folds_is_refused(tmp_path, data):
     [
         lambda text: text[: len(text) // 2],
         lambda text: "\n".join(text.split("\n")[:-2]) + "\n",
-        lambda text: text.replace("bytes", "octets"),
+        lambda text: text.replace("content", "contents"),
+        lambda text: text[:150],
+        lambda text: "\n".join(text.split("\n")[:3]) + "\n",
+        lambda text: text.replace("id-03.jpg", "id-99.jpg"),
+        lambda text: text.replace("가", "나", 1),
+        lambda text: text.replace(",0,", ",2,"),
         lambda text: text.replace("id-03.jpg", "id-04.jpg"),
         lambda text: text.replace(",1,", ",one,"),
         lambda text: "",
@@ -160,6 +174,8 @@ def test_a_damaged_file_is_named(tmp_path, data, harm):
     path = tmp_path / "folds.csv"
     save_folds(make_folds(table, root, num_folds=3, seed=0), path)
     path.write_text(harm(path.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(UserError, match=r"folds\.csv is (damaged|empty|not a well-formed)"):
+        read_folds(path)
     with pytest.raises(UserError, match=r"folds\.csv"):
         load_folds(path, table, root)
 
@@ -189,3 +205,43 @@ def test_hash_tells_moved_from_equal_assignments(data):
     one, same, other = (make_folds(table, root, num_folds=3, seed=s) for s in (0, 0, 1))
     assert one.folds_hash == same.folds_hash != other.folds_hash
     assert one.data_hash == other.data_hash
+
+
+def test_images_of_equal_size_are_not_the_same_images(tmp_path, data):
+    table, root = data
+    (root / "04.jpg").write_bytes(b"y" * 100_000)
+    save_folds(make_folds(table, root, num_folds=3, seed=0), tmp_path / "folds.csv")
+    (root / "04.jpg").write_bytes(b"z" * 100_000)
+    with pytest.raises(UserError, match=r"1 changed on disk \(first id-04\.jpg\)"):
+        load_folds(tmp_path / "folds.csv", table, root)
+
+
+def test_a_quarantined_image_may_be_gone_and_others_may_not(tmp_path, data):
+    table, root = data
+    (root / "04.jpg").unlink()
+    (root / "04.jpg").symlink_to("nowhere")
+    made = make_folds(table, root, num_folds=3, seed=0, quarantined=[4])
+    save_folds(made, tmp_path / "folds.csv")
+    assert load_folds(tmp_path / "folds.csv", table, root).folds_hash == made.folds_hash
+    (root / "05.jpg").unlink()
+    with pytest.raises(UserError, match=r"05\.jpg cannot be read"):
+        load_folds(tmp_path / "folds.csv", table, root)
+
+
+def test_a_file_of_an_early_version_is_still_read(tmp_path, data):
+    table, root = data
+    path = tmp_path / "folds.csv"
+    sizes = [str(size) for size in file_sizes(table, root)]
+    name = data_hash(table, sizes)
+    with path.open("w", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "image", "target", "group", "fold", "bytes", "data_hash"])
+        for row in range(12):
+            cells = table.iloc[row][["id", "image", "target", "group"]].tolist()
+            cells[2] = cells[2].replace("=", "'=")
+            writer.writerow([*cells, row % 3, sizes[row], name])
+    read = load_folds(path, table, root, num_folds=3)
+    assert read.fold.tolist() == [0, 1, 2] * 4 and read.data_hash == name
+    (root / "04.jpg").write_bytes(b"another")
+    with pytest.raises(UserError, match=r"1 changed on disk \(first id-04\.jpg\)"):
+        load_folds(path, table, root)
