@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from src.data.columns import GROUP_NAMES, ID_NAMES, LABEL_NAMES, image_column, pick_column
 from src.data.finder import ImageFinder
 from src.data.labels import check_labels, find_label, read_labels
-from src.data.sample import compare_ids, find_sample, read_sample_submission
+from src.data.sample import compare_ids, find_sample, read_sample, read_sample_submission
 from src.data.scan import EXTENSIONS, Scanner, find_entry, find_root
 from src.data.tables import nfc, read_csv, refuse_duplicates
 from src.script import UserError
@@ -92,7 +92,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         UserError: nothing to test, duplicate ids, missing images, ids unlike the sample's.
     """
     root = Path(root)
-    sample = read_sample_submission(root)
+    sample, notes = read_sample(root)
     sample_ids = None if sample is None else sample.iloc[:, 0].tolist()
     path = find_entry(root, "test.csv")
     folder = find_entry(root, "test", "testing")
@@ -115,7 +115,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         root, split="test", folder=folder.name if folder else "", allow_outside=allow_outside
     )
     images = _find_all(finder, cells, source)
-    return Index(root, _table(ids, images, split="test"), notes=tuple(finder.notes))
+    return Index(root, _table(ids, images, split="test"), notes=tuple(notes + finder.notes))
 
 
 def _read_train_folders(root: Path, train: str) -> Index:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.data.columns import ID_NAMES, IMAGE_NAMES, pick_column
 from src.data.scan import find_entry
 from src.data.tables import read_csv, refuse_duplicates
 from src.script import UserError
@@ -27,16 +28,79 @@ def read_sample_submission(root: Path | str) -> pd.DataFrame | None:
     The first column holds the ids, as text; the column names are the file's own, untouched.
 
     Raises:
-        UserError: malformed, only one column, or duplicate ids.
+        UserError: malformed, only one column, duplicate ids, or lines that are no images.
+    """
+    return read_sample(root)[0]
+
+
+def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
+    """Read as :func:`read_sample_submission` does, with notes on what is not as in the file.
+
+    Ids that the file has further back come first, and columns without a name are left out.
     """
     path = find_sample(Path(root))
     if path is None:
-        return None
+        return None, []
     table = read_csv(path, text_columns=slice(0, 1))
     if table.shape[1] < 2:
         raise UserError(f"{path} has one column: expected an id and the columns to fill")
-    refuse_duplicates(table.iloc[:, 0].tolist(), str(path))
-    return table
+    notes = []
+    key = _id_column(table)
+    if key != table.columns[0]:
+        place = list(table.columns).index(key)
+        table = read_csv(path, text_columns=slice(place, place + 1))
+        classes = [name for name in table.columns if name != key and not _is_unnamed(name)]
+        table = table[[key, *classes]]
+        notes = [f"{path.name}: {key!r} holds the ids and comes first in the submission"]
+    _refuse_other_forms(table, path)
+    refuse_duplicates(table[key].tolist(), str(path))
+    return table, notes
+
+
+def _id_column(table: pd.DataFrame) -> str:
+    """Return the first column, unless it has no id's name and another has."""
+    first = str(table.columns[0])
+    usual = pick_column(table.iloc[:, :1], None, (*ID_NAMES, *IMAGE_NAMES), "", "")
+    if usual and not _is_unnamed(first):
+        return first
+    return pick_column(table.iloc[:, 1:], None, ID_NAMES, "", "") or first
+
+
+def _is_unnamed(name: str) -> bool:
+    return not name or name.startswith("Unnamed:")  # as pandas writes and reads its row numbers
+
+
+def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
+    """Raise a UserError for a sample (ids first) without a row an image and a column a class."""
+    key, *others = table.columns
+    lines = table[key].value_counts()
+    if len(others) == 2 and lines.min() == lines.max() > 1:
+        raise UserError(
+            f"{path} has {lines.max()} lines for every id ({', '.join(table.columns)}): one for "
+            "each class, it seems; a submission here has one line an image and one column a class: "
+            "write the sample so, and turn the submission back"
+        )
+    text = {name: _first_text(table, name) for name in others if table[name].dtype.kind == "O"}
+    text = {name: cell for name, cell in text.items() if cell}
+    if text and len(text) < len(others):
+        name, cell = next(iter(text.items()))
+        raise UserError(
+            f"{path}: column {name!r} holds text ({cell}), no probabilities: remove it from the "
+            "sample"
+        )
+
+
+def _first_text(table: pd.DataFrame, name: str) -> str:
+    """Return the first cell that is no number, with a comma or a point, else ""."""
+    return next((cell for cell in map(str, table[name].head(100)) if not _is_number(cell)), "")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.replace(",", ".") or 0)
+    except ValueError:
+        return False
+    return True
 
 
 def compare_ids(ids: Sequence[str], sample_ids: Sequence[str], path: Path) -> None:

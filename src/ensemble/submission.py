@@ -72,9 +72,11 @@ def match_columns(
     place = {normal(name): k for k, name in enumerate(classes)}
     found = [_class_of(normal(name), place, group_of) for name in names]
     if all(k is None for k in found):
+        asked = f"asks for {names[0]!r} alone" if len(names) == 1 else f"first: {names[0]!r}"
         raise UserError(
-            f"{source}: no column is a class (first: {names[0]!r}): a submission here has one "
-            "column of probabilities for each class"
+            f"{source}: no column is a class ({asked}): a submission here has one column of "
+            f"probabilities for each class; write the sample with its ids and the columns "
+            f"{', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}"
         )
     for name, k in zip(names, found, strict=True):
         if k is None:

@@ -1,0 +1,70 @@
+import pytest
+
+from src.data.index import read_test
+from src.data.sample import read_sample, read_sample_submission
+from src.ensemble.submission import match_columns
+from src.script import UserError
+
+
+def put(root, text, num_images=2):
+    (root / "sample_submission.csv").write_text(text, encoding="utf-8")
+    (root / "test").mkdir(exist_ok=True)
+    for number in range(num_images):
+        (root / f"test/{100 + number}.jpg").write_bytes(b"x")
+    return root
+
+
+def test_the_usual_form_is_taken_as_it_is(tmp_path):
+    table, notes = read_sample(put(tmp_path, "key,a,id_card\n100,.5,.5\n101,.5,.5\n"))
+    assert list(table.columns) == ["key", "a", "id_card"] and notes == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b,id\n.5,.5,0100\n.5,.5,101\n",
+        ",id,a,b\n0,0100,.5,.5\n1,101,.5,.5\n",
+        "Unnamed: 0,id,a,b\n0,0100,.5,.5\n1,101,.5,.5\n",
+    ],
+)
+def test_ids_further_back_come_first(tmp_path, text):
+    table, notes = read_sample(put(tmp_path, text))
+    assert list(table.columns) == ["id", "a", "b"] and table["id"].tolist() == ["0100", "101"]
+    assert notes == ["sample_submission.csv: 'id' holds the ids and comes first in the submission"]
+
+
+def test_ids_further_back_find_their_images(tmp_path):
+    index = read_test(put(tmp_path, "a,b,id\n.5,.5,101\n.5,.5,100\n"))
+    assert index.table["image"].tolist() == ["test/101.jpg", "test/100.jpg"]
+    assert any("comes first" in note for note in index.notes)
+
+
+def test_the_only_names_a_data_frame_wrote_are_the_ids(tmp_path):
+    table = read_sample_submission(put(tmp_path, ",a,b\n0100,.5,.5\n101,.5,.5\n"))
+    assert list(table.columns) == ["", "a", "b"] and table[""].tolist() == ["0100", "101"]
+
+
+@pytest.mark.parametrize("classes", ["ab", "01"])
+def test_a_line_for_each_class_is_called_that(tmp_path, classes):
+    lines = "".join(f"{name},{c},.5\n" for name in (100, 101) for c in classes)
+    with pytest.raises(UserError, match=r"2 lines for every id \(id, class, prob\): one for each"):
+        read_sample_submission(put(tmp_path, f"id,class,prob\n{lines}"))
+
+
+def test_a_column_of_text_is_no_class(tmp_path):
+    text = "id,a,b,Usage\n100,.5,.5,Public\n101,.5,.5,Private\n"
+    with pytest.raises(UserError, match=r"column 'Usage' holds text \(Public\), no prob.*remove"):
+        read_sample_submission(put(tmp_path, text))
+
+
+@pytest.mark.parametrize("cells", ["0,5;0,5", ";", "0,5;1"])
+def test_numbers_may_be_written_with_a_comma_or_lack(tmp_path, cells):
+    table = read_sample_submission(put(tmp_path, f"id;a;b\n100;{cells}\n101;{cells}\n"))
+    assert list(table.columns) == ["id", "a", "b"]
+
+
+@pytest.mark.parametrize("cell", ["a", "1"])
+def test_a_sample_of_labels_is_told_from_one_of_probabilities(tmp_path, cell):
+    sample = read_sample_submission(put(tmp_path, f"id,label\n100,{cell}\n101,{cell}\n"))
+    with pytest.raises(UserError, match=r"asks for 'label' alone.*its ids and the columns a, b$"):
+        match_columns(list(sample.columns[1:]), ["a", "b"])
