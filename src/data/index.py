@@ -3,7 +3,8 @@
 Two layouts are told apart by what lies there:
 
 1. ``train/<class>/**`` with ``test.csv`` (id, path), ``test/``, ``sample_submission.csv``;
-2. ``train.csv`` with an image path, a label and optionally a group column.
+2. ``train.csv`` (or ``train_labels.csv``, ``labels.csv`` where ``train/`` has no class folders)
+   with an image path, a label (or a column of 0 and 1 for each class) and optionally a group.
 
 In both, test images may be a bare ``test/`` folder. File names are matched in any case, class
 names are compared in NFC, ids are text.
@@ -14,43 +15,25 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from src.data.columns import GROUP_NAMES, ID_NAMES, LABEL_NAMES, image_column, pick_column
 from src.data.finder import ImageFinder
+from src.data.index_table import COLUMNS, Index, find_classes, find_images, make_table
 from src.data.labels import check_labels, find_label, read_labels
 from src.data.sample import compare_ids, find_sample, read_sample, read_sample_submission
-from src.data.scan import EXTENSIONS, Scanner, find_entry, find_root
+from src.data.scan import (
+    EXTENSIONS,
+    LABEL_TABLES,
+    Scanner,
+    find_entry,
+    find_root,
+    name_classes,
+)
 from src.data.tables import nfc, read_csv, refuse_duplicates
 from src.script import UserError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-COLUMNS = ("id", "image", "target", "group", "split")
-
-
-__all__ = ["Index", "find_root", "read_sample_submission", "read_test", "read_train"]
-
-
-@dataclass(frozen=True)
-class Index:
-    """The images of one split.
-
-    ``table`` has the text columns ``id`` (unique), ``image`` (POSIX path relative to ``root``, or
-    absolute outside it), ``target`` (class name in NFC, "" unknown), ``group`` ("" none) and
-    ``split``. ``classes`` are the sorted class names; ``notes`` what deserves saying aloud.
-    """
-
-    root: Path
-    table: pd.DataFrame
-    classes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.table)
+__all__ = ["COLUMNS", "Index", "find_root", "read_sample_submission", "read_test", "read_train"]
 
 
 def read_train(
@@ -70,15 +53,18 @@ def read_train(
         UserError: neither layout, no classes, duplicate ids, images that are not there.
     """
     root = Path(root)
-    path = find_entry(root, "train.csv")
+    folder = find_entry(root, "train", "training")
+    path = find_entry(root, "train.csv") or _find_label_table(root, folder)
     if path is not None:
         wanted = (image_column, label_column, group_column)
         return _read_train_csv(root, path, wanted, allow_outside)
     if image_column or label_column or group_column:
         raise UserError(f"no train.csv in {root} to take columns from: drop the column flags")
-    folder = find_entry(root, "train", "training")
     if folder is None or not folder.is_dir():
-        raise UserError(f"no train/ and no train.csv in {root}: unpack the data, or --data_dir")
+        raise UserError(
+            f"no train/ and no train.csv in {root}: {name_classes(root)}unpack the data, or "
+            "--data_dir"
+        )
     return _read_train_folders(root, folder.name)
 
 
@@ -114,8 +100,16 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     finder = ImageFinder(
         root, split="test", folder=folder.name if folder else "", allow_outside=allow_outside
     )
-    images = _find_all(finder, cells, source)
-    return Index(root, _table(ids, images, split="test"), notes=tuple(notes + finder.notes))
+    images = find_images(finder, cells, source)
+    return Index(root, make_table(ids, images, split="test"), notes=tuple(notes + finder.notes))
+
+
+def _find_label_table(root: Path, train: Path | None) -> Path | None:
+    """Return a table such as train_labels.csv, unless ``train`` says the classes by folders."""
+    path = find_entry(root, *LABEL_TABLES)
+    if path is None or train is None or not train.is_dir():
+        return path
+    return None if len(Scanner(root).images_by_folder(train.name)) > 1 else path
 
 
 def _read_train_folders(root: Path, train: str) -> Index:
@@ -140,6 +134,12 @@ def _read_train_folders(root: Path, train: str) -> Index:
             f"no images in class folders below {root / train}: expected {train}/<class>/*.jpg"
         )
     loose = _loose_images(root / train)
+    unused = find_entry(root, "val", "valid", "validation", *LABEL_TABLES)
+    if unused:
+        notes.append(
+            f"{unused.name} is not used: the folds are made from the class folders of {train}/; "
+            "move images there to train on them"
+        )
     if loose:
         notes.append(f"{len(loose)} images directly in {train}/ have no class: left out")
     order = sorted(range(len(images)), key=lambda row: (nfc(images[row]), images[row]))
@@ -150,8 +150,8 @@ def _read_train_folders(root: Path, train: str) -> Index:
         count = Counter(ids)
         ids = [key if count[key] == 1 else image for key, image in zip(ids, images, strict=True)]
     notes += check_labels(targets, root / train)
-    table = _table(ids, images, targets, split="train")
-    return Index(root, table, _classes(targets, root / train), tuple(notes + scanner.notes))
+    table = make_table(ids, images, targets, split="train")
+    return Index(root, table, find_classes(targets, root / train), tuple(notes + scanner.notes))
 
 
 def _loose_images(folder: Path) -> list[str]:
@@ -179,7 +179,7 @@ def _read_train_csv(
     finder = ImageFinder(
         root, split="train", folder=folder.name if folder else "", allow_outside=allow_outside
     )
-    images = _find_all(finder, table[image].tolist(), str(path))
+    images = find_images(finder, table[image].tolist(), str(path))
     notes = [f"{path.name}: image = {image}, label = {label}, group = {group or 'none'}"]
     if key not in (None, image) and table[key].duplicated().any():
         notes.append(f"{path.name}: {key} repeats, so images are known by their paths")
@@ -193,8 +193,8 @@ def _read_train_csv(
         )
     notes += merged + check_labels(targets, path)
     groups = [""] * len(ids) if group is None else table[group].str.strip().tolist()
-    rows = _table(ids, images, targets, groups, split="train")
-    return Index(root, rows, _classes(targets, path), tuple(notes + finder.notes))
+    rows = make_table(ids, images, targets, groups, split="train")
+    return Index(root, rows, find_classes(targets, path), tuple(notes + finder.notes))
 
 
 def _read_test_csv(path: Path, sample_name: str | None) -> tuple[list[str], list[str]]:
@@ -223,37 +223,4 @@ def _read_test_folder(root: Path, test: str) -> Index:
             break
     else:
         ids = images
-    return Index(root, _table(ids, images, split="test"), notes=tuple(scanner.notes))
-
-
-def _find_all(finder: ImageFinder, cells: Sequence[str], source: str) -> list[str]:
-    images = [finder.find(cell) for cell in cells]
-    missing = [cell for cell, image in zip(cells, images, strict=True) if image is None]
-    if missing:
-        raise UserError(
-            f"{source} names {len(missing)} images that are not in {finder.place}, first "
-            f"{missing[0]!r}: restore them"
-        )
-    return [image for image in images if image is not None]
-
-
-def _classes(targets: Sequence[str], where: Path) -> tuple[str, ...]:
-    classes = tuple(sorted(set(targets)))
-    if len(classes) < 2:
-        raise UserError(f"{where} has only one class, {classes[0]!r}: at least two are needed")
-    return classes
-
-
-def _table(
-    ids: Sequence[str],
-    images: Sequence[str],
-    targets: Sequence[str] | None = None,
-    groups: Sequence[str] | None = None,
-    *,
-    split: str,
-) -> pd.DataFrame:
-    import pandas as pd
-
-    count = len(ids)
-    columns = (ids, images, targets or [""] * count, groups or [""] * count, [split] * count)
-    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), dtype="str")
+    return Index(root, make_table(ids, images, split="test"), notes=tuple(scanner.notes))

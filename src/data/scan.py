@@ -9,6 +9,7 @@ from pathlib import Path
 from src.script import UserError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+LABEL_TABLES = ("train_labels.csv", "trainlabels.csv", "labels.csv")  # else train.csv is meant
 _LITTER = frozenset({"__MACOSX", "$RECYCLE.BIN", "System Volume Information"})
 
 
@@ -32,6 +33,10 @@ def find_root(data_dir: Path | str) -> Path:
         UserError: none or several; says what was looked for.
     """
     folder = Path(data_dir)
+    if folder.is_file():
+        raise UserError(
+            f"data folder {folder} is a file: pass its folder, --data_dir {folder.parent}"
+        )
     if not folder.is_dir():
         raise UserError(f"data folder {folder} is missing: unpack the data there, or --data_dir")
     if _is_data_set(folder):
@@ -45,14 +50,26 @@ def find_root(data_dir: Path | str) -> Path:
     if not found:
         raise UserError(
             f"no data set in {folder}: looked there and one folder below for train/, train.csv, "
-            "test/ and test.csv; unpack the data there, or pass --data_dir"
+            f"test/ and test.csv; {name_classes(folder)}unpack the data there, or pass --data_dir"
         )
     names = ", ".join(child.name for child in found)
     raise UserError(f"{folder} holds several data sets ({names}): pass --data_dir {found[0]}")
 
 
 def _is_data_set(folder: Path) -> bool:
-    return find_entry(folder, "train", "training", "train.csv", "test", "test.csv") is not None
+    names = ("train", "training", "train.csv", *LABEL_TABLES, "test", "test.csv")
+    return find_entry(folder, *names) is not None
+
+
+def name_classes(folder: Path) -> str:
+    """Return the remedy for class folders that lie in ``folder`` instead of train/, or ""."""
+    names = sorted(child.name for child in folder.iterdir() if child.is_dir())
+    scanner = Scanner(folder)
+    found = [name for name in names if not name.startswith((".", "test")) and scanner.holds(name)]
+    if len(found) < 2:
+        return ""
+    shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+    return f"if the folders {shown} are classes, move them into {folder / 'train'}, else "
 
 
 class Scanner:
@@ -91,6 +108,13 @@ class Scanner:
         names.sort(key=lambda name: (self.root / parent / name).is_symlink())
         new = {name for name in names if self._is_new(f"{parent}/{name}")}
         return {name: self._walk(f"{parent}/{name}") for name in sorted(new)}
+
+    def holds(self, folder: str) -> bool:
+        """Tell whether images lie directly in ``folder``."""
+        entries = self._entries(folder)
+        return any(
+            Path(name).suffix.lower() in EXTENSIONS for name, is_folder in entries if not is_folder
+        )
 
     def _walk(self, folder: str) -> list[str]:
         found: list[str] = []

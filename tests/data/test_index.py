@@ -409,3 +409,44 @@ def test_one_row_of_a_wrong_folder_does_not_move_the_others_there(tmp_path):
         train="image,label\n1.jpg,a\n2.jpg,b\n")  # fmt: skip
     with pytest.raises(UserError, match=r"'2\.jpg' fits images/2\.jpg and small/2\.jpg"):
         read_train(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train_labels", "labels", "Train_Labels"])
+@pytest.mark.parametrize("folder", ["train", "train/images", "images"])
+def test_a_table_of_labels_under_another_name(tmp_path, name, folder):
+    lay(tmp_path, f"{folder}/1.tif", f"{folder}/2.tif", **{name: "id,label\n1,a\n2,b\n"})
+    assert find_root(tmp_path.parent / tmp_path.name) == tmp_path
+    index = read_train(tmp_path)
+    assert rows(index, "image", "target") == [(f"{folder}/1.tif", "a"), (f"{folder}/2.tif", "b")]
+    assert index.notes[0].startswith(f"{name}.csv: image = id, label = label")
+
+
+def test_class_folders_win_over_a_table_that_is_not_train_csv(tmp_path):
+    lay(tmp_path, "train/a/1.jpg", "train/b/1.jpg", labels="id,name\n0,a\n1,b\n")
+    index = read_train(tmp_path)
+    assert index.classes == ("a", "b") and len(index.notes) == 1
+    assert "labels.csv is not used" in index.notes[0]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation"])
+def test_a_folder_of_validation_images_is_said_to_be_unused(tmp_path, name):
+    lay(tmp_path, "train/a/1.jpg", "train/b/1.jpg", f"{name}/a/2.jpg", f"{name}/b/2.jpg")
+    index = read_train(tmp_path)
+    assert len(index) == 2 and len(index.notes) == 1
+    assert f"{name} is not used" in index.notes[0] and "move images" in index.notes[0]
+
+
+def test_class_folders_without_train_are_recognised_and_not_trusted(tmp_path):
+    lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    remedy = rf"if the folders cat, dog are classes, move them into {tmp_path}/train, else unpack"
+    with pytest.raises(UserError, match=rf"no data set in .*{remedy}"):
+        find_root(tmp_path)
+    lay(tmp_path, "test/1.jpg")
+    with pytest.raises(UserError, match=rf"no train/ and no train\.csv in .*{remedy}"):
+        read_train(find_root(tmp_path))
+
+
+def test_a_file_is_no_data_folder(tmp_path):
+    lay(tmp_path, train="id,label\n")
+    with pytest.raises(UserError, match=rf"is a file: pass its folder, --data_dir {tmp_path}$"):
+        find_root(tmp_path / "train.csv")
