@@ -88,7 +88,8 @@ def check_labels(targets: Sequence[str], where: Path) -> list[str]:
 
 def _check_numbers(classes: set[str], num_rows: int, where: Path) -> list[str]:
     numbers = [_as_number(name) for name in classes]
-    if not all(isinstance(n, float) for n in numbers) or all(float(n) % 1 == 0 for n in numbers):
+    numeric = all(isinstance(number, float) for number in numbers)
+    if not numeric or not any("." in name for name in classes):
         return []
     said = f"labels are {len(classes)} different numbers in {num_rows} rows"
     if len(classes) > 5 and 2 * len(classes) > num_rows:
@@ -96,6 +97,8 @@ def _check_numbers(classes: set[str], num_rows: int, where: Path) -> list[str]:
             f"{where}: {said}: that is a measurement, and classes are learned here; name a column "
             "of classes with --label_column, or sort the numbers into a few classes"
         )
+    if all(float(number) % 1 == 0 for number in numbers):  # 0.0 and 1.0 are classes of a data frame
+        return []
     return [f"{said} with decimals: each is trained as a class, not as a measurement"]
 
 

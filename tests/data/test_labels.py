@@ -57,9 +57,10 @@ def test_numbers_are_good_names_of_classes(tmp_path, labels):
     assert said(read(tmp_path, labels)) == []
 
 
-def test_a_measurement_is_no_class(tmp_path):
+@pytest.mark.parametrize("step", [13.7, 9.0])
+def test_a_measurement_is_no_class(tmp_path, step):
     with pytest.raises(UserError, match="8 different numbers in 8 rows: that is a measurement"):
-        read(tmp_path, [str(row * 13.7) for row in range(8)])
+        read(tmp_path, [str(row * step) for row in range(8)])
 
 
 def test_numbers_with_decimals_that_repeat_are_said(tmp_path):
