@@ -41,6 +41,11 @@ class Run:
         return self.folder / "last.previous.pt"
 
     @property
+    def start(self) -> Path:
+        """The weights that training starts from, until the run is finished."""
+        return self.folder / "start.safetensors"
+
+    @property
     def has_state(self) -> bool:
         """Whether there is anything to go on from."""
         return self.last.exists() or self.previous.exists()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.data.marks import file_marks, file_sizes
+from src.data.marks import file_marks
 from src.data.split import assign_folds, merge_groups
 from src.data.tables import read_csv, write_csv
 from src.script import UserError
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 COLUMNS = ("id", "image", "target", "group", "fold", "content", "data_hash", "rows_hash")
 QUARANTINED = -1
 
-__all__ = [
-    *("COLUMNS", "QUARANTINED", "Folds", "data_hash", "file_marks", "file_sizes"),
-    *("load_folds", "make_folds", "read_folds", "save_folds"),
-]
-
 
 @dataclass(frozen=True)
 class Folds:
@@ -41,7 +36,6 @@ class Folds:
 
     ``fold`` (N,) int64 is 0..num_folds-1, or -1 for a quarantined image, which no run uses.
     ``data_hash`` names the data, ``folds_hash`` the data and who is where; OOF files carry it.
-    ``by_size`` says that the file knows images by their size alone, as early versions did.
     """
 
     table: pd.DataFrame
@@ -50,7 +44,6 @@ class Folds:
     data_hash: str
     folds_hash: str
     notes: tuple[str, ...] = ()
-    by_size: bool = False
 
     def train_rows(self, fold: int | None) -> np.ndarray:
         """Return the rows to train on (n,) int64; ``fold`` None means all but the quarantined."""
@@ -99,10 +92,8 @@ def make_folds(
 
 def save_folds(folds: Folds, path: Path) -> None:
     """Write ``folds.csv`` atomically; text is escaped for spreadsheets."""
-    table = folds.table.assign(data_hash=folds.data_hash)
-    rows = list(zip(*(table[name].tolist() for name in COLUMNS[:-1]), strict=True))
-    rows_hash = _hash_rows(rows)
-    write_csv(path, COLUMNS, ((*row, rows_hash) for row in rows))
+    table = folds.table.assign(data_hash=folds.data_hash, rows_hash=_rows_hash(folds.table))
+    write_csv(path, COLUMNS, table[list(COLUMNS)].itertuples(index=False, name=None))
 
 
 def load_folds(
@@ -129,8 +120,7 @@ def load_folds(
         )
     lost = set(saved.table["id"][saved.fold == QUARANTINED])
     optional = {row for row, key in enumerate(table["id"]) if key in lost}
-    look = _sizes if saved.by_size else file_marks
-    marks = look(table, root, optional=optional)
+    marks = file_marks(table, root, optional=optional)
     if data_hash(table, marks) != saved.data_hash:
         raise UserError(f"{path} was made for other data: {_changes(saved, table, marks)}")
     place = pd.Index(saved.table["id"]).get_indexer(table["id"])
@@ -150,9 +140,6 @@ def read_folds(path: Path) -> Folds:
     if not path.exists():
         raise UserError(f"{path} is missing: run train_fold.py first")
     table = read_csv(path, unescape=True)
-    by_size = "bytes" in table.columns
-    if by_size:
-        table = table.rename(columns={"bytes": "content"}).assign(rows_hash="")
     try:
         table = table[list(COLUMNS)].astype({"fold": "int64"})
         hashes = table[["data_hash", "rows_hash"]].drop_duplicates()
@@ -160,17 +147,10 @@ def read_folds(path: Path) -> Folds:
         num_folds = int(table["fold"].max()) + 1
     except (KeyError, ValueError):
         intact, num_folds = False, 0
-    if intact and not by_size:
-        rows = table[list(COLUMNS[:-1])].itertuples(index=False, name=None)
-        intact = _hash_rows(rows) == hashes["rows_hash"].iloc[0]
+    intact = intact and _rows_hash(table) == hashes["rows_hash"].iloc[0]
     if not intact or num_folds < 2:
-        raise UserError(
-            f"{path} is damaged or was edited: restore it, or delete it to make the same folds "
-            "again"
-        )
-    return _folds(
-        table[list(COLUMNS[:-2])], num_folds, str(hashes["data_hash"].iloc[0]), [], by_size=by_size
-    )
+        raise UserError(f"{path} is damaged: restore it, or delete it to make the same folds again")
+    return _folds(table[list(COLUMNS[:-2])], num_folds, str(hashes["data_hash"].iloc[0]), [])
 
 
 def data_hash(table: pd.DataFrame, marks: Sequence[str]) -> str:
@@ -183,19 +163,18 @@ def _hash_rows(rows: Iterable[Sequence[object]]) -> str:
     return _digest("\0".join(map(str, row)) for row in rows)
 
 
-def _sizes(table: pd.DataFrame, root: Path, *, optional: Iterable[int]) -> list[str]:
-    del optional  # early versions stopped at a file that was gone
-    return list(map(str, file_sizes(table, root).tolist()))
+def _rows_hash(table: pd.DataFrame) -> str:
+    """Name all rows and cells but the folds, which may be dealt by hand."""
+    names = ("id", "image", "target", "group", "content")
+    return _hash_rows(zip(*(table[name].tolist() for name in names), strict=True))
 
 
-def _folds(
-    table: pd.DataFrame, num_folds: int, name: str, notes: list[str], *, by_size: bool = False
-) -> Folds:
+def _folds(table: pd.DataFrame, num_folds: int, name: str, notes: list[str]) -> Folds:
     places = zip(table["id"].tolist(), table["fold"].tolist(), strict=True)
     folds_hash = _digest([name, *(f"{key}\0{fold}" for key, fold in places)])
     return Folds(
         table, table["fold"].to_numpy(np.int64, copy=True), num_folds, name, folds_hash,
-        tuple(notes), by_size,
+        tuple(notes),
     )  # fmt: skip
 
 

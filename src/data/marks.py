@@ -1,4 +1,4 @@
-"""Image files in, what tells them from changed ones out: sizes, and digests of their content.
+"""Image files in, what tells them from changed ones out: a digest of size and content.
 
 Modification times would not do: they change with every copy of the data.
 """
@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from src.script import UserError
 
@@ -20,15 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PIECE = 4096  # bytes read at the start, in the middle and at the end of a file
-
-
-def file_sizes(table: pd.DataFrame, root: Path) -> np.ndarray:
-    """Return the size of every image in bytes, (N,) int64.
-
-    Raises:
-        UserError: an image is gone.
-    """
-    return np.array(_each(table, root, _size), np.int64)
 
 
 def file_marks(table: pd.DataFrame, root: Path, *, optional: Collection[int] = ()) -> list[str]:
@@ -46,17 +35,11 @@ def file_marks(table: pd.DataFrame, root: Path, *, optional: Collection[int] = (
     Raises:
         UserError: another image is gone.
     """
-    return _each(table, root, _mark, optional)
-
-
-def _each(
-    table: pd.DataFrame, root: Path, look: Callable[[str], Any], optional: Collection[int] = ()
-) -> list[Any]:
     found = []
     for row, image in enumerate(table["image"].tolist()):
         path = f"{root}/{image}" if image[0] != "/" else image
         try:
-            found.append(look(path))
+            found.append(_mark(path))
         except OSError as error:
             if row not in optional:
                 raise UserError(f"{path} cannot be read ({error.strerror}): restore it") from error
@@ -64,18 +47,15 @@ def _each(
     return found
 
 
-def _size(path: str) -> int:
-    return os.stat(path).st_size  # noqa: PTH116 (once per image)
-
-
 def _mark(path: str) -> str:
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not be waited for
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # waits for no pipe
     try:
         size = os.fstat(file).st_size
         digest = hashlib.blake2b(str(size).encode(), digest_size=8)
         starts = (0, size // 2, size - PIECE) if size > 3 * PIECE else (0,)
         for start in starts:
-            digest.update(os.pread(file, PIECE if len(starts) > 1 else size, start))
+            os.lseek(file, start, os.SEEK_SET)
+            digest.update(os.read(file, PIECE if len(starts) > 1 else size))
     finally:
         os.close(file)
     return digest.hexdigest()

@@ -145,6 +145,21 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor], about: dict[str, 
         file.write(save(plain, {"about": json.dumps(about)}))
 
 
+def read_about(path: Path) -> dict[str, str]:
+    """Return the metadata that ``save_weights`` was given.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads(file.metadata()["about"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None
+
+
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
     """Read safetensors.
 

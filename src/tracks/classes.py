@@ -24,7 +24,7 @@ from src.data.index import Index
 from src.data.loader import EpochSampler, Loader, default_num_workers, make_loader
 from src.data.transforms import Transform, eval_transform
 from src.engine.autotune import settle_runtime
-from src.engine.checkpoint import load_weights
+from src.engine.checkpoint import load_weights, save_weights
 from src.engine.interrupt import catch_signals
 from src.engine.log import say
 from src.engine.loop import Mix, fit
@@ -38,6 +38,7 @@ from src.runs import Output, Run
 from src.tasks.classification import Classification
 from src.tracks.folder import finish_run, write_config
 from src.tracks.probing import fit_head, pick_rows
+from src.tracks.walk_back import walk_back
 
 Config = FoldConfig | DistillConfig
 
@@ -116,13 +117,19 @@ def train_classes(
     network: Any = getattr(model, "network", model)  # a student is wrapped
     if probe and network.pretrained_share > 0 and not run.has_state:
         fit_head(network, in_turn(pick_rows(rows, config.seed)), len(data.classes), runtime)
+        if runtime.is_main and fold is not None:
+            save_weights(run.start, model.state_dict(), {})
     names = data.index.table["id"].iloc[rows].tolist()
     state = fit(
         model, task, train, valid, config=config, run=run, runtime=runtime, names=names, mix=mix
     )
     minutes = (time.monotonic() - started) / 60
     runtime.accelerator.wait_for_everyone()  # until the best weights are written
-    score = None if state.best is None else round(state.best, 6)
+    score = state.best
+    if score is not None and valid is not None and run.start.exists():
+        score = walk_back(run, model, task, valid, runtime, score)
+        runtime.accelerator.wait_for_everyone()
+    score = None if score is None else round(score, 6)
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_knobs(config)}
     done |= {"split_hash": data.folds.folds_hash}
     done |= {"monitor": task.monitor, "score": score, "best_epoch": state.best_epoch}

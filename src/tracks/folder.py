@@ -127,6 +127,7 @@ def finish_run(run: Run, done: dict[str, Any], *, keep_last: bool) -> None:
     """Declare a run complete, and drop the states that only an interrupted one needs."""
     run.previous.unlink(missing_ok=True)
     write_json(run.finished, done)
+    run.start.unlink(missing_ok=True)
     if not keep_last:
         run.last.unlink(missing_ok=True)
 

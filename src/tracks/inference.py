@@ -10,9 +10,9 @@ from torch import Tensor
 from src.config import InferConfig
 from src.data.canonical import ImageSource
 from src.data.dataset import ImageDataset
-from src.data.folds import file_sizes
 from src.data.index import Index
 from src.data.loader import EpochSampler, default_num_workers, make_loader
+from src.data.marks import file_marks
 from src.data.transforms import eval_transform
 from src.engine.checkpoint import load_weights
 from src.engine.interrupt import catch_signals
@@ -92,11 +92,11 @@ def infer_fold(
 
 
 def hash_images(index: Index) -> str:
-    """Return 16 hex digits that name ids, paths and sizes of the images, in their order."""
+    """Return 16 hex digits that name ids, paths and content of the images, in their order."""
     table = index.table
-    sizes = file_sizes(table, index.root)
-    rows = zip(table["id"], table["image"], sizes, strict=True)
-    return hash_ids(f"{name}\0{image}\0{size}" for name, image, size in rows)
+    marks = file_marks(table, index.root)
+    rows = zip(table["id"], table["image"], marks, strict=True)
+    return hash_ids(f"{name}\0{image}\0{mark}" for name, image, mark in rows)
 
 
 def unsure_below(threshold: float) -> Callable[[Tensor], Tensor]:

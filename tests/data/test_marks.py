@@ -5,7 +5,7 @@ import time
 import pandas as pd
 import pytest
 
-from src.data.marks import PIECE, file_marks, file_sizes
+from src.data.marks import PIECE, file_marks
 from src.script import UserError
 
 
@@ -19,7 +19,7 @@ def test_content_and_size_make_the_mark_and_times_do_not(tmp_path, size):
     data = bytearray(os.urandom(size))
     (tmp_path / "a").write_bytes(data)
     mark = file_marks(table, tmp_path)
-    assert len(mark[0]) == 16 and file_sizes(table, tmp_path).tolist() == [size]
+    assert len(mark[0]) == 16
     os.utime(tmp_path / "a", (1, 1))
     shutil.copy(tmp_path / "a", tmp_path / "b")
     assert file_marks(name("a", f"{tmp_path}/b"), tmp_path) == mark * 2

@@ -1,0 +1,71 @@
+"""Start and end of a fine-tuning in, the best weights on the line between them out.
+
+Where pretrained features fit the data already, few images teach as much noise as signal, and some
+of the way back scores better than the end. Wortsman et al. 2022, https://arxiv.org/abs/2109.01903.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.engine.checkpoint import load_weights, read_about, save_weights
+from src.engine.interrupt import catch_signals
+from src.engine.log import say
+from src.engine.predict import evaluate
+from src.engine.runtime import Runtime
+from src.runs import Run
+
+SHARES = (0.75, 0.5, 0.25, 0.0)  # of the end
+
+
+def walk_back(
+    run: Run, model: nn.Module, task: Any, valid: Any, runtime: Runtime, score: float
+) -> float:
+    """Go back from the best weights towards the start while the held-out images score better.
+
+    Args:
+        run: has ``start``; its best weights are replaced by better ones.
+        model: net of these weights.
+        task: says which score counts.
+        valid: loader of the held-out images.
+        runtime: device and precision.
+        score: of the best weights.
+
+    Returns:
+        The score of the best weights now.
+
+    Raises:
+        Interrupted: a signal asked to stop; started again, the walk is the same.
+    """
+    about = read_about(run.best)
+    if about.get("kind") == "mixed":  # stopped between this and the end of the run
+        return float(about[task.monitor])
+    start, end = load_weights(run.start), load_weights(run.best)
+    sign, best = (1 if task.lower_is_better else -1), 1.0
+    with catch_signals() as pause:
+        for share in SHARES:
+            model.load_state_dict(mix_weights(start, end, share))
+            found = evaluate(
+                model, valid, task, runtime, num_rows=valid.batch_sampler.num_rows, pause=pause
+            )[task.monitor]
+            if not sign * found < sign * score:
+                break
+            best, score = share, found
+    if best < 1.0 and runtime.is_main:
+        about |= {"kind": "mixed", "share": str(best), task.monitor: repr(score)}
+        save_weights(run.best, mix_weights(start, end, best), about)
+        say(runtime, f"{best:.0%} of the way from the start scores better: {score:.4f}")
+    return score
+
+
+def mix_weights(
+    start: dict[str, Tensor], end: dict[str, Tensor], share: float
+) -> dict[str, Tensor]:
+    """Return ``start`` plus ``share`` of the way to ``end``; whole numbers are the end's."""
+    return {
+        name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
+        for name, value in end.items()
+    }
