@@ -30,7 +30,6 @@ MODELS = (
     "efficientnetv2_l", "convnext_large", "swin_large", "efficientnet_b7", "convnext_base",
     "resnet152d", "vit_base",
 )  # fmt: skip
-COLUMNS = ("id", "image", "target", "group", "fold", "bytes", "data_hash")
 
 
 def main() -> None:
@@ -49,14 +48,24 @@ def main() -> None:
         compare_with_tpe(Path(folder), options)
 
 
+def write_folds(path: Path, ids: list[str], targets: list[str], folds: np.ndarray) -> str:
+    """Write a ``folds.csv`` of images that are not there; return the hash OOF files carry."""
+    import pandas as pd
+
+    from src.data.folds import Folds, read_folds, save_folds
+
+    columns = {"id": ids, "image": ids, "target": targets, "group": "", "fold": folds}
+    table = pd.DataFrame(columns | {"content": "0" * 16})
+    save_folds(Folds(table, folds, int(folds.max()) + 1, "0" * 16, ""), path)
+    return read_folds(path).folds_hash
+
+
 def make_output(root: Path, options: argparse.Namespace) -> None:
     """Write folds.csv and the OOF files of models that are right in about nine of ten rows.
 
     Every row has its own difficulty, shared by all models; a model adds its own noise and a view
     more; models differ in strength, sharpness and in a rare, very confident kind of mistake.
     """
-    from src.data.folds import read_folds
-    from src.data.tables import write_csv
     from src.ensemble.store import save_oof
 
     rng = np.random.default_rng(0)
@@ -66,9 +75,7 @@ def make_output(root: Path, options: argparse.Namespace) -> None:
     classes = [f"차_{k:03d}" for k in range(num_classes)]
     ids = [f"train/{classes[t]}/{row:05d}.jpg" for row, t in enumerate(targets)]
     names = [classes[t] for t in targets]
-    rows = zip(ids, ids, names, [""] * num, folds.tolist(), [1] * num, strict=True)
-    write_csv(root / "folds.csv", COLUMNS, ((*row, "0" * 16) for row in rows))
-    folds_hash = read_folds(root / "folds.csv").folds_hash
+    folds_hash = write_folds(root / "folds.csv", ids, names, folds)
     ease = rng.gamma(4.0, 2.5, num).astype(np.float32)
     for model in range(options.models):
         for fold in range(options.folds):

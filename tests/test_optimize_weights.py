@@ -7,23 +7,19 @@ import pytest
 
 import optimize_weights
 import tests.ensemble.conftest as shared
-from src.data.folds import read_folds
-from src.data.tables import read_csv, write_csv
+from benchmarks.blend import write_folds as save_folds
+from src.data.tables import read_csv
 from src.ensemble.weights import read_weights
 from src.script import UserError
 
 make_world = shared.make_world
-COLUMNS = ("id", "image", "target", "group", "fold", "bytes", "data_hash")
 
 
 def write_folds(world, folds=None):
     """Write the world's folds.csv, and return the hash its OOF files must carry."""
     names = [world.classes[k] for k in world.targets]
-    ids = world.ids.tolist()
-    folds = (world.folds if folds is None else folds).tolist()
-    rows = zip(ids, ids, names, [""] * len(ids), folds, [1] * len(ids), strict=True)
-    write_csv(world.root / "folds.csv", COLUMNS, ((*row, "0" * 16) for row in rows))
-    return read_folds(world.root / "folds.csv").folds_hash
+    folds = world.folds if folds is None else folds
+    return save_folds(world.root / "folds.csv", world.ids.tolist(), names, folds)
 
 
 @pytest.fixture
