@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from src.models.probe import LOG_SCALES, RIDGES, fit_probe
+from src.models.probe import LOG_SCALES, RIDGES, SMOOTHING, fit_probe
 
 
 def clusters(rows: int = 60, num_classes: int = 3, width: int = 8, spread: float = 1.0):
@@ -44,9 +44,10 @@ def test_left_out_answers_are_those_of_leaving_out() -> None:
             log_scale = LOG_SCALES[0] + step * (LOG_SCALES[1] - LOG_SCALES[0]) / 140
             scaled = math.exp(log_scale) * answers
             right = float((answers.argmax(1) == target).double().mean())
-            losses.append((float(F.cross_entropy(scaled, target)), right))
-    assert probe.log_loss == pytest.approx(min(losses)[0], abs=2e-3)
-    assert probe.accuracy == pytest.approx(min(losses)[1])
+            smooth = float(F.cross_entropy(scaled, target, label_smoothing=SMOOTHING))
+            losses.append((smooth, float(F.cross_entropy(scaled, target)), right))
+    assert probe.log_loss == pytest.approx(min(losses)[1], abs=5e-3)
+    assert probe.accuracy == pytest.approx(min(losses)[2])
 
 
 def test_a_head_that_was_fitted_tells_clusters_apart() -> None:
@@ -54,7 +55,8 @@ def test_a_head_that_was_fitted_tells_clusters_apart() -> None:
     probe = fit_probe(features, target, 3)
     logits = features @ probe.weight.T + probe.bias
     assert (logits.argmax(1) == target).all()
-    assert float(F.cross_entropy(logits, target)) < 0.05
+    assert float(F.cross_entropy(logits, target)) < 0.2
+    assert logits.abs().max() < 20  # though no row is wrong
     assert probe.weight.shape == (3, 8) and probe.weight.dtype == torch.float32
 
 
