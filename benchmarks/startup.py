@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.growth import make_folder, make_originals
 from benchmarks.timing import ROOT, alternate, print_table, run_python, seconds, spread
 
 SCRIPTS = (
@@ -21,16 +22,28 @@ SCRIPTS = (
 )  # fmt: skip
 
 
-def finished_fold(output: Path) -> list[str]:
-    """Lay down a fold that counts as finished; return the command that meets it."""
+NUM_IMAGES = 10_000
+
+
+def finished_fold(scratch: Path) -> list[str]:
+    """Lay down images and a fold that counts as finished; return the command that meets it."""
     from src.config import FoldConfig, config_hash, learned_knobs
+    from src.data.folds import make_folds, save_folds
+    from src.data.index import read_train
     from src.files import write_json
     from src.reader import parse
     from src.runs import Output
 
-    flags = ["--model", "resnet18", "--output_dir", str(output)]
+    data, output = scratch / "data", scratch / "output"
+    originals = [scratch / "originals" / name for name in make_originals(scratch, NUM_IMAGES)]
+    make_folder(data, originals, NUM_IMAGES)
+    flags = ["--model", "resnet18", "--data_dir", str(data), "--output_dir", str(output)]
     config = parse(FoldConfig, flags, prog="train_fold.py", description="", row_by="model")
+    folds = make_folds(read_train(data).table, data, num_folds=5, seed=0)
+    output.mkdir()
+    save_folds(folds, Output(output).folds)
     done = {"config_hash": config_hash(config), "config": learned_knobs(config)}
+    done |= {"split_hash": folds.folds_hash}
     run = Output(output).run(config.model, 0)
     write_json(run.finished, done | {"monitor": "calibrated_log_loss", "score": 0.5})
     return ["train_fold.py", *flags]
@@ -49,7 +62,9 @@ def main(argv: list[str] | None = None) -> None:
         runs = {
             f"{name} --help": timed([name, "--help"]) for name in SCRIPTS if (ROOT / name).exists()
         }
-        runs["train_fold.py, finished fold"] = timed(finished_fold(Path(text)))
+        runs[f"train_fold.py, finished fold of {NUM_IMAGES:,} images"] = timed(
+            finished_fold(Path(text))
+        )
         runs["python -c pass"] = timed(["-c", "pass"])
         times = alternate(runs, args.rounds)
     print(f"n = {args.rounds} runs, wall time in seconds, median (least … most)\n")
