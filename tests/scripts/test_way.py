@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
+import cv2
 import numpy as np
 
 from benchmarks.kill_resume import WEIGHTS, make_weights
@@ -83,3 +85,45 @@ def test_the_probe_is_the_head_that_training_starts_from(fresh: Place) -> None:
         heads[start] = load_weights(fresh.output / start / "fold0" / "best.safetensors")
     assert heads["random"]["head.weight"].std() < 0.02
     assert heads["probe"]["head.weight"].std() > 0.02 and heads["probe"]["head.bias"].any()
+
+
+def test_a_finished_fold_of_other_data_is_not_skipped(place: Place) -> None:
+    assert "skipped" in place.train().out
+    (place.data / "train" / "noon" / "001.png").rename(place.data / "train" / "evening" / "1.png")
+    assert place.train().is_one_line("folds.csv was made for other data")
+    (place.output / "folds.csv").unlink()
+    assert place.train().is_one_line("fold0", "other images, labels or folds", "delete the folder")
+
+
+def test_a_fold_that_vanished_is_named_and_the_others_answer(place: Place) -> None:
+    shutil.rmtree(place.run)
+    answer = place.infer()
+    assert answer.status == 0 and "fold 0 of weights.json is gone" in answer.out
+
+
+def test_test_images_of_the_same_sizes_are_known_by_their_content(place: Place) -> None:
+    before = (place.output / "submission.csv").read_bytes()
+    for path in (place.data / "test").iterdir():
+        image = cv2.imread(str(path))
+        path.with_suffix(".bmp").write_bytes(cv2.imencode(".bmp", image)[1].tobytes())
+        path.unlink()
+    table = place.data / "test.csv"
+    table.write_text(table.read_text().replace(".png", ".bmp"))
+    assert place.infer().status == 0
+    assert (place.output / "submission.csv").read_bytes() == before
+    one, other = sorted((place.data / "test").iterdir())[:2]
+    one_bytes, other_bytes = one.read_bytes(), other.read_bytes()
+    assert len(one_bytes) == len(other_bytes)
+    one.write_bytes(other_bytes)
+    other.write_bytes(one_bytes)
+    assert place.infer().status == 0
+    after = (place.output / "submission.csv").read_bytes()
+    assert sorted(row.split(b",", 1)[1] for row in after.splitlines()[1:]) == sorted(
+        row.split(b",", 1)[1] for row in before.splitlines()[1:]
+    )
+    assert after != before
+
+
+def test_one_row_at_a_time_is_refused_by_batch_norm_in_one_line(fresh: Place) -> None:
+    answer = fresh.train("--micro_batch_size", "1", "--epochs", "1")
+    assert answer.is_one_line("BatchNorm", "--micro_batch_size of 2")
