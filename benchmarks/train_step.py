@@ -1,9 +1,10 @@
 """Training with everything around it, beside the bare computation; and what autotune is worth.
 
-    python benchmarks/train_step.py                       (five minutes on two cores)
-    python benchmarks/train_step.py --models resnet18 --sizes 128 --rounds 3
+    python benchmarks/train_step.py                       (twenty minutes on two cores)
+    python benchmarks/train_step.py --models resnet18 --sizes 128 --norms frozen --rounds 3
 
-Per network and size, in one process and in turns:
+Per network, size and kind of norms (frozen, as pretrained nets are trained; of the batch, as all
+others are), in one process and in turns:
 
 - floor: bare PyTorch, forward, backward and a fused AdamW on one resident batch of noise;
 - loop: `fit`'s epoch on the same resident batch: mixing of seeds, clipping, guards, sums, bar;
@@ -11,8 +12,9 @@ Per network and size, in one process and in turns:
 - untuned: loop + data in channels-first fp32, freed memory handed back as glibc does by itself.
 
 All but the last compute in the precision and layout that autotune chose and keep freed memory, as
-a run does (`src/engine/memory.py`); EMA is off. The weights
-are random: their values do not change the time. One round of each is one epoch of `--steps` steps.
+a run does (`src/engine/memory.py`); EMA is off. Frozen norms are applied by the convolutions before
+them (`src/models/folding.py`) in the real loop, by themselves in floor and untuned. The weights are
+random: their values do not change the time. One round of each is one epoch of `--steps` steps.
 """
 
 from __future__ import annotations
@@ -60,12 +62,14 @@ from src.engine.state import prepare_parts
 from src.engine.step import LossGuard
 from src.losses.classification import build_loss
 from src.models.classifier import build_classifier
+from src.models.folding import hold_norms
 from src.runs import Run
 from src.tasks.classification import Classification
 
 NUM_CLASSES = 100
 MODELS = ("tf_efficientnet_lite0", "resnet18")
 SIZES = (128, 224)
+NORMS = ("frozen", "batch")
 LR = 1e-4
 
 
@@ -174,26 +178,30 @@ def photograph_loader(
 
 
 def contest(
-    name: str, size: int, folder: Path, names: list[str], args: argparse.Namespace
+    name: str, size: int, norms: str, folder: Path, names: list[str], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Measure one network at one size."""
+    """Measure one network at one size with one kind of norms."""
     config = EngineConfig(
         batch_size=args.batch_size, epochs=10**6, ema_decay=0.0, lr=LR, warmup_epochs=0
     )
     runtime = start_runtime(args.device)
-    model = build_classifier(name, NUM_CLASSES, image_size=size, pool="gem")
+    plain = build_classifier(name, NUM_CLASSES, image_size=size, pool="gem")
+    plain.frozen_norms = norms == "frozen"
+    model = copy.deepcopy(plain)
+    if plain.frozen_norms:
+        hold_norms(model, size)
     task = Classification(NUM_CLASSES, build_loss("cross_entropy"))
     batch = noise_batch(args.batch_size, size)
     tuned: list[Runtime] = []
     tuning = seconds(lambda: tuned.append(autotune(model, task, batch, runtime, config)[0]))
-    best, plain = tuned[0], runtime.with_choice("fp32", channels_last=False)
+    best, slow = tuned[0], runtime.with_choice("fp32", channels_last=False)
     photographs = photograph_loader(folder, names, size, args.batch_size)
     resident = Resident(batch, args.steps)
     epochs = {
-        "floor": floor(model, batch, best, args.steps),
+        "floor": floor(plain, batch, best, args.steps),
         "loop": loop(model, task, resident, best, config),
         "data": loop(model, task, photographs, best, config),
-        "untuned": untuned(loop(model, task, photographs, plain, config)),
+        "untuned": untuned(loop(plain, task, photographs, slow, config)),
     }
     timed = alternate({k: (lambda e=e: seconds(e)) for k, e in epochs.items()}, args.rounds)
     layout = "channels_last" if best.channels_last else "channels_first"
@@ -205,6 +213,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
+    parser.add_argument("--norms", nargs="+", choices=NORMS, default=NORMS)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=12, help="steps of one epoch")
     parser.add_argument("--rounds", type=int, default=5)
@@ -214,7 +223,8 @@ def main(argv: list[str] | None = None) -> None:
         folder = Path(text)
         names = write_photographs(folder, args.batch_size * args.steps)
         results = {
-            (name, size): contest(name, size, folder, names, args)
+            f"{name}, {size}, {norms}": contest(name, size, norms, folder, names, args)
+            for norms in args.norms
             for name in args.models
             for size in args.sizes
         }
@@ -223,29 +233,35 @@ def main(argv: list[str] | None = None) -> None:
         f"{torch.get_num_threads()} threads; median (least … most) over the rounds\n"
     )
     print_table(
-        ("network, px", "computed in", "floor, images/s", "loop ÷ floor", "loop + data ÷ floor"),
+        (
+            "network, px, norms",
+            "computed in",
+            "floor, images/s",
+            "loop ÷ floor",
+            "loop + data ÷ floor",
+        ),
         (
             (
-                f"{name}, {size}",
+                title,
                 r["choice"],
                 spread([r["rows"] / s for s in r["floor"]], 1),
                 spread(paired(r["floor"], r["loop"])),
                 spread(paired(r["floor"], r["data"])),
             )
-            for (name, size), r in results.items()
+            for title, r in results.items()
         ),
     )
     print_table(
-        ("network, px", "untuned, images/s", "autotuned, images/s", "gain", "autotune, s"),
+        ("network, px, norms", "untuned, images/s", "autotuned, images/s", "gain", "autotune, s"),
         (
             (
-                f"{name}, {size}",
+                title,
                 spread([r["rows"] / s for s in r["untuned"]], 1),
                 spread([r["rows"] / s for s in r["data"]], 1),
                 spread(paired(r["untuned"], r["data"])),
                 f"{r['tuning']:.1f}",
             )
-            for (name, size), r in results.items()
+            for title, r in results.items()
         ),
     )
 

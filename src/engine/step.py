@@ -57,12 +57,26 @@ def train_step(
 
 def clip_gradient(params: Sequence[Tensor], limit: float) -> Tensor:
     """Scale the gradient to a norm of at most ``limit`` (0 = any) and return the norm it had."""
-    norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+    norm = gradient_norm([p.grad for p in params if p.grad is not None])
     # torch's own clip also multiplies by 1. A CPU can look first, an accelerator would have to wait
     within = norm.device.type == "cpu" and bool(norm + 1e-6 <= limit)
     if limit and not within:
         torch.nn.utils.clip_grads_with_norm_(params, limit, norm)
     return norm
+
+
+def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean norm of all gradients together.
+
+    On the CPU as dot products, which read memory nearly twice as fast as torch's norms.
+    """
+    if not gradients or gradients[0].device.type != "cpu":
+        return torch.nn.utils.get_total_norm(gradients)
+    flat = [  # a view in either layout
+        (g if g.is_contiguous() or g.ndim != 4 else g.permute(0, 2, 3, 1)).reshape(-1)
+        for g in gradients
+    ]
+    return torch.stack([torch.dot(g, g) for g in flat]).sum().sqrt()
 
 
 def suspect(loss: Tensor, norm: Tensor, runtime: Runtime) -> Tensor:

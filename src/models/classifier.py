@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from src.models.depthwise import widen_gradients
+from src.models.folding import hold_norms
 from src.models.pooling import GeM, MeanPool, pool_to_one_cell
 from src.models.pretrained import load_pretrained
 from src.models.zoo import find_data_config
@@ -28,7 +30,8 @@ class Classifier(nn.Module):
     """timm backbone, pooling, dropout, linear head; the normalisation is inside, as buffers.
 
     `pretrained_share` says how much of the backbone came from a file, in [0, 1]. With
-    `frozen_norms` BatchNorm uses its running statistics in training, too, and leaves them alone.
+    `frozen_norms` BatchNorm uses its running statistics in training, too, and leaves them alone;
+    :func:`build_classifier` then lets the convolutions before them do that work.
 
     Parameters under `backbone` are the pretrained ones, to be grouped by
     `backbone.group_matcher()`; every other parameter belongs to the head.
@@ -161,9 +164,9 @@ def build_classifier(
     share = 0.0 if weights is None else load_pretrained(backbone, weights)
     pooling: nn.Module | None = None
     resized = config.fixed_size and image_size != config.image_size
+    # A flexible model is tried at a small size: the answer is the same.
+    side = image_size if config.fixed_size else min(image_size, 128)
     if pool != "native" or resized:
-        # A flexible model is tried at a small size: the answer is the same.
-        side = image_size if config.fixed_size else min(image_size, 128)
         remedy = f"--image_size {config.image_size}" if resized else "--pool native"
         try:
             pooling = _try_pool(backbone, pool, gem_p, side)
@@ -179,7 +182,10 @@ def build_classifier(
         std=config.std,
     )
     model.pretrained_share = share
-    model.frozen_norms = frozen_norms and share > 0
+    if frozen_norms and share > 0:
+        model.frozen_norms = True
+        hold_norms(model, side)
+    widen_gradients(model)
     return model
 
 

@@ -1,21 +1,31 @@
-"""A trained net in, the same function with fewer passes over memory out: norms inside convolutions.
+"""A net in, the same function with fewer passes over memory out: norms inside convolutions.
 
-BatchNorm in evaluation is a fixed scale and shift, which the convolution right before it can do
-itself. Which norm follows which convolution is seen by running the net once, not guessed from
-names, and the result is compared with the net: where they differ, the net stays as it is.
+BatchNorm at its running statistics is a fixed scale and shift, which the convolution right before
+it can do itself: for good in a trained net (:func:`fold_norms`), step by step in one that trains
+with frozen norms (:func:`hold_norms`). Which norm follows which convolution is seen by running
+the net once, not guessed from names, and the result is compared with the net: where they differ,
+the net stays as it is.
 """
 
 from __future__ import annotations
 
 import copy
+from types import MethodType
+from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from src.models.depthwise import PLAIN, convolve
 
 FOLDING_SIDE = 128  # of the image that shows a mask net's pairs: any size will do, px
 TOLERANCE = 1e-2  # of the outputs' spread: TF32 rounds to 1e-3, a wrong fold is off by 1
+# A kernel is scaled instead of a map where the map is this many times as large: the kernel is
+# passed over as often, and its product with the scale has a gradient of its own.
+MIN_MAP = 4
 
 
 @torch.no_grad()
@@ -26,9 +36,9 @@ def fold_norms(net: nn.Module, side: int) -> nn.Module:
         net: takes images (B, 3, H, W) in [0, 255]; left as it was.
         side: of a square image that it can take, px.
     """
-    wave = torch.sin(torch.arange(3.0 * side * side)).view(1, 3, side, side)
-    image = (127.5 * (1 + wave)).to(next(net.parameters()).device)
+    image = _wave(net, side)
     folded = copy.deepcopy(net).eval()
+    release_norms(folded)
     names = {module: name for name, module in folded.named_modules()}
     for conv, norm in _find_pairs(folded, image):
         assert norm.running_mean is not None and norm.running_var is not None
@@ -39,11 +49,83 @@ def fold_norms(net: nn.Module, side: int) -> nn.Module:
         conv.weight, conv.bias = weight, bias
         rest = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
         folded.set_submodule(names[norm], rest)
-    was_training = net.training
-    before, after = net.eval()(image), folded(image)
+    if _same_answer(net, folded, image):
+        return folded
+    unfolded = copy.deepcopy(net).eval()
+    release_norms(unfolded)
+    return unfolded
+
+
+@torch.no_grad()
+def hold_norms(net: nn.Module, side: int) -> int:
+    """Let convolutions apply the norms behind them, in place, wherever these are in evaluation.
+
+    Parameters, buffers and gradients stay where they are; only the order of the products changes,
+    and with it the last bits. In training mode a norm is applied as ever.
+
+    Args:
+        net: takes images (B, 3, H, W) in [0, 255].
+        side: of a square image that it can take, px.
+
+    Returns:
+        The number of norms held, 0 where the answer would be another.
+    """
+    image = _wave(net, side)
+    plain, was_training = copy.deepcopy(net), net.training
+    pairs = [pair for pair in _find_pairs(net.eval(), image) if type(pair[0]) in PLAIN]
+    for conv, norm in pairs:
+        conv.held = (norm,)  # type: ignore[assignment]  # a tuple: not to be registered twice
+        conv.forward = MethodType(_convolve_and_normalise, conv)  # type: ignore[method-assign]
+        norm.forward = MethodType(_activate, norm)  # type: ignore[method-assign]
+    if not _same_answer(plain, net, image):
+        release_norms(net)
+        pairs = []
     net.train(was_training)
-    worst = float((before - after).abs().max())
-    return folded if worst <= TOLERANCE * float(before.std()) else copy.deepcopy(net).eval()
+    return len(pairs)
+
+
+def release_norms(net: nn.Module) -> None:
+    """Undo :func:`hold_norms`."""
+    for module in net.modules():
+        held = vars(module).pop("held", None)
+        if held is not None:
+            del module.forward, held[0].forward
+
+
+def _convolve_and_normalise(conv: Any, x: Tensor) -> Tensor:
+    """Do the work of a convolution and of the norm that it holds, without the activation."""
+    (norm,) = conv.held
+    if norm.training:
+        return convolve(conv, x, conv.weight, conv.bias)
+    places = x.numel() // x.shape[1] // (conv.stride[0] * conv.stride[1])
+    if places < MIN_MAP * conv.weight[0].numel():
+        y = convolve(conv, x, conv.weight, conv.bias)
+        return F.batch_norm(
+            y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+        )
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+    return convolve(conv, x, conv.weight * scale.view(-1, 1, 1, 1), norm.bias - mean * scale)
+
+
+def _activate(norm: Any, x: Tensor) -> Tensor:
+    """Do what a norm's class does beside normalising."""
+    if norm.training:
+        return type(norm).forward(norm, x)
+    return norm.act(norm.drop(x)) if isinstance(norm, BatchNormAct2d) else x
+
+
+def _wave(net: nn.Module, side: int) -> Tensor:
+    """Return an image (1, 3, side, side) in [0, 255] on the net's device."""
+    wave = torch.sin(torch.arange(3.0 * side * side)).view(1, 3, side, side)
+    return (127.5 * (1 + wave)).to(next(net.parameters()).device)
+
+
+def _same_answer(net: nn.Module, other: nn.Module, image: Tensor) -> bool:
+    was_training = net.training
+    before, after = net.eval()(image), other.eval()(image)
+    net.train(was_training)
+    return float((before - after).abs().max()) <= TOLERANCE * float(before.std())
 
 
 def _find_pairs(net: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from src.models.depthwise import widen_gradients
 from src.models.pretrained import MIN_SHARE, read_state, rename_to_timm
 from src.script import UserError
 
@@ -198,6 +199,7 @@ def build_segmenter(
     segmenter = Segmenter(net, *_statistics(encoder))
     if weights is not None:
         segmenter.loaded_share = load_encoder(segmenter.backbone, weights)
+    widen_gradients(segmenter)
     return segmenter
 
 

@@ -1,13 +1,15 @@
-"""Norms folded into convolutions: the same answers from fewer modules."""
+"""Norms folded into convolutions: the same answers from fewer modules, the same gradients."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from src.models.classifier import build_classifier
-from src.models.folding import fold_norms
+from src.models.folding import fold_norms, hold_norms, release_norms
 from src.models.micro.registry import build_micro
 
 NETS = ("test_efficientnet", "test_resnet", "test_convnext", "resnetv2_50", "tf_efficientnet_lite0")
@@ -69,3 +71,59 @@ def test_where_folding_would_change_the_answer_nothing_is_folded() -> None:
     folded = fold_norms(net, 64)
     assert num_norms(folded) == 1
     torch.testing.assert_close(folded(image()), net(image()))
+
+
+def losses_and_gradients(net: nn.Module, batch: Tensor) -> dict[str, Tensor]:
+    net.zero_grad()
+    loss = net(batch).square().mean()
+    loss.backward()
+    gradients = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), **gradients}
+
+
+def freeze(net: nn.Module) -> nn.Module:
+    """Train, but with every norm at its running statistics."""
+    net.train()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return net
+
+
+@pytest.mark.parametrize("rows", [1, 16])  # kernels are larger than maps, and smaller
+@pytest.mark.parametrize("name", NETS)
+def test_held_norms_change_neither_answers_nor_gradients(name: str, rows: int) -> None:
+    plain = freeze(stir(build_classifier(name, 5, image_size=64))).double()
+    held = copy.deepcopy(plain)
+    count = hold_norms(held, 64) if name != "test_convnext" else 1
+    assert count
+    assert list(held.state_dict()) == list(plain.state_dict())
+    freeze(held)
+    batch = 255 * torch.rand(rows, 3, 64, 64, generator=torch.Generator().manual_seed(1)).double()
+    torch.testing.assert_close(
+        losses_and_gradients(held, batch), losses_and_gradients(plain, batch), rtol=1e-6, atol=1e-9
+    )
+
+
+def test_norms_are_held_in_evaluation_alone_and_in_copies_too() -> None:
+    plain = stir(build_classifier("test_resnet", 5, image_size=64))
+    held = copy.deepcopy(plain)
+    assert hold_norms(held, 64) and held.training
+    torch.testing.assert_close(held(image()), plain(image()))  # statistics of the batch
+    torch.testing.assert_close(held.state_dict(), plain.state_dict())
+    twin = copy.deepcopy(held)
+    with torch.no_grad():  # a copy holds its own norms, not those that it was copied from
+        for parameter in held.parameters():
+            parameter.zero_()
+        expected = plain.eval()(image())
+        torch.testing.assert_close(twin.eval()(image()), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(fold_norms(twin, 64)(image()), expected, rtol=1e-3, atol=1e-4)
+        release_norms(twin)
+        torch.testing.assert_close(twin(image()), expected)
+
+
+def test_where_holding_would_change_the_answer_nothing_is_held() -> None:
+    net = stir(Peeking()).eval()
+    expected = net(image())
+    assert hold_norms(net, 64) == 0
+    torch.testing.assert_close(net(image()), expected)
