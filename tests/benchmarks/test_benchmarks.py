@@ -42,12 +42,13 @@ def test_every_benchmark_named_in_the_report_exists() -> None:
     assert all((ROOT / "benchmarks" / f"{name}.py").exists() for name in run.BENCHMARKS)
 
 
-def test_the_real_loop_runs_beside_its_floor(tmp_path: Path) -> None:
+@pytest.mark.parametrize("norms", train_step.NORMS)
+def test_the_real_loop_runs_beside_its_floor(norms: str, tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     names = timing.write_photographs(tmp_path, 8, (48, 64))
     assert len({(tmp_path / name).read_bytes() for name in names}) == 8
     args = Namespace(batch_size=4, steps=2, rounds=1, device="cpu")
-    result = train_step.contest("test_resnet.r160_in1k", 32, tmp_path, names, args)
+    result = train_step.contest("test_resnet.r160_in1k", 32, norms, tmp_path, names, args)
     assert result["rows"] == 8
     assert all(len(result[name]) == 1 for name in ("floor", "loop", "data", "untuned"))
 
