@@ -1,4 +1,6 @@
-"""Lays down small data folders for the tests of the index."""
+"""Lays down small data folders and files for the tests of data."""
+
+from PIL import Image
 
 
 def lay(root, *files, **texts):
@@ -13,3 +15,10 @@ def lay(root, *files, **texts):
 
 def rows(index, *columns):
     return list(index.table[list(columns)].itertuples(index=False, name=None))
+
+
+def save(path, image, kind=None, **options):
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(
+        path, kind, **options
+    )
+    return path
