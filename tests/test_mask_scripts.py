@@ -1,4 +1,4 @@
-"""train_lane.py, train_distill.py and infer_segmentation.py, end to end on tiny images."""
+"""train_lane.py and infer_segmentation.py, end to end on tiny images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import torch
 import yaml
 
 import infer_segmentation
-import train_distill
 import train_lane
 from src.engine.checkpoint import load_weights
 from src.ensemble.masks import decode_rle
@@ -24,32 +23,13 @@ from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.reader import read_rows
 from src.script import UserError
 from src.tracks.scenes import find_images
+from tests.mask_runs import TINY, draw
 
-TINY = [
-    *("--device", "cpu", "--autotune", "off", "--precision", "fp32", "--ema_decay", "0"),
-    *("--num_workers", "0", "--warmup_epochs", "0", "--resolution", "32x32"),
-]
 LANE = [
     *TINY,
     *("--config", "", "--arch", "unet", "--encoder", "tu-test_resnet", "--pretrained", "none"),
     *("--decoder_width", "32", "--batch_size", "4", "--lr", "2e-3", "--head_lr_mult", "1"),
 ]
-
-
-def draw(root: Path, split: str, names: str, num_classes: int, seed: int) -> None:
-    """Bright vertical bars are class 1; with more classes the top third is class 2."""
-    rng = np.random.default_rng(seed)
-    for name in names:
-        image = rng.integers(0, 60, (40, 48, 3), np.uint8)
-        mask = np.zeros((40, 48), np.uint8)
-        left = int(rng.integers(4, 36))
-        mask[:, left : left + 8] = 1
-        image[mask == 1] += 150
-        if num_classes > 2:
-            mask[:12], image[:12, :, 0] = 2, 255
-        for kind, pixels in (("images", image), ("masks", mask)):
-            (root / split / kind).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(root / split / kind / f"{name}.png"), pixels)
 
 
 @pytest.fixture
@@ -173,86 +153,6 @@ def test_mistakes_are_one_line(bars: Path, tmp_path: Path) -> None:
         infer_segmentation.main([])
     with pytest.raises(UserError, match="two runs"):
         infer_segmentation.main(["--compare", "a"])
-
-
-@pytest.fixture
-def shapes(tmp_path: Path) -> Path:
-    """Three classes."""
-    for split, names in (("train", "abcdefgh"), ("val", "ijkl"), ("test", "mn")):
-        draw(tmp_path / "shapes", split, names, 3, seed=len(names))
-    return tmp_path / "shapes"
-
-
-def distill(out: Path, data: Path, *argv: str) -> int:
-    nets = ["--student", "tu-test_resnet", "--teacher", "tu-test_resnet", "--name", "trio"]
-    return train_distill.main(
-        [*TINY, "--config", "", "--data_dir", str(data), "--output_dir", str(out), *nets,
-         "--student_pretrained", "none", "--teacher_pretrained", "none", "--arch", "unet",
-         "--batch_size", "4", "--lr", "2e-3", "--head_lr_mult", "1", "--loss", "ce",
-         "--student_width", "16", "--teacher_width", "32", *argv]
-    )  # fmt: skip
-
-
-def test_three_runs_a_table_and_a_prediction(
-    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    options = ["--epochs", "2", "--allow_weak_teacher", "--ablate", "--tune", "2"]
-    assert distill(out, shapes, *options) == 0
-    said = capsys.readouterr().out
-    roles = ["student", "teacher", "distilled", *(f"only_{t}" for t in (
-        "kl", "attention", "similarity", "channel", "feature"))]  # fmt: skip
-    for role in roles:
-        assert (out / "distill" / f"trio-{role}" / "fold0" / "finished.json").is_file()
-        assert f"\n{role} " in said
-    assert "best mIoU" in said and "final mAcc" in said
-    assert "student -> distilled, 1 seeds: pooled_mean_iou" in said
-    assert "search: 2 trials" in said
-    metrics = (out / "distill" / "trio-distilled" / "fold0" / "metrics.csv").read_text()
-    assert "train_kl_size" in metrics and "train_kl_share" in metrics
-    assert not list((out / "distill" / "trio-trial0").rglob("*.safetensors"))
-
-    assert distill(out, shapes, *options) == 0
-    assert capsys.readouterr().out.count("skipped") == len(roles)
-    run = str(out / "distill" / "trio-only_feature" / "fold0")  # it has a projector to drop
-    assert infer_segmentation.main(
-        ["--runs", run, "--output", str(tmp_path / "masks"), "--device", "cpu"]
-    ) == 0  # fmt: skip
-    assert len(list((tmp_path / "masks" / "masks").iterdir())) == 2
-
-
-def test_a_weak_teacher_is_refused(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import src.tracks.roles as roles
-
-    def pretend(own: Any, role: str, *_: Any) -> dict[str, Any]:
-        score = {"student": 0.5, "teacher": 0.4}[role]  # a third role must never begin
-        return {"score": score, "monitor": "pooled_mean_iou"}
-
-    monkeypatch.setattr(roles, "train_fresh", pretend)
-    with pytest.raises(UserError, match="does not beat"):
-        distill(tmp_path, shapes)
-
-
-def test_classifiers_are_distilled_by_the_same_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rng = np.random.default_rng(0)
-    for label, shade in (("dark", 40), ("bright", 200)):
-        (tmp_path / "data" / "train" / label).mkdir(parents=True)
-        for number in range(8):
-            image = np.clip(rng.normal(shade, 30, (40, 40, 3)), 0, 255).astype(np.uint8)
-            cv2.imwrite(str(tmp_path / "data" / "train" / label / f"{number}.png"), image)
-    nets = ["--student", "test_resnet", "--teacher", "test_convnext"]
-    assert train_distill.main(
-        [*TINY, "--config", "", "--kind", "classification", *nets, "--name", "trio",
-         "--student_pretrained", "none", "--teacher_pretrained", "none", "--image_size", "32",
-         "--data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"),
-         "--weight_feature", "0.2", "--weight_attention", "0.2",
-         "--batch_size", "4", "--epochs", "1", "--folds", "2", "--allow_weak_teacher"]
-    ) == 0  # fmt: skip
-    assert "best calibrated" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -29,14 +29,21 @@ def answer_and_gradients(conv: nn.Module, image: Tensor, narrow: bool) -> dict[s
     return {"answer": answer.detach(), "image": image.grad, **gradients}
 
 
-@pytest.mark.parametrize("kind", CONVS)
-def test_answers_stay_and_gradients_are_those_of_fp32(kind: str) -> None:
+@pytest.fixture(params=CONVS)
+def twins(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module, Tensor]:
+    """A convolution, the same with wide gradients, and an image for them."""
     torch.manual_seed(0)
-    plain = CONVS[kind]()
+    plain = CONVS[request.param]()
     wide = copy.deepcopy(plain)
     widen_gradients(wide)
     assert "forward" in vars(wide)
-    image = torch.randn(2, 6, 13, 13)
+    return plain, wide, torch.randn(2, 6, 13, 13)
+
+
+def test_answers_stay_and_gradients_are_those_of_fp32(
+    twins: tuple[nn.Module, nn.Module, Tensor],
+) -> None:
+    plain, wide, image = twins
     ours, torchs = (answer_and_gradients(conv, image, narrow=True) for conv in (wide, plain))
     assert ours["answer"].dtype == torch.bfloat16
     assert torch.equal(ours["answer"], torchs["answer"])
@@ -47,13 +54,8 @@ def test_answers_stay_and_gradients_are_those_of_fp32(kind: str) -> None:
         assert error < 1.1 * torchs_error < 0.05 * float(exact[name].norm())
 
 
-@pytest.mark.parametrize("kind", CONVS)
-def test_in_fp32_nothing_changes(kind: str) -> None:
-    torch.manual_seed(0)
-    plain = CONVS[kind]()
-    wide = copy.deepcopy(plain)
-    widen_gradients(wide)
-    image = torch.randn(2, 6, 13, 13)
+def test_in_fp32_nothing_changes(twins: tuple[nn.Module, nn.Module, Tensor]) -> None:
+    plain, wide, image = twins
     ours, torchs = (answer_and_gradients(conv, image, narrow=False) for conv in (wide, plain))
     for name, value in torchs.items():
         assert torch.equal(ours[name], value)

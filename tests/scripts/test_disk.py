@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kill_resume import fingerprint
+from benchmarks.fingerprint import fingerprint
 from src.files import atomic_array, atomic_write
 from tests.scripts.conftest import Place
 

@@ -1,0 +1,95 @@
+"""train_distill.py, end to end on tiny images: masks and classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import infer_segmentation
+import train_distill
+from src.script import UserError
+from tests.mask_runs import TINY, draw
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """Three classes."""
+    for split, names in (("train", "abcdefgh"), ("val", "ijkl"), ("test", "mn")):
+        draw(tmp_path / "shapes", split, names, 3, seed=len(names))
+    return tmp_path / "shapes"
+
+
+def distill(out: Path, data: Path, *argv: str) -> int:
+    nets = ["--student", "tu-test_resnet", "--teacher", "tu-test_resnet", "--name", "trio"]
+    return train_distill.main(
+        [*TINY, "--config", "", "--data_dir", str(data), "--output_dir", str(out), *nets,
+         "--student_pretrained", "none", "--teacher_pretrained", "none", "--arch", "unet",
+         "--batch_size", "4", "--lr", "2e-3", "--head_lr_mult", "1", "--loss", "ce",
+         "--student_width", "16", "--teacher_width", "32", *argv]
+    )  # fmt: skip
+
+
+def test_three_runs_a_table_and_a_prediction(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--epochs", "2", "--allow_weak_teacher", "--ablate", "--tune", "2"]
+    assert distill(out, shapes, *options) == 0
+    said = capsys.readouterr().out
+    roles = ["student", "teacher", "distilled", *(f"only_{t}" for t in (
+        "kl", "attention", "similarity", "channel", "feature"))]  # fmt: skip
+    for role in roles:
+        assert (out / "distill" / f"trio-{role}" / "fold0" / "finished.json").is_file()
+        assert f"\n{role} " in said
+    assert "best mIoU" in said and "final mAcc" in said
+    assert "student -> distilled, 1 seeds: pooled_mean_iou" in said
+    assert "search: 2 trials" in said
+    metrics = (out / "distill" / "trio-distilled" / "fold0" / "metrics.csv").read_text()
+    assert "train_kl_size" in metrics and "train_kl_share" in metrics
+    assert not list((out / "distill" / "trio-trial0").rglob("*.safetensors"))
+
+    assert distill(out, shapes, *options) == 0
+    assert capsys.readouterr().out.count("skipped") == len(roles)
+    run = str(out / "distill" / "trio-only_feature" / "fold0")  # it has a projector to drop
+    assert infer_segmentation.main(
+        ["--runs", run, "--output", str(tmp_path / "masks"), "--device", "cpu"]
+    ) == 0  # fmt: skip
+    assert len(list((tmp_path / "masks" / "masks").iterdir())) == 2
+
+
+def test_a_weak_teacher_is_refused(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import src.tracks.roles as roles
+
+    def pretend(own: Any, role: str, *_: Any) -> dict[str, Any]:
+        score = {"student": 0.5, "teacher": 0.4}[role]  # a third role must never begin
+        return {"score": score, "monitor": "pooled_mean_iou"}
+
+    monkeypatch.setattr(roles, "train_fresh", pretend)
+    with pytest.raises(UserError, match="does not beat"):
+        distill(tmp_path, shapes)
+
+
+def test_classifiers_are_distilled_by_the_same_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for label, shade in (("dark", 40), ("bright", 200)):
+        (tmp_path / "data" / "train" / label).mkdir(parents=True)
+        for number in range(8):
+            image = np.clip(rng.normal(shade, 30, (40, 40, 3)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / "data" / "train" / label / f"{number}.png"), image)
+    nets = ["--student", "test_resnet", "--teacher", "test_convnext"]
+    assert train_distill.main(
+        [*TINY, "--config", "", "--kind", "classification", *nets, "--name", "trio",
+         "--student_pretrained", "none", "--teacher_pretrained", "none", "--image_size", "32",
+         "--data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"),
+         "--weight_feature", "0.2", "--weight_attention", "0.2",
+         "--batch_size", "4", "--epochs", "1", "--folds", "2", "--allow_weak_teacher"]
+    ) == 0  # fmt: skip
+    assert "best calibrated" in capsys.readouterr().out
