@@ -24,10 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.fingerprint import fingerprint, half_written
+from benchmarks.timing import ROOT
 
 # Imported once by a server from which every attempt is forked: a start takes no five seconds.
 PRELOADED = (
