@@ -49,11 +49,7 @@ def fold_norms(net: nn.Module, side: int) -> nn.Module:
         conv.weight, conv.bias = weight, bias
         rest = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
         folded.set_submodule(names[norm], rest)
-    if _same_answer(net, folded, image):
-        return folded
-    unfolded = copy.deepcopy(net).eval()
-    release_norms(unfolded)
-    return unfolded
+    return folded if _same_answer(net, folded, image) else copy.deepcopy(net).eval()
 
 
 @torch.no_grad()

@@ -6,9 +6,12 @@ import copy
 
 import pytest
 import torch
+from timm.layers import ScaledStdConv2d
 from torch import Tensor, nn
 
+from src.models import folding
 from src.models.classifier import build_classifier
+from src.models.depthwise import widen_gradients
 from src.models.folding import fold_norms, hold_norms, release_norms
 from src.models.micro.registry import build_micro
 
@@ -117,9 +120,45 @@ def test_norms_are_held_in_evaluation_alone_and_in_copies_too() -> None:
             parameter.zero_()
         expected = plain.eval()(image())
         torch.testing.assert_close(twin.eval()(image()), expected, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(fold_norms(twin, 64)(image()), expected, rtol=1e-3, atol=1e-4)
+        folded = fold_norms(twin, 64)
+        assert num_norms(folded) == 0
+        torch.testing.assert_close(folded(image()), expected, rtol=1e-3, atol=1e-4)
         release_norms(twin)
         torch.testing.assert_close(twin(image()), expected)
+
+
+def test_a_bias_is_held_and_kernels_that_are_not_plain_are_passed_by() -> None:
+    net = stir(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), ScaledStdConv2d(4, 4, 3), nn.BatchNorm2d(4)
+        )
+    ).eval()
+    expected = losses_and_gradients(net, image())
+    assert hold_norms(net, 64) == 1
+    torch.testing.assert_close(losses_and_gradients(net, image()), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("side", "calls"), [(8, 1), (16, 0)])
+def test_a_kernel_is_scaled_where_it_is_small_beside_the_map(
+    monkeypatch: pytest.MonkeyPatch, side: int, calls: int
+) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4)).eval()
+    assert hold_norms(net, 64) == 1
+    made: list[object] = []  # the kernel has 27 numbers a map, the maps 2 x 16 and 2 x 64 places
+    original = folding.F.batch_norm
+    monkeypatch.setattr(
+        folding.F, "batch_norm", lambda *args, **kw: made.append(0) or original(*args, **kw)
+    )
+    net(torch.rand(2, 3, side, side))
+    assert len(made) == calls
+
+
+def test_wide_gradients_do_not_undo_what_is_held() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 3, 5, groups=3, bias=False), nn.BatchNorm2d(3))
+    held = copy.deepcopy(stir(plain).eval())
+    assert hold_norms(held, 64) == 1
+    widen_gradients(held)
+    torch.testing.assert_close(held(image()), plain(image()), rtol=1e-3, atol=1e-4)
 
 
 def test_where_holding_would_change_the_answer_nothing_is_held() -> None:
