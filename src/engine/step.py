@@ -39,7 +39,7 @@ def train_step(
     scaler, optimizer = runtime.scaler, parts.optimizer
     scaler.unscale_(optimizer)
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = clip_gradient(params, clip)
+    norm = gradient_norm([p.grad for p in params if p.grad is not None])
     bad = ~torch.isfinite(suspect(terms["loss"], norm, runtime))
     if scaler.is_enabled() and runtime.num_processes > 1:  # skip together or not at all
         bad = runtime.accelerator.reduce(bad.float(), "sum") > 0
@@ -50,19 +50,29 @@ def train_step(
     if not scaler.is_enabled():
         # fused optimizers leave the weights alone where this device-side flag is set
         optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+    if clip:
+        clip_gradient(optimizer, params, norm, clip, runtime)
     scaler.step(optimizer)
     scaler.update()
     return terms
 
 
-def clip_gradient(params: Sequence[Tensor], limit: float) -> Tensor:
-    """Scale the gradient to a norm of at most ``limit`` (0 = any) and return the norm it had."""
-    norm = gradient_norm([p.grad for p in params if p.grad is not None])
-    # torch's own clip also multiplies by 1. A CPU can look first, an accelerator would have to wait
-    within = norm.device.type == "cpu" and bool(norm + 1e-6 <= limit)
-    if limit and not within:
+def clip_gradient(
+    optimizer: Any, params: Sequence[Tensor], norm: Tensor, limit: float, runtime: Runtime
+) -> None:
+    """Let the next step see a gradient whose norm is at most ``limit``.
+
+    A fused optimizer divides while it reads the gradient, which saves a pass over it; not on MPS,
+    and not where the scaler has that place.
+    """
+    device = runtime.device.type
+    if runtime.scaler.is_enabled() or device == "mps":
         torch.nn.utils.clip_grads_with_norm_(params, limit, norm)
-    return norm
+        return
+    excess = (norm + 1e-6) / limit  # as torch's own clipping has it
+    # a CPU can look whether there is anything to divide, an accelerator would have to wait
+    within = device == "cpu" and bool(excess <= 1)
+    optimizer.grad_scale = None if within else excess.clamp(min=1)
 
 
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:

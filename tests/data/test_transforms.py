@@ -3,6 +3,8 @@
 import pickle
 import warnings
 
+import albumentations as A
+import cv2
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from src.data import transforms
 from src.data.transforms import (
     PAD_COLOR,
     ColorMatrix,
+    QuickAffine,
     color_matrix,
     eval_mask_transform,
     eval_transform,
@@ -112,3 +115,21 @@ def test_padding_keeps_the_image_at_the_top_left():
 
 def test_the_update_check_is_off():
     assert transforms.os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1"
+
+
+@pytest.mark.parametrize(
+    "outside", [{"border_mode": cv2.BORDER_REFLECT_101}, {"fill": PAD_COLOR, "fill_mask": 255}]
+)
+def test_four_channels_are_warped_like_three(outside):
+    rng = np.random.default_rng(1)
+    for side in (17, 64):
+        image = rng.integers(0, 256, (side, side + 3, 3), dtype=np.uint8)
+        mask = image[..., 0] // 64
+        for angle in rng.uniform(-180, 180, 5):
+            options = {"rotate": (angle, angle), "p": 1.0, **outside}
+            quick, plain = (
+                make(**options)(image=image, mask=mask) for make in (QuickAffine, A.Affine)
+            )
+            assert not np.array_equal(plain["image"], image)
+            for kind in ("image", "mask"):
+                assert np.array_equal(quick[kind], plain[kind])

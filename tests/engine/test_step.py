@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from src.engine.runtime import seed_step
-from src.engine.step import clip_gradient
+from src.engine.optim import build_optimizer
+from src.engine.runtime import seed_step, start_runtime
+from src.engine.step import clip_gradient, gradient_norm
 from src.losses.classification import build_loss
 from src.script import UserError
 from src.tasks.classification import Classification
@@ -82,22 +84,39 @@ def test_bad_losses_are_passed_over_up_to_n(train: Any) -> None:
         train("other", task=Poisoned(CLASSES, LOSS), skip_nonfinite=2)
 
 
-@pytest.mark.parametrize("limit", [0.0, 1.0])
-@pytest.mark.parametrize("scale", [1e-3, 50.0])
-def test_clipping_only_where_needed_is_torchs_clipping(scale: float, limit: float) -> None:
+def make_gradients(scale: float) -> list[Tensor]:
+    """Matrices and kernels, plain, transposed and channels_last."""
     kernel = torch.randn(6, 5, 3, 3).to(memory_format=torch.channels_last)
-    gradients = [
-        g * scale for g in (torch.randn(7, 5), torch.randn(9), torch.randn(4, 6).T, kernel)
-    ]
-    ours, theirs = ([torch.nn.Parameter(torch.zeros_like(g)) for g in gradients] for _ in "ab")
-    for params in (ours, theirs):
-        for param, gradient in zip(params, gradients, strict=True):
-            param.grad = gradient.clone()
-    expected = torch.nn.utils.clip_grad_norm_(theirs, limit or float("inf"))
-    torch.testing.assert_close(clip_gradient(ours, limit), expected, rtol=1e-5, atol=0)
-    clipped = limit > 0 and scale > 1
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5 if clipped else 0, atol=0)
+    return [g * scale for g in (torch.randn(7, 5), torch.randn(9), torch.randn(4, 6).T, kernel)]
+
+
+def test_the_norm_is_torchs() -> None:
+    gradients = make_gradients(3.0)
+    expected = torch.nn.utils.get_total_norm(gradients)
+    torch.testing.assert_close(gradient_norm(gradients), expected, rtol=1e-5, atol=0)
+    assert float(gradient_norm([])) == 0.0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("scale", [1e-3, 50.0])
+def test_a_step_with_a_clipped_gradient_is_that_of_torchs_clipping(
+    optimizer: str, scale: float
+) -> None:
+    runtime = start_runtime("cpu")
+    torch.manual_seed(0)
+    twins = [[torch.nn.Parameter(torch.zeros_like(g)) for g in make_gradients(1.0)] for _ in "ab"]
+    ours, theirs = (build_optimizer(optimizer, [{"params": p}], 0.1) for p in twins)
+    for step in range(3):
+        gradients = make_gradients(1e-3 if step == 1 else scale)  # a limit once met does not linger
+        for params in twins:
+            for param, gradient in zip(params, gradients, strict=True):
+                param.grad = gradient.clone()
+        clip_gradient(ours, twins[0], gradient_norm(gradients), 1.0, runtime)
+        torch.nn.utils.clip_grad_norm_(twins[1], 1.0)
+        ours.step()
+        theirs.step()
+        for mine, other in zip(*twins, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-7)
 
 
 def test_a_seeded_step_draws_as_torch_seeded_by_the_mixed_key() -> None:
