@@ -26,6 +26,7 @@ Fit = Callable[[Array], Array]  # table (n, M + 2) → weights (M + 2,)
 
 NUM_FLOORS = len(FLOORS)
 _TEMPERATURE_VALUES = 1 << 20  # logits a member's own temperature is fitted on
+_BOOTSTRAP_VALUES = 1 << 21  # resampled counts held at once: 16 MiB
 THREADS = 2
 
 
@@ -180,8 +181,9 @@ def bootstrap_means(losses: Array, *, num: int = 1000, seed: int = 0) -> Array:
     """Return (num, J) means of resampled rows; all columns of ``losses`` (N, J) share resamples."""
     rng = np.random.default_rng(seed)
     means = np.empty((num, losses.shape[1]))
-    for start in range(0, num, 100):
-        size = min(100, num - start)
+    step = max(1, _BOOTSTRAP_VALUES // len(losses))
+    for start in range(0, num, step):
+        size = min(step, num - start)
         counts = rng.poisson(1.0, size=(size, len(losses)))  # the multinomial's limit, vectorised
         totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
         means[start : start + size] = counts @ losses / totals
