@@ -214,9 +214,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
     parser.add_argument("--norms", nargs="+", choices=NORMS, default=NORMS)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=12, help="steps of one epoch")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=4, help="steps of one epoch")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as text:

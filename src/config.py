@@ -72,7 +72,9 @@ class EngineConfig(PlaceConfig):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("auto", "arithmetic of the network")
     channels_last: Literal["auto", "on", "off"] = knob("auto", "memory layout of the images")
     autotune: Literal["on", "off"] = knob("on", "measure layout and precision before a new run")
-    compile: bool = knob(False, "torch.compile the network (repays itself on long GPU runs)")
+    compile: Literal["auto", "on", "off"] = knob(
+        "auto", "torch.compile the network; auto = tried on long runs, kept where it repays itself"
+    )
     grad_checkpointing: bool = knob(False, "recompute activations: less memory, a third slower")
     num_workers: int = knob(-1, "loader processes; -1 = chosen by device and cores", least=-1)
     infer_batch_size: int = knob(0, "rows at once without gradients; 0 = by resolution", least=0)

@@ -1,4 +1,4 @@
-"""Choose memory layout and precision by timing a few steps of the real network on this machine.
+"""Choose layout, precision and compilation by timing steps of the real network on this machine.
 
 No setting wins everywhere (a channels_last bf16 resnet18 is twice as fast as NCHW fp32 on one CPU,
 an EfficientNet slower), so it is measured, once, before the first step of a run, and recorded.
@@ -23,7 +23,10 @@ from src.script import UserError
 BUDGET_S = 10.0
 TRIAL_ROWS = 16  # enough to fill two cores or show a GPU's layout; small enough to stay in budget
 # Less exact arithmetic must repay itself by more than timing noise.
-GAIN_FOR_BF16 = 1.15
+GAIN_FOR_BF16 = 1.1
+# Compiling takes a minute or two, and some of it again whenever a run goes on.
+COMPILE_AFTER_S = 1800.0  # estimated training in eager mode; shorter runs are not tried
+GAIN_FOR_COMPILED = 1.05
 
 
 def autotune(
@@ -34,6 +37,7 @@ def autotune(
     Gradients and buffers are put back as they were; weights are never stepped.
     """
     seconds: dict[str, float] = {}
+    batch = {key: value[:TRIAL_ROWS] for key, value in batch.items()}
     started = time.perf_counter()
     best, best_cost = runtime, float("inf")
     for candidate in candidates(runtime, config):
@@ -71,7 +75,7 @@ def time_steps(
 ) -> float:
     """Return the seconds of the fastest of up to three forward and backward passes."""
     model = runtime.place(model).train()
-    batch = runtime.upload({key: value[:TRIAL_ROWS] for key, value in batch.items()})
+    batch = runtime.upload(batch)
     kept = [buffer.clone() for buffer in model.buffers()]
     best = float("inf")
     started = time.perf_counter()
@@ -99,6 +103,32 @@ def time_steps(
     return best if best < float("inf") else spent
 
 
+def compiling_pays(
+    model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime, num_steps: int
+) -> bool:
+    """Compile ``model``, tell whether ``num_steps`` such steps repay it, and say what was seen.
+
+    Where there is no compiler, or none for this network, it does not.
+    """
+    eager = time_steps(model, task, batch, runtime, float("inf"))
+    begun = time.perf_counter()
+    try:
+        compiled = time_steps(torch.compile(model), task, batch, runtime, float("inf"))  # type: ignore[arg-type]
+    except Exception as error:  # whatever a compiler may raise
+        release_memory(runtime.device)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+        say(runtime, f"autotune: not compiled ({reason})")
+        return False
+    spent = time.perf_counter() - begun
+    pays = (eager - compiled * GAIN_FOR_COMPILED) * num_steps > spent
+    say(
+        runtime,
+        f"autotune: {'compiled' if pays else 'not compiled'} (a step of {len(batch['index'])}: "
+        f"{1e3 * compiled:.0f} ms instead of {1e3 * eager:.0f} ms, after {spent:.0f} s)",
+    )
+    return pays
+
+
 def settle_runtime(
     model: nn.Module, task: Any, loader: Any, runtime: Runtime, run: Run, config: EngineConfig
 ) -> Runtime:
@@ -110,29 +140,42 @@ def settle_runtime(
     chosen = recorded_choice(run, runtime, config)
     if chosen is None:
         seconds: dict[str, float] = {}
-        open_knobs = "auto" in (config.precision, config.channels_last)
+        compiled = config.compile == "on"
+        open_knobs = "auto" in (config.precision, config.channels_last, config.compile)
         if config.autotune == "on" and open_knobs and runtime.num_processes == 1:
             loader.batch_sampler.start(0)
-            rows = min(TRIAL_ROWS, config.micro_batch_size or TRIAL_ROWS)
-            keys = next(iter(loader.batch_sampler))[:rows]
+            keys = next(iter(loader.batch_sampler))
+            rows = min(config.micro_batch_size or len(keys), len(keys))
             if config.grad_checkpointing:
                 model.set_grad_checkpointing()  # type: ignore[operator]
-            batch = loader.collate_fn(loader.dataset.__getitems__(keys))
+            batch = loader.collate_fn(loader.dataset.__getitems__(keys[:rows]))
             if isinstance(batch, UserError):  # a file that cannot be read, named
                 raise batch
             runtime, seconds = autotune(model, task, batch, runtime, config)
             timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
             layout = "channels_last" if runtime.channels_last else "channels_first"
-            say(runtime, f"autotune: {runtime.precision} {layout} (a step of {len(keys)}: {timed})")
+            trial = min(rows, TRIAL_ROWS)
+            say(runtime, f"autotune: {runtime.precision} {layout} (a step of {trial}: {timed})")
+            num_steps = config.epochs * len(loader) * -(-len(keys) // rows)
+            estimated = min(seconds.values(), default=0.0) * rows / trial * num_steps
+            if (
+                config.compile == "auto"
+                and runtime.device.type in ("cpu", "cuda")
+                and estimated >= COMPILE_AFTER_S
+            ):
+                compiled = compiling_pays(model, task, batch, runtime, num_steps)
         chosen = {
             "device": runtime.device.type,
             "precision": runtime.precision,
             "channels_last": runtime.channels_last,
+            "compiled": compiled,
             "seconds": seconds,
         }
     if runtime.is_main:
         write_json(run.tuned, chosen)
-    return runtime.with_choice(chosen["precision"], chosen["channels_last"])
+    return runtime.with_choice(
+        chosen["precision"], chosen["channels_last"], chosen.get("compiled", False)
+    )
 
 
 def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> dict[str, Any] | None:
@@ -150,5 +193,7 @@ def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> dict[st
                 chosen["precision"] = runtime.precision
             if config.channels_last != "auto":
                 chosen["channels_last"] = runtime.channels_last
+            if config.compile != "auto":
+                chosen["compiled"] = config.compile == "on"
             return chosen
     return None

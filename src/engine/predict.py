@@ -128,7 +128,7 @@ def predict_view(
     model: nn.Module, batch: dict[str, Tensor], task: Any, runtime: Runtime, view: View
 ) -> Tensor:
     """Return the float32 prediction of one view, turned back where it is a map."""
-    with runtime.autocast():
+    with runtime.autocast(), runtime.eagerly():
         output = task.predict(model, batch | {"image": view.apply(batch["image"])}).float()
     return view.invert(output) if output.ndim == 4 else output
 

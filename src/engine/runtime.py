@@ -30,11 +30,13 @@ class Runtime:
         accelerator: Accelerate's handle on the device and the other processes.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         channels_last: whether images and convolution weights are laid out NHWC.
+        compiled: whether training steps run through ``torch.compile``; predictions never do.
     """
 
     accelerator: Accelerator
     precision: str = "fp32"
     channels_last: bool = False
+    compiled: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -67,6 +69,10 @@ class Runtime:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
+    def eagerly(self) -> AbstractContextManager[Any]:
+        """Return the context of predictions: their sizes vary, and each would be compiled anew."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+
     def place(self, model: nn.Module) -> nn.Module:
         """Move ``model`` to the device in the chosen memory layout."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -85,9 +91,9 @@ class Runtime:
             moved[key] = value
         return moved
 
-    def with_choice(self, precision: str, channels_last: bool) -> Runtime:
-        """Return this runtime with another precision and layout."""
-        return replace(self, precision=precision, channels_last=channels_last)
+    def with_choice(self, precision: str, channels_last: bool, compiled: bool = False) -> Runtime:
+        """Return this runtime with another precision and layout, compiled or not."""
+        return replace(self, precision=precision, channels_last=channels_last, compiled=compiled)
 
 
 def start_runtime(

@@ -133,7 +133,7 @@ def prepare_parts(
     micro = config.micro_batch_size or -(-config.batch_size // runtime.num_processes)
     buffers = list(model.buffers())
     wrapped = runtime.accelerator.prepare(model) if runtime.num_processes > 1 else model
-    if config.compile:
+    if runtime.compiled:
         model.compile()
     state = TrainState(micro_batch_size=micro)
     kept = [b.clone() for b in buffers]

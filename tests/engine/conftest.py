@@ -25,11 +25,11 @@ CLASSES, SIDE = 3, 8
 class TinyNet(nn.Module):
     """Convolution, BatchNorm and dropout: everything whose state must survive a kill."""
 
-    def __init__(self) -> None:
+    def __init__(self, drop: float = 0.2) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU())
-        self.drop = nn.Dropout(0.2)
+        self.drop = nn.Dropout(drop)
         self.head = nn.Linear(4, CLASSES)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -81,6 +81,7 @@ def train(tmp_path: Path) -> Callable[..., Any]:
         model = knobs.pop("model", None) or TinyNet()
         valid = knobs.pop("valid", TinyLoader(12, 5, shuffle=False))
         mix, precision = knobs.pop("mix", None), knobs.pop("computed_in", "fp32")
+        compiled = knobs.pop("compiled", False)
         config = EngineConfig(**({"epochs": 3, "batch_size": 8, "device": "cpu"} | knobs))
         run = Run(tmp_path / name)
         state = fit(
@@ -90,7 +91,7 @@ def train(tmp_path: Path) -> Callable[..., Any]:
             valid,
             config=config,
             run=run,
-            runtime=start_runtime("cpu").with_choice(precision, channels_last=False),
+            runtime=start_runtime("cpu").with_choice(precision, False, compiled),
             names=[f"id{i}" for i in range(30)],
             mix=mix,
         )

@@ -86,3 +86,96 @@ def test_short_memory_in_a_trial_leaves_no_trace() -> None:
     _, seconds = room.autotune(model, task, batch, start_runtime("cpu"), EngineConfig())
     assert not seconds
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("compiled", "steps", "pays"),
+    [(0.5, 1000, True), (0.5, 10, False), (0.97, 10**6, False), (None, 10**6, False)],
+)
+def test_compiling_must_repay_itself(
+    batch: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    compiled: float | None,
+    steps: int,
+    pays: bool,
+) -> None:
+    model, clock = TinyNet(), [0.0]
+
+    def time_steps(shown: Any, *_: Any) -> float:
+        if shown is model:
+            return 1.0
+        if compiled is None:
+            raise RuntimeError("no compiler\nand a long page of reasons")
+        clock[0] += 60
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", lambda _: "a compiled network")
+    monkeypatch.setattr(room, "time_steps", time_steps)
+    monkeypatch.setattr(room.time, "perf_counter", lambda: clock[0])
+    task = Classification(CLASSES, build_loss("cross_entropy"))
+    assert room.compiling_pays(model, task, batch, start_runtime("cpu"), steps) == pays
+    said = capsys.readouterr().out
+    assert said.startswith("autotune: compiled" if pays else "autotune: not compiled")
+    assert ("(no compiler)" in said) == (compiled is None)
+
+
+class Loader(TinyLoader):
+    """Hands out one batch as a DataLoader's parts do."""
+
+    batch_sampler: Any
+    collate_fn = staticmethod(lambda rows: rows)
+
+    def __init__(self, batch: dict[str, Any]) -> None:
+        super().__init__(8, 8, shuffle=False)
+        self.batch, self.batch_sampler, self.dataset = batch, self, self
+
+    def __iter__(self) -> Any:
+        yield list(range(8))
+
+    def __getitems__(self, keys: list[int]) -> dict[str, Any]:
+        return {name: value[: len(keys)] for name, value in self.batch.items()}
+
+
+@pytest.mark.parametrize(
+    ("after", "knobs", "asked"),
+    [
+        (0.0, {"micro_batch_size": 3}, [20 * 3]),  # 20 epochs of one step in three parts
+        (1e9, {}, []),
+        (0.0, {"compile": "off"}, []),
+        (0.0, {"autotune": "off"}, []),
+    ],
+)
+def test_compiling_is_tried_where_a_run_is_long(
+    batch: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after: float,
+    knobs: dict[str, Any],
+    asked: list[int],
+) -> None:
+    tried: list[int] = []
+
+    def compiling_pays(*args: Any) -> bool:
+        assert len(args[2]["index"]) == 3  # what the network will be shown at once
+        tried.append(args[-1])
+        return True
+
+    monkeypatch.setattr(room, "COMPILE_AFTER_S", after)
+    monkeypatch.setattr(room, "compiling_pays", compiling_pays)
+    run, task = Run(tmp_path / "m" / "fold0"), Classification(CLASSES, build_loss("cross_entropy"))
+    run.folder.mkdir(parents=True)
+    config = EngineConfig(**knobs)
+    settle = (TinyNet(), task, Loader(batch), start_runtime("cpu"), run, config)
+    runtime = room.settle_runtime(*settle)
+    assert tried == asked and runtime.compiled == bool(asked)
+    assert room.settle_runtime(*settle) == runtime and tried == asked  # from the record
+
+
+def test_a_knob_decides_about_compiling(tmp_path: Path) -> None:
+    run = Run(tmp_path / "m" / "fold0")
+    run.folder.mkdir(parents=True)
+    for knob in ("on", "off"):
+        config = EngineConfig(autotune="off", compile=knob)
+        runtime = room.settle_runtime(TinyNet(), None, None, start_runtime("cpu"), run, config)
+        assert runtime.compiled == (knob == "on")

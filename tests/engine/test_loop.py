@@ -70,6 +70,18 @@ def test_interrupted_run_ends_bit_identical(train: Any, at: int, knobs: dict[str
         assert all(torch.equal(left[k], right[k]) for k in left)
 
 
+@pytest.mark.slow
+def test_a_compiled_run_that_was_interrupted_ends_bit_identical(train: Any) -> None:
+    """Its losses are those of an eager run, but for the last bits and the noise of dropout."""
+    test_interrupted_run_ends_bit_identical(train, 5, {"compiled": True, "micro_batch_size": 3})
+    eager, compiled = (
+        train(name, model=TinyNet(drop=0.0), compiled=name == "compiled")[1].history
+        for name in ("eager", "compiled")
+    )
+    for mine, other in zip(eager, compiled, strict=True):
+        assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+
+
 def test_another_seed_ends_elsewhere(train: Any) -> None:
     a, _ = train("a")
     b, _ = train("b", seed=1)  # dropout differs

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
-from src.engine.predict import predict_logits
+from src.engine.predict import predict_logits, predict_view
 from src.engine.runtime import start_runtime
 from src.engine.tta import VIEWS
 from src.losses.classification import build_loss
 from src.script import UserError
 from src.tasks.classification import Classification
-from tests.engine.conftest import CLASSES, TinyLoader, TinyNet
+from tests.engine.conftest import CLASSES, SIDE, TinyLoader, TinyNet
 
 
 class Hungry(Classification):
@@ -84,3 +85,16 @@ def test_further_views_only_of_the_rows_that_want_them(limit: int) -> None:
     np.testing.assert_allclose(some[:, wanted], full[:, wanted], atol=2e-3)
     assert (some[:, ~wanted] == some[:1, ~wanted]).all()
     assert np.abs(full - full[:1]).max() > 0.01  # the views do differ
+
+
+def test_predictions_of_a_compiled_network_are_eager() -> None:
+    model, counter = TinyNet().eval(), CompileCounter()
+    model.compile(backend=counter)
+    task = Classification(CLASSES, build_loss("cross_entropy"))
+    runtime = start_runtime("cpu").with_choice("fp32", channels_last=False, compiled=True)
+    for rows in (2, 3):
+        batch = {"image": torch.zeros(rows, 3, SIDE, SIDE, dtype=torch.uint8)}
+        assert predict_view(model, batch, task, runtime, VIEWS[0]).shape == (rows, CLASSES)
+    assert counter.frame_count == 0
+    model(batch["image"])
+    assert counter.frame_count == 1
