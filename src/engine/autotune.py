@@ -110,11 +110,11 @@ def compiling_pays(
 
     Where there is no compiler, or none for this network, it does not.
     """
-    eager = time_steps(model, task, batch, runtime, float("inf"))
-    begun = time.perf_counter()
     try:
+        eager = time_steps(model, task, batch, runtime, float("inf"))
+        begun = time.perf_counter()
         compiled = time_steps(torch.compile(model), task, batch, runtime, float("inf"))  # type: ignore[arg-type]
-    except Exception as error:  # whatever a compiler may raise
+    except Exception as error:  # whatever a compiler may raise, and memory that is short
         release_memory(runtime.device)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
         say(runtime, f"autotune: not compiled ({reason})")
@@ -127,6 +127,31 @@ def compiling_pays(
         f"{1e3 * compiled:.0f} ms instead of {1e3 * eager:.0f} ms, after {spent:.0f} s)",
     )
     return pays
+
+
+def measure(
+    model: nn.Module, task: Any, loader: Any, runtime: Runtime, config: EngineConfig
+) -> tuple[Runtime, dict[str, float], bool]:
+    """Time the first batch; return the fastest runtime, all seconds, whether compiling pays."""
+    loader.batch_sampler.start(0)
+    keys = next(iter(loader.batch_sampler))
+    rows = min(config.micro_batch_size or len(keys), len(keys))
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing()  # type: ignore[operator]
+    batch = loader.collate_fn(loader.dataset.__getitems__(keys[:rows]))
+    if isinstance(batch, UserError):  # a file that cannot be read, named
+        raise batch
+    runtime, seconds = autotune(model, task, batch, runtime, config)
+    timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
+    layout = "channels_last" if runtime.channels_last else "channels_first"
+    trial = min(rows, TRIAL_ROWS)
+    say(runtime, f"autotune: {runtime.precision} {layout} (a step of {trial}: {timed})")
+    if config.compile != "auto" or runtime.device.type not in ("cpu", "cuda"):
+        return runtime, seconds, config.compile == "on"
+    num_steps = config.epochs * len(loader) * -(-len(keys) // rows)
+    is_long = min(seconds.values(), default=0.0) * rows / trial * num_steps >= COMPILE_AFTER_S
+    pays = is_long and compiling_pays(model, task, batch, runtime, num_steps)
+    return runtime, seconds, pays
 
 
 def settle_runtime(
@@ -143,27 +168,7 @@ def settle_runtime(
         compiled = config.compile == "on"
         open_knobs = "auto" in (config.precision, config.channels_last, config.compile)
         if config.autotune == "on" and open_knobs and runtime.num_processes == 1:
-            loader.batch_sampler.start(0)
-            keys = next(iter(loader.batch_sampler))
-            rows = min(config.micro_batch_size or len(keys), len(keys))
-            if config.grad_checkpointing:
-                model.set_grad_checkpointing()  # type: ignore[operator]
-            batch = loader.collate_fn(loader.dataset.__getitems__(keys[:rows]))
-            if isinstance(batch, UserError):  # a file that cannot be read, named
-                raise batch
-            runtime, seconds = autotune(model, task, batch, runtime, config)
-            timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
-            layout = "channels_last" if runtime.channels_last else "channels_first"
-            trial = min(rows, TRIAL_ROWS)
-            say(runtime, f"autotune: {runtime.precision} {layout} (a step of {trial}: {timed})")
-            num_steps = config.epochs * len(loader) * -(-len(keys) // rows)
-            estimated = min(seconds.values(), default=0.0) * rows / trial * num_steps
-            if (
-                config.compile == "auto"
-                and runtime.device.type in ("cpu", "cuda")
-                and estimated >= COMPILE_AFTER_S
-            ):
-                compiled = compiling_pays(model, task, batch, runtime, num_steps)
+            runtime, seconds, compiled = measure(model, task, loader, runtime, config)
         chosen = {
             "device": runtime.device.type,
             "precision": runtime.precision,

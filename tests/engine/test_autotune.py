@@ -120,6 +120,18 @@ def test_compiling_must_repay_itself(
     assert ("(no compiler)" in said) == (compiled is None)
 
 
+def test_memory_that_is_short_at_the_full_batch_is_left_to_the_loop(
+    batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def time_steps(*_: Any) -> float:
+        raise MemoryError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(room, "time_steps", time_steps)
+    task = Classification(CLASSES, build_loss("cross_entropy"))
+    assert not room.compiling_pays(TinyNet(), task, batch, start_runtime("cpu"), 10**6)
+    assert "not compiled (DefaultCPUAllocator" in capsys.readouterr().out
+
+
 class Loader(TinyLoader):
     """Hands out one batch as a DataLoader's parts do."""
 
@@ -141,7 +153,7 @@ class Loader(TinyLoader):
     ("after", "knobs", "asked"),
     [
         (0.0, {"micro_batch_size": 3}, [20 * 3]),  # 20 epochs of one step in three parts
-        (1e9, {}, []),
+        (1e9, {"micro_batch_size": 3}, []),
         (0.0, {"compile": "off"}, []),
         (0.0, {"autotune": "off"}, []),
     ],
