@@ -62,11 +62,11 @@ def clip_gradient(
 ) -> None:
     """Let the next step see a gradient whose norm is at most ``limit``.
 
-    A fused optimizer divides while it reads the gradient, which saves a pass over it; not on MPS,
-    and not where the scaler has that place.
+    A fused optimizer divides while it reads the gradient, which saves a pass over it; not where
+    the scaler has that place, nor on devices where it was not seen to.
     """
     device = runtime.device.type
-    if runtime.scaler.is_enabled() or device == "mps":
+    if runtime.scaler.is_enabled() or device not in ("cpu", "cuda"):
         torch.nn.utils.clip_grads_with_norm_(params, limit, norm)
         return
     excess = (norm + 1e-6) / limit  # as torch's own clipping has it
