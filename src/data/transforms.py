@@ -91,11 +91,19 @@ def color_matrix(saturation: float, hue: float) -> np.ndarray:
 class QuickAffine(A.Affine):
     """albumentations' transform to the last pixel; OpenCV warps four channels faster than three."""
 
-    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+    def apply(
+        self, img: np.ndarray, matrix: np.ndarray, output_shape: tuple[int, int], **_: Any
+    ) -> np.ndarray:
         """Warp (H, W, 3) uint8."""
-        return cv2.cvtColor(
-            super().apply(cv2.cvtColor(img, cv2.COLOR_RGB2RGBA), **params), cv2.COLOR_RGBA2RGB
+        warped = cv2.warpAffine(
+            cv2.cvtColor(img, cv2.COLOR_RGB2RGBA),
+            matrix[:2],
+            output_shape[::-1],
+            flags=self.interpolation,
+            borderMode=self.border_mode,
+            borderValue=self.fill,
         )
+        return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
 
 
 def train_transform(
