@@ -42,7 +42,7 @@ def renew_norms(model: nn.Module, loader: Any, runtime: Runtime, num_rows: int) 
     for host_batch in loader:
         if len(host_batch["image"]) < SMALLEST and seen:
             continue
-        with runtime.autocast():
+        with runtime.autocast(), runtime.eagerly():
             model(runtime.upload(host_batch)["image"])
         seen += len(host_batch["image"])
         if seen >= num_rows:

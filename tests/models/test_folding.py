@@ -8,6 +8,7 @@ import pytest
 import torch
 from timm.layers import ScaledStdConv2d
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from src.models import folding
 from src.models.classifier import build_classifier
@@ -55,6 +56,14 @@ def test_a_mask_net_answers_the_same(name: str) -> None:
     folded = fold_norms(net, 64)
     with torch.no_grad():
         torch.testing.assert_close(folded(image()), net(image()), rtol=1e-3, atol=1e-4)
+
+
+def test_a_compiled_net_is_folded_without_compiling_anew() -> None:
+    net, counter = stir(build_classifier("test_resnet", 5, image_size=64)).eval(), CompileCounter()
+    expected = net(image())
+    net.compile(backend=counter)
+    torch.testing.assert_close(fold_norms(net, 64)(image()), expected, rtol=1e-3, atol=1e-4)
+    assert counter.frame_count == 0
 
 
 class Peeking(nn.Module):
