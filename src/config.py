@@ -71,7 +71,9 @@ class EngineConfig(PlaceConfig):
     device: Literal["auto", "cuda", "mps", "xpu", "cpu"] = knob("auto", "where to compute")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = knob("auto", "arithmetic of the network")
     channels_last: Literal["auto", "on", "off"] = knob("auto", "memory layout of the images")
-    autotune: Literal["on", "off"] = knob("on", "measure layout and precision before a new run")
+    autotune: Literal["on", "off"] = knob(
+        "on", "measure layout, precision and compile before a run"
+    )
     compile: Literal["auto", "on", "off"] = knob(
         "auto", "torch.compile the network; auto = tried on long runs, kept where it repays itself"
     )

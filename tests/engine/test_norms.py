@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from src.data.loader import EpochSampler
 from src.engine.norms import renew_norms
@@ -36,3 +37,19 @@ def test_statistics_are_the_mean_over_batches_and_dropout_stays_off() -> None:
 
 def test_a_net_without_norms_is_left_alone() -> None:
     renew_norms(nn.Conv2d(1, 1, 1), None, start_runtime("cpu"), num_rows=5)
+
+
+def test_a_compiled_net_is_measured_without_compiling_anew() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x + 0.0)
+
+    model, counter = Net(), CompileCounter()
+    model.compile(backend=counter)
+    runtime = start_runtime("cpu").with_choice("fp32", channels_last=False, compiled=True)
+    renew_norms(model, Batches(13, 4), runtime, num_rows=100)
+    assert model.norm.running_mean.item() == 12 and counter.frame_count == 0

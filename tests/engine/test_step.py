@@ -119,6 +119,18 @@ def test_a_step_with_a_clipped_gradient_is_that_of_torchs_clipping(
             torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-7)
 
 
+def test_with_the_fp16_scaler_the_gradient_itself_is_clipped() -> None:
+    runtime = start_runtime("cpu").with_choice("fp16", channels_last=False)
+    params = [torch.nn.Parameter(torch.zeros_like(g)) for g in make_gradients(1.0)]
+    for param, gradient in zip(params, make_gradients(50.0), strict=True):
+        param.grad = gradient
+    optimizer = build_optimizer("adamw", [{"params": params}], 0.1)
+    norm = gradient_norm([p.grad for p in params])
+    clip_gradient(optimizer, params, norm, 1.0, runtime)
+    assert getattr(optimizer, "grad_scale", None) is None  # the scaler's own place
+    assert float(gradient_norm([p.grad for p in params])) == pytest.approx(1.0, rel=1e-4)
+
+
 def test_a_seeded_step_draws_as_torch_seeded_by_the_mixed_key() -> None:
     seed_step(0, 0)
     mixed = 0xCBF29CE484222325

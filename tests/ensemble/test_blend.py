@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from src.ensemble import blend
 from src.ensemble.blend import (
     best_single,
     bootstrap_means,
@@ -111,3 +112,10 @@ def test_tables_hold_what_the_files_say(make_world):
     np.testing.assert_allclose(np.exp(tables.raw[:, 2]), 1 / 4)
     np.testing.assert_allclose(np.exp(tables.raw[:, 3]), np.bincount(targets)[targets] / 300)
     assert solve_mixture(tables.raw).loss < -tables.raw[:, 0].mean()
+
+
+def test_the_bootstrap_is_the_same_in_blocks_of_any_size(monkeypatch):
+    losses = np.random.default_rng(0).gamma(1.0, 1.0, (50, 2))
+    whole = bootstrap_means(losses)
+    monkeypatch.setattr(blend, "_BOOTSTRAP_VALUES", 350)  # 7 resamplings at once, 6 in the end
+    np.testing.assert_allclose(bootstrap_means(losses), whole, rtol=1e-12)

@@ -12,7 +12,8 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks.kill_resume import LEARNED, MODEL, ROOT, Bench, make_competition
+from benchmarks.kill_resume import LEARNED, MODEL, Bench, make_competition
+from benchmarks.timing import ROOT
 from tests.scripts.conftest import RUNNING, Place
 
 pytestmark = pytest.mark.slow
