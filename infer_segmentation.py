@@ -92,8 +92,8 @@ def find_images(
         rows = np.arange(len(index))
     else:
         index = read_labelled(source, root, **options)
-        knobs = members[0].knobs
-        split = split_rows(index, fold_of(knobs["fold"]), knobs["folds"], knobs["fold_seed"])
+        saved = members[0].options
+        split = split_rows(index, fold_of(saved["fold"]), saved["folds"], saved["fold_seed"])
         for member in members:
             if member.resolved["split_hash"] != split.hash:
                 raise UserError(

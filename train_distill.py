@@ -62,8 +62,8 @@ def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime
         tag = f"{name}-seed{seed}" if config.seeds else name
         own = replace(config, seed=seed)
 
-        def train(role: str, knobs: DistillConfig, tag: str = tag) -> tuple[Run, dict[str, Any]]:
-            result = train_role(knobs, role, field, output, runtime, tag)
+        def train(role: str, options: DistillConfig, tag: str = tag) -> tuple[Run, dict[str, Any]]:
+            result = train_role(options, role, field, output, runtime, tag)
             results.setdefault(role, []).append(result)
             return result
 

@@ -27,7 +27,7 @@ NUM_IMAGES = 10_000
 
 def finished_fold(scratch: Path) -> list[str]:
     """Lay down images and a fold that counts as finished; return the command that meets it."""
-    from src.config import FoldConfig, config_hash, learned_knobs
+    from src.config import FoldConfig, config_hash, learned_options
     from src.data.folds import make_folds, save_folds
     from src.data.index import read_train
     from src.files import write_json
@@ -42,7 +42,7 @@ def finished_fold(scratch: Path) -> list[str]:
     folds = make_folds(read_train(data).table, data, num_folds=5, seed=0)
     output.mkdir()
     save_folds(folds, Output(output).folds)
-    done = {"config_hash": config_hash(config), "config": learned_knobs(config)}
+    done = {"config_hash": config_hash(config), "config": learned_options(config)}
     done |= {"split_hash": folds.folds_hash}
     run = Output(output).run(config.model, 0)
     write_json(run.finished, done | {"monitor": "calibrated_log_loss", "score": 0.5})

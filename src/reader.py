@@ -129,13 +129,13 @@ def read_rows(path: Path, config_class: type, row_of: str = "models") -> tuple[d
             raise UserError(f"{path}: unknown block {key!r}{nearest(str(key), ['train', row_of])}")
     common, rows = content.get("train") or {}, content.get(row_of) or {}
     if not isinstance(rows, dict):
-        raise UserError(f"{path}: {row_of}: expected a mapping of names to knobs")
+        raise UserError(f"{path}: {row_of}: expected a mapping of names to options")
     for where, block in [
         ("train", common),
         *((f"{row_of}: {name}", r) for name, r in rows.items()),
     ]:
         if not isinstance(block or {}, dict):
-            raise UserError(f"{path}: {where}: expected a mapping of knobs")
+            raise UserError(f"{path}: {where}: expected a mapping of options")
         check_keys(f"{path}: {where}", list(block or {}), config_class)
     return common, {str(name): row or {} for name, row in rows.items()}
 

@@ -182,7 +182,7 @@ class Output:
         return self.root / "masks" / safe_name(name)
 
     def trials(self, name: str) -> Path:
-        """Journal of a search for knobs of the run ``name``."""
+        """Journal of a search for options of the run ``name``."""
         return self.root / safe_name(name) / "trials.journal"
 
     def run(self, model: str, fold: int | None) -> Run:

@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.config import FoldConfig, config_hash, knob
+from src.config import FoldConfig, config_hash, option
 from src.mask_config import LaneConfig
 from src.reader import coerce, parse, read_rows, read_yaml
 from src.script import UserError
@@ -25,15 +25,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    config: str = knob("", "YAML")
-    model: str = knob("", "row")
-    lr: float = knob(1.0, "a number, 5 % of them odd")
-    num: int = knob(1, "a whole number")
-    flag: bool = knob(False, "true or false")
-    names: tuple[str, ...] = knob((), "several")
-    sizes: tuple[int, ...] = knob((), "several numbers")
-    mode: Literal["auto", "on", "off"] = knob("auto", "choice")
-    limit: int | None = knob(None, "maybe")
+    config: str = option("", "YAML")
+    model: str = option("", "row")
+    lr: float = option(1.0, "a number, 5 % of them odd")
+    num: int = option(1, "a whole number")
+    flag: bool = option(False, "true or false")
+    names: tuple[str, ...] = option((), "several")
+    sizes: tuple[int, ...] = option((), "several numbers")
+    mode: Literal["auto", "on", "off"] = option("auto", "choice")
+    limit: int | None = option(None, "maybe")
 
 
 def read(*argv: str) -> Sample:
@@ -82,8 +82,8 @@ def test_flags_take_several_words() -> None:
 def test_flags_take_dashes_equals_and_bare_booleans() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Dashed:
-        batch_size: int = knob(1, "rows")
-        allow_outside: bool = knob(False, "let paths out")
+        batch_size: int = option(1, "rows")
+        allow_outside: bool = option(False, "let paths out")
 
     def dashed(*argv: str) -> Dashed:
         return parse(Dashed, argv, prog="x", description="")
@@ -167,9 +167,9 @@ KINDS: list[Any] = [bool, int, float, str, tuple[int, ...], Literal["on", "off"]
 @given(value=ANY, kind=st.sampled_from(KINDS))
 def test_any_value_has_the_right_type_or_is_refused(value: Any, kind: Any) -> None:
     try:
-        found = coerce("knob", value, kind)
+        found = coerce("option", value, kind)
     except UserError as error:
-        assert str(error).startswith("knob: ")
+        assert str(error).startswith("option: ")
         return
     kinds = {Literal["on", "off"]: str, tuple[int, ...]: tuple, int | None: (int, type(None))}
     assert isinstance(found, kinds.get(kind, kind))

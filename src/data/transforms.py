@@ -161,7 +161,7 @@ def train_mask_transform(
 
     The image is resized by a factor in ``scale_min`` .. ``scale_max``, cropped at random and
     padded where it is too small; what lies outside the photograph is ``ignore_index`` in the mask.
-    The other knobs are those of :func:`train_transform`.
+    The other options are those of :func:`train_transform`.
     """
     outside = {"fill": PAD_COLOR, "fill_mask": ignore_index, "border_mode": cv2.BORDER_CONSTANT}
     steps: list[Any] = []

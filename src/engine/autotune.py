@@ -166,8 +166,8 @@ def settle_runtime(
     if chosen is None:
         seconds: dict[str, float] = {}
         compiled = config.compile == "on"
-        open_knobs = "auto" in (config.precision, config.channels_last, config.compile)
-        if config.autotune == "on" and open_knobs and runtime.num_processes == 1:
+        open_options = "auto" in (config.precision, config.channels_last, config.compile)
+        if config.autotune == "on" and open_options and runtime.num_processes == 1:
             runtime, seconds, compiled = measure(model, task, loader, runtime, config)
         chosen = {
             "device": runtime.device.type,
@@ -186,7 +186,7 @@ def settle_runtime(
 def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> dict[str, Any] | None:
     """Return this run's choice, else that of another fold on such a device, else None.
 
-    A choice made on another device is none, and a knob that is set goes before any choice.
+    A choice made on another device is none, and an option that is set goes before any choice.
     """
     paths = [run.tuned] if run.tuned.exists() else []
     if config.autotune == "on" and config.precision == config.channels_last == "auto":

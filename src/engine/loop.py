@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from src.config import EngineConfig, learned_knobs
+from src.config import EngineConfig, learned_options
 from src.engine.checkpoint import save_state, save_weights
 from src.engine.interrupt import Interrupted, Pause, catch_signals
 from src.engine.log import bar_options, open_trackers, say, write_metrics
@@ -71,14 +71,14 @@ def fit(
         task: ``loss``, ``predict``, ``meter`` and the name of the metric to ``monitor``.
         train_loader: full effective batches; its ``batch_sampler`` has ``start(epoch, step)``.
         valid_loader: held-out rows in order, or None: then the last weights are the best.
-        config: knobs of the loop.
+        config: options of the loop.
         run: folder of the run, held by the caller.
         runtime: device, precision and layout, settled.
         names: id of every training row, for messages.
         mix: ``mix(batch, step, epoch)`` mixes a batch on the device.
 
     Raises:
-        UserError: other knobs than the interrupted run's, too little memory for one row, a loss
+        UserError: other options than the interrupted run's, too little memory for one row, a loss
             that is not finite.
         Interrupted: a signal asked to stop; the state is saved.
     """
@@ -104,8 +104,8 @@ def fit(
         if time.monotonic() - saved >= config.checkpoint_minutes * 60:
             save()
 
-    knobs = learned_knobs(config)
-    with open_trackers(run, runtime, config.wandb, knobs) as logs, catch_signals() as pause:
+    options = learned_options(config)
+    with open_trackers(run, runtime, config.wandb, options) as logs, catch_signals() as pause:
         job = Job(task, train_loader, valid_loader, config, run, runtime, mix, guard, pause)
         try:
             while not state.done:

@@ -10,7 +10,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from src.config import EngineConfig, config_hash, learned_knobs
+from src.config import EngineConfig, config_hash, learned_options
 from src.engine.checkpoint import load_state
 from src.engine.log import say
 from src.engine.optim import averaging_decay, build_optimizer, group_parameters
@@ -91,7 +91,7 @@ class Parts:
             "ema": self.ema.module.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.runtime.scaler.state_dict(),
-            "config": learned_knobs(config),
+            "config": learned_options(config),
             "config_hash": config_hash(config),
         }
 
@@ -148,7 +148,7 @@ def resume(parts: Parts, run: Run, config: EngineConfig) -> None:
     """Restore the newest whole state, if there is one, and say so.
 
     Raises:
-        UserError: the interrupted run had other knobs, named here.
+        UserError: the interrupted run had other options, named here.
     """
     saved, troubles = load_state(run)
     for trouble in troubles:
@@ -156,17 +156,17 @@ def resume(parts: Parts, run: Run, config: EngineConfig) -> None:
     if saved is None:
         return
     if saved["config_hash"] != config_hash(config):
-        now, then = learned_knobs(config), saved["config"]
+        now, then = learned_options(config), saved["config"]
         changed = [f"{k} {then.get(k)!r} → {v!r}" for k, v in now.items() if then.get(k) != v]
         if not config.accept_changes:
             raise UserError(
-                f"{run.folder} was started with other knobs ({', '.join(changed)}): use them, "
+                f"{run.folder} was started with other options ({', '.join(changed)}): use them, "
                 "pass --accept_changes, or another --name"
             )
         fixed = [k for k in FIXED if now.get(k) != then.get(k)]
         if fixed:
             raise UserError(f"{run.folder}: --{fixed[0]} stays within a run: pass another --name")
-        say(parts.runtime, f"going on with changed knobs: {', '.join(changed)}")
+        say(parts.runtime, f"going on with changed options: {', '.join(changed)}")
     micro_batch_size = parts.state.micro_batch_size
     try:
         parts.unpack(saved)

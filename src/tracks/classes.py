@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from src.config import FoldConfig, config_hash, learned_knobs
+from src.config import FoldConfig, config_hash, learned_options
 from src.data.aliases import Aliases
 from src.data.cache import open_cache
 from src.data.canonical import ImageSource, canonical_side
@@ -76,7 +76,7 @@ def train_classes(
     """Train a fold to its finished folder, from the start or from where it stopped.
 
     Args:
-        config: knobs.
+        config: options.
         run: its folder, held by the caller.
         data: photographs and folds.
         fold: the one held out; None = none.
@@ -130,7 +130,7 @@ def train_classes(
         score = walk_back(run, model, task, valid, runtime, score)
         runtime.accelerator.wait_for_everyone()
     score = None if score is None else round(score, 6)
-    done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_knobs(config)}
+    done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
     done |= {"split_hash": data.folds.folds_hash}
     done |= {"monitor": task.monitor, "score": score, "best_epoch": state.best_epoch}
     if fold is not None and valid is not None:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import EngineConfig, config_hash, learned_knobs
+from src.config import EngineConfig, config_hash, learned_options
 from src.files import read_json, write_json, write_text
 from src.runs import AFRESH, Run
 from src.script import UserError
@@ -49,17 +49,17 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, 
     """Return what a complete run left, and say so; None while there is something to do.
 
     Raises:
-        UserError: it is complete, but with other knobs, or on other data than ``split_hash`` names.
+        UserError: complete, but with other options, or on other data than ``split_hash`` names.
     """
     try:
         done = read_json(run.finished)
     except FileNotFoundError:
         return None
     if done.get("config_hash") != config_hash(config):
-        now = learned_knobs(config)
+        now = learned_options(config)
         changed = [f"{k} was {v!r}" for k, v in done.get("config", {}).items() if now.get(k) != v]
         raise UserError(
-            f"{run.folder} is finished, with other knobs ({', '.join(changed)}): pass another "
+            f"{run.folder} is finished, with other options ({', '.join(changed)}): pass another "
             "--name, or delete the folder"
         )
     if split_hash and done.get("split_hash", split_hash) != split_hash:
@@ -81,7 +81,7 @@ def read_config(run: Run) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-        content["knobs"], content["resolved"], content["runtime"]
+        content["options"], content["resolved"], content["runtime"]
     except FileNotFoundError:
         raise UserError(
             f"{run.folder} is no run: it has no {run.config.name}; restore it, or delete the folder"
@@ -94,7 +94,7 @@ def read_config(run: Run) -> dict[str, Any]:
 def write_config(
     run: Run, config: EngineConfig, resolved: dict[str, Any], runtime: Runtime
 ) -> None:
-    """Write ``config.yaml``: the knobs, what they came to, versions, commit and device.
+    """Write ``config.yaml``: the options, what they came to, versions, commit and device.
 
     Raises:
         UserError: the run was started on other data.
@@ -110,7 +110,7 @@ def write_config(
                 f"{run.folder} was started on other images or folds: pass another --name, or "
                 "delete the folder"
             )
-    content = {"knobs": dataclasses.asdict(config), "resolved": resolved}
+    content = {"options": dataclasses.asdict(config), "resolved": resolved}
     content["runtime"] = {
         "device": str(runtime.device),
         "precision": runtime.precision,

@@ -43,7 +43,7 @@ def infer_fold(
             views need not be computed and repeat its logits; None = compute all.
     """
     saved = read_config(run)
-    knobs, resolved, trained_on = saved["knobs"], saved["resolved"], saved["runtime"]
+    options, resolved, trained_on = saved["options"], saved["resolved"], saved["runtime"]
     runtime = start_runtime(config.device, config.precision)
     if config.precision == "auto" and runtime.device.type == trained_on["device"].split(":")[0]:
         runtime = runtime.with_choice(trained_on["precision"], trained_on["channels_last"])
@@ -52,8 +52,8 @@ def infer_fold(
         resolved["timm_id"],
         len(classes),
         image_size=size,
-        pool=knobs["pool"],
-        gem_p=knobs["gem_p"],
+        pool=options["pool"],
+        gem_p=options["gem_p"],
     )
     try:
         model.load_state_dict(load_weights(run.best))

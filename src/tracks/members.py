@@ -29,7 +29,7 @@ class Member:
 
     Attributes:
         run: its folder.
-        knobs: its config.
+        options: its config.
         resolved: what the config came to: network, classes, data, sizes.
         done: what ``finished.json`` holds; empty for an unfinished run's checkpoint.
         weights: the file of its weights.
@@ -39,7 +39,7 @@ class Member:
     """
 
     run: Run
-    knobs: dict[str, Any]
+    options: dict[str, Any]
     resolved: dict[str, Any]
     done: dict[str, Any]
     weights: Path
@@ -63,7 +63,7 @@ class Member:
 
     def size(self, override: str) -> tuple[int, int] | None:
         """Return the (height, width) that images are resized to; None is native."""
-        return parse_size("resolution", override or self.knobs["resolution"])
+        return parse_size("resolution", override or self.options["resolution"])
 
     def build(self) -> nn.Module:
         """Build the net with its weights.
@@ -129,7 +129,7 @@ def load_member(run: Run, *, checkpoint: str = "", tta_steps: int = 0) -> Member
     table = {int(row["views"]): row["threshold"] for row in done.get("views", [])}
     num_views = tta_steps or done.get("tta_steps", 1)
     threshold = table.get(num_views, done.get("threshold", 0.5))
-    return Member(run, content["knobs"], content["resolved"], done, weights, num_views, threshold)
+    return Member(run, content["options"], content["resolved"], done, weights, num_views, threshold)
 
 
 def check_alike(members: Sequence[Member], *, one_data_set: bool) -> None:

@@ -102,7 +102,7 @@ def check_protocol(config: MicroConfig) -> None:
     """Refuse a strict run under other conditions than the anchors'.
 
     Raises:
-        UserError: naming the knob.
+        UserError: naming the option.
     """
     for name, wanted in STRICT.items() if config.protocol == "strict" else ():
         if getattr(config, name) != wanted:
@@ -147,7 +147,7 @@ def check_chain(nets: Sequence[str]) -> Sequence[str]:
 
 
 def run_config(config: MicroConfig, where: MicroSet, seed: int) -> MicroConfig:
-    """Return the knobs of one run, the same however the run was asked for."""
+    """Return the options of one run, the same however the run was asked for."""
     defaults = {f.name: f.default for f in dataclasses.fields(config) if f.name in OF_RUNS}
     own: Any = replace(config, **defaults)  # type: ignore[arg-type]
     net = config.net or config.model

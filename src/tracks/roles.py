@@ -1,6 +1,6 @@
 """The config of a distillation in, one run a role out: student, teacher, student with teacher.
 
-A role's own config keeps only the knobs that shape it, so that a change of a distillation weight
+A role's own config keeps only the options that shape it, so that a change of a distillation weight
 does not make the finished student and teacher look foreign.
 """
 
@@ -30,7 +30,7 @@ DEFAULT_WEIGHT = 0.3
 
 
 def role_config(config: DistillConfig, role: str) -> DistillConfig:
-    """Return ``config`` with every knob that does not shape ``role`` at its default.
+    """Return ``config`` with every option that does not shape ``role`` at its default.
 
     Args:
         config: of the whole distillation.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from src.config import config_hash, learned_knobs
+from src.config import config_hash, learned_options
 from src.data.loader import EpochSampler, Loader, default_num_workers, make_loader
 from src.data.mask_loading import class_frequency, mask_dataset, native_sizes
 from src.data.mask_split import VOID, MaskSplit, read_labelled, split_rows
@@ -59,7 +59,7 @@ def read_data(
     """Read the labelled images and settle folds and sizes.
 
     Args:
-        config: knobs.
+        config: options.
         source: layout, instead of the config's.
         data_dir: folder, instead of the config's.
         options: of the source.
@@ -180,7 +180,7 @@ def train_masks(
     """Train a run to its finished folder, from the start or from where it stopped.
 
     Args:
-        config: knobs.
+        config: options.
         run: its folder, held by the caller.
         data: from :func:`read_data`.
         model: net with its first weights; trained in place, its best weights loaded at the end.
@@ -217,7 +217,7 @@ def train_masks(
         renew_norms(getattr(model, "network", model), train, runtime, config.renorm_images)
         if runtime.is_main:
             save_weights(run.best, model.state_dict(), {"kind": "norms measured anew"})
-    done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_knobs(config)}
+    done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
     done |= {"split_hash": data.split.hash}
     done |= {"monitor": masks.monitor, "score": state.best, "best_epoch": state.best_epoch}
     if valid is not None:

@@ -171,7 +171,7 @@ def test_a_decompression_bomb_is_refused_before_decoding(tmp_path, monkeypatch, 
             decode_mask(tmp_path / "bomb.jpg")
 
 
-def test_max_pixels_is_a_knob(tmp_path, pixels):
+def test_max_pixels_is_an_option(tmp_path, pixels):
     path = save(tmp_path / "a.png", pixels)
     decode_image(path, max_pixels=160 * 120)
     with pytest.raises(UserError, match="160x120"):

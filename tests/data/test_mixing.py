@@ -15,8 +15,8 @@ def batch(size=5, classes=3):
 
 def test_off_is_one_hot_and_leaves_the_image():
     image, target = batch()
-    for knobs in ({}, {"mixup_alpha": 1.0, "prob": 0.0}):
-        mixed, soft = mix(image, target, num_classes=3, seed=0, step=0, **knobs)
+    for options in ({}, {"mixup_alpha": 1.0, "prob": 0.0}):
+        mixed, soft = mix(image, target, num_classes=3, seed=0, step=0, **options)
         assert mixed is image
         assert soft.tolist() == torch.eye(3)[target].tolist() and soft.dtype == torch.float32
 
@@ -56,17 +56,17 @@ def test_partner_is_always_another_image():
 
 def test_draw_depends_on_seed_and_step_alone():
     image, target = batch()
-    knobs = {"num_classes": 3, "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "prob": 0.7}
-    first = mix(image, target, seed=3, step=9, **knobs)
+    options = {"num_classes": 3, "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "prob": 0.7}
+    first = mix(image, target, seed=3, step=9, **options)
     np.random.seed(1)
     torch.manual_seed(1)
-    mix(image, target, seed=3, step=8, **knobs)
-    again = mix(image, target, seed=3, step=9, **knobs)
+    mix(image, target, seed=3, step=8, **options)
+    again = mix(image, target, seed=3, step=9, **options)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    labels = {tuple(mix(image, target, seed=3, step=s, **knobs)[1].flatten().tolist())
+    labels = {tuple(mix(image, target, seed=3, step=s, **options)[1].flatten().tolist())
               for s in range(30)}  # fmt: skip
     assert len(labels) > 15
-    kinds = [mix(image, target, seed=3, step=s, **knobs)[0] for s in range(60)]
+    kinds = [mix(image, target, seed=3, step=s, **options)[0] for s in range(60)]
     unmixed = sum(kind is image for kind in kinds)
     blended = sum(kind.dtype == torch.float32 for kind in kinds)
     assert 8 < unmixed < 30 and 10 < blended < 32

@@ -53,7 +53,7 @@ def test_flips_are_fair_and_uncorrelated_over_rows():
     assert abs(neighbours) < 0.1
 
 
-def test_knobs_are_understood_by_albumentations():
+def test_options_are_understood_by_albumentations():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # an old argument name only warns, and is ignored
         train_transform(32, **STRONG)

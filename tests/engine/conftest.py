@@ -75,14 +75,14 @@ class TinyLoader:
 
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., Any]:
-    """Return ``train(name, **knobs)``: a whole tiny training in its own folder."""
+    """Return ``train(name, **options)``: a whole tiny training in its own folder."""
 
-    def run_training(name: str = "run", *, task: Any = None, **knobs: Any) -> tuple[Run, Any]:
-        model = knobs.pop("model", None) or TinyNet()
-        valid = knobs.pop("valid", TinyLoader(12, 5, shuffle=False))
-        mix, precision = knobs.pop("mix", None), knobs.pop("computed_in", "fp32")
-        compiled = knobs.pop("compiled", False)
-        config = EngineConfig(**({"epochs": 3, "batch_size": 8, "device": "cpu"} | knobs))
+    def run_training(name: str = "run", *, task: Any = None, **options: Any) -> tuple[Run, Any]:
+        model = options.pop("model", None) or TinyNet()
+        valid = options.pop("valid", TinyLoader(12, 5, shuffle=False))
+        mix, precision = options.pop("mix", None), options.pop("computed_in", "fp32")
+        compiled = options.pop("compiled", False)
+        config = EngineConfig(**({"epochs": 3, "batch_size": 8, "device": "cpu"} | options))
         run = Run(tmp_path / name)
         state = fit(
             model,

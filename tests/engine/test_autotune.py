@@ -58,7 +58,7 @@ def test_the_record_decides_on_resume_and_for_other_folds(tmp_path: Path) -> Non
     assert room.settle_runtime(TinyNet(), None, None, runtime, other, asked).precision == "fp32"
 
 
-def test_a_knob_or_another_device_goes_before_the_record(tmp_path: Path) -> None:
+def test_an_option_or_another_device_goes_before_the_record(tmp_path: Path) -> None:
     run = Run(tmp_path / "m" / "fold0")
     run.folder.mkdir(parents=True)
     chosen = {"device": "cpu", "precision": "bf16", "channels_last": False, "seconds": {}}
@@ -150,7 +150,7 @@ class Loader(TinyLoader):
 
 
 @pytest.mark.parametrize(
-    ("after", "knobs", "asked"),
+    ("after", "options", "asked"),
     [
         (0.0, {"micro_batch_size": 3}, [20 * 3]),  # 20 epochs of one step in three parts
         (1e9, {"micro_batch_size": 3}, []),
@@ -163,7 +163,7 @@ def test_compiling_is_tried_where_a_run_is_long(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     after: float,
-    knobs: dict[str, Any],
+    options: dict[str, Any],
     asked: list[int],
 ) -> None:
     tried: list[int] = []
@@ -177,17 +177,17 @@ def test_compiling_is_tried_where_a_run_is_long(
     monkeypatch.setattr(room, "compiling_pays", compiling_pays)
     run, task = Run(tmp_path / "m" / "fold0"), Classification(CLASSES, build_loss("cross_entropy"))
     run.folder.mkdir(parents=True)
-    config = EngineConfig(**knobs)
+    config = EngineConfig(**options)
     settle = (TinyNet(), task, Loader(batch), start_runtime("cpu"), run, config)
     runtime = room.settle_runtime(*settle)
     assert tried == asked and runtime.compiled == bool(asked)
     assert room.settle_runtime(*settle) == runtime and tried == asked  # from the record
 
 
-def test_a_knob_decides_about_compiling(tmp_path: Path) -> None:
+def test_an_option_decides_about_compiling(tmp_path: Path) -> None:
     run = Run(tmp_path / "m" / "fold0")
     run.folder.mkdir(parents=True)
-    for knob in ("on", "off"):
-        config = EngineConfig(autotune="off", compile=knob)
+    for option in ("on", "off"):
+        config = EngineConfig(autotune="off", compile=option)
         runtime = room.settle_runtime(TinyNet(), None, None, start_runtime("cpu"), run, config)
-        assert runtime.compiled == (knob == "on")
+        assert runtime.compiled == (option == "on")

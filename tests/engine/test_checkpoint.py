@@ -146,11 +146,11 @@ def test_damaged_weights_are_named(tmp_path: Path, harm: str) -> None:
 
 
 def test_a_run_goes_on_from_the_state_before_a_damaged_one(train: Any, capsys: Any) -> None:
-    knobs = {"epochs": 2, "checkpoint_minutes": 0.0}
-    whole, _ = train("whole", **knobs)
+    options = {"epochs": 2, "checkpoint_minutes": 0.0}
+    whole, _ = train("whole", **options)
     best = whole.best.read_bytes()
     whole.last.write_bytes(whole.last.read_bytes()[:-50])
-    again, state = train("whole", **knobs)
+    again, state = train("whole", **options)
     assert state.done and again.best.read_bytes() == best
     assert "going on from the state before it" in capsys.readouterr().out
 

@@ -54,15 +54,15 @@ def test_it_learns(train: Any) -> None:
 
 
 @pytest.mark.parametrize("at", [1, 3, 4, 5, 11])
-@pytest.mark.parametrize("knobs", [{}, {"micro_batch_size": 3, "optimizer": "sgd"}])
-def test_interrupted_run_ends_bit_identical(train: Any, at: int, knobs: dict[str, Any]) -> None:
-    whole, _ = train("whole", **knobs)
+@pytest.mark.parametrize("options", [{}, {"micro_batch_size": 3, "optimizer": "sgd"}])
+def test_interrupted_run_ends_bit_identical(train: Any, at: int, options: dict[str, Any]) -> None:
+    whole, _ = train("whole", **options)
     calls[0], stop_at[0] = 0, at
     task = Stopping(CLASSES, build_loss("cross_entropy"))
     with pytest.raises(Interrupted) as stop:
-        train("cut", task=task, **knobs)
+        train("cut", task=task, **options)
     assert stop.value.status == 128 + signal.SIGTERM
-    cut, _ = train("cut", task=task, **knobs)
+    cut, _ = train("cut", task=task, **options)
     assert same(whole.best, cut.best)
     assert whole.metrics.read_bytes() == cut.metrics.read_bytes()
     for part in ("model", "ema"):
@@ -103,7 +103,7 @@ def test_micro_batches_share_one_effective_batch(train: Any) -> None:
     assert all(torch.allclose(left[k], right[k], atol=1e-5) for k in left)
 
 
-def test_other_knobs_are_refused_by_name(train: Any) -> None:
+def test_other_options_are_refused_by_name(train: Any) -> None:
     calls[0], stop_at[0] = 0, 5
     task = Stopping(CLASSES, build_loss("cross_entropy"))
     with pytest.raises(Interrupted):

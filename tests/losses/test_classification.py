@@ -182,7 +182,7 @@ def test_a_step_down_the_gradient_lowers_every_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "knobs", "named"),
+    ("name", "options", "named"),
     [
         ("cross_entropie", {}, "--loss cross_entropie"),
         ("focal", {"focal_gamma": -1.0}, "--focal_gamma"),
@@ -191,6 +191,6 @@ def test_a_step_down_the_gradient_lowers_every_loss() -> None:
         ("cross_entropy", {"label_smoothing": 1.0}, "--label_smoothing"),
     ],
 )
-def test_bad_values_name_their_flag(name: str, knobs: dict[str, float], named: str) -> None:
+def test_bad_values_name_their_flag(name: str, options: dict[str, float], named: str) -> None:
     with pytest.raises(UserError, match=named):
-        build_loss(name, **knobs)
+        build_loss(name, **options)

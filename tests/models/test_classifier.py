@@ -131,7 +131,7 @@ def test_dropout_is_ours_and_only_in_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "named"),
+    ("options", "named"),
     [
         ({"pool": "max"}, "--pool max"),
         ({"timm_id": "efficientformer_l1"}, "--image_size 224"),
@@ -139,9 +139,11 @@ def test_dropout_is_ours_and_only_in_training() -> None:
         ({"timm_id": "vgg11", "drop_path_rate": 0.1}, "drop_path_rate"),
     ],
 )
-def test_bad_choices_name_their_flag(knobs: dict[str, object], named: str) -> None:
+def test_bad_choices_name_their_flag(options: dict[str, object], named: str) -> None:
     with pytest.raises(UserError, match=named) as caught:
-        build_classifier(**{"timm_id": "test_resnet", "num_classes": 2, "image_size": 64, **knobs})
+        build_classifier(
+            **{"timm_id": "test_resnet", "num_classes": 2, "image_size": 64, **options}
+        )
     assert "\n" not in str(caught.value)
 
 

@@ -42,7 +42,7 @@ class Bomb:
         (["--name", "x", "--data_dir", "no/such"], ["no/such"]),
         (["--config", "no/such.yaml"], ["no/such.yaml"]),
         (["--lr", "quick"], ["lr", "quick"]),
-        (["--lr", "1e-5"], ["finished, with other knobs", "lr was 0.002"]),
+        (["--lr", "1e-5"], ["finished, with other options", "lr was 0.002"]),
         (["--name", "x", "--pretrained", "no/weights.pth"], ["no/weights.pth"]),
         (["--name", "x", "--aliases", "no/aliases.csv"], ["no/aliases.csv"]),
         (["--name", "x", "--device", "mps"], ["--device mps"]),
@@ -183,11 +183,11 @@ def foreign_weights(place: Place) -> None:
 
 def hostile_config(place: Place) -> None:
     bomb = f"!!python/object/apply:os.mkdir ['{place.output / 'executed'}']"
-    (place.run / "config.yaml").write_text(f"knobs: {bomb}\n")
+    (place.run / "config.yaml").write_text(f"options: {bomb}\n")
 
 
 def strange_config(place: Place) -> None:
-    (place.run / "config.yaml").write_text("knobs: {}\n")
+    (place.run / "config.yaml").write_text("options: {}\n")
 
 
 def cut_weights_json(place: Place) -> None:

@@ -27,7 +27,7 @@ def test_a_teacher_must_beat_its_student(capsys: pytest.CaptureFixture[str]) -> 
     assert "warning" in capsys.readouterr().out
 
 
-def test_teaching_knobs_do_not_touch_student_and_teacher() -> None:
+def test_teaching_options_do_not_touch_student_and_teacher() -> None:
     one = DistillConfig(weight_kl=0.3)
     other = DistillConfig(weight_kl=0.7, temperature=2.0, ablate=True, tune=5)
     for role in ("student", "teacher"):
