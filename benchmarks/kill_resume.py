@@ -85,7 +85,8 @@ def make_weights(path: Path) -> None:
 
 def commands(data: Path, output: Path, rng: random.Random) -> list[list[str]]:
     """Return the scripts and flags of the whole way, loader processes and cache drawn anew."""
-    weights = ["--pretrained", str(data.parent / WEIGHTS)]
+    weights = ["--pretrained", str(data.parent / WEIGHTS), "--head_start", "probe"]
+    weights += ["--norms", "frozen", "--head_lr_mult", "1"]
     place = ["--data_dir", str(data), "--output_dir", str(output)]
     loaders = ["--device", "cpu", "--num_workers", str(rng.choice((0, 2)))]
     often = ["--checkpoint_minutes", "0", "--cache", rng.choice(("none", "ram", "disk"))]

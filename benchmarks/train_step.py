@@ -3,7 +3,7 @@
     python benchmarks/train_step.py                       (twenty minutes on two cores)
     python benchmarks/train_step.py --models resnet18 --sizes 128 --norms frozen --rounds 3
 
-Per network, size and kind of norms (frozen, as pretrained nets are trained; of the batch, as all
+Per network, size and kind of norms (frozen, an option for pretrained nets; of the batch, as all
 others are), in one process and in turns:
 
 - floor: bare PyTorch, forward, backward and a fused AdamW on one resident batch of noise;

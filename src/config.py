@@ -109,13 +109,15 @@ class FoldConfig(EngineConfig):
     )
     gem_p: float = option(3.0, "where GeM's learned exponent starts, above 1")
     norms: Literal["frozen", "batch"] = option(
-        "frozen", "BatchNorm of a pretrained net: at its running statistics, or the batch's"
+        "batch", "statistics of a pretrained net's BatchNorm: of the batch, or kept as they are"
     )
-    head_start: Literal["probe", "random"] = option(
-        "probe", "the head of a pretrained net begins as a linear probe of its features, or small"
+    head_start: Literal["random", "probe"] = option(
+        "random",
+        "head before the first step: small random weights, or (pretrained nets) a linear probe of "
+        "the features, with WiSE-FT towards it after the last",
     )
     head_lr_mult: float = option(
-        1.0, "the head learns this many times faster than the backbone; 5 to 10 for a random start"
+        5.0, "the head learns this many times faster than the backbone; 1 for --head_start probe"
     )
     drop_rate: float = option(0.0, "dropout before the head")
     drop_path_rate: float = option(0.0, "stochastic depth of the backbone")

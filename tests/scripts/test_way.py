@@ -8,6 +8,8 @@ import shutil
 
 import cv2
 import numpy as np
+import torch
+from safetensors.torch import load_file
 
 from benchmarks.kill_resume import WEIGHTS, make_weights
 from src.engine.checkpoint import load_weights
@@ -51,16 +53,25 @@ def test_unreadable_train_images_are_counted_and_listed(fresh: Place) -> None:
     assert all(f"{name}.png" in listed for name in ("000", "002", "004"))
 
 
-def test_a_pretrained_net_starts_from_a_linear_probe_once(fresh: Place) -> None:
+def test_a_pretrained_net_can_start_from_a_linear_probe_once(fresh: Place) -> None:
     weights = fresh.data.parent / WEIGHTS
     make_weights(weights)
     flags = ("--pretrained", str(weights), "--checkpoint_minutes", "0", "--patience", "0")
-    answer = fresh.train(*flags, "--epochs", "1")
+    probe = ("--head_start", "probe", "--norms", "frozen", "--head_lr_mult", "1")
+    answer = fresh.train(*flags, *probe, "--epochs", "1")
     assert answer.status == 0 and "linear head: log loss" in answer.out
     fresh.run.joinpath("finished.json").unlink()  # as if it had been killed at the very end
-    again = fresh.train(*flags, "--epochs", "1")
+    again = fresh.train(*flags, *probe, "--epochs", "1")
     assert again.status == 0 and "linear head" not in again.out and "resuming" in again.out
-    assert "linear head" not in fresh.train(*flags, "--head_start", "random", "--name", "small").out
+
+
+def test_by_default_a_pretrained_net_has_a_random_head_and_norms_of_the_batch(fresh: Place) -> None:
+    weights = fresh.data.parent / WEIGHTS
+    make_weights(weights)
+    answer = fresh.train("--pretrained", str(weights), "--epochs", "1")
+    assert answer.status == 0 and "linear head" not in answer.out
+    trained, start = load_weights(fresh.run / "best.safetensors"), load_file(weights)
+    assert not torch.equal(trained["backbone.bn1.running_mean"], start["bn1.running_mean"])
 
 
 def test_the_probe_is_the_head_that_training_starts_from(fresh: Place) -> None:
