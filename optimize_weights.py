@@ -56,9 +56,7 @@ def optimize(config: BlendConfig, output: Output) -> None:
     )
     tables = build_tables(oof)
     solving = time.monotonic()
-    entries, mixture = contest(
-        oof.members, tables, read_priors(config), trials=min(config.trials, 50), seed=config.seed
-    )
+    entries, mixture = contest(oof.members, tables, read_priors(config))
     print(
         f"convex: within {mixture.gap:.1e} nats of the optimum, as the duality gap proves "
         f"({mixture.steps} steps; all methods {time.monotonic() - solving:.1f} s)"

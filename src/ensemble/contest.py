@@ -23,7 +23,6 @@ from src.ensemble.blend import (
 )
 from src.ensemble.fitting import Fitted
 from src.ensemble.pool import FLOORS, Member
-from src.ensemble.search import search_weights
 from src.ensemble.simplex import Mixture
 
 Array = npt.NDArray[Any]
@@ -50,9 +49,6 @@ def contest(
     members: Sequence[Member],
     tables: Tables,
     priors: Mapping[str, float],
-    *,
-    trials: int,
-    seed: int = 0,
 ) -> tuple[list[Entry], Mixture]:
     """Weigh the members in every way that pools linearly and does not calibrate.
 
@@ -60,8 +56,6 @@ def contest(
         members: (model, view) pairs.
         tables: from ``build_tables``.
         priors: model → prior weight.
-        trials: of Optuna alone; of 0, it is left out.
-        seed: of Optuna's sampler.
 
     Returns:
         The entries, and the certified solution of the convex one.
@@ -77,10 +71,6 @@ def contest(
         Entry(name, weights := fit(table), _mean(table, weights), cross_fit(fit, table, parts))
         for name, fit in fits.items()
     ]
-    if trials > 0:
-        weights, trail = search_weights(table, trials=trials, seed=seed)
-        nested = _best_without_part(table, parts, trail)
-        entries.append(Entry("Optuna alone", weights, _mean(table, weights), nested))
     weights, mixture = convex(table)
     nested = cross_fit(lambda rows: convex(rows, start=weights)[0], table, parts)
     return [*entries, Entry("convex", weights, mixture.loss, nested)], mixture
@@ -139,18 +129,3 @@ def contributions(members: Sequence[Member], tables: Tables, weights: Array) -> 
 
 def _mean(table: Array, weights: Array) -> float:
     return float(losses_of(table, weights).mean())
-
-
-def _best_without_part(table: Array, parts: Array, trail: Array) -> Array:
-    """Return (N,) losses under, for each part, the trial that was best on the other parts.
-
-    One search serves all parts, which lets its guidance (not its choice) see the part.
-    """
-    names = np.unique(parts)
-    losses = [losses_of(table, weights) for weights in trail]
-    sums = np.array([[row[parts == part].sum() for part in names] for row in losses])
-    nested = np.empty(len(table))
-    for p, part in enumerate(names):
-        best = int(np.argmin(sums.sum(axis=1) - sums[:, p]))
-        nested[parts == part] = losses[best][parts == part]
-    return nested

@@ -83,23 +83,6 @@ def write_rle_csv(
     return num_lines
 
 
-def read_rle_csv(path: Path | str) -> dict[str, dict[int, str]]:
-    """Read such a CSV as {id: {label: rle}}.
-
-    Raises:
-        UserError: other columns.
-    """
-    csv.field_size_limit(1 << 30)  # one mask may exceed the default of 128 KiB
-    found: dict[str, dict[int, str]] = {}
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != RLE_COLUMNS:
-            raise UserError(f"{path} must have the columns {', '.join(RLE_COLUMNS)}")
-        for row in reader:
-            found.setdefault(row["id"], {})[int(row["label"])] = row["rle"]
-    return found
-
-
 def write_index_png(path: Path | str, mask: np.ndarray, palette: np.ndarray | None = None) -> None:
     """Write labels (H, W) in 0..255 as an 8-bit PNG, atomically.
 

@@ -11,7 +11,7 @@ probabilities; a least value of 1e-30 keeps their logarithms finite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Member = tuple[str, str]  # (model, view)
-Reader = Callable[[Member, Array, float], Array]  # (member, rows (R,), temperature) → (R, K)
 
 TINY = 1e-30
 MAX_LOSS = float(-np.log(1e-15))  # the usual grader clips probabilities to 1e-15
@@ -105,18 +104,6 @@ def add_floors(log_probs: Array, floors: Sequence[float], prior: Array) -> Array
     constant = floors[0] / len(prior) + floors[1] * prior
     mixed = np.exp(log_probs) * np.float32(1.0 - sum(floors)) + constant.astype(np.float32)
     return np.log(np.maximum(mixed, TINY))
-
-
-def pool_rows(blend: Blend, read: Reader, rows: Array) -> Array:
-    """Return the blend's log probabilities (R, K) float32 of ``rows``.
-
-    Args:
-        blend: members whose weight is 0 are not read.
-        read: gives the log probabilities of one member.
-        rows: (R,) row numbers.
-    """
-    members = [read(blend.members[m], rows, float(blend.temperatures[m])) for m in blend.used]
-    return blend.answer(np.stack(members))
 
 
 def true_losses(log_probs: Array, targets: Array) -> Array:

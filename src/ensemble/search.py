@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.ensemble.pool import MAX_LOSS, TINY, Member
-from src.ensemble.simplex import scaled_probs
+from src.ensemble.pool import Member
 from src.files import atomic_write
 
 Array = npt.NDArray[Any]
@@ -48,33 +47,6 @@ def whole(members: Sequence[Member]) -> Structure:
     models = tuple(dict.fromkeys(model for model, _ in members))
     views = tuple(dict.fromkeys(view for _, view in members))
     return Structure(pool="linear", order="after", models=models, views=views)
-
-
-def search_weights(table: Array, *, trials: int, seed: int = 0) -> tuple[Array, Array]:
-    """Search raw weights by TPE alone, as a yardstick for the exact solve.
-
-    Args:
-        table: (N, M + 2) log probabilities of the true class.
-        trials: evaluations.
-        seed: of the sampler.
-
-    Returns:
-        (M + 2,) the best weights, those of the floors 0; (trials, M + 2) all that were tried.
-    """
-    optuna = _quiet_optuna()
-    num_members = table.shape[1] - 2
-    probs, shift = scaled_probs(table)
-    trail: list[Array] = []
-
-    def objective(trial: Any) -> float:
-        raw = [trial.suggest_float(str(m), 0.0, 1.0) for m in range(num_members)]
-        trail.append(np.array([*raw, 0.0, 0.0]) / max(sum(raw), 1e-9))
-        losses = -np.log(np.maximum(probs @ trail[-1], TINY)) - shift
-        return float(np.minimum(losses, MAX_LOSS).mean())
-
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-    study.optimize(objective, n_trials=trials)
-    return trail[study.best_trial.number], np.stack(trail)
 
 
 def search_structures(

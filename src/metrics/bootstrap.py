@@ -148,11 +148,6 @@ def compare_counts(
     )
 
 
-def mean_score(values: np.ndarray) -> Score:
-    """Make the score of a plain mean over rows (a log loss per image, say) from its (N,) values."""
-    return lambda weights: weights @ values / weights.sum(1)
-
-
 def _number_groups(groups: Sequence[str] | np.ndarray | None, num_rows: int) -> np.ndarray:
     if groups is None:
         return np.arange(num_rows)

@@ -12,7 +12,7 @@ mean. ``_foreground`` leaves the background class out.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -84,17 +84,6 @@ def load_counts(path: Path | str) -> SegmentationCounts:
             )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no segmentation counts: score the run again") from error
-
-
-def merge_counts(parts: Sequence[SegmentationCounts]) -> SegmentationCounts:
-    """Join the counts of disjoint sets of images (processes, folds), ordered by index."""
-    arrays = {
-        f.name: np.concatenate([getattr(part, f.name) for part in parts])
-        for f in fields(SegmentationCounts)[:-1]
-    }
-    merged = replace(parts[0], **arrays).sort()
-    assert len(np.unique(merged.index)) == len(merged), "an image was counted twice"
-    return merged
 
 
 def count_constant(counts: SegmentationCounts) -> SegmentationCounts:

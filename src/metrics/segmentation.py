@@ -61,7 +61,6 @@ class SegmentationMeter:
         self.boundary_px = boundary_px
         self.threshold = threshold
         self.background = -1 if background is None else background
-        self.confusion = np.zeros((num_classes, num_classes), np.int64)  # [true, predicted]
         self._parts: list[dict[str, np.ndarray]] = []
         self._num_rows = 0
 
@@ -111,7 +110,6 @@ class SegmentationMeter:
         table = np.bincount(code.ravel(), minlength=num_images * (K + 1) * K)
         table = table.reshape(num_images, K + 1, K)
         valid = table[:, :K]
-        self.confusion += valid.sum(0)
         boundary = np.zeros((num_images, K, 4), np.int64)
         if self.boundary_px:
             for row in range(num_images):

@@ -3,9 +3,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import growth, run, timing, train_step
+from benchmarks import blend, growth, run, timing, train_step
+from src.ensemble.simplex import mixture_losses, solve_mixture
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,3 +67,10 @@ def test_gpu_benchmark_says_that_it_was_skipped(monkeypatch: pytest.MonkeyPatch)
     command = [sys.executable, "benchmarks/gpu.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "skipped: no CUDA card" in done.stdout
+
+
+def test_tpe_alone_stays_on_the_simplex_and_above_the_optimum() -> None:
+    table = np.log(np.random.default_rng(0).beta(2, 1, (50, 4)))
+    weights = blend.search_weights(table, trials=8, seed=0)
+    assert weights.sum() == pytest.approx(1.0) and (weights >= 0).all()
+    assert mixture_losses(table, weights).mean() > solve_mixture(table).loss

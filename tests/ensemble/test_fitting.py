@@ -8,7 +8,7 @@ from src.ensemble.blend import build_tables, convex
 from src.ensemble.fitting import fit_blend
 from src.ensemble.oof import load_oof
 from src.ensemble.panel import build_panel
-from src.ensemble.pool import pool_rows, true_losses
+from src.ensemble.pool import true_losses
 from src.ensemble.search import Structure, whole
 from src.metrics.classification import log_loss
 
@@ -47,7 +47,9 @@ def test_panel_score_is_the_full_nested_loss(oof, number):
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_blend_gives_the_fitted_loss_again(oof, number):
     fitted = fit_blend(build_panel(oof, build_tables(oof)), structures(oof)[number])
-    answers = pool_rows(fitted.blend, oof.read, np.arange(600))
+    blend, rows = fitted.blend, np.arange(600)
+    used = [oof.read(blend.members[m], rows, float(blend.temperatures[m])) for m in blend.used]
+    answers = blend.answer(np.stack(used))
     assert true_losses(answers, oof.targets).mean() == pytest.approx(fitted.loss, abs=1e-6)
     assert log_loss(np.exp(answers), oof.targets) == pytest.approx(fitted.loss, abs=1e-5)
 

@@ -11,7 +11,6 @@ from src.ensemble.pool import (
     member_log_probs,
     merge_columns,
     pool_arrays,
-    pool_rows,
     true_losses,
 )
 
@@ -36,17 +35,11 @@ def test_floors_by_hand():
     np.testing.assert_array_equal(add_floors(BOTH[0], (0.0, 0.0), PRIOR), BOTH[0])
 
 
-def test_pool_rows_reads_only_what_has_weight_and_tempers_before_the_floor():
-    seen = []
-
-    def read(member, rows, temperature):
-        seen.append((member, temperature))
-        return log_softmax(np.log(A[rows]), temperature)
-
+def test_a_blend_takes_the_used_members_and_tempers_before_the_floor():
     members = (("a", "identity"), ("b", "identity"))
     blend = Blend("linear", members, np.array([1.0, 0.0]), np.full(2, 2.0), 0.5, (0.3, 0.0), PRIOR)
-    answer = pool_rows(blend, read, np.array([0]))
-    assert seen == [(members[0], 2.0)]
+    assert blend.used == [0]
+    answer = blend.answer(log_softmax(np.log(A), 2.0)[None])
     np.testing.assert_allclose(np.exp(answer), 0.7 * A + 0.1, rtol=1e-5)  # T = 2, then T = 1/2
 
 

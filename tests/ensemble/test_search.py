@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.ensemble.search import Structure, mend_journal, search_structures, search_weights, whole
+from src.ensemble.search import Structure, mend_journal, search_structures, whole
 
 MEMBERS = (("a", "identity"), ("a", "hflip"), ("b", "identity"))
 GOAL = Structure("log", "before", ("a", "b"), ("identity",))
@@ -61,16 +61,6 @@ def test_columns():
     structure = Structure("linear", "after", ("a",), ("identity", "hflip"))
     np.testing.assert_array_equal(structure.columns(MEMBERS), [1, 1, 0])
     np.testing.assert_array_equal(GOAL.columns(MEMBERS), [1, 0, 1])
-
-
-def test_tpe_over_raw_weights_stays_on_the_simplex():
-    probs = np.random.default_rng(0).beta(2, 1, (50, 4))
-    best, trail = search_weights(np.log(probs), trials=8)
-    assert trail.shape == (8, 4)
-    np.testing.assert_allclose(trail.sum(axis=1), 1.0)
-    assert not trail[:, 2:].any()
-    losses = -np.log(trail @ probs.T).mean(axis=1)
-    np.testing.assert_array_equal(best, trail[losses.argmin()])
 
 
 @pytest.mark.parametrize("num", [1])

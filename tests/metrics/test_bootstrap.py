@@ -2,15 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from src.metrics.bootstrap import bootstrap_difference, compare_counts, mean_score
+from src.metrics.bootstrap import bootstrap_difference, compare_counts
 from src.metrics.segmentation import SegmentationMeter
 from src.script import UserError
 
 
 def mean_difference(first, second, **options):
-    return bootstrap_difference(
-        "loss", mean_score(np.array(first)), mean_score(np.array(second)), len(first), **options
-    )
+    def mean_of(values):
+        return lambda weights: weights @ np.array(values) / weights.sum(1)
+
+    return bootstrap_difference("loss", mean_of(first), mean_of(second), len(first), **options)
 
 
 def test_two_rows_give_the_exact_interval():

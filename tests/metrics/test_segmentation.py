@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src.metrics.boundary import count_boundaries
-from src.metrics.counts import STATISTICS, class_iou, load_counts, merge_counts
+from src.metrics.counts import STATISTICS, class_iou, load_counts
 from src.metrics.segmentation import SegmentationMeter, to_labels
 from src.script import UserError
 
@@ -76,8 +76,11 @@ def test_a_class_that_is_nowhere_has_no_score():
     json.dumps(scores, allow_nan=False)
 
 
-def test_confusion_has_true_rows_and_predicted_columns():
-    assert measure().confusion.tolist() == [[10, 2], [1, 2]]
+def test_true_and_predicted_pixels_are_told_apart():
+    counts = measure().counts()  # true × predicted, over both images: [[10, 2], [1, 2]]
+    assert counts.intersection.sum(0).tolist() == [10, 2]
+    assert counts.target.sum(0).tolist() == [12, 3]
+    assert counts.predicted.sum(0).tolist() == [11, 4]
 
 
 def test_logits_become_labels():
@@ -130,7 +133,7 @@ def test_the_rim_of_void_is_no_boundary():
     assert not counts.any()
 
 
-def test_counts_survive_a_file_and_join(tmp_path):
+def test_counts_survive_a_file_and_the_order_of_batches(tmp_path):
     counts = measure().counts()
     counts.save(tmp_path / "counts.npz")
     again = load_counts(tmp_path / "counts.npz")
@@ -141,8 +144,6 @@ def test_counts_survive_a_file_and_join(tmp_path):
     parts = meter.counts()
     assert parts.index.tolist() == [0, 1]
     assert np.array_equal(parts.predicted, counts.predicted)
-    with pytest.raises(AssertionError, match="twice"):
-        merge_counts([counts, counts])
     with pytest.raises(UserError, match="score the run again"):
         load_counts(tmp_path / "missing.npz")
 
