@@ -90,7 +90,8 @@ class EngineConfig(PlaceConfig):
 class FoldConfig(EngineConfig):
     """``train_fold.py``: one backbone × one fold."""
 
-    settled: ClassVar = frozenset({"folds"})  # by folds.csv, which refuses another number
+    # folds.csv settles them, and refuses another number
+    settled: ClassVar[frozenset[str]] = frozenset({"folds"})
 
     model: str = option("", "a preset of configs/classify.yaml, or any timm id")
     fold: str = option("0", "0 … K-1, `all`, or `full` (every row, no validation)")

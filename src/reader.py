@@ -31,7 +31,8 @@ def nearest(word: str, words: Sequence[str]) -> str:
 @functools.cache
 def field_types(config_class: Any) -> dict[str, Any]:
     """Return field name → resolved annotation."""
-    return typing.get_type_hints(config_class)
+    hints = typing.get_type_hints(config_class)  # of class variables too, which nobody may set
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
 
 
 def coerce(name: str, value: Any, kind: Any) -> Any:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import yaml
@@ -34,6 +34,7 @@ class Sample:
     sizes: tuple[int, ...] = option((), "several numbers")
     mode: Literal["auto", "on", "off"] = option("auto", "choice")
     limit: int | None = option(None, "maybe")
+    fixed: ClassVar[int] = 1
 
 
 def read(*argv: str) -> Sample:
@@ -119,6 +120,7 @@ def test_mistakes_are_named(argv: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("train: {fixed: 1}", "train: unknown key 'fixed'"),
         ("train: {nmu: 1}", r"train: unknown key 'nmu' \(did you mean num\?\)"),
         ("models: {a: {flga: 1}}", r"models: a: unknown key 'flga' \(did you mean flag\?\)"),
         ("trian: {num: 1}", r"unknown block 'trian' \(did you mean train\?\)"),

@@ -22,8 +22,12 @@ from src.script import UserError
 
 # The size Pillow calls a decompression bomb; 512 MiB of RGB.
 MAX_PIXELS = 178_956_970
+READS_GIF = cv2.haveImageWriter("a.gif")  # since 4.12, both ways at once
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors name the file
+if hasattr(cv2.utils, "logging"):  # since OpenCV 4.13
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors name the file
+else:
+    cv2.setLogLevel(0)
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -82,6 +86,11 @@ def decode_bytes(
             raise MemoryError(f"no memory for {name} ({width}x{height})") from error
         image = None
     if image is None:
+        if kind == "gif" and not READS_GIF:
+            raise UserError(
+                f"{name} is a GIF, which OpenCV {cv2.__version__} does not read: save it as PNG, or "
+                'pip install "opencv-python-headless>=4.12"'
+            )
         refuse_numbers(data, name, kind)
         raise UserError(f"{name} is damaged or cut short ({kind}): restore the file")
     if reduced > 1:  # OpenCV has no reduced flag in RGB order

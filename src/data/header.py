@@ -45,7 +45,8 @@ def read_depth(data: bytes, kind: str) -> tuple[int, bool]:
         file = io.BytesIO(data)
         file.seek(tags.next)
         tags.load(file)
-        return max(tags.get(_BITS, (1,))), 3 in tags.get(_FORMAT, (1,))
+        is_float = 3 in tags.get(_FORMAT, (1,)) or tags.get(_COMPRESSION) in _SGILOG
+        return max(tags.get(_BITS, (1,))), is_float
     except Exception:  # struct, index and Pillow's many: whoever reads the size will say it
         return 8, False
 
@@ -111,7 +112,9 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
     return TiffImagePlugin.TiffImageFile(io.BytesIO(data)).size
 
 
-_BITS, _FORMAT = 258, 339  # TIFF tags: BitsPerSample, SampleFormat (3 is IEEE floating point)
+# TIFF tags: BitsPerSample, Compression, SampleFormat (3 is IEEE floating point)
+_BITS, _COMPRESSION, _FORMAT = 258, 259, 339
+_SGILOG = (34676, 34677)  # luminance as a logarithm: what OpenCV 4 writes of three floats
 _MAGIC = (
     (b"\xff\xd8", "jpeg"),
     (b"\x89PNG\r\n\x1a\n", "png"),

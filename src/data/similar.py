@@ -73,13 +73,19 @@ def close_pairs(hashes: np.ndarray, num_bands: int) -> np.ndarray:
             left = left[band[left] == band[left + step]]
             if not len(left):
                 break
-            differing = np.bitwise_count(sorted_hashes[left] ^ sorted_hashes[left + step])
+            differing = _count_ones(sorted_hashes[left] ^ sorted_hashes[left + step])
             close = left[differing < num_bands]
             ends = np.sort(np.stack([order[close], order[close + step]]), axis=0)
             found.append(ends[0] * len(hashes) + ends[1])
     codes = np.sort(np.concatenate(found))
     codes = codes[np.diff(codes, prepend=-1) > 0]  # np.unique hashes, at ten times the cost
     return np.stack(np.divmod(codes, max(len(hashes), 1)), axis=1)
+
+
+def _count_ones(words: np.ndarray) -> np.ndarray:
+    if hasattr(np, "bitwise_count"):  # numpy 2
+        return np.bitwise_count(words)
+    return np.unpackbits(words[..., None].view(np.uint8), axis=-1).sum(-1)
 
 
 def _details(thumbnails: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the netwo
 import albumentations as A
 import cv2
 import numpy as np
+from albumentations.augmentations.geometric import functional as geometric
 
 cv2.setNumThreads(1)  # processes share the cores; threads inside each would only fight for them
 
@@ -47,6 +48,17 @@ class Transform:
             state = int(generator.integers(2**63))
             self.compose.set_random_state(generator, random.Random(state))
         return self.compose(**arrays)
+
+
+class RandomScale(A.RandomScale):
+    """Resize by a random factor, averaging areas where that shrinks the image.
+
+    What ``area_for_downscale="image"`` does since albumentations 2.0.6.
+    """
+
+    def apply(self, img: np.ndarray, scale: float, **params: Any) -> np.ndarray:
+        """Return ``img`` (H, W, 3) resized by ``scale``."""
+        return geometric.scale(img, scale, cv2.INTER_AREA if scale < 1 else self.interpolation)
 
 
 class ColorMatrix(A.ImageOnlyTransform):
@@ -167,7 +179,7 @@ def train_mask_transform(
     steps: list[Any] = []
     if (scale_min, scale_max) != (1, 1):
         limits = (scale_min - 1, scale_max - 1)
-        steps.append(A.RandomScale(limits, p=1.0, area_for_downscale="image"))
+        steps.append(RandomScale(limits, p=1.0))
     padding = {"pad_if_needed": True, "pad_position": "random", **outside}
     steps.append(A.RandomCrop(*crop_size, **padding))
     steps += _flips(hflip, vflip)

@@ -16,6 +16,11 @@ from src.script import UserError
 from tests.data.layout import save
 
 
+READS_GIF = pytest.mark.skipif(
+    not decode.READS_GIF, reason=f"OpenCV {cv2.__version__} reads no GIF: 4.12 or newer does"
+)
+
+
 @pytest.fixture
 def pixels():
     small = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -72,9 +77,23 @@ def test_cmyk_grey_and_palette_become_rgb(tmp_path, pixels):
     grey = decode_image(save(tmp_path / "grey.png", image.convert("L")))
     assert (grey == np.asarray(image.convert("L"))[..., None]).all()
     palette = image.quantize(32)
-    for name in ("p.png", "p.gif", "p.bmp", "p.tif"):
+    for name in ("p.png", "p.bmp", "p.tif"):
         found = decode_image(save(tmp_path / name, palette))
         assert (found == np.asarray(palette.convert("RGB"))).all()
+
+
+@READS_GIF
+def test_gif(tmp_path, pixels):
+    palette = Image.fromarray(pixels).quantize(32)
+    found = decode_image(save(tmp_path / "p.gif", palette))
+    assert (found == np.asarray(palette.convert("RGB"))).all()
+
+
+def test_gif_is_refused_with_a_remedy_where_opencv_reads_none(tmp_path, pixels, monkeypatch):
+    monkeypatch.setattr(decode, "READS_GIF", False)
+    monkeypatch.setattr(decode.cv2, "imdecode", lambda *_: None)
+    with pytest.raises(UserError, match=r"a\.gif is a GIF.* PNG, or pip install .*>=4\.12"):
+        decode_image(save(tmp_path / "a.gif", pixels))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
@@ -92,7 +111,9 @@ def test_alpha_is_dropped_and_colours_stay(tmp_path, pixels, name):
     assert (decode_image(path) == pixels).all()
 
 
-@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("a.gif", marks=READS_GIF), "a.webp", "a.png", "a.tif"]
+)
 def test_the_first_frame_of_an_animation_counts(tmp_path, name):
     frames = [Image.new("RGB", (40, 30), (shade,) * 3) for shade in (10, 100, 200)]
     path = save(tmp_path / name, frames[0], save_all=True, append_images=frames[1:])
@@ -232,10 +253,13 @@ def test_no_memory_is_not_mistaken_for_damage(tmp_path, pixels, monkeypatch):
         decode_image(path)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_floats_in_a_tiff_are_not_called_damage(tmp_path, channels):
-    cv2.imwrite(str(tmp_path / "a.tif"), np.full((8, 8, channels), 0.5, np.float32))
-    with pytest.raises(UserError, match=r"a\.tif holds floating-point numbers of 32 bits: save"):
+@pytest.mark.parametrize(
+    ("channels", "compression", "bits"), [(1, "NONE", 32), (3, "NONE", 32), (3, "SGILOG", 16)]
+)
+def test_floats_in_a_tiff_are_not_called_damage(tmp_path, channels, compression, bits):
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, getattr(cv2, f"IMWRITE_TIFF_COMPRESSION_{compression}")]
+    cv2.imwrite(str(tmp_path / "a.tif"), np.full((8, 8, channels), 0.5, np.float32), options)
+    with pytest.raises(UserError, match=rf"a\.tif holds floating-point numbers of {bits} bits"):
         decode_image(tmp_path / "a.tif")
     Image.fromarray(np.full((8, 8), 99_999, np.int32)).save(tmp_path / "b.tif")
     with pytest.raises(UserError, match=r"b\.tif holds whole numbers of 32 bits: save it with 8"):

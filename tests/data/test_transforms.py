@@ -62,6 +62,16 @@ def test_options_are_understood_by_albumentations():
         eval_mask_transform()
 
 
+def test_shrinking_averages_areas_and_the_mask_keeps_its_labels():
+    stripes = np.zeros((32, 32, 3), np.uint8)
+    stripes[:, ::4] = 255  # a quarter of the area, and none of what bilinear sampling looks at
+    mask = np.repeat(np.arange(2, dtype=np.uint8) * 7, 512).reshape(32, 32)
+    transform = train_mask_transform((8, 8), scale_min=0.25, scale_max=0.25, hflip=0, color=0)
+    found = transform((0, 0, 0), image=stripes, mask=mask)
+    assert (found["image"] == 64).all()
+    assert (found["mask"] == np.repeat([0, 7], 32).reshape(8, 8)).all()
+
+
 def test_everything_off_is_the_identity(image):
     transform = train_transform(48, scale_min=1.0, hflip=0, rotate=0, color=0)
     assert np.array_equal(transform((0, 0, 0), image=image)["image"], image)
