@@ -88,8 +88,8 @@ def decode_bytes(
     if image is None:
         if kind == "gif" and not READS_GIF:
             raise UserError(
-                f"{name} is a GIF, which OpenCV {cv2.__version__} does not read: save it as PNG, or "
-                'pip install "opencv-python-headless>=4.12"'
+                f"{name} is a GIF, which OpenCV {cv2.__version__} does not read: save it as PNG, "
+                'or pip install "opencv-python-headless>=4.12"'
             )
         refuse_numbers(data, name, kind)
         raise UserError(f"{name} is damaged or cut short ({kind}): restore the file")

@@ -15,7 +15,6 @@ from src.data.decode import decode_image, decode_mask, read_size
 from src.script import UserError
 from tests.data.layout import save
 
-
 READS_GIF = pytest.mark.skipif(
     not decode.READS_GIF, reason=f"OpenCV {cv2.__version__} reads no GIF: 4.12 or newer does"
 )
@@ -257,7 +256,8 @@ def test_no_memory_is_not_mistaken_for_damage(tmp_path, pixels, monkeypatch):
     ("channels", "compression", "bits"), [(1, "NONE", 32), (3, "NONE", 32), (3, "SGILOG", 16)]
 )
 def test_floats_in_a_tiff_are_not_called_damage(tmp_path, channels, compression, bits):
-    options = [cv2.IMWRITE_TIFF_COMPRESSION, getattr(cv2, f"IMWRITE_TIFF_COMPRESSION_{compression}")]
+    kind = getattr(cv2, f"IMWRITE_TIFF_COMPRESSION_{compression}")
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, kind]
     cv2.imwrite(str(tmp_path / "a.tif"), np.full((8, 8, channels), 0.5, np.float32), options)
     with pytest.raises(UserError, match=rf"a\.tif holds floating-point numbers of {bits} bits"):
         decode_image(tmp_path / "a.tif")

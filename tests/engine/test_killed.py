@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,10 @@ def kill_before(change: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
+    kept = getattr(pathlib, "_normal_accessor", None)  # in Python 3.10 Path holds its own of them
     for name in CHANGES:
+        if hasattr(kept, name):
+            monkeypatch.setattr(kept, name, trap(getattr(os, name)))
         monkeypatch.setattr(os, name, trap(getattr(os, name)))
 
 
