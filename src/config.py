@@ -1,7 +1,8 @@
 """Every option of every script: frozen dataclasses whose fields are the YAML keys and the flags.
 
 Nothing is written back into a config: values derived from it are computed by whoever needs them.
-``src/reader.py`` fills them.
+``src/option.py`` declares, ``src/reader.py`` fills. What several scripts share is declared once, in
+a mix-in; a script with another default names it in ``@defaults``.
 """
 
 from __future__ import annotations
@@ -9,182 +10,308 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from src.option import Options, defaults, option
 
-def option(default: Any, help: str, least: float | None = None) -> Any:
-    """Declare a config field with its default, the text of ``--help`` and its least value."""
-    return field(default=default, metadata={"help": help, "least": least})
+MAX_SEED = 2**31 - 1
+MAX_EPOCHS = 100_000
+NUM_VIEWS = 5  # of src/engine/tta.py
+SIZE = r"(1[6-9]|[2-9]\d|\d{3}|[1-8]\d{3})"  # 16 to 8999 pixels
+SIZES = rf"native|{SIZE}([xX×]{SIZE})?"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlaceConfig:
+class PlaceConfig(Options, group="data and output"):
     """Where data are read and results written."""
 
-    data_dir: str = option("input", "folder of the data set, or the folder that holds just it")
-    output_dir: str = option("output", "folder everything is written to")
+    data_dir: str = option(
+        "input", "folder of the data set, or the folder that holds just it", first=True
+    )
+    output_dir: str = option("output", "folder everything is written to", first=True)
     allow_outside: bool = option(False, "let paths in CSV files leave the data folder")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig(PlaceConfig):
-    """What the loop needs, whatever is learned."""
+class HardwareConfig(Options, group="hardware"):
+    """Where and how a network is computed."""
 
-    seed: int = option(
-        0, "seed of folds, initial weights, order, augmentation, mixing, dropout", least=0
+    device: Literal["auto", "cuda", "mps", "xpu", "cpu"] = option("auto", "where to compute")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "arithmetic of the network")
+    num_workers: int = option(
+        -1, "loader processes; -1 = chosen by device and cores", least=-1, most=1024
     )
-    epochs: int = option(20, "passes over the training rows", least=1)
-    batch_size: int = option(32, "rows an optimizer step sees, over all processes", least=1)
-    micro_batch_size: int = option(0, "rows on the device at once; 0 = batch_size", least=0)
+    infer_batch_size: int = option(
+        0, "rows at once without gradients; 0 = by resolution", least=0, most=65_536
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Options, group="optimizer"):
+    """How a gradient becomes a step."""
+
     optimizer: Literal["adamw", "sgd"] = option("adamw", "AdamW, or SGD with Nesterov momentum")
-    lr: float = option(3e-4, "peak learning rate of the topmost backbone layer", least=0)
-    head_lr_mult: float = option(5.0, "the head learns this many times faster than the backbone")
-    layer_decay: float = option(
-        1.0, "each layer below the top learns this fraction of the one above"
+    lr: float = option(
+        3e-4, "peak learning rate of the topmost backbone layer", above=0, most=10, first=True
     )
-    weight_decay: float = option(0.02, "decoupled weight decay; none on norms, biases and GeM's p")
-    beta2: float = option(0.999, "AdamW's memory of squared gradients; short runs want 0.99")
+    head_lr_mult: float = option(
+        5.0, "the head or decoder learns this many times faster than the backbone",
+        above=0, most=1000,
+    )  # fmt: skip
+    layer_decay: float = option(
+        1.0, "each layer below the top learns this fraction of the one above", above=0, most=1
+    )
+    weight_decay: float = option(
+        0.02, "decoupled weight decay; none on norms, biases and GeM's p", least=0, most=1
+    )
+    beta2: float = option(
+        0.999, "AdamW's memory of squared gradients; short runs want 0.99", least=0, below=1
+    )
+    clip_grad: float = option(
+        1.0, "largest norm of the gradient; 0 = no clipping", least=0, most=1_000_000
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig(Options, group="schedule"):
+    """How long is trained, at which rate, and which weights are kept."""
+
+    epochs: int = option(20, "passes over the training rows", least=1, most=MAX_EPOCHS, first=True)
+    batch_size: int = option(
+        32, "rows an optimizer step sees, over all processes", least=1, most=65_536, first=True
+    )
+    micro_batch_size: int = option(
+        0, "rows on the device at once, accumulated to a step; 0 = batch_size", least=0, most=65_536
+    )
     schedule: Literal["cosine", "warm_restarts", "poly"] = option(
         "cosine", "one-cycle cosine with warm-up, SGDR restarts, or polynomial decay"
     )
-    warmup_epochs: float = option(1.0, "epochs of linear warm-up (cosine and poly)", least=0)
-    lr_min: float = option(1e-6, "floor of the learning rate")
-    restart_epochs: int = option(10, "T_0: epochs of the first cycle of warm_restarts", least=1)
+    warmup_epochs: float = option(
+        1.0, "epochs of linear warm-up (cosine and poly)", least=0, most=MAX_EPOCHS
+    )
+    lr_min: float = option(1e-6, "floor of the learning rate", least=0, most=10)
+    restart_epochs: int = option(
+        10, "T_0: epochs of the first cycle of warm_restarts", least=1, most=MAX_EPOCHS
+    )
     restart_mult: int = option(
-        2, "T_mult: each cycle is this many times longer than the last", least=1
+        2, "T_mult: each cycle is this many times longer than the last", least=1, most=100
     )
-    poly_power: float = option(1.0, "exponent of the polynomial decay")
-    clip_grad: float = option(1.0, "largest norm of the gradient; 0 = no clipping")
-    ema_decay: float = option(0.998, "decay of the averaged weights after warm-up; 0 = none")
-    ema_share: float = option(0.0, "average over this last share of the steps; 0 = by ema_decay")
+    poly_power: float = option(1.0, "exponent of the polynomial decay", above=0, most=10)
+    ema_decay: float = option(
+        0.998, "decay of the averaged weights after warm-up; 0 = none", least=0, below=1
+    )
+    ema_share: float = option(
+        0.0, "average over this last share of the steps; 0 = by ema_decay", least=0, most=1
+    )
     patience: int = option(
-        0, "stop after so many validations without a better score; 0 = never", least=0
-    )
+        0, "stop after so many validations without a better score; 0 = never",
+        least=0, most=MAX_EPOCHS,
+    )  # fmt: skip
     valid_every: int = option(
-        1, "epochs from one validation to the next; the last is always one", least=1
-    )
+        1, "epochs from one validation to the next; the last is always one",
+        least=1, most=MAX_EPOCHS,
+    )  # fmt: skip
     valid_ema_only: bool = option(False, "validate the averaged weights only, not the raw ones too")
-    checkpoint_minutes: float = option(10.0, "minutes from one last.pt to the next", least=0)
-    keep_last: bool = option(True, "keep last.pt of a finished run (16 bytes a parameter)")
-    skip_nonfinite: int = option(
-        0, "go on past at most so many steps whose loss is not finite", least=0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig(PlaceConfig, ScheduleConfig, OptimizerConfig, HardwareConfig, group="run"):
+    """What the loop needs, whatever is learned."""
+
+    seed: int = option(
+        0, "seed of folds, initial weights, order, augmentation, mixing, dropout",
+        least=0, most=MAX_SEED, group="data and output",
+    )  # fmt: skip
+    channels_last: Literal["auto", "on", "off"] = option(
+        "auto", "memory layout of the images", group="hardware"
     )
-    device: Literal["auto", "cuda", "mps", "xpu", "cpu"] = option("auto", "where to compute")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "arithmetic of the network")
-    channels_last: Literal["auto", "on", "off"] = option("auto", "memory layout of the images")
     autotune: Literal["on", "off"] = option(
-        "on", "measure layout, precision and compile before a run"
+        "on", "measure layout, precision and compile before a run", group="hardware"
     )
     compile: Literal["auto", "on", "off"] = option(
-        "auto", "torch.compile the network; auto = tried on long runs, kept where it repays itself"
+        "auto", "torch.compile the network; auto = tried on long runs, kept where it repays itself",
+        group="hardware",
+    )  # fmt: skip
+    grad_checkpointing: bool = option(
+        False, "recompute activations: less memory, a third slower", group="hardware"
     )
-    grad_checkpointing: bool = option(False, "recompute activations: less memory, a third slower")
-    num_workers: int = option(-1, "loader processes; -1 = chosen by device and cores", least=-1)
-    infer_batch_size: int = option(0, "rows at once without gradients; 0 = by resolution", least=0)
+    checkpoint_minutes: float = option(
+        10.0, "minutes from one last.pt to the next", least=0, most=1_000_000_000
+    )
+    keep_last: bool = option(True, "keep last.pt of a finished run (16 bytes a parameter)")
+    skip_nonfinite: int = option(
+        0, "go on past at most so many steps whose loss is not finite", least=0, most=1_000_000
+    )
     wandb: bool = option(False, "log to Weights & Biases too (WANDB_MODE=offline is honoured)")
     accept_changes: bool = option(False, "resume although options differ from the interrupted run")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldConfig(EngineConfig):
-    """``train_fold.py``: one backbone × one fold."""
+class AugmentConfig(Options, group="augmentation"):
+    """How training images are varied, whatever is learned."""
 
-    # folds.csv settles them, and refuses another number
-    settled: ClassVar[frozenset[str]] = frozenset({"folds"})
-
-    model: str = option("", "a preset of configs/classify.yaml, or any timm id")
-    fold: str = option("0", "0 … K-1, `all`, or `full` (every row, no validation)")
-    folds: int = option(
-        0, "K, settled by the first run on the data; 0 = as settled, at first 5", least=0
+    hflip: float = option(0.5, "probability of a left-right flip", least=0, most=1)
+    vflip: float = option(0.0, "probability of an up-down flip", least=0, most=1)
+    rotate: float = option(0.0, "largest rotation, degrees", least=0, most=180)
+    color: float = option(
+        0.2, "strength of brightness, contrast and saturation changes", least=0, most=1
     )
-    config: str = option("configs/classify.yaml", "YAML with a `train:` block and `models:` rows")
-    name: str = option("", "name of the run's folder; empty = the model's name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig(Options, group="hardware"):
+    """Where decoded images are kept."""
+
+    cache: Literal["auto", "ram", "disk", "none"] = option("auto", "where decoded pixels are kept")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AliasConfig(Options, group="data and output"):
+    """Which class names mean the same."""
+
+    aliases: str = option(
+        "", "CSV of class names that mean the same; empty = aliases.csv of the data"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewsConfig(Options, group="validation and inference"):
+    """Test-time augmentation."""
+
+    tta_steps: int = option(
+        NUM_VIEWS, "views of an image that are predicted", least=1, most=NUM_VIEWS
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(Options, group="model"):
+    """The network of a classification, and what it starts from."""
+
+    model: str = option("", "a preset of configs/classify.yaml, or any timm id", first=True)
     timm_id: str = option("", "timm architecture and tag; empty = --model")
-    pretrained: str = option("auto", "`auto`, `none`, or a weights file")
+    pretrained: str = option("auto", "`auto`, `none`, or a weights file", first=True)
     image_size: int = option(
-        0, "side of the square the network sees, px; 0 = its native size", least=0
-    )
+        0, "side of the square the network sees, px; 0 = its native size",
+        least=16, most=4096, also=0, first=True,
+    )  # fmt: skip
     pool: Literal["gem", "avg", "native"] = option(
         "gem", "pooling before the head; native = all the pretrained head does"
     )
-    gem_p: float = option(3.0, "where GeM's learned exponent starts, above 1")
+    gem_p: float = option(3.0, "where GeM's learned exponent starts, above 1", above=1, most=100)
     norms: Literal["frozen", "batch"] = option(
         "batch", "statistics of a pretrained net's BatchNorm: of the batch, or kept as they are"
     )
     head_start: Literal["random", "probe"] = option(
         "random",
         "head before the first step: small random weights, or (pretrained nets) a linear probe of "
-        "the features, with WiSE-FT towards it after the last",
+        "the features, with WiSE-FT towards it after the last; it wants --head_lr_mult 1",
     )
-    head_lr_mult: float = option(
-        5.0, "the head learns this many times faster than the backbone; 1 for --head_start probe"
-    )
-    drop_rate: float = option(0.0, "dropout before the head")
-    drop_path_rate: float = option(0.0, "stochastic depth of the backbone")
+    drop_rate: float = option(0.0, "dropout before the head", least=0, below=1)
+    drop_path_rate: float = option(0.0, "stochastic depth of the backbone", least=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassLossConfig(Options, group="loss"):
+    """The training loss of a classification."""
+
     loss: Literal["cross_entropy", "focal", "bi_tempered"] = option(
         "cross_entropy", "training loss"
     )
-    label_smoothing: float = option(0.0, "mass spread over all classes")
-    focal_gamma: float = option(2.0, "focusing exponent of --loss focal")
-    bi_tempered_t1: float = option(0.8, "t1 < 1 bounds the loss of an outlier")
-    bi_tempered_t2: float = option(1.2, "t2 > 1 gives the softmax a heavier tail")
-    mixup_alpha: float = option(0.0, "Beta(α, α) of mixup; 0 = none")
-    cutmix_alpha: float = option(0.0, "Beta(α, α) of cutmix; 0 = none")
-    mix_prob: float = option(1.0, "probability that a batch is mixed")
-    mix_off_epochs: int = option(2, "no mixing in the last so many epochs")
-    scale_min: float = option(0.5, "smallest share of the area a random crop keeps")
-    hflip: float = option(0.5, "probability of a left-right flip")
-    vflip: float = option(0.0, "probability of an up-down flip")
-    rotate: float = option(10.0, "largest rotation, degrees")
-    color: float = option(0.2, "strength of brightness, contrast and saturation changes")
-    erase: float = option(0.0, "probability that a rectangle is erased")
-    cache: Literal["auto", "ram", "disk", "none"] = option("auto", "where decoded pixels are kept")
-    aliases: str = option(
-        "", "CSV of class names that mean the same; empty = aliases.csv of the data"
+    label_smoothing: float = option(0.0, "mass spread over all classes", least=0, below=1)
+    focal_gamma: float = option(2.0, "focusing exponent of --loss focal", least=0, most=100)
+    bi_tempered_t1: float = option(0.8, "t1 < 1 bounds the loss of an outlier", least=0, most=1)
+    bi_tempered_t2: float = option(1.2, "t2 > 1 gives the softmax a heavier tail", above=0, most=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixConfig(Options, group="augmentation"):
+    """Crops, erasing and mixing of photographs."""
+
+    scale_min: float = option(
+        0.5, "smallest share of the area a random crop keeps", above=0, most=1
     )
+    erase: float = option(0.0, "probability that a rectangle is erased", least=0, most=1)
+    mixup_alpha: float = option(0.0, "Beta(α, α) of mixup; 0 = none", least=0, most=100)
+    cutmix_alpha: float = option(0.0, "Beta(α, α) of cutmix; 0 = none", least=0, most=100)
+    mix_prob: float = option(1.0, "probability that a batch is mixed", least=0, most=1)
+    mix_off_epochs: int = option(
+        2, "no mixing in the last so many epochs", least=0, most=MAX_EPOCHS
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+@defaults(rotate=10.0)
+class FoldConfig(
+    EngineConfig, ClassifierConfig, ClassLossConfig, AugmentConfig, MixConfig, CacheConfig,
+    AliasConfig, ViewsConfig, group="data and output",
+):  # fmt: skip
+    """``train_fold.py``: one backbone × one fold."""
+
+    settled: ClassVar[frozenset[str]] = frozenset({"folds"})  # by folds.csv: no other is taken
+
+    fold: str = option(
+        "0", "0 … K-1, `all`, or `full` (every row, no validation)",
+        form=r"[0-9]{1,6}|all|full", first=True,
+    )  # fmt: skip
+    folds: int = option(
+        0, "K, settled by the first run on the data; 0 = as settled, at first 5",
+        least=2, most=1000, also=0,
+    )  # fmt: skip
+    config: str = option(
+        "configs/classify.yaml", "YAML with a `train:` block and `models:` rows", first=True
+    )
+    name: str = option("", "name of the run's folder; empty = the model's name")
     image_column: str = option("", "column of train.csv with the path; empty = detected")
     label_column: str = option("", "column of train.csv with the class; empty = detected")
     group_column: str = option("", "column of train.csv whose rows share a fold; empty = detected")
     audit: bool = option(True, "look for duplicates and unreadable images before folds are made")
-    tta_steps: int = option(5, "views stored for the held-out rows (1 … 5)")
-    prior_weight: float = option(0.0, "weight of the model in the seed blend")
+    prior_weight: float = option(
+        0.0, "weight of the model in the seed blend", least=0, most=1_000_000, group="model"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlendConfig(PlaceConfig):
+class BlendConfig(PlaceConfig, AliasConfig, ViewsConfig, group="ensemble"):
     """``optimize_weights.py``: OOF predictions → weights.json."""
 
-    models: tuple[str, ...] = option((), "models to blend; none = all with OOF predictions")
-    tta_steps: int = option(5, "views of each model to consider (1 … 5)")
-    trials: int = option(100, "structures Optuna tries in all; 0 = only the convex blend", least=0)
-    timeout: float = option(20.0, "seconds after which Optuna starts no further trial")
-    presets: str = option("configs/classify.yaml", "YAML whose rows have each model's prior_weight")
-    aliases: str = option(
-        "", "CSV of class names that mean the same; empty = aliases.csv of the data"
+    models: tuple[str, ...] = option(
+        (), "models to blend; none = all with OOF predictions", first=True
+    )
+    trials: int = option(
+        100, "structures Optuna tries in all; 0 = only the convex blend",
+        least=0, most=100_000, first=True,
+    )  # fmt: skip
+    timeout: float = option(
+        20.0, "seconds after which Optuna starts no further trial", least=0, most=1_000_000_000
+    )
+    presets: str = option(
+        "configs/classify.yaml", "YAML whose rows have each model's prior_weight; empty = none"
     )
     suggest_aliases: bool = option(False, "list pairs of classes that the models cannot tell apart")
-    seed: int = option(0, "seed of Optuna's sampler and of the bootstrap", least=0)
+    seed: int = option(0, "seed of Optuna's sampler and of the bootstrap", least=0, most=MAX_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferConfig(PlaceConfig):
+class InferConfig(PlaceConfig, ViewsConfig, HardwareConfig, group="ensemble"):
     """``infer_ensemble.py``: checkpoints + weights.json + test images → submission.csv."""
 
-    tta_steps: int = option(5, "views an image is shown in at most (1 … 5)")
-    tta_adaptive: bool = option(False, "more than one view only where a model is unsure")
-    output: str = option("", "the submission; empty = submission.csv in --output_dir")
-    models: tuple[str, ...] = option((), "models to use; none = all that weights.json gives weight")
+    tta_adaptive: bool = option(
+        False, "more than one view only where a model is unsure", group="validation and inference"
+    )
+    output: str = option(
+        "", "the submission; empty = submission.csv in --output_dir",
+        group="data and output", first=True,
+    )  # fmt: skip
+    models: tuple[str, ...] = option(
+        (), "models to use; none = all that weights.json gives weight", first=True
+    )
     prior_correction: Literal["off", "on"] = option(
         "off", "adapt to the test set's class frequencies (some competitions forbid it)"
     )
     alias_policy: Literal["split", "first", "both_equal_renormalised"] = option(
         "split", "where the mass of a class with several names goes"
     )
-    device: Literal["auto", "cuda", "mps", "xpu", "cpu"] = option("auto", "where to compute")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "arithmetic of the network")
-    num_workers: int = option(-1, "loader processes; -1 = chosen by device and cores", least=-1)
-    infer_batch_size: int = option(0, "rows at once; 0 = by resolution", least=0)
 
 
 # These do not change what is learned, so a resumed or compared run may differ in them.
@@ -204,6 +331,6 @@ def learned_options(config: Any) -> dict[str, Any]:
 
 
 def config_hash(config: Any) -> str:
-    """Return 12 hex digits that name what ``config`` teaches."""
+    """Return 12 hex digits: a hash of the options that shape what is learned."""
     text = json.dumps(learned_options(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,26 @@ from typing import IO, Any
 from src.script import UserError
 
 HALF_WRITTEN = ".tmp"  # ends the name of a file that is not whole yet
+
+
+def read_small(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file of at most ``max_bytes``; a pipe or device is never waited for.
+
+    Raises:
+        ValueError: it is no regular file, or longer.
+        OSError: it cannot be read.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("no regular file")
+        content = b""
+        while len(content) <= max_bytes:
+            block = file.read(max_bytes + 1 - len(content))
+            if not block:
+                return content
+            content += block
+    raise ValueError(f"longer than {max_bytes:,} bytes")
 
 
 @contextmanager

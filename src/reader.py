@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import functools
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from src.script import UserError
+from src.files import read_small
+from src.option import GROUPS
+from src.script import UserError, nearest, quote
 
 Config = TypeVar("Config")
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """Return `` (did you mean X?)`` or nothing."""
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
+MAX_YAML_BYTES = 1_000_000
 
 
 @functools.cache
@@ -48,13 +43,8 @@ def coerce(name: str, value: Any, kind: Any) -> Any:
             value = "on" if value else "off"
         if value not in typing.get_args(kind):
             choices = ", ".join(map(str, typing.get_args(kind)))
-            raise UserError(f"{name}: {value!r} is none of {choices}")
+            raise UserError(f"{name}: {quote(value)} is none of {choices}")
         return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        inner = next(k for k in typing.get_args(kind) if k is not type(None))
-        return coerce(name, value, inner)
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(coerce(name, item, typing.get_args(kind)[0]) for item in items)
@@ -64,15 +54,17 @@ def coerce(name: str, value: Any, kind: Any) -> Any:
 def coerce_plain(name: str, value: Any, kind: type) -> Any:
     """Coerce to bool, int, float or str without guessing: 1.5 is no int, "maybe" no bool."""
     expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
-    text = str(value).strip()
     try:
-        if value is None or isinstance(value, (list, dict)):
+        if not isinstance(value, (bool, int, float, str)):
             raise ValueError
+        text = str(value).strip()
         if kind is bool:
             return {"true": True, "1": True, "yes": True, "on": True}.get(text.lower()) or {
                 "false": False, "0": False, "no": False, "off": False
             }[text.lower()]  # fmt: skip
         if kind is str:
+            if "\0" in str(value).encode().decode():  # a path that is not UTF-8 cannot be encoded
+                raise ValueError
             return str(value)
         if isinstance(value, bool):
             raise ValueError
@@ -83,7 +75,12 @@ def coerce_plain(name: str, value: Any, kind: type) -> Any:
             raise ValueError
         return int(text) if kind is int and text.lstrip("+-").isdigit() else kind(number)
     except (ValueError, KeyError, OverflowError):
-        raise UserError(f"{name}: {value!r} is not {expected}") from None
+        raise UserError(f"{name}: {quote(value)} is not {expected}") from None
+
+
+def plain(key: Any) -> str:
+    """Return a YAML key as text, whatever it is."""
+    return key if isinstance(key, str) else quote(key)
 
 
 def check_keys(where: str, keys: Sequence[str], config_class: type) -> None:
@@ -91,7 +88,7 @@ def check_keys(where: str, keys: Sequence[str], config_class: type) -> None:
     names = list(field_types(config_class))
     for key in keys:
         if key not in names:
-            raise UserError(f"{where}: unknown key {key!r}{nearest(str(key), names)}")
+            raise UserError(f"{where}: unknown key {quote(key)}{nearest(plain(key), names)}")
 
 
 def shipped(path: Path) -> Path:
@@ -103,22 +100,26 @@ def shipped(path: Path) -> Path:
     return beside if beside.is_file() and not path.exists() else path
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping safely (no objects are constructed)."""
+def read_yaml(path: Path, flag: str = "config") -> dict[str, Any]:
+    """Read a YAML mapping safely: no objects are constructed, and a regular file of 1 MB at most.
+
+    Raises:
+        UserError: naming ``flag``, which named the file.
+    """
     import yaml
 
     path = shipped(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.safe_load(read_small(path, MAX_YAML_BYTES).decode("utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(f"--config {path}: no such file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"--{flag} {path}: no such file") from None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--config {path}: cannot be read as YAML ({reason})") from None
+        raise UserError(f"--{flag} {path}: cannot be read as YAML ({reason})") from None
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise UserError(f"--config {path}: expected a mapping with `train:` and `models:`")
+        raise UserError(f"--{flag} {path}: expected a mapping with `train:` and `models:`")
     return content
 
 
@@ -127,36 +128,66 @@ def read_rows(path: Path, config_class: type, row_of: str = "models") -> tuple[d
     content = read_yaml(path)
     for key in content:
         if key not in ("train", row_of):
-            raise UserError(f"{path}: unknown block {key!r}{nearest(str(key), ['train', row_of])}")
+            raise UserError(
+                f"{path}: unknown block {quote(key)}{nearest(plain(key), ['train', row_of])}"
+            )
     common, rows = content.get("train") or {}, content.get(row_of) or {}
     if not isinstance(rows, dict):
         raise UserError(f"{path}: {row_of}: expected a mapping of names to options")
     for where, block in [
         ("train", common),
-        *((f"{row_of}: {name}", r) for name, r in rows.items()),
+        *((f"{row_of}: {plain(name)}", r) for name, r in rows.items()),
     ]:
         if not isinstance(block or {}, dict):
             raise UserError(f"{path}: {where}: expected a mapping of options")
         check_keys(f"{path}: {where}", list(block or {}), config_class)
-    return common, {str(name): row or {} for name, row in rows.items()}
+    return common, {plain(name): row or {} for name, row in rows.items()}
+
+
+class _Help(argparse.HelpFormatter):
+    """Help of 100 columns whose texts stand in one column."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=100)
 
 
 def build_parser(config_class: type, prog: str, description: str) -> argparse.ArgumentParser:
-    """Return a parser with one flag a field; dashes are accepted for underscores."""
+    """Return a parser with one flag an option, grouped, the most used ones at the top."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS
+        prog=prog,
+        usage=f"python {prog} [--option value ...]",
+        description=description,
+        epilog="In brackets: the default. --batch-size is --batch_size; `--audit false` is off.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=_Help,
     )
-    for entry in dataclasses.fields(config_class):
+    declared = dataclasses.fields(config_class)
+    entries = sorted(declared, key=lambda entry: GROUPS.index(entry.metadata["group"]))
+    headings = ["most used", *dict.fromkeys(entry.metadata["group"] for entry in entries)]
+    groups = {heading: parser.add_argument_group(heading) for heading in headings}
+    for entry in entries:
         kind = field_types(config_class)[entry.name]
-        names = dict.fromkeys([f"--{entry.name}", f"--{entry.name.replace('_', '-')}"])
-        many = typing.get_origin(kind) is tuple
-        nargs = "+" if many else "?" if kind is bool else None
-        shown = "{" + ",".join(map(str, typing.get_args(kind))) + "}"
-        metavar = shown if typing.get_origin(kind) is Literal else entry.name.upper()
-        text = f"{entry.metadata.get('help', '')} [{entry.default!r}]".replace("%", "%%")
+        heading = "most used" if entry.metadata["first"] else entry.metadata["group"]
+        nargs = "+" if typing.get_origin(kind) is tuple else "?" if kind is bool else None
         extra = {"const": True} if kind is bool else {}
-        parser.add_argument(*names, nargs=nargs, metavar=metavar, help=text, **extra)  # type: ignore[arg-type]
+        default = "" if nargs == "+" else str(entry.default)
+        default = default.lower() if kind is bool else default
+        text = f"{entry.metadata['help']} [{default}]" if default else entry.metadata["help"]
+        groups[heading].add_argument(
+            f"--{entry.name}", nargs=nargs, metavar=_metavar(kind), help=text.replace("%", "%%"),
+            **extra,  # type: ignore[arg-type]
+        )  # fmt: skip
     return parser
+
+
+def _metavar(kind: Any) -> str:
+    """Return what ``--help`` shows for a value: its choices, or its type."""
+    if typing.get_origin(kind) is Literal:
+        return "{" + ",".join(map(str, typing.get_args(kind))) + "}"
+    if typing.get_origin(kind) is tuple:
+        return _metavar(typing.get_args(kind)[0])
+    return {bool: "true|false", int: "N", float: "X", str: "TEXT"}[kind]
 
 
 def parse(
@@ -185,13 +216,19 @@ def parse(
     """
     parser = build_parser(config_class, prog, description)
     parser.error = functools.partial(_refuse, parser)  # type: ignore[assignment,method-assign]
-    flags, rest = parser.parse_known_args(list(argv))
+    flags, rest = parser.parse_known_args([_underscored(word) for word in argv])
     if rest:
         word = rest[0].split("=")[0]
         names = [f"--{name}" for name in field_types(config_class)]  # type: ignore[arg-type]
         meant = "--" + word.lstrip("-").replace("-", "_")
         raise UserError(f"unknown flag {word}{nearest(meant, names)}")
     return fill(config_class, vars(flags), row_by=row_by, row_of=row_of, rows_only=rows_only)
+
+
+def _underscored(word: str) -> str:
+    """Return ``--batch-size=8`` as ``--batch_size=8``."""
+    flag, equals, value = word.partition("=")
+    return f"--{flag[2:].replace('-', '_')}{equals}{value}" if flag.startswith("--") else word
 
 
 def _refuse(parser: argparse.ArgumentParser, message: str) -> typing.NoReturn:
@@ -224,8 +261,4 @@ def fill(
             values |= rows.get(row, {})
     values |= flags
     filled = {name: coerce(name, value, kinds[name]) for name, value in values.items()}
-    for known in dataclasses.fields(config_class):  # type: ignore[arg-type]
-        least = known.metadata.get("least")
-        if least is not None and filled.get(known.name, least) < least:
-            raise UserError(f"--{known.name} {filled[known.name]}: at least {least}")
     return config_class(**filled)

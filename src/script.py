@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 
 class UserError(ValueError):
@@ -47,3 +48,18 @@ def one_line(error: BaseException) -> str:
     File names may hold either.
     """
     return "".join(c if c.isprintable() else " " for c in str(error))
+
+
+def quote(value: Any, length: int = 60) -> str:
+    """Return ``value`` as a message shows it, no more of it than fits: it may be anything."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python does not write numbers of thousands of digits
+        return f"({type(value).__name__} too long to show)"
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return `` (did you mean X?)``, or nothing where no word is near."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""

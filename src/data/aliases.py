@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.tables import nearest, nfc, read_text, unescape_cell
-from src.script import UserError
+from src.data.tables import nfc, read_text, unescape_cell
+from src.script import UserError, nearest
 
 _HEADERS = frozenset({"class", "alias", "name", "first", "second", "a", "b", "class_a", "class_b"})
 

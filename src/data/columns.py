@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.data.scan import EXTENSIONS
-from src.data.tables import nearest, nfc
-from src.script import UserError
+from src.data.tables import nfc
+from src.script import UserError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,6 @@ that a spreadsheet would run as a formula is quoted by an apostrophe, which read
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import re
 import unicodedata
@@ -32,12 +31,6 @@ _FORMULA = tuple("=+-@\t\r\n＝＋－＠'")
 def nfc(text: str) -> str:
     """Return ``text`` in Unicode normal form C (macOS stores file names decomposed)."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return `` (did you mean X?)``, or nothing when there is no word to offer."""
-    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def escape_cell(cell: Any) -> Any:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def fold_of(text: str) -> int | None:
     """Read ``--fold``: a number, or None for ``full``."""
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return int(text)
     if text != "full":
         raise UserError(f"--fold {text}: a number from 0, or `full`")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data.tables import escape_cell, nearest, nfc, read_csv, unescape_cell, write_csv
+from src.data.tables import escape_cell, nfc, read_csv, unescape_cell, write_csv
 from src.script import UserError
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
@@ -101,10 +101,8 @@ def test_any_bytes_are_a_table_or_a_named_refusal(tmp_path_factory, content):
         assert table.columns.is_unique
 
 
-def test_nfc_and_nearest():
+def test_nfc():
     assert nfc("가") == "가" and nfc("abc") == "abc"
-    assert nearest("labl", ["id", "label"]) == " (did you mean label?)"
-    assert nearest("x", []) == ""
 
 
 KOREAN = [
