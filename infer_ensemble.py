@@ -191,19 +191,16 @@ def describe(
     from src.ensemble.shift import correct
 
     tally = calibration.TestTally.empty()
-    for rows, log_probs in answers.blocks():
+    for log_probs in answers.blocks():
         posterior = correct(log_probs, shift) if shift.significant else log_probs
-        tally.add(posterior if corrected else log_probs, posterior, answers.gain[rows])
+        tally.add(posterior if corrected else log_probs, posterior)
     print(f"\n{report.test_bins_table(tally.bins)}\n")
     print(f"{report.agreement_table(answers)}\n")
     print(f"{report.least_certain_table(answers, ids, weights.classes)}\n")
     print("\n".join(report.shift_lines(shift, weights.classes, corrected=corrected)))
-    lines = report.score_lines(weights.summary, shift, tally, corrected=corrected)
-    print("\n" + "\n".join(lines))
-    by_class = calibration.loss_by_class(weights.summary, shift, tally, corrected=corrected)
-    by_confidence = calibration.loss_by_confidence(weights.summary, tally)
-    estimates = {"by_confidence": asdict(by_confidence), "by_class": asdict(by_class)}
-    write_json(prediction, {"oof_log_loss": weights.summary.loss, **estimates})
+    print("\n" + "\n".join(report.score_lines(weights.summary, answers, tally)))
+    expected = asdict(calibration.expected_loss(weights.summary, tally))
+    write_json(prediction, {"oof_log_loss": weights.summary.loss, "test_log_loss": expected})
 
 
 def submit(

@@ -133,12 +133,12 @@ def print_table() -> None:
             rows.append([name, view, weight, log_loss(softmax(held_out), known), alone])
     print("\nwhat each model and view is worth (log loss; the flips of a digit are no digit)\n")
     print(format_table(["model", "view", "weight", "OOF alone", "test alone"], rows))
-    low, high = prediction["by_confidence"]["low"], prediction["by_confidence"]["high"]
+    expected = prediction["test_log_loss"]
     print("\nthe blend\n")
     rows = [
         ["OOF log loss (nested)", prediction["oof_log_loss"]],
-        ["predicted test log loss", prediction["by_confidence"]["value"]],
-        ["  its 95 % interval", f"{low:.5f} to {high:.5f}"],
+        ["predicted test log loss", expected["value"]],
+        ["  its 95 % interval", f"{expected['low']:.5f} to {expected['high']:.5f}"],
         ["actual test log loss", actual],
     ]
     print(format_table(["", "nats"], rows))

@@ -10,7 +10,7 @@ from src.data.index import read_test
 from src.ensemble.pool import Blend
 from src.ensemble.store import save_test_info
 from src.ensemble.weights import OofSummary, Weights, write_weights
-from src.files import write_json
+from src.files import read_json, write_json
 from src.script import UserError
 from src.tracks.inference import hash_images
 
@@ -56,8 +56,7 @@ def place(tmp_path):
         order="after", classes=CLASSES, source_classes=CLASSES, alias_groups=(), folds_hash="f",
         config_hashes={model: {"0": model, "1": model} for model in "ab"}, scores={},
         summary=OofSummary(
-            losses=np.array([0.02, 0.5, 0.5]), errors=np.full(3, 0.3),
-            counts=np.array([900, 50, 50]), prior=prior, accuracy=0.98, entropy=0.07,
+            loss=0.068, prior=prior, accuracy=0.98, entropy=0.07,
             residual_error=0.003, confidence=0.98, confidence_error=0.002,
         ),
         adaptive_threshold=0.99,
@@ -86,9 +85,18 @@ def test_submission_in_the_samples_order_and_the_report(place, capsys):
     assert header == ["ID", "dog", "bird", "고양이"]
     assert ids == [f"{k:03d}" for k in reversed(range(NUM))]
     assert (probs.argmax(axis=1) == np.array([2, 0, 1])[place[1][::-1]]).mean() > 0.6
-    for words in ("predicted test log loss", "agreement", "least certain", "label shift"):
+    for words in (
+        "predicted test log loss",
+        "averaging the folds",
+        "agreement",
+        "least certain",
+        "label shift",
+    ):
         assert words in text
     assert "forbid" in text  # what a correction would use
+    expected = read_json(place[0] / "output" / "prediction.json")["test_log_loss"]
+    actual = -np.log(probs[np.arange(NUM), np.array([2, 0, 1])[place[1][::-1]]]).mean()
+    assert expected["low"] < actual < expected["high"]
 
 
 def test_prior_correction_lowers_the_actual_log_loss(place):

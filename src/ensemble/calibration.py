@@ -1,10 +1,8 @@
-"""OOF and test answers in; how sure they are, how right, and which test score to expect, out.
+"""Calibration of OOF and test predictions, and the test log loss to expect.
 
-Two estimates of the test log loss that share little. *By class*: the OOF loss of each class,
-weighted by the class frequencies estimated for the test rows, less what the committee of folds
-gains (known without labels, see ``unseen.py``). *By confidence*: the loss the answers expect of
-themselves on the test rows, sum_y r(y|x) (-log q(y|x)), where r is the answer q corrected to those
-frequencies. Without label shift the second is the mean entropy.
+A test row's expected loss is sum_y r(y|x) (-log q(y|x)), where q is the prediction and r the same
+corrected to the class frequencies estimated for the test rows (``shift.py``). Without label shift
+it is the mean entropy.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ import numpy.typing as npt
 
 from src.ensemble.oof import Oof
 from src.ensemble.pool import Blend, row_blocks, true_losses
-from src.ensemble.shift import Shift
 from src.ensemble.weights import OofSummary
 
 Array = npt.NDArray[Any]
@@ -41,7 +38,7 @@ class TestTally:
     """Sums over the test rows, added up block by block.
 
     ``moments`` holds the sums of, a row: expected loss, its variance, expected accuracy, its
-    variance, the committee's gain.
+    variance.
     """
 
     __test__ = False  # not a test case
@@ -53,15 +50,14 @@ class TestTally:
     @classmethod
     def empty(cls) -> TestTally:
         """Return a tally of no rows."""
-        return cls(0, np.zeros(5), np.zeros((2, len(EDGES) - 1)))
+        return cls(0, np.zeros(4), np.zeros((2, len(EDGES) - 1)))
 
-    def add(self, log_probs: Array, posterior: Array, gain: Array) -> None:
+    def add(self, log_probs: Array, posterior: Array) -> None:
         """Add R rows.
 
         Args:
             log_probs: (R, K) what is submitted.
             posterior: (R, K) log of what is believed; the same unless labels have shifted.
-            gain: (R,) of the committee.
         """
         belief = np.exp(posterior.astype(np.float64))
         surprise = -log_probs.astype(np.float64)
@@ -74,14 +70,13 @@ class TestTally:
             np.maximum(square - expected**2, 0.0).sum(),
             right.sum(),
             (right * (1 - right)).sum(),
-            gain.sum(),
         ]
         place = np.digitize(np.exp(log_probs.max(axis=1)), EDGES) - 1
         self.bins += np.stack([np.bincount(place, w, self.bins.shape[1]) for w in (None, right)])
 
 
 def summarise_oof(log_probs: Array, targets: Array) -> OofSummary:
-    """Return what nested OOF answers (N, K) say about each class and about calibration."""
+    """Return what nested OOF answers (N, K) say about calibration."""
     num_rows, num_classes = log_probs.shape
     losses = true_losses(log_probs, targets)
     entropies, prior = np.empty(num_rows), np.zeros(num_classes)
@@ -92,17 +87,9 @@ def summarise_oof(log_probs: Array, targets: Array) -> OofSummary:
         prior += probs.sum(axis=0)
     confidence = np.exp(log_probs.max(axis=1).astype(np.float64))
     right = log_probs.argmax(axis=1) == targets
-    counts = np.bincount(targets, minlength=num_classes)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.bincount(targets, losses, num_classes) / counts
-    squares = np.bincount(targets, (losses - means[targets]) ** 2, num_classes)
-    pooled = float(np.sqrt(squares.sum() / max(num_rows - (counts > 0).sum(), 1)))
-    deviations = np.where(counts > 4, np.sqrt(squares / np.maximum(counts - 1, 1)), pooled)
     root = np.sqrt(max(num_rows, 1))
     return OofSummary(
-        losses=means,
-        errors=deviations,
-        counts=counts,
+        loss=float(losses.mean()),
         prior=prior / prior.sum(),
         accuracy=float(right.mean()),
         entropy=float(entropies.mean()),
@@ -123,44 +110,15 @@ def reliability(log_probs: Array, targets: Array) -> Array:
     return np.stack([sums[0], sums[1] / counts, sums[2] / counts], axis=1)
 
 
-def reweighted_loss(summary: OofSummary, prior: Array) -> float:
-    """Return the OOF loss if the classes were as frequent as ``prior`` (K,) says."""
-    return float(prior @ _class_losses(summary))
-
-
-def _class_losses(summary: OofSummary) -> Array:
-    return np.where(summary.counts > 0, summary.losses, summary.loss)
-
-
-def loss_by_class(
-    summary: OofSummary, shift: Shift, tally: TestTally, *, corrected: bool
-) -> Estimate:
-    """Return the expected test loss from the OOF loss of each class; see the module.
-
-    The interval adds up: OOF rows of each class, test rows drawn from it, the frequencies' own
-    uncertainty and, where the answers are corrected to them, that of what this gains.
-    """
-    losses, share = _class_losses(summary), shift.prior
-    value = reweighted_loss(summary, share)
-    within = share**2 @ (summary.errors**2 / np.maximum(summary.counts, 1))
-    drawn = share @ (summary.errors**2 + (losses - value) ** 2) / max(tally.num_rows, 1)
-    unsure = losses @ shift.covariance @ losses
-    gain = tally.moments[4] / tally.num_rows
-    if corrected:
-        gain += shift.gain
-        unsure += shift.gain_error**2
-    return _estimate(value - gain, float(np.sqrt(within + drawn + unsure)))
-
-
-def loss_by_confidence(summary: OofSummary, tally: TestTally) -> Estimate:
-    """Return the expected test loss from the answers' own confidence; see the module."""
+def expected_loss(summary: OofSummary, tally: TestTally) -> Estimate:
+    """Return the expected test log loss; see the module."""
     value = tally.moments[0] / tally.num_rows
     chance = tally.moments[1] / tally.num_rows**2
     calibration = (summary.residual_error * value / max(summary.entropy, 1e-9)) ** 2
     return _estimate(value, float(np.sqrt(chance + calibration)))
 
 
-def accuracy_by_confidence(summary: OofSummary, tally: TestTally) -> Estimate:
+def expected_accuracy(summary: OofSummary, tally: TestTally) -> Estimate:
     """Return the expected test accuracy from the answers' own confidence."""
     value = tally.moments[2] / tally.num_rows
     chance = tally.moments[3] / tally.num_rows**2

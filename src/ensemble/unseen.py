@@ -90,13 +90,12 @@ class Answers:
     gain: Array
     choices: Mapping[str, Array]
 
-    def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """Yield slices of rows and their log probabilities, in memory."""
+    def blocks(self) -> Iterator[Array]:
+        """Yield the log probabilities of consecutive rows, in memory."""
         num_rows, num_classes = self.log_probs.shape
         size = max(1, _BLOCK_VALUES // num_classes)
         for start in range(0, num_rows, size):
-            rows = slice(start, min(start + size, num_rows))
-            yield rows, np.array(self.log_probs[rows])
+            yield np.array(self.log_probs[start : start + size])
 
 
 def save_answers(path: Path, unseen: Unseen, *, progress: Callable[[int], Any]) -> Answers:

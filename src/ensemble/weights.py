@@ -17,7 +17,7 @@ from src.script import UserError
 
 Array = npt.NDArray[Any]
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,7 @@ class OofSummary:
     """What the OOF rows say about the blend's answers, for the prediction of the test score.
 
     Attributes:
-        losses: (K,) mean nested loss of each class's rows, nats; nan without rows.
-        errors: (K,) standard deviation of those losses within the class.
-        counts: (K,) rows of each class.
+        loss: mean nested loss, nats.
         prior: (K,) mean nested probability: the class frequencies the answers imply.
         accuracy: share of rows whose largest probability is the true class's.
         entropy: mean entropy of the nested answers, the loss they expect of themselves.
@@ -36,20 +34,13 @@ class OofSummary:
         confidence_error: standard error of mean(right - confidence).
     """
 
-    losses: Array
-    errors: Array
-    counts: Array
+    loss: float
     prior: Array
     accuracy: float
     entropy: float
     residual_error: float
     confidence: float
     confidence_error: float
-
-    @property
-    def loss(self) -> float:
-        """Mean nested loss of all rows."""
-        return float(np.nansum(self.losses * self.counts) / self.counts.sum())
 
 
 @dataclass(frozen=True)
@@ -164,9 +155,7 @@ def write_weights(path: Path, weights: Weights) -> None:
             "adaptive_threshold": weights.adaptive_threshold,
             "scores": {name: dict(score) for name, score in weights.scores.items()},
             "oof": {
-                "class_loss": [None if np.isnan(x) else float(x) for x in summary.losses],
-                "class_error": [float(x) for x in summary.errors],
-                "class_rows": [int(x) for x in summary.counts],
+                "loss": summary.loss,
                 "implied_prior": summary.prior.tolist(),
                 "accuracy": summary.accuracy,
                 "entropy": summary.entropy,
@@ -217,9 +206,7 @@ def _from_json(content: Mapping[str, Any]) -> Weights:
     if blend.pool not in ("linear", "log") or len(blend.prior) != len(content["classes"]):
         raise ValueError("pool or classes do not fit")
     summary = OofSummary(
-        losses=np.array([np.nan if x is None else x for x in oof["class_loss"]], dtype=np.float64),
-        errors=np.array(oof["class_error"], dtype=np.float64),
-        counts=np.array(oof["class_rows"], dtype=np.int64),
+        loss=float(oof["loss"]),
         prior=np.array(oof["implied_prior"], dtype=np.float64),
         accuracy=float(oof["accuracy"]),
         entropy=float(oof["entropy"]),

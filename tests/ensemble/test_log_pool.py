@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from src.ensemble.log_pool import fit_log_pool
+from src.ensemble.simplex import solve_mixture
 from src.metrics.classification import fit_temperature, log_loss, softmax
 
 
@@ -48,3 +49,21 @@ def test_members_that_are_nearly_one_another(noise):
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     weights = fit_log_pool(log_probs, targets)
     assert np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0.1
+
+
+@pytest.mark.parametrize(("veto", "winner"), [(0.0, "log"), (0.1, "linear")])
+def test_log_pool_wins_on_independent_noise_and_loses_where_members_are_surely_wrong(
+    veto: float, winner: str
+) -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 6, 2000)
+    evidence = rng.standard_normal((2000, 1, 6)) + 2.0 * np.eye(6)[targets][:, None]
+    logits = evidence + rng.standard_normal((2000, 4, 6))  # each of 4 members adds its own noise
+    wrong = rng.random((2000, 4)) < veto
+    logits[wrong, rng.integers(0, 6, wrong.sum())] += 20.0
+    log_probs = np.log(softmax(logits)).astype(np.float32)
+    weights = fit_log_pool(log_probs, targets)
+    rows = np.arange(2000)
+    pooled = log_loss(softmax(np.tensordot(log_probs.astype(float), weights, (1, 0))), targets)
+    losses = {"log": pooled, "linear": solve_mixture(log_probs[rows, :, targets]).loss}
+    assert min(losses, key=losses.__getitem__) == winner, losses

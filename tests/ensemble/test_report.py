@@ -29,7 +29,7 @@ def test_least_certain_first():
 def test_shift_is_reported_with_the_warning_or_not_at_all():
     prior = np.array([0.9, 0.1])
     assert "none beyond chance" in "".join(shift_lines(no_shift(prior), "ab", corrected=False))
-    shift = Shift(np.array([0.5, 0.5]), prior, np.eye(2) * 1e-4, 1e-9, 0.02, 0.005, 0.0)
+    shift = Shift(np.array([0.5, 0.5]), prior, 1e-9, 0.02)
     text = "\n".join(shift_lines(shift, "ab", corrected=False))
-    assert "0.02000 ± 0.00980" in text and "forbid" in text and "p = 1e-09" in text
+    assert "gain about 0.02000" in text and "forbid" in text and "p = 1e-09" in text
     assert "is corrected" in "\n".join(shift_lines(shift, "ab", corrected=True))

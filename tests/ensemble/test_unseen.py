@@ -92,7 +92,7 @@ def test_saved_answers_are_the_answers(tmp_path, monkeypatch):
     np.testing.assert_array_equal(answers.choices["b"], direct.choices["b"])
     assert steps == [2, 1] and answers.log_probs.shape == (3, 2)
     blocks = list(answers.blocks())
-    np.testing.assert_array_equal(np.concatenate([b for _, b in blocks]), direct.log_probs)
+    np.testing.assert_array_equal(np.concatenate(blocks), direct.log_probs)
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,7 @@ BLEND = Blend(
 
 def example() -> Weights:
     summary = OofSummary(
-        losses=np.array([0.1, np.nan]), errors=np.array([0.2, 0.3]), counts=np.array([7, 0]),
-        prior=np.array([1 / 3, 2 / 3]), accuracy=0.9, entropy=0.11, residual_error=0.01,
+        loss=0.1, prior=np.array([1 / 3, 2 / 3]), accuracy=0.9, entropy=0.11, residual_error=0.01,
         confidence=0.91, confidence_error=0.02,
     )  # fmt: skip
     return Weights(
