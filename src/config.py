@@ -198,7 +198,12 @@ class ClassifierConfig(Options, group="model"):
     pool: Literal["gem", "avg", "native"] = option(
         "gem", "pooling before the head; native = all the pretrained head does"
     )
-    gem_p: float = option(3.0, "where GeM's learned exponent starts, above 1", above=1, most=100)
+    gem_p: float = option(
+        0.0,
+        "where GeM's learned exponent starts, above 1; 0 = 3 after a ReLU, 1.05 on signed maps",
+        least=0,
+        most=100,
+    )
     norms: Literal["frozen", "batch"] = option(
         "batch", "statistics of a pretrained net's BatchNorm: of the batch, or kept as they are"
     )

@@ -1,9 +1,12 @@
-"""Images (B, 3, H, W) on the 0..255 scale in, logits (B, K) out: timm backbone, pooling, head.
+"""Image classifier: timm backbone, GeM pooling, linear head; images (B, 3, H, W) → logits (B, K).
 
 The pretrained head of a timm model is more than its pooling: ConvNeXt has a LayerNorm after it,
 MobileNetV3 a convolution. So `--pool gem` changes the pooling alone: it pools the feature map to
 a map of one cell, and hands that to the pretrained head, whose own pooling of one cell is the
 identity. `--pool native` hands over the whole map.
+
+Where the pretrained head reads a token rather than a mean (ViT), the pooled patches stand beside
+what it reads, (B, 2 D): nothing of pretraining is lost, and a linear head sees a superset.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from src.models.zoo import find_data_config
 from src.script import UserError
 
 POOLS = ("gem", "avg", "native")
+# Signed maps end pretraining before a mean (and mostly a norm after it): GeM starts next to that.
+NEAR_MEAN = 1.05
 
 
 class Classifier(nn.Module):
@@ -49,6 +54,7 @@ class Classifier(nn.Module):
         num_classes: int,
         *,
         pool: nn.Module | None,
+        beside_token: bool = False,
         drop_rate: float,
         mean: Sequence[float],
         std: Sequence[float],
@@ -59,6 +65,7 @@ class Classifier(nn.Module):
             backbone: a timm model built with `num_classes=0`.
             num_classes: K.
             pool: a `GeM`, a `MeanPool`, or None for the backbone's own.
+            beside_token: put the pooled patches beside what the pretrained head reads.
             drop_rate: dropout before the head, in [0, 1).
             mean: per channel, of values scaled to [0, 1].
             std: likewise.
@@ -66,8 +73,9 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.pool = pool
+        self.beside_token = beside_token
         self.drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(self.backbone.head_hidden_size, num_classes)
+        self.head = nn.Linear(self.backbone.head_hidden_size * (1 + beside_token), num_classes)
         # Small weights: the first predictions are near the prior, the first gradients small.
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
@@ -83,10 +91,15 @@ class Classifier(nn.Module):
         return self.backbone.forward_features((image - self.mean) / self.std)
 
     def embed(self, features: Tensor) -> Tensor:
-        """Pool the backbone's last features to what the head takes, (B, D)."""
-        if self.pool is not None:
-            features = pool_to_one_cell(self.backbone, features, self.pool)
-        return self.backbone.forward_head(features, pre_logits=True)
+        """Pool the backbone's last features to what the head takes, (B, D) or (B, 2 D)."""
+        if self.pool is None:
+            return self.backbone.forward_head(features, pre_logits=True)
+        cell = pool_to_one_cell(self.backbone, features, self.pool)
+        pooled = self.backbone.forward_head(cell, pre_logits=True)
+        if not self.beside_token:
+            return pooled
+        token = self.backbone.forward_head(features, pre_logits=True)
+        return torch.cat([token.to(pooled.dtype), pooled], dim=1)
 
     def classify(self, embedding: Tensor) -> Tensor:
         """Return float32 logits (B, K) of `embedding` (B, D)."""
@@ -133,7 +146,7 @@ def build_classifier(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
     weights: Path | None = None,
-    gem_p: float = 3.0,
+    gem_p: float = 0.0,
     frozen_norms: bool = False,
 ) -> Classifier:
     """Build a classifier on a timm backbone.
@@ -146,7 +159,8 @@ def build_classifier(
         drop_rate: dropout before the head, in [0, 1).
         drop_path_rate: stochastic depth of the backbone, in [0, 1).
         weights: file of pretrained weights, None for random ones.
-        gem_p: where the learned exponent starts, above 1.
+        gem_p: where the learned exponent starts, above 1; 0 = 3 on maps without negative values
+            (after a ReLU), `NEAR_MEAN` on signed ones.
         frozen_norms: keep pretrained BatchNorm at its running statistics; random ones never are.
 
     Raises:
@@ -177,6 +191,7 @@ def build_classifier(
         backbone,
         num_classes,
         pool=pooling,
+        beside_token=pooling is not None and _reads_token(backbone),
         drop_rate=drop_rate,
         mean=config.mean,
         std=config.std,
@@ -200,6 +215,11 @@ def _build_backbone(timm_id: str, options: dict[str, Any]) -> Any:
         raise UserError(f"model {timm_id} cannot be built with {given}: {reason}") from error
 
 
+def _reads_token(backbone: Any) -> bool:
+    """Tell whether the pretrained head reads a token (or an attention pool), not a mean."""
+    return getattr(backbone, "global_pool", "avg") in ("token", "map", "tok")
+
+
 def _try_pool(backbone: Any, name: str, gem_p: float, side: int) -> nn.Module | None:
     """Build the pooling called `name`, after one image through backbone and pretrained head.
 
@@ -214,7 +234,8 @@ def _try_pool(backbone: Any, name: str, gem_p: float, side: int) -> nn.Module | 
         features = backbone.forward_features(image)
         if name != "native":
             signed = bool(features.min() < 0) or not features.any()
-            pool = GeM(gem_p, signed=signed) if name == "gem" else MeanPool()
+            p = gem_p or (NEAR_MEAN if signed else 3.0)
+            pool = GeM(p, signed=signed) if name == "gem" else MeanPool()
             features = pool_to_one_cell(backbone, features, pool)
         backbone.forward_head(features, pre_logits=True)
     backbone.train(was_training)

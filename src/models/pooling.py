@@ -1,4 +1,4 @@
-"""A feature map in, a map of one cell out: what `--pool gem` and `--pool avg` put in place.
+"""GeM and average pooling of a feature map to a map of one cell (`--pool gem`, `--pool avg`).
 
 Maps are NCHW, NHWC (Swin) or NLC behind prefix tokens (ViT); the result keeps the layout, so that
 the pretrained head of the backbone can go on with it.
@@ -17,15 +17,15 @@ from src.script import UserError
 
 
 class GeM(nn.Module):
-    """Generalised mean f⁻¹(mean f(x)) over the positions of a map, with f(x) = g(x)^p.
+    """Generalised mean (mean x^p)^(1/p) over the positions of a map, with a learned exponent p.
 
-    On maps without negative values g(x) = max(x, eps), which is the paper's GeM. That would throw
-    away the negative half of a signed map (ConvNeXt, Swin, ViT, SiLU nets), so there g = softplus:
-    the result still lies between the least and the greatest value, a constant map keeps its value
-    and its sign, large p tends to the maximum, and the norm behind sees the scale it knows.
+    On maps without negative values this is the paper's GeM. It would throw away the negative half
+    of a signed map (ConvNeXt, Swin, ViT, SiLU nets), so there each channel is measured from its
+    least value in the image: z = x - min x, pooled = min x + (mean z^p)^(1/p). At p = 1 both forms
+    are the plain mean, large p tends to the maximum, and the result lies between the two.
 
     p = 1 + softplus(`sharpness`) is learned, above 1 by construction. Everything is float32 and
-    in the logarithm of g, so that no power over- or underflows, under autocast too.
+    in the logarithm of z, so that no power over- or underflows, under autocast too.
 
     Source: Radenović et al. 2018, https://arxiv.org/abs/1711.02512, equation 3; the form for
     signed maps is our own.
@@ -48,11 +48,11 @@ class GeM(nn.Module):
         """Pool `features` over `dims`, keeping them with size one; float32."""
         with torch.autocast(features.device.type, enabled=False):
             x = features.float()
-            log_g = _log_softplus(x) if self.signed else x.clamp(min=1e-6).log()
+            least = x.amin(dim=dims, keepdim=True) if self.signed else x.new_zeros(())
+            log_z = (x - least).clamp(min=1e-6).log()
             count = math.prod(features.shape[dim] for dim in dims)
-            total = torch.logsumexp(self.p * log_g, dim=dims, keepdim=True)
-            pooled = (total - math.log(count)) / self.p
-            return _inverse_log_softplus(pooled) if self.signed else pooled.exp()
+            total = torch.logsumexp(self.p * log_z, dim=dims, keepdim=True)
+            return least + ((total - math.log(count)) / self.p).exp()
 
 
 class MeanPool(nn.Module):
@@ -80,14 +80,3 @@ def pool_to_one_cell(backbone: Any, features: Tensor, pool: nn.Module) -> Tensor
         return pool(features, dims)
     num_prefix = getattr(backbone, "num_prefix_tokens", 0)
     return pool(features[:, num_prefix:], (1,)).expand(-1, 1 + num_prefix, -1)
-
-
-def _log_softplus(x: Tensor) -> Tensor:
-    """Return log(softplus(x)), which is x where softplus(x) is exp(x) to float32."""
-    return torch.where(x < -15.0, x, F.softplus(x.clamp(min=-15.0)).log())
-
-
-def _inverse_log_softplus(y: Tensor) -> Tensor:
-    """Return the x with log(softplus(x)) = y."""
-    g = y.clamp(min=-15.0).exp()
-    return torch.where(y < -15.0, y, g + (-torch.expm1(-g)).log())

@@ -54,6 +54,39 @@ def test_average_is_native_where_the_native_head_averages() -> None:
             torch.testing.assert_close(native(images()), average(images()), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("timm_id", "size"),
+    [("test_convnext", 64), ("test_efficientnet", 64), ("swin_tiny_patch4_window7_224", 224)],
+)
+def test_gem_starts_where_the_pretrained_mean_stood(timm_id: str, size: int) -> None:
+    """As p falls to 1, the embedding of GeM is that of the native head; at its start it is near."""
+    torch.manual_seed(0)
+    native = build_classifier(timm_id, 5, image_size=size, pool="native").eval()
+    expected = _embed(native, size)
+    for p, tolerance in ((1.0001, 1e-2), (0.0, 0.1)):
+        gem = build_classifier(timm_id, 5, image_size=size, pool="gem", gem_p=p).eval()
+        gem.backbone.load_state_dict(native.backbone.state_dict())
+        distance = (_embed(gem, size) - expected).norm() / expected.norm()
+        assert distance < tolerance
+
+
+def test_gem_stands_beside_the_class_token() -> None:
+    """So the head of a ViT sees all that the native head sees, and the patches as well."""
+    torch.manual_seed(0)
+    native = build_classifier("test_vit", 5, image_size=64, pool="native").eval()
+    gem = build_classifier("test_vit", 5, image_size=64, pool="gem").eval()
+    gem.backbone.load_state_dict(native.backbone.state_dict())
+    embedding, token = _embed(gem, 64), _embed(native, 64)
+    assert embedding.shape[1] == gem.head.in_features == 2 * token.shape[1]
+    torch.testing.assert_close(embedding[:, : token.shape[1]], token)
+    assert not torch.allclose(embedding[:, token.shape[1] :], token, atol=1e-2)
+
+
+def _embed(model: nn.Module, size: int) -> torch.Tensor:
+    with torch.no_grad():
+        return model.embed(model.show(images(size)))
+
+
 def test_signed_maps_are_recognised() -> None:
     signed = {
         net: build_classifier(net, 2, image_size=64, pool="gem").pool.signed  # type: ignore[union-attr]

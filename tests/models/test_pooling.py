@@ -29,10 +29,17 @@ def test_gem_by_hand() -> None:
 
 
 def test_signed_gem_by_hand() -> None:
-    """softplus(log(e^a - 1)) = a: values placed at 1, 2, 3 have the cubic mean 12^(1/3)."""
-    values = torch.tensor([1.0, 2.0, 3.0]).expm1().log().view(1, 1, 1, 3)
+    """Measured from -1, the values are 0, 1 and 3: their cubic mean is (28 / 3)^(1/3)."""
+    values = torch.tensor([-1.0, 0.0, 2.0]).view(1, 1, 1, 3)
     pooled = GeM(3.0, signed=True)(values, NCHW)
-    assert pooled.item() == pytest.approx(math.log(math.expm1(12 ** (1 / 3))), rel=1e-5)
+    assert pooled.item() == pytest.approx((28 / 3) ** (1 / 3) - 1, rel=1e-5)
+
+
+def test_signed_gem_near_one_is_the_mean() -> None:
+    torch.manual_seed(0)
+    features = 3.0 * torch.randn(2, 5, 7, 7)
+    pooled = GeM(1.0001, signed=True)(features, NCHW)
+    torch.testing.assert_close(pooled, features.mean(NCHW, keepdim=True), atol=1e-3, rtol=1e-3)
 
 
 def test_signed_gem_keeps_the_negative_half() -> None:

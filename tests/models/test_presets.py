@@ -53,7 +53,8 @@ def test_preset_builds_trains_one_step_and_infers(name: str, rows: dict[str, dic
         row["timm_id"],
         396,
         image_size=side,
-        pool=row["pool"],
+        gem_p=row.get("gem_p", 0.0),
+        pool="gem",
         drop_rate=row["drop_rate"],
         drop_path_rate=row["drop_path_rate"],
     )
