@@ -7,27 +7,59 @@ export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: install install-dev demo test test-slow check bench clean
+# Interpreters of the oldest and the newest Python are looked for on the PATH, then in pyenv.
+OLDEST ?= 3.10
+NEWEST ?= 3.13
+PYENV_ROOT ?= $(HOME)/.pyenv
+SETUP = @$(PYTHON) scripts/setup.py --venv $(VENV) $(if $(LOCKED),--locked)
+LOCK := $(if $(LOCKED),requirements.lock)
+DONE := $(VENV)/.installed$(if $(LOCKED),-locked)
 
-install: $(VENV)/.installed
-install-dev: $(VENV)/.installed-dev
+.PHONY: install install-test install-dev demo test test-slow test-compat test-oldest test-newest \
+	lock check bench clean
 
-$(VENV)/.installed: requirements.txt
-	@PYTHON=$(PYTHON) scripts/install.sh requirements.txt
+install: $(DONE)
+install-test: $(DONE)-test
+install-dev: $(DONE)-dev
+
+$(DONE): requirements.txt $(LOCK)
+	$(SETUP) $<
 	@touch $@
 
-$(VENV)/.installed-dev: requirements.txt requirements-dev.txt
-	@PYTHON=$(PYTHON) scripts/install.sh requirements-dev.txt
-	@touch $(VENV)/.installed $@
+$(DONE)-test: requirements-test.txt requirements.txt $(LOCK)
+	$(SETUP) $<
+	@touch $(DONE) $@
+
+$(DONE)-dev: requirements-dev.txt requirements-test.txt requirements.txt $(LOCK)
+	$(SETUP) $<
+	@touch $(DONE) $(DONE)-test $@
 
 demo: install
 	@$(RUN) scripts/demo.py
 
-test: install-dev
+test: install-test
 	$(RUN) -m pytest
 
-test-slow: install-dev
+test-slow: install-test
 	$(RUN) -m pytest -m slow --timeout=3600
+
+# The fast tests in an environment of their own: $(1) the Python, $(2) its folder, $(3) its versions.
+define test-with
+@for p in python$(1) $(PYENV_ROOT)/versions/$(1)*/bin/python; do \
+	$$p -c '' 2>/dev/null || continue; \
+	$$p scripts/setup.py requirements-test.txt --venv $(2) $(3) && exec $(2)/bin/python -m pytest -n 2; \
+	exit 1; \
+done; echo "NOT TESTED: no Python $(1) on the PATH or in $(PYENV_ROOT)/versions" >&2
+endef
+
+test-compat: test-oldest test-newest
+test-oldest:
+	$(call test-with,$(OLDEST),.venv-oldest,--oldest)
+test-newest:
+	$(call test-with,$(NEWEST),.venv-newest)
+
+lock: test
+	@$(RUN) scripts/setup.py --write-lock
 
 check: install-dev
 	$(VENV)/bin/ruff check .
@@ -39,4 +71,4 @@ bench: install-dev
 	$(RUN) benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis
