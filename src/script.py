@@ -1,8 +1,9 @@
-"""How a script ends: on a user's mistake, a full disk or short memory with one line."""
+"""Start and end of a script: its streams, and one line on a mistake, full disk or short memory."""
 
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -17,7 +18,9 @@ def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Run a script's ``main(argv)`` and exit: 2 on a user's mistake, 1 on a disk's or memory's.
 
     Either is one line on stderr. Any other exception is a fault of the program and is shown whole.
+    What is printed cannot stop the work: see :func:`steady_streams`.
     """
+    steady_streams()
     try:
         status = main(sys.argv[1:])
         sys.stdout.flush()
@@ -27,9 +30,6 @@ def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
-    except BrokenPipeError:  # `| head` has seen enough; let the interpreter's own flush succeed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
     except MemoryError as error:
         print(f"error: out of memory ({one_line(error)[:150] or 'host'})", file=sys.stderr)
         status = 1
@@ -40,6 +40,50 @@ def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:
         print(f"error: {place}: {error.strerror}; earlier results are whole", file=sys.stderr)
         status = 1
     sys.exit(status or 0)
+
+
+def steady_streams() -> None:
+    """Let nothing about stdout and stderr raise: encoding, a reader that left, a closed descriptor.
+
+    Characters that the encoding lacks (cp949 has no dash, ASCII no Hangul) become ``?``. Where the
+    reader of a pipe is gone or the disk of a log is full, the rest of the reports is dropped.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):  # else the next file that is opened would get a standard stream's number
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(nothing, number)
+    if nothing > 2:
+        os.close(nothing)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller: `>&-`, pythonw
+            setattr(sys, name, _steady(number, "utf-8", lines=False))
+        elif stream is getattr(sys, f"__{name}__") and not (os.name == "nt" and stream.isatty()):
+            stream.flush()
+            lines = stream.line_buffering or stream.write_through
+            setattr(sys, name, _steady(stream.fileno(), stream.encoding, lines=lines))
+        elif isinstance(stream, io.TextIOWrapper):  # a Windows console, or somebody's redirection
+            stream.reconfigure(errors="replace")
+
+
+def _steady(number: int, encoding: str, *, lines: bool) -> io.TextIOWrapper:
+    """Open descriptor ``number`` for reports, flushed at the end of ``lines`` or of a block."""
+    raw = _Reports(number, "wb", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=encoding, errors="replace", line_buffering=lines
+    )
+
+
+class _Reports(io.FileIO):
+    """A descriptor whose writes succeed, as long as they can with effect."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:  # no reader, no room, no terminal
+            return len(memoryview(data).cast("B"))
 
 
 def one_line(error: BaseException) -> str:

@@ -1,0 +1,105 @@
+"""Streams that cannot stop the work, and what a script says when it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.script import nearest, one_line, quote
+
+ROOT = Path(__file__).resolve().parents[1]
+# Work goes on after the report; the file tells that it came to its end.
+WORK = """
+import sys
+from pathlib import Path
+from src.script import run_script
+
+def main(argv):
+    for number in range(int(argv[1])):
+        print(f"{number} 0.03 – 0.05 · 아반떼 \\udcff", flush=True)
+        print(f"{number} – 아반떼", file=sys.stderr, flush=True)
+    Path(argv[0]).write_text("done")
+
+run_script(main)
+"""
+
+
+def work(tmp_path: Path, shell: str, lines: int = 1, **environment: str) -> tuple[int, bytes]:
+    """Run WORK in ``shell``, where ``$WORK`` stands for it; return status and all that was said."""
+    script, done = tmp_path / "work.py", tmp_path / "done"
+    script.write_text(WORK, encoding="utf-8")
+    words = f"'{sys.executable}' '{script}' '{done}' {lines}"
+    answer = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", shell.replace("$WORK", words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.read_text() == "done", answer.stderr.decode()
+    return answer.returncode, answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"PYTHONIOENCODING": "cp949"}, "0 0.03 ? 0.05 · 아반떼 ?".encode("cp949")),
+        ({"PYTHONIOENCODING": "euc_kr"}, "아반떼".encode("euc_kr")),
+        ({"PYTHONIOENCODING": "ascii"}, b"0 0.03 ? 0.05 ? ??? ?"),
+        ({"LC_ALL": "C"}, b"0.05"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, b"0.03 ? 0.05"),
+        ({"PYTHONIOENCODING": "utf-8"}, "0.03 – 0.05 · 아반떼 ?".encode()),
+    ],
+)  # fmt: skip
+def test_an_encoding_cannot_stop_the_work(
+    tmp_path: Path, environment: dict[str, str], words: bytes
+) -> None:
+    status, said = work(tmp_path, "$WORK", **environment)
+    assert status == 0 and words in said and b"Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        "$WORK >&-",
+        "$WORK 2>&-",
+        "$WORK >&- 2>&- <&-",
+        "$WORK 2>/dev/null | head -1",
+        "$WORK 2>&1 >/dev/null | head -1",
+        *(["$WORK >/dev/full 2>&1"] if Path("/dev/full").exists() else []),
+    ],
+)
+def test_a_lost_stream_cannot_stop_the_work(tmp_path: Path, shell: str) -> None:
+    status, said = work(tmp_path, shell, lines=3000)
+    assert status == 0 and b"Error" not in said
+
+
+@pytest.mark.parametrize(
+    ("script", "shell"),
+    [
+        ("train_fold", "PYTHONIOENCODING=cp949 $RUN"),
+        ("train_fold", "$RUN | head -1"),
+        ("optimize_weights", "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 $RUN"),
+        ("infer_ensemble", "$RUN >&-"),
+    ],
+)
+def test_scripts_speak_anywhere(script: str, shell: str) -> None:
+    """Help ends well and a mistake is one line, whatever reads them."""
+    for flags, status in (("--help", 0), ("--seeed 1 --model 가", 2)):
+        words = f"'{sys.executable}' {script}.py {flags}"
+        answer = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", shell.replace("$RUN", words)],
+            cwd=ROOT, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert answer.returncode == status, answer.stderr.decode("cp949", "replace")
+        assert len(answer.stderr.splitlines()) == (0 if status == 0 else 1)
+
+
+def test_words_of_messages() -> None:
+    assert nearest("labl", ["id", "label"]) == " (did you mean label?)"
+    assert nearest("x", []) == nearest("zzz", ["label"]) == ""
+    assert quote("a") == "'a'" and quote(1.5) == "1.5"
+    assert len(quote("a" * 1000)) < 70 and "too long" in quote(16**9999)
+    assert one_line(ValueError("a\nb\x1b[31m")) == "a b [31m"
