@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import InferConfig
+from src.config import VIEWS, InferConfig
 from src.files import hold, read_json, sweep, write_json
 from src.reader import parse
 from src.runs import Output, Run
@@ -25,14 +25,10 @@ if TYPE_CHECKING:
     from src.ensemble.unseen import Answers
     from src.ensemble.weights import Weights
 
-VIEWS = ("identity", "hflip", "vflip", "both", "rot90")
-
 
 def main(argv: list[str]) -> int:
     """Infer, pool, report and write the submission."""
     config = parse(InferConfig, argv, prog="infer_ensemble.py", description=__doc__ or "")
-    if not 1 <= config.tta_steps <= len(VIEWS):
-        raise UserError(f"--tta_steps {config.tta_steps}: from 1 to {len(VIEWS)}")
     output = Output(Path(config.output_dir))
     if not output.weights.exists():
         raise UserError(f"{output.weights} does not exist; run optimize_weights.py first")
@@ -79,9 +75,10 @@ def infer(config: InferConfig, output: Output) -> None:
     ids = index.table["id"].tolist()
     shift = find_shift(answers, weights)
     corrected = config.prior_correction == "on" and shift.significant
-    describe(output.prediction, weights, answers, shift, ids, corrected=corrected)
     path = Path(config.output) if config.output else output.submission
     submit(path, id_column, ids, columns, answers, shift if corrected else None)
+    describe(output.prediction, weights, answers, shift, ids, corrected=corrected)
+    print(f"\n{path}: {len(ids)} rows × {len(columns.names)} columns, read back and sound")
 
 
 def sample_columns(config: InferConfig, root: Path, weights: Weights) -> tuple[str, Columns]:
@@ -220,7 +217,6 @@ def submit(
         return log_probs if shift is None else correct(log_probs, shift)
 
     write_submission(path, id_column, ids, columns, answer)
-    print(f"\n{path}: {len(ids)} rows × {len(columns.names)} columns, read back and sound")
 
 
 if __name__ == "__main__":

@@ -31,10 +31,6 @@ def main(argv: list[str]) -> int:
     )
     if config.compare:
         return compare(config.compare)
-    if not 0 <= config.tta_steps <= 5:
-        raise UserError(f"--tta_steps {config.tta_steps}: 1 to 5, or 0 for what did best on valid")
-    if config.threshold > 1:
-        raise UserError(f"--threshold {config.threshold}: a probability, at most 1")
 
     from src.engine.interrupt import Interrupted
 

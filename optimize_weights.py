@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config import BlendConfig
+from src.config import BlendConfig, FoldConfig
 from src.files import hold, sweep
-from src.reader import coerce, parse, read_yaml, shipped
+from src.reader import coerce, parse, read_rows
 from src.runs import Output, safe_name
 from src.script import UserError, run_script
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from src.ensemble.oof import Oof
     from src.ensemble.panel import Panel
     from src.ensemble.search import Structure
+    from src.ensemble.weights import Weights
 
 
 def main(argv: list[str]) -> int:
     """Fit and compare the blends that ``argv`` asks for."""
     config = parse(BlendConfig, argv, prog="optimize_weights.py", description=__doc__ or "")
-    if not 1 <= config.tta_steps <= 5:
-        raise UserError(f"--tta_steps {config.tta_steps}: from 1 to 5")
+    priors = read_priors(config.presets)
     output = Output(Path(config.output_dir))
     if not output.folds.exists():
         raise UserError(f"{output.folds} does not exist; run train_fold.py first")
     with hold(output.root / ".blend.lock", str(output.weights)):
         sweep(output.root, output.weights.name, "suggested_aliases.csv")
-        optimize(config, output)
+        optimize(config, output, priors)
     return 0
 
 
-def optimize(config: BlendConfig, output: Output) -> None:
+def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> None:
     """Fit, compare, write."""
     from src.ensemble.blend import build_tables
     from src.ensemble.contest import contest, contributions, entry_of, is_better, score_entries
@@ -56,7 +56,7 @@ def optimize(config: BlendConfig, output: Output) -> None:
     )
     tables = build_tables(oof)
     solving = time.monotonic()
-    entries, mixture = contest(oof.members, tables, read_priors(config))
+    entries, mixture = contest(oof.members, tables, priors)
     print(
         f"convex: within {mixture.gap:.1e} nats of the optimum, as the duality gap proves "
         f"({mixture.steps} steps; all methods {time.monotonic() - solving:.1f} s)"
@@ -73,10 +73,11 @@ def optimize(config: BlendConfig, output: Output) -> None:
         if is_better(searched.nested_losses, adopted.nested_losses):
             adopted, structure, name = searched, found, "searched"
     scores = score_entries(entries)
+    weights, share = write(output, oof, alias_groups, adopted, structure.order, scores)
     print(f"\n{scores_table(scores, name)}\n\n{contributions_table(gains)}\n")
     if config.suggest_aliases:
         suggest(output, oof, adopted)
-    finish(output, oof, alias_groups, adopted, structure.order, scores)
+    report_trust(oof, adopted, weights, share)
     print(f"{output.weights} written in {time.monotonic() - started:.1f} s")
 
 
@@ -125,16 +126,14 @@ def find_aliases(config: BlendConfig) -> Path | None:
     return path if path.exists() else None
 
 
-def read_priors(config: BlendConfig) -> dict[str, float]:
-    """Return each model's prior weight, from the presets."""
-    path = shipped(Path(config.presets))
-    rows = (read_yaml(path).get("models") or {}) if path.is_file() else {}
-    return {
-        safe_name(str(name)): coerce(
-            f"{path}: {name}: prior_weight", (row or {}).get("prior_weight", 0), float
-        )
+def read_priors(presets: str) -> dict[str, float]:
+    """Return each model's prior weight, from the presets; empty = none."""
+    rows = read_rows(Path(presets), FoldConfig, flag="presets")[1] if presets else {}
+    given = {
+        name: coerce(f"{presets}: {name}: prior_weight", row.get("prior_weight", 0), float)
         for name, row in rows.items()
     }
+    return {safe_name(k): FoldConfig(prior_weight=v).prior_weight for k, v in given.items()}
 
 
 def search(config: BlendConfig, output: Output, panel: Panel, start: Structure) -> Structure:
@@ -178,21 +177,41 @@ def suggest(output: Output, oof: Oof, adopted: Fitted) -> None:
     print(f"{suggestion_lines(found)}\n{path} written; --aliases {path} takes them as one class\n")
 
 
-def finish(
+def write(
     output: Output,
     oof: Oof,
     alias_groups: list[tuple[str, ...]],
     adopted: Fitted,
     order: str,
     scores: dict[str, dict[str, float]],
-) -> None:
-    """Print how far the answers can be trusted; write weights.json."""
-    from src.ensemble.calibration import adaptive_threshold, reliability, summarise_oof
-    from src.ensemble.report import reliability_table
+) -> tuple[Weights, float]:
+    """Write weights.json; return it and the share of images that adaptive TTA shows more views."""
+    from src.ensemble.calibration import adaptive_threshold, summarise_oof
     from src.ensemble.weights import Weights, write_weights
 
-    summary = summarise_oof(adopted.nested, oof.targets)
     threshold, share = adaptive_threshold(oof, adopted.blend)
+    content = Weights(
+        blend=adopted.blend,
+        order=order,
+        classes=oof.classes,
+        source_classes=oof.source_classes,
+        alias_groups=tuple(alias_groups),
+        folds_hash=oof.folds_hash,
+        config_hashes=oof.config_hashes,
+        scores=scores,
+        summary=summarise_oof(adopted.nested, oof.targets),
+        adaptive_threshold=threshold,
+    )
+    write_weights(output.weights, content)
+    return content, share
+
+
+def report_trust(oof: Oof, adopted: Fitted, weights: Weights, share: float) -> None:
+    """Print how far the predictions can be trusted."""
+    from src.ensemble.calibration import reliability
+    from src.ensemble.report import reliability_table
+
+    summary, threshold = weights.summary, weights.adaptive_threshold
     adaptive = (
         f"a model that gives its first view {threshold:g} or more needs no other; "
         f"{share:.1%} of the images do need more"
@@ -205,19 +224,6 @@ def finish(
         f"{adopted.blend.temperature:.4f}; the answers expect {summary.entropy:.5f} of themselves\n"
         f"--tta_adaptive: {adaptive}"
     )
-    content = Weights(
-        blend=adopted.blend,
-        order=order,
-        classes=oof.classes,
-        source_classes=oof.source_classes,
-        alias_groups=tuple(alias_groups),
-        folds_hash=oof.folds_hash,
-        config_hashes=oof.config_hashes,
-        scores=scores,
-        summary=summary,
-        adaptive_threshold=threshold,
-    )
-    write_weights(output.weights, content)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from src.option import Options, defaults, option
 
 MAX_SEED = 2**31 - 1
 MAX_EPOCHS = 100_000
-NUM_VIEWS = 5  # of src/engine/tta.py
+VIEWS = ("identity", "hflip", "vflip", "both", "rot90")  # of src/engine/tta.py
 SIZE = r"(1[6-9]|[2-9]\d|\d{3}|[1-8]\d{3})"  # 16 to 8999 pixels
 SIZES = rf"native|{SIZE}([xX×]{SIZE})?"
 
@@ -180,7 +180,7 @@ class ViewsConfig(Options, group="validation and inference"):
     """Test-time augmentation."""
 
     tta_steps: int = option(
-        NUM_VIEWS, "views of an image that are predicted", least=1, most=NUM_VIEWS
+        len(VIEWS), "views of an image that are predicted", least=1, most=len(VIEWS)
     )
 
 

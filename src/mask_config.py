@@ -8,8 +8,8 @@ from typing import Any, Literal
 from src.config import (
     MAX_EPOCHS,
     MAX_SEED,
-    NUM_VIEWS,
     SIZES,
+    VIEWS,
     AugmentConfig,
     CacheConfig,
     EngineConfig,
@@ -275,7 +275,7 @@ class InferSegmentationConfig(PlaceConfig, HardwareConfig, group="data and outpu
     )
     tta_steps: int = option(
         0, "views; 0 = as many as did best on valid",
-        least=0, most=NUM_VIEWS, group="validation and inference", first=True,
+        least=0, most=len(VIEWS), group="validation and inference", first=True,
     )  # fmt: skip
     threshold: float = option(
         -1.0, "probability of the foreground; -1 = the runs' own, from valid",

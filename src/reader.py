@@ -21,6 +21,7 @@ from src.script import UserError, nearest, quote
 Config = TypeVar("Config")
 ROOT = Path(__file__).resolve().parents[1]
 MAX_YAML_BYTES = 1_000_000
+BLOCKS = ("train", "models")
 
 
 @functools.cache
@@ -123,20 +124,18 @@ def read_yaml(path: Path, flag: str = "config") -> dict[str, Any]:
     return content
 
 
-def read_rows(path: Path, config_class: type, row_of: str = "models") -> tuple[dict, dict]:
-    """Return the ``train:`` block and the named rows of a config file, keys checked."""
-    content = read_yaml(path)
+def read_rows(path: Path, config_class: type, flag: str = "config") -> tuple[dict, dict]:
+    """Return the ``train:`` block and the ``models:`` rows of a config file, keys checked."""
+    content = read_yaml(path, flag)
     for key in content:
-        if key not in ("train", row_of):
-            raise UserError(
-                f"{path}: unknown block {quote(key)}{nearest(plain(key), ['train', row_of])}"
-            )
-    common, rows = content.get("train") or {}, content.get(row_of) or {}
+        if key not in BLOCKS:
+            raise UserError(f"{path}: unknown block {quote(key)}{nearest(plain(key), BLOCKS)}")
+    common, rows = (content.get(block) or {} for block in BLOCKS)
     if not isinstance(rows, dict):
-        raise UserError(f"{path}: {row_of}: expected a mapping of names to options")
+        raise UserError(f"{path}: models: expected a mapping of names to options")
     for where, block in [
         ("train", common),
-        *((f"{row_of}: {plain(name)}", r) for name, r in rows.items()),
+        *((f"models: {plain(name)}", r) for name, r in rows.items()),
     ]:
         if not isinstance(block or {}, dict):
             raise UserError(f"{path}: {where}: expected a mapping of options")
@@ -197,7 +196,6 @@ def parse(
     prog: str,
     description: str,
     row_by: str = "",
-    row_of: str = "models",
     rows_only: bool = False,
 ) -> Config:
     """Read flags, and the YAML file they name, into ``config_class``.
@@ -208,7 +206,6 @@ def parse(
         prog: name shown by ``--help``.
         description: one line shown by ``--help``.
         row_by: field whose value picks the row of the YAML file (``model``).
-        row_of: the YAML block that holds the rows.
         rows_only: whether that field must name a row, if anything.
 
     Raises:
@@ -222,7 +219,7 @@ def parse(
         names = [f"--{name}" for name in field_types(config_class)]  # type: ignore[arg-type]
         meant = "--" + word.lstrip("-").replace("-", "_")
         raise UserError(f"unknown flag {word}{nearest(meant, names)}")
-    return fill(config_class, vars(flags), row_by=row_by, row_of=row_of, rows_only=rows_only)
+    return fill(config_class, vars(flags), row_by=row_by, rows_only=rows_only)
 
 
 def _underscored(word: str) -> str:
@@ -240,7 +237,6 @@ def fill(
     flags: Mapping[str, Any],
     *,
     row_by: str = "",
-    row_of: str = "models",
     rows_only: bool = False,
 ) -> Config:
     """Lay ``flags`` over the YAML row over the YAML block over the defaults."""
@@ -250,7 +246,7 @@ def fill(
         default = next(f.default for f in dataclasses.fields(config_class) if f.name == "config")  # type: ignore[arg-type]
         path = str(flags.get("config", default))
         if path:
-            common, rows = read_rows(Path(path), config_class, row_of)
+            common, rows = read_rows(Path(path), config_class)
             values |= common
             row = str(flags.get(row_by, values.get(row_by, "")))
             if rows_only and row and row not in rows:

@@ -83,8 +83,7 @@ def test_quarantined_rows_are_not_missed(world, capsys):
 def test_prior_weights_come_from_the_presets(world, tmp_path):
     presets = tmp_path / "presets.yaml"
     presets.write_text("models:\n  strong: {prior_weight: 0}\n  weak: {prior_weight: 7}\n")
-    config = optimize_weights.BlendConfig(presets=str(presets))
-    assert optimize_weights.read_priors(config) == {"strong": 0.0, "weak": 7.0}
+    assert optimize_weights.read_priors(str(presets)) == {"strong": 0.0, "weak": 7.0}
 
 
 def test_names_of_the_same_thing_are_suggested_and_then_taken(make_world, capsys):

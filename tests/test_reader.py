@@ -203,7 +203,7 @@ def test_any_words_are_a_config_or_a_refusal(words: list[str]) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_config_parses_against_its_script(path: Path) -> None:
     config_class: Any = FoldConfig
-    rows_of, row_by = "models", "model"
+    row_by = "model"
     if path.stem in ("lane", "micro", "distill"):
         script = ROOT / f"train_{path.stem}.py"
         assert script.exists(), f"{path} has no script"
@@ -218,7 +218,7 @@ def test_every_config_parses_against_its_script(path: Path) -> None:
             config_class = getattr(module, f"{path.stem.capitalize()}Config", None)
         if config_class is None:
             pytest.skip(f"no {path.stem.capitalize()}Config")
-    _, rows = read_rows(path, config_class, rows_of)
+    _, rows = read_rows(path, config_class)
     for name in rows or [""]:
         flags = ["--config", str(path), f"--{row_by}", name]
         found = parse(config_class, flags, prog="x", description="", row_by=row_by)

@@ -50,9 +50,6 @@ def role_config(config: DistillConfig, role: str) -> DistillConfig:
 def weights_of(config: DistillConfig) -> dict[str, float]:
     """Return {term: weight} without the terms that are off."""
     found = {name: float(getattr(config, f"weight_{name}")) for name in TERMS}
-    for name, weight in found.items():
-        if weight < 0:
-            raise UserError(f"--weight_{name} {weight}: a share, 0 or more")
     return {name: weight for name, weight in found.items() if weight > 0}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import src.config
 from src.engine.tta import VIEWS, View, first_views
 
 
@@ -19,5 +20,6 @@ def test_views_differ_and_come_in_order() -> None:
     image = torch.arange(9).reshape(1, 3, 3)
     seen = {tuple(view.apply(image).flatten().tolist()) for view in VIEWS}
     assert len(seen) == 5
+    assert tuple(view.name for view in VIEWS) == src.config.VIEWS
     assert [view.name for view in first_views(3)] == ["identity", "hflip", "vflip"]
     assert VIEWS[4].apply(image)[0].tolist() == [[2, 5, 8], [1, 4, 7], [0, 3, 6]]
