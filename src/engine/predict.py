@@ -106,6 +106,7 @@ def predict_views(
 ) -> list[Tensor]:
     """Return the prediction of every view; only rows that ``go_on`` see more than the first."""
     first = predict_view(model, batch, task, runtime, views[0])
+    assert go_on is None or first.ndim == 2, "only predictions of whole images can be adaptive"
     if go_on is None or len(views) == 1:
         return [first, *(predict_view(model, batch, task, runtime, view) for view in views[1:])]
     rows = go_on(first).nonzero().squeeze(1)
@@ -119,8 +120,8 @@ def predict_views(
                 for part in shown.split(len(batch["image"]))
             ]
         )
-        for output, view, own in zip(outputs[1:], views[1:], found.split(len(rows)), strict=True):
-            output[rows] = view.invert(own) if own.ndim == 4 else own
+        for output, own in zip(outputs[1:], found.split(len(rows)), strict=True):
+            output[rows] = own
     return outputs
 
 

@@ -31,7 +31,6 @@ def build_loss(
     focal_gamma: float = 2.0,
     t1: float = 0.8,
     t2: float = 1.2,
-    class_weights: Tensor | None = None,
 ) -> Loss:
     """Return `loss(logits (B, K), target (B,) or (B, K)) -> scalar`, the mean over the batch.
 
@@ -41,8 +40,6 @@ def build_loss(
         focal_gamma: at least 0; 0 is cross entropy.
         t1: of the bi-tempered loss, in [0, 1]: below 1 bounds the loss of an outlier.
         t2: of the bi-tempered loss, above 0, as a rule at least 1: heavy tails above 1.
-        class_weights: (K,) positive; a row weighs the target's mean of them, and the mean over
-            the batch is divided by the sum of the weights.
 
     Raises:
         UserError: an unknown name or a value outside its range.
@@ -63,10 +60,7 @@ def build_loss(
             rows = bi_tempered(logits, soft, t1, t2)
         else:
             rows = -(soft * F.log_softmax(logits, dim=1)).sum(dim=1)
-        if class_weights is None:
-            return rows.mean()
-        weights = soft_targets(target, logits.shape[1]) @ class_weights.to(logits)
-        return (weights * rows).sum() / weights.sum()
+        return rows.mean()
 
     return loss
 

@@ -25,23 +25,16 @@ from src.script import UserError
 Term = Callable[[Tensor, Tensor, int | None], Tensor]
 
 
-def cross_entropy(
-    log_probs: Tensor, target: Tensor, ignore_index: int | None, weight: Tensor | None = None
-) -> Tensor:
+def cross_entropy(log_probs: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:
     """Mean over pixels of -log p(true class); with one logit this is the binary cross-entropy.
 
     Args:
         log_probs: (B, K, H, W).
         target: (B, H, W) labels.
         ignore_index: label of void, or None.
-        weight: (K,) of the classes; the mean is then weighted, as torch does it.
     """
     value = -select(log_probs, target, ignore_index)
-    pixels = valid_pixels(target, ignore_index).to(value.dtype)
-    if weight is not None:
-        assert len(weight) == log_probs.shape[1], "one weight for each class"
-        pixels = pixels * weight.to(value)[target.clamp(0, log_probs.shape[1] - 1)]
-    return mean_over(value, pixels)
+    return mean_over(value, valid_pixels(target, ignore_index))
 
 
 def focal_loss(
@@ -81,23 +74,6 @@ def generalised_cross_entropy(
     return mean_over(-torch.expm1(q * value) / q, valid_pixels(target, ignore_index))
 
 
-def symmetric_cross_entropy(
-    log_probs: Tensor,
-    target: Tensor,
-    ignore_index: int | None,
-    alpha: float = 0.1,
-    beta: float = 1.0,
-) -> Tensor:
-    """Alpha × cross-entropy + beta × reverse cross-entropy, with log 0 taken as -4.
-
-    The reverse term of a hard label is 4 (1 - p). Wang et al. 2019,
-    https://arxiv.org/abs/1908.06112.
-    """
-    value = select(log_probs, target, ignore_index)
-    terms = -alpha * value - 4 * beta * torch.expm1(value)
-    return mean_over(terms, valid_pixels(target, ignore_index))
-
-
 # Name in a spec -> term(log_probs, target, ignore_index, **options).
 TERMS: dict[str, Callable[..., Tensor]] = {
     "ce": cross_entropy,
@@ -113,7 +89,6 @@ TERMS: dict[str, Callable[..., Tensor]] = {
     "edge_ce": edge_cross_entropy,
     "shape": shape_loss,
     "gce": generalised_cross_entropy,
-    "sce": symmetric_cross_entropy,
 }
 
 
@@ -149,7 +124,6 @@ def build_segmentation_loss(
     spec: str | Mapping[str, Any],
     *,
     ignore_index: int | None = 255,
-    class_weights: Sequence[float] | None = None,
     rarity: Sequence[float] | None = None,
 ) -> SegmentationLoss:
     """Build a loss from its description.
@@ -158,7 +132,6 @@ def build_segmentation_loss(
         spec: "bce + iou", with weights "ce + 0.5 dice", or a mapping
             {"ce": 1, "focal": {"weight": 0.5, "gamma": 3}}; names as in ``TERMS``.
         ignore_index: label of void, or None.
-        class_weights: K numbers for "ce" and "bce".
         rarity: K numbers for "protocol".
 
     Raises:
@@ -171,8 +144,6 @@ def build_segmentation_loss(
         weight = options.pop("weight", 1.0)
         if not isinstance(weight, (int, float)) or not weight > 0:
             raise UserError(f"loss term {name}: the weight must be a positive number, not {weight}")
-        if name in {"ce", "bce"} and class_weights is not None:
-            options["weight"] = torch.tensor(class_weights, dtype=torch.float32)
         if name == "protocol" and rarity is not None:
             options["weight"] = torch.tensor(rarity, dtype=torch.float32)
         _check_options(name, options)

@@ -11,7 +11,7 @@ what it reads, (B, 2 D): nothing of pretraining is lost, and a linear head sees 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,21 +116,6 @@ class Classifier(nn.Module):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
-
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that start from nothing: everything outside `backbone`."""
-        for name, parameter in self.named_parameters():
-            if not name.startswith("backbone."):
-                yield parameter
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that must not decay, whatever their shape."""
-        names: set[str] = set()
-        if hasattr(self.backbone, "no_weight_decay"):
-            names |= {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
-        if self.pool is not None:
-            names |= {f"pool.{name}" for name, _ in self.pool.named_parameters()}
-        return names
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: recompute the backbone's activations in the backward pass."""

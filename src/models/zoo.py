@@ -21,7 +21,6 @@ class DataConfig:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
-    test_image_size: int
     fixed_size: bool
 
 
@@ -59,8 +58,7 @@ def find_data_config(timm_id: str) -> DataConfig:
 
         config = PretrainedCfg()
     size = config.input_size[-1]
-    test_size = (config.test_input_size or config.input_size)[-1]
-    return DataConfig(config.mean, config.std, size, test_size, config.fixed_input_size)
+    return DataConfig(config.mean, config.std, size, config.fixed_input_size)
 
 
 def _unknown(timm_id: str, searched: str, known: list[str]) -> str:

@@ -31,13 +31,11 @@ def test_cross_entropy_by_hand() -> None:
     assert loss(LOGITS, half).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 5.0])])
-def test_cross_entropy_agrees_with_torch(weights: torch.Tensor | None) -> None:
+def test_cross_entropy_agrees_with_torch() -> None:
     torch.manual_seed(0)
     logits, target = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 1])
-    expected = F.cross_entropy(logits, target, weight=weights)
-    ours = build_loss("cross_entropy", class_weights=weights)(logits, target)
-    torch.testing.assert_close(ours, expected)
+    ours = build_loss("cross_entropy")(logits, target)
+    torch.testing.assert_close(ours, F.cross_entropy(logits, target))
     smooth = build_loss("cross_entropy", label_smoothing=0.1)(logits, target)
     torch.testing.assert_close(smooth, F.cross_entropy(logits, target, label_smoothing=0.1))
 

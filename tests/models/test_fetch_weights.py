@@ -101,3 +101,27 @@ def test_a_model_without_a_package_is_refused(
 ) -> None:
     assert script.main(["resnet18"]) == 2
     assert "tf_efficientnet_lite0" in capsys.readouterr().err
+
+
+def test_efficientnet_lite_names(script: ModuleType) -> None:
+    """Two stages of one block and two: the first block does not expand."""
+    names = {
+        "_conv_stem.weight": "conv_stem.weight",
+        "_bn0.running_mean": "bn1.running_mean",
+        "_blocks.0._depthwise_conv.weight": "blocks.0.0.conv_dw.weight",
+        "_blocks.0._bn1.weight": "blocks.0.0.bn1.weight",
+        "_blocks.0._project_conv.weight": "blocks.0.0.conv_pw.weight",
+        "_blocks.0._bn2.weight": "blocks.0.0.bn2.weight",
+        "_blocks.1._expand_conv.weight": "blocks.1.0.conv_pw.weight",
+        "_blocks.2._expand_conv.weight": "blocks.1.1.conv_pw.weight",
+        "_blocks.2._bn0.bias": "blocks.1.1.bn1.bias",
+        "_blocks.2._depthwise_conv.weight": "blocks.1.1.conv_dw.weight",
+        "_blocks.2._bn1.bias": "blocks.1.1.bn2.bias",
+        "_blocks.2._project_conv.weight": "blocks.1.1.conv_pwl.weight",
+        "_blocks.2._bn2.bias": "blocks.1.1.bn3.bias",
+        "_conv_head.weight": "conv_head.weight",
+        "_bn1.bias": "bn2.bias",
+        "_fc.bias": "classifier.bias",
+    }
+    renamed = script.rename_to_timm({name: name for name in names}, [1, 2])
+    assert renamed == {new: old for old, new in names.items()}

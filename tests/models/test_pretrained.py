@@ -14,11 +14,11 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from src.models import pretrained
 from src.models.classifier import build_classifier
 from src.models.pretrained import (
-    convert_efficientnet_lite,
     find_weights,
     load_pretrained,
     read_state,
 )
+from src.models.segmenter import load_encoder
 from src.script import UserError
 
 
@@ -241,25 +241,12 @@ def test_a_checkpoint_of_our_own_starts_another_model(tmp_path: Path) -> None:
     assert load_pretrained(backbone, tmp_path / "best.safetensors") == 1.0
 
 
-def test_efficientnet_lite_names() -> None:
-    """Two stages of one block and two: the first block does not expand."""
-    names = {
-        "_conv_stem.weight": "conv_stem.weight",
-        "_bn0.running_mean": "bn1.running_mean",
-        "_blocks.0._depthwise_conv.weight": "blocks.0.0.conv_dw.weight",
-        "_blocks.0._bn1.weight": "blocks.0.0.bn1.weight",
-        "_blocks.0._project_conv.weight": "blocks.0.0.conv_pw.weight",
-        "_blocks.0._bn2.weight": "blocks.0.0.bn2.weight",
-        "_blocks.1._expand_conv.weight": "blocks.1.0.conv_pw.weight",
-        "_blocks.2._expand_conv.weight": "blocks.1.1.conv_pw.weight",
-        "_blocks.2._bn0.bias": "blocks.1.1.bn1.bias",
-        "_blocks.2._depthwise_conv.weight": "blocks.1.1.conv_dw.weight",
-        "_blocks.2._bn1.bias": "blocks.1.1.bn2.bias",
-        "_blocks.2._project_conv.weight": "blocks.1.1.conv_pwl.weight",
-        "_blocks.2._bn2.bias": "blocks.1.1.bn3.bias",
-        "_conv_head.weight": "conv_head.weight",
-        "_bn1.bias": "bn2.bias",
-        "_fc.bias": "classifier.bias",
-    }
-    renamed = convert_efficientnet_lite({name: name for name in names}, [1, 2])
-    assert renamed == {new: old for old, new in names.items()}
+def test_a_file_of_a_lite_package_is_refused_with_the_script_that_renames_it(
+    tmp_path: Path,
+) -> None:
+    torch.save({"_conv_stem.weight": torch.zeros(1)}, tmp_path / "lite.pth")
+    backbone = timm.create_model("test_resnet", num_classes=0)
+    with pytest.raises(UserError, match=r"lite\.pth: .*scripts/fetch_weights\.py"):
+        load_pretrained(backbone, tmp_path / "lite.pth")
+    with pytest.raises(UserError, match=r"lite\.pth: .*scripts/fetch_weights\.py"):
+        load_encoder(backbone, tmp_path / "lite.pth")

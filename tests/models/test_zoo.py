@@ -29,5 +29,5 @@ def test_data_configs_differ_by_tag_and_model() -> None:
     vit = find_data_config("vit_base_patch16_224.augreg_in21k_ft_in1k")
     assert (vit.mean, vit.image_size, vit.fixed_size) == ((0.5, 0.5, 0.5), 224, True)
     resnet = find_data_config("resnet152d")
-    assert (resnet.mean[0], resnet.image_size, resnet.test_image_size) == (0.485, 256, 320)
+    assert (resnet.mean[0], resnet.image_size) == (0.485, 256)
     assert not resnet.fixed_size
