@@ -163,12 +163,13 @@ def synchronize(runtime: Runtime) -> None:
 
 
 def photograph_loader(
-    folder: Path, names: list[str], size: int, batch_size: int, *, workers: int = 0
-) -> Any:
-    """Return the loader that ``train_fold.py`` would build, its cache filled."""
+    folder: Path, names: list[str], size: int, batch_size: int, *, workers: int = 0,
+    cache: str = "ram", fill: bool = True,
+) -> Any:  # fmt: skip
+    """Return the loader that ``train_fold.py`` would build, its cache filled already or not."""
     source = ImageSource(folder, names, canonical_side(size))
-    pixels = open_cache(source, "ram", num_workers=workers)
-    for row in range(len(names)):
+    pixels = open_cache(source, cache, num_workers=workers)
+    for row in range(len(names) if fill else 0):
         pixels[row]
     data = ImageDataset(pixels, [row % NUM_CLASSES for row in range(len(names))],
                         train_transform(size, rotate=10.0))  # fmt: skip

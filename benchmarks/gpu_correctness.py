@@ -1,0 +1,483 @@
+"""Correctness steps of the GPU check: whole run, resume, parity, guards, memory, losses."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu_report import NUM_CLASSES, Report, Setting
+from benchmarks.timing import ROOT, num_cores
+from src.config import EngineConfig
+from src.data.loader import default_num_workers
+from src.engine import loop
+from src.engine.loop import fit
+from src.engine.runtime import Runtime, default_precision, start_runtime
+from src.engine.state import prepare_parts
+from src.engine.step import LAG, LossGuard, train_step
+from src.losses.classification import build_loss
+from src.models.classifier import build_classifier
+from src.runs import Run
+from src.script import UserError
+from src.tasks.classification import Classification
+
+GIB = 2.0**30
+
+
+def machine(setting: Setting, report: Report) -> None:
+    """Name the card and what it can do at most; check the precision chosen for it."""
+    shm = shutil.disk_usage("/dev/shm").free / GIB if Path("/dev/shm").exists() else 0.0
+    kind = setting.device
+    report.fact(f"{num_cores()} cores, {default_num_workers(kind)} loader processes")
+    report.fact(f"/dev/shm {shm:.1f} GiB free")
+    chosen = default_precision(kind)
+    if kind != "cuda":
+        report.expect(chosen == "fp32", f"precision {chosen}")
+        return
+    card = torch.cuda.get_device_properties(0)
+    report.fact(f"{card.name}, {card.total_memory / GIB:.0f} GiB, sm_{card.major}{card.minor}")
+    report.fact(f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
+    wanted = "bf16" if card.major >= 8 else "fp16"
+    report.expect(chosen == wanted, f"precision {chosen}")
+    dtype = torch.bfloat16 if chosen == "bf16" else torch.float16
+    side = 8192
+    a, b = (torch.randn(side, side, device="cuda", dtype=dtype) for _ in range(2))
+    ms = milliseconds(lambda: a @ b, 10)
+    report.fact(f"matrix product of {side}: {2 * side**3 / ms / 1e9:,.0f} TFLOP/s")
+    ms = milliseconds(lambda: a.copy_(b), 50)
+    report.fact(f"copy {2 * a.nbytes / ms / 1e6:,.0f} GB/s")
+
+
+def milliseconds(function: Callable[[], object], times: int) -> float:
+    """Return what one call costs the card."""
+    for _ in range(3):
+        function()
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begun.record()
+    for _ in range(times):
+        function()
+    ended.record()
+    ended.synchronize()
+    return float(begun.elapsed_time(ended)) / times
+
+
+def way(setting: Setting, report: Report) -> None:
+    """Train two folds with everything switched on, blend, infer; compare OOF with fp32."""
+    import infer_ensemble
+    import optimize_weights
+    import train_fold
+
+    output = setting.folder / "way"
+    name, size, batch = setting.pick(("resnet50", 224, 64), ("test_resnet", 32, 12))
+    weights = setting.folder / "pretrained.safetensors"
+    save_random_backbone(name, weights)
+    place = ["--data_dir", str(setting.folder / "data"), "--output_dir", str(output)]
+    used = memory_after_folds(train_fold)
+    watch_syncs(setting)
+    flags = (
+        f"--model {name} --pretrained {weights} --config= --folds 2 --fold all --epochs 2 "
+        f"--image_size {size} --batch_size {batch} --cache ram --device {setting.device} "
+        "--head_start probe --norms frozen --mixup_alpha 0.4 --cutmix_alpha 1 --mix_off_epochs 1 "
+        f"--ema_decay 0.9 --num_workers {setting.pick(8, 2)}"
+    )
+    status = train_fold.main([*place, *flags.split()])
+    runs = [Run(output / name / f"fold{fold}") for fold in range(2)]
+    finished = [run.finished.exists() for run in runs]
+    report.expect(status == 0 and all(finished), f"two folds trained, exit {status}")
+    if setting.device == "cuda":  # it would have raised
+        report.fact("no step from an epoch's third on made the host wait")
+    losses = [float(row["train_loss"]) for run in runs for row in read_metrics(run)]
+    report.expect(all(map(math.isfinite, losses)), f"train loss {losses[0]:.3f} → {losses[-1]:.3f}")
+    if setting.device == "cuda":
+        grown = (used[-1] - used[0]) / 1e6
+        report.expect(
+            abs(grown) <= 50, f"memory after fold 2 less that after fold 1: {grown:.0f} MB"
+        )
+    optimize_weights.main([*place, "--trials", "0", "--presets", ""])
+    infer_ensemble.main([*place, "--tta_steps", "5", "--device", setting.device])
+    lines = (output / "submission.csv").read_text(encoding="utf-8").splitlines()
+    report.expect(len(lines) > 1, f"submission of {len(lines) - 1} rows")
+    compare_oof(setting, runs[0], size, report)
+
+
+def save_random_backbone(name: str, path: Path) -> None:
+    """Write weights that pass for pretrained."""
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    save_file(timm.create_model(name).state_dict(), path)
+
+
+def memory_after_folds(module: Any) -> list[int]:
+    """Return a list that gets the bytes in use after each call of ``module.train``."""
+    used: list[int] = []
+    train = module.train
+
+    def train_and_note(*args: Any, **options: Any) -> None:
+        train(*args, **options)
+        if torch.cuda.is_available():
+            used.append(torch.cuda.memory_allocated())
+
+    module.train = train_and_note
+    return used
+
+
+def watch_syncs(setting: Setting) -> None:
+    """Let torch raise wherever a training step from an epoch's third on waits for the card."""
+    if setting.device != "cuda":
+        return
+    train_epoch = loop.train_epoch
+
+    def watched(parts: Any, job: Any, save_when_due: Callable[[], None]) -> float:
+        after_step = refuse_syncs(len(job.train_loader))
+
+        def after() -> None:
+            save_when_due()
+            after_step()
+
+        try:
+            return train_epoch(parts, job, after)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    loop.train_epoch = watched
+
+
+def refuse_syncs(steps: int) -> Callable[[], None]:
+    """Return what to call after each step, so that torch raises where the host waits for the card.
+
+    The first two steps of an epoch of ``steps`` are let off, for what is allocated once.
+    """
+    done = itertools.count(1)
+
+    def after_step() -> None:
+        place = next(done) % steps
+        if place in (2, 0):
+            torch.cuda.set_sync_debug_mode("error" if place == 2 else "default")
+
+    return after_step
+
+
+def read_metrics(run: Run) -> list[dict[str, str]]:
+    """Return the rows of ``metrics.csv``."""
+    return list(csv.DictReader(io.StringIO(run.metrics.read_text(encoding="utf-8"))))
+
+
+def compare_oof(setting: Setting, run: Run, size: int, report: Report) -> None:
+    """Predict a fold's held-out rows again in fp32 and compare logits with its ``oof.npz``."""
+    import numpy as np
+    import yaml
+
+    from src.data.canonical import ImageSource
+    from src.data.dataset import ImageDataset
+    from src.data.index import find_root, read_train
+    from src.data.loader import EpochSampler, make_loader
+    from src.data.transforms import eval_transform
+    from src.engine.checkpoint import load_weights
+    from src.engine.predict import predict_logits
+    from src.engine.tta import first_views
+
+    allow_tf32(False)
+    saved = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    model = build_classifier(saved["resolved"]["timm_id"], NUM_CLASSES, image_size=size, pool="gem")
+    model.load_state_dict(load_weights(run.best))
+    with np.load(run.oof) as stored:
+        ids, before = stored["ids"], stored["logits"][0].astype(np.float32)
+    table = read_train(find_root(str(setting.folder / "data"))).table.set_index("id")
+    paths = table["image"].loc[ids].tolist()
+    data = ImageDataset(
+        ImageSource(find_root(str(setting.folder / "data")), paths, size),
+        None,
+        eval_transform(size),
+    )
+    loader = make_loader(data, EpochSampler(len(paths), 32), device_type=setting.device)
+    after = np.empty((1, len(paths), NUM_CLASSES), np.float16)
+    runtime = start_runtime(setting.device, "fp32")
+    allow_tf32(False)
+    predict_logits(
+        runtime.place(model), loader, classification(), runtime, out=after, views=first_views(1)
+    )
+    worst = float(np.abs(after[0] - before).max())
+    spread = float(before.std())
+    report.expect(
+        worst <= 0.1 * spread + 0.01, f"OOF logits within {worst:.3f} of fp32, spread {spread:.2f}"
+    )
+
+
+def allow_tf32(on: bool) -> None:
+    """Let fp32 products be rounded to ten bits, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on
+
+
+def classification() -> Classification:
+    """Return the task of all steps."""
+    return Classification(NUM_CLASSES, build_loss("cross_entropy"))
+
+
+def resume(setting: Setting, report: Report) -> None:
+    """Train twice undisturbed, once stopped by SIGTERM to the group; compare the three."""
+    name, size = setting.pick(("resnet18", 128), ("test_resnet", 32))
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        flags = (
+            f"--model {name} --pretrained none --config= --folds 2 --fold 0 --epochs 12 "
+            f"--image_size {size} --batch_size 16 --num_workers 2 --autotune off --cache none "
+            f"--ema_decay 0.9 --lr 1e-3 --device {setting.device}"
+        )
+        place = [str(setting.folder / "small"), "--output_dir", str(setting.folder / folder)]
+        command = [sys.executable, "train_fold.py", "--data_dir", *place, *flags.split()]
+        return subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+
+    runs = {key: Run(setting.folder / key / name / "fold0") for key in ("once", "twice", "killed")}
+    running = {key: start(key) for key in runs}
+    try:
+        wait_for_rows(runs["killed"], 2, running["killed"])
+        os.killpg(running["killed"].pid, signal.SIGTERM)
+        status = running["killed"].wait(60)
+        report.expect(status == 143, f"SIGTERM to the group in mid-run: exit status {status}")
+        report.expect(runs["killed"].last.exists(), "state saved")
+        running["killed"] = start("killed")
+        statuses = [process.wait(90) for process in running.values()]
+    finally:
+        for process in running.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    report.expect(not any(statuses), f"three runs ended with {statuses}")
+    scores = {key: float(read_metrics(run)[-1]["train_loss"]) for key, run in runs.items()}
+    noise, off = (abs(scores[key] - scores["once"]) for key in ("twice", "killed"))
+    limit = max(2e-2, 3 * noise) if setting.device == "cuda" else 0.0
+    report.expect(
+        off <= limit,
+        f"last train loss: undisturbed {scores['once']:.4f}, again {scores['twice']:.4f}, "
+        f"killed and resumed {scores['killed']:.4f}",
+    )
+    for key in ("twice", "killed"):
+        report.fact(f"{count_equal(runs['once'], runs[key])} tensors bit-identical to {key}")
+
+
+def wait_for_rows(run: Run, rows: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a run has validated so many epochs."""
+    while not (run.metrics.exists() and len(read_metrics(run)) >= rows):
+        if process.poll() is not None:
+            raise RuntimeError(f"{run.folder} ended with {process.returncode} before epoch {rows}")
+        time.sleep(0.01)
+
+
+def count_equal(run: Run, other: Run) -> str:
+    """Return how many of the last state's weights are equal in both runs."""
+    first, second = (torch.load(r.last, map_location="cpu")["model"] for r in (run, other))
+    equal = sum(torch.equal(first[key], second[key]) for key in first)
+    return f"{equal} of {len(first)}"
+
+
+class Batches:
+    """Batches of noise by step, each row with an index of its own, as the loader gives them."""
+
+    def __init__(self, rows: int, size: int, steps: int) -> None:
+        self.rows, self.size, self.steps = rows, size, steps
+        self.batch_sampler = self
+        self.num_rows = rows * steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def start(self, epoch: int, step: int = 0) -> None:
+        """Nothing to set: every epoch is the same and is seen whole."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for step in range(self.steps):
+            yield self.batch(step)
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """Return images whose brightness depends on the class."""
+        generator = torch.Generator().manual_seed(step)
+        target = torch.randint(0, NUM_CLASSES, (self.rows,), generator=generator)
+        shape = (self.rows, 3, self.size, self.size)
+        noise = torch.randint(0, 128, shape, generator=generator, dtype=torch.uint8)
+        image = noise + (127 * target // NUM_CLASSES).to(torch.uint8)[:, None, None, None]
+        index = torch.arange(step * self.rows, (step + 1) * self.rows)
+        return {"image": image, "target": target, "index": index}
+
+
+def parity(setting: Setting, report: Report) -> None:
+    """Train the same 40 steps in fp32 on the CPU and on the device; then in low precision."""
+    runtime = start_runtime(setting.device, "fp32")
+    allow_tf32(False)
+    torch.backends.cudnn.benchmark = False
+    host = SimpleNamespace(
+        device=torch.device("cpu"), is_main_process=True, process_index=0, num_processes=1
+    )
+    low = "fp32" if setting.device == "cpu" else default_precision(setting.device)
+    expected = step_losses(setting, Runtime(host))  # type: ignore[arg-type]
+    found = step_losses(setting, runtime.with_choice("fp32", channels_last=True))
+    rough = step_losses(setting, runtime.with_choice(low, channels_last=True))
+    for step, tolerance in ((1, 1e-5), (10, 1e-3), (40, 3e-2)):
+        off = abs(found[step - 1] / expected[step - 1] - 1)
+        report.expect(off <= tolerance, f"loss of step {step} off by {off:.1e} of the CPU's")
+    off = abs(rough[9] / expected[9] - 1)
+    report.expect(off <= 2e-2, f"{low}: step 10 off by {off:.1e}")
+
+
+def step_losses(setting: Setting, runtime: Runtime) -> list[float]:
+    """Return the losses of 40 steps."""
+    name, size, rows = setting.pick(("resnet18", 96, 16), ("test_resnet", 32, 8))
+    torch.manual_seed(0)
+    model = build_classifier(name, NUM_CLASSES, image_size=size)
+    config = EngineConfig(batch_size=rows, ema_decay=0, lr=1e-4)
+    parts = prepare_parts(model.train(), config, runtime)
+    guard = LossGuard(Run(setting.folder), runtime, [], 0)
+    batches, found = Batches(rows, size, 40), []
+    for batch in batches:
+        terms = train_step(
+            parts, classification(), runtime.upload(batch), guard, epoch=0, seed=0, clip=1.0
+        )
+        assert terms is not None
+        found.append(terms["loss"])
+        parts.state.step += 1
+    return [float(loss) for loss in found]
+
+
+@dataclass
+class Faulty:
+    """A task whose loss can be made to fail."""
+
+    inner: Classification
+    fault: Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
+    calls: int = 0
+
+    def loss(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the inner task's loss after the fault."""
+        self.calls += 1
+        return self.fault(batch, self.inner.loss(model, batch))
+
+
+def guards(setting: Setting, report: Report) -> None:
+    """Inject a loss that is not finite; start fp16 from a scale that must overflow."""
+    name, size, rows = setting.pick(("resnet18", 96, 16), ("test_resnet", 32, 8))
+    runtime = start_runtime(setting.device)
+    model = build_classifier(name, NUM_CLASSES, image_size=size)
+    bad_step, batches = 7, Batches(rows, size, 20)
+    bad_row = bad_step * rows + 3
+
+    def poison(batch: dict[str, Tensor], terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v * math.nan for k, v in terms.items()} if bad_row in batch["index"] else terms
+
+    task = Faulty(classification(), poison)
+    message = ""
+    try:
+        train(setting, model, task, batches, runtime, "poisoned")
+    except UserError as error:
+        message = str(error)
+    names = [f"row{i}" for i in range(bad_step * rows, bad_step * rows + 4)]
+    report.expect(
+        all(n in message for n in names), f"rows of a loss that is NaN named: {message[:90]}"
+    )
+    late = task.calls - bad_step - 1
+    report.expect(0 <= late <= LAG + 1, f"{late} steps begun after it")
+    finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    report.expect(finite, "weights finite")
+    fp16 = runtime.with_choice("fp16", runtime.channels_last)
+    scaler = torch.amp.GradScaler(setting.device, init_scale=2.0**32)
+    fp16.__dict__["scaler"] = scaler  # a cached property
+    model = build_classifier(name, NUM_CLASSES, image_size=size)
+    run = train(setting, model, classification(), batches, fp16, "scaled", epochs=4)
+    trained = [float(row["train_loss"]) for row in read_metrics(run)]
+    finite = all(map(math.isfinite, trained)) and trained[-1] < trained[0]
+    report.expect(finite, f"fp16 from a scale of 2^32: loss {trained[0]:.3f} → {trained[-1]:.3f}")
+    scale = math.log2(scaler.get_scale())
+    report.expect(scale < 32, f"scale 2^{scale:.0f} at the end")
+
+
+def train(
+    setting: Setting, model: Any, task: Any, batches: Batches, runtime: Runtime, folder: str,
+    *, epochs: int = 1,
+) -> Run:  # fmt: skip
+    """Fit ``model`` without a held-out fold; return its folder."""
+    run = Run(setting.folder / folder)
+    config = EngineConfig(batch_size=batches.rows, epochs=epochs, lr=3e-4, ema_decay=0)
+    names = [f"row{i}" for i in range(batches.num_rows)]
+    fit(model, task, batches, None, config=config, run=run, runtime=runtime, names=names)
+    return run
+
+
+def memory(setting: Setting, report: Report) -> None:
+    """Train with a twentieth of the card's memory at a batch that does not fit into it."""
+    name, size, rows = setting.pick(("resnet50", 224, 256), ("test_resnet", 32, 16))
+    runtime = start_runtime(setting.device)
+
+    def fault(batch: dict[str, Tensor], terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        if setting.device == "cpu" and len(batch["image"]) > 4:  # nothing bounds it there
+            raise torch.OutOfMemoryError("CUDA out of memory (simulated)")
+        return terms
+
+    model = build_classifier(name, NUM_CLASSES, image_size=size)
+    if setting.device == "cuda":
+        torch.cuda.set_per_process_memory_fraction(0.05)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        train(
+            setting, model, Faulty(classification(), fault), Batches(rows, size, 3), runtime, "oom"
+        )
+    halved = [line for line in printed.getvalue().splitlines() if "micro-batch" in line]
+    report.expect(bool(halved), f"micro-batch of {rows} halved {len(halved)} times, run ended well")
+    for line in halved[-1:]:
+        report.fact(line.partition(": ")[2])
+
+
+def losses(setting: Setting, report: Report) -> None:
+    """Compare losses under the device's default autocast, and under fp16, with fp32."""
+    runtime = start_runtime(setting.device)
+    default = "bf16" if setting.device == "cpu" else runtime.precision
+    for name, function in terms(setting).items():
+        expected = float(function())
+        for precision in dict.fromkeys((default, default if setting.device == "cpu" else "fp16")):
+            with runtime.with_choice(precision, channels_last=False).autocast():
+                off = abs(float(function()) / expected - 1)
+            report.expect(off <= 0.01, f"{name} in {precision} off by {off:.1e} of {expected:.3g}")
+
+
+def terms(setting: Setting) -> dict[str, Callable[[], Tensor]]:
+    """Return losses whose sums over maps of real size pass the largest number of fp16."""
+    from src.losses.distillation import similarity_loss
+    from src.losses.segmentation import build_segmentation_loss
+    from src.tasks.segmentation import Segmentation
+
+    side, classes = setting.pick(512, 64), 21
+    generator = torch.Generator().manual_seed(0)
+    shapes = (
+        (4, classes, side, side),
+        (8, 512, side // 8, side // 8),
+        (8, 512, side // 8, side // 8),
+    )
+    logits, student, teacher = (
+        torch.randn(*shape, generator=generator).to(setting.device) for shape in shapes
+    )
+    alike = torch.cat([teacher[:4], teacher[:4]])  # pairs, so that the teacher's matrix differs
+    mask = torch.zeros(4, side, side, dtype=torch.long)
+    mask[:, :, side // 4 :] = 1
+    batch = {"image": logits, "mask": mask.to(setting.device)}
+    names = tuple(f"class{k}" for k in range(classes))
+    task = Segmentation(names, build_segmentation_loss("protocol"))
+    model: Any = torch.nn.Identity()
+    return {
+        "protocol": lambda: task.loss(model, batch)["loss"],
+        "similarity": lambda: similarity_loss(student.relu(), alike.relu()),
+    }

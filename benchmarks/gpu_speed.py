@@ -1,0 +1,383 @@
+"""Speed steps of the GPU check: loader, loop, presets, norms, layouts, compilation."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu_report import Report, Setting
+from benchmarks.timing import ROOT, alternate, paired, seconds, spread
+from benchmarks.train_step import (
+    LR,
+    NUM_CLASSES,
+    Resident,
+    floor,
+    loop,
+    noise_batch,
+    photograph_loader,
+    synchronize,
+)
+from src.config import EngineConfig
+from src.engine.autotune import autotune
+from src.engine.runtime import Runtime, start_runtime
+from src.losses.classification import build_loss
+from src.models.classifier import Classifier, build_classifier
+from src.tasks.classification import Classification
+
+GIB = 2.0**30
+ROUNDS = 3
+
+
+def build(setting: Setting, name: str, size: int, **options: Any) -> Classifier:
+    """Build a net with random weights on the device itself, where that takes a moment."""
+    with torch.device(setting.device):
+        return build_classifier(name, NUM_CLASSES, image_size=size, **options)
+
+
+def start(setting: Setting) -> Runtime:
+    """Return the runtime as a long run has it."""
+    torch.backends.cudnn.benchmark = True
+    return start_runtime(setting.device)
+
+
+def task() -> Any:
+    """Return what all nets learn."""
+    return Classification(NUM_CLASSES, build_loss("cross_entropy"))
+
+
+def config(rows: int, micro: int = 0, ema: float = 0.0) -> EngineConfig:
+    """Return the options of a loop that never ends by itself."""
+    return EngineConfig(batch_size=rows, micro_batch_size=micro, epochs=10**6, ema_decay=ema,
+                        lr=LR, warmup_epochs=0)  # fmt: skip
+
+
+def take_turns(epochs: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
+    """Return the seconds of three epochs of each, in turns, after one to warm up."""
+    return alternate({k: (lambda e=e: seconds(e)) for k, e in epochs.items()}, ROUNDS)
+
+
+def release() -> None:
+    """Give the card's memory back between two nets."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gib() -> float:
+    """Return the largest memory in use since :func:`release`."""
+    return torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else math.nan
+
+
+def throughput(setting: Setting, report: Report) -> None:
+    """Measure the loader alone, then bare steps, the loop, and the loop on photographs."""
+    runtime = start(setting)
+    steps, rows = setting.pick(24, 2), setting.pick(64, 4)
+    workers = setting.pick((8, 15), (1, 2))
+    small = images(setting.folder / "data", steps * rows)
+    large = images(setting.folder / "large", steps * rows)
+    for cache, (names, text) in {
+        "ram": (small, "640×480"),
+        "none": (small, "640×480"),
+        "none, 1080p": (large, "1920×1080"),
+    }.items():
+        for count in workers:
+            loader = photograph_loader(
+                setting.folder, names, setting.pick(224, 32), rows, workers=count,
+                cache=cache.partition(",")[0], fill=False,
+            )  # fmt: skip
+            rates = [steps * rows / seconds(partial(read, loader)) for _ in range(3)][1:]
+            cells = [f"{text}, cache {cache[:4]}", count, spread(rates, 0)]
+            report.row("Loader alone, 224 px", ("images", "processes", "images/s"), cells)
+            del loader  # and its processes
+    for name, size in setting.pick(
+        (("convnext_base", 224), ("tf_efficientnet_lite0", 224)), (("test_convnext", 32),)
+    ):
+        loops(setting, report, runtime, name, size, rows, small, workers)
+
+
+def read(loader: Any) -> None:
+    """Read an epoch."""
+    for _ in loader:
+        pass
+
+
+def images(folder: Path, count: int) -> list[str]:
+    """Return ``count`` paths of images, from the first again where there are fewer."""
+    found = [str(path) for path in sorted(folder.rglob("*.jpg"))]
+    return [found[i % len(found)] for i in range(count)]
+
+
+def loops(
+    setting: Setting, report: Report, runtime: Runtime, name: str, size: int, rows: int,
+    names: list[str], workers: tuple[int, int],
+) -> None:  # fmt: skip
+    """Measure one net with a resident batch and on photographs."""
+    release()
+    model, steps = build(setting, name, size, pool="gem"), len(names) // rows
+    batch = noise_batch(rows, size)
+    resident = Resident(runtime.upload(batch), steps)
+    epochs = {
+        "floor": floor(model, batch, runtime, steps),
+        "loop": loop(model, task(), resident, runtime, config(rows)),
+        "EMA": loop(model, task(), resident, runtime, config(rows, ema=0.998)),
+    }
+    for count in workers:
+        loader = photograph_loader(setting.folder, names, size, rows, workers=count, fill=False)
+        epochs[f"data{count}"] = loop(model, task(), loader, runtime, config(rows, ema=0.998))
+    timed = take_turns(epochs)
+    few, many = (paired(timed["floor"], timed[f"data{count}"]) for count in workers)
+    report.row(
+        f"Loop beside bare PyTorch, {runtime.precision}, n = {ROUNDS} × {steps} steps",
+        ("network, px, batch", "floor, images/s", "loop ÷ floor", "with EMA",
+         f"with data, {workers[0]} processes", f"{workers[1]} processes"),
+        (f"{name}, {size}, {rows}", spread([rows * steps / s for s in timed["floor"]], 0),
+         *(spread(paired(timed["floor"], timed[key]), 2) for key in ("loop", "EMA")),
+         spread(few, 2), spread(many, 2)),
+    )  # fmt: skip
+    ratio = statistics.median(paired(timed["floor"], timed["loop"]))
+    report.fact(f"{name}: loop ÷ floor {ratio:.2f}, with data {statistics.median(many):.2f}")
+
+
+def presets(setting: Setting, report: Report) -> None:
+    """Measure training steps of the seven presets: at their micro-batch, and at the whole batch."""
+    import yaml
+
+    runtime = start(setting)
+    content = yaml.safe_load((ROOT / "configs" / "classify.yaml").read_text(encoding="utf-8"))
+    for name, own in content["models"].items():
+        row = content["train"] | own
+        release()
+        size, batch = setting.pick((row["image_size"], row["batch_size"]), (32, 4))
+        begun = time.perf_counter()
+        net = setting.pick(row["timm_id"], "test_efficientnet")
+        model = build(setting, net, size, pool=row["pool"], drop_path_rate=row["drop_path_rate"])
+        for micro in sorted({setting.pick(row["micro_batch_size"], 2), batch}):
+            release()
+            options = config(batch, micro, ema=0.998)
+            options = replace(options, layer_decay=row["layer_decay"], lr=row["lr"])
+            rate, used = step_rate(model, size, batch, runtime, options)
+            minutes = 20 * 10_000 / rate / 60
+            cells = (
+                name,
+                size,
+                batch,
+                used,
+                f"{rate:,.0f}",
+                f"{peak_gib():.1f}",
+                f"{minutes:,.0f}",
+            )
+            report.row(f"The seven presets, {runtime.precision}, one fold", PRESET_HEADER, cells)
+        report.fact(f"{name} {time.perf_counter() - begun:.0f} s")
+        del model
+
+
+PRESET_HEADER = ("preset", "px", "batch", "micro-batch", "images/s", "peak memory, GiB",
+                 "minutes for 20 epochs of 10,000 images")  # fmt: skip
+
+
+def step_rate(
+    model: nn.Module, size: int, rows: int, runtime: Runtime, options: EngineConfig
+) -> tuple[float, int]:
+    """Return the images per second of whole optimizer steps, and the micro-batch that fitted."""
+    from src.engine.interrupt import Pause
+    from src.engine.loop import Job, train_epoch
+    from src.engine.state import prepare_parts
+    from src.engine.step import LossGuard
+    from src.runs import Run
+
+    parts = prepare_parts(copy.deepcopy(model), options, runtime)
+    run = Run(Path())  # nothing is written there
+    guard = LossGuard(run, runtime, [str(i) for i in range(rows)], 0)
+    batch, times = runtime.upload(noise_batch(rows, size)), []
+    for steps in (2, 4):  # the first two to warm up
+        resident = Resident(batch, steps)
+        job = Job(task(), resident, None, options, run, runtime, None, guard, Pause())
+        parts.state.step = parts.state.epoch = 0
+        started = time.perf_counter()
+        train_epoch(parts, job, lambda: None)
+        synchronize(runtime)
+        times.append((time.perf_counter() - started) / steps)
+    return rows / times[-1], min(rows, parts.state.micro_batch_size)
+
+
+def norms(setting: Setting, report: Report) -> None:
+    """Time frozen norms inside and beside convolutions, depthwise gradients narrow and wide."""
+    from src.models.folding import hold_norms
+
+    runtime = start(setting)
+    if setting.device == "cpu":  # gradients are wide in autocast alone
+        runtime = runtime.with_choice("bf16", runtime.channels_last)
+    nets = setting.pick(
+        (("convnext_base", 224, 64), ("resnet152d", 224, 48), ("tf_efficientnet_lite0", 224, 64)),
+        (("test_efficientnet", 32, 4),),
+    )  # fmt: skip
+    for name, size, rows in nets:
+        release()
+        plain = build(setting, name, size, pool="gem")
+        make_plain(plain)
+        plain.frozen_norms = True
+        variants = {"plain": plain}
+        held = copy.deepcopy(plain)
+        if hold_norms(held, min(size, 128)):
+            variants["norms held"] = held
+        wide = copy.deepcopy(plain)
+        if widen_everywhere(wide):
+            variants["wide gradients"] = wide
+        steps, batch = setting.pick(8, 1), noise_batch(rows, size)
+        timed = take_turns({k: floor(m, batch, runtime, steps) for k, m in variants.items()})
+        for variant, times in timed.items():
+            memory = peak_of(floor(variants[variant], batch, runtime, 1))
+            report.row(
+                f"Held norms, wide gradients, {runtime.precision}, n = {ROUNDS} × {steps} steps",
+                ("network, px, batch", "variant", "images/s", "plain ÷ it", "GiB of a step"),
+                (f"{name}, {size}, {rows}", variant, spread([rows * steps / s for s in times], 0),
+                 spread(paired(timed["plain"], times), 2), f"{memory:.1f}"),
+            )  # fmt: skip
+        gains = {k: statistics.median(paired(timed["plain"], t)) for k, t in timed.items()}
+        report.fact(
+            f"{name}: " + ", ".join(f"{k} {v:.2f}" for k, v in gains.items() if k != "plain")
+        )
+        del plain, held, wide, variants, timed
+
+
+def peak_of(epoch: Callable[[], None]) -> float:
+    """Return the peak memory of an epoch, GiB above what was in use."""
+    release()
+    before = torch.cuda.memory_allocated() / GIB if torch.cuda.is_available() else 0.0
+    epoch()
+    return peak_gib() - before
+
+
+def make_plain(model: nn.Module) -> None:
+    """Undo whatever building changed in the forward passes of convolutions and norms."""
+    from src.models.folding import release_norms
+
+    release_norms(model)
+    for module in model.modules():
+        vars(module).pop("forward", None)
+
+
+def widen_everywhere(model: nn.Module) -> int:
+    """Compute gradients of depthwise convolutions in fp32, on any device; return their number."""
+    from src.models import depthwise
+
+    found = [
+        m for m in model.modules() if type(m) in depthwise.PLAIN and depthwise._narrow_is_slow(m)
+    ]
+    for module in found:
+        module.forward = MethodType(wide_convolve, module)  # type: ignore[method-assign]
+    return len(found)
+
+
+def wide_convolve(conv: Any, x: Tensor) -> Tensor:
+    """Convolve in autocast's type with a backward pass in fp32."""
+    from timm.layers.conv2d_same import Conv2dSame
+    from timm.layers.padding import pad_same
+
+    from src.models.depthwise import _WideGradient
+
+    padding, device = conv.padding, x.device.type
+    if isinstance(conv, Conv2dSame):
+        x = pad_same(x, list(conv.kernel_size), list(conv.stride), list(conv.dilation))
+        padding = (0, 0)
+    dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        return _WideGradient.apply(  # type: ignore[no-any-return,no-untyped-call]
+            x.to(dtype), conv.weight, conv.bias, conv.stride, padding, conv.dilation
+        )
+
+
+def layouts(setting: Setting, report: Report) -> None:
+    """Let autotune choose a layout in a cold process, then time both warm."""
+    runtime = start(setting)
+    nets = setting.pick(
+        (("resnet152d", 224, 24), ("convnext_base", 224, 32), ("tf_efficientnet_lite0", 224, 64)),
+        (("test_resnet", 32, 4),),
+    )
+    for name, size, rows in nets:
+        release()
+        model, batch = build(setting, name, size, pool="gem"), noise_batch(rows, size)
+        begun = time.perf_counter()
+        chosen, cold = autotune(model, task(), batch, runtime, config(rows))
+        spent = time.perf_counter() - begun
+        steps = setting.pick(10, 1)
+        timed = take_turns(
+            {
+                layout: floor(model, batch, runtime.with_choice(runtime.precision, on), steps)
+                for layout, on in (("channels_last", True), ("channels_first", False))
+            }
+        )
+        best = {layout: statistics.median(times) for layout, times in timed.items()}
+        choice = "channels_last" if chosen.channels_last else "channels_first"
+        report.row(
+            f"Layouts, {runtime.precision}, n = {ROUNDS} × {steps} steps",
+            ("network, px, batch", "channels_first, ms", "channels_last, ms", "gain",
+             "autotune, cold", "its time, s"),
+            (f"{name}, {size}, {rows}",
+             *(spread([1e3 * s / steps for s in timed[k]], 1) for k in sorted(timed)),
+             f"{best['channels_first'] / best['channels_last']:.2f}",
+             f"{choice} ({', '.join(f'{k} {1e3 * s:.0f} ms' for k, s in cold.items())})",
+             f"{spent:.1f}"),
+        )  # fmt: skip
+        right = best[choice] <= 1.05 * min(best.values()) or setting.tiny
+        gain = best["channels_first"] / best["channels_last"]
+        report.expect(right, f"{name}: {choice} chosen, channels_last {gain:.2f} × as fast")
+        del model, timed
+
+
+def compiling(setting: Setting, report: Report) -> None:
+    """Compile the loop's network, with an odd last batch; count compilations and the gain."""
+    from torch._dynamo.utils import counters
+
+    runtime = start(setting)
+    nets = setting.pick(
+        (("convnext_base", 224, 64), ("resnet50", 224, 64)), (("test_convnext", 32, 4),)
+    )
+    for name, size, rows in nets:
+        release()
+        counters.clear()
+        torch._dynamo.reset()
+        model, steps = build(setting, name, size, pool="gem"), setting.pick(12, 2)
+        batches = OddLast(runtime.upload(noise_batch(rows, size)), steps)
+        compiled = runtime.with_choice(runtime.precision, runtime.channels_last, compiled=True)
+        epochs = {
+            "eager": loop(model, task(), batches, runtime, config(rows)),
+            "compiled": loop(model, task(), batches, compiled, config(rows)),
+        }
+        first = seconds(epochs["compiled"])
+        timed = take_turns(epochs)
+        graphs = counters["stats"]["unique_graphs"]
+        gains = paired(timed["eager"], timed["compiled"])
+        report.row(
+            f"torch.compile, {runtime.precision}, n = {ROUNDS} × {steps} steps, an odd last batch",
+            ("network, px, batch", "eager, ms a step", "compiled", "eager ÷ compiled",
+             "first epoch, s", "graphs"),
+            (f"{name}, {size}, {rows}",
+             *(spread([1e3 * s / steps for s in timed[k]], 1) for k in ("eager", "compiled")),
+             spread(gains, 2), f"{first:.0f}", graphs),
+        )  # fmt: skip
+        report.expect(
+            graphs <= 3,
+            f"{name}: {graphs} graphs, {statistics.median(gains):.2f} × after {first:.0f} s",
+        )
+        del model, epochs
+
+
+class OddLast(Resident):
+    """A resident batch, the last of an epoch being smaller."""
+
+    def __iter__(self) -> Any:
+        for step in range(self.steps):
+            count = len(self.batch["index"]) - (step == self.steps - 1)
+            yield {key: value[:count] for key, value in self.batch.items()}
