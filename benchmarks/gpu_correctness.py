@@ -196,7 +196,8 @@ def compare_oof(setting: Setting, run: Run, size: int, report: Report) -> None:
 
     allow_tf32(False)
     saved = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    model = build_classifier(saved["resolved"]["timm_id"], NUM_CLASSES, image_size=size, pool="gem")
+    name, pool = saved["resolved"]["timm_id"], saved["options"]["pool"]
+    model = build_classifier(name, NUM_CLASSES, image_size=size, pool=pool)
     model.load_state_dict(load_weights(run.best))
     with np.load(run.oof) as stored:
         ids, before = stored["ids"], stored["logits"][0].astype(np.float32)

@@ -58,7 +58,7 @@ def task() -> Any:
 
 def config(rows: int, micro: int = 0, ema: float = 0.0) -> EngineConfig:
     """Return the options of a loop that never ends by itself."""
-    return EngineConfig(batch_size=rows, micro_batch_size=micro, epochs=10**6, ema_decay=ema,
+    return EngineConfig(batch_size=rows, micro_batch_size=micro, epochs=10**5, ema_decay=ema,
                         lr=LR, warmup_epochs=0)  # fmt: skip
 
 

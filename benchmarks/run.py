@@ -27,7 +27,7 @@ BENCHMARKS = {
     "blend": "Blend of seven models",
     "growth": "Time and memory while the number of images grows",
     "startup": "Start-up",
-    "gpu": "GPU",
+    "gpu_check": "GPU",
 }
 RESULTS = ROOT / "benchmarks" / "results.md"
 SECTION = "\n## "

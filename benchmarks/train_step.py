@@ -183,7 +183,7 @@ def contest(
 ) -> dict[str, Any]:
     """Measure one network at one size with one kind of norms."""
     config = EngineConfig(
-        batch_size=args.batch_size, epochs=10**6, ema_decay=0.0, lr=LR, warmup_epochs=0
+        batch_size=args.batch_size, epochs=10**5, ema_decay=0.0, lr=LR, warmup_epochs=0
     )
     runtime = start_runtime(args.device)
     plain = build_classifier(name, NUM_CLASSES, image_size=size, pool="gem")
