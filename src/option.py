@@ -103,7 +103,7 @@ def check_value(entry: dataclasses.Field[Any], value: Any) -> None:
     """Refuse a ``value`` that the option ``entry`` does not allow."""
     limits, form = entry.metadata["limits"], entry.metadata["form"]
     if form and not re.fullmatch(form, value):
-        raise UserError(f"--{entry.name} {quote(value)}: expected {entry.metadata['help']}")
+        raise UserError(f"--{entry.name} {value[:60]}: expected {entry.metadata['help']}")
     if not limits or value == limits.get("also"):
         return
     within = (
