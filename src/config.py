@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from src.option import Options, defaults, option
+from src.script import UserError
 
 MAX_SEED = 2**31 - 1
 MAX_EPOCHS = 100_000
@@ -145,6 +146,12 @@ class EngineConfig(PlaceConfig, ScheduleConfig, OptimizerConfig, HardwareConfig,
     )
     wandb: bool = option(False, "log to Weights & Biases too (WANDB_MODE=offline is honoured)")
     accept_changes: bool = option(False, "resume although options differ from the interrupted run")
+
+    def __post_init__(self) -> None:
+        """Check that the rates are in order, besides each option's own bounds."""
+        super().__post_init__()
+        if self.lr_min > self.lr:
+            raise UserError(f"--lr_min {self.lr_min}: above --lr {self.lr}")
 
 
 @dataclass(frozen=True, kw_only=True)

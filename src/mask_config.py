@@ -18,6 +18,7 @@ from src.config import (
     ViewsConfig,
 )
 from src.option import Options, defaults, option
+from src.script import UserError
 
 WIDTH: dict[str, Any] = {"least": 8, "most": 4096, "also": 0}
 
@@ -63,6 +64,12 @@ class ResizeConfig(Options, group="augmentation"):
     scale_max: float = option(
         1.5, "largest factor a training image is resized by", above=0, most=10
     )
+
+    def __post_init__(self) -> None:
+        """Check that the two factors are in order, besides each option's own bounds."""
+        super().__post_init__()
+        if self.scale_min > self.scale_max:
+            raise UserError(f"--scale_min {self.scale_min}: above --scale_max {self.scale_max}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from src.script import UserError, nearest, quote
 Config = TypeVar("Config")
 ROOT = Path(__file__).resolve().parents[1]
 MAX_YAML_BYTES = 1_000_000
+MAX_TEXT_BYTES = 4096  # of a path on Linux
 BLOCKS = ("train", "models")
 
 
@@ -64,9 +65,10 @@ def coerce_plain(name: str, value: Any, kind: type) -> Any:
                 "false": False, "0": False, "no": False, "off": False
             }[text.lower()]  # fmt: skip
         if kind is str:
-            if "\0" in str(value).encode().decode():  # a path that is not UTF-8 cannot be encoded
+            value = str(value)
+            if "\0" in value or len(value.encode()) > MAX_TEXT_BYTES:  # only UTF-8 can be encoded
                 raise ValueError
-            return str(value)
+            return value
         if isinstance(value, bool):
             raise ValueError
         number = float(text)
@@ -98,7 +100,10 @@ def shipped(path: Path) -> Path:
     So a script that is called from another folder finds its presets.
     """
     beside = ROOT / path
-    return beside if beside.is_file() and not path.exists() else path
+    try:
+        return beside if beside.is_file() and not path.exists() else path
+    except OSError:  # a name too long: whoever opens it says so
+        return path
 
 
 def read_yaml(path: Path, flag: str = "config") -> dict[str, Any]:
@@ -156,7 +161,7 @@ def build_parser(config_class: type, prog: str, description: str) -> argparse.Ar
         prog=prog,
         usage=f"python {prog} [--option value ...]",
         description=description,
-        epilog="In brackets: the default. --batch-size is --batch_size; `--audit false` is off.",
+        epilog="In brackets: the default. Dashes may stand for underscores.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
         formatter_class=_Help,
@@ -244,7 +249,7 @@ def fill(
     values: dict[str, Any] = {}
     if "config" in kinds:
         default = next(f.default for f in dataclasses.fields(config_class) if f.name == "config")  # type: ignore[arg-type]
-        path = str(flags.get("config", default))
+        path = coerce("config", flags.get("config", default), str)
         if path:
             common, rows = read_rows(Path(path), config_class)
             values |= common

@@ -6,6 +6,7 @@ the batches that were left, whatever the number of loader processes.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -166,10 +167,11 @@ def make_loader(
             :class:`src.data.dataset.ImageDataset` has them.
         sampler: gives the keys, and where to begin.
         num_workers: loader processes, which stay alive between epochs; 0 = none, and files are
-            read by threads while the training waits.
+            read by threads while the training waits. Two a core are the most that are started.
         device_type: where the batches go; memory is pinned for "cuda" alone.
     """
     cv2.setNumThreads(1)
+    num_workers = cap_workers(num_workers)
     workers: dict[str, Any] = {}
     if num_workers > 0:
         workers = {
@@ -205,6 +207,15 @@ def default_num_workers(device_type: str) -> int:
     if device_type in ("cpu", "mps") or sys.platform in ("darwin", "win32"):
         return 0
     return max(0, min(8, available_cores() - 1))
+
+
+@functools.cache  # training, validation and inference say it once
+def cap_workers(num_workers: int) -> int:
+    """Return ``num_workers``, or twice the cores if that is less, and say so."""
+    most = 2 * available_cores()
+    if num_workers > most:
+        print(f"note: --num_workers {num_workers}: {most} are started, two for each core")
+    return min(num_workers, most)
 
 
 def available_cores() -> int:

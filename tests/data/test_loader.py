@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 import torch
 
-from src.data.loader import EpochSampler, collate, default_num_workers, make_loader
+from src.data.loader import EpochSampler, cap_workers, collate, default_num_workers, make_loader
 from src.script import UserError
 
 
@@ -152,3 +152,12 @@ def test_images_of_several_sizes_are_refused():
 def test_number_of_processes():
     assert default_num_workers("mps") == 0
     assert 0 <= default_num_workers("cuda") <= 8
+
+
+def test_processes_beyond_two_a_core_are_not_started(monkeypatch, capsys):
+    monkeypatch.setattr("src.data.loader.available_cores", lambda: 1)
+    loaders = [make_loader(Numbers(), EpochSampler(11, 2), num_workers=399) for _ in range(2)]
+    assert [loader.num_workers for loader in loaders] == [2, 2]
+    assert capsys.readouterr().out == "note: --num_workers 399: 2 are started, two for each core\n"
+    assert make_loader(Numbers(), EpochSampler(11, 2), num_workers=1).num_workers == 1
+    cap_workers.cache_clear()
