@@ -97,9 +97,9 @@ def print_intervals(results: dict[str, list[tuple[Run, dict[str, Any]]]]) -> Non
 
 def segmentation_field(config: DistillConfig, output: Output) -> Field:
     """Read the masks once and say how their nets are built and trained."""
+    from src.tracks.folder import find_images
     from src.tracks.networks import build_network, find_encoder_weights, segmenter_spec
     from src.tracks.roles import Field
-    from src.tracks.scenes import find_images
     from src.tracks.training import build_task, read_data, start_at_prior, train_masks
 
     source, root = find_images(config)

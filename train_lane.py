@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 def read_lanes(config: LaneConfig) -> MaskData:
     """Read the images, or generate them where no data are given."""
-    from src.tracks.scenes import find_images
+    from src.tracks.folder import find_images
     from src.tracks.training import read_data
 
     source, root = find_images(config, num_scenes=config.num_scenes, num_frames=config.num_frames)

@@ -22,7 +22,7 @@ from src.ensemble.masks import decode_rle
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.reader import read_rows
 from src.script import UserError
-from src.tracks.scenes import find_images
+from src.tracks.folder import find_images
 from tests.mask_runs import TINY, draw
 
 LANE = [

@@ -1,4 +1,4 @@
-"""A seed in, perspective road scenes with their lane masks out: data to train lanes on, anywhere.
+"""Generated perspective road scenes with lane masks: data to train on where there are none.
 
 A pinhole camera looks along a flat road. Every pixel below the horizon knows its place on the
 ground (X across, Z ahead, metres), so lines stay lines however the road bends. Varied: bends,
@@ -6,29 +6,212 @@ number and kind of lines, worn paint, asphalt, sun glare, tree and bridge shadow
 hide lines, and white things that are no lanes (stop lines, tar seams, kerbs).
 
 As in lane data sets, the mask follows a dashed line through its gaps and through shadow; it stops
-where a vehicle hides it. A frame is a pure function of (seed, scene, frame).
+where a vehicle hides it. A frame is a pure function of (seed, scene, frame). Images are float32
+(H, W, 3) in 0..255 while they are painted, in place; lengths are metres on the ground.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from src.data.road_paint import (
-    LANE_WIDTH,
-    cast_shadows,
-    drive_vehicles,
-    look,
-    paint_distractors,
-    paint_land,
-    paint_line,
-    shine,
-)
 from src.files import atomic_write, write_json, write_text
 
 STEP = 1.2  # metres the camera moves from one frame to the next
+FAR = 55.0  # metres up to which lines are drawn and labelled
+LANE_WIDTH = 3.5
+PAINT_WIDTH = 0.18
+MIN_LABEL = 1.4  # pixels: a labelled line is at least so wide
+SKY = 1e4  # metres: "ahead" of a pixel above the horizon
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where each pixel looks.
+
+    Attributes:
+        X: (H, W) metres to the right; 0 above the horizon.
+        Z: (H, W) metres ahead; SKY above the horizon.
+        metres: (H, W) width of a pixel on the ground.
+        horizon: row.
+        focal: focal length in pixels.
+        height: of the camera over the road, metres.
+    """
+
+    X: np.ndarray
+    Z: np.ndarray
+    metres: np.ndarray
+    horizon: float
+    focal: float
+    height: float
+
+
+def look(rng: np.random.Generator, size: tuple[int, int]) -> Ground:
+    """Mount the camera: its height, pitch and focal length vary."""
+    height, width = size
+    focal = width * rng.uniform(0.8, 1.2)
+    horizon = height * rng.uniform(0.3, 0.45)
+    above = rng.uniform(1.2, 1.8)
+    down = np.arange(height)[:, None] + 0.5 - horizon
+    Z = np.where(down > 0, focal * above / np.maximum(down, 1e-3), SKY) + np.zeros(size)
+    sideways = np.arange(width)[None] + 0.5 - width * rng.uniform(0.42, 0.58)
+    metres = (np.where(Z < SKY, Z, 0) / focal).astype(np.float32)
+    X = (sideways * metres).astype(np.float32)
+    return Ground(X, Z.astype(np.float32), metres, horizon, focal, above)
+
+
+def _cloud(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
+    """Smooth noise in 0..1, (H, W)."""
+    coarse = rng.random((cells, cells)).astype(np.float32)
+    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
+
+
+def paint_land(
+    rng: np.random.Generator,
+    ground: Ground,
+    across: np.ndarray,
+    offsets: list[float],
+    size: tuple[int, int],
+    travelled: float,
+) -> np.ndarray:
+    """Sky, hills, verge and asphalt: float (H, W, 3)."""
+    rows = np.linspace(0, 1, size[0])[:, None, None]
+    sky = np.array([120, 160, 215]) + np.array([110, 75, 25]) * rows / 0.45
+    image = (sky * rng.uniform(0.6, 1.1) + np.zeros((*size, 3))).astype(np.float32)
+    hills = ground.horizon - size[0] * 0.12 * _cloud(rng, (1, size[1]), 9)[0]
+    is_hill = np.arange(size[0])[:, None] > hills[None]
+    green = np.array([60, 85, 50]) * rng.uniform(0.6, 1.3)
+    image[is_hill] = green * (0.7 + 0.6 * _cloud(rng, size, 40)[is_hill])[:, None]
+    land = ground.Z < SKY
+    verge = np.array([[95, 115, 60], [140, 125, 95], [150, 150, 145]])[rng.integers(3)]
+    image[land] = verge * (0.7 + 0.6 * _cloud(rng, size, 60)[land])[:, None]
+    shoulder = rng.uniform(0.3, 1.8)
+    road = land & (across > offsets[0] - shoulder) & (across < offsets[-1] + shoulder)
+    grey = rng.uniform(55, 130) + np.array([0, 0, rng.uniform(-4, 8)])
+    grain = 0.85 + 0.3 * _cloud(rng, size, 90)[road] + 0.04 * np.sin(ground.Z[road] + travelled)
+    beside = np.abs(across[road] - np.mean(offsets[:2])) - 0.8  # wheels darken the asphalt
+    image[road] = grey * (grain * (1 - 0.12 * np.exp(-((beside / 0.3) ** 2))))[:, None]
+    return image
+
+
+def paint_line(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    ground: Ground,
+    away: np.ndarray,
+    travelled: float,
+    *,
+    dashed: bool,
+) -> np.ndarray:
+    """Paint the line at ``away == 0`` and return where it is labelled: bool (H, W)."""
+    half = PAINT_WIDTH / 2 * rng.uniform(0.8, 1.4)
+    labelled = np.maximum(half, MIN_LABEL / 2 * ground.metres)
+    at = np.nonzero((ground.Z < FAR) & (np.abs(away) < labelled + ground.metres))
+    off, pixels = np.abs(away[at]), ground.metres[at]
+    # The share of a pixel that the stripe covers, so that distant lines fade instead of breaking.
+    cover = np.clip((half - off) / pixels + 0.5, 0, 1) * np.minimum(1, 2 * half / pixels)
+    period, share = (rng.uniform(8, 13), rng.uniform(0.35, 0.6)) if dashed else (1.0, 1.0)
+    distance = ground.Z[at] + (travelled + rng.uniform(0, period))
+    worn = rng.uniform(0.75, 1.3) - rng.uniform(0, 0.6) * _cloud(rng, away.shape, 70)[at]
+    alpha = (cover * (distance % period < period * share) * np.clip(worn, 0, 1))[:, None]
+    colour = np.array([[235, 235, 230], [225, 180, 60]])[int(rng.random() < 0.25)]
+    image[at] += (colour * rng.uniform(0.75, 1.0) - image[at]) * alpha
+    mask = np.zeros(away.shape, bool)
+    mask[at] = off < labelled[at]
+    return mask
+
+
+def paint_distractors(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    ground: Ground,
+    across: np.ndarray,
+    offsets: list[float],
+    travelled: float,
+) -> None:
+    """Things that look like lines and are none: a stop line, a tar seam, a kerb."""
+    on_road = (across > offsets[0]) & (across < offsets[-1])
+    at = rng.uniform(8, 40) - travelled
+    if rng.random() < 0.3:
+        bar = on_road & (np.abs(ground.Z - at) < 0.25)
+        image[bar] = image[bar] * 0.2 + 190
+    if rng.random() < 0.5:
+        seam = rng.uniform(offsets[0], offsets[-1]) + 0.2 * np.sin(at)
+        tar = (np.abs(across - seam) < 0.06 + ground.metres / 2) & (ground.Z < FAR)
+        image[tar] *= rng.uniform(0.5, 0.8)
+    if rng.random() < 0.3:
+        kerb = offsets[-1] + rng.uniform(1.9, 2.6)
+        image[(np.abs(across - kerb) < 0.12) & (ground.Z < FAR)] = rng.uniform(150, 200)
+
+
+def cast_shadows(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    ground: Ground,
+    across: np.ndarray,
+    travelled: float,
+) -> None:
+    """Darken bands across the road (a bridge, trees) with ragged edges."""
+    for _ in range(int(rng.integers(0, 4))):
+        start, length = rng.uniform(3, 45) - travelled, rng.uniform(1, 8)
+        slant, ragged = rng.uniform(-0.6, 0.6), rng.uniform(0, 3)
+        depth = ground.Z + slant * across + ragged * _cloud(rng, across.shape, 24)
+        reach = rng.uniform(-6, 6)
+        shadow = (
+            (depth > start) & (depth < start + length) & (np.sign(reach) * across > -abs(reach))
+        )
+        image[shadow] *= rng.uniform(0.35, 0.7)
+
+
+def drive_vehicles(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    mask: np.ndarray,
+    ground: Ground,
+    bend: tuple[float, float],
+    offsets: list[float],
+    travelled: float,
+) -> None:
+    """Put boxes with windows and wheels on the road, far ones first; they hide what is behind."""
+    H, W = mask.shape
+    left = float(ground.X[-1, 0] / ground.metres[-1, 0])  # of the image's edge, in pixels
+    cars = []
+    for _ in range(int(rng.integers(0, 4))):
+        speed = rng.uniform(-0.5, 0.8)
+        lane = int(rng.integers(len(offsets) - 1))
+        colour = rng.uniform(20, 220, 3)
+        cars.append((rng.uniform(7, 40) + speed * travelled, lane, colour, rng.uniform(1.4, 2.6)))
+    for Z, lane, colour, tall in sorted(cars, key=lambda car: -car[0]):
+        if Z < 5:
+            continue
+        scale = ground.focal / Z
+        centre = offsets[lane] + LANE_WIDTH / 2 + Z * bend[1] + Z**2 * bend[0] / 2
+        x, y = centre * scale - left, ground.horizon + ground.height * scale
+        half, top = 0.9 * scale, y - tall * scale
+        x0, x1, y0, y1 = (int(np.clip(v, 0, m)) for v, m in
+                          ((x - half, W), (x + half, W), (top, H), (y, H)))  # fmt: skip
+        image[y1 : int(y1 + 0.15 * scale), x0:x1] *= 0.4
+        image[y0:y1, x0:x1] = colour
+        window = int(y0 + 0.15 * (y1 - y0)), int(y0 + 0.45 * (y1 - y0))
+        edge = int(0.12 * (x1 - x0))
+        image[window[0] : window[1], x0 + edge : max(x0 + edge, x1 - edge)] = 40
+        image[int(y1 - 0.12 * (y1 - y0)) : y1, x0:x1] = 25
+        mask[y0:y1, x0:x1] = False
+
+
+def shine(rng: np.random.Generator, image: np.ndarray, ground: Ground) -> None:
+    """Light of the day: brightness, a colour cast, and often a low sun with its glare."""
+    H, W = image.shape[:2]
+    image *= rng.uniform(0.45, 1.2) * (1 + rng.normal(0, 0.04, 3))
+    if rng.random() < 0.4:
+        x, y = rng.uniform(0, W), rng.uniform(0, ground.horizon)
+        rows, columns = np.arange(H)[:, None], np.arange(W)[None]
+        spread = W * rng.uniform(0.15, 0.6)
+        glow = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * spread**2))
+        image += glow[..., None] * rng.uniform(80, 200) * np.array([1.0, 0.95, 0.8])
 
 
 def render_frame(

@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from src.config import EngineConfig, config_hash, learned_options
 from src.files import read_json, write_json, write_text
-from src.runs import AFRESH, Run
+from src.mask_config import LaneConfig, SegmentationConfig
+from src.runs import AFRESH, Output, Run
 from src.script import UserError
 
 if TYPE_CHECKING:
     from src.engine.runtime import Runtime
+
+SCENES = "road_scenes"
+SIDE = 384
+TWO_CLASSES = ("folders", "coco")  # layouts of any classes, of which a lane run sees two
 
 
 def fold_of(text: str) -> int | None:
@@ -42,7 +47,45 @@ def parse_size(flag: str, text: str) -> tuple[int, int] | None:
 
 def data_label(data_dir: str) -> str:
     """Return a short name of the data set for the names of runs."""
-    return (Path(data_dir).resolve().name or "data") if data_dir else "road_scenes"
+    return (Path(data_dir).resolve().name or "data") if data_dir else SCENES
+
+
+def find_images(
+    config: SegmentationConfig, *, num_scenes: int = 30, num_frames: int = 8
+) -> tuple[str, Path]:
+    """Return (layout, folder) of the data; road scenes are generated where none are named.
+
+    Args:
+        config: ``data_dir``, ``source`` and ``resolution``.
+        num_scenes: scenes to generate.
+        num_frames: frames of each.
+
+    Raises:
+        UserError: no such folder.
+    """
+    root = Path(config.data_dir)
+    if not config.data_dir:
+        size = parse_size("resolution", config.resolution) or (SIDE, SIDE)
+        # every set has a folder of its own: a test scene of one is a training scene of another
+        name = f"{SCENES}_{num_scenes}x{num_frames}_{size[1]}x{size[0]}_seed{config.fold_seed}"
+        root = Output(Path(config.output_dir)).scenes(name)
+        from src.data.road_scenes import write_scenes
+
+        print(f"no --data_dir: {num_scenes} road scenes in {root}", flush=True)
+        write_scenes(
+            root, num_scenes=num_scenes, num_frames=num_frames, size=size, seed=config.fold_seed
+        )
+        return "lanes", root
+    if not root.is_dir():
+        raise UserError(f"--data_dir {root}: no such folder")
+    from src.data.sources.registry import detect_source
+
+    if config.source != "auto":
+        return config.source, root
+    source = detect_source(root)
+    if isinstance(config, LaneConfig) and source in TWO_CLASSES:
+        return "lanes", root  # one class against the background, neighbouring frames in one group
+    return source, root
 
 
 def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, Any] | None:

@@ -25,10 +25,9 @@ from src.runs import Output, Run
 from src.script import UserError
 from src.tasks.distillation import NAMES, Distillation
 from src.tasks.segmentation import Segmentation
-from src.tracks.folder import data_label, finished, fold_of
+from src.tracks.folder import SCENES, data_label, find_images, finished, fold_of
 from src.tracks.members import load_member
 from src.tracks.networks import build_network, micro_spec
-from src.tracks.scenes import SCENES, find_images
 from src.tracks.training import MaskData, read_data, train_masks
 
 # Under what the public anchors were measured.

@@ -1,3 +1,6 @@
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 
 from src.data.road_scenes import render_frame, write_scenes
@@ -51,3 +54,17 @@ def test_written_scenes_are_read_as_lanes_whole_scenes_in_test(tmp_path):
     stamp = (tmp_path / "roads/train.txt").stat().st_mtime_ns
     write_scenes(tmp_path / "roads", **options)
     assert (tmp_path / "roads/train.txt").stat().st_mtime_ns == stamp
+
+
+def test_the_script_writes_the_set_that_was_asked_for(tmp_path):
+    path = Path(__file__).resolve().parents[2] / "scripts" / "make_road_scenes.py"
+    spec = importlib.util.spec_from_file_location("make_road_scenes", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    dest = tmp_path / "roads"
+    flags = ["--num_scenes", "5", "--num_frames", "1", "--size", "32", "48", "--seed", "3"]
+    assert script.main([str(dest), *flags]) == 0
+    index = read_lanes(dest)
+    assert len(index.table) == 5
+    expected = render_frame(3, 0, 0, (32, 48))[1]
+    assert np.array_equal(index.read_mask(index.table["target"].iloc[0], (32, 48)), expected)
