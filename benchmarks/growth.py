@@ -1,15 +1,10 @@
-"""Time and peak memory while the number of images grows: flat, or linear with a small slope?
+"""Time and peak memory of index, folds and content hash while the number of images grows.
 
-    python benchmarks/growth.py                                (six minutes)
-    python benchmarks/growth.py --counts 1000 100000 --network_counts 1000 10000
+    python benchmarks/growth.py                                (two minutes)
+    python benchmarks/growth.py --counts 1000 100000
 
 Images are hard links to a few hundred small JPEG files, in 100 class folders. Every measurement
 runs in a process of its own, so that its peak is its own; `start` is a process that only imports.
-
-- index, folds, hash: of file names and sizes;
-- cache: `--cache disk` built at 32 px; train, infer: one pass of a tiny network at 32 px with
-  `--cache none`, a row predicted for every image; blend: `optimize_weights.py` on the made-up
-  predictions of benchmarks/blend.py (3 models, 2 views, 20 classes).
 """
 
 from __future__ import annotations
@@ -19,17 +14,71 @@ import json
 import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import print_table, run_python, write_photographs
+from benchmarks.timing import peak_memory, print_table, run_python, write_photographs
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the jobs, which are processes of their own
 
-CLASSES = 100
-FILE_JOBS = ("index", "folds", "hash")
-NETWORK_JOBS = ("cache", "infer", "train")
+CLASSES, SIDE = 100, 32
+
+
+def start_job(root: Path) -> dict[str, Any]:
+    """Import what the jobs import, and do nothing."""
+    import pandas  # noqa: F401
+
+    import src.data.folds
+    import src.data.index  # noqa: F401
+
+    return {"seconds": 0.0}
+
+
+def index_job(root: Path) -> dict[str, Any]:
+    """Index the folder."""
+    from src.data.index import read_train
+
+    started = time.perf_counter()
+    index = read_train(root)
+    return {"seconds": time.perf_counter() - started, "rows": len(index)}
+
+
+def folds_job(root: Path) -> dict[str, Any]:
+    """Make five folds, write and read them."""
+    from src.data.folds import load_folds, make_folds, save_folds
+    from src.data.index import read_train
+
+    index = read_train(root)
+    path = root / "folds.csv"
+    started = time.perf_counter()
+    save_folds(make_folds(index.table, root, num_folds=5, seed=0), path)
+    load_folds(path, index.table, root)
+    return {"seconds": time.perf_counter() - started}
+
+
+def hash_job(root: Path) -> dict[str, Any]:
+    """Hash names, sizes and times, as a cache is named; and the ids."""
+    from src.data.canonical import ImageSource
+    from src.data.index import read_train
+    from src.ensemble.store import hash_ids
+
+    table = read_train(root).table
+    started = time.perf_counter()
+    ImageSource(root, table["image"].tolist(), SIDE).fingerprint()
+    hash_ids(table["id"].tolist())
+    return {"seconds": time.perf_counter() - started}
+
+
+JOBS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "start": start_job,
+    "index": index_job,
+    "folds": folds_job,
+    "hash": hash_job,
+}
 
 
 def make_folder(root: Path, originals: list[Path], count: int) -> None:
@@ -42,16 +91,9 @@ def make_folder(root: Path, originals: list[Path], count: int) -> None:
         os.link(originals[number % len(originals)], name)
 
 
-def make_predictions(root: Path, count: int) -> None:
-    """Write OOF files of ``count`` rows."""
-    from benchmarks.blend import make_output
-
-    make_output(root, argparse.Namespace(rows=count, classes=20, models=3, views=2, folds=5))
-
-
 def measure(job: str, root: Path) -> tuple[float, float]:
     """Return (seconds, peak MB) of a job in a process of its own."""
-    done = run_python(["benchmarks/growth_jobs.py", job, str(root)])
+    done = run_python(["benchmarks/growth.py", "--job", job, "--folder", str(root)])
     result = json.loads(done.stdout.splitlines()[-1])
     return result["seconds"], result["peak"]
 
@@ -63,10 +105,7 @@ def measure_counts(counts: list[int], jobs: tuple[str, ...], scratch: Path) -> l
     for count in counts:
         with tempfile.TemporaryDirectory(dir=scratch) as text:
             root = Path(text)
-            if jobs == ("blend",):
-                make_predictions(root, count)
-            else:
-                make_folder(root, originals, count)
+            make_folder(root, originals, count)
             rows += [row(job, count, *measure(job, root)) for job in jobs]
     order = {job: place for place, job in enumerate(jobs)}
     return sorted(rows, key=lambda cells: order[cells[0]])
@@ -92,17 +131,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--counts", nargs="+", type=int, default=[1_000, 10_000, 100_000, 1_000_000]
     )
-    parser.add_argument("--network_counts", nargs="+", type=int, default=[1_000, 10_000, 100_000])
-    parser.add_argument("--blend_counts", nargs="+", type=int, default=[1_000, 10_000, 100_000])
+    parser.add_argument("--job", choices=JOBS, help="this one alone, on the images in --folder")
     parser.add_argument("--folder", help="where the files are made; default: the temporary one")
     args = parser.parse_args(argv)
+    if args.job:
+        print(json.dumps(JOBS[args.job](Path(args.folder)) | {"peak": peak_memory()}))
+        return
     with tempfile.TemporaryDirectory(dir=args.folder) as text:
         scratch = Path(text)
-        rows = [row(f"{job} (imports only)", 0, 0.0, measure(job, scratch)[1])
-                for job in ("start", "start_torch")]  # fmt: skip
-        rows += measure_counts(sorted(args.counts), FILE_JOBS, scratch)
-        rows += measure_counts(sorted(args.network_counts), NETWORK_JOBS, scratch)
-        rows += measure_counts(sorted(args.blend_counts), ("blend",), scratch)
+        rows = [row("start (imports only)", 0, 0.0, measure("start", scratch)[1])]
+        rows += measure_counts(sorted(args.counts), tuple(JOBS)[1:], scratch)
     print("one run each, a process each, one thread\n")
     print_table(("job", "images", "s", "images/s", "peak memory, MB"), rows)
 

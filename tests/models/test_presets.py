@@ -13,40 +13,28 @@ from src.models.classifier import build_classifier
 from src.models.zoo import check_timm_id, find_data_config
 from src.reader import read_rows
 
-SIZES = {
-    "efficientnetv2_l": 480,
-    "convnext_large": 384,
-    "swin_large": 384,
-    "efficientnet_b7": 600,
-    "convnext_base": 224,
-    "resnet152d": 224,
-    "vit_base": 224,
-}
+COMMON, ROWS = read_rows(
+    Path(__file__).resolve().parents[2] / "configs" / "classify.yaml", FoldConfig
+)
 
 
-@pytest.fixture(scope="module")
-def rows() -> dict[str, dict]:
-    root = Path(__file__).resolve().parents[2]
-    return read_rows(root / "configs" / "classify.yaml", FoldConfig)[1]
-
-
-def test_seven_rows_with_their_sizes_and_tagged_ids(rows: dict[str, dict]) -> None:
-    assert {name: row["image_size"] for name, row in rows.items()} == SIZES
-    for row in rows.values():
+def test_seven_rows_of_tagged_ids_with_sizes_that_fit() -> None:
+    assert len(ROWS) == 7
+    for row in ROWS.values():
         assert check_timm_id(row["timm_id"]) == row["timm_id"]
         config = find_data_config(row["timm_id"])
         assert not config.fixed_size or config.image_size == row["image_size"]
         assert row["batch_size"] % row["micro_batch_size"] == 0
         assert 2e-5 <= row["lr"] <= 3e-4
-    assert sum(row["prior_weight"] for row in rows.values()) == 100
+    assert sum(row["prior_weight"] for row in ROWS.values()) == 100
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", SIZES)
-def test_preset_builds_trains_one_step_and_infers(name: str, rows: dict[str, dict]) -> None:
+@pytest.mark.parametrize("name", ROWS)
+def test_preset_builds_trains_one_step_and_infers(name: str) -> None:
     """Random weights at full resolution: one step on two images, then one image."""
-    row, start = rows[name], time.monotonic()
+    row, start = COMMON | ROWS[name], time.monotonic()
     torch.manual_seed(0)
     side = row["image_size"]
     model = build_classifier(
