@@ -18,11 +18,11 @@ from src.script import UserError, run_script
 
 if TYPE_CHECKING:
     from src.data.index import Index
+    from src.ensemble.calibration import Shift
     from src.ensemble.pool import Blend
-    from src.ensemble.shift import Shift
-    from src.ensemble.store import TestRun
+    from src.ensemble.predictions import TestRun
     from src.ensemble.submission import Columns
-    from src.ensemble.unseen import Answers
+    from src.ensemble.test_predictions import Answers
     from src.ensemble.weights import Weights
 
 
@@ -50,7 +50,7 @@ def infer(config: InferConfig, output: Output) -> None:
     from tqdm import tqdm
 
     from src.data.index import find_root, read_test
-    from src.ensemble.unseen import Unseen, save_answers
+    from src.ensemble.test_predictions import Unseen, save_answers
     from src.ensemble.weights import read_weights, restrict
 
     weights = read_weights(output.weights)
@@ -108,9 +108,9 @@ def infer_models(
     config: InferConfig, output: Output, weights: Weights, blend: Blend, index: Index
 ) -> dict[str, list[TestRun]]:
     """Return the test logits of every model and fold, inferring those that are not there yet."""
-    from src.ensemble.store import has_test_run, open_test_run
+    from src.ensemble.predictions import has_test_run, open_test_run
     from src.ensemble.weights import num_views, used_models
-    from src.tracks.inference import hash_images, infer_fold
+    from src.pipelines.classification.infer import hash_images, infer_fold
 
     ids_hash = hash_images(index)
     threshold = weights.adaptive_threshold if config.tta_adaptive else None
@@ -164,7 +164,7 @@ def finished_runs(output: Output, model: str, weights: Weights) -> list[Run]:
 
 def find_shift(answers: Answers, weights: Weights) -> Shift:
     """Estimate the test rows' class frequencies from an even sample of the answers."""
-    from src.ensemble.shift import MAX_VALUES, estimate_shift
+    from src.ensemble.calibration import MAX_VALUES, estimate_shift
 
     num_rows, num_classes = answers.log_probs.shape
     step = -(-num_rows * num_classes // MAX_VALUES)
@@ -185,7 +185,7 @@ def describe(
     The expected score is kept in ``prediction``.
     """
     from src.ensemble import calibration, report
-    from src.ensemble.shift import correct
+    from src.ensemble.calibration import correct
 
     tally = calibration.TestTally.empty()
     for log_probs in answers.blocks():
@@ -209,7 +209,7 @@ def submit(
     shift: Shift | None,
 ) -> None:
     """Write the submission and prove it by reading it back."""
-    from src.ensemble.shift import correct
+    from src.ensemble.calibration import correct
     from src.ensemble.submission import write_submission
 
     def answer(rows: slice) -> Any:

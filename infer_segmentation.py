@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from src.data.sources.masks import MaskIndex
     from src.engine.runtime import Runtime
-    from src.tracks.members import Member
+    from src.pipelines.segmentation.ensemble import Member
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +50,12 @@ def find_members(config: InferSegmentationConfig) -> list[Member]:
     """Read the runs and settle their weights."""
     from dataclasses import replace
 
-    from src.tracks.members import check_alike, find_runs, load_member, settle_shares
+    from src.pipelines.segmentation.ensemble import (
+        check_alike,
+        find_runs,
+        load_member,
+        settle_shares,
+    )
 
     if not config.runs and not config.checkpoint:
         raise UserError("--runs is missing: folders of runs, as in 'output/lane/*/fold*'")
@@ -75,8 +80,8 @@ def find_images(
     """Read the images to predict. The one place that sees the test split."""
     import numpy as np
 
-    from src.data.mask_split import read_labelled, read_test_masks, split_rows
-    from src.tracks.folder import fold_of
+    from src.data.masks import read_labelled, read_test_masks, split_rows
+    from src.pipelines.run_folder import fold_of
 
     first = members[0].resolved
     source, root = config.source or first["source"], config.data_dir or first["data_dir"]
@@ -111,10 +116,9 @@ def predict_images(
     from tqdm import tqdm
 
     from src.engine.runtime import start_runtime
-    from src.ensemble.masks import write_index_png
-    from src.tracks.gallery import MaskFolder
-    from src.tracks.maps import to_mask
-    from src.tracks.prediction import blend_maps
+    from src.pipelines.segmentation.ensemble import blend_maps
+    from src.pipelines.segmentation.report import MaskFolder, write_index_png
+    from src.pipelines.segmentation.score import to_mask
 
     runtime: Runtime = start_runtime(config.device, config.precision, "auto")
     folder = MaskFolder(Path(config.output or Output(Path(config.output_dir)).masks(config.split)))
@@ -147,7 +151,7 @@ def predict_images(
 
 def find_cleaning(members: Sequence[Member]) -> Any:
     """Return the post-processing of the heaviest member if all found theirs to help, else None."""
-    from src.ensemble.cleaning import Cleaning
+    from src.pipelines.segmentation.postprocess import Cleaning
 
     if not all(member.done.get("cleaning") for member in members):
         return None
@@ -161,7 +165,7 @@ def compare(folders: Sequence[str]) -> int:
     if len(folders) != 2:
         raise UserError("--compare takes two runs, or two folders of masks")
 
-    from src.tracks.gallery import print_comparison
+    from src.pipelines.segmentation.report import print_comparison
 
     print_comparison(Path(folders[0]), Path(folders[1]))
     return 0

@@ -19,10 +19,9 @@ from src.runs import Output, safe_name
 from src.script import UserError, run_script
 
 if TYPE_CHECKING:
-    from src.ensemble.fitting import Fitted
+    from src.ensemble.nested import Fitted
     from src.ensemble.oof import Oof
-    from src.ensemble.panel import Panel
-    from src.ensemble.search import Structure
+    from src.ensemble.search import Panel, Structure
     from src.ensemble.weights import Weights
 
 
@@ -42,11 +41,16 @@ def main(argv: list[str]) -> int:
 def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> None:
     """Fit, compare, write."""
     from src.ensemble.blend import build_tables
-    from src.ensemble.contest import contest, contributions, entry_of, is_better, score_entries
-    from src.ensemble.fitting import fit_blend
-    from src.ensemble.panel import build_panel
+    from src.ensemble.nested import (
+        contest,
+        contributions,
+        entry_of,
+        fit_blend,
+        is_better,
+        score_entries,
+    )
     from src.ensemble.report import contributions_table, scores_table
-    from src.ensemble.search import whole
+    from src.ensemble.search import build_panel, whole
 
     started = time.monotonic()
     oof, alias_groups = load(config, output)
@@ -138,8 +142,7 @@ def read_priors(presets: str) -> dict[str, float]:
 
 def search(config: BlendConfig, output: Output, panel: Panel, start: Structure) -> Structure:
     """Let Optuna look for a better structure than ``start``; a stopped search goes on."""
-    from src.ensemble.panel import SCORE_VERSION
-    from src.ensemble.search import search_structures
+    from src.ensemble.search import SCORE_VERSION, search_structures
 
     oof = panel.oof
     what = [SCORE_VERSION, oof.members, oof.config_hashes, oof.folds_hash, oof.classes]
@@ -164,7 +167,7 @@ def search(config: BlendConfig, output: Output, panel: Panel, start: Structure) 
 
 def suggest(output: Output, oof: Oof, adopted: Fitted) -> None:
     """Print the classes that cannot be told apart, and write them as an alias file."""
-    from src.data.tables import write_csv
+    from src.data.csv_io import write_csv
     from src.ensemble.aliases import suggest_aliases
     from src.ensemble.report import suggestion_lines
 

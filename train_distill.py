@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.mask_config import DistillConfig
+from src.pipelines.run_folder import data_label, fold_of
 from src.reader import parse
 from src.runs import Output, Run
 from src.script import UserError, run_script
-from src.tracks.folder import data_label, fold_of
 
 if TYPE_CHECKING:
     from src.engine.runtime import Runtime
-    from src.tracks.roles import Field
+    from src.pipelines.distillation import Field
 
 
 def main(argv: list[str]) -> int:
@@ -50,9 +50,7 @@ def main(argv: list[str]) -> int:
 
 def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime) -> None:
     """Train every role with every seed, then print table and intervals."""
-    from src.tracks.roles import alone, fit_terms, gate, train_role
-    from src.tracks.standing import print_table
-    from src.tracks.tuning import tune
+    from src.pipelines.distillation import alone, fit_terms, gate, print_table, train_role, tune
 
     make_field = segmentation_field if config.kind == "segmentation" else classification_field
     field = make_field(config, output)
@@ -86,7 +84,7 @@ def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime
 
 def print_intervals(results: dict[str, list[tuple[Run, dict[str, Any]]]]) -> None:
     """Print each role's gain over the student alone, with its interval over images."""
-    from src.tracks.standing import compare_roles
+    from src.pipelines.distillation import compare_roles
 
     student = [run for run, _ in results["student"]]
     for role, runs in results.items():
@@ -97,10 +95,17 @@ def print_intervals(results: dict[str, list[tuple[Run, dict[str, Any]]]]) -> Non
 
 def segmentation_field(config: DistillConfig, output: Output) -> Field:
     """Read the masks once and say how their nets are built and trained."""
-    from src.tracks.folder import find_images
-    from src.tracks.networks import build_network, find_encoder_weights, segmenter_spec
-    from src.tracks.roles import Field
-    from src.tracks.training import build_task, read_data, start_at_prior, train_masks
+    from src.pipelines.distillation import Field
+    from src.pipelines.run_folder import find_images
+    from src.pipelines.segmentation.train import (
+        build_network,
+        build_task,
+        find_encoder_weights,
+        read_data,
+        segmenter_spec,
+        start_at_prior,
+        train_masks,
+    )
 
     source, root = find_images(config)
     data = read_data(config, source=source, data_dir=str(root))
@@ -136,10 +141,10 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     from src.models.classifier import build_classifier
     from src.models.pretrained import find_weights
     from src.models.zoo import check_timm_id, find_data_config
+    from src.pipelines.classification.prepare import find_aliases, prepare_data
+    from src.pipelines.classification.train import ClassData, train_classes
+    from src.pipelines.distillation import Field
     from src.tasks.classification import Classification
-    from src.tracks.classes import ClassData, train_classes
-    from src.tracks.photographs import find_aliases, prepare_data
-    from src.tracks.roles import Field
 
     student = check_timm_id(config.student)
     size = config.image_size or find_data_config(student).image_size

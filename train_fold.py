@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import FoldConfig
+from src.pipelines.run_folder import finished, fold_of
 from src.reader import parse
 from src.runs import Output, Run
 from src.script import UserError, run_script
-from src.tracks.folder import finished, fold_of
 
 if TYPE_CHECKING:
     from src.data.folds import Folds
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     output = Output(Path(config.output_dir))
     name = config.name or config.model
 
-    from src.tracks.photographs import prepare_data
+    from src.pipelines.classification.prepare import prepare_data
 
     index, folds = prepare_data(config, output)
     every: list[int | None] = list(range(folds.num_folds))
@@ -79,9 +79,9 @@ def train(
     from src.models.classifier import build_classifier
     from src.models.pretrained import find_weights
     from src.models.zoo import check_timm_id, find_data_config
+    from src.pipelines.classification.prepare import find_aliases
+    from src.pipelines.classification.train import ClassData, train_classes
     from src.tasks.classification import Classification
-    from src.tracks.classes import ClassData, train_classes
-    from src.tracks.photographs import find_aliases
 
     timm_id = check_timm_id(config.timm_id or config.model)
     size = config.image_size or find_data_config(timm_id).image_size

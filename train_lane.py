@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.mask_config import LaneConfig
+from src.pipelines.run_folder import data_label, finished, fold_of
 from src.reader import parse
 from src.runs import Output, Run
 from src.script import UserError, run_script
-from src.tracks.folder import data_label, finished, fold_of
 
 if TYPE_CHECKING:
-    from src.tracks.training import MaskData
+    from src.pipelines.segmentation.train import MaskData
 
 
 def main(argv: list[str]) -> int:
@@ -49,8 +49,8 @@ def main(argv: list[str]) -> int:
 
 def read_lanes(config: LaneConfig) -> MaskData:
     """Read the images, or generate them where no data are given."""
-    from src.tracks.folder import find_images
-    from src.tracks.training import read_data
+    from src.pipelines.run_folder import find_images
+    from src.pipelines.segmentation.train import read_data
 
     source, root = find_images(config, num_scenes=config.num_scenes, num_frames=config.num_frames)
     if config.source == "auto" and source == "folders":
@@ -69,8 +69,14 @@ def train(config: LaneConfig, output: Output, run: Run) -> None:
     import torch
 
     from src.engine.runtime import start_runtime
-    from src.tracks.networks import build_network, find_encoder_weights, segmenter_spec
-    from src.tracks.training import build_task, start_at_prior, train_masks
+    from src.pipelines.segmentation.train import (
+        build_network,
+        build_task,
+        find_encoder_weights,
+        segmenter_spec,
+        start_at_prior,
+        train_masks,
+    )
 
     data = read_lanes(config)
     task = build_task(config, data)

@@ -16,8 +16,7 @@ from src.runs import Output
 from src.script import UserError, run_script
 
 if TYPE_CHECKING:
-    from src.tracks.micro import MicroSet
-    from src.tracks.micro_table import Finished
+    from src.pipelines.micro import Finished, MicroSet
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +34,7 @@ def main(argv: list[str]) -> int:
     output = Output(Path(config.output_dir)).track("micro")
 
     from src.engine.interrupt import Interrupted
-    from src.tracks.micro import check_protocol, find_sets
+    from src.pipelines.micro import check_protocol, find_sets
 
     check_protocol(config)
     try:
@@ -54,7 +53,7 @@ def train_all(
     config: MicroConfig, sets: tuple[MicroSet, ...], name: str, output: Output
 ) -> dict[str, list[Finished]]:
     """Train one net on every set with every seed."""
-    from src.tracks.micro import train_run
+    from src.pipelines.micro import train_run
 
     seeds = config.seeds or (config.seed,)
     return {
@@ -65,8 +64,7 @@ def train_all(
 
 def compete(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> None:
     """Train the net; then without each of its blocks and with a report, if asked."""
-    from src.tracks.micro import check_size
-    from src.tracks.micro_table import score_table
+    from src.pipelines.micro import check_size, score_table
 
     check_size(config, sets)
     name = config.name or config.model
@@ -75,7 +73,7 @@ def compete(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> 
     if config.ablate:
         ablate(config, sets, name, output, results)
     if config.report:
-        from src.tracks.micro_report import write_report
+        from src.pipelines.micro import write_report
 
         print(f"report: {write_report(config, sets, results, output.root / f'{name}-report.md')}")
 
@@ -91,7 +89,7 @@ def ablate(
     from dataclasses import replace
 
     from src.models.micro.registry import MICRO_NETS
-    from src.tracks.micro_table import difference, score_table
+    from src.pipelines.micro import difference, score_table
 
     for block in MICRO_NETS[config.net or config.model].blocks:
         if block in config.drop:
@@ -107,8 +105,7 @@ def teach(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> No
     """Teach down the chain, then the last net by the first alone; a weak teacher is refused."""
     from dataclasses import replace
 
-    from src.tracks.micro import check_chain, check_size
-    from src.tracks.micro_table import difference, gate_sets, score_table
+    from src.pipelines.micro import check_chain, check_size, difference, gate_sets, score_table
 
     nets = check_chain(config.chain)
     check_size(replace(config, model=nets[-1], net=""), sets)

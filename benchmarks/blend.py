@@ -66,7 +66,7 @@ def make_output(root: Path, options: argparse.Namespace) -> None:
     Every row has its own difficulty, shared by all models; a model adds its own noise and a view
     more; models differ in strength, sharpness and in a rare, very confident kind of mistake.
     """
-    from src.ensemble.store import save_oof
+    from src.ensemble.predictions import save_oof
 
     rng = np.random.default_rng(0)
     num, num_classes = options.rows, options.classes
@@ -119,7 +119,7 @@ def compare_with_tpe(root: Path, options: argparse.Namespace) -> None:
     from src.data.folds import read_folds
     from src.ensemble.blend import NUM_FLOORS, build_tables
     from src.ensemble.oof import FoldTable, load_oof
-    from src.ensemble.simplex import mixture_losses, solve_mixture
+    from src.ensemble.solvers import mixture_losses, solve_mixture
 
     folds = read_folds(root / "folds.csv")
     text = {name: folds.table[name].to_numpy(dtype=str) for name in ("id", "target")}
@@ -156,7 +156,7 @@ def search_weights(table: np.ndarray, *, trials: int, seed: int) -> np.ndarray:
     """Return the best weights (M,) that TPE alone finds for log probabilities (N, M)."""
     import optuna
 
-    from src.ensemble.simplex import mixture_losses
+    from src.ensemble.solvers import mixture_losses
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 

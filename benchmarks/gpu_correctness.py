@@ -25,11 +25,11 @@ from torch import Tensor
 from benchmarks.gpu_report import NUM_CLASSES, Report, Setting
 from benchmarks.timing import ROOT, num_cores
 from src.config import EngineConfig
-from src.data.loader import default_num_workers
+from src.data.dataset import default_num_workers
 from src.engine import loop
+from src.engine.checkpoint import prepare_parts
 from src.engine.loop import fit
 from src.engine.runtime import Runtime, default_precision, start_runtime
-from src.engine.state import prepare_parts
 from src.engine.step import LAG, LossGuard, train_step
 from src.losses.classification import build_loss
 from src.models.classifier import build_classifier
@@ -185,10 +185,9 @@ def compare_oof(setting: Setting, run: Run, size: int, report: Report) -> None:
     import numpy as np
     import yaml
 
-    from src.data.canonical import ImageSource
-    from src.data.dataset import ImageDataset
+    from src.data.cache import ImageSource
+    from src.data.dataset import EpochSampler, ImageDataset, make_loader
     from src.data.index import find_root, read_train
-    from src.data.loader import EpochSampler, make_loader
     from src.data.transforms import eval_transform
     from src.engine.checkpoint import load_weights
     from src.engine.predict import predict_logits

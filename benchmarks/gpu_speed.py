@@ -190,9 +190,9 @@ def step_rate(
     model: nn.Module, size: int, rows: int, runtime: Runtime, options: EngineConfig
 ) -> tuple[float, int]:
     """Return the images per second of whole optimizer steps, and the micro-batch that fitted."""
+    from src.engine.checkpoint import prepare_parts
     from src.engine.interrupt import Pause
     from src.engine.loop import Job, train_epoch
-    from src.engine.state import prepare_parts
     from src.engine.step import LossGuard
     from src.runs import Run
 

@@ -62,9 +62,9 @@ def folds_job(root: Path) -> dict[str, Any]:
 
 def hash_job(root: Path) -> dict[str, Any]:
     """Hash names, sizes and times, as a cache is named; and the ids."""
-    from src.data.canonical import ImageSource
+    from src.data.cache import ImageSource
     from src.data.index import read_train
-    from src.ensemble.store import hash_ids
+    from src.ensemble.predictions import hash_ids
 
     table = read_train(root).table
     started = time.perf_counter()

@@ -37,9 +37,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.canonical import ImageSource
-from src.data.dataset import ImageDataset
-from src.data.loader import EpochSampler, default_num_workers, make_loader
+from src.data.cache import ImageSource
+from src.data.dataset import EpochSampler, ImageDataset, default_num_workers, make_loader
 from src.data.transforms import eval_transform
 from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime

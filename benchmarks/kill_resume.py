@@ -32,11 +32,11 @@ from benchmarks.timing import ROOT
 # Imported once by a server from which every attempt is forked: a start takes no five seconds.
 PRELOADED = (
     *("torch", "timm", "optuna", "sklearn.model_selection", "torch.utils.tensorboard"),
-    *("src.engine.loop", "src.engine.autotune", "src.data.loader", "src.data.transforms"),
+    *("src.engine.loop", "src.engine.autotune", "src.data.dataset", "src.data.transforms"),
     *("src.data.audit", "src.data.cache", "src.data.dataset", "src.data.folds", "src.data.mixing"),
     *("src.models.classifier", "src.models.pretrained", "src.losses.classification"),
-    *("src.tasks.classification", "src.ensemble.submission", "src.ensemble.contest"),
-    *("src.ensemble.unseen", "src.ensemble.search", "src.ensemble.report"),
+    *("src.tasks.classification", "src.ensemble.submission", "src.ensemble.nested"),
+    *("src.ensemble.test_predictions", "src.ensemble.search", "src.ensemble.report"),
     *("train_fold", "optimize_weights", "infer_ensemble"),
 )
 MODEL = "test_resnet"

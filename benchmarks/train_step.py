@@ -47,18 +47,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.config import EngineConfig
-from src.data.cache import open_cache
-from src.data.canonical import ImageSource, canonical_side
-from src.data.dataset import ImageDataset
-from src.data.loader import EpochSampler, make_loader
+from src.data.cache import ImageSource, canonical_side, open_cache
+from src.data.dataset import EpochSampler, ImageDataset, make_loader
 from src.data.transforms import train_transform
 from src.engine.autotune import autotune
+from src.engine.checkpoint import prepare_parts
 from src.engine.interrupt import Pause
 from src.engine.loop import Job, train_epoch
-from src.engine.memory import keep_freed_memory, set_thresholds
 from src.engine.optim import build_optimizer
-from src.engine.runtime import Runtime, start_runtime
-from src.engine.state import prepare_parts
+from src.engine.runtime import Runtime, keep_freed_memory, set_thresholds, start_runtime
 from src.engine.step import LossGuard
 from src.losses.classification import build_loss
 from src.models.classifier import build_classifier

@@ -90,8 +90,8 @@ def print_table() -> None:
     import numpy as np
     import pandas as pd
 
+    from src.ensemble.predictions import open_oof, open_test_run
     from src.ensemble.report import format_table
-    from src.ensemble.store import open_oof, open_test_run
     from src.metrics.classification import log_loss, softmax
 
     weights = json.loads((OUTPUT / "weights.json").read_text(encoding="utf-8"))

@@ -8,11 +8,11 @@ import pytest
 import infer_ensemble
 from src.data.index import read_test
 from src.ensemble.pool import Blend
-from src.ensemble.store import save_test_info
+from src.ensemble.predictions import save_test_info
 from src.ensemble.weights import OofSummary, Weights, write_weights
 from src.files import read_json, write_json
+from src.pipelines.classification.infer import hash_images
 from src.script import UserError
-from src.tracks.inference import hash_images
 
 CLASSES = ("고양이", "dog", "bird")
 VIEWS = ("identity", "hflip")

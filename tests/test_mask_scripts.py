@@ -18,11 +18,11 @@ import yaml
 import infer_segmentation
 import train_lane
 from src.engine.checkpoint import load_weights
-from src.ensemble.masks import decode_rle
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
+from src.pipelines.run_folder import find_images
+from src.pipelines.segmentation.report import decode_rle
 from src.reader import read_rows
 from src.script import UserError
-from src.tracks.folder import find_images
 from tests.mask_runs import TINY, draw
 
 LANE = [

@@ -8,7 +8,7 @@ import pytest
 import optimize_weights
 import tests.ensemble.conftest as shared
 from benchmarks.blend import write_folds as save_folds
-from src.data.tables import read_csv
+from src.data.csv_io import read_csv
 from src.ensemble.weights import read_weights
 from src.script import UserError
 

@@ -64,7 +64,7 @@ def test_three_runs_a_table_and_a_prediction(
 def test_a_weak_teacher_is_refused(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import src.tracks.roles as roles
+    import src.pipelines.distillation as roles
 
     def pretend(own: Any, role: str, *_: Any) -> dict[str, Any]:
         score = {"student": 0.5, "teacher": 0.4}[role]  # a third role must never begin

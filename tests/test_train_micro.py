@@ -16,10 +16,17 @@ import train_micro
 from src.engine.checkpoint import load_weights
 from src.mask_config import MicroConfig
 from src.models.micro.registry import MICRO_NETS
+from src.pipelines.micro import (
+    STRICT,
+    MicroSet,
+    build_task,
+    check_protocol,
+    decide,
+    read_set,
+    run_config,
+)
 from src.reader import fill, read_rows
 from src.script import UserError
-from src.tracks.micro import STRICT, MicroSet, build_task, check_protocol, read_set, run_config
-from src.tracks.micro_report import decide
 
 FREE = [
     *("--config", "", "--device", "cpu", "--protocol", "free", "--resolution", "32x32"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.tables import nfc, read_text, unescape_cell
+from src.data.csv_io import nfc, read_text, unescape_cell
 from src.script import UserError, nearest
 
 _HEADERS = frozenset({"class", "alias", "name", "first", "second", "a", "b", "class_a", "class_b"})

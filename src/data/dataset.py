@@ -2,20 +2,31 @@
 
 ``dataset[(epoch, row)]`` is a dict of tensors: ``image`` (3, H, W) uint8 RGB, ``index`` the row,
 and what the kind of task adds.
+
+A dataset in, batches out: in an order that is a pure function of (seed, epoch).
+
+No sampler remembers anything but where to begin, so that a run resumes in mid-epoch with exactly
+the batches that were left, whatever the number of loader processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from src.data.canonical import Source, read
+from src.data.cache import Source, read
 from src.data.transforms import Transform
+from src.script import UserError
 
 
 class _SourceDataset(Dataset):
@@ -81,7 +92,7 @@ class MaskDataset(_SourceDataset):
     """
 
     def __init__(self, source: Source, transform: Transform, *, seed: int = 0):
-        """Join a source, as :class:`src.data.canonical.MaskSource`, with a transform of both."""
+        """Join a source, as :class:`src.data.cache.MaskSource`, with a transform of both."""
         super().__init__(source, transform, seed)
 
     def sample(self, key: tuple[int, int], pixels: np.ndarray) -> dict[str, Tensor]:
@@ -105,3 +116,207 @@ def to_tensor(image: np.ndarray) -> Tensor:
     planes = np.empty((3, *image.shape[:2]), np.uint8)
     cv2.split(image, list(planes))  # a quarter of the time of a strided copy
     return torch.from_numpy(planes)
+
+
+_STREAM = 2  # keeps these draws apart from the augmentation's and the mixing's
+
+
+class EpochSampler:
+    """Batches of (epoch, row) keys.
+
+    With several processes each takes every ``world_size``-th row of every effective batch.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        """Set the order.
+
+        Args:
+            num_rows: N, rows of the dataset.
+            batch_size: the effective batch, over all processes.
+            seed: seed of the order.
+            shuffle: a new order every epoch, for training. An incomplete last batch is kept,
+                unless it leaves some process fewer than two rows, which BatchNorm cannot take.
+            rank: this process.
+            world_size: number of processes.
+        """
+        assert num_rows > 0 and batch_size >= world_size and 0 <= rank < world_size
+        self.num_rows, self.batch_size = num_rows, batch_size
+        self.seed, self.shuffle = seed, shuffle
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.step = 0
+        whole, rest = divmod(num_rows, batch_size)
+        fewest = 2 * world_size if shuffle else rank + 1
+        self.num_steps = whole + (rest >= fewest or (shuffle and whole == 0))
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def start(self, epoch: int, step: int = 0) -> None:
+        """Let the next iteration give the batches of ``epoch`` from ``step`` on."""
+        self.epoch, self.step = epoch, step
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the rows (N,) in the order of ``epoch``."""
+        if not self.shuffle:
+            return np.arange(self.num_rows)
+        return np.random.default_rng([_STREAM, self.seed, epoch]).permutation(self.num_rows)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = self.epoch, self.order(self.epoch)
+        for step in range(self.step, self.num_steps):
+            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield [(epoch, row) for row in rows[self.rank :: self.world_size].tolist()]
+
+
+class Loader(DataLoader):
+    """A DataLoader from which a bad file surfaces as one line, also out of another process."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
+        """Iterate from where the sampler starts.
+
+        Raises:
+            UserError: a file cannot be decoded; or a loader process was killed.
+        """
+        sampler: Any = self.batch_sampler
+        keys = iter(sampler)  # a second reading, to know which rows a batch was to hold
+        batches = super().__iter__()
+        for expected in keys:
+            try:
+                batch = next(batches)
+            except RuntimeError as error:
+                if "exited unexpectedly" not in str(error):
+                    raise
+                name = self.dataset.data.name(expected[0][1])  # type: ignore[attr-defined]
+                raise UserError(
+                    f"a loader process died while reading {name} or one of the files after it: "
+                    "mostly too little memory, so try --num_workers 0"
+                ) from error
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _Guarded(Dataset):
+    """Hands a UserError over as a value: raised in a process, it would come back as a page.
+
+    Without processes, threads read a batch's files side by side: OpenCV decodes outside the
+    interpreter's lock. The transforms follow one by one, since they hold state.
+    """
+
+    def __init__(self, data: Dataset, num_threads: int):
+        self.data = data
+        self.threads = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Tensor]] | UserError:
+        data: Any = self.data
+        try:
+            if self.threads is None:
+                return [data[key] for key in keys]
+            read = self.threads.map(lambda key: data.read(key[1]), keys)
+            return [data.sample(key, pixels) for key, pixels in zip(keys, read, strict=True)]
+        except UserError as error:
+            return error
+
+
+def collate(samples: list[dict[str, Tensor]] | UserError) -> dict[str, Tensor] | UserError:
+    """Stack samples; in a loader process straight into shared memory.
+
+    Raises:
+        UserError: images of several sizes.
+    """
+    if isinstance(samples, UserError):
+        return samples
+    sizes = {tuple(sample["image"].shape[1:]) for sample in samples}
+    if len(sizes) > 1:
+        return UserError(
+            f"images of several sizes {sorted(sizes)[:3]} in one batch: "
+            "resize or crop them to one, or use a batch of 1"
+        )
+    return {key: _stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    if torch.utils.data.get_worker_info() is None:
+        return torch.stack(tensors)
+    first = tensors[0]
+    shape = (len(tensors), *first.shape)
+    storage = first.untyped_storage()._new_shared(first.nbytes * len(tensors))
+    out = torch.empty(0, dtype=first.dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+    return torch.stack(tensors, out=out)
+
+
+def make_loader(
+    dataset: Dataset, sampler: EpochSampler, *, num_workers: int = 0, device_type: str = "cpu"
+) -> Loader:
+    """Build the loader of whole effective batches; ``iter`` it once an epoch.
+
+    Args:
+        dataset: addressed by (epoch, row), with ``read`` and ``sample`` as
+            :class:`src.data.dataset.ImageDataset` has them.
+        sampler: gives the keys, and where to begin.
+        num_workers: loader processes, which stay alive between epochs; 0 = none, and files are
+            read by threads while the training waits. Two a core are the most that are started.
+        device_type: where the batches go; memory is pinned for "cuda" alone.
+    """
+    cv2.setNumThreads(1)
+    num_workers = cap_workers(num_workers)
+    workers: dict[str, Any] = {}
+    if num_workers > 0:
+        workers = {
+            "persistent_workers": True,
+            "prefetch_factor": 2,
+            "worker_init_fn": _start_worker,
+            # Children of a fork server (the default from Python 3.14) outlive a killed training:
+            # they watch the server, which stays for them.
+            "multiprocessing_context": "fork" if sys.platform == "linux" else None,
+        }
+    return Loader(
+        _Guarded(dataset, num_threads=0 if num_workers else min(8, available_cores())),
+        batch_sampler=sampler,  # type: ignore[arg-type]
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=device_type == "cuda",
+        **workers,
+    )
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(1)  # a forked process keeps the setting, a spawned one does not
+    torch.set_num_threads(1)
+
+
+def default_num_workers(device_type: str) -> int:
+    """Choose the number of loader processes for a device.
+
+    Accelerators get a process for each core but one, up to 8. On MPS, macOS and Windows processes
+    are spawned: they cost seconds and gain less. On the CPU itself they would compete with the
+    training for its cores.
+    """
+    if device_type in ("cpu", "mps") or sys.platform in ("darwin", "win32"):
+        return 0
+    return max(0, min(8, available_cores() - 1))
+
+
+@functools.cache  # training, validation and inference say it once
+def cap_workers(num_workers: int) -> int:
+    """Return ``num_workers``, or twice the cores if that is less, and say so."""
+    most = 2 * available_cores()
+    if num_workers > most:
+        print(f"note: --num_workers {num_workers}: {most} are started, two for each core")
+    return min(num_workers, most)
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

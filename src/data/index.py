@@ -8,6 +8,8 @@ Two layouts are told apart by what lies there:
 
 In both, test images may be a bare ``test/`` folder. File names are matched in any case, class
 names are compared in NFC, ids are text.
+
+Ids, paths, class names and groups of one split in, the table that all rooms read out.
 """
 
 from __future__ import annotations
@@ -15,23 +17,36 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from src.data.columns import GROUP_NAMES, ID_NAMES, LABEL_NAMES, image_column, pick_column
-from src.data.finder import ImageFinder
-from src.data.index_table import COLUMNS, Index, find_classes, find_images, make_table
-from src.data.labels import check_labels, find_label, read_labels
-from src.data.sample import compare_ids, find_sample, read_sample, read_sample_submission
-from src.data.scan import (
+from src.data.columns import (
+    GROUP_NAMES,
+    ID_NAMES,
+    LABEL_NAMES,
+    check_labels,
+    find_label,
+    image_column,
+    pick_column,
+    read_labels,
+)
+from src.data.csv_io import nfc, read_csv, refuse_duplicates
+from src.data.files import (
     EXTENSIONS,
     LABEL_TABLES,
+    ImageFinder,
     Scanner,
     find_entry,
     find_root,
     name_classes,
 )
-from src.data.tables import nfc, read_csv, refuse_duplicates
+from src.data.sample import compare_ids, find_sample, read_sample, read_sample_submission
 from src.script import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 __all__ = ["COLUMNS", "Index", "find_root", "read_sample_submission", "read_test", "read_train"]
 
@@ -224,3 +239,68 @@ def _read_test_folder(root: Path, test: str) -> Index:
     else:
         ids = images
     return Index(root, make_table(ids, images, split="test"), notes=tuple(scanner.notes))
+
+
+COLUMNS = ("id", "image", "target", "group", "split")
+
+
+@dataclass(frozen=True)
+class Index:
+    """The images of one split.
+
+    ``table`` has the text columns ``id`` (unique), ``image`` (POSIX path relative to ``root``, or
+    absolute outside it), ``target`` (class name in NFC, "" unknown), ``group`` ("" none) and
+    ``split``. ``classes`` are the sorted class names; ``notes`` what deserves saying aloud.
+    """
+
+    root: Path
+    table: pd.DataFrame
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def find_images(finder: ImageFinder, cells: Sequence[str], source: str) -> list[str]:
+    """Return the images that the ``cells`` of ``source`` mean, as paths relative to the root.
+
+    Raises:
+        UserError: some are not there, or fit several files.
+    """
+    images = [finder.find(cell) for cell in cells]
+    missing = [cell for cell, image in zip(cells, images, strict=True) if image is None]
+    if missing:
+        raise UserError(
+            f"{source} names {len(missing)} images that are not in {finder.place}, first "
+            f"{missing[0]!r}: restore them"
+        )
+    return [image for image in images if image is not None]
+
+
+def find_classes(targets: Sequence[str], where: Path) -> tuple[str, ...]:
+    """Return the class names, sorted.
+
+    Raises:
+        UserError: there is only one.
+    """
+    classes = tuple(sorted(set(targets)))
+    if len(classes) < 2:
+        raise UserError(f"{where} has only one class, {classes[0]!r}: at least two are needed")
+    return classes
+
+
+def make_table(
+    ids: Sequence[str],
+    images: Sequence[str],
+    targets: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    *,
+    split: str,
+) -> pd.DataFrame:
+    """Return the table of one split; its columns are those of :class:`Index`."""
+    import pandas as pd
+
+    count = len(ids)
+    columns = (ids, images, targets or [""] * count, groups or [""] * count, [split] * count)
+    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), dtype="str")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.data.columns import ID_NAMES, IMAGE_NAMES, pick_column
-from src.data.scan import find_entry
-from src.data.tables import read_csv, refuse_duplicates
+from src.data.csv_io import read_csv, refuse_duplicates
+from src.data.files import find_entry
 from src.script import UserError
 
 if TYPE_CHECKING:

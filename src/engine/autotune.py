@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from src.config import EngineConfig
 from src.engine.log import say
-from src.engine.memory import is_out_of_memory, release_memory
-from src.engine.runtime import Runtime, seed_step
+from src.engine.runtime import Runtime, is_out_of_memory, release_memory, seed_step
 from src.files import read_json, write_json
 from src.runs import Run
 from src.script import UserError

@@ -2,19 +2,29 @@
 
 ``last.pt`` is torch's zip archive followed by a SHA-256 of its bytes. Reading checks the hash
 first and allows tensors, numbers, strings and containers only (``weights_only``).
+
+What a run remembers, and the parts that change while it trains.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import pickle
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
 
+from src.config import EngineConfig, config_hash, learned_options
+from src.engine.log import say
+from src.engine.optim import averaging_decay, build_optimizer, group_parameters
+from src.engine.runtime import Runtime
 from src.files import HALF_WRITTEN, atomic_write
 from src.runs import AFRESH, Run
 from src.script import UserError
@@ -175,3 +185,165 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: no such weights; train this fold first") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None
+
+
+@dataclass
+class TrainState:
+    """All the loop remembers between steps, saved as it is.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: epochs done, validation included.
+        sums: Σ over the running epoch's rows of every loss term (scalars on the device).
+        rows: rows of the running epoch seen so far.
+        history: one row a validated epoch, as in ``metrics.csv``.
+        best: best score so far, None before the first validation.
+        best_epoch: epoch (from 1) of the best score.
+        misses: validations since then.
+        micro_batch_size: rows on the device at once; shrinks when memory is short.
+        nonfinite: steps passed over because their loss was not finite.
+        done: nothing is left to train.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    sums: dict[str, Any] = field(default_factory=dict)
+    rows: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: float | None = None
+    best_epoch: int = 0
+    misses: int = 0
+    micro_batch_size: int = 0
+    nonfinite: int = 0
+    done: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings and containers."""
+        plain = dataclasses.asdict(dataclasses.replace(self, sums={}))
+        return plain | {"sums": {name: float(value) for name, value in self.sums.items()}}
+
+
+@dataclass
+class Parts:
+    """Everything that is saved and restored together, and what it runs on.
+
+    ``wrapped`` is the model as the processes share it; ``buffers`` and ``kept`` are the model's
+    running statistics and a copy to go back to when a step fails.
+    """
+
+    model: nn.Module
+    ema: ModelEmaV3 | None
+    optimizer: torch.optim.Optimizer
+    runtime: Runtime
+    state: TrainState
+    wrapped: nn.Module
+    buffers: list[torch.Tensor]
+    kept: list[torch.Tensor]
+
+    def keep_buffers(self) -> None:
+        """Copy the running statistics aside."""
+        if self.buffers:
+            torch._foreach_copy_(self.kept, self.buffers)
+
+    @torch.no_grad()
+    def restore_buffers(self) -> None:
+        """Undo what a failed step did to the running statistics."""
+        if self.buffers:
+            torch._foreach_copy_(self.buffers, self.kept)
+
+    def pack(self, config: EngineConfig) -> dict[str, Any]:
+        """Return the whole state as plain containers and tensors."""
+        return {
+            "state": self.state.as_dict(),
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.runtime.scaler.state_dict(),
+            "config": learned_options(config),
+            "config_hash": config_hash(config),
+        }
+
+    def unpack(self, saved: dict[str, Any]) -> None:
+        """Take over a packed state."""
+        self.state = TrainState(**saved["state"])
+        self.model.load_state_dict(saved["model"])
+        if self.ema and saved["ema"]:
+            self.ema.module.load_state_dict(saved["ema"])
+        groups = self.optimizer.param_groups
+        asked = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in groups]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, asked, strict=True):
+            group.update(own)  # decay, betas and scales are the config's, not the file's
+        self.runtime.scaler.load_state_dict(saved["scaler"])
+
+
+def prepare_parts(
+    model: nn.Module, config: EngineConfig, runtime: Runtime, num_steps: int = 0
+) -> Parts:
+    """Put the model on its device, copy it for the EMA, build the optimizer, join the processes.
+
+    ``num_steps`` is the length of the whole run, of which ``ema_share`` is a share.
+    """
+    model = runtime.place(model)
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing()  # type: ignore[operator]
+    ema = None
+    decay = averaging_decay(config.ema_decay, config.ema_share, num_steps)
+    if decay:
+        ema = ModelEmaV3(model, decay=decay, use_warmup=True, warmup_power=0.75)
+    groups = group_parameters(
+        model,
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
+        head_lr_mult=config.head_lr_mult,
+    )
+    optimizer = build_optimizer(config.optimizer, groups, config.lr, config.beta2)
+    micro = config.micro_batch_size or -(-config.batch_size // runtime.num_processes)
+    buffers = list(model.buffers())
+    wrapped = runtime.accelerator.prepare(model) if runtime.num_processes > 1 else model
+    if runtime.compiled:
+        model.compile()
+    state = TrainState(micro_batch_size=micro)
+    kept = [b.clone() for b in buffers]
+    return Parts(model, ema, optimizer, runtime, state, wrapped, buffers, kept)
+
+
+# What counts the steps and shapes the optimizer's state: not to be changed by --accept_changes.
+FIXED = ("batch_size", "layer_decay", "optimizer")
+
+
+def resume(parts: Parts, run: Run, config: EngineConfig) -> None:
+    """Restore the newest whole state, if there is one, and say so.
+
+    Raises:
+        UserError: the interrupted run had other options, named here.
+    """
+    saved, troubles = load_state(run)
+    for trouble in troubles:
+        say(parts.runtime, f"warning: {trouble}; going on from the state before it")
+    if saved is None:
+        return
+    if saved["config_hash"] != config_hash(config):
+        now, then = learned_options(config), saved["config"]
+        changed = [f"{k} {then.get(k)!r} → {v!r}" for k, v in now.items() if then.get(k) != v]
+        if not config.accept_changes:
+            raise UserError(
+                f"{run.folder} was started with other options ({', '.join(changed)}): use them, "
+                "pass --accept_changes, or another --name"
+            )
+        fixed = [k for k in FIXED if now.get(k) != then.get(k)]
+        if fixed:
+            raise UserError(f"{run.folder}: --{fixed[0]} stays within a run: pass another --name")
+        say(parts.runtime, f"going on with changed options: {', '.join(changed)}")
+    micro_batch_size = parts.state.micro_batch_size
+    try:
+        parts.unpack(saved)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{run.last}: of another network ({reason}); restore classes and aliases, or delete "
+            f"{run.folder} to start afresh"
+        ) from None
+    if saved["config"].get("micro_batch_size") != config.micro_batch_size:
+        parts.state.micro_batch_size = micro_batch_size
+    say(parts.runtime, f"resuming {run.folder} after step {parts.state.step}")

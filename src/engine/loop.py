@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from src.config import EngineConfig, learned_options
-from src.engine.checkpoint import save_state, save_weights
+from src.engine.checkpoint import Parts, TrainState, prepare_parts, resume, save_state, save_weights
 from src.engine.interrupt import Interrupted, Pause, catch_signals
 from src.engine.log import bar_options, open_trackers, say, write_metrics
 from src.engine.optim import ends_mid_cycle, learning_rate, set_lr
 from src.engine.predict import evaluate
 from src.engine.runtime import Runtime
-from src.engine.state import Parts, TrainState, prepare_parts, resume
 from src.engine.step import LossGuard, check_scale, train_step
 from src.runs import Run
 from src.script import UserError

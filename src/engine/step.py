@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.engine.checkpoint import Parts
 from src.engine.log import say
-from src.engine.memory import is_out_of_memory, release_memory
-from src.engine.runtime import Runtime, seed_step
-from src.engine.state import Parts
+from src.engine.runtime import Runtime, is_out_of_memory, release_memory, seed_step
 from src.files import write_json
 from src.runs import Run
 from src.script import UserError

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from src.ensemble.oof import Oof
 from src.ensemble.pool import FLOORS, MAX_LOSS, TINY, Member, row_blocks
-from src.ensemble.simplex import Mixture, mixture_losses, scaled_probs, solve_mixture
+from src.ensemble.solvers import Mixture, mixture_losses, scaled_probs, solve_mixture
 from src.metrics.classification import fit_temperature
 
 Array = npt.NDArray[Any]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from src.ensemble.aliases import merge_classes
 from src.ensemble.pool import Member, member_log_probs
-from src.ensemble.store import OofFile, open_oof
+from src.ensemble.predictions import OofFile, open_oof
 from src.runs import AFRESH
 from src.script import UserError
 

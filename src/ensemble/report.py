@@ -14,12 +14,12 @@ from src.ensemble.aliases import Suggestion
 from src.ensemble.calibration import (
     EDGES,
     Estimate,
+    Shift,
     TestTally,
     expected_accuracy,
     expected_loss,
 )
-from src.ensemble.shift import Shift
-from src.ensemble.unseen import Answers
+from src.ensemble.test_predictions import Answers
 from src.ensemble.weights import OofSummary
 
 Array = npt.NDArray[Any]

@@ -2,11 +2,18 @@
 
 The weights themselves are a convex problem and need no search; what is searched is everything that
 is not convex. The journal keeps each finished trial, so a stopped search goes on where it was.
+
+OOF predictions in; what the search looks at, small enough to stay in memory, out.
+
+The panel keeps of each row the true class, the classes the members think likeliest, and one class
+that stands for all others, each as likely as they are on average. Linear pools of it are exact;
+logarithmic pools and temperatures are close, and what is adopted is scored again in full.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.ensemble.pool import Member
+from src.ensemble.blend import NUM_FLOORS, THREADS, Tables, convex
+from src.ensemble.oof import Oof
+from src.ensemble.pool import TINY, Member, log_softmax, row_blocks
+from src.ensemble.solvers import finished_losses, fit_finish, fit_log_pool
 from src.files import atomic_write
 
 Array = npt.NDArray[Any]
@@ -151,3 +161,138 @@ def _quiet_optuna() -> Any:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
+
+
+SCORE_VERSION = 4  # of what `Panel.score` computes: trials of another are not comparable
+_PANEL_VALUES = 1 << 25  # float32 values for each temperature order: 128 MiB
+_MIN_CLASSES = 8
+_FINISH_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The rows ``rows`` (R,) of the OOF table, their few classes, and the tables.
+
+    ``raw`` and ``calibrated`` are (R, M, C) float32 log probabilities of the members; class 0 is
+    the true one, class C - 1 stands for ``num_rest`` others, each of that probability.
+    """
+
+    oof: Oof
+    tables: Tables
+    rows: Array
+    raw: Array
+    calibrated: Array
+    num_rest: int
+
+    @property
+    def parts(self) -> Array:
+        """The cross-fitting part of each row, (R,)."""
+        return self.tables.parts[self.rows]
+
+    def of(self, order: str) -> Array:
+        """Return the log probabilities for temperature order "after" or "before" pooling."""
+        return {"after": self.raw, "before": self.calibrated}[order]
+
+    def fit(self, structure: Structure, keep: Array, start: Array | None = None) -> Array:
+        """Return the best weights (M,) of a structure on the panel rows ``keep`` (R,) bool."""
+        columns = structure.columns(self.oof.members)
+        if structure.pool == "linear":
+            table = self.tables.of(structure.order)[self.rows[keep], :-NUM_FLOORS]
+            return convex(table, columns=columns, start=start)[0]
+        weights = np.zeros(len(columns))
+        values = self.of(structure.order)
+        values = values[np.ix_(keep, columns)] if not (keep.all() and columns.all()) else values
+        guess = None if start is None else start[columns]
+        truth = np.zeros(len(values), dtype=np.int64)
+        weights[columns] = fit_log_pool(values, truth, bias=self._counts(), start=guess)
+        return weights
+
+    def fit_parts(self, structure: Structure) -> tuple[Array, Array]:
+        """Return weights (M,) of all rows, and (P, M) without each part."""
+        everything = np.ones(len(self.rows), dtype=bool)
+        weights = self.fit(structure, everything)
+        without = [
+            self.fit(structure, self.parts != part, weights) for part in np.unique(self.parts)
+        ]
+        return weights, np.stack(without)
+
+    def score(self, structure: Structure) -> float:
+        """Return the nested log loss of a structure: weights, temperature, floors cross-fitted.
+
+        Temperature and floors are fitted on at most 8,192 rows of the other parts.
+        """
+        linear = structure.pool == "linear"
+        values = np.exp(self.of(structure.order)) if linear else self.of(structure.order)
+        floors = self.tables.raw[self.rows, -NUM_FLOORS:]
+        _, without = self.fit_parts(structure)
+        total = 0.0
+        for part, weights in zip(np.unique(self.parts), without, strict=True):
+            pooled = weights.astype(np.float32) @ values
+            if linear:
+                pooled = np.log(np.maximum(pooled, TINY))
+            held_out = self.parts == part
+            others = np.flatnonzero(~held_out)[:: -(-len(self.rows) // _FINISH_ROWS)]
+            temperature, shares = fit_finish(
+                lambda t, pooled=pooled[others]: self._true(pooled, t),  # type: ignore[misc]
+                floors[others],
+                self.tables.prior,
+            )
+            true = self._true(pooled[held_out], temperature)
+            total += float(finished_losses(true, floors[held_out], shares).sum())
+        return total / len(self.rows)
+
+    def _true(self, pooled: Array, temperature: float) -> Array:
+        """Return (R,) float64 log probabilities of the true class."""
+        log_probs = log_softmax(pooled / np.float32(temperature) + self._counts())
+        return log_probs[:, 0].astype(np.float64)
+
+    def _counts(self) -> Array:
+        """Return (C,) logarithms of how many classes each class of the panel stands for."""
+        counts = np.zeros(self.raw.shape[2], dtype=np.float32)
+        counts[-1] = np.log(self.num_rest)
+        return counts
+
+
+def build_panel(oof: Oof, tables: Tables) -> Panel:
+    """Read the members twice: once to see which classes matter in each row, once to keep them."""
+    num_rows, num_classes = len(oof.targets), len(oof.classes)
+    num_members = len(oof.members)
+    kept = _PANEL_VALUES // (num_members * num_rows)
+    kept = min(max(kept, _MIN_CLASSES), num_classes + 1)
+    most_rows = max(_PANEL_VALUES // (num_members * kept), 1000)
+    rows = np.arange(0, num_rows, -(-num_rows // most_rows))
+    raw = np.empty((len(rows), num_members, kept), dtype=np.float32)
+    calibrated = np.empty_like(raw)
+    num_rest = max(num_classes - kept + 1, 1)
+
+    def fill(block: Array) -> None:
+        here = rows[block]
+        members = [oof.read(member, here) for member in oof.members]
+        classes = _likeliest(members, oof.targets[here], kept - 1)
+        for m, (member, own) in enumerate(zip(oof.members, tables.temperatures, strict=True)):
+            raw[block, m] = _lump(members[m], classes, num_rest)
+            calibrated[block, m] = _lump(oof.read(member, here, float(own)), classes, num_rest)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(fill, row_blocks(len(rows), num_classes * num_members)))
+    return Panel(oof, tables, rows, raw, calibrated, num_rest)
+
+
+def _likeliest(members: list[Array], targets: Array, num: int) -> Array:
+    """Return (R, num) classes: the true one, then those with the largest mean probability."""
+    mean = sum(np.exp(member) for member in members)
+    assert isinstance(mean, np.ndarray)
+    mean[np.arange(len(mean)), targets] = np.inf
+    if num < mean.shape[1]:
+        best = np.argpartition(-mean, num - 1, axis=1)[:, :num]
+    else:
+        best = np.broadcast_to(np.arange(num), mean.shape)
+    first = best == targets[:, None]
+    return np.take_along_axis(best, np.argsort(~first, axis=1, kind="stable"), axis=1)
+
+
+def _lump(log_probs: Array, classes: Array, num_rest: int) -> Array:
+    """Return (R, C): the log probabilities of ``classes``, and of the others' mean."""
+    chosen = np.take_along_axis(log_probs, classes, axis=1)
+    rest = 1.0 - np.exp(chosen).sum(axis=1, keepdims=True, dtype=np.float64)
+    return np.concatenate([chosen, np.log(np.maximum(rest, 1e-9) / num_rest)], axis=1)

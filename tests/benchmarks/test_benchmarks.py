@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import blend, growth, run, timing, train_step
-from src.ensemble.simplex import mixture_losses, solve_mixture
+from src.ensemble.solvers import mixture_losses, solve_mixture
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,10 +11,18 @@ import pytest
 import torch
 
 from src.data import cache
-from src.data.cache import DiskCache, RamCache, Rows, build, free_memory, num_bytes, open_cache
-from src.data.canonical import ImageSource, MaskSource
-from src.data.dataset import ImageDataset
-from src.data.loader import EpochSampler, make_loader
+from src.data.cache import (
+    DiskCache,
+    ImageSource,
+    MaskSource,
+    RamCache,
+    Rows,
+    build,
+    free_memory,
+    num_bytes,
+    open_cache,
+)
+from src.data.dataset import EpochSampler, ImageDataset, make_loader
 from src.data.transforms import train_transform
 from src.script import UserError
 

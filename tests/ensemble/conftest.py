@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from src.ensemble.oof import FoldTable
-from src.ensemble.store import save_oof
+from src.ensemble.predictions import save_oof
 
 VIEWS = ("identity", "hflip", "vflip", "both", "rot90")
 

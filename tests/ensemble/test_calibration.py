@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.ensemble.test_shift import answers
 
 from src.ensemble.calibration import (
     TestTally,
     adaptive_threshold,
+    correct,
+    estimate_shift,
     expected_accuracy,
     expected_loss,
     reliability,
@@ -13,8 +16,6 @@ from src.ensemble.calibration import (
 )
 from src.ensemble.oof import load_oof
 from src.ensemble.pool import Blend
-from src.ensemble.shift import correct, estimate_shift
-from tests.ensemble.test_shift import answers
 
 PRIOR = np.array([0.9, 0.05, 0.05])
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from src.ensemble.oof import FoldTable, load_oof
 from src.ensemble.pool import log_softmax
-from src.ensemble.store import open_oof, save_oof
+from src.ensemble.predictions import open_oof, save_oof
 from src.script import UserError
 
 

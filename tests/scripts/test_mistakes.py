@@ -91,7 +91,7 @@ def test_training_data(place: Place, harm: Callable[[Place], None], words: list[
 
 def foreign_fold(place: Place) -> None:
     """Overwrite the OOF predictions with others of the same shape but other folds."""
-    from src.ensemble.store import open_oof, save_oof
+    from src.ensemble.predictions import open_oof, save_oof
 
     path = place.run / "oof.npz"
     oof = open_oof(path)
@@ -101,7 +101,7 @@ def foreign_fold(place: Place) -> None:
 
 
 def other_classes(place: Place) -> None:
-    from src.ensemble.store import open_oof, save_oof
+    from src.ensemble.predictions import open_oof, save_oof
 
     path = place.run / "oof.npz"
     oof = open_oof(path)

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.data.decode import decode_mask
-from src.data.mask_forms import read_form
+from src.data.decode import decode_mask, read_form
 from src.script import UserError
 
 VOID = 255

@@ -1,0 +1,144 @@
+"""CSV files in, tables of text out, and back: nothing guessed about ids, nothing left to run.
+
+Every cell is text ("001" stays "001", "NA" stays "NA"). Read: UTF-8 with or without BOM, UTF-16
+with BOM, CP949 where that makes Korean; commas, semicolons or tabs; any line ending. Written: text
+that a spreadsheet would run as a formula is quoted by an apostrophe, which reading takes off.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.files import atomic_write
+from src.script import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# What spreadsheets take for the start of a formula (OWASP, "CSV injection"; East Asian editions
+# take the full-width forms too), and the apostrophe itself, so that the escape can be undone.
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠'")
+
+
+def nfc(text: str) -> str:
+    """Return ``text`` in Unicode normal form C (macOS stores file names decomposed)."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def escape_cell(cell: Any) -> Any:
+    """Return text so that no spreadsheet runs it as a formula; numbers stay as they are."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
+def unescape_cell(cell: str) -> str:
+    """Undo :func:`escape_cell`."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+
+
+def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV (UTF-8, commas, escaped cells) atomically."""
+    text = io.StringIO(newline="")
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    for row in (columns, *rows):
+        cells = [escape_cell(cell) for cell in row]
+        has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoted if has_return else plain).writerow(cells)  # the module forgets to quote \r
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode("utf-8"))
+
+
+def read_text(path: Path | str) -> str:
+    """Read a text file, its encoding told by BOM, else UTF-8, else CP949 if that is Korean.
+
+    Raises:
+        UserError: unreadable or in none of these encodings.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): restore the file") from error
+    utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp949"):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" not in text and (encoding != "cp949" or _is_korean(text)):
+            return text
+    raise UserError(f"{path} is not text in UTF-8: save it as CSV in UTF-8")
+
+
+def _is_korean(text: str) -> bool:
+    """Tell Korean from another language's 8-bit text that happens to be valid CP949.
+
+    Two accented letters of Windows-1252 or -1250, or one and an ASCII letter, make one CP949
+    character, but then a Chinese one, or one of the 8,822 rare syllables that KS X 1001 lacks, or
+    a Latin letter follows it.
+    """
+    letters = [place for place, char in enumerate(text) if char > "\x7f" and char.isalpha()]
+    usual = [place for place in letters if "가" <= text[place] <= "힣" and _is_usual(text[place])]
+    mixed = sum(re.match("[A-Za-z]", text[place + 1 : place + 2]) is not None for place in usual)
+    return len(usual) >= 0.8 * max(len(letters), 1) and mixed <= 0.5 * len(usual)
+
+
+def _is_usual(syllable: str) -> bool:
+    try:
+        return len(syllable.encode("euc-kr")) == 2  # the codec spells others with jamo, 8 bytes
+    except UnicodeEncodeError:
+        return False
+
+
+def refuse_duplicates(ids: Sequence[str], source: str) -> None:
+    """Raise a UserError that names the id which ``source`` holds most often, if above once."""
+    if len(set(ids)) < len(ids):
+        key, count = Counter(ids).most_common(1)[0]
+        raise UserError(f"{source} has id {key!r} {count} times: ids must be unique")
+
+
+def read_csv(
+    path: Path | str, *, text_columns: slice | None = None, unescape: bool = False
+) -> pd.DataFrame:
+    """Read a CSV whose first line names the columns (names are stripped, otherwise untouched).
+
+    Args:
+        path: the file.
+        text_columns: which columns stay text; all by default. The others become numbers where
+            every cell is one.
+        unescape: the file is one of ours (:func:`write_csv`).
+
+    Raises:
+        UserError: no header, a column named twice, lines longer than the header, an open quote.
+    """
+    import pandas as pd
+
+    text = read_text(path)
+    first_line = next((line for line in text.splitlines() if line.strip()), "")
+    separator = max(",;\t", key=first_line.count)
+    header = [name.strip() for name in next(csv.reader([first_line], delimiter=separator), [])]
+    if not header or not any(header):
+        raise UserError(f"{path} is empty: its first line must name the columns")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise UserError(f"{path} has two columns named {twice[0]!r}: rename or remove one")
+    kinds: Any = dict.fromkeys(header[text_columns], str) if text_columns else str
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells would be dropped
+            table = pd.read_csv(
+                io.StringIO(text), sep=separator, header=0, names=header, dtype=kinds,
+                na_filter=False, index_col=False, low_memory=False, on_bad_lines="error",
+            )  # fmt: skip
+    except (pd.errors.ParserWarning, ValueError) as error:  # ParserError is a ValueError
+        reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. ")
+        raise UserError(f"{path} is not a well-formed CSV: {reason}") from error
+    return table.map(unescape_cell) if unescape and "'" in text else table

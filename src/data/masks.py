@@ -1,0 +1,246 @@
+"""The index of a mask data set in, the rows to train on, to hold out and to hand in out.
+
+Training, tuning and thresholds see :func:`read_labelled` alone, which has no test row in it. The
+test split is reachable through :func:`read_test_masks`, for inference.
+
+Rows of a mask index in, a dataset of (image, mask) samples of one size out, behind a cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.data.cache import MaskSource, open_cache
+from src.data.dataset import MaskDataset
+from src.data.folds import assign_folds
+from src.data.sources.frames import cut_finer
+from src.data.sources.masks import MaskIndex
+from src.data.sources.registry import read_source
+from src.data.transforms import Transform
+from src.script import UserError
+
+VOID = 255  # of every mask that leaves the loader, whatever the data set calls it
+DEFAULT_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class MaskSplit:
+    """Rows (n,) int64 of the table to train on and to hold out, and a hash of who is where."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    how: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class VoidReader:
+    """Read a mask's labels with void as ``VOID``: path → (H, W).
+
+    Attributes:
+        index: whose masks.
+    """
+
+    index: MaskIndex
+
+    def __call__(self, path: str) -> np.ndarray:
+        """Read one mask."""
+        mask = np.require(self.index.decode(Path(path)), requirements="W")  # tensors want it so
+        void = self.index.ignore_index
+        return mask if void in (None, VOID) else np.where(mask == void, VOID, mask)
+
+    def describe(self) -> str:
+        """Say what the labels depend on besides the files, for a cache."""
+        decode: Any = self.index.decode
+        decode = getattr(decode, "func", decode)
+        name = getattr(decode, "__qualname__", type(decode).__qualname__)
+        return f"{name} {self.index.classes} {self.index.ignore_index}"
+
+
+def read_labelled(name: str, root: Path | str, **options: Any) -> MaskIndex:
+    """Read a data set without its test split and without rows that lack a mask.
+
+    Args:
+        name: of the source, or ``auto``.
+        root: the data folder.
+        options: of the source.
+
+    Raises:
+        UserError: nothing is left, or what the source refuses.
+    """
+    index = _read(name, root, options)
+    table = index.table
+    kept = table[(table["split"] != "test") & (table["target"] != "")].reset_index(drop=True)
+    if kept.empty:
+        raise UserError(
+            f"{root} has no labelled images outside its test split: a mask lies in masks/ and has "
+            "its image's stem, as .png or .npy"
+        )
+    return replace(index, table=kept)
+
+
+def read_test_masks(name: str, root: Path | str, **options: Any) -> MaskIndex:
+    """Read the test split alone, with masks where the data set hands them out.
+
+    Raises:
+        UserError: there is none.
+    """
+    index = _read(name, root, options).take("test")
+    if not len(index):
+        raise UserError(f"{root} has no test split: pass --split valid")
+    return index
+
+
+def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) -> MaskSplit:
+    """Settle who is held out: a pure function of ids, groups, splits and the arguments.
+
+    Blocks of neighbouring frames that are fewer than folds are cut finer; ``how`` says so.
+
+    Args:
+        index: labelled rows.
+        fold: which; None trains on every row.
+        num_folds: K; 0 = the data set's own valid split as fold 0, or 5 if it has none.
+        seed: of the shuffle.
+
+    Raises:
+        UserError: no such fold, or more folds than groups.
+    """
+    table = index.table
+    own = (table["split"] == "valid").to_numpy()
+    every = np.arange(len(table))
+    if fold is None:
+        valid, how = every[:0], "all rows, none held out"
+    elif num_folds == 0 and own.any() and not own.all():
+        if fold:
+            raise UserError(f"--fold {fold}: the data's own split is fold 0; pass --folds K too")
+        valid, how = every[own], "the data's own valid split"
+    else:
+        num_folds = num_folds or DEFAULT_FOLDS
+        if not 0 <= fold < num_folds:
+            raise UserError(f"--fold {fold}: folds are 0 to {num_folds - 1}")
+        groups, block = table["group"].tolist(), 0
+        if index.blocks:
+            groups, block = cut_finer(table["id"].tolist(), groups, num_folds)
+        folds = assign_folds([""] * len(table), num_folds, seed, groups)
+        how = f"fold {fold} of {num_folds}, {_describe(groups, block)}"
+        valid = every[folds == fold]
+    train = np.setdiff1d(every, valid)
+    text = "\n".join(
+        f"{name}\0{held}" for name, held in zip(table["id"], np.isin(every, valid), strict=True)
+    )
+    return MaskSplit(train, valid, how, hashlib.sha256(text.encode()).hexdigest()[:12])
+
+
+def _describe(groups: list[str], block: int) -> str:
+    if not block:
+        return "grouped" if any(groups) else "ungrouped"
+    what = "ungrouped" if block == 1 else f"grouped by at most {block} neighbouring frames"
+    return f"{what}, since larger blocks are fewer than folds"
+
+
+def _read(name: str, root: Path | str, options: dict[str, Any]) -> MaskIndex:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the caller prints the index's notes
+        return read_source(name, root, **options)
+
+
+ROTATED = range(5, 9)  # EXIF orientations that exchange width and height
+_EXIF_ORIENTATION = 274
+
+
+def mask_dataset(
+    index: MaskIndex,
+    rows: Sequence[int] | np.ndarray,
+    transform: Transform,
+    *,
+    size: tuple[int, int] | None,
+    labelled: bool = True,
+    seed: int = 0,
+    cache: str = "auto",
+    folder: Path | None = None,
+    num_workers: int = 0,
+    num_processes: int = 1,
+) -> MaskDataset:
+    """Build the dataset of ``rows``, renumbered from 0.
+
+    Args:
+        index: the data set.
+        rows: of its table.
+        transform: of image and mask.
+        size: (height, width) everything is resized to first; None = native sizes, uncached.
+        labelled: whether masks are read.
+        seed: of the augmentation.
+        cache: none, ram, disk or auto.
+        folder: where a cache on disk lies.
+        num_workers: loader processes.
+        num_processes: training processes.
+    """
+    table = index.table
+    source = MaskSource(
+        index.root,
+        table["image"].tolist(),
+        table["target"].tolist() if labelled else None,
+        size=size,
+        read_mask=VoidReader(index),
+    )
+    pixels = open_cache(
+        source,
+        cache,
+        rows=rows,
+        folder=folder,
+        num_workers=num_workers,
+        num_processes=num_processes,
+    )
+    return MaskDataset(pixels, transform, seed=seed)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Read (height, width) of an image as it will be decoded, EXIF rotation applied.
+
+    Raises:
+        UserError: no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_EXIF_ORIENTATION) in ROTATED
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"{path} cannot be read as an image ({error}): restore it") from error
+    return (width, height) if turned else (height, width)
+
+
+def native_sizes(index: MaskIndex) -> np.ndarray:
+    """Read the (height, width) of every image from its header: (N, 2) int64."""
+    return np.array([image_size(index.image_path(row)) for row in range(len(index))], np.int64)
+
+
+def class_frequency(
+    index: MaskIndex, rows: Sequence[int] | np.ndarray, num_masks: int = 64
+) -> np.ndarray:
+    """Measure the share of pixels of each class (K,) on an even spread of ``num_masks`` rows."""
+    pixels, _ = count_classes(index, np.asarray(rows)[:: max(1, len(rows) // num_masks)])
+    return pixels / max(1, pixels.sum())
+
+
+def count_classes(
+    index: MaskIndex, rows: Sequence[int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count the pixels of each class, and the images that hold it: two arrays (K,) int64."""
+    read = VoidReader(index)
+    pixels = np.zeros(index.num_classes, np.int64)
+    images = np.zeros(index.num_classes, np.int64)
+    for row in np.asarray(rows):
+        mask = read(str(index.root / str(index.table["target"].iat[int(row)])))
+        found = np.bincount(mask.ravel(), minlength=256)[: index.num_classes]
+        pixels += found
+        images += found > 0
+    return pixels, images

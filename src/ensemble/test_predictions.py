@@ -1,0 +1,130 @@
+"""``output/<model>/fold<k>/test_logits.npy`` of the blend's models in, its answer a row out.
+
+Every fold's network repeats the whole OOF recipe: the members of fold k are pooled and calibrated
+with the fitted weights, then the folds' answers are averaged as logarithms (the *committee*). For
+that mean log q(y) = mean_k log q_k(y) - log Z with Z <= 1 whatever the label is, so -log Z is the
+committee's exact gain over its average seat, known without labels. It also keeps the sharpness the
+temperature was fitted for; the mean of probabilities would come out less sure than it is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.ensemble.pool import Blend, member_log_probs
+from src.ensemble.predictions import TestRun
+from src.files import atomic_write
+from src.script import UserError
+
+Array = npt.NDArray[Any]
+
+_BLOCK_VALUES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """The test logits of all models of a blend.
+
+    Attributes:
+        runs: model → its folds' predictions.
+        blend: fitted weights; their members are among the runs' models and views.
+        columns: (K0,) merged class of each column.
+        num_rows: N.
+    """
+
+    runs: Mapping[str, Sequence[TestRun]]
+    blend: Blend
+    columns: tuple[int, ...]
+    num_rows: int
+
+    @property
+    def num_seats(self) -> int:
+        """How many networks the model with most folds has."""
+        return max(len(runs) for runs in self.runs.values())
+
+    def answer(self, rows: slice) -> Answers:
+        """Return the committee's answer to a slice of rows."""
+        blend = self.blend
+        num_classes = len(blend.prior)
+        votes: dict[str, Array] = {}
+        total = spread = None
+        for seat in range(self.num_seats):
+            members = []
+            for m in blend.used:
+                model, view = blend.members[m]
+                runs = self.runs[model]
+                run = runs[seat % len(runs)]
+                logits = np.asarray(run.logits[run.views.index(view), rows], dtype=np.float32)
+                _check_finite(logits, run.path)
+                own = float(blend.temperatures[m])
+                members.append(member_log_probs(logits, own, self.columns, num_classes))
+                vote = votes.setdefault(model, np.zeros(members[-1].shape, dtype=np.float32))
+                vote += np.float32(blend.weights[m]) * np.exp(members[-1])
+            pooled = blend.answer(np.stack(members))
+            total = pooled if total is None else total + pooled
+        assert total is not None
+        mean = total / np.float32(self.num_seats)
+        top = mean.max(axis=1)
+        spread = top + np.log(np.exp(mean - top[:, None]).sum(axis=1))
+        choices = {model: vote.argmax(axis=1) for model, vote in votes.items()}
+        return Answers(mean - spread[:, None], -spread.astype(np.float64), choices)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the blend says about R rows.
+
+    Attributes:
+        log_probs: (R, K) float32, normalised.
+        gain: (R,) nats by which the committee's loss is below its seats' mean, whatever the label.
+        choices: model → (R,) the class it prefers.
+    """
+
+    log_probs: Array
+    gain: Array
+    choices: Mapping[str, Array]
+
+    def blocks(self) -> Iterator[Array]:
+        """Yield the log probabilities of consecutive rows, in memory."""
+        num_rows, num_classes = self.log_probs.shape
+        size = max(1, _BLOCK_VALUES // num_classes)
+        for start in range(0, num_rows, size):
+            yield np.array(self.log_probs[start : start + size])
+
+
+def save_answers(path: Path, unseen: Unseen, *, progress: Callable[[int], Any]) -> Answers:
+    """Answer all rows block by block, into an ``.npy`` of log probabilities (N, K) float32.
+
+    Args:
+        path: the file.
+        unseen: all test logits.
+        progress: called with the number of rows after each block.
+    """
+    num_classes = len(unseen.blend.prior)
+    size = max(1, _BLOCK_VALUES // num_classes)
+    gain = np.empty(unseen.num_rows)
+    choices: dict[str, Array] = {}
+    header = {"descr": "<f4", "fortran_order": False, "shape": (unseen.num_rows, num_classes)}
+    with atomic_write(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, unseen.num_rows, size):
+            rows = slice(start, min(start + size, unseen.num_rows))
+            answer = unseen.answer(rows)
+            file.write(np.ascontiguousarray(answer.log_probs, dtype="<f4").tobytes())
+            gain[rows] = answer.gain
+            for model, chosen in answer.choices.items():
+                place = choices.setdefault(model, np.empty(unseen.num_rows, dtype=np.int32))
+                place[rows] = chosen
+            progress(rows.stop - rows.start)
+    return Answers(np.load(path, mmap_mode="r", allow_pickle=False), gain, choices)
+
+
+def _check_finite(logits: Array, path: Path) -> None:
+    if not np.isfinite(logits).all():
+        raise UserError(f"{path}: holds values that are not finite; delete it and infer again")

@@ -1,0 +1,103 @@
+"""A finished fold and test images in, their logits out, every view, in the fold's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+
+from src.config import InferConfig
+from src.data.cache import ImageSource
+from src.data.dataset import EpochSampler, ImageDataset, default_num_workers, make_loader
+from src.data.folds import file_marks
+from src.data.index import Index
+from src.data.transforms import eval_transform
+from src.engine.checkpoint import load_weights
+from src.engine.interrupt import catch_signals
+from src.engine.predict import default_batch_size, predict_logits
+from src.engine.runtime import start_runtime
+from src.engine.tta import first_views
+from src.ensemble.predictions import hash_ids, save_test_info
+from src.files import atomic_array, read_json
+from src.models.classifier import build_classifier
+from src.models.folding import fold_norms
+from src.pipelines.run_folder import read_config
+from src.runs import AFRESH, Run
+from src.script import UserError
+from src.tasks.classification import Classification
+
+
+def infer_fold(
+    config: InferConfig, run: Run, index: Index, views: int, threshold: float | None
+) -> None:
+    """Write ``test_logits.npy`` and ``test.json`` of one fold of one model.
+
+    Args:
+        config: device, precision, workers, batch size.
+        run: its finished folder.
+        index: test images.
+        views: how many views, from the first.
+        threshold: from which confidence of the first view (largest softmax probability) the other
+            views need not be computed and repeat its logits; None = compute all.
+    """
+    saved = read_config(run)
+    options, resolved, trained_on = saved["options"], saved["resolved"], saved["runtime"]
+    runtime = start_runtime(config.device, config.precision)
+    if config.precision == "auto" and runtime.device.type == trained_on["device"].split(":")[0]:
+        runtime = runtime.with_choice(trained_on["precision"], trained_on["channels_last"])
+    classes, size = resolved["classes"], resolved["image_size"]
+    model = build_classifier(
+        resolved["timm_id"],
+        len(classes),
+        image_size=size,
+        pool=options["pool"],
+        gem_p=options["gem_p"],
+    )
+    try:
+        model.load_state_dict(load_weights(run.best))
+    except RuntimeError:
+        raise UserError(f"{run.best}: weights of another network; {AFRESH}") from None
+    source = ImageSource(index.root, index.table["image"].tolist(), size)
+    batch_size = config.infer_batch_size or default_batch_size(size, runtime.device)
+    device = runtime.device.type
+    loader = make_loader(
+        ImageDataset(source, None, eval_transform(size)),
+        EpochSampler(len(source), batch_size),
+        num_workers=default_num_workers(device) if config.num_workers < 0 else config.num_workers,
+        device_type=device,
+    )
+    shape = (views, len(source), len(classes))
+    with catch_signals() as pause, atomic_array(run.test_logits, shape, np.float16) as logits:
+        predict_logits(
+            runtime.place(fold_norms(model, size)),
+            loader,
+            Classification(len(classes), lambda logits, target: logits.sum()),
+            runtime,
+            out=logits,
+            views=first_views(views),
+            go_on=None if threshold is None else unsure_below(threshold),
+            pause=pause,
+            label=str(run.folder),
+        )
+    save_test_info(
+        run.test_info,
+        ids_hash=hash_images(index),
+        views=[view.name for view in first_views(views)],
+        classes=classes,
+        config_hash=read_json(run.finished)["config_hash"],
+        threshold=threshold,
+    )
+
+
+def hash_images(index: Index) -> str:
+    """Return 16 hex digits that name ids, paths and content of the images, in their order."""
+    table = index.table
+    marks = file_marks(table, index.root)
+    rows = zip(table["id"], table["image"], marks, strict=True)
+    return hash_ids(f"{name}\0{image}\0{mark}" for name, image, mark in rows)
+
+
+def unsure_below(threshold: float) -> Callable[[Tensor], Tensor]:
+    """Return the test whether the largest softmax probability is below ``threshold``."""
+    return lambda logits: logits.softmax(-1).amax(-1) < threshold

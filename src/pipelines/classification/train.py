@@ -1,0 +1,205 @@
+"""Photographs, folds and a net in, a finished fold's folder out: weights, scores, OOF.
+
+Serves ``train_fold.py``, and the students and teachers of ``train_distill.py``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from src.config import FoldConfig, config_hash, learned_options
+from src.data.aliases import Aliases
+from src.data.cache import ImageSource, canonical_side, open_cache
+from src.data.dataset import EpochSampler, ImageDataset, Loader, default_num_workers, make_loader
+from src.data.folds import Folds
+from src.data.index import Index
+from src.data.transforms import Transform, eval_transform
+from src.engine.autotune import settle_runtime
+from src.engine.checkpoint import load_weights, save_weights
+from src.engine.interrupt import catch_signals
+from src.engine.log import say
+from src.engine.loop import Mix, fit
+from src.engine.predict import default_batch_size, predict_logits
+from src.engine.runtime import Runtime
+from src.engine.tta import first_views
+from src.ensemble.predictions import save_oof
+from src.mask_config import DistillConfig
+from src.models.folding import fold_norms
+from src.pipelines.classification.wise_ft import fit_head, pick_rows, walk_back
+from src.pipelines.run_folder import finish_run, write_config
+from src.runs import Output, Run
+from src.tasks.classification import Classification
+
+Config = FoldConfig | DistillConfig
+
+
+@dataclass(frozen=True)
+class ClassData:
+    """Photographs, their folds, which classes are one, and the side of the square nets see."""
+
+    index: Index
+    folds: Folds
+    aliases: Aliases
+    image_size: int
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes that are trained."""
+        return self.aliases.trained
+
+
+def train_classes(
+    config: Config,
+    run: Run,
+    data: ClassData,
+    fold: int | None,
+    model: nn.Module,
+    task: Any,
+    augment: Transform,
+    *,
+    output: Output,
+    about: Mapping[str, Any],
+    runtime: Runtime,
+    mix: Mix | None = None,
+    probe: bool = True,
+) -> dict[str, Any]:
+    """Train a fold to its finished folder, from the start or from where it stopped.
+
+    Args:
+        config: options.
+        run: its folder, held by the caller.
+        data: photographs and folds.
+        fold: the one held out; None = none.
+        model: net with its first weights.
+        task: :class:`Classification`, or a task that holds one as ``inner``.
+        augment: of the training images.
+        output: folder whose cache is used.
+        about: what inference needs to build ``model`` again, for ``config.yaml``.
+        runtime: device and processes.
+        mix: mixes batches on the device.
+        probe: start a pretrained net from a head fitted to its features.
+
+    Returns:
+        The content of ``finished.json``.
+    """
+    side = data.image_size
+    rows = data.folds.train_rows(fold)
+    order = EpochSampler(
+        len(rows), config.batch_size, seed=config.seed, shuffle=True, rank=runtime.rank,
+        world_size=runtime.num_processes,
+    )  # fmt: skip
+    train = _loader(config, data, rows, canonical_side(side), augment, order, runtime, output.cache)
+
+    def in_turn(rows: np.ndarray) -> Loader:
+        batch = config.infer_batch_size or default_batch_size(side, runtime.device)
+        once, plain = EpochSampler(len(rows), batch), eval_transform(side)
+        return _loader(config, data, rows, side, plain, once, runtime, output.cache)
+
+    valid = None if fold is None else in_turn(data.folds.valid_rows(fold))
+    runtime = settle_runtime(model, task, train, runtime, run, config)
+    resolved = {**about, "image_size": side, "classes": list(data.classes)}
+    resolved |= {"aliases": [names for names in data.aliases.members() if len(names) > 1]}
+    resolved |= {"split_hash": data.folds.folds_hash, "fold": _label(fold)}
+    write_config(run, config, resolved, runtime)
+    size = f"{side} px, {len(rows)} images, {len(data.classes)} classes"
+    say(runtime, f"{run.folder}: {about['timm_id']} at {size}")
+    started = time.monotonic()
+    network: Any = getattr(model, "network", model)  # a student is wrapped
+    if probe and network.pretrained_share > 0 and not run.has_state:
+        fit_head(network, in_turn(pick_rows(rows, config.seed)), len(data.classes), runtime)
+        if runtime.is_main and fold is not None:
+            save_weights(run.start, model.state_dict(), {})
+    names = data.index.table["id"].iloc[rows].tolist()
+    state = fit(
+        model, task, train, valid, config=config, run=run, runtime=runtime, names=names, mix=mix
+    )
+    minutes = (time.monotonic() - started) / 60
+    runtime.accelerator.wait_for_everyone()  # until the best weights are written
+    score = state.best
+    if score is not None and valid is not None and run.start.exists():
+        score = walk_back(run, model, task, valid, runtime, score)
+        runtime.accelerator.wait_for_everyone()
+    score = None if score is None else round(score, 6)
+    done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
+    done |= {"split_hash": data.folds.folds_hash}
+    done |= {"monitor": task.monitor, "score": score, "best_epoch": state.best_epoch}
+    if fold is not None and valid is not None:
+        model.load_state_dict(load_weights(run.best))
+        write_oof(config, run, data, fold, model, task, valid, runtime)
+    if runtime.is_main:
+        finish_run(run, done, keep_last=config.keep_last)
+        print(f"{run.folder}: finished in {minutes:.1f} min, {task.monitor} {score}", flush=True)
+    return done
+
+
+def _label(fold: int | None) -> str:
+    return "full" if fold is None else str(fold)
+
+
+def _loader(
+    config: Config,
+    data: ClassData,
+    rows: np.ndarray,
+    side: int,
+    transform: Transform,
+    order: EpochSampler,
+    runtime: Runtime,
+    cache: Path,
+) -> Loader:
+    """Build a loader of some rows whose images come in about ``side`` pixels."""
+    device = runtime.device.type
+    workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers
+    pixels = open_cache(
+        ImageSource(data.index.root, data.index.table["image"].tolist(), side),
+        config.cache,
+        rows=rows,
+        folder=cache,
+        num_workers=workers,
+        num_processes=runtime.num_processes,
+    )
+    targets = data.aliases.targets(data.index.table["target"].iloc[rows].tolist())
+    dataset = ImageDataset(pixels, targets, transform, seed=config.seed)
+    return make_loader(dataset, order, num_workers=workers, device_type=device)
+
+
+def write_oof(
+    config: Config,
+    run: Run,
+    data: ClassData,
+    fold: int,
+    model: nn.Module,
+    task: Any,
+    loader: Loader,
+    runtime: Runtime,
+) -> None:
+    """Predict the held-out images exactly as test images will be, and write ``oof.npz``."""
+    plain: Classification = getattr(task, "inner", task)
+    network = getattr(model, "network", model)  # a student is wrapped
+    network = runtime.place(fold_norms(network, data.image_size))
+    views = first_views(config.tta_steps)
+    held = data.index.table.iloc[data.folds.valid_rows(fold)]
+    logits = np.empty((len(views), len(held), len(data.classes)), np.float16)
+    with catch_signals() as pause:
+        predict_logits(
+            network, loader, plain, runtime, out=logits, views=views, pause=pause, label="oof"
+        )
+    if not runtime.is_main:  # it computed all the same: nobody waits long for anybody
+        return
+    save_oof(
+        run.oof,
+        logits=logits,
+        ids=held["id"].to_numpy(dtype=str),
+        targets=data.aliases.targets(held["target"].tolist()),
+        views=[view.name for view in views],
+        classes=data.classes,
+        fold=_label(fold),
+        config_hash=config_hash(config),
+        folds_hash=data.folds.folds_hash,
+    )

@@ -1,0 +1,140 @@
+"""A pretrained classifier and its training images in, a head fitted to its features out.
+
+Fine-tuning from a head of noise first spoils the features that it should build on; from a fitted
+head it starts at the score of the frozen net. Kumar et al. 2022, https://arxiv.org/abs/2202.10054.
+
+Start and end of a fine-tuning in, the best weights on the line between them out.
+
+Where pretrained features fit the data already, few images teach as much noise as signal, and some
+of the way back scores better than the end. Wortsman et al. 2022, https://arxiv.org/abs/2109.01903.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from src.data.dataset import Loader
+from src.engine.checkpoint import load_weights, read_about, save_weights
+from src.engine.interrupt import catch_signals
+from src.engine.log import say
+from src.engine.predict import evaluate, predict
+from src.engine.runtime import Runtime
+from src.models.classifier import Classifier
+from src.models.probe import fit_probe
+from src.runs import Run
+
+MAX_ROWS = 16_384  # more images than that change a starting point little
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A task whose prediction is what the head sees."""
+
+    def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Return (B, D)."""
+        assert isinstance(model, Classifier)
+        return model.embed(model.show(batch["image"]))
+
+
+def pick_rows(rows: np.ndarray, seed: int) -> np.ndarray:
+    """Return ``rows``, or an even choice of them where they are many, in their order."""
+    if len(rows) <= MAX_ROWS:
+        return rows
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:MAX_ROWS])
+
+
+def fit_head(model: Classifier, loader: Loader, num_classes: int, runtime: Runtime) -> None:
+    """Set the head of ``model`` to a linear probe of its features.
+
+    Args:
+        model: a classifier with pretrained weights.
+        loader: training rows in order, without augmentation.
+        num_classes: K.
+        runtime: device and precision.
+
+    Raises:
+        UserError: a file cannot be decoded.
+        Interrupted: a signal asked to stop.
+    """
+    target = torch.from_numpy(loader.dataset.data.targets)  # type: ignore[attr-defined]
+    features = torch.empty(len(target), model.head.in_features)
+
+    def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
+        features[batch["index"].cpu()] = outputs[0].cpu()
+
+    with catch_signals() as pause:
+        predict(
+            runtime.place(model), loader, Embedding(), runtime,
+            num_rows=len(target), write=write, pause=pause, label="features",
+        )  # fmt: skip
+    try:
+        probe = fit_probe(features, target, num_classes)
+    except ValueError as error:
+        say(runtime, f"warning: no linear head to start from: {error}")
+        return
+    with torch.no_grad():
+        model.head.weight.copy_(probe.weight)
+        model.head.bias.copy_(probe.bias)
+    say(
+        runtime,
+        f"the frozen net with a linear head: log loss {probe.log_loss:.4f}, accuracy "
+        f"{probe.accuracy:.4f} (leave-one-out); training starts there",
+    )
+
+
+SHARES = (0.75, 0.5, 0.25, 0.0)  # of the end
+
+
+def walk_back(
+    run: Run, model: nn.Module, task: Any, valid: Any, runtime: Runtime, score: float
+) -> float:
+    """Go back from the best weights towards the start while the held-out images score better.
+
+    Args:
+        run: has ``start``; its best weights are replaced by better ones.
+        model: net of these weights.
+        task: says which score counts.
+        valid: loader of the held-out images.
+        runtime: device and precision.
+        score: of the best weights.
+
+    Returns:
+        The score of the best weights now.
+
+    Raises:
+        Interrupted: a signal asked to stop; started again, the walk is the same.
+    """
+    about = read_about(run.best)
+    if about.get("kind") == "mixed":  # stopped between this and the end of the run
+        return float(about[task.monitor])
+    start, end = load_weights(run.start), load_weights(run.best)
+    sign, best = (1 if task.lower_is_better else -1), 1.0
+    with catch_signals() as pause:
+        for share in SHARES:
+            model.load_state_dict(mix_weights(start, end, share))
+            found = evaluate(
+                model, valid, task, runtime, num_rows=valid.batch_sampler.num_rows, pause=pause
+            )[task.monitor]
+            if not sign * found < sign * score:
+                break
+            best, score = share, found
+    if best < 1.0 and runtime.is_main:
+        about |= {"kind": "mixed", "share": str(best), task.monitor: repr(score)}
+        save_weights(run.best, mix_weights(start, end, best), about)
+        say(runtime, f"{best:.0%} of the way from the start scores better: {score:.4f}")
+    return score
+
+
+def mix_weights(
+    start: dict[str, Tensor], end: dict[str, Tensor], share: float
+) -> dict[str, Tensor]:
+    """Return ``start`` plus ``share`` of the way to ``end``; whole numbers are the end's."""
+    return {
+        name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
+        for name, value in end.items()
+    }

@@ -1,0 +1,420 @@
+"""The config of a distillation in, one run a role out: student, teacher, student with teacher.
+
+A role's own config keeps only the options that shape it, so that a change of a distillation weight
+does not make the finished student and teacher look foreign.
+
+Finished runs of a distillation in, the table of their scores and its intervals out.
+
+A distillation in, the weights and temperature that score best on the held-out images out.
+
+Each trial is a short training of the taught student. Trials are kept in a journal, so a killed
+search goes on; one that lags behind the median of the others at the same epoch is stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from src.config import config_hash
+from src.engine.checkpoint import load_weights
+from src.engine.runtime import Runtime
+from src.ensemble.search import mend_journal
+from src.files import hold
+from src.losses.distillation import TERMS
+from src.mask_config import DistillConfig
+from src.metrics.bootstrap import Difference, Score, bootstrap_difference
+from src.metrics.counts import STATISTICS, SegmentationCounts, load_counts
+from src.models.distilled import build_student, show_features
+from src.pipelines.run_folder import finished, fold_of
+from src.runs import Output, Run
+from src.script import UserError
+from src.tasks.distillation import NAMES, Distillation
+
+OF_RUNS = ("ablate", "tune", "tune_epochs", "seeds", "allow_weak_teacher", "model")
+OF_TEACHING = (*(f"weight_{name}" for name in TERMS), "temperature", "share_every")
+DEFAULT_WEIGHT = 0.3
+
+
+def role_config(config: DistillConfig, role: str) -> DistillConfig:
+    """Return ``config`` with every option that does not shape ``role`` at its default.
+
+    Args:
+        config: of the whole distillation.
+        role: ``student``, ``teacher``, or anything else for a taught student.
+    """
+    idle = [*OF_RUNS, "teacher_epochs"]
+    if role == "teacher" and config.teacher_epochs:
+        config = replace(config, epochs=config.teacher_epochs)
+    if role in ("student", "teacher"):
+        other = "teacher" if role == "student" else "student"
+        idle += OF_TEACHING
+        idle += [f.name for f in dataclasses.fields(config) if f.name.startswith(other)]
+    defaults = {f.name: f.default for f in dataclasses.fields(config) if f.name in idle}
+    return replace(config, **defaults)  # type: ignore[arg-type]
+
+
+def weights_of(config: DistillConfig) -> dict[str, float]:
+    """Return {term: weight} without the terms that are off."""
+    found = {name: float(getattr(config, f"weight_{name}")) for name in TERMS}
+    return {name: weight for name, weight in found.items() if weight > 0}
+
+
+def with_weights(config: DistillConfig, weights: Mapping[str, float]) -> DistillConfig:
+    """Return ``config`` with these weights alone."""
+    return replace(config, **{f"weight_{name}": weights.get(name, 0.0) for name in TERMS})  # type: ignore[arg-type]
+
+
+def fit_terms(config: DistillConfig, terms: Sequence[str]) -> DistillConfig:
+    """Drop the default weights of terms that this kind of task does not have.
+
+    Raises:
+        UserError: such a term was asked for.
+    """
+    defaults = weights_of(DistillConfig())
+    kept = {}
+    for name, weight in weights_of(config).items():
+        if name in terms:
+            kept[name] = weight
+        elif weight != defaults.get(name):
+            raise UserError(
+                f"--weight_{name}: --kind {config.kind} has no such term; it has {', '.join(terms)}"
+            )
+    return with_weights(config, kept)
+
+
+def alone(config: DistillConfig, term: str) -> DistillConfig:
+    """Return ``config`` with one term alone."""
+    weight = getattr(config, f"weight_{term}") or DEFAULT_WEIGHT
+    return with_weights(config, {term: weight})
+
+
+@dataclass(frozen=True)
+class Field:
+    """What segmentation and classification do differently.
+
+    Attributes:
+        task: the task itself.
+        spec: role → description of its net.
+        build: (role, description, pretrained?) → the net, with its pretrained weights if asked.
+        train: (config, run, model, task, network description) → content of ``finished.json``.
+        terms: distillation terms that exist here.
+        image_size: side of a square that every net accepts.
+    """
+
+    task: Any
+    spec: Callable[[str], dict[str, Any]]
+    build: Callable[[str, Mapping[str, Any], bool], nn.Module]
+    train: Callable[..., dict[str, Any]]
+    terms: tuple[str, ...] = TERMS
+    image_size: int = 64
+
+
+def train_role(
+    config: DistillConfig, role: str, field: Field, output: Output, runtime: Runtime, name: str
+) -> tuple[Run, dict[str, Any]]:
+    """Train one role unless it is finished; return its run and what it left.
+
+    Args:
+        config: of the distillation; for a taught student, with its weights.
+        role: ``student``, ``teacher``, ``distilled`` or another taught student's name.
+        field: segmentation or classification.
+        output: folder of the track.
+        runtime: device.
+        name: first part of the runs' names.
+    """
+    own = role_config(config, role)
+    run = output.run(f"{name}-{role}", fold_of(config.fold))
+    with run.hold():
+        done = finished(run, own)
+        if done is None:
+            done = train_fresh(own, role, field, output, runtime, name, run)
+    return run, done
+
+
+def train_fresh(
+    own: DistillConfig, role: str, field: Field, output: Output, runtime: Runtime, name: str,
+    run: Run, wrap: Callable[[Any], Any] = lambda task: task,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a role in a run that is held; ``wrap`` may watch its task."""
+    base = "teacher" if role == "teacher" else "student"
+    spec = field.spec(base)
+    torch.manual_seed(own.seed)
+    model = field.build(base, spec, True)
+    task: Any = field.task
+    if role not in ("student", "teacher"):
+        weights = weights_of(own)
+        if not weights:
+            raise UserError(f"no term has a weight; choose from {', '.join(field.terms)}")
+        teacher = load_teacher(field, output, name, own).to(runtime.device)
+        model = build_student(
+            model, teacher, project="feature" in weights, num_terms=len(NAMES),
+            size=field.image_size,
+        )  # fmt: skip
+        task = Distillation(
+            field.task, teacher, show_features, weights, own.temperature, own.share_every
+        )
+    return field.train(own, run, model, wrap(task), spec)
+
+
+def load_teacher(field: Field, output: Output, name: str, config: DistillConfig) -> nn.Module:
+    """Build the finished teacher with its best weights, frozen."""
+    run = output.run(f"{name}-teacher", fold_of(config.fold))
+    teacher = field.build("teacher", field.spec("teacher"), False)
+    teacher.load_state_dict(load_weights(run.best))
+    return teacher.eval().requires_grad_(False)
+
+
+def gate(student: Mapping[str, Any], teacher: Mapping[str, Any], *, lower_is_better: bool,
+         force: bool) -> None:  # fmt: skip
+    """Refuse a teacher that does not beat the student on the same held-out images.
+
+    Raises:
+        UserError: it does not, and ``force`` is off.
+    """
+    sign = -1.0 if lower_is_better else 1.0
+    low, high = student["score"], teacher["score"]
+    said = f"teacher {high:.4f}, student {low:.4f} ({teacher['monitor']}, held-out images)"
+    if sign * high > sign * low:
+        print(f"gate: {said}: it may teach", flush=True)
+        return
+    if not force:
+        raise UserError(
+            f"the teacher does not beat the student: {said}; train it longer or with its own "
+            "learning rate, or pass --allow_weak_teacher"
+        )
+    print(f"warning: {said}: it teaches all the same", flush=True)
+
+
+COLUMNS = {
+    "mIoU": "pooled_mean_iou",
+    "mAcc": "pooled_mean_accuracy",
+    "aAcc": "pooled_pixel_accuracy",
+    "mIoU+void": "pooled_mean_iou_with_void",
+}
+CLASS_COLUMNS = {
+    "log loss": "log_loss",
+    "calibrated": "calibrated_log_loss",
+    "accuracy": "accuracy",
+}
+
+
+def read_metrics(run: Run) -> list[dict[str, float]]:
+    """Read the validated epochs of ``metrics.csv``.
+
+    Raises:
+        UserError: there are none.
+    """
+    with run.metrics.open(encoding="utf-8", newline="") as file:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    rows = [row for row in rows if any(key.startswith(("valid_", "ema_")) for key in row)]
+    if not rows:
+        raise UserError(f"{run.metrics} has no validated epoch: distillation needs held-out images")
+    return rows
+
+
+def best_and_final(run: Run, done: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the scores of the best and of the last validated epoch, of the better weights."""
+    rows = read_metrics(run)
+    best = next((row for row in rows if row["epoch"] == done["best_epoch"]), rows[-1])
+    return _scores(best, done), _scores(rows[-1], done)
+
+
+def _scores(row: Mapping[str, float], done: Mapping[str, Any]) -> dict[str, float]:
+    """Drop the prefix, from raw or averaged weights, whichever the best score is of."""
+    found = [p for p in ("valid_", "ema_") if f"{p}{done['monitor']}" in row]
+    prefix = min(found, key=lambda p: abs(row[f"{p}{done['monitor']}"] - done["score"]))
+    return {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+
+
+def print_table(results: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]]) -> None:
+    """Print best and final scores of every role, mean ± std where there are several seeds.
+
+    Args:
+        results: role → (run, content of ``finished.json``) of every seed.
+    """
+    tables = {role: [best_and_final(run, done) for run, done in runs] for role, runs in
+              results.items()}  # fmt: skip
+    known = {key for pairs in tables.values() for key in pairs[0][0]}
+    columns = {k: v for k, v in (COLUMNS | CLASS_COLUMNS).items() if v in known}
+    heads = [f"{when} {name}" for when in ("best", "final") for name in columns]
+    width = max(len(role) for role in results)
+    print("\n" + " " * width + "".join(f"{head:>18}" for head in heads))
+    for role, pairs in tables.items():
+        cells = []
+        for when in (0, 1):
+            for key in columns.values():
+                values = np.array([pair[when].get(key, np.nan) for pair in pairs])
+                spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
+                cells.append(f"{values.mean():.4f}{spread}")
+        print(f"{role:<{width}}" + "".join(f"{cell:>18}" for cell in cells))
+    if "pooled_mean_iou_with_void" in known:
+        print(
+            "mIoU leaves void out; mIoU+void counts it as one more class that is never predicted, "
+            "as published 12-class figures do"
+        )
+
+
+def compare_roles(
+    first: Sequence[Run], second: Sequence[Run], statistic: str = "pooled_mean_iou"
+) -> Difference:
+    """Bootstrap the difference of two roles' mean score over seeds, images paired.
+
+    Whole groups of frames are resampled where there are at least five of them, else images.
+
+    Args:
+        first: runs of role A, one a seed.
+        second: runs of role B.
+        statistic: a name in ``STATISTICS``.
+
+    Raises:
+        UserError: the runs held out different images.
+    """
+    counts = [[load_counts(run.oof_counts).sort() for run in runs] for runs in (first, second)]
+    ids, groups = _held_out(first[0])
+    for run in (*first, *second):
+        if _held_out(run)[0] != ids:
+            raise UserError(
+                f"{run.folder} held out other images than {first[0].folder}: use one split"
+            )
+    one, other = (_mean_over(runs, statistic) for runs in counts)
+    many = len({group or f"\0{row}" for row, group in enumerate(groups)}) >= 5
+    return bootstrap_difference(
+        statistic, one, other, len(counts[0][0]), groups=groups if many else None
+    )
+
+
+def _held_out(run: Run) -> tuple[list[str], list[str]]:
+    with np.load(run.oof, allow_pickle=False) as oof:
+        return oof["ids"].tolist(), oof["groups"].tolist()
+
+
+def _mean_over(runs: Sequence[SegmentationCounts], statistic: str) -> Score:
+    score = STATISTICS[statistic]
+    return lambda weights: np.mean([score(counts, weights) for counts in runs], axis=0)
+
+
+WEIGHTS = (0.05, 1.0)  # log-uniform
+TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A task that reports the monitored score of every validation.
+
+    Attributes:
+        inner: what the scores are of.
+        task: the task itself.
+        report: called with each score; may raise to stop the trial.
+    """
+
+    task: Any
+    report: Callable[[float], None]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def meter(self) -> Any:
+        """Return the task's meter, which reports when it is computed."""
+        return WatchedMeter(self.task.meter(), self.task.monitor, self.report)
+
+
+@dataclass(frozen=True)
+class WatchedMeter:
+    """A meter that reports what it computes."""
+
+    meter: Any
+    monitor: str
+    report: Callable[[float], None]
+
+    def update(self, prediction: Any, batch: Mapping[str, Any]) -> None:
+        """Count a batch."""
+        self.meter.update(prediction, batch)
+
+    def compute(self) -> dict[str, float]:
+        """Return the scores and report the monitored one."""
+        scores = self.meter.compute()
+        self.report(scores[self.monitor])
+        return scores
+
+
+def tune(
+    config: DistillConfig, field: Field, output: Output, runtime: Runtime, name: str
+) -> DistillConfig:
+    """Search the weights of the active terms and the temperature; return the best config.
+
+    Args:
+        config: of the distillation; ``tune`` is the number of trials in all.
+        field: segmentation or classification.
+        output: folder of the track.
+        runtime: device.
+        name: first part of the runs' names.
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    terms = tuple(weights_of(config)) or field.terms
+    epochs = config.tune_epochs or max(1, config.epochs // 4)
+    short = replace(config, epochs=epochs, valid_ema_only=True)
+    journal = output.trials(name)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with hold(journal.with_suffix(".held"), str(journal)):
+        mend_journal(journal)
+        study = optuna.create_study(
+            study_name=f"{'+'.join(terms)} {config_hash(role_config(with_weights(short, {}), ''))}",
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
+            direction="minimize" if field.task.lower_is_better else "maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+            load_if_exists=True,
+        )
+        done = sum(trial.state.is_finished() for trial in study.trials)
+        study.sampler = optuna.samplers.TPESampler(seed=config.seed + done)
+
+        def objective(trial: Any) -> float:
+            return run_trial(trial, short, terms, field, output, runtime, name)
+
+        if done < config.tune:
+            study.optimize(objective, n_trials=config.tune - done)
+    best = study.best_params
+    print(f"search: {len(study.trials)} trials, best {study.best_value:.4f} with {best}")
+    weights = {term: best[term] for term in terms}
+    return replace(with_weights(config, weights), temperature=best["temperature"])
+
+
+def run_trial(
+    trial: Any, short: DistillConfig, terms: tuple[str, ...], field: Field, output: Output,
+    runtime: Runtime, name: str,
+) -> float:  # fmt: skip
+    """Train one trial and return its best score."""
+    import optuna
+
+    weights = {term: trial.suggest_float(term, *WEIGHTS, log=True) for term in terms}
+    temperature = trial.suggest_categorical("temperature", TEMPERATURES)
+    own = role_config(replace(with_weights(short, weights), temperature=temperature), "trial")
+    run = output.run(f"{name}-trial{trial.number}", fold_of(own.fold))
+    count = 0
+
+    def report(score: float) -> None:
+        nonlocal count
+        trial.report(score, count)
+        count += 1
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        with run.hold():
+            done = train_fresh(
+                own, "trial", field, output, runtime, name, run, lambda task: Watched(task, report)
+            )
+    finally:  # the scores stay; a trial's weights are never used again
+        for path in (run.last, run.previous, run.best):
+            path.unlink(missing_ok=True)
+    return float(done["score"])

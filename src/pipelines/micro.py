@@ -1,0 +1,449 @@
+"""The config of the micro track in, one finished run a data set and seed out.
+
+Finished micro runs in, the table of their scores out: mean ± std over seeds, mean over sets.
+
+A micro net and its finished runs in, the report out: costs, latency, scores, checklist.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from src.data.masks import VOID, count_classes
+from src.data.sources.micro import DATASETS, list_datasets
+from src.engine.runtime import start_runtime
+from src.files import write_text
+from src.losses.segmentation import build_segmentation_loss
+from src.mask_config import MicroConfig
+from src.models.budget import check_budget, count_trainable, measure_budget
+from src.models.distilled import build_student, show_features
+from src.models.folding import fold_norms
+from src.models.micro.registry import BUDGET_CLASSES, MICRO_NETS, build_micro
+from src.pipelines.distillation import compare_roles, gate
+from src.pipelines.run_folder import SCENES, data_label, find_images, finished, fold_of
+from src.pipelines.segmentation.ensemble import load_member
+from src.pipelines.segmentation.train import (
+    MaskData,
+    build_network,
+    micro_spec,
+    read_data,
+    train_masks,
+)
+from src.runs import Output, Run
+from src.script import UserError
+from src.tasks.distillation import NAMES, Distillation
+from src.tasks.segmentation import Segmentation
+
+# Under what the public anchors were measured.
+STRICT: Mapping[str, Any] = {
+    "resolution": "256x256",
+    "crop": "",
+    "batch_size": 16,
+    "epochs": 30,
+    "tta_steps": 1,
+    "scale_min": 1.0,
+    "scale_max": 1.0,
+    "hflip": 0.0,
+    "vflip": 0.0,
+    "rotate": 0.0,
+    "color": 0.0,
+}
+# What each set's masks are like, as a term beside the others.
+SET_TERMS: Mapping[str, Mapping[str, float]] = {
+    "VOC": {"dice": 0.2},
+    "ETIS": {"edge_ce": 0.2, "boundary": 0.2},
+    "CVPPP": {"shape": 0.2},
+    "CFD": {"edge_ce": 0.2},
+    "CarDD": {"gce": 0.5},
+}
+TEACHING = {"kl": 0.3, "channel": 0.3}  # shares of the task's loss
+# These choose which runs there are and shape none of them.
+OF_RUNS = (
+    *("ablate", "report", "chain", "allow_weak_teacher", "seeds", "name"),
+    *("max_params", "allow_over_budget"),
+)
+
+
+@dataclass(frozen=True)
+class MicroSet:
+    """One data set: its name in tables and runs, and how it is read."""
+
+    name: str
+    source: str
+    data_dir: str
+
+
+def find_sets(config: MicroConfig) -> tuple[MicroSet, ...]:
+    """Settle the data sets: some of the five, a folder of one's own, or generated road scenes.
+
+    Raises:
+        UserError: no such folder or set.
+    """
+    if not config.data_dir:
+        if config.dataset:
+            raise UserError(f"--dataset {config.dataset}: name the folder of the sets, --data_dir")
+        source, root = find_images(config, num_scenes=12, num_frames=4)
+        return (MicroSet(SCENES, source, str(root)),)
+    if not Path(config.data_dir).is_dir():
+        raise UserError(f"--data_dir {config.data_dir}: no such folder")
+    here = list_datasets(config.data_dir)
+    if config.dataset and config.dataset not in (*DATASETS, "all"):
+        raise UserError(f"--dataset {config.dataset}: choose {', '.join(DATASETS)} or all")
+    if config.dataset in DATASETS:
+        here = (config.dataset,)
+    elif not here and config.dataset == "all":
+        raise UserError(f"{config.data_dir} holds none of {', '.join(DATASETS)}")
+    if not here:
+        return (MicroSet(data_label(config.data_dir), config.source, config.data_dir),)
+    missing = [name for name in DATASETS if name not in here]
+    if config.dataset not in DATASETS and missing:
+        print(f"note: not in {config.data_dir}: {', '.join(missing)}; the mean leaves them out")
+    return tuple(MicroSet(name, f"micro/{name}", config.data_dir) for name in here)
+
+
+def check_protocol(config: MicroConfig) -> None:
+    """Refuse a strict run under other conditions than the anchors'.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name, wanted in STRICT.items() if config.protocol == "strict" else ():
+        if getattr(config, name) != wanted:
+            raise UserError(
+                f"--{name} {getattr(config, name)}: the strict protocol has {wanted or 'none'}; "
+                "pass --protocol free"
+            )
+
+
+def check_size(config: MicroConfig, sets: Sequence[MicroSet]) -> None:
+    """Print the net's table of modules and refuse it over budget, before anything is trained.
+
+    Counted with the head of the largest set, for every set whose options change the net.
+
+    Raises:
+        UserError: over ``--max_params``.
+    """
+    net = config.net or config.model
+    models = {s.name: build_micro(net, BUDGET_CLASSES, dataset=s.name, drop=config.drop)
+              for s in sets}  # fmt: skip
+    sizes = {name: count_trainable(model) for name, model in models.items()}
+    name = max(sizes, key=lambda name: sizes[name])
+    which = f" as built for {name}" if len(set(sizes.values())) > 1 else ""
+    print(f"{net}{which}, with {BUDGET_CLASSES} classes at 256x256:")
+    print(measure_budget(models[name]).table(), flush=True)
+    if not config.allow_over_budget:
+        check_budget(net, sizes[name], config.max_params)
+
+
+def check_chain(nets: Sequence[str]) -> Sequence[str]:
+    """Return the nets of ``--chain``.
+
+    Raises:
+        UserError: fewer than two, one twice, or one that does not exist.
+    """
+    unknown = [net for net in nets if net not in MICRO_NETS]
+    if unknown:
+        raise UserError(f"--chain: {unknown[0]} is unknown; nets are {', '.join(MICRO_NETS)}")
+    if len(set(nets)) < max(2, len(nets)):
+        raise UserError("--chain: two different nets at least, from first teacher to last student")
+    return nets
+
+
+def run_config(config: MicroConfig, where: MicroSet, seed: int) -> MicroConfig:
+    """Return the options of one run, the same however the run was asked for."""
+    defaults = {f.name: f.default for f in dataclasses.fields(config) if f.name in OF_RUNS}
+    own: Any = replace(config, **defaults)  # type: ignore[arg-type]
+    net = config.net or config.model
+    return replace(
+        own, seed=seed, dataset=where.name, model=net, net="", source=where.source,
+        data_dir=where.data_dir,
+    )  # fmt: skip
+
+
+def run_of(config: MicroConfig, name: str, where: MicroSet, seed: int, output: Output) -> Run:
+    """Return the folder of one run."""
+    return output.run(f"{name}-{where.name}-seed{seed}", fold_of(config.fold))
+
+
+@cache
+def _read(config: MicroConfig) -> MaskData:
+    return read_data(config)
+
+
+def read_set(config: MicroConfig, where: MicroSet) -> MaskData:
+    """Read a set once, for all seeds."""
+    names = ("fold", "folds", "fold_seed", "resolution", "crop", "window")
+    keep: dict[str, Any] = {name: getattr(config, name) for name in names}
+    return _read(MicroConfig(**keep, data_dir=where.data_dir, source=where.source))
+
+
+def build_task(config: MicroConfig, data: MaskData, images: Sequence[int]) -> Segmentation:
+    """Build the task: cross-entropy, the less of it the more classes, and the track's own score.
+
+    Args:
+        config: of one run.
+        data: the set.
+        images: (K,) training images that hold each class.
+    """
+    terms: Any = {"ce": {"weight": 1 / (data.index.num_classes - 1)}, "protocol": {}}
+    if config.loss:
+        terms = config.loss
+        if config.set_losses:
+            raise UserError("--set_losses adds to the default loss: leave --loss out")
+    elif config.set_losses:
+        if config.dataset not in SET_TERMS:
+            raise UserError(f"--set_losses: {config.dataset} is none of {', '.join(SET_TERMS)}")
+        for name, weight in SET_TERMS[config.dataset].items():
+            terms[name] = {"weight": weight}
+    rarity = [1 / max(1, count) for count in images]
+    criterion = build_segmentation_loss(terms, ignore_index=VOID, rarity=rarity)
+    return Segmentation(
+        data.index.classes, criterion, VOID, statistic="micro_protocol_iou", window=data.window
+    )
+
+
+def train_run(
+    config: MicroConfig, where: MicroSet, seed: int, name: str, output: Output
+) -> tuple[Run, dict[str, Any]]:
+    """Train one set with one seed, unless it is finished.
+
+    Args:
+        config: of the whole command; ``teacher`` is the name of the runs that teach.
+        where: the set.
+        seed: of weights and order.
+        name: first part of the run's name.
+        output: folder of the track.
+
+    Returns:
+        The run and the content of its ``finished.json``.
+    """
+    own = run_config(config, where, seed)
+    run = run_of(own, name, where, seed, output)
+    with run.hold():
+        done = finished(run, own)
+        if done is None:
+            data = read_set(config, where)
+            done = _train(own, run, data, where, seed, output)
+    return run, done
+
+
+def _train(
+    own: MicroConfig, run: Run, data: MaskData, where: MicroSet, seed: int, output: Output
+) -> dict[str, Any]:
+    pixels, images = count_classes(data.index, data.split.train)
+    task: Any = build_task(own, data, images.tolist())
+    spec = micro_spec(own.model, task.num_outputs, where.name, own.drop)
+    runtime = start_runtime(own.device, own.precision, own.channels_last)
+    torch.manual_seed(seed)
+    model: nn.Module = build_network(spec)
+    if own.prior:
+        share = torch.from_numpy(pixels / max(1, pixels.sum()))
+        model.set_prior(share[1:] if len(share) == 2 else share)  # type: ignore[operator]
+    if own.teacher:
+        teacher = load_member(run_of(own, own.teacher, where, seed, output)).build()
+        teacher = runtime.place(teacher).eval().requires_grad_(False)
+        model = build_student(model, teacher, project=False, num_terms=len(NAMES))
+        task = Distillation(task, teacher, show_features, TEACHING)
+    return train_masks(
+        own, run, data, model, task, output=output, network=spec, runtime=runtime,
+        extra={"track": "micro", "protocol": own.protocol},
+    )  # fmt: skip
+
+
+Finished = tuple[Run, Mapping[str, Any]]
+PROTOCOL = (
+    "score: I / (U + 1e-6) for each image and foreground class true in it, mean over a class's "
+    "images, then over classes; held-out images, threshold chosen on the same images "
+    "(plain: threshold 0.5); predicting background alone scores 0"
+)
+
+
+def chosen(done: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return the row of the views that were kept; nan where none were held out."""
+    nothing = dict.fromkeys(("score", "plain", "threshold"), float("nan"))
+    return max(done.get("views", [nothing]), key=lambda row: row["score"])
+
+
+def show(values: Sequence[float]) -> str:
+    """Write the mean, and the standard deviation of several."""
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
+
+
+def mean_over_sets(results: Mapping[str, Sequence[Finished]]) -> list[float]:
+    """Return the mean over the sets, for each seed."""
+    table = [[chosen(done)["score"] for _, done in runs] for runs in results.values()]
+    return np.mean(table, axis=0).tolist()
+
+
+def score_table(results: Mapping[str, Sequence[Finished]]) -> str:
+    """Return the table.
+
+    Args:
+        results: set → its runs, one a seed, all sets with the same seeds.
+    """
+    head = ("set", "score", "plain", "threshold", "pooled fg IoU")
+    rows = [head]
+    for name, runs in results.items():
+        kept = [chosen(done) for _, done in runs]
+        scores = [done.get("scores", {}) for _, done in runs]
+        pooled = [s.get("pooled_mean_iou_foreground", float("nan")) for s in scores]
+        thresholds = " ".join(f"{row['threshold']:.3g}" for row in kept)
+        plain = show([row["plain"] for row in kept])
+        rows.append((name, show([row["score"] for row in kept]), plain, thresholds, show(pooled)))
+    if len(results) > 1:
+        rows.append((f"mean of {len(results)}", show(mean_over_sets(results)), "", "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+             for row in rows]  # fmt: skip
+    seeds = len(next(iter(results.values())))
+    views = sorted({int(chosen(done).get("views", 1)) for r in results.values() for _, done in r})
+    how = f"{seeds} seed{'s' * (seeds > 1)}; views {', '.join(map(str, views))}"
+    return "\n".join([*lines, f"{how}; {PROTOCOL}"])
+
+
+def difference(first: Sequence[Finished], second: Sequence[Finished]) -> str:
+    """Return the gain of ``second`` over ``first`` with its interval over images."""
+    runs = [[run for run, _ in side] for side in (first, second)]
+    return str(compare_roles(runs[0], runs[1], "micro_protocol_iou"))
+
+
+def gate_sets(
+    students: Mapping[str, Sequence[Finished]],
+    teachers: Mapping[str, Sequence[Finished]],
+    name: str,
+    *,
+    force: bool,
+) -> None:
+    """Refuse a teacher that does not beat its student on every set, mean over seeds.
+
+    Raises:
+        UserError: it does not, and ``force`` is off.
+    """
+    for where, runs in students.items():
+        low, high = (
+            {"score": float(np.mean([chosen(done)["score"] for _, done in side])),
+             "monitor": f"{where}, {name}"}
+            for side in (runs, teachers[where])
+        )  # fmt: skip
+        gate(low, high, lower_is_better=False, force=force)
+
+
+OUTPUTS = {"VOC": 21}  # the others have two classes, one logit
+# What to do next, by the mean score of a would-be teacher.
+DECISIONS = (
+    (0.53, "distil it into the smaller nets"),
+    (0.50, "ablate its blocks"),
+    (0.47, "tune its recipe"),
+    (float("-inf"), "debug the architecture"),
+)
+
+
+def decide(score: float) -> str:
+    """Return what a teacher's mean score over the sets asks for."""
+    return next(what for limit, what in DECISIONS if score >= limit)
+
+
+def measure_latency(net: nn.Module, size: int = 256, repeats: int = 20) -> float:
+    """Return the median milliseconds of one image, norms folded, on this machine's CPU."""
+    net = fold_norms(net, size).to("cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = torch.zeros(1, 3, size, size).contiguous(memory_format=torch.channels_last)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(repeats + 3):
+            begin = time.perf_counter()
+            net(image)
+            seconds.append(time.perf_counter() - begin)
+    return 1e3 * statistics.median(seconds[3:])
+
+
+def passes_forward(net: str, drop: tuple[str, ...], dataset: str) -> bool:
+    """Return whether the net, built for ``dataset``, gives finite logits of the image's size."""
+    outputs = OUTPUTS.get(dataset, 1)
+    model = build_micro(net, outputs, dataset=dataset, drop=drop).eval()
+    with torch.inference_mode():
+        logits = model(torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8))
+    return tuple(logits.shape) == (1, outputs, 256, 256) and bool(torch.isfinite(logits).all())
+
+
+def checklist(
+    config: MicroConfig, trainable: int, results: Mapping[str, Sequence[Finished]]
+) -> list[tuple[bool, str]]:
+    """Return what a submission has to hold, and whether it does."""
+    net = config.net or config.model
+    seeds = len(next(iter(results.values())))
+    missing = [name for name in DATASETS if name not in results]
+    trained = f"trained on all five sets{': not ' + ', '.join(missing) if missing else ''}"
+    limit = f"{trainable:,} trainable parameters with {BUDGET_CLASSES} classes"
+    return [
+        (trainable <= config.max_params, f"{limit}, at most {config.max_params:,}"),
+        *((passes_forward(net, config.drop, name), f"forward pass on {name}") for name in DATASETS),
+        (config.protocol == "strict", "strict protocol"),
+        (not missing, trained),
+        (seeds >= 3, f"three seeds or more: {seeds}"),
+    ]
+
+
+def write_report(
+    config: MicroConfig,
+    sets: Sequence[MicroSet],
+    results: Mapping[str, Sequence[Finished]],
+    path: Path,
+) -> Path:
+    """Write the report as Markdown and return its path.
+
+    Args:
+        config: of the whole command.
+        sets: trained.
+        results: set → its runs, one a seed.
+        path: of the report.
+    """
+    net = config.net or config.model
+    built = [build_micro(net, BUDGET_CLASSES, dataset=s.name, drop=config.drop) for s in sets]
+    model = max(built, key=count_trainable)  # some sets' options add to the net
+    budget = measure_budget(model)
+    mean = float(np.mean(mean_over_sets(results)))
+    threads = torch.get_num_threads()
+    checks = checklist(config, budget.trainable, results)
+    lines = [
+        f"# {net}, {config.protocol} protocol",
+        "",
+        f"- parameters with {BUDGET_CLASSES} classes: {budget.trainable:,} trainable, "
+        f"{budget.deployed:,} deployed (norms folded)",
+        f"- {budget.flops / 1e6:.1f} MFLOPs for one 256x256 image (a multiply-add is two)",
+        f"- latency {measure_latency(model):.1f} ms for one 256x256 image, {threads} CPU "
+        f"thread{'s' * (threads > 1)}, {platform.machine()}, torch {torch.__version__}",
+        "",
+        "```",
+        budget.table(),
+        "```",
+        "",
+        "## Scores",
+        "",
+        "```",
+        score_table(results),
+        "```",
+        "",
+        "## Checklist",
+        "",
+        *(f"- [{'x' if holds else ' '}] {what}" for holds, what in checks),
+        "",
+        "## Decision",
+        "",
+        f"As a teacher, at {mean:.4f} over {len(results)} set{'s' * (len(results) > 1)}: "
+        f"{decide(mean)}.",
+    ]
+    write_text(path, "\n".join(lines) + "\n")
+    return path

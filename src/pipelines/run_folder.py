@@ -1,0 +1,183 @@
+"""A config in, the folder of its run out, and whether the run is finished.
+
+Nothing heavy is imported here: a finished run is recognised in milliseconds. The folder
+``src/tracks`` is the one place besides the root scripts that joins rooms: it holds what several
+scripts share, since scripts are never imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.config import EngineConfig, config_hash, learned_options
+from src.files import read_json, write_json, write_text
+from src.mask_config import LaneConfig, SegmentationConfig
+from src.runs import AFRESH, Output, Run
+from src.script import UserError
+
+if TYPE_CHECKING:
+    from src.engine.runtime import Runtime
+
+
+SCENES = "road_scenes"
+SIDE = 384
+TWO_CLASSES = ("folders", "coco")  # layouts of any classes, of which a lane run sees two
+
+
+def fold_of(text: str) -> int | None:
+    """Read ``--fold``: a number, or None for ``full``."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    if text != "full":
+        raise UserError(f"--fold {text}: a number from 0, or `full`")
+    return None
+
+
+def parse_size(flag: str, text: str) -> tuple[int, int] | None:
+    """Read ``HxW``, one number for a square, or ``native`` (None)."""
+    if text == "native":
+        return None
+    match = re.fullmatch(r"(\d+)(?:[xX×](\d+))?", text.strip())
+    if not match or not 16 <= int(match[1]) <= 8192 or not 16 <= int(match[2] or match[1]) <= 8192:
+        raise UserError(f"--{flag} {text}: expected HxW in pixels, as in 384x384, or native")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def data_label(data_dir: str) -> str:
+    """Return a short name of the data set for the names of runs."""
+    return (Path(data_dir).resolve().name or "data") if data_dir else SCENES
+
+
+def find_images(
+    config: SegmentationConfig, *, num_scenes: int = 30, num_frames: int = 8
+) -> tuple[str, Path]:
+    """Return (layout, folder) of the data; road scenes are generated where none are named.
+
+    Args:
+        config: ``data_dir``, ``source`` and ``resolution``.
+        num_scenes: scenes to generate.
+        num_frames: frames of each.
+
+    Raises:
+        UserError: no such folder.
+    """
+    root = Path(config.data_dir)
+    if not config.data_dir:
+        size = parse_size("resolution", config.resolution) or (SIDE, SIDE)
+        # every set has a folder of its own: a test scene of one is a training scene of another
+        name = f"{SCENES}_{num_scenes}x{num_frames}_{size[1]}x{size[0]}_seed{config.fold_seed}"
+        root = Output(Path(config.output_dir)).scenes(name)
+        from src.data.road_scenes import write_scenes
+
+        print(f"no --data_dir: {num_scenes} road scenes in {root}", flush=True)
+        write_scenes(
+            root, num_scenes=num_scenes, num_frames=num_frames, size=size, seed=config.fold_seed
+        )
+        return "lanes", root
+    if not root.is_dir():
+        raise UserError(f"--data_dir {root}: no such folder")
+    from src.data.sources.registry import detect_source
+
+    if config.source != "auto":
+        return config.source, root
+    source = detect_source(root)
+    if isinstance(config, LaneConfig) and source in TWO_CLASSES:
+        return "lanes", root  # one class against the background, neighbouring frames in one group
+    return source, root
+
+
+def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, Any] | None:
+    """Return what a complete run left, and say so; None while there is something to do.
+
+    Raises:
+        UserError: complete, but with other options, or on other data than ``split_hash`` names.
+    """
+    try:
+        done = read_json(run.finished)
+    except FileNotFoundError:
+        return None
+    if done.get("config_hash") != config_hash(config):
+        now = learned_options(config)
+        changed = [f"{k} was {v!r}" for k, v in done.get("config", {}).items() if now.get(k) != v]
+        raise UserError(
+            f"{run.folder} is finished, with other options ({', '.join(changed)}): pass another "
+            "--name, or delete the folder"
+        )
+    if split_hash and done.get("split_hash", split_hash) != split_hash:
+        raise UserError(
+            f"{run.folder} was trained on other images, labels or folds than there are now: pass "
+            "another --name, or delete the folder"
+        )
+    print(f"{run.folder}: finished, {done.get('monitor')} {done.get('score')}; skipped")
+    return done
+
+
+def read_config(run: Run) -> dict[str, Any]:
+    """Read a run's ``config.yaml``.
+
+    Raises:
+        UserError: no run, or damaged.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+        content["options"], content["resolved"], content["runtime"]
+    except FileNotFoundError:
+        raise UserError(
+            f"{run.folder} is no run: it has no {run.config.name}; restore it, or delete the folder"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        raise UserError(f"{run.config}: damaged; {AFRESH}") from None
+    return content
+
+
+def write_config(
+    run: Run, config: EngineConfig, resolved: dict[str, Any], runtime: Runtime
+) -> None:
+    """Write ``config.yaml``: the options, what they came to, versions, commit and device.
+
+    Raises:
+        UserError: the run was started on other data.
+    """
+    import yaml
+
+    from src.engine.log import versions
+
+    if run.last.exists():
+        before = read_config(run)["resolved"]
+        if before.get("split_hash") != resolved["split_hash"]:
+            raise UserError(
+                f"{run.folder} was started on other images or folds: pass another --name, or "
+                "delete the folder"
+            )
+    content = {"options": dataclasses.asdict(config), "resolved": resolved}
+    content["runtime"] = {
+        "device": str(runtime.device),
+        "precision": runtime.precision,
+        "channels_last": runtime.channels_last,
+        "processes": runtime.num_processes,
+    }
+    content["versions"] = versions()
+    plain = yaml.safe_dump(_plain(content), allow_unicode=True, sort_keys=False)
+    if runtime.is_main:
+        write_text(run.config, plain)
+
+
+def finish_run(run: Run, done: dict[str, Any], *, keep_last: bool) -> None:
+    """Declare a run complete, and drop the states that only an interrupted one needs."""
+    run.previous.unlink(missing_ok=True)
+    write_json(run.finished, done)
+    run.start.unlink(missing_ok=True)
+    if not keep_last:
+        run.last.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists, all the way down: YAML's safe dialect has no tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,267 @@
+"""Folders of finished mask runs in, the members of an ensemble out: nets, settings and weights.
+
+Members and images in, blended class probabilities at every image's own size out.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from src.data.dataset import EpochSampler, default_num_workers, make_loader
+from src.data.masks import image_size, mask_dataset
+from src.data.sources.masks import MaskIndex
+from src.data.transforms import eval_mask_transform
+from src.engine.interrupt import catch_signals
+from src.engine.predict import default_batch_size, predict
+from src.engine.runtime import Runtime
+from src.engine.tta import first_views
+from src.ensemble.solvers import solve_mixture
+from src.files import read_json
+from src.models.folding import FOLDING_SIDE, fold_norms
+from src.models.pretrained import read_state
+from src.pipelines.run_folder import parse_size, read_config
+from src.pipelines.segmentation.score import fit_size, mean_probs
+from src.pipelines.segmentation.train import build_network
+from src.runs import Run
+from src.script import UserError
+from src.tasks.segmentation import Segmentation
+
+WRAPPED = "network."  # a distilled student's own tensors
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained net and how it predicts.
+
+    Attributes:
+        run: its folder.
+        options: its config.
+        resolved: what the config came to: network, classes, data, sizes.
+        done: what ``finished.json`` holds; empty for an unfinished run's checkpoint.
+        weights: the file of its weights.
+        num_views: views to average.
+        threshold: of the foreground, for so many views.
+        share: weight in the blend; all members' sum to 1.
+    """
+
+    run: Run
+    options: dict[str, Any]
+    resolved: dict[str, Any]
+    done: dict[str, Any]
+    weights: Path
+    num_views: int
+    threshold: float
+    share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The model's name; its folds share it."""
+        return self.run.folder.parent.name
+
+    @property
+    def task(self) -> Segmentation:
+        """Say what the net's channels mean and by which windows it predicts."""
+        window = self.resolved["window"]
+        return Segmentation(
+            tuple(self.resolved["classes"]), _never, self.resolved["void"],
+            window=tuple(window) if window else None,
+        )  # fmt: skip
+
+    def size(self, override: str) -> tuple[int, int] | None:
+        """Return the (height, width) that images are resized to; None is native."""
+        return parse_size("resolution", override or self.options["resolution"])
+
+    def build(self) -> nn.Module:
+        """Build the net with its weights.
+
+        Raises:
+            UserError: the weights do not fit.
+        """
+        model = build_network(self.resolved["network"])
+        state = read_state(self.weights)
+        if any(key.startswith(WRAPPED) for key in state):
+            state = {
+                key.removeprefix(WRAPPED): value
+                for key, value in state.items()
+                if key.startswith(WRAPPED)
+            }
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()[:150]
+            raise UserError(f"{self.weights} does not fit {self.run.folder}: {reason}") from None
+        return model
+
+
+def find_runs(patterns: Sequence[str]) -> list[Run]:
+    """Expand folder patterns to runs, in order, each once.
+
+    Raises:
+        UserError: a pattern without a run.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        folders = [Path(text) for text in sorted(glob.glob(pattern))]  # noqa: PTH207
+        runs = [folder for folder in folders if Run(folder).config.is_file()]
+        if not runs:
+            raise UserError(f"--runs {pattern}: no run there (a folder with config.yaml)")
+        found |= dict.fromkeys(runs)
+    return [Run(folder) for folder in found]
+
+
+def load_member(run: Run, *, checkpoint: str = "", tta_steps: int = 0) -> Member:
+    """Read what a run left.
+
+    Args:
+        run: its folder.
+        checkpoint: weights instead of its best; an unfinished run needs them.
+        tta_steps: views; 0 = as many as did best on valid.
+
+    Raises:
+        UserError: not finished, or weights that do not exist.
+    """
+    content = read_config(run)
+    try:
+        done = read_json(run.finished)
+    except FileNotFoundError:
+        done = {}
+        if not checkpoint:
+            raise UserError(
+                f"{run.folder} is not finished: finish it, or pass --checkpoint {run.best}"
+            ) from None
+    weights = Path(checkpoint) if checkpoint else run.best
+    if not weights.is_file():
+        raise UserError(f"{weights}: no such weights")
+    table = {int(row["views"]): row["threshold"] for row in done.get("views", [])}
+    num_views = tta_steps or done.get("tta_steps", 1)
+    threshold = table.get(num_views, done.get("threshold", 0.5))
+    return Member(run, content["options"], content["resolved"], done, weights, num_views, threshold)
+
+
+def check_alike(members: Sequence[Member], *, one_data_set: bool) -> None:
+    """Refuse to join runs that learned different classes, or (if asked) different data."""
+    first = members[0]
+    keys = ("classes", "data_dir") if one_data_set else ("classes",)
+    for member in members[1:]:
+        for key in keys:
+            if member.resolved[key] != first.resolved[key]:
+                raise UserError(
+                    f"{member.run.folder} and {first.run.folder} learned different data "
+                    f"({key}: {member.resolved[key]} and {first.resolved[key]}): narrow --runs"
+                )
+
+
+def settle_shares(members: Sequence[Member], mode: str) -> tuple[list[float], str]:
+    """Return the weight of every member and one line about where it comes from.
+
+    The folds of a model share its weight evenly. With ``oof`` the models' weights minimise the
+    log loss of the mixture over pixels that none of them was trained on: convex, solved exactly.
+    """
+    names = list(dict.fromkeys(member.name for member in members))
+    folds = {name: sum(m.name == name for m in members) for name in names}
+    share, how = dict.fromkeys(names, 1 / len(names)), "uniform"
+    if mode == "oof" and len(names) > 1:
+        tables = [_read_oof([m for m in members if m.name == name]) for name in names]
+        common = sorted(set.intersection(*(set(table) for table in tables)))
+        if common:
+            probs = np.stack([np.concatenate([t[i] for i in common]) for t in tables], axis=1)
+            found = solve_mixture(np.log(np.maximum(probs, 1e-6)))
+            share = dict(zip(names, found.weights.tolist(), strict=True))
+            how = f"from {len(common)} images held out by all, {found.loss:.4f} nats a pixel"
+        else:
+            how = "uniform, since no image was held out by all models"
+    text = ", ".join(f"{name} {weight:.3f}" for name, weight in share.items())
+    return [share[m.name] / folds[m.name] for m in members], f"weights {how}: {text}"
+
+
+def _read_oof(members: Sequence[Member]) -> dict[str, np.ndarray]:
+    """Return {id: (P,) probability of the true class} of a model's folds together."""
+    found: dict[str, np.ndarray] = {}
+    for member in members:
+        if member.run.oof.is_file():
+            with np.load(member.run.oof, allow_pickle=False) as oof:
+                found |= dict(zip(oof["ids"].tolist(), oof["true_probs"], strict=True))
+    return found
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError("a member does not learn")
+
+
+CHUNK = 32  # images whose maps are held at once
+
+
+def blend_maps(
+    members: Sequence[Member],
+    index: MaskIndex,
+    rows: np.ndarray,
+    runtime: Runtime,
+    *,
+    resolution: str = "",
+    batch_size: int = 0,
+    num_workers: int = -1,
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (row, probabilities (1 or K, H, W) at native size), a chunk of images at a time.
+
+    Args:
+        members: nets with their shares.
+        index: the images.
+        rows: of its table.
+        runtime: device and precision.
+        resolution: HxW or ``native`` instead of what the members were trained at.
+        batch_size: images at once; 0 = by resolution.
+        num_workers: loader processes; -1 = by device.
+    """
+    models = [fold_norms(member.build(), FOLDING_SIDE) for member in members]
+    workers = default_num_workers(runtime.device.type) if num_workers < 0 else num_workers
+    with catch_signals() as pause:
+        for start in range(0, len(rows), CHUNK):
+            part = rows[start : start + CHUNK]
+            sizes = [image_size(index.image_path(int(row))) for row in part]
+            total: list[Tensor | None] = [None] * len(part)
+            for member, model in zip(members, models, strict=True):
+                size = member.size(resolution)
+                if size is None and len(set(sizes)) == 1:
+                    size = sizes[0]
+                data = mask_dataset(
+                    index, part, eval_mask_transform(divisor=1), size=size, labelled=False,
+                    cache="none",
+                )  # fmt: skip
+                batch = 1
+                if size is not None:
+                    batch = batch_size or default_batch_size(max(size), runtime.device)
+                loader = make_loader(
+                    data, EpochSampler(len(part), batch), num_workers=workers,
+                    device_type=runtime.device.type,
+                )  # fmt: skip
+                moved = runtime.place(model)
+
+                def write(
+                    batch: dict[str, Tensor],
+                    outputs: list[Tensor],
+                    share: float = member.share,
+                    total: list[Tensor | None] = total,
+                    sizes: list[tuple[int, int]] = sizes,
+                ) -> None:
+                    mean = mean_probs(outputs)
+                    for probs, place in zip(mean, batch["index"].tolist(), strict=True):
+                        native = fit_size(probs, sizes[place]).cpu() * share
+                        before = total[place]
+                        total[place] = native if before is None else before + native
+
+                predict(
+                    moved, loader, member.task, runtime, num_rows=len(part), write=write,
+                    views=first_views(member.num_views), pause=pause,
+                )  # fmt: skip
+                if len(members) > 1:
+                    model.to("cpu")
+            for row, probs in zip(part.tolist(), total, strict=True):
+                assert probs is not None
+                yield row, probs

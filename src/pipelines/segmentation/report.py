@@ -1,0 +1,359 @@
+"""A folder of predicted masks: run lengths, overlays, scores, the worst; two folders compared.
+
+Label masks in; run lengths, index PNGs and pictures to look at out, and back again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from src.data.decode import decode_image, decode_mask
+from src.data.masks import VOID, VoidReader
+from src.data.sources.masks import MaskIndex
+from src.files import atomic_write, read_json, write_json
+from src.metrics.bootstrap import compare_counts
+from src.metrics.counts import SegmentationCounts, class_iou, load_counts
+from src.metrics.segmentation import SegmentationMeter, score_counts
+from src.pipelines.segmentation.score import BOUNDARY_PX, report
+from src.runs import Run
+from src.script import UserError
+from src.tasks.segmentation import background_label
+
+COMPARED = (
+    "pooled_mean_iou_foreground",
+    "pooled_mean_iou",
+    "pooled_mean_accuracy",
+    "pooled_pixel_accuracy",
+    "pooled_mean_precision_foreground",
+    "pooled_mean_recall_foreground",
+    "pooled_boundary_f1_foreground",
+    "image_mean_iou",
+    "micro_protocol_iou",
+)
+
+
+@dataclass
+class MaskFolder:
+    """Where masks are written and what is made of them."""
+
+    root: Path
+
+    @property
+    def masks(self) -> Path:
+        """Index PNGs, named as the images."""
+        return self.root / "masks"
+
+    @property
+    def scores(self) -> Path:
+        """Scores by their full names, and the ids of the images."""
+        return self.root / "scores.json"
+
+    @property
+    def counts(self) -> Path:
+        """Pixel counts of every image."""
+        return self.root / "counts.npz"
+
+    def start(self, index: MaskIndex, rows: np.ndarray) -> None:
+        """Settle which images there will be masks of; scores of earlier masks are deleted."""
+        for stale in (self.scores, self.counts, self.root / "worst.png"):
+            stale.unlink(missing_ok=True)
+        self.index, self.rows = index, rows
+        stems = [Path(name).stem for name in index.table["image"]]
+        ids = index.table["id"].tolist()
+        double = max(Counter(stems).values()) > 1  # 20.jpg in every clip: the id tells them apart
+        self.names = ids if double else stems
+
+    def mask(self, row: int) -> Path:
+        """Path of a row's mask."""
+        return self.masks / f"{self.names[row]}.png"
+
+    def target(self, row: int) -> np.ndarray | None:
+        """Read the true mask, None where it is withheld."""
+        name = str(self.index.table["target"].iat[row])
+        return VoidReader(self.index)(str(self.index.root / name)) if name else None
+
+    def read(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (row, mask) as written."""
+        for row in self.rows.tolist():
+            yield row, decode_mask(self.mask(row))
+
+    def write_run_lengths(self) -> int:
+        """Write ``masks.csv`` from the PNGs, each line checked; return the number of lines."""
+        classes = self.index.classes
+        first = 0 if background_label(classes) is None else 1
+        ids = self.index.table["id"].tolist()
+        pairs = ((ids[row], mask) for row, mask in self.read())
+        return write_rle_csv(self.root / "masks.csv", pairs, range(first, len(classes)))
+
+    def overlay(self, row: int, mask: np.ndarray) -> np.ndarray:
+        """Draw a mask over its image, the true outline in white: (H, W, 3) uint8."""
+        background = background_label(self.index.classes)
+        image = decode_image(self.index.image_path(row))
+        return draw_overlay(image, mask, self.target(row), background=background, ignore_index=VOID)
+
+    def write_overlays(self) -> None:
+        """Write ``overlays/``, one picture an image."""
+        for row, mask in self.read():
+            write_picture(
+                self.root / "overlays" / f"{self.names[row]}.png", self.overlay(row, mask)
+            )
+        print(f"{self.root / 'overlays'}: {len(self.rows)} pictures")
+
+    def score(self, how: str, worst: int = 12) -> None:
+        """Write scores, counts and ``worst.png`` if every image has a mask; say so if not."""
+        if not all(self.index.table["target"].iloc[self.rows]):
+            print("no scores: the masks of these images are not here")
+            return
+        background = background_label(self.index.classes)
+        meter = SegmentationMeter(
+            self.index.num_classes, VOID, self.index.classes, BOUNDARY_PX, background=background
+        )
+        for row, mask in self.read():
+            target = self.target(row)
+            assert target is not None
+            batch = {"mask": torch.from_numpy(target)[None], "index": torch.tensor([row])}
+            meter.update(torch.from_numpy(mask.astype(np.int64))[None], batch)
+        counts = meter.counts()
+        scores = score_counts(counts, self.index.classes)
+        counts.save(self.counts)
+        table = self.index.table
+        content = {"counted": how, "scores": scores, "classes": list(self.index.classes)}
+        content |= {"ids": table["id"].iloc[self.rows].tolist()}
+        content |= {"groups": table["group"].iloc[self.rows].tolist()}
+        write_json(self.scores, content)
+        report(self.index.classes, scores, how)
+        self.write_worst(counts, worst)
+
+    def write_worst(self, counts: SegmentationCounts, number: int) -> None:
+        """Write ``worst.png``: the images of the lowest mean IoU over their classes."""
+        each = np.eye(len(counts))
+        iou = class_iou(counts, each)
+        if counts.background >= 0:
+            iou = iou[:, counts.foreground]
+        mean = np.array(
+            [row[np.isfinite(row)].mean() if np.isfinite(row).any() else 1 for row in iou]
+        )
+        order = np.argsort(mean, kind="stable")[:number]
+        if not len(order):
+            return
+        rows = [int(counts.index[place]) for place in order]
+        tiles = [self.overlay(row, decode_mask(self.mask(row))) for row in rows]
+        captions = [
+            f"{self.names[row]} IoU {mean[p]:.3f}" for row, p in zip(rows, order, strict=True)
+        ]
+        write_picture(self.root / "worst.png", make_gallery(tiles, captions))
+
+
+def load_counted(folder: Path) -> tuple[SegmentationCounts, list[str], list[str]]:
+    """Read the counts, ids and groups that a run or a folder of masks holds.
+
+    Raises:
+        UserError: neither.
+    """
+    run, masks = Run(folder), MaskFolder(folder)
+    if run.oof_counts.is_file():
+        counts = load_counts(run.oof_counts)
+        with np.load(run.oof, allow_pickle=False) as oof:
+            return counts, oof["ids"].tolist(), oof["groups"].tolist()
+    if masks.counts.is_file():
+        about = read_json(masks.scores)
+        return load_counts(masks.counts), about["ids"], about["groups"]
+    raise UserError(f"{folder}: neither a finished run nor a folder of scored masks")
+
+
+def print_comparison(first: Path, second: Path, statistics: Sequence[str] = COMPARED) -> None:
+    """Print both scores and the bootstrap interval of each difference.
+
+    Raises:
+        UserError: other images, or nothing to compare.
+    """
+    (counts, ids, groups), (others, other_ids, _) = load_counted(first), load_counted(second)
+    if sorted(ids) != sorted(other_ids) or counts.target.shape != others.target.shape:
+        raise UserError(f"{first} and {second} predicted different images: compare one split")
+    by_row = dict(zip(sorted(counts.index.tolist()), groups, strict=True))
+    table = np.array([by_row.get(row, "") for row in range(int(counts.index.max()) + 1)])
+    print(f"A {first}\nB {second}\n{len(ids)} images, paired bootstrap")
+    if len(set(filter(None, groups))) == 1 and all(groups):
+        print("all of one group: these images cannot tell noise from difference")
+    for name in statistics:
+        print(f"  {compare_counts(counts, others, name, groups=table)}")
+
+
+RLE_COLUMNS = ("id", "label", "rle")
+
+
+def encode_rle(mask: np.ndarray) -> str:
+    """Encode a bool mask (H, W) as "start length start length ...".
+
+    Pixels are numbered from 1, down the columns first, as competitions ask for. An empty mask is
+    the empty string.
+    """
+    flat = np.concatenate([[False], np.asarray(mask, bool).T.ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts, lengths = edges[::2], edges[1::2] - edges[::2]
+    return " ".join(map(str, np.stack([starts, lengths], axis=1).ravel().tolist()))
+
+
+def decode_rle(text: str, height: int, width: int) -> np.ndarray:
+    """Decode what :func:`encode_rle` wrote: bool (H, W).
+
+    Raises:
+        UserError: no numbers, an odd count, overlapping runs, or pixels beyond the image.
+    """
+    try:
+        numbers = np.array([int(word) for word in text.split()], np.int64)
+    except OverflowError as error:
+        raise UserError("run lengths hold a number beyond any image") from error
+    except ValueError as error:
+        raise UserError(f"run lengths hold {error.args[0].split(':')[-1].strip()}") from error
+    if len(numbers) % 2:
+        raise UserError("run lengths need pairs of start and length: the last number is alone")
+    starts, lengths = numbers[::2] - 1, numbers[1::2]
+    size = height * width
+    ends = starts + np.minimum(lengths, size + 1)  # so that the sum cannot wrap around
+    rising = (starts[1:] >= ends[:-1]).all()
+    inside = ((starts >= 0) & (starts < size) & (ends <= size)).all()
+    if not rising or not inside or (lengths < 1).any():
+        raise UserError(f"run lengths overlap or leave the {width}x{height} image: wrong size?")
+    steps = np.zeros(size + 1, np.int64)
+    np.add.at(steps, starts, 1)
+    np.add.at(steps, ends, -1)
+    return np.cumsum(steps[:-1]).astype(bool).reshape(width, height).T
+
+
+def write_rle_csv(
+    path: Path | str, masks: Iterable[tuple[str, np.ndarray]], labels: Sequence[int] = (1,)
+) -> int:
+    """Write one line (id, label, rle) for each image and label, checked by decoding it.
+
+    Args:
+        path: the CSV, written atomically.
+        masks: (id, labels (H, W)) pairs.
+        labels: the labels to write; a label that an image lacks gets an empty rle.
+
+    Returns:
+        The number of lines.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(RLE_COLUMNS)
+    num_lines = 0
+    for name, mask in masks:
+        for label in labels:
+            rle = encode_rle(mask == label)
+            assert np.array_equal(decode_rle(rle, *mask.shape), mask == label), name
+            writer.writerow((name, label, rle))
+            num_lines += 1
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode("utf-8"))
+    return num_lines
+
+
+def write_index_png(path: Path | str, mask: np.ndarray, palette: np.ndarray | None = None) -> None:
+    """Write labels (H, W) in 0..255 as an 8-bit PNG, atomically.
+
+    Args:
+        path: of the file.
+        mask: integer labels.
+        palette: (256, 3) uint8 RGB; the PNG then shows colours, and its indices stay the labels.
+            Readers that resolve palettes would see the colours: submit without.
+    """
+    from PIL import Image
+
+    mask = np.asarray(mask)
+    assert mask.ndim == 2 and mask.min() >= 0 and mask.max() <= 255, f"{mask.shape} {mask.dtype}"
+    image = Image.fromarray(mask.astype(np.uint8))
+    if palette is not None:
+        image.putpalette(palette.astype(np.uint8).tobytes())
+    with atomic_write(path) as file:
+        image.save(file, format="PNG", optimize=True)
+
+
+def make_palette(num_colours: int = 256) -> np.ndarray:
+    """Make VOC's colour of every label: (num_colours, 3) uint8 RGB, label 0 black.
+
+    Bits 0, 1, 2 of the label become the top bit of R, G, B; bits 3, 4, 5 the next, and so on.
+    """
+    labels = np.arange(num_colours)[:, None]
+    channel = np.arange(3)
+    colours = np.zeros((num_colours, 3), np.int64)
+    for level in range(3):
+        colours |= (labels >> (3 * level + channel) & 1) << (7 - level)
+    return colours.astype(np.uint8)
+
+
+def draw_overlay(
+    image: np.ndarray,
+    mask: np.ndarray,
+    target: np.ndarray | None = None,
+    *,
+    alpha: float = 0.5,
+    background: int | None = 0,
+    ignore_index: int | None = 255,
+) -> np.ndarray:
+    """Tint the labels over the image and draw the true outlines in white.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: predicted labels (H, W).
+        target: true labels (H, W), or None.
+        alpha: strength of the tint, 0..1.
+        background: label that is not tinted, None to tint all.
+        ignore_index: label of void, not tinted either.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    assert image.shape[:2] == mask.shape, f"image {image.shape}, mask {mask.shape}"
+    colours = make_palette()[np.asarray(mask, np.int64) & 255]
+    tinted = ~np.isin(mask, [b for b in (background, ignore_index) if b is not None])
+    weight = alpha * tinted[..., None]
+    drawn = (image * (1 - weight) + colours * weight).round().astype(np.uint8)
+    if target is not None:
+        labels = np.asarray(target, np.uint8)
+        drawn[cv2.dilate(labels, np.ones((3, 3))) != cv2.erode(labels, np.ones((3, 3)))] = 255
+    return drawn
+
+
+def make_gallery(
+    tiles: Sequence[np.ndarray], captions: Sequence[str], *, columns: int = 4, width: int = 320
+) -> np.ndarray:
+    """Lay pictures out in rows with a caption above each: (H, W, 3) uint8 RGB.
+
+    Args:
+        tiles: (h, w, 3) uint8 RGB each, of any size.
+        captions: one each; characters beyond ASCII show as "?".
+        columns: tiles in a row.
+        width: of a tile in pixels; its height follows the first tile's shape.
+    """
+    assert tiles and len(tiles) == len(captions), "one caption for each picture"
+    height = round(width * tiles[0].shape[0] / tiles[0].shape[1])
+    bar = 20
+    num_rows = -(-len(tiles) // columns)
+    sheet = np.zeros((num_rows * (height + bar), min(columns, len(tiles)) * width, 3), np.uint8)
+    for place, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        top, left = place // columns * (height + bar), place % columns * width
+        cell = sheet[top : top + height + bar, left : left + width]
+        cell[bar:] = cv2.resize(tile, (width, height), interpolation=cv2.INTER_AREA)
+        text = np.ascontiguousarray(cell[:bar])
+        line = caption.encode("ascii", "replace").decode()
+        cv2.putText(text, line, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255,) * 3, 1, cv2.LINE_AA)
+        cell[:bar] = text
+    return sheet
+
+
+def write_picture(path: Path | str, image: np.ndarray) -> None:
+    """Write RGB (H, W, 3) uint8 as PNG or JPEG by the name's ending, atomically."""
+    done, data = cv2.imencode(Path(path).suffix, np.ascontiguousarray(image[..., ::-1]))
+    assert done, path
+    with atomic_write(path) as file:
+        file.write(data.tobytes())

@@ -1,0 +1,340 @@
+"""Best weights and held-out images in; scores at native size, threshold and ``oof.npz`` out.
+
+Two passes: the first settles how many views and which threshold, the second counts everything.
+
+Mean probabilities of the first n views in, the score and the best threshold for each n out.
+
+Logits of views in, class probabilities at an image's own size out, and labels of those.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.data.dataset import Loader
+from src.data.masks import VoidReader
+from src.data.sources.masks import MaskIndex
+from src.engine.interrupt import catch_signals
+from src.engine.predict import predict
+from src.engine.runtime import Runtime
+from src.engine.tta import first_views
+from src.files import atomic_write
+from src.metrics.segmentation import SegmentationMeter, score_counts
+from src.metrics.thresholds import ThresholdSweep
+from src.models.folding import FOLDING_SIDE, fold_norms
+from src.pipelines.segmentation.postprocess import count_cleaned, judge_cleaning
+from src.runs import Run
+from src.tasks.segmentation import Segmentation, background_label
+
+BOUNDARY_PX = 2  # tolerance of the boundary F1
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out rows of an index, and the loader that gives them in this order."""
+
+    index: MaskIndex
+    rows: np.ndarray
+    loader: Loader
+
+    def mask(self, place: int) -> np.ndarray:
+        """Read the native mask of the ``place``-th row."""
+        target = str(self.index.table["target"].iat[int(self.rows[place])])
+        return VoidReader(self.index)(str(self.index.root / target))
+
+
+def score_held_out(
+    model: nn.Module,
+    task: Segmentation,
+    held: HeldOut,
+    runtime: Runtime,
+    run: Run,
+    *,
+    max_views: int = 5,
+    cleaning: bool = False,
+    about: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Score the held-out images at native size; write ``oof.npz`` and ``oof_counts.npz``.
+
+    Args:
+        model: with its best weights.
+        task: what the net's channels mean.
+        held: images and masks.
+        runtime: device.
+        run: folder of the run.
+        max_views: 1 .. 5; the number that scores best is kept.
+        cleaning: judge morphology and components by cross-validation (two classes).
+        about: texts to keep in ``oof.npz``.
+
+    Returns:
+        ``views`` (a row each), ``tta_steps`` and ``threshold`` chosen, ``scores`` and how they
+        were counted, ``cleaning`` (None unless it was kept).
+    """
+    model = runtime.place(fold_norms(model, FOLDING_SIDE))
+    with catch_signals() as pause:
+        if (
+            max_views == 1 and task.num_outputs > 1 and len(class_thresholds(task)) == 1
+        ):  # nothing is to be settled
+            table = [{"views": 1, "score": 0.0, "threshold": 0.5}]
+        else:
+            table = score_views(model, task, held, runtime, max_views, pause)
+        best = max(table, key=lambda row: row["score"])
+        passed = count_held_out(model, task, held, runtime, best, cleaning=cleaning, pause=pause)
+    names = held.index.table["id"].iloc[held.rows].to_numpy(dtype=str)
+    groups = held.index.table["group"].iloc[held.rows].tolist()
+    if runtime.is_main:
+        save_oof(run, names, groups, passed.true_probs, task.class_names, about or {})
+        passed.meter.counts().save(run.oof_counts)
+    kept = None
+    if passed.cleaned:
+        verdict = judge_cleaning(np.stack(passed.cleaned), groups)
+        print(verdict, flush=True)
+        kept = asdict(verdict.cleaning) if verdict.kept else None
+    scores = score_counts(passed.meter.counts(), task.class_names)
+    best["score"] = scores.get(task.monitor, best["score"])
+    best.setdefault("plain", best["score"])
+    how = f"{len(names)} held-out images at native size, {best['views']:.0f} views"
+    if task.num_outputs == 1 or best["threshold"] != 0.5:
+        how += f", threshold {best['threshold']:.3g} chosen on the same images"
+    if runtime.is_main:
+        report(task.class_names, scores, how)
+    return {
+        "views": table,
+        "tta_steps": int(best["views"]),
+        "threshold": best["threshold"],
+        "cleaning": kept,
+        "counted": how,
+        "scores": scores,
+    }
+
+
+def score_views(
+    model: nn.Module, task: Segmentation, held: HeldOut, runtime: Runtime, views: int, pause: Any
+) -> list[dict[str, float]]:
+    """Return {views, score, threshold} for the mean of the first 1 .. ``views`` views."""
+    scorer = ViewsScore(task, views)
+
+    def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
+        for place, row in enumerate(batch["index"].tolist()):
+            mask = held.mask(row)
+            for number in range(1, views + 1):
+                probs = mean_probs([view[place, None] for view in outputs[:number]])[0]
+                scorer.update(number, fit_size(probs, mask.shape[:2]), mask)
+
+    predict(
+        model, held.loader, task, runtime,
+        num_rows=len(held.rows), write=write, views=first_views(views), pause=pause, label="views",
+    )  # fmt: skip
+    return scorer.table()
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What one pass over the held-out images counted; the lists are in the rows' order."""
+
+    meter: SegmentationMeter
+    true_probs: list[np.ndarray]
+    cleaned: list[np.ndarray]
+
+
+def count_held_out(
+    model: nn.Module,
+    task: Segmentation,
+    held: HeldOut,
+    runtime: Runtime,
+    chosen: Mapping[str, float],
+    *,
+    cleaning: bool,
+    pause: Any,
+) -> Passed:
+    """Predict every image with the ``chosen`` views and threshold, and count."""
+    meter = task.full_meter(BOUNDARY_PX)
+    passed = Passed(meter, [], [])
+    names = held.index.table["id"].iloc[held.rows].tolist()
+
+    def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
+        mean = mean_probs(outputs)
+        for probs, place in zip(mean, batch["index"].tolist(), strict=True):
+            mask = held.mask(place)
+            native = fit_size(probs, mask.shape[:2])
+            labels = to_mask(native, chosen["threshold"])
+            row = torch.tensor([int(held.rows[place])])
+            target = torch.from_numpy(mask)[None]
+            meter.update(
+                torch.from_numpy(labels.astype(np.int64))[None], {"mask": target, "index": row}
+            )
+            pixels = sample_pixels(names[place], mask, task.ignore_index)
+            passed.true_probs.append(true_probs(native, mask, pixels))
+            if cleaning and task.num_outputs == 1:
+                passed.cleaned.append(count_cleaned(labels, mask, task.ignore_index))
+
+    predict(
+        model, held.loader, task, runtime, num_rows=len(held.rows), write=write,
+        views=first_views(int(chosen["views"])), pause=pause, label="held out",
+    )  # fmt: skip
+    return passed
+
+
+def save_oof(
+    run: Run,
+    names: np.ndarray,
+    groups: Sequence[str],
+    values: Sequence[np.ndarray],
+    classes: Sequence[str],
+    about: Mapping[str, str],
+) -> None:
+    """Write ``oof.npz``: the probability of the true class at sampled pixels of every image.
+
+    That is all that blending needs, and a thousandth of the maps. An image of void alone has no
+    pixel and counts as certain.
+    """
+    width = max(map(len, values))
+    full = [v if len(v) == width else np.ones(width, np.float32) for v in values]
+    arrays: dict[str, Any] = {"ids": names, "true_probs": np.stack(full).astype(np.float32)}
+    arrays |= {"classes": np.array(classes), "groups": np.array(groups, dtype=str)}
+    arrays |= {k: np.array(text) for k, text in about.items()}
+    with atomic_write(run.oof) as file:
+        np.savez(file, **arrays)
+
+
+def report(names: Sequence[str], scores: Mapping[str, float], how: str) -> None:
+    """Print the scores by their full names, the foreground's own first."""
+    print(f"scores on {how}:")
+    if len(names) == 2:
+        one = names[1]
+        trivial = scores["trivial_pooled_mean_iou"]
+        first = {name: scores.get(f"pooled_{name}/{one}", float("nan")) for name in OF_ONE}
+        print(f"  {one} alone, pooled: " + " · ".join(f"{k} {v:.4f}" for k, v in first.items()))
+        print(
+            f"  mean IoU with background {scores['pooled_mean_iou']:.4f} "
+            f"(all background scores {trivial:.4f})"
+        )
+    for name in REPORTED:
+        if name in scores:
+            print(f"  {name} {scores[name]:.4f}")
+
+
+OF_ONE = ("iou", "precision", "recall", "dice")  # dice of pixels is their F1
+REPORTED = (
+    "pooled_mean_iou",
+    "pooled_mean_accuracy",
+    "pooled_pixel_accuracy",
+    "pooled_mean_iou_with_void",
+    "image_mean_iou",
+    "image_mean_iou_foreground",
+    "pooled_boundary_f1_foreground",
+    "micro_protocol_iou",
+    "trivial_pooled_mean_iou",
+)
+
+
+def class_thresholds(task: Segmentation) -> tuple[float, ...]:
+    """Return the thresholds worth trying for K > 2 classes.
+
+    Only the micro track's score, which no false alarm in an absent class lowers, wants more
+    foreground than the plain maximum gives: 0 to 6 nats in its favour.
+    """
+    if task.statistic != "micro_protocol_iou" or background_label(task.class_names) != 0:
+        return (0.5,)
+    return tuple(1 / (1 + math.exp(nats / 2)) for nats in range(13))
+
+
+class ViewsScore:
+    """Score the mean of the first n views, for every n and threshold at once."""
+
+    def __init__(self, task: Segmentation, num_views: int) -> None:
+        self.task = task
+        self.thresholds = class_thresholds(task)
+        self.sweeps = [ThresholdSweep(task.ignore_index) for _ in range(num_views)]
+        self.meters = [[task.full_meter() for _ in self.thresholds] for _ in range(num_views)]
+
+    def update(self, num_views: int, probs: Tensor, mask: np.ndarray) -> None:
+        """Count the mean probabilities (1 or K, H, W) of the first ``num_views`` views."""
+        target = torch.from_numpy(mask)[None]
+        if self.task.num_outputs == 1:
+            self.sweeps[num_views - 1].update(probs, target)
+            return
+        for threshold, meter in zip(self.thresholds, self.meters[num_views - 1], strict=True):
+            labels = torch.from_numpy(to_mask(probs, threshold).astype(np.int64))[None]
+            meter.update(labels, target)
+
+    def table(self) -> list[dict[str, float]]:
+        """Return {views, score, threshold} for each n; ``plain`` is the score at 0.5."""
+        rows = []
+        for number, (sweep, meters) in enumerate(zip(self.sweeps, self.meters, strict=True), 1):
+            if self.task.num_outputs == 1:
+                threshold, score = sweep.best(self.task.statistic)
+                plain = float(sweep.scores(self.task.statistic)[sweep.num_bins // 2])
+            else:
+                scores = [meter.compute()[self.task.monitor] for meter in meters]
+                best = int(np.argmax(scores))
+                threshold, score, plain = self.thresholds[best], scores[best], scores[0]
+            rows.append({"views": number, "score": score, "threshold": threshold, "plain": plain})
+        return rows
+
+
+def to_probs(logits: Tensor) -> Tensor:
+    """Turn logits (B, 1 or K, H, W) into float32 probabilities of the same shape."""
+    logits = logits.float()
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+
+
+def mean_probs(outputs: Sequence[Tensor]) -> Tensor:
+    """Average the probabilities of views, each turned back already: (B, 1 or K, H, W)."""
+    return torch.stack([to_probs(logits) for logits in outputs]).mean(0)
+
+
+def fit_size(probs: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (1 or K, h, w) to ``size`` bilinearly, antialiased where it shrinks."""
+    if tuple(probs.shape[-2:]) == tuple(size):
+        return probs
+    shrinks = size[0] < probs.shape[-2] or size[1] < probs.shape[-1]
+    return F.interpolate(probs[None], size=tuple(size), mode="bilinear", antialias=shrinks)[0]
+
+
+def to_mask(probs: Tensor, threshold: float) -> np.ndarray:
+    """Turn probabilities (1 or K, H, W) into labels (H, W) uint8.
+
+    Of K classes the best but the first is taken where it holds ``threshold`` of what it and the
+    first, the background, share; 0.5 is the plain maximum.
+    """
+    if len(probs) == 1:
+        labels = probs[0] >= threshold
+    elif threshold == 0.5:
+        labels = probs.argmax(0)
+    else:
+        best, label = probs[1:].max(0)
+        labels = (label + 1) * (best * (1 - threshold) >= probs[0] * threshold)
+    return labels.to(torch.uint8).cpu().numpy()
+
+
+def true_probs(probs: Tensor, mask: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """Return the probability of the true class at pixels ``flat`` (P,): float32 (P,).
+
+    Args:
+        probs: (1 or K, H, W); a single map is the foreground's.
+        mask: labels (H, W).
+        flat: pixel numbers, row by row, none of them void.
+    """
+    labels = torch.from_numpy(mask.ravel()[flat].astype(np.int64))
+    values = probs.cpu().flatten(1)[:, torch.from_numpy(flat)]
+    if len(values) == 1:
+        return torch.where(labels == 1, values[0], 1 - values[0]).numpy()
+    return values.gather(0, labels[None])[0].numpy()
+
+
+def sample_pixels(name: str, mask: np.ndarray, void: int, count: int = 1024) -> np.ndarray:
+    """Draw ``count`` pixel numbers that are not void, the same ones for a name in every run."""
+    known = np.flatnonzero(mask.ravel() != void)
+    seed = int.from_bytes(name.encode()[-16:], "little")
+    if not len(known):
+        return known
+    return known[np.random.default_rng(seed).integers(len(known), size=count)]

@@ -1,0 +1,337 @@
+"""An index of masks, a config and a net in, a finished run's folder out: weights, scores, OOF.
+
+The description of a mask net, as ``config.yaml`` keeps it, in; the net out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.config import config_hash, learned_options
+from src.data.dataset import EpochSampler, Loader, default_num_workers, make_loader
+from src.data.masks import (
+    VOID,
+    MaskSplit,
+    class_frequency,
+    mask_dataset,
+    native_sizes,
+    read_labelled,
+    split_rows,
+)
+from src.data.sources.masks import MaskIndex
+from src.data.transforms import Transform, eval_mask_transform, train_mask_transform
+from src.engine.autotune import settle_runtime
+from src.engine.checkpoint import load_weights, save_weights
+from src.engine.log import say
+from src.engine.loop import fit
+from src.engine.predict import default_batch_size, renew_norms
+from src.engine.runtime import Runtime
+from src.losses.segmentation import build_segmentation_loss
+from src.mask_config import SegmentationConfig
+from src.pipelines.run_folder import finish_run, fold_of, parse_size, write_config
+from src.pipelines.segmentation.score import HeldOut, score_held_out
+from src.runs import Output, Run
+from src.script import UserError
+from src.tasks.segmentation import Segmentation
+
+
+@dataclass(frozen=True)
+class MaskData:
+    """What a run learns from.
+
+    Attributes:
+        index: labelled rows, no test row among them.
+        split: who is held out.
+        size: (height, width) everything is resized to; None = native sizes, which differ.
+        crop: (height, width) of the training crops.
+        window: (height, width) by which larger images are predicted; None = whole.
+        source: how the data were read, for inference.
+    """
+
+    index: MaskIndex
+    split: MaskSplit
+    size: tuple[int, int] | None
+    crop: tuple[int, int]
+    window: tuple[int, int] | None
+    source: Mapping[str, Any]
+
+
+def read_data(
+    config: SegmentationConfig, *, source: str = "", data_dir: str = "", **options: Any
+) -> MaskData:
+    """Read the labelled images and settle folds and sizes.
+
+    Args:
+        config: options.
+        source: layout, instead of the config's.
+        data_dir: folder, instead of the config's.
+        options: of the source.
+
+    Raises:
+        UserError: what index, folds or sizes refuse.
+    """
+    source, data_dir = source or config.source, data_dir or config.data_dir
+    index = read_labelled(source, data_dir, **options)
+    for note in index.notes:
+        print(f"note: {note}")
+    split = split_rows(index, fold_of(config.fold), config.folds, config.fold_seed)
+    size = parse_size("resolution", config.resolution)
+    crop = parse_size("crop", config.crop) if config.crop else size
+    if size is None:
+        sizes = native_sizes(index)
+        size = None if (sizes != sizes[0]).any() else (int(sizes[0, 0]), int(sizes[0, 1]))
+        crop = crop or size or (int(sizes[:, 0].max()), int(sizes[:, 1].max()))
+    assert crop is not None
+    about = {"source": source, "data_dir": data_dir, "options": options}
+    window = parse_size("window", config.window) if config.window else crop
+    return MaskData(index, split, size, crop, window, about)
+
+
+def build_task(
+    config: SegmentationConfig, data: MaskData, statistic: str = "pooled_iou"
+) -> Segmentation:
+    """Build the task of a mask run."""
+    criterion = build_segmentation_loss(config.loss, ignore_index=VOID)
+    return Segmentation(
+        data.index.classes, criterion, VOID, statistic=statistic, window=data.window
+    )
+
+
+def train_loader(
+    config: SegmentationConfig, data: MaskData, runtime: Runtime, output: Output
+) -> Loader:
+    """Build the loader of augmented crops."""
+    transform = train_mask_transform(
+        data.crop,
+        ignore_index=VOID,
+        scale_min=config.scale_min,
+        scale_max=config.scale_max,
+        hflip=config.hflip,
+        vflip=config.vflip,
+        rotate=config.rotate,
+        color=config.color,
+    )
+    order = EpochSampler(
+        len(data.split.train),
+        config.batch_size,
+        seed=config.seed,
+        shuffle=True,
+        rank=runtime.rank,
+        world_size=runtime.num_processes,
+    )
+    return _loader(config, data, runtime, output.cache, data.split.train, transform, order)
+
+
+def valid_loader(
+    config: SegmentationConfig, data: MaskData, runtime: Runtime, output: Output
+) -> Loader | None:
+    """Build the loader of the held-out images, None where none are held out."""
+    rows = data.split.valid
+    if not len(rows):
+        return None
+    batch = 1  # images of several sizes make no batch
+    if data.size is not None:
+        batch = config.infer_batch_size or default_batch_size(max(data.size), runtime.device)
+    order = EpochSampler(len(rows), batch)
+    plain = eval_mask_transform(ignore_index=VOID, divisor=1)  # nets pad for themselves
+    return _loader(config, data, runtime, output.cache, rows, plain, order)
+
+
+def _loader(
+    config: SegmentationConfig,
+    data: MaskData,
+    runtime: Runtime,
+    cache: Path,
+    rows: Any,
+    transform: Transform,
+    order: EpochSampler,
+) -> Loader:
+    device = runtime.device.type
+    workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers
+    dataset = mask_dataset(
+        data.index,
+        rows,
+        transform,
+        size=data.size,
+        seed=config.seed,
+        cache=config.cache,
+        folder=cache,
+        num_workers=workers,
+        num_processes=runtime.num_processes,
+    )
+    return make_loader(dataset, order, num_workers=workers, device_type=device)
+
+
+def start_at_prior(model: nn.Module, data: MaskData) -> None:
+    """Let the net's first prediction be the classes' share of the training pixels."""
+    share = torch.from_numpy(class_frequency(data.index, data.split.train))
+    model.set_prior(share[1:] if len(share) == 2 else share)  # type: ignore[operator]
+
+
+def train_masks(
+    config: SegmentationConfig,
+    run: Run,
+    data: MaskData,
+    model: nn.Module,
+    task: Any,
+    *,
+    output: Output,
+    network: Mapping[str, Any],
+    runtime: Runtime,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train a run to its finished folder, from the start or from where it stopped.
+
+    Args:
+        config: options.
+        run: its folder, held by the caller.
+        data: from :func:`read_data`.
+        model: net with its first weights; trained in place, its best weights loaded at the end.
+        task: :class:`Segmentation`, or a task that holds one as ``inner``.
+        output: folder of the track.
+        network: description of ``model``, from which inference builds it.
+        runtime: device and processes.
+        extra: more to keep in ``config.yaml``.
+
+    Returns:
+        The content of ``finished.json``.
+    """
+    masks: Segmentation = getattr(task, "inner", task)
+    train, valid = (build(config, data, runtime, output) for build in (train_loader, valid_loader))
+    assert train is not None
+    runtime = settle_runtime(model, task, train, runtime, run, config)
+    resolved = {"network": dict(network), "classes": list(data.index.classes), "void": VOID}
+    resolved |= {"size": data.size, "crop": data.crop, "window": data.window}
+    resolved |= {"split": data.split.how}
+    resolved |= {"split_hash": data.split.hash, "fold": config.fold, **data.source}
+    write_config(run, config, resolved | dict(extra or {}), runtime)
+    size = "native size" if data.size is None else f"{data.size[1]}x{data.size[0]}"
+    rows = f"{len(data.split.train)} images to train, {len(data.split.valid)} held out"
+    say(runtime, f"{run.folder}: {rows} ({data.split.how}), {size}")
+    started = time.monotonic()
+    names = data.index.table["id"].iloc[data.split.train].tolist()
+    state = fit(
+        model, task, train, valid, config=config, run=run, runtime=runtime, names=names
+    )  # fmt: skip
+    minutes = (time.monotonic() - started) / 60
+    runtime.accelerator.wait_for_everyone()  # until the best weights are written
+    model.load_state_dict(load_weights(run.best))
+    if config.renorm_images:
+        renew_norms(getattr(model, "network", model), train, runtime, config.renorm_images)
+        if runtime.is_main:
+            save_weights(run.best, model.state_dict(), {"kind": "norms measured anew"})
+    done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
+    done |= {"split_hash": data.split.hash}
+    done |= {"monitor": masks.monitor, "score": state.best, "best_epoch": state.best_epoch}
+    if valid is not None:
+        held = HeldOut(data.index, data.split.valid, valid)
+        done |= score_held_out(
+            getattr(model, "network", model), masks, held, runtime, run,
+            max_views=config.tta_steps,
+            cleaning=getattr(config, "postprocess", False),
+            about={"config_hash": done["config_hash"], "split_hash": data.split.hash},
+        )  # fmt: skip
+        if config.renorm_images:  # the weights are no longer those that the loop scored
+            done["score"] = max(row["score"] for row in done["views"])
+    score = "none held out" if done["score"] is None else f"{masks.monitor} {done['score']:.4f}"
+    if runtime.is_main:
+        finish_run(run, done, keep_last=config.keep_last)
+        print(f"{run.folder}: finished in {minutes:.1f} min, {score}", flush=True)
+    return done
+
+
+WEIGHTS = Path("input") / "weights"
+
+
+def segmenter_spec(arch: str, encoder: str, num_outputs: int, width: int = 0) -> dict[str, Any]:
+    """Describe an smp net."""
+    return {
+        "kind": "segmenter",
+        "arch": arch,
+        "encoder": encoder,
+        "num_outputs": num_outputs,
+        "decoder_width": width,
+    }
+
+
+def micro_spec(
+    name: str, num_outputs: int, dataset: str = "", drop: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Describe a net of ``src/models/micro``."""
+    return {
+        "kind": "micro",
+        "name": name,
+        "num_outputs": num_outputs,
+        "dataset": dataset,
+        "drop": list(drop),
+    }
+
+
+def build_network(spec: Mapping[str, Any], weights: Path | str | None = None) -> nn.Module:
+    """Build the net that ``spec`` describes.
+
+    Args:
+        spec: from one of the functions above.
+        weights: file with an encoder's pretrained weights.
+
+    Raises:
+        UserError: what the builders refuse.
+    """
+    if spec["kind"] == "micro":
+        from src.models.micro.registry import build_micro
+
+        return build_micro(
+            spec["name"],
+            spec["num_outputs"],
+            dataset=spec["dataset"] or None,
+            drop=tuple(spec["drop"]),
+        )
+    from src.models.segmenter import build_segmenter
+
+    return build_segmenter(
+        spec["arch"],
+        spec["encoder"],
+        spec["num_outputs"],
+        weights=weights,
+        decoder_width=spec["decoder_width"] or None,
+    )
+
+
+def find_encoder_weights(encoder: str, mode: str) -> Path | None:
+    """Find the pretrained weights of an smp encoder.
+
+    Args:
+        encoder: ``tu-NAME`` takes timm's weights; other names are looked for in
+            ``input/weights``, then under timm's model of the same name and layout.
+        mode: ``auto``, ``none``, or a file.
+
+    Raises:
+        UserError: there are none; the line says which file to put where.
+    """
+    if mode == "none":
+        return None
+    if mode != "auto":
+        if not Path(mode).is_file():
+            raise UserError(f"--pretrained {mode}: no such file; give a file, auto or none")
+        return Path(mode)
+    for suffix in (".safetensors", ".pth"):
+        path = WEIGHTS / f"{encoder.removeprefix('tu-')}{suffix}"
+        if path.is_file():
+            return path
+    import timm
+
+    from src.models.pretrained import find_weights
+
+    if encoder.startswith("tu-") or timm.is_model(encoder):
+        return find_weights(encoder.removeprefix("tu-"))
+    raise UserError(
+        f"--pretrained auto: no weights of encoder {encoder}; put them at "
+        f"{WEIGHTS / encoder}.safetensors (or .pth), or say --pretrained none"
+    )

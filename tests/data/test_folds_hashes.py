@@ -1,0 +1,53 @@
+import os
+import shutil
+import time
+
+import pandas as pd
+import pytest
+
+from src.data.folds import PIECE, file_marks
+from src.script import UserError
+
+
+def name(*images):
+    return pd.DataFrame({"image": images}, dtype="str")
+
+
+@pytest.mark.parametrize("size", [1, PIECE, 3 * PIECE, 3 * PIECE + 1, 200_000])
+def test_content_and_size_make_the_mark_and_times_do_not(tmp_path, size):
+    table = name("a")
+    data = bytearray(os.urandom(size))
+    (tmp_path / "a").write_bytes(data)
+    mark = file_marks(table, tmp_path)
+    assert len(mark[0]) == 16
+    os.utime(tmp_path / "a", (1, 1))
+    shutil.copy(tmp_path / "a", tmp_path / "b")
+    assert file_marks(name("a", f"{tmp_path}/b"), tmp_path) == mark * 2
+    for place in {0, size // 2, size - 1}:
+        changed = bytearray(data)
+        changed[place] ^= 1
+        (tmp_path / "a").write_bytes(changed)
+        assert file_marks(table, tmp_path) != mark
+    (tmp_path / "a").write_bytes(data + b"0")
+    assert file_marks(table, tmp_path) != mark
+
+
+def test_what_is_no_file_has_no_mark(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    names = ("gone", "folder", "link", "pipe")
+    assert file_marks(name(*names), tmp_path, optional=range(4)) == [""] * 4
+    for image in names:
+        with pytest.raises(UserError, match=f"{image} cannot be read"):
+            file_marks(name(image), tmp_path)
+
+
+def test_twenty_thousand_files_a_second(tmp_path):
+    for number in range(2000):
+        (tmp_path / f"{number}.jpg").write_bytes(os.urandom(20_000))
+    table = name(*(f"{number}.jpg" for number in range(2000)))
+    file_marks(table, tmp_path)  # warm
+    start = time.process_time()
+    file_marks(table, tmp_path)
+    assert time.process_time() - start < 2000 / 20_000

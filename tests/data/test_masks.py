@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from src.data.dataset import MaskDataset
+from src.data.masks import (
+    VOID,
+    VoidReader,
+    class_frequency,
+    count_classes,
+    image_size,
+    mask_dataset,
+    native_sizes,
+    read_labelled,
+    read_test_masks,
+    split_rows,
+)
+from src.data.transforms import eval_mask_transform
+from src.script import UserError
+
+
+@pytest.fixture
+def camvid(tmp_path: Path) -> Path:
+    """CamVid's layout: void is 11, the test split has no masks."""
+    for folder, names in {"train": "abcdef", "val": "gh", "test": "ij"}.items():
+        for number, name in enumerate(names):
+            image = np.full((12, 16, 3), 40 * number, np.uint8)
+            mask = np.zeros((12, 16), np.uint8)
+            mask[:3], mask[3:6] = 11, 4
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f"{name}.png"), image)
+            if folder != "test":
+                (tmp_path / f"{folder}annot").mkdir(exist_ok=True)
+                cv2.imwrite(str(tmp_path / f"{folder}annot" / f"{name}.png"), mask)
+    return tmp_path
+
+
+def test_labelled_and_test_rows_are_apart(camvid: Path) -> None:
+    assert read_labelled("auto", camvid).table["id"].tolist() == list("abcdefgh")
+    assert read_test_masks("auto", camvid).table["id"].tolist() == list("ij")
+
+
+def test_own_split_is_fold_0(camvid: Path) -> None:
+    index = read_labelled("auto", camvid)
+    split = split_rows(index, 0, 0, seed=1)
+    assert (split.train.tolist(), split.valid.tolist()) == (list(range(6)), [6, 7])
+    assert split_rows(index, None, 0, seed=1).train.tolist() == list(range(8))
+    with pytest.raises(UserError, match="--folds"):
+        split_rows(index, 1, 0, seed=1)
+
+
+def test_folds_hold_each_row_out_once_and_keep_groups(camvid: Path) -> None:
+    index = read_labelled("auto", camvid)
+    index.table["group"] = ["x", "x", "y", "y", "", "", "", ""]
+    splits = [split_rows(index, fold, 3, seed=1) for fold in range(3)]
+    assert sorted(np.concatenate([s.valid for s in splits]).tolist()) == list(range(8))
+    for split in splits:
+        held = set(split.valid.tolist())
+        assert {0, 1} <= held or not {0, 1} & held
+        assert {2, 3} <= held or not {2, 3} & held
+    assert len({s.hash for s in splits}) == 3
+    assert splits[0].hash == split_rows(index, 0, 3, seed=1).hash
+
+
+def test_blocks_of_frames_are_cut_finer_and_true_groups_are_not(camvid: Path) -> None:
+    index = read_labelled("auto", camvid)
+    index.table["id"] = [f"{number:03d}" for number in range(8)]
+    index.table["group"] = ["000"] * 8
+    with pytest.raises(UserError, match=r"more than there are groups \(1\)"):
+        split_rows(index, 0, 5, seed=1)
+    index = replace(index, blocks=True)
+    splits = [split_rows(index, fold, 5, seed=1) for fold in range(5)]
+    assert sorted(np.concatenate([s.valid for s in splits]).tolist()) == list(range(8))
+    assert all(len(s.valid) in (1, 2) for s in splits)
+    assert "ungrouped, since larger blocks are fewer than folds" in splits[0].how
+    assert "grouped by at most 4 neighbouring frames, " in split_rows(index, 0, 2, seed=1).how
+    with pytest.raises(UserError, match="more than there are"):
+        split_rows(index, 0, 9, seed=1)
+
+
+def test_void_is_255_whatever_the_data_call_it(camvid: Path) -> None:
+    index = read_labelled("auto", camvid)
+    mask = VoidReader(index)(str(camvid / "trainannot" / "a.png"))
+    assert set(np.unique(mask)) == {0, 4, VOID}
+    # of the 9 rows that are not void, 3 are class 4
+    assert class_frequency(index, range(8))[4] == pytest.approx(1 / 3)
+    pixels, images = count_classes(index, [0, 1, 1])
+    assert (pixels[0], pixels[4], pixels.sum()) == (3 * 96, 3 * 48, 3 * 144)
+    assert (images[0], images[4], images.sum()) == (3, 3, 6)
+
+
+def test_samples_have_one_size_and_their_mask(camvid: Path) -> None:
+    index = read_labelled("auto", camvid)
+    data = mask_dataset(index, [6, 7], eval_mask_transform(divisor=1), size=(24, 32))
+    assert isinstance(data, MaskDataset) and len(data) == 2
+    sample = data[(0, 1)]
+    assert sample["image"].shape == (3, 24, 32) and sample["mask"].shape == (24, 32)
+    assert (sample["mask"][:6] == VOID).all() and (sample["mask"][6:12] == 4).all()
+
+
+def test_sizes_follow_the_rotation_of_the_camera(camvid: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
+    assert image_size(tmp_path / "turned.jpg") == (20, 10)
+    assert native_sizes(read_test_masks("auto", camvid)).tolist() == [[12, 16]] * 2

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from src.ensemble.pool import Blend
+from src.ensemble.predictions import has_test_run, hash_ids, open_test_run, save_test_info
+from src.ensemble.test_predictions import Unseen, save_answers
+from src.metrics.classification import softmax
+from src.script import UserError
+
+IDS = ["1", "2", "3"]
+CLASSES = ["x", "y", "z"]
+
+
+def write_run(folder, logits, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "test_logits.npy", logits.astype(np.float16))
+    info = {
+        "ids_hash": hash_ids(IDS),
+        "views": ["identity", "hflip"],
+        "classes": CLASSES,
+        "config_hash": "c",
+    }
+    save_test_info(folder / "test.json", **(info | changes))
+
+
+def open_run(folder, **changes):
+    wanted = {"num_rows": 3, "ids_hash": hash_ids(IDS), "classes": CLASSES, "num_views": 2}
+    return open_test_run(folder, **(wanted | changes))
+
+
+def unseen(tmp_path, pool="linear", columns=(0, 1, 2)):
+    rng = np.random.default_rng(0)
+    logits = {}
+    for model, seats in (("a", 3), ("b", 1)):
+        for seat in range(seats):
+            values = rng.standard_normal((2, 3, 3)).astype(np.float16)
+            write_run(tmp_path / model / f"fold{seat}", values)
+            logits[model, seat] = values.astype(np.float64)
+    blend = Blend(
+        pool,
+        (("a", "identity"), ("a", "hflip"), ("b", "hflip")),
+        np.array([0.5, 0.3, 0.2]), np.array([1.0, 2.0, 1.0]), 0.5, (0.1, 0.0),
+        np.full(max(columns) + 1, 1 / (max(columns) + 1)),
+    )  # fmt: skip
+    runs = {
+        "a": [open_run(tmp_path / "a" / f"fold{s}") for s in range(3)],
+        "b": [open_run(tmp_path / "b" / "fold0")],
+    }
+    return Unseen(runs, blend, columns, 3), logits
+
+
+@pytest.mark.parametrize("pool", ["linear", "log"])
+def test_every_seat_repeats_the_recipe_and_the_committee_averages_logarithms(tmp_path, pool):
+    what, logits = unseen(tmp_path, pool)
+    seats = []
+    for seat in range(3):
+        members = [
+            softmax(logits["a", seat][0]),
+            softmax(logits["a", seat][1], 2.0),
+            softmax(logits["b", 0][1]),
+        ]
+        if pool == "linear":
+            mix = 0.5 * members[0] + 0.3 * members[1] + 0.2 * members[2]
+        else:
+            mix = members[0] ** 0.5 * members[1] ** 0.3 * members[2] ** 0.2
+        seats.append(0.9 * softmax(np.log(mix), 0.5) + 0.1 / 3)
+    expected = softmax(np.mean(np.log(seats), axis=0))
+    answers = what.answer(slice(0, 3))
+    np.testing.assert_allclose(np.exp(answers.log_probs), expected, rtol=1e-4)
+    # the gain is the same for every label
+    for label in range(3):
+        gain = answers.log_probs[:, label] - np.log(seats)[:, :, label].mean(axis=0)
+        np.testing.assert_allclose(gain, answers.gain, atol=1e-5)
+    assert (answers.gain >= 0).all()
+    votes = 0.5 * np.array([softmax(logits["a", s][0]) for s in range(3)]).sum(0)
+    votes += 0.3 * np.array([softmax(logits["a", s][1], 2.0) for s in range(3)]).sum(0)
+    np.testing.assert_array_equal(answers.choices["a"], votes.argmax(1))
+
+
+def test_saved_answers_are_the_answers(tmp_path, monkeypatch):
+    what, _ = unseen(tmp_path, columns=(0, 1, 0))
+    monkeypatch.setattr("src.ensemble.test_predictions._BLOCK_VALUES", 4)  # two rows a block
+    steps = []
+    answers = save_answers(tmp_path / "answers.npy", what, progress=steps.append)
+    direct = what.answer(slice(0, 3))
+    np.testing.assert_array_equal(np.load(tmp_path / "answers.npy"), direct.log_probs)
+    np.testing.assert_array_equal(answers.gain, direct.gain)
+    np.testing.assert_array_equal(answers.choices["b"], direct.choices["b"])
+    assert steps == [2, 1] and answers.log_probs.shape == (3, 2)
+    blocks = list(answers.blocks())
+    np.testing.assert_array_equal(np.concatenate(blocks), direct.log_probs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids_hash": "x"}, "other test images"),
+        ({"classes": ["x", "z", "y"]}, "other classes"),
+        ({"num_rows": 4}, "not whole"),
+        ({"num_views": 3}, "not whole"),
+    ],
+)
+def test_foreign_test_logits_are_refused(tmp_path, changes, message):
+    write_run(tmp_path, np.zeros((2, 3, 3)))
+    open_run(tmp_path)
+    with pytest.raises(UserError, match=message):
+        open_run(tmp_path, **changes)
+
+
+def test_without_sidecar_or_damaged_the_logits_do_not_count(tmp_path):
+    wanted = {"ids_hash": hash_ids(IDS), "config_hash": "c", "num_views": 2, "threshold": None}
+    assert not has_test_run(tmp_path, **wanted)
+    write_run(tmp_path, np.zeros((2, 3, 3)))
+    assert has_test_run(tmp_path, **wanted)
+    assert has_test_run(tmp_path, **(wanted | {"threshold": 0.9}))  # all views are there
+    assert not has_test_run(tmp_path, **(wanted | {"num_views": 3}))
+    assert not has_test_run(tmp_path, **(wanted | {"config_hash": "d"}))
+    assert not has_test_run(tmp_path, **(wanted | {"ids_hash": hash_ids(["1", "23"])}))
+    write_run(tmp_path, np.zeros((2, 3, 3)), threshold=0.9)
+    assert has_test_run(tmp_path, **(wanted | {"threshold": 0.9}))
+    assert not has_test_run(tmp_path, **wanted)
+    path = tmp_path / "test_logits.npy"
+    path.write_bytes(path.read_bytes()[:100])
+    assert not has_test_run(tmp_path, **(wanted | {"threshold": 0.9}))
+    with pytest.raises(UserError, match="not whole"):
+        open_run(tmp_path)
+    (tmp_path / "test.json").write_text(json.dumps([1]), encoding="utf-8")
+    assert not has_test_run(tmp_path, **wanted)
+
+
+def test_pickled_logits_are_refused(tmp_path):
+    write_run(tmp_path, np.zeros((2, 3, 3)))
+    np.save(tmp_path / "test_logits.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="not whole"):
+        open_run(tmp_path)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    what, _ = unseen(tmp_path)
+    write_run(tmp_path / "b" / "fold0", np.full((2, 3, 3), np.nan))
+    what.runs["b"][0] = open_run(tmp_path / "b" / "fold0")
+    with pytest.raises(UserError, match="not finite"):
+        what.answer(slice(0, 3))

@@ -1,0 +1,69 @@
+"""The line from the start of a fine-tuning to its end, walked back while the score gets better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from src.tracks import walk_back as module
+from torch import nn
+
+from src.engine.checkpoint import load_weights, read_about, save_weights
+from src.pipelines.classification.wise_ft import mix_weights, walk_back
+from src.runs import Run
+
+TASK = SimpleNamespace(monitor="loss", lower_is_better=True)
+VALID = SimpleNamespace(batch_sampler=SimpleNamespace(num_rows=1))
+RUNTIME: Any = SimpleNamespace(is_main=True)
+
+
+def walk(folder: Path, monkeypatch: Any, optimum: float, task: Any = TASK) -> tuple[float, int]:
+    """Walk from weight 1 to 0 where the score has its optimum; return it and the tries."""
+    run, model, tries = Run(folder), nn.Linear(1, 1, bias=False), [0]
+    save_weights(run.start, {"weight": torch.zeros(1, 1)}, {})
+    if not run.best.exists():
+        save_weights(run.best, {"weight": torch.ones(1, 1)}, {"epoch": "3", "kind": "raw"})
+
+    def score_of(weight: float) -> float:
+        distance = abs(weight - optimum)
+        return distance if task.lower_is_better else -distance
+
+    def evaluate(net: nn.Linear, *_: Any, **__: Any) -> dict[str, float]:
+        tries[0] += 1
+        return {task.monitor: score_of(net.weight.item())}
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr(module, "say", lambda *_: None)
+    return walk_back(run, model, task, VALID, RUNTIME, score_of(1.0)), tries[0]
+
+
+@pytest.mark.parametrize(
+    ("optimum", "share", "tries"), [(1.0, 1.0, 1), (0.8, 0.75, 2), (0.5, 0.5, 3), (0.0, 0.0, 4)]
+)
+@pytest.mark.parametrize("lower", [True, False])
+def test_it_stops_where_the_score_is_best(
+    tmp_path: Path, monkeypatch: Any, optimum: float, share: float, tries: int, lower: bool
+) -> None:
+    task = SimpleNamespace(monitor="score", lower_is_better=lower)
+    score, tried = walk(tmp_path, monkeypatch, optimum, task)
+    run = Run(tmp_path)
+    assert abs(score) == pytest.approx(abs(share - optimum)) and tried == tries
+    assert load_weights(run.best)["weight"].item() == pytest.approx(share)
+    assert (read_about(run.best).get("kind") == "mixed") is (share < 1)
+
+
+def test_walked_twice_it_goes_once(tmp_path: Path, monkeypatch: Any) -> None:
+    first, _ = walk(tmp_path, monkeypatch, 0.5)
+    before = Run(tmp_path).best.read_bytes()
+    assert walk(tmp_path, monkeypatch, 0.5) == (first, 0)
+    assert Run(tmp_path).best.read_bytes() == before
+
+
+def test_counts_are_not_mixed() -> None:
+    start = {"mean": torch.tensor([0.0, 2.0]), "steps": torch.tensor(10)}
+    end = {"mean": torch.tensor([1.0, 4.0]), "steps": torch.tensor(30)}
+    mixed = mix_weights(start, end, 0.25)
+    assert mixed["mean"].tolist() == [0.25, 2.5] and mixed["steps"].item() == 30

@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.pipelines.segmentation.report import (
+    decode_rle,
+    draw_overlay,
+    encode_rle,
+    make_gallery,
+    make_palette,
+    write_index_png,
+    write_picture,
+    write_rle_csv,
+)
+from src.script import UserError
+
+MASK = np.array([[0, 1, 1], [0, 1, 0]])
+
+
+def test_run_lengths_by_hand():
+    assert encode_rle(MASK == 1) == "3 3"  # down the columns: 0 0 | 1 1 | 1 0
+    assert encode_rle(MASK == 0) == "1 2 6 1"
+    assert encode_rle(np.zeros((2, 3), bool)) == ""
+    assert np.array_equal(decode_rle("3 3", 2, 3), MASK == 1)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_run_lengths_come_back(share):
+    mask = np.random.default_rng(0).random((13, 7)) < share
+    assert np.array_equal(decode_rle(encode_rle(mask), 13, 7), mask)
+
+
+@pytest.mark.parametrize("text", ["3", "3 x", "0 2", "5 3", "1 3 2 1", "1 0"])
+def test_damaged_run_lengths_are_refused(text):
+    with pytest.raises(UserError, match="run lengths"):
+        decode_rle(text, 2, 3)
+
+
+def test_csv_by_hand(tmp_path):
+    masks = [("a/1", MASK), ("b", np.full((2, 3), 2))]
+    assert write_rle_csv(tmp_path / "x.csv", masks, labels=(1, 2)) == 4
+    lines = (tmp_path / "x.csv").read_text(encoding="utf-8").splitlines()
+    assert lines == ["id,label,rle", "a/1,1,3 3", "a/1,2,", "b,1,", "b,2,1 6"]
+
+
+def test_index_png_keeps_labels_with_and_without_palette(tmp_path):
+    mask = np.array([[0, 7], [20, 255]])
+    write_index_png(tmp_path / "plain.png", mask)
+    write_index_png(tmp_path / "colour.png", mask, make_palette())
+    assert Image.open(tmp_path / "plain.png").mode == "L"
+    for name in ("plain.png", "colour.png"):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / name)), mask)
+    with pytest.raises(AssertionError):
+        write_index_png(tmp_path / "z.png", mask + 1)
+
+
+def test_palette_is_that_of_voc():
+    palette = make_palette()
+    expected = {
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        3: (128, 128, 0),
+        8: (64, 0, 0),
+        15: (192, 128, 128),
+    }
+    assert {label: tuple(palette[label].tolist()) for label in expected} == expected
+    assert palette[255].tolist() == [224, 224, 192]
+    assert len(np.unique(palette, axis=0)) == 256
+
+
+def test_overlay_tints_foreground_and_outlines_truth():
+    image = np.full((6, 6, 3), 100, np.uint8)
+    mask = np.zeros((6, 6), int)
+    mask[0, 0], mask[0, 1] = 1, 255
+    drawn = draw_overlay(image, mask)
+    assert drawn[0, 0].tolist() == [114, 50, 50]
+    assert drawn[0, 1].tolist() == drawn[3, 3].tolist() == [100, 100, 100]
+    target = np.zeros((6, 6), int)
+    target[:, 3:] = 1
+    outlined = draw_overlay(image, mask, target)
+    assert (outlined[:, 2:4] == 255).all() and (outlined[:, 4:] == 100).all()
+
+
+def test_gallery_lays_out_rows(tmp_path):
+    tiles = [np.full((10, 20, 3), 10 * n, np.uint8) for n in range(5)]
+    sheet = make_gallery(tiles, [*"abcd", "차 0.1"], columns=2, width=40)
+    assert sheet.shape == (3 * (20 + 20), 80, 3)
+    assert sheet[39, 79].tolist() == [10, 10, 10] and sheet[119, 0].tolist() == [40, 40, 40]
+    assert sheet[:20].any()  # the caption
+    write_picture(tmp_path / "sheet.png", sheet)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "sheet.png")), sheet)
