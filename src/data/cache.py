@@ -1,10 +1,7 @@
-"""Image files in, canonical pixels out: what a cache keeps and what the augmentation starts from.
+"""Decoded-image cache: every file decoded once, to uint8 pixels of one size, in memory or on disk.
 
-``source[row]`` is a uint8 array that depends on the files alone; ``source.shape`` is its shape
-where all rows share one (only then can :mod:`src.data.cache` keep it), else None.
-
-A source of canonical pixels in, the same pixels out with every file decoded once.
-
+``source[row]`` is a uint8 array that depends on the files alone, what augmentation starts from;
+``source.shape`` is its shape where all rows share one (only then can it be kept), else None.
 A cache changes speed alone: its pixels are bit-identical to those of the source. ``ram`` fills as
 rows are first read and is shared with the loader's processes; ``disk`` is a plain ``.npy`` built
 once, before the first read, and memory-mapped by any number of processes.
@@ -16,9 +13,8 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +26,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from src.data.decode import MAX_PIXELS, decode_image, decode_mask
-from src.files import atomic_write
+from src.files import atomic_write, hold, sweep
 from src.script import UserError
 
 CANONICAL_VERSION = 1  # raise it when the pixels below change: caches on disk are then rebuilt
@@ -369,11 +365,10 @@ def build(source: FileSource, folder: Path | str) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{source.fingerprint()[:32]}.npy"
-    with _turn(path.with_suffix(".lock")) as alone:
+    with hold(path.with_suffix(".lock"), f"cache {path}", wait=True):
         if _is_whole(path, source):
             return path
-        for left in folder.glob(f".{path.name}.*.tmp") if alone else ():
-            left.unlink(missing_ok=True)  # of a build that was killed
+        sweep(folder, path.name)  # of a build that was killed
         needed, free = num_bytes(source), shutil.disk_usage(folder).free
         if needed > free:
             raise UserError(
@@ -419,19 +414,6 @@ def _is_whole(path: Path, source: FileSource) -> bool:
         return False
     probes = {0, len(source) // 2, len(source) - 1}
     return all(np.array_equal(pixels[row], _read_or_black(source, row)) for row in probes)
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[bool]:
-    """Wait until no other process is in this block; yields False where that cannot be known."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: both may build, and one renames last
-        yield False
-        return
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel's lock: it dies with its process
-        yield True
 
 
 def num_bytes(source: Source) -> int:
