@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import shutil
 import subprocess
 import sys
 import tempfile
 import venv
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,9 @@ def install(package: str, folder: Path) -> None:
 
     Only a built package is taken: nothing of it is run, neither here nor later.
     """
-    if importlib.util.find_spec("pip"):
+    # not importlib.util.find_spec("pip"): setuptools then takes this process for a build, and torch
+    # 2.6 on Python 3.10, whose triton imports setuptools, cannot be imported any more
+    if any(found.name == "pip" for found in metadata.distributions()):
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
     elif shutil.which("uv"):
         command = ["uv", "pip", "install", "--python", sys.executable]

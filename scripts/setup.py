@@ -22,7 +22,7 @@ LOCK = ROOT / "requirements.lock"
 def main() -> int:
     """Create the environment and install, or write down what is installed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("requirements", nargs="?", default="requirements-test.txt")
+    parser.add_argument("requirements", nargs="?", help="file [requirements-test.txt]")
     parser.add_argument("--venv", default=".venv", help="folder of the environment [.venv]")
     parser.add_argument("--locked", action="store_true", help="the versions in requirements.lock")
     parser.add_argument("--oldest", action="store_true", help="the floors of requirements.txt")
@@ -42,11 +42,12 @@ def main() -> int:
     constraints = LOCK if args.locked else None
     if args.oldest:
         constraints = folder / "oldest.txt"
-        constraints.write_text(pin_floors(Path("requirements.txt").read_text(encoding="utf-8")))
-    install(python, args.requirements, constraints)
-    print(f"{args.requirements} is installed. Next, for instance:")
-    print(f"    {python} {Path('scripts/demo.py')}")
-    print(f"    {python} -m pytest")
+        pins = pin_floors(Path("requirements.txt").read_text(encoding="utf-8"))
+        constraints.write_text(pins, encoding="utf-8")
+    install(python, args.requirements or "requirements-test.txt", constraints)
+    if not args.requirements:  # nobody's make goes on from here
+        print(f"installed; next: {python} {Path('scripts/demo.py')}")
+        print(f"             or: {python} -m pytest")
     return 0
 
 

@@ -33,7 +33,7 @@ READS_GIF = cv2.haveImageWriter("a.gif")  # since 4.12, both ways at once
 if hasattr(cv2.utils, "logging"):  # since OpenCV 4.13
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our errors name the file
 else:
-    cv2.setLogLevel(0)
+    cv2.setLogLevel(0)  # type: ignore[attr-defined]
 
 
 def read_bytes(path: Path | str) -> bytes:

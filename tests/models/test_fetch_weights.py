@@ -2,6 +2,8 @@
 
 import hashlib
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -125,3 +127,24 @@ def test_efficientnet_lite_names(script: ModuleType) -> None:
     }
     renamed = script.rename_to_timm({name: name for name in names}, [1, 2])
     assert renamed == {new: old for old, new in names.items()}
+
+
+def test_pip_is_looked_for_without_asking_the_import_system(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, commands = [], []
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            asked.append(name)
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "pip", raising=False)
+    monkeypatch.setattr(script.subprocess, "run", run)
+    script.install("a-package", tmp_path)
+    assert commands[0][-1] == "a-package" and "pip" not in asked
