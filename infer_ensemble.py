@@ -99,9 +99,9 @@ def sample_columns(config: InferConfig, root: Path, weights: Weights) -> tuple[s
 
 def source_columns(weights: Weights) -> tuple[int, ...]:
     """Return for each column of the logits its class after merging aliases."""
-    from src.ensemble.aliases import merge_classes
+    from src.classes import merge_classes
 
-    return merge_classes(weights.source_classes, weights.alias_groups).columns
+    return merge_classes(weights.source_classes, weights.alias_groups).trained_of
 
 
 def infer_models(

@@ -1,49 +1,20 @@
-"""Pairs of class names that mean the same in, the classes that are really trained out.
+"""Reader of ``aliases.csv``: pairs of class names that mean the same, two names a line.
 
-``aliases.csv`` has two class names a line. Pairs that share a name join into one set; a set is
-trained as one class, named by the name that the file says first (the one that gets all the mass
-under the submission policy ``first``).
+Pairs that share a name join into one set; a set is trained as one class, named by the name that
+the file says first (the one that gets all the mass under the submission policy ``first``).
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from src.data.csv_io import nfc, read_text, unescape_cell
+from src.classes import Aliases, merge_classes, nfc
+from src.data.csv_io import read_text, unescape_cell
 from src.script import UserError, nearest
 
 _HEADERS = frozenset({"class", "alias", "name", "first", "second", "a", "b", "class_a", "class_b"})
-
-
-@dataclass(frozen=True)
-class Aliases:
-    """Which class is trained under which name.
-
-    ``classes`` are all K names; ``trained`` the T <= K names that remain, in the same order;
-    ``trained_of`` (K,) gives for each class its position in ``trained``.
-    """
-
-    classes: tuple[str, ...]
-    trained: tuple[str, ...]
-    trained_of: tuple[int, ...]
-
-    def targets(self, names: Iterable[str]) -> np.ndarray:
-        """Return the trained class index (N,) int64 of class names."""
-        index = dict(zip(self.classes, self.trained_of, strict=True))
-        return np.array([index[name] for name in names], np.int64)
-
-    def members(self) -> tuple[tuple[str, ...], ...]:
-        """Return for each trained class the names it stands for, its own first."""
-        return tuple(
-            (name, *(c for c, t in zip(self.classes, self.trained_of, strict=True)
-                     if t == place and c != name))
-            for place, name in enumerate(self.trained)
-        )  # fmt: skip
 
 
 def read_aliases(path: Path | str | None, classes: Sequence[str]) -> Aliases:
@@ -53,33 +24,17 @@ def read_aliases(path: Path | str | None, classes: Sequence[str]) -> Aliases:
     columns (evidence) are allowed. Names are compared in NFC.
 
     Raises:
-        UserError: naming the line: not two names, or a name that is no class.
+        UserError: naming the line: not two names, or a name that is no class; or fewer than two
+            classes remain.
     """
     pairs = [] if path is None else _read_pairs(Path(path), classes)
-    return merge_classes(classes, pairs)
-
-
-def merge_classes(classes: Sequence[str], pairs: Iterable[tuple[str, str]]) -> Aliases:
-    """Join ``classes`` along ``pairs`` of their names; the name met first leads its set.
-
-    Raises:
-        UserError: everything became one class.
-    """
-    pairs = list(pairs)
-    met = {name: place for place, name in enumerate(dict.fromkeys(n for p in pairs for n in p))}
-    leader = {name: name for name in classes}
-    for pair in pairs:
-        keep, gone = sorted((leader[name] for name in pair), key=met.__getitem__)
-        for name, known in leader.items():
-            if known == gone:
-                leader[name] = keep
-    trained = tuple(name for name in classes if leader[name] == name)
-    if len(trained) < 2:
+    aliases = merge_classes(classes, pairs)
+    if len(aliases.trained) < 2:
         if not pairs:
-            raise UserError(f"there is only one class, {trained[0]!r}: at least two are needed")
-        raise UserError(f"the aliases join all classes into {trained[0]!r}: remove some")
-    place = {name: number for number, name in enumerate(trained)}
-    return Aliases(tuple(classes), trained, tuple(place[leader[name]] for name in classes))
+            only = repr(next(iter(classes), ""))
+            raise UserError(f"there is only one class, {only}: at least two are needed")
+        raise UserError(f"the aliases join all classes into {aliases.trained[0]!r}: remove some")
+    return aliases
 
 
 def _read_pairs(path: Path, classes: Sequence[str]) -> list[tuple[str, str]]:

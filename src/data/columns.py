@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.data.csv_io import nfc
+from src.classes import nfc
 from src.data.files import EXTENSIONS
 from src.script import UserError, nearest
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
 # What spreadsheets take for the start of a formula (OWASP, "CSV injection"; East Asian editions
 # take the full-width forms too), and the apostrophe itself, so that the escape can be undone.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠'")
-
-
-def nfc(text: str) -> str:
-    """Return ``text`` in Unicode normal form C (macOS stores file names decomposed)."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def escape_cell(cell: Any) -> Any:

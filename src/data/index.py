@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.classes import nfc
 from src.data.columns import (
     GROUP_NAMES,
     ID_NAMES,
@@ -31,7 +32,7 @@ from src.data.columns import (
     pick_column,
     read_labels,
 )
-from src.data.csv_io import nfc, read_csv, refuse_duplicates
+from src.data.csv_io import read_csv, refuse_duplicates
 from src.data.files import (
     EXTENSIONS,
     LABEL_TABLES,

@@ -1,12 +1,7 @@
-"""Class names that mean the same: merged for scoring, and proposed from OOF predictions.
-
-Two names for one thing cannot be told apart, so each of its images costs about ln 2 nats however
-good the model. Merged, they cost nothing.
-"""
+"""Alias suggestions: pairs of classes that out-of-fold predictions cannot tell apart."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Merged:
-    """A class list after merging: ``columns[k0]`` is the merged class of the old class k0."""
-
-    classes: tuple[str, ...]
-    columns: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -48,42 +35,6 @@ class Suggestion:
     log_loss: float
     base_log_loss: float
     gain: float
-
-
-def normal(name: str) -> str:
-    """Return ``name`` in NFC, the form in which class names are compared."""
-    return unicodedata.normalize("NFC", name)
-
-
-def join_groups(pairs: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """Return the connected groups of names, each in order of first appearance."""
-    groups: list[list[str]] = []
-    for pair in pairs:
-        names = [normal(name) for name in pair]
-        touching = [group for group in groups if set(group) & set(names)]
-        joined = [name for group in touching for name in group]
-        groups = [group for group in groups if group not in touching]
-        groups.append(list(dict.fromkeys([*joined, *names])))
-    return [tuple(group) for group in groups]
-
-
-def merge_classes(classes: Sequence[str], pairs: Sequence[Sequence[str]]) -> Merged:
-    """Merge the classes that an alias group names; the name the group says first leads it.
-
-    Args:
-        classes: K0 class names.
-        pairs: groups of names that mean the same; names that are no class are passed over.
-    """
-    leader: dict[str, str] = {}
-    for group in join_groups(pairs):
-        present = sorted(
-            (name for name in classes if normal(name) in group),
-            key=lambda name, group=group: group.index(normal(name)),  # type: ignore[misc]
-        )
-        leader.update(dict.fromkeys(present, next(iter(present), "")))
-    merged = tuple(name for name in classes if leader.get(name, name) == name)
-    place = {name: k for k, name in enumerate(merged)}
-    return Merged(merged, tuple(place[leader.get(name, name)] for name in classes))
 
 
 def suggest_aliases(

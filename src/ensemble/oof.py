@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.ensemble.aliases import merge_classes
+from src.classes import merge_classes
 from src.ensemble.pool import Member, member_log_probs
 from src.ensemble.predictions import OofFile, open_oof
 from src.runs import AFRESH
@@ -133,13 +133,13 @@ def load_oof(
     places = {name: _place(files[name], folds, position) for name in names}
     rows, notes = _common_rows(places, folds)
     merged = merge_classes(reference.classes, alias_groups)
-    targets = _common_targets(files, places, rows, folds, np.asarray(merged.columns))
+    targets = _common_targets(files, places, rows, folds, np.asarray(merged.trained_of))
     members = tuple(
         (name, view) for name in names for view in _common_views(files[name])[: tta_steps or None]
     )
     return Oof(
         members=members,
-        classes=merged.classes,
+        classes=merged.trained,
         source_classes=reference.classes,
         ids=folds.ids[rows],
         targets=targets,
@@ -150,7 +150,7 @@ def load_oof(
             for name in names
         },
         notes=notes,
-        _columns=merged.columns,
+        _columns=merged.trained_of,
         _files=files,
         _places={name: place[rows] for name, place in places.items()},
     )

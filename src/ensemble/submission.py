@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.ensemble.aliases import join_groups, normal
+from src.classes import join_groups, nfc
 from src.files import atomic_write
 from src.script import UserError
 
@@ -69,8 +69,8 @@ def match_columns(
     if policy not in POLICIES:
         raise UserError(f"--alias_policy {policy}: is none of {', '.join(POLICIES)}")
     group_of = {name: group for group in join_groups(alias_groups) for name in group}
-    place = {normal(name): k for k, name in enumerate(classes)}
-    found = [_class_of(normal(name), place, group_of) for name in names]
+    place = {nfc(name): k for k, name in enumerate(classes)}
+    found = [_class_of(nfc(name), place, group_of) for name in names]
     if all(k is None for k in found):
         asked = f"asks for {names[0]!r} alone" if len(names) == 1 else f"first: {names[0]!r}"
         raise UserError(
@@ -80,13 +80,13 @@ def match_columns(
         )
     for name, k in zip(names, found, strict=True):
         if k is None:
-            close = difflib.get_close_matches(normal(name), list(place), n=1, cutoff=0)
+            close = difflib.get_close_matches(nfc(name), list(place), n=1, cutoff=0)
             raise UserError(
                 f"{source}: column {name!r} matches no class (nearest: {', '.join(close)}); "
                 f"rename it, or name the pair in aliases.csv"
             )
-    if len({normal(name) for name in names}) < len(names):
-        twice = next(n for n in names if [normal(m) for m in names].count(normal(n)) > 1)
+    if len({nfc(name) for name in names}) < len(names):
+        twice = next(n for n in names if [nfc(m) for m in names].count(nfc(n)) > 1)
         raise UserError(f"{source}: column {twice!r} occurs twice; keep one")
     taken = np.array([k for k in found if k is not None], dtype=np.int64)
     counts = np.bincount(taken, minlength=len(classes))
@@ -115,7 +115,7 @@ def _first_only(names: Sequence[str], taken: Array, group_of: dict[str, tuple[st
     shares = np.ones(len(names))
     for k in np.flatnonzero(np.bincount(taken) > 1):
         rivals = np.flatnonzero(taken == k).tolist()
-        ranks = [group_of[normal(names[j])].index(normal(names[j])) for j in rivals]
+        ranks = [group_of[nfc(names[j])].index(nfc(names[j])) for j in rivals]
         shares[rivals] = 0.0
         shares[rivals[int(np.argmin(ranks))]] = 1.0
     return shares

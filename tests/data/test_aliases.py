@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data.aliases import merge_classes, read_aliases
+from src.data.aliases import read_aliases
 from src.script import UserError
 
 CLASSES = ("K5_2020", "K5_하이브리드", "디_올뉴니로", "디_올_뉴_니로", "모닝")
@@ -39,12 +39,6 @@ def test_names_are_compared_in_nfc(tmp_path):
     assert len(read_aliases(write(tmp_path / "a.csv", text), CLASSES).trained) == 4
 
 
-def test_chains_join_to_one_set():
-    aliases = merge_classes("abcde", [("c", "b"), ("d", "e"), ("e", "b")])
-    assert aliases.trained == ("a", "c") and aliases.trained_of == (0, 1, 1, 1, 1)
-    assert aliases.members() == (("a",), ("c", "b", "d", "e"))
-
-
 def test_a_header_allows_columns_of_evidence(tmp_path):
     path = write(tmp_path / "a.csv", "class,alias,evidence\nK5_2020,모닝,0.5\n")
     assert len(read_aliases(path, CLASSES).trained) == 4
@@ -70,25 +64,7 @@ def test_missing_file_and_everything_joined(tmp_path):
     with pytest.raises(UserError, match=r"gone\.csv cannot be read"):
         read_aliases(tmp_path / "gone.csv", CLASSES)
     with pytest.raises(UserError, match="join all classes into 'a'"):
-        merge_classes("ab", [("a", "b")])
-
-
-PAIRS = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("abcdef")), max_size=8)
-
-
-@given(PAIRS)
-def test_any_pairs_partition_the_classes(pairs):
-    classes = tuple("abcdefgh")
-    aliases = merge_classes(classes, pairs)
-    members = aliases.members()
-    assert sorted(name for names in members for name in names) == list(classes)
-    assert tuple(names[0] for names in members) == aliases.trained
-    assert list(aliases.trained) == [name for name in classes if name in aliases.trained]
-    for one, other in pairs:
-        assert aliases.targets([one]) == aliases.targets([other])
-    named = {name for pair in pairs for name in pair}
-    joined = len(classes) - len(aliases.trained)
-    assert joined <= len(pairs) and all((name,) in members for name in set(classes) - named)
+        read_aliases(write(tmp_path / "all.csv", "a,b\n"), "ab")
 
 
 @given(st.text(st.sampled_from('ab,"\n\r =ㄱ가'), max_size=30))

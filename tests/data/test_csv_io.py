@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data.csv_io import escape_cell, nfc, read_csv, unescape_cell, write_csv
+from src.classes import nfc
+from src.data.csv_io import escape_cell, read_csv, unescape_cell, write_csv
 from src.script import UserError
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)

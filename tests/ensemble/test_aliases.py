@@ -1,44 +1,9 @@
 from __future__ import annotations
 
-import unicodedata
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from src.ensemble.aliases import join_groups, merge_classes, suggest_aliases
-
-
-def test_groups_join_through_shared_names():
-    assert join_groups([("a", "b"), ("c", "d"), ("d", "a")]) == [("a", "b", "c", "d")]
-    assert join_groups([]) == []
-
-
-def test_the_name_said_first_leads():
-    merged = merge_classes(["a", "b", "c"], [("c", "a")])
-    assert merged.classes == ("b", "c") and merged.columns == (1, 0, 1)
-
-
-def test_decomposed_names_are_the_same():
-    name = "디_올뉴니로"
-    merged = merge_classes([name, "x"], [(unicodedata.normalize("NFD", name), "x")])
-    assert merged.classes == (name,) and merged.columns == (0, 0)
-
-
-@given(
-    st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=7, unique=True),
-    st.lists(st.tuples(st.sampled_from("abcdefghi"), st.sampled_from("abcdefghi")), max_size=6),
-)
-def test_merging_keeps_every_class_exactly_once(classes, pairs):
-    merged = merge_classes(classes, pairs)
-    assert len(merged.columns) == len(classes)
-    assert set(merged.columns) == set(range(len(merged.classes)))
-    assert set(merged.classes) <= set(classes)
-    for one, other in pairs:
-        if one in classes and other in classes:
-            column = dict(zip(classes, merged.columns, strict=True))
-            assert column[one] == column[other]
+from src.ensemble.aliases import suggest_aliases
 
 
 def predictions(kind, num=60):

@@ -9,8 +9,9 @@ from functools import partial
 
 from tqdm import tqdm
 
+from src.classes import Aliases
 from src.config import FoldConfig
-from src.data.aliases import Aliases, read_aliases
+from src.data.aliases import read_aliases
 from src.data.audit import audit_images, write_duplicates, write_quarantine
 from src.data.folds import Folds, load_folds, make_folds, save_folds
 from src.data.index import Index, find_root, read_sample_submission, read_train

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from src.classes import Aliases
 from src.config import FoldConfig, config_hash, learned_options
-from src.data.aliases import Aliases
 from src.data.cache import ImageSource, canonical_side, open_cache
 from src.data.dataset import EpochSampler, ImageDataset, Loader, default_num_workers, make_loader
 from src.data.folds import Folds

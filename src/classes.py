@@ -1,0 +1,78 @@
+"""Class names: Unicode normal form, alias groups, and the list that remains when aliases merge.
+
+Two names for one thing cannot be told apart, so each of its images costs about ln 2 nats however
+good the model. Merged, they cost nothing.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Aliases:
+    """Which class is trained under which name.
+
+    ``classes`` are all K names; ``trained`` the T <= K names that remain, in the same order;
+    ``trained_of`` (K,) gives for each class its position in ``trained``.
+    """
+
+    classes: tuple[str, ...]
+    trained: tuple[str, ...]
+    trained_of: tuple[int, ...]
+
+    def targets(self, names: Iterable[str]) -> np.ndarray:
+        """Return the trained class index (N,) int64 of class names."""
+        index = dict(zip(self.classes, self.trained_of, strict=True))
+        return np.array([index[name] for name in names], np.int64)
+
+    def members(self) -> tuple[tuple[str, ...], ...]:
+        """Return for each trained class the names it stands for, its own first."""
+        return tuple(
+            (name, *(c for c, t in zip(self.classes, self.trained_of, strict=True)
+                     if t == place and c != name))
+            for place, name in enumerate(self.trained)
+        )  # fmt: skip
+
+
+def nfc(text: str) -> str:
+    """Return ``text`` in Unicode normal form C (macOS stores file names decomposed)."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def join_groups(groups: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Return the connected groups of names, in NFC, each in order of first appearance."""
+    named = [[nfc(name) for name in group] for group in groups]
+    leader = {name: name for group in named for name in group}
+    met = {name: place for place, name in enumerate(leader)}
+    for group in named:
+        leaders = {leader[name] for name in group}
+        keep = min(leaders, key=met.__getitem__, default="")
+        leader = {name: keep if own in leaders else own for name, own in leader.items()}
+    joined: dict[str, list[str]] = {}
+    for name, own in leader.items():
+        joined.setdefault(own, []).append(name)
+    return [tuple(names) for names in joined.values()]
+
+
+def merge_classes(classes: Sequence[str], groups: Iterable[Sequence[str]]) -> Aliases:
+    """Merge the classes that alias groups name; the name met first leads its group.
+
+    Args:
+        classes: K names, compared in NFC.
+        groups: two names or more that mean the same; names that are no class are passed over.
+    """
+    own_name = {nfc(name): name for name in classes}
+    leader: dict[str, str] = {}
+    for group in join_groups(groups):
+        present = [own_name[name] for name in group if name in own_name]
+        leader |= dict.fromkeys(present, next(iter(present), ""))
+    trained = tuple(name for name in classes if leader.get(name, name) == name)
+    place = {name: number for number, name in enumerate(trained)}
+    return Aliases(
+        tuple(classes), trained, tuple(place[leader.get(name, name)] for name in classes)
+    )
