@@ -74,6 +74,7 @@ def generalised_cross_entropy(
     return mean_over(-torch.expm1(q * value) / q, valid_pixels(target, ignore_index))
 
 
+MAX_WEIGHT = 1000  # of a term in a spec
 # Name in a spec -> term(log_probs, target, ignore_index, **options).
 TERMS: dict[str, Callable[..., Tensor]] = {
     "ce": cross_entropy,
@@ -142,8 +143,11 @@ def build_segmentation_loss(
         if name not in TERMS:
             raise UserError(f"loss term {name} is unknown: choose from {', '.join(TERMS)}")
         weight = options.pop("weight", 1.0)
-        if not isinstance(weight, (int, float)) or not weight > 0:
-            raise UserError(f"loss term {name}: the weight must be a positive number, not {weight}")
+        if not isinstance(weight, (int, float)) or not 0 < weight <= MAX_WEIGHT:
+            raise UserError(
+                f"loss term {name}: the weight must be a positive number up to {MAX_WEIGHT}, not "
+                f"{weight}"
+            )
         if name == "protocol" and rarity is not None:
             options["weight"] = torch.tensor(rarity, dtype=torch.float32)
         _check_options(name, options)

@@ -155,6 +155,7 @@ def test_small_logits_are_resized_and_parts_reported():
         ("", "no terms"),
         ("ce + x dice", "write it as"),
         ({"ce": -1}, "positive"),
+        ("inf ce + dice", "positive number up to"),
         ({"focal": {"gama": 2}}, "gama"),
     ],
 )

@@ -77,6 +77,8 @@ def read_data(
     Raises:
         UserError: what index, folds or sizes refuse.
     """
+    if config.loss:
+        build_segmentation_loss(config.loss)  # a mistake in it is met before anything is read
     source, data_dir = source or config.source, data_dir or config.data_dir
     index = read_labelled(source, data_dir, **options)
     for note in index.notes:
