@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from src.data.decode import MAX_PIXELS, decode_image, decode_mask
+from src.data.sources.masks import refuse_size
 from src.files import atomic_write, hold, sweep
 from src.script import UserError
 
@@ -148,10 +149,7 @@ class MaskSource:
     def _read_mask(self, row: int, size: tuple[int, ...]) -> np.ndarray:
         mask = self.read_mask(self.mask_name(row))
         if mask.shape != size:
-            raise UserError(
-                f"mask {self.mask_name(row)} is {mask.shape[1]}x{mask.shape[0]} pixels but its "
-                f"image is {size[1]}x{size[0]}: give both the same size"
-            )
+            refuse_size(mask.shape, size, self.mask_name(row), self.name(row))
         if mask.dtype != np.uint8 and (mask.min() < 0 or mask.max() > 255):
             raise UserError(f"mask {self.mask_name(row)} has labels outside 0..255: renumber them")
         return mask.astype(np.uint8, copy=False)

@@ -150,8 +150,20 @@ def decode_mask(
         )
     if num_classes is not None:
         _check_labels(mask, path, num_classes, ignore_index)
-    fits = mask.min() >= 0 and mask.max() <= 255
-    return np.ascontiguousarray(mask, np.uint8 if fits else np.int32)
+    return as_labels(mask, path)
+
+
+def as_labels(mask: np.ndarray, path: Path | str) -> np.ndarray:
+    """Store whole numbers as uint8 where they fit, else as int32.
+
+    Raises:
+        UserError: a number that would wrap round in 32 bits.
+    """
+    low, high = int(mask.min()), int(mask.max())
+    if low < -(2**31) or high >= 2**31:
+        number = high if high >= 2**31 else low
+        raise UserError(f"mask {path} holds {number}, which is no label: renumber it to 0..255")
+    return np.ascontiguousarray(mask, np.uint8 if low >= 0 and high <= 255 else np.int32)
 
 
 def _checked_size(data: bytes, name: Path | str, max_pixels: int) -> tuple[int, int, str]:
@@ -376,10 +388,7 @@ def read_form(path: Path) -> np.ndarray | None:
         UserError: alpha that varies, or fractions.
     """
     mask = _load_loose_npy(path) if path.suffix.lower() == ".npy" else _drop_alpha(path)
-    if mask is None:
-        return None
-    fits = mask.min() >= 0 and mask.max() <= 255
-    return np.ascontiguousarray(mask, np.uint8 if fits else np.int32)
+    return None if mask is None else as_labels(mask, path)
 
 
 def _load_loose_npy(path: Path) -> np.ndarray | None:

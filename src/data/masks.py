@@ -21,7 +21,8 @@ from src.data.cache import MaskSource, open_cache
 from src.data.dataset import MaskDataset
 from src.data.folds import assign_folds
 from src.data.sources.frames import cut_finer
-from src.data.sources.masks import MaskIndex
+from src.data.sources.masks import MaskIndex, check_any_labels, image_header, note_turned
+from src.data.sources.places import describe
 from src.data.sources.registry import read_source
 from src.data.transforms import Transform
 from src.script import UserError
@@ -80,10 +81,12 @@ def read_labelled(name: str, root: Path | str, **options: Any) -> MaskIndex:
     kept = table[(table["split"] != "test") & (table["target"] != "")].reset_index(drop=True)
     if kept.empty:
         raise UserError(
-            f"{root} has no labelled images outside its test split: a mask lies in masks/ and has "
-            "its image's stem, as .png or .npy"
+            f"{root} has no labelled images outside its test split: found {describe(Path(root))}; "
+            "a mask lies in masks/ and has its image's stem, as .png or .npy (docs/layouts.md)"
         )
-    return replace(index, table=kept)
+    index = replace(index, table=kept)
+    check_any_labels(index)
+    return note_turned(index)
 
 
 def read_test_masks(name: str, root: Path | str, **options: Any) -> MaskIndex:
@@ -94,7 +97,10 @@ def read_test_masks(name: str, root: Path | str, **options: Any) -> MaskIndex:
     """
     index = _read(name, root, options).take("test")
     if not len(index):
-        raise UserError(f"{root} has no test split: pass --split valid")
+        raise UserError(
+            f"{root} has no test split: put images to predict in test/images/, or in a folder "
+            "without masks; --split valid predicts what the run held out"
+        )
     return index
 
 
@@ -151,10 +157,6 @@ def _read(name: str, root: Path | str, options: dict[str, Any]) -> MaskIndex:
         return read_source(name, root, **options)
 
 
-ROTATED = range(5, 9)  # EXIF orientations that exchange width and height
-_EXIF_ORIENTATION = 274
-
-
 def mask_dataset(
     index: MaskIndex,
     rows: Sequence[int] | np.ndarray,
@@ -207,15 +209,10 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: no image.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION) in ROTATED
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): restore it") from error
-    return (width, height) if turned else (height, width)
+    width, height, _ = image_header(path)
+    if not width:
+        raise UserError(f"{path} cannot be read as an image: restore it")
+    return height, width
 
 
 def native_sizes(index: MaskIndex) -> np.ndarray:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.data.sources.coco import list_categories, list_images, load_annotations
+from src.data.sources.annotations import load_annotations
+from src.data.sources.coco import list_categories, list_images
 from src.data.sources.masks import MaskIndex, build_index, note_count
 from src.script import UserError
 

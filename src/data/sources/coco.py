@@ -1,35 +1,30 @@
 """COCO JSON in (polygons or run lengths, one instance each), label masks out.
 
-Layouts: ``annotations/instances_{split}2017.json`` + ``{split}2017/``, or
-``{split}/_annotations.coco.json`` beside its images. Format: https://cocodataset.org/#format-data
+Layouts: docs/layouts.md. Format: https://cocodataset.org/#format-data
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from src.data.sources.frames import group_neighbours
-from src.data.sources.masks import MaskIndex, Row, build_index, note_missing
+from src.data.sources.annotations import USUAL, CocoFile, find_json, load_annotations
+from src.data.sources.folders import holds_masks
+from src.data.sources.frames import group_neighbours, natural_key
+from src.data.sources.locate import Locator
+from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Row, build_index, note_missing
+from src.data.sources.places import describe, read_place, walk
 from src.data.sources.polygons import rasterise
 from src.script import UserError
 
 MAX_CATEGORIES = 254  # of a uint8 mask with background and void
-_SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
-
-
-class CocoFile(NamedTuple):
-    """One annotation file, its images' folder and split; every annotation has a mask."""
-
-    path: Path
-    folder: Path
-    split: str
-    content: Mapping[str, Any]
+Shapes = dict[str, tuple[int, int, tuple[tuple[int, Any], ...]]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +66,13 @@ def read_coco(root: Path | str, *, merged: str = "", block: int = 50) -> MaskInd
     root = Path(root)
     notes: list[str] = []
     files = load_annotations(root, notes)
+    return index_files(root, files, notes, merged=merged, block=block)
+
+
+def index_files(
+    root: Path, files: Sequence[CocoFile], notes: list[str], *, merged: str, block: int
+) -> MaskIndex:
+    """Index the images of ``files``, as :func:`read_coco` says."""
     names = list_categories(files)
     labels = {name: 1 if merged else label for label, name in enumerate(names, start=1)}
     if merged and len(names) > 1:
@@ -84,38 +86,10 @@ def read_coco(root: Path | str, *, merged: str = "", block: int = 50) -> MaskInd
     return build_index(root, rows, classes, decode, notes=notes, blocks=True)
 
 
-def has_annotations(root: Path) -> bool:
-    """Tell whether ``root`` looks like one of the layouts."""
-    return any(root.glob("*/_annotations.coco.json")) or any(
-        root.glob("annotations/instances_*2017.json")
-    )
-
-
-def load_annotations(root: Path, notes: list[str]) -> list[CocoFile]:
-    """Load every annotation file below ``root``; boxes without a mask are left out and counted.
-
-    Raises:
-        UserError: no file, one that is not COCO JSON, a damaged annotation, or no mask anywhere.
-    """
-    files: list[CocoFile] = []
-    num_boxes = 0
-    for path, folder, split in _find_files(root):
-        content = _load(path)
-        masks = [item for item in content["annotations"] if item.get("segmentation")]
-        boxes = [
-            _name(item, place)
-            for place, item in enumerate(content["annotations"], start=1)
-            if not item.get("segmentation")
-        ]
-        note_missing(notes, f"{path}: annotations without a mask, left out", boxes)
-        files.append(CocoFile(path, folder, split, {**content, "annotations": masks}))
-        num_boxes += len(boxes)
-    if not files:
-        raise UserError(f"{root} holds no COCO annotations with their images: see the layouts")
-    if not any(file.content["annotations"] for file in files):
-        what = f"{num_boxes} boxes but no masks" if num_boxes else "no annotations"
-        raise UserError(f"{files[0].path} holds {what}: export the set for segmentation")
-    return files
+def is_coco(root: Path) -> bool:
+    """Tell whether COCO JSON lies below ``root``; a file of no usual name yields to masks."""
+    files = find_json(root, "coco")
+    return bool(files) and (any(map(files[0].match, USUAL)) or not holds_masks(root))
 
 
 def list_categories(files: Sequence[CocoFile]) -> tuple[str, ...]:
@@ -124,7 +98,7 @@ def list_categories(files: Sequence[CocoFile]) -> tuple[str, ...]:
     for file in files:
         used = {item["category_id"] for item in file.content["annotations"]}
         found = {item["id"]: item["name"] for item in file.content["categories"]}
-        names |= dict.fromkeys(found[number] for number in sorted(used))
+        names |= dict.fromkeys(found[number] for number in sorted(used, key=natural_key))
     return tuple(names)
 
 
@@ -133,6 +107,8 @@ def list_images(
 ) -> tuple[list[Row], CocoDecoder]:
     """List the images and say how their masks are drawn.
 
+    Images of a test folder that no file lists are to be predicted.
+
     Args:
         root: that targets are relative to.
         files: from :func:`load_annotations`.
@@ -140,91 +116,90 @@ def list_images(
         notes: receives what is missing.
 
     Raises:
-        UserError: none of the images is there.
+        UserError: none of the images is there, none of those has an annotation, or one is in two
+            files.
     """
     rows: list[Row] = []
-    shapes: dict[str, tuple[int, int, tuple[tuple[int, Any], ...]]] = {}
+    shapes: Shapes = {}
+    locator = Locator(root)
+    listed_in: dict[str, Path] = {}
     for file in files:
         instances = _collect(file.content, labels)
         missing = []
         for image in file.content["images"]:
-            path = file.folder / image["file_name"]
-            if not path.is_file() or not path.is_relative_to(root):
+            place = locator.find(image["file_name"], _folders(root, file), file.split)
+            if place is None:
                 missing.append(image["file_name"])
                 continue
+            other = listed_in.setdefault(place, file.path)
+            if len(listed_in) == len(rows):
+                raise UserError(_twice(place, other, file.path))
             target = f"{file.path.relative_to(root).as_posix()}#{image['id']}"
-            rows.append(Row(path.stem, path.relative_to(root).as_posix(), target, "", file.split))
-            size = int(image["height"]), int(image["width"])
-            shapes[target] = (*size, instances.get(image["id"], ()))
+            split = file.split or read_place(place.split("/")[:-1]).split
+            rows.append(Row(Path(place).stem, place, target, "", split))
+            shapes[target] = (image["height"], image["width"], instances.get(image["id"], ()))
         note_missing(notes, f"{file.path.name}: annotated images that are missing", missing)
     if not rows:
-        raise UserError(f"{root} holds no COCO annotations with their images: see the layouts")
-    return rows, CocoDecoder(root, shapes)
+        raise UserError(
+            f"{files[0].path} lists images such as {missing[0] if missing else 'none'}, but none "
+            f"lies below {root}: found {describe(root)}; put them beside the file or in images/"
+        )
+    if not any(drawn for _, _, drawn in shapes.values()):
+        raise UserError(
+            f"{files[0].path}: no annotation belongs to an image that is there, as "
+            f"{rows[0].image}: restore the missing images, or export again"
+        )
+    rows += _list_unlabelled(root, rows)
+    return _name_apart(rows), CocoDecoder(root, shapes)
 
 
-def _find_files(root: Path) -> Iterator[tuple[Path, Path, str]]:
-    for name, split in _SPLITS.items():
-        file = root / "annotations" / f"instances_{name}2017.json"
-        if file.is_file():
-            yield file, root / f"{name}2017", split
-        file = root / name / "_annotations.coco.json"
-        if file.is_file():
-            yield file, root / name, split
+def _folders(root: Path, file: CocoFile) -> list[Path]:
+    """Return where a file's images lie by custom, likeliest first."""
+    name = re.sub("^instances_", "", file.path.stem)
+    base = file.folder.parent if file.folder != root else root
+    return [
+        *(file.folder, file.folder / "images", base / name, base / "images" / name),
+        *(base / "images", root),
+    ]
 
 
-_NEEDED = {
-    "categories": ("id", "name"),
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("image_id", "category_id"),
-}
+def _twice(place: str, first: Path, second: Path) -> str:
+    if first == second:
+        return f"{first} lists {place} under two names or ids: leave one, with all annotations"
+    return f"{place} is listed in {first} and in {second}: remove one of the files, or the entry"
 
 
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not JSON ({error}): restore the file") from error
-    content = content if isinstance(content, dict) else {}
-    missing = [kind for kind in _NEEDED if not isinstance(content.get(kind), list)]
-    if missing:
-        raise UserError(f"{file} lacks {', '.join(sorted(missing))}: it is no COCO file")
-    known = {c["id"] for c in content["categories"] if isinstance(c, dict) and "id" in c}
-    for kind, keys in _NEEDED.items():
-        for place, item in enumerate(content[kind], start=1):
-            fault = _find_fault(item, keys, known)
-            if fault:
-                which = f"{kind.removesuffix('s').replace('ie', 'y')} {_name(item, place)}"
-                raise UserError(f"{file}: {which} has {fault}: mend or remove it")
-    return content
+def _list_unlabelled(root: Path, rows: Sequence[Row]) -> list[Row]:
+    """List the images of a test folder where no annotation file is of the test split."""
+    if any(row.split == "test" for row in rows):
+        return []
+    known = {row.image for row in rows}
+    found = []
+    for parts, files in walk(root):
+        place = read_place(parts)
+        for file in files if place.split == "test" and place.kind != "mask" else ():
+            path = "/".join((*parts, file))
+            if Path(file).suffix.lower() in IMAGE_SUFFIXES and path not in known:
+                found.append(Row(Path(file).stem, path, "", "", "test"))
+    return found
 
 
-def _name(item: Any, place: int) -> str:
-    return str(item.get("id", f"number {place}") if isinstance(item, dict) else f"number {place}")
-
-
-def _find_fault(item: Any, keys: Sequence[str], categories: Collection[int]) -> str:
-    """Say what is wrong with an image, annotation or category, "" if nothing is."""
-    lacking = [key for key in keys if not isinstance(item, dict) or item.get(key) is None]
-    if lacking:
-        return f"no {lacking[0]}"
-    if item.get("category_id", None) not in {None, *categories}:
-        return f"the category {item['category_id']}, which the file does not list"
-    shape = item.get("segmentation") or []
-    if isinstance(shape, dict):
-        return "" if isinstance(shape.get("counts"), list | str) else "run lengths without counts"
-    for polygon in shape if isinstance(shape, list) else [shape]:
-        if not isinstance(polygon, list) or not {*map(type, polygon)} <= {int, float}:
-            return "a segmentation that is no list of polygons"
-        if len(polygon) % 2:
-            return f"a polygon of {len(polygon)} coordinates, an odd number"
-    return ""
+def _name_apart(rows: list[Row]) -> list[Row]:
+    """Put folders in front of the ids where two images of one split have one name."""
+    count = Counter((row.split, row.id) for row in rows)
+    if max(count.values()) == 1:
+        return rows
+    rests = (read_place(row.image.split("/")[:-1]).rest for row in rows)
+    return [
+        row._replace(id="/".join((*rest, row.id))) for row, rest in zip(rows, rests, strict=True)
+    ]
 
 
 def _collect(
     content: Mapping[str, Any], labels: Mapping[str, int]
-) -> dict[int, tuple[tuple[int, Any], ...]]:
+) -> dict[str, tuple[tuple[int, Any], ...]]:
     names = {item["id"]: item["name"] for item in content["categories"]}
-    found: dict[int, list[tuple[float, int, Any]]] = {}
+    found: dict[str, list[tuple[float, int, Any]]] = {}
     for item in content["annotations"]:
         label = labels[names[item["category_id"]]]
         entry = (float(item.get("area") or 0), label, item["segmentation"])

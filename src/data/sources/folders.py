@@ -1,33 +1,45 @@
-"""Any ``images/`` + ``masks/`` folders in, the index table out.
+"""Any folders of images and masks in, the index table out.
 
-Layouts: ``{train,val,test}/{images,masks}``, or ``images`` + ``masks`` with optional lists
-train.txt, val.txt, test.txt beside them. A mask has its image's stem (``7_mask.png`` is one of
-``7.jpg`` too), and lies in a subfolder of the same name. ``classes.txt`` (one name a
-line) names the labels. Masks: index PNG (255 void), PNG of two values, or ``.npy``.
+Layouts: docs/layouts.md. Folders' names say which files are images and which are masks, and the
+split where they are divided (``images/train`` or ``train/images`` or ``train_images``); else lists
+train.txt, val.txt, test.txt may. A mask has its image's stem (``7_mask.png`` is one of ``7.jpg``
+too), and lies in a subfolder of the same name. ``classes.txt`` (one name a line) names the labels.
+Masks: index PNG (255 void), PNG of two values, or ``.npy``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from src.data.sources.frames import group_neighbours
 from src.data.sources.labels import settle_labels
-from src.data.sources.lists import read_split_lists
+from src.data.sources.lists import read_lines, read_pair_lists, read_split_lists
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
     MaskIndex,
     Row,
     build_index,
-    list_files,
     note_missing,
     pair,
 )
-from src.data.sources.stems import match_masks
+from src.data.sources.places import describe, is_doubtful, read_place, walk
+from src.data.sources.stems import match_masks, strip_mask_word
 from src.script import UserError
 
-_SPLITS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
+NAMES = ("classes.txt", "class_names.txt", "labels.txt")  # the last two of labelme and PaddleSeg
+# What lies beside images by custom and is no image; other endings are counted aloud.
+_BESIDE = frozenset({
+    *(".txt", ".json", ".xml", ".csv", ".md", ".yaml", ".yml", ".html", ".pdf", ".db", ".ini"),
+    *(".mat", ".npy", ".py", ".ipynb", ".zip", ".tar", ".gz", ".pkl"),
+})  # fmt: skip
+_ORDER = ("train", "valid", "test", "")
+
+Files = dict[str, Path]  # by id
 
 
 def read_folders(
@@ -42,8 +54,9 @@ def read_folders(
     Args:
         root: see the layouts above.
         classes: name of every label; from ``classes.txt``, or counted in the masks, when empty.
-        labels: "index" (class numbers), "binary" (0/1 or 0/255) or "auto" (looked up in the
-            masks: 0 and one other value is binary).
+        labels: "index" (class numbers), "binary" (0/1 or 0/255), "foreground" (binary, and any
+            number above 0 counts) or "auto" (looked up in the masks: 0 and one other value is
+            binary).
         frames: group frames with consecutive numbers, at most so many together; 0 = no groups.
 
     Raises:
@@ -55,54 +68,193 @@ def read_folders(
     if frames:
         groups = group_neighbours((row.id for row in rows), block=frames)
         rows = [row._replace(group=groups[row.id]) for row in rows]
-    if labels not in {"auto", "index", "binary"}:
-        raise UserError(f"labels must be auto, index or binary, not {labels}")
-    names = tuple(classes) or _read_classes(root)
+    if labels not in {"auto", "index", "binary", "foreground"}:
+        raise UserError(f"labels must be auto, index, binary or foreground, not {labels}")
+    names = tuple(classes) or read_classes(root)
     targets = [root / row.target for row in rows if row.target]
     names, decode, void = settle_labels(targets, names, labels, notes)
     return build_index(root, rows, names, decode, ignore_index=void, notes=notes, blocks=frames > 0)
 
 
 def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
-    """Yield the rows of either layout; what is missing is added to ``notes``.
+    """Yield the rows of any layout; what is missing is added to ``notes``.
 
     Raises:
-        UserError: neither layout, no mask that fits an image, or lists of other images.
+        UserError: no images, no mask that fits an image, or lists of other images.
     """
-    divided = [name for name in _SPLITS if (root / name / "images").is_dir()]
-    for name in divided:
-        images, masks = _list_both(root / name, notes)
-        yield from pair(root, images, masks, _SPLITS[name], notes=notes)
-    if divided:
-        return
-    if not (root / "images").is_dir():
-        raise UserError(f"{root} has no images/ and no train/images/: see the folder layouts")
-    images, masks = _list_both(root, notes)
-    splits = read_split_lists(root, images)
-    note_missing(notes, f"{root}: listed but missing", [n for n in splits if n not in images])
+    images, masks = _list_files(root, notes)
+    if not images:
+        raise UserError(
+            f"{root} holds no images/ with images: found {describe(root)}; the layouts are in "
+            "docs/layouts.md"
+        )
+    loose = _match_loose(root, images, masks.pop("", {}), notes)
+    if set(images) == {""}:
+        images = _divide(root, images[""], masks, notes)
+    for split in sorted(images, key=_ORDER.index):
+        part = images[split]
+        known = masks.get(split, {}) | {n: p for n, p in loose.items() if n in part}
+        if split in ("train", "valid") and not known and (loose or masks):
+            notes.append(f"{root}, split {split}: no masks, so its images are to be predicted")
+        yield from pair(root, part, match_masks(part, known, notes), split, notes=notes)
+    lone = [n for n in loose if not any(n in part for part in images.values())]
+    note_missing(notes, f"{root}: masks without an image", lone)
+
+
+def holds_masks(root: Path) -> bool:
+    """Tell whether folders of masks with masks in them lie below ``root``."""
+    return any(
+        read_place(parts).kind == "mask"
+        and any(Path(file).suffix.lower() in MASK_SUFFIXES for file in files)
+        for parts, files in walk(root)
+    )
+
+
+def read_classes(root: Path) -> tuple[str, ...]:
+    """Read the names of the labels 0..K-1 from the file that lists them; () where none does.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    table = read_lines(root / "objectInfo150.txt")  # ADE20K: 0 is everything else
+    if table:
+        return ("other", *(line.split("\t")[-1].split(",")[0].strip() for line in table[1:]))
+    for name in NAMES:
+        lines = [line for line in read_lines(root / name) if line != "__ignore__"]
+        names_files = name != "classes.txt" and any("/" in line or "." in line for line in lines)
+        if lines and not names_files:
+            return tuple("background" if line == "_background_" else line for line in lines)
+    return ()
+
+
+def _list_files(root: Path, notes: list[str]) -> tuple[dict[str, Files], dict[str, Files]]:
+    """List images and masks as {split: {id: path}}."""
+    found: dict[str, list[tuple[str, str, Path]]] = {"image": [], "mask": [], "": []}
+    skipped: dict[str, list[tuple[str, str]]] = {"image": [], "mask": [], "": []}
+    for parts, files in walk(root):
+        place = read_place(parts)
+        suffixes = MASK_SUFFIXES if place.kind == "mask" else IMAGE_SUFFIXES
+        for path in (root.joinpath(*parts, file) for file in files):
+            if path.suffix.lower() in suffixes:
+                name = unicodedata.normalize("NFC", "/".join((*place.rest, path.stem)))
+                found[place.kind].append((place.split, name, path))
+            elif path.suffix.lower() not in _BESIDE:
+                skipped[place.kind].append((place.split, path.as_posix()))
+    blurred = [path for _, path in skipped["mask"] if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+    if blurred and not found["mask"]:
+        raise UserError(
+            f"{Path(blurred[0]).parent} holds no .png or .npy: JPEG changes labels, save masks as "
+            "PNG"
+        )
+    kind = "image" if found["image"] else ""
+    images, masks = found[kind], found["mask"]
+    if not masks:
+        images, masks = _part_masks(images)
+    _tell_skipped(root, skipped[kind], blind=not masks, notes=notes)
+    doubtful = {part for parts, _ in walk(root) for part in parts if is_doubtful(part)}
+    note_missing(notes, f"{root}: read as plain folders, not as splits", sorted(doubtful))
+    return _group(images), _align(_group(images), _group(masks))
+
+
+def _tell_skipped(
+    root: Path, skipped: list[tuple[str, str]], *, blind: bool, notes: list[str]
+) -> None:
+    """Count the files beside the images that are not read; one to be predicted is refused."""
+    for split, path in skipped:
+        if blind or split == "test":
+            raise UserError(
+                f"{path} is to be predicted, but is no {', '.join(sorted(IMAGE_SUFFIXES))}: "
+                "convert it, or move it away"
+            )
+    endings = Counter(Path(path).suffix.lower() or "without an ending" for _, path in skipped)
+    for ending, count in endings.items():
+        notes.append(f"{root}: {count} files {ending} among the images, left out: convert them")
+
+
+def _part_masks(files: list[tuple[str, str, Path]]) -> tuple[list, list]:
+    """Part ``7_mask.png`` from ``7.jpg`` where both lie in one folder."""
+    names = {(split, name) for split, name, _ in files}
+    masks = [
+        (split, name, path)
+        for split, name, path in files
+        if path.suffix.lower() in MASK_SUFFIXES and (split, strip_mask_word(name)) in names
+    ]
+    masks = [file for file in masks if strip_mask_word(file[1]) != file[1]]
+    return [file for file in files if file not in masks], masks
+
+
+def _match_loose(root: Path, images: Mapping[str, Files], masks: Files, notes: list[str]) -> Files:
+    """Match masks that lie in no split, by the lists that name pairs and else by names.
+
+    Raises:
+        UserError: such a mask may belong to images of two splits.
+    """
+    union: Files = {}
+    for part in images.values():
+        for name, path in part.items():
+            if name in masks and name in union:
+                raise UserError(
+                    f"{masks[name]} may be the mask of {union[name]} or of {path}: divide the "
+                    "masks into the same folders as the images"
+                )
+            union[name] = path
+    pairs = read_pair_lists(root)
+    said = {name: pairs[path] for name, path in union.items() if path in pairs}
+    taken = set(said.values())
+    masks = {name: path for name, path in masks.items() if path not in taken and name not in said}
+    rest = {name: path for name, path in union.items() if name not in said}
+    return said | (match_masks(rest, masks, notes) if rest else masks)
+
+
+def _group(files: list[tuple[str, str, Path]]) -> dict[str, Files]:
+    groups: dict[str, Files] = {}
+    for split, name, path in sorted(files, key=lambda file: file[2].parts):
+        group = groups.setdefault(split, {})
+        other = group.get(name)
+        if other is not None and other.parent == path.parent:
+            raise UserError(
+                f"{other} and {path} are the same image twice: remove one (a mask lies in masks/)"
+            )
+        arrays = [p for p in (other, path) if p is not None and p.suffix.lower() == ".npy"]
+        if other is not None and not arrays:
+            raise UserError(f"{other} and {path} have one name: remove one of them, or its folder")
+        if other is None or path not in arrays:  # the same labels as .npy and as .png
+            group[name] = path
+    return groups
+
+
+def _align(images: dict[str, Files], masks: dict[str, Files]) -> dict[str, Files]:
+    """Exchange the outer folders that all masks share for those of the images, where none fits."""
+    names = {name for part in images.values() for name in part}
+    known = {name for part in masks.values() for name in part}
+    if not known or known & names:
+        return masks
+    head, tail = _common(names), _common(known)
+    return {
+        split: {head + name.removeprefix(tail): path for name, path in part.items()}
+        for split, part in masks.items()
+    }
+
+
+def _common(names: Collection[str]) -> str:
+    """Return the folders that all names share: "a/b/" or ""."""
+    heads = {name.rpartition("/")[0] for name in names}
+    shared = os.path.commonpath(heads) if heads and "" not in heads else ""
+    return f"{shared}/" if shared else ""
+
+
+def _divide(
+    root: Path, images: Files, masks: Mapping[str, Files], notes: list[str]
+) -> dict[str, Files]:
+    """Part images that lie in no split: by the split of their masks, else by lists."""
+    splits = {n: s for s, part in masks.items() if s for n in part if n in images}
     if not splits:
-        yield from pair(root, images, masks, notes=notes)
-        return
-    note_missing(notes, f"{root}: in no list", [n for n in images if n not in splits])
-    for split in dict.fromkeys(splits.values()):
-        part = {n: path for n, path in images.items() if splits.get(n) == split}
-        known = {n: path for n, path in masks.items() if n in part}
-        yield from pair(root, part, known, split, notes=notes)
-
-
-def _list_both(base: Path, notes: list[str]) -> tuple[dict[str, Path], dict[str, Path]]:
-    """List images/ and masks/ below ``base``, subfolders too, the masks by their images' ids."""
-    images = list_files(base / "images", IMAGE_SUFFIXES, deep=True)
-    folder = base / "masks"
-    masks = list_files(folder, MASK_SUFFIXES, deep=True)
-    if not masks and any(p.suffix.lower() in IMAGE_SUFFIXES for p in folder.rglob("*.*")):
-        raise UserError(f"{folder} holds no .png or .npy: JPEG changes labels, save masks as PNG")
-    return images, match_masks(images, masks, notes)
-
-
-def _read_classes(root: Path) -> tuple[str, ...]:
-    path = root / "classes.txt"
-    if not path.is_file():
-        return ()
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+        splits = read_split_lists(root, images)
+        note_missing(notes, f"{root}: listed but missing", [n for n in splits if n not in images])
+        if splits:
+            note_missing(notes, f"{root}: in no list", [n for n in images if n not in splits])
+            images = {name: path for name, path in images.items() if name in splits}
+    parts: dict[str, Files] = {}
+    for name, path in images.items():
+        parts.setdefault(splits.get(name, ""), {})[name] = path
+    return parts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +36,8 @@ def settle_labels(
     Args:
         targets: the masks.
         names: of the labels; empty = counted.
-        labels: "index", "binary" or "auto".
+        labels: "index", "binary", "foreground" (binary, and any number above 0 is foreground)
+            or "auto".
         notes: receives what is odd.
 
     Raises:
@@ -44,14 +45,23 @@ def settle_labels(
     """
     if labels == "auto" and len(names) > 2:
         labels = "index"
+    two = labels in ("binary", "foreground")
     if not targets or (labels == "index" and names):
-        return _pair(names) if labels == "binary" else _numbers(names or _default_names(2))
-    look_at_all = not names and labels != "binary"
+        return _pair(names) if two else _numbers(names or _default_names(2))
+    look_at_all = not names and not two
     step = 1 if look_at_all else max(1, len(targets) // 32)
     first, void = _find_values(targets[::step])
+    if labels == "foreground" and _are_numbers(first):
+        top = max(set(first) - {VOID}, default=0)
+        if top > 1:
+            notes.append(
+                f"masks hold numbers up to {top}: every number above 0 is read as "
+                f"{(names or _default_names(2))[1]}"
+            )
+        return Labels(names or _default_names(2), partial(decode_any, void=void))
     if labels != "index":
         decode = _find_foreground(set(first), void)
-        if decode is None and (labels == "binary" or (names and not set(first) <= {0, 1, VOID})):
+        if decode is None and (two or (names and not set(first) <= {0, 1, VOID})):
             decode = decode_foreground  # soft edges
         if decode is not None:
             if {1, VOID} <= set(first) and not void and look_at_all:
@@ -100,6 +110,22 @@ def decode_foreground(path: Path) -> np.ndarray:
     return (mask >= 128).astype(np.uint8)
 
 
+def decode_any(path: Path, *, void: bool) -> np.ndarray:
+    """Read a mask of numbers as labels 0 and 1, 1 where it is above 0.
+
+    Args:
+        path: the mask.
+        void: whether 255 is void; else it is foreground too.
+    """
+    mask = decode_labels(path)
+    if mask.max() <= 1:
+        return mask
+    labels = (mask > 0).astype(np.uint8)
+    if void:
+        labels[mask == VOID] = VOID
+    return labels
+
+
 def decode_two(path: Path, foreground: int) -> np.ndarray:
     """Read a mask that holds 0 and ``foreground`` alone, as labels 0 and 1.
 
@@ -135,12 +161,12 @@ def _default_names(num_classes: int) -> tuple[str, ...]:
 
 
 def _find_values(targets: Iterable[Path]) -> tuple[dict[int, Path], bool]:
-    """Return {value: first mask with it}, and whether one mask holds both 1 and ``VOID``."""
+    """Return {value: first mask with it}, and whether one mask holds a number and ``VOID``."""
     first: dict[int, Path] = {}
     void = False
     for path in targets:
         values = np.unique(decode_labels(path)).tolist()
-        void = void or {1, VOID} <= set(values)
+        void = void or (VOID in values and any(0 < value < 128 for value in values))
         for value in values:
             first.setdefault(value, path)
         if len(first) > MAX_LABELS:
@@ -156,6 +182,13 @@ def _find_foreground(values: set[int], void: bool) -> Callable[[Path], np.ndarra
     if values != {0, top}:
         return None
     return decode_foreground if 128 <= top <= VOID else partial(decode_two, foreground=top)
+
+
+def _are_numbers(values: Collection[int]) -> bool:
+    """Tell whether values number things from 1 on; greys of soft edges and 0/255 do not."""
+    numbers = set(values) - {0, VOID}
+    top = max(numbers, default=0)
+    return 0 < top < 128 and top <= MAX_GAPS * len(numbers | {0})
 
 
 def _count_classes(first: dict[int, Path]) -> int:

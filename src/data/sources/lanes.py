@@ -1,16 +1,18 @@
 """Road images with lanes in, the two-class index table with neighbouring frames grouped out.
 
 Forms, recognised by what lies in the folder:
-- TuSimple: ``label_data_*.json``, ``test_label.json`` (one JSON a line) and ``clips/``; the
-  polylines are drawn. https://github.com/TuSimple/tusimple-benchmark
-- COCO polygons, see ``coco.py``; every category is lane, and a note says so.
+- TuSimple: ``label_data_*.json``, ``test_label.json`` (one JSON a line) and ``clips/``, also below
+  ``train_set/`` and ``test_set/``; the polylines are drawn.
+  https://github.com/TuSimple/tusimple-benchmark
+- Polygons, see ``coco.py`` and ``labelme.py``; every category is lane, and a note says so.
 - ``images/`` + ``masks/`` folders, see ``folders.py``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,19 @@ from typing import Any
 import numpy as np
 
 from src.data.decode import read_bytes, read_size
-from src.data.sources.coco import has_annotations, read_coco
-from src.data.sources.folders import read_folders
+from src.data.sources.coco import is_coco, read_coco
+from src.data.sources.folders import holds_masks, read_folders
 from src.data.sources.frames import group_clips
+from src.data.sources.labelme import is_labelme, read_labelme
+from src.data.sources.lists import read_text
+from src.data.sources.locate import Locator
 from src.data.sources.masks import MaskIndex, Row, build_index, note_count, note_missing
+from src.data.sources.places import describe
 from src.script import UserError
 
 CLASSES = ("background", "lane")
 KNOWN_TUSIMPLE = {"": 3626, "test": 2782}
+MAX_SIDE = 100_000  # pixels; no frame is wider
 LINE_WIDTH = 5  # pixels at 1280x720; the benchmark gives centre lines only
 
 
@@ -41,11 +48,13 @@ def read_lanes(root: Path | str, *, block: int = 50, line_width: int = LINE_WIDT
         UserError: none of the forms, or damaged labels.
     """
     root = Path(root)
-    if _label_files(root):
+    if is_tusimple(root):
         return _read_tusimple(root, block, line_width)
-    if has_annotations(root):
+    if is_coco(root):
         return read_coco(root, merged=CLASSES[1], block=block)
-    return read_folders(root, classes=CLASSES, labels="binary", frames=block)
+    if is_labelme(root) and not holds_masks(root):
+        return read_labelme(root, merged=CLASSES[1], block=block)
+    return read_folders(root, classes=CLASSES, labels="foreground", frames=block)
 
 
 @dataclass(frozen=True)
@@ -75,29 +84,47 @@ class PolylineDecoder:
         return mask
 
 
+def is_tusimple(root: Path) -> bool:
+    """Tell whether label files of TuSimple lie in ``root`` or one folder below."""
+    return bool(_label_files(root))
+
+
 def _label_files(root: Path) -> list[Path]:
-    files = {*root.glob("label_data_*.json"), *root.glob("*/label_data_*.json")}
-    return sorted(files | {*root.glob("test_label.json"), *root.glob("*/test_label.json")})
+    names = ("label_data_*.json", "test_label*.json")
+    return sorted({path for name in names for at in ("", "*/") for path in root.glob(at + name)})
 
 
 def _read_tusimple(root: Path, block: int, line_width: int) -> MaskIndex:
     notes: list[str] = []
     rows: list[Row] = []
     lanes: dict[str, tuple[str, tuple[tuple[tuple[int, int], ...], ...]]] = {}
+    first: dict[str, str] = {}
+    locator = Locator(root)
     for file in _label_files(root):
-        split = "test" if file.name == "test_label.json" else ""
+        split = "test" if file.name.startswith("test_label") else ""
         missing = []
         for number, entry in _entries(file):
-            image = file.parent / entry["raw_file"]
-            if not image.is_file():
+            place = locator.find(entry["raw_file"], (file.parent, root), split)
+            if place is None:
                 missing.append(entry["raw_file"])
                 continue
             target = f"{file.relative_to(root).as_posix()}#{number}"
-            place = image.relative_to(root).as_posix()
-            lanes[target] = (place, tuple(_polylines(entry)))
-            name = entry["raw_file"].removeprefix("clips/").rsplit(".", 1)[0]
-            rows.append(Row(name, place, target, image.parent.relative_to(root).as_posix(), split))
+            if place in first:
+                raise UserError(
+                    f"{root / place} is labelled in {first[place]} and in {target} (# is the "
+                    "line): remove one of the files, or the line"
+                )
+            first[place] = target
+            lanes[target] = (place, tuple(entry["lanes"]))
+            name = entry["raw_file"] if place.endswith(entry["raw_file"]) else place
+            name = name.rpartition("clips/")[2].rsplit(".", 1)[0]
+            rows.append(Row(name, place, target, Path(place).parent.as_posix(), split))
         note_missing(notes, f"{file.name}: labelled frames that are missing", missing)
+    if not rows:
+        raise UserError(
+            f"{_label_files(root)[0]} labels {missing[0] if missing else 'no frame'}, but none of "
+            f"the frames lies below {root}: found {describe(root)}; put clips/ beside the file"
+        )
     for split, known in KNOWN_TUSIMPLE.items():
         found = sum(row.split == split for row in rows)
         note_count(notes, f"TuSimple {split or 'train'}", found, known)
@@ -107,21 +134,63 @@ def _read_tusimple(root: Path, block: int, line_width: int) -> MaskIndex:
 
 
 def _entries(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    """Yield (number, label) of a file with one JSON object a line, or one JSON list."""
+    for number, entry in _read_objects(file):
+        try:
+            rows = [_coordinate(y, "h_samples") for y in entry["h_samples"]]
+            lanes = [[_coordinate(x, "lanes") for x in lane] for lane in entry["lanes"]]
+            if any(len(lane) != len(rows) for lane in lanes):
+                raise ValueError("a lane has not one x for every row")
+            if not isinstance(entry["raw_file"], str) or None in rows:
+                raise ValueError("raw_file is no text, or a row of h_samples is missing")
+        except KeyError as error:
+            raise UserError(
+                f"{file}, line {number}: no TuSimple label, it lacks {error}"
+            ) from error
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{file}, line {number}: no TuSimple label ({error}): mend or remove the line"
+            ) from error
+        yield number, {"raw_file": entry["raw_file"], "lanes": list(_polylines(lanes, rows))}
+
+
+def _read_objects(file: Path) -> Iterator[tuple[int, Any]]:
+    text = read_text(file)
+    if text.lstrip().startswith("["):
+        try:
+            yield from enumerate(json.loads(text), start=1)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{file} is no JSON list ({error}): restore the file") from error
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-            if any(len(lane) != len(entry["h_samples"]) for lane in entry["lanes"]):
-                raise ValueError("a lane has not one x for every row")
-            entry["raw_file"]
-        except (ValueError, KeyError, TypeError) as error:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file}, line {number}: no TuSimple label ({error})") from error
-        yield number, entry
 
 
-def _polylines(entry: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int], ...]]:
-    for lane in entry["lanes"]:
-        points = tuple((x, y) for x, y in zip(lane, entry["h_samples"], strict=True) if x >= 0)
+def _coordinate(value: Any, what: str) -> int | None:
+    """Read one number of a lane; None where there is no lane (null, as other tools write)."""
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.inf
+    if math.isnan(number):
+        return None
+    if isinstance(value, bool) or abs(number) > MAX_SIDE:
+        raise ValueError(f"{what} holds {value!r:.40}, which is no place in an image")
+    return int(number)
+
+
+def _polylines(
+    lanes: Iterable[Sequence[int | None]], rows: Sequence[int | None]
+) -> Iterator[tuple[tuple[int, int], ...]]:
+    for lane in lanes:
+        both = zip(lane, rows, strict=True)
+        points = tuple((x, y) for x, y in both if x is not None and y is not None and x >= 0)
         if len(points) > 1:  # -2 marks rows without this lane
             yield points

@@ -1,4 +1,9 @@
-"""Text files that name images in, the split of every image out."""
+"""Text files that name images in, the split of every image out.
+
+A list is ``train.txt``, ``val.txt`` (or ``valid.txt``) or ``test.txt``, also ``train_list.txt`` and
+``train_gt.txt``, beside the images or in ``list/``, ``lists/``, ``splits/`` or
+``ImageSets/Segmentation/``. A line is an image, or an image and its mask.
+"""
 
 from __future__ import annotations
 
@@ -7,54 +12,102 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from src.data.sources.masks import IMAGE_SUFFIXES
+from src.data.sources.places import split_of_name
 from src.script import UserError
+
+FOLDERS = (".", "list", "lists", "splits", "ImageSets/Segmentation")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in NFC, "" where there is no such file.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    if not path.is_file():
+        return ""
+    try:
+        return unicodedata.normalize("NFC", path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} in line {line}): save it "
+            "as UTF-8"
+        ) from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file that are not blank; [] where there is no such file."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def read_list(path: Path) -> list[str]:
     """Read the first word of every line of a text file; [] where there is no such file."""
-    return [line.split()[0] for line in _lines(path)]
+    return [line.split()[0] for line in read_lines(path)]
 
 
-def read_split_lists(folder: Path, known: Collection[str]) -> dict[str, str]:
-    """Read train.txt, val.txt (or valid.txt) and test.txt as {id: split}; {} where none exists.
+def find_lists(root: Path) -> list[tuple[Path, str]]:
+    """Return the lists of the first folder that has any, as (path, split)."""
+    for folder in FOLDERS:
+        paths = sorted((root / folder).glob("*.txt")) if (root / folder).is_dir() else []
+        found = [(path, split_of_name(path.stem)) for path in paths]
+        found = [(path, split) for path, split in found if split]
+        if found:
+            return sorted(found, key=lambda item: ("train", "valid", "test").index(item[1]))
+    return []
+
+
+def read_split_lists(root: Path, known: Collection[str]) -> dict[str, str]:
+    """Read the lists of ``root`` as {id: split}; {} where none exists.
 
     A line names an image by its id, its file name or a path; a blank may be part of the name, or
     part it from what follows.
 
     Args:
-        folder: of the lists.
+        root: the data folder.
         known: ids of the images; a line that names none of them is kept by its first word.
 
     Raises:
         UserError: one image stands in two lists, or no line names an image.
     """
     splits: dict[str, str] = {}
-    for name in ("train", "val", "valid", "test"):
-        split = "valid" if name == "val" else name
-        for line in _lines(folder / f"{name}.txt"):
+    lists: dict[str, str] = {}
+    for path, split in find_lists(root):
+        for line in read_lines(path):
             ids = list(_ids(line)) or [line]
             key = next((place for place in ids if place in known), ids[-1])
             if splits.setdefault(key, split) != split:
-                raise UserError(f"{folder}: {key} is in {splits[key]}.txt and {name}.txt: pick one")
+                raise UserError(
+                    f"{path.parent}: {key} is in {lists[key]} and {path.name}: pick one"
+                )
+            lists.setdefault(key, path.name)
     if splits and known and not any(key in known for key in splits):
         raise UserError(
-            f"{folder}: the lists name none of the images, {next(iter(splits))} for instance, "
+            f"{root}: the lists name none of the images, {next(iter(splits))} for instance, "
             f"where images are like {next(iter(known))}: write their names, or remove the lists"
         )
     return splits
 
 
+def read_pair_lists(root: Path) -> dict[Path, Path]:
+    """Read the lists whose lines name an image and its mask: {image: mask}, both existing."""
+    pairs = {}
+    for path, _ in find_lists(root):
+        for line in read_lines(path):
+            words = line.replace("\\", "/").replace(",", " ").split()
+            if len(words) < 2 or ".." in line:
+                continue
+            image, mask = (root / word.lstrip("/") for word in words[:2])
+            if mask.suffix.lower() in IMAGE_SUFFIXES and image.is_file() and mask.is_file():
+                pairs[image] = mask
+    return pairs
+
+
 def _ids(line: str) -> Iterator[str]:
     """Yield what ``line`` may mean, likeliest first: the whole line, then its first word."""
-    for text in (line, line.split()[0]):
-        path = PurePosixPath(text)
+    for text in (line, line.split()[0].split(",")[0]):
+        path = PurePosixPath(text.replace("\\", "/"))
         path = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
-        for start in range(len(path.parts)):  # a folder may be part of the id
-            yield "/".join(path.parts[start:])
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    lines = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig")).splitlines()
-    return [line.strip() for line in lines if line.strip()]
+        parts = path.parts[1:] if path.is_absolute() else path.parts
+        for start in range(len(parts)):  # a folder may be part of the id
+            yield "/".join(parts[start:])

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,12 @@ import pandas as pd
 from src.script import UserError
 
 COLUMNS = ("id", "image", "target", "group", "split")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"),
+})  # fmt: skip
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
+_ORIENTATION = 274  # EXIF's tag
+_LOOK_AT = 4000  # headers of images; as many as a disk gives in a second or two
 
 
 class Row(NamedTuple):
@@ -87,10 +91,8 @@ class MaskIndex:
             raise UserError(f"an image below {self.root} has no mask: leave the test split out")
         mask = self.decode(self.root / target)
         if size is not None and mask.shape != tuple(size):
-            raise UserError(
-                f"mask {self.root / target} is {mask.shape[1]}x{mask.shape[0]} pixels but its "
-                f"image is {size[1]}x{size[0]}: give both the same size"
-            )
+            images = self.table["image"][self.table["target"] == target]
+            refuse_size(mask.shape, size, self.root / target, self.root / str(images.iat[0]))
         return mask
 
 
@@ -123,6 +125,68 @@ def build_index(
     for note in notes:
         warnings.warn(note, stacklevel=3)
     return MaskIndex(root, table, tuple(classes), ignore_index, decode, notes, blocks)
+
+
+def refuse_size(
+    mask: Sequence[int], image: Sequence[int], mask_path: object, image_path: object
+) -> NoReturn:
+    """Raise the UserError of a mask whose (H, W) is not its image's; EXIF is named if it is why."""
+    what = f"mask {mask_path} is {mask[1]}x{mask[0]} pixels but its image {image_path} is "
+    what += f"{image[1]}x{image[0]}"
+    turn = image_header(Path(str(image_path)))[2]
+    if turn and tuple(mask) == (image[1], image[0]):
+        raise UserError(
+            f"{what} as its EXIF orientation {turn} turns it, and the mask was drawn on the pixels "
+            "as stored: remove the EXIF orientation from the image, or turn the mask"
+        )
+    raise UserError(f"{what}: give both the same size")
+
+
+def image_header(path: Path) -> tuple[int, int, int]:
+    """Read (width, height as decoded, EXIF orientation 2..8 or 0); (0, 0, 0) for no image."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            (width, height), turn = image.size, int(image.getexif().get(_ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0, 0, 0
+    turn = turn if 2 <= turn <= 8 else 0
+    return (height, width, turn) if turn >= 5 else (width, height, turn)
+
+
+def note_turned(index: MaskIndex) -> MaskIndex:
+    """Add a note where images with masks have an EXIF orientation: the masks may not be turned.
+
+    At most ``_LOOK_AT`` images are looked at.
+    """
+    images = index.table["image"][index.table["target"] != ""].tolist()
+    step = max(1, len(images) // _LOOK_AT)
+    photographs = [name for name in images[::step] if not name.lower().endswith((".png", ".bmp"))]
+    turned = [name for name in photographs if image_header(index.root / name)[2]]
+    notes: list[str] = []
+    what = f"{index.root}: images with an EXIF orientation, which is applied"
+    note_missing(notes, f"{what}; check that their masks were drawn on the turned image", turned)
+    return replace(index, notes=(*index.notes, *notes))
+
+
+def check_any_labels(index: MaskIndex) -> None:
+    """Look through the masks until one holds more than background.
+
+    Raises:
+        UserError: none does, so that there is nothing to learn.
+    """
+    targets = [target for target in index.table["target"].tolist() if target]
+    void = -1 if index.ignore_index is None else index.ignore_index
+    for target in targets:
+        mask = index.decode(index.root / target)
+        if ((mask != 0) & (mask != void)).any():
+            return
+    if targets:
+        raise UserError(
+            f"{index.root}: all {len(targets)} masks are background alone, {targets[0]} for "
+            "instance: check that annotations and images belong together, and their units (pixels)"
+        )
 
 
 def list_files(

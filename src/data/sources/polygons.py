@@ -52,9 +52,10 @@ def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _fill_runs(counts: Iterable[int], height: int, width: int) -> np.ndarray:
-    runs = np.asarray(list(counts), np.int64)
-    if runs.sum() != height * width or (runs < 0).any():
+    counts = list(counts)  # summed as Python's numbers, which do not wrap
+    if sum(counts) != height * width or min(counts, default=0) < 0:
         raise UserError(f"COCO run lengths do not add up to {width}x{height} pixels: re-export")
+    runs = np.asarray(counts, np.int64)
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(width, height).T
 

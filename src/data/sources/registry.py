@@ -10,13 +10,15 @@ from typing import Any
 from src.data.sources.camvid import read_camvid
 from src.data.sources.cardd import read_cardd
 from src.data.sources.cfd import read_cfd
-from src.data.sources.coco import has_annotations, read_coco
+from src.data.sources.coco import is_coco, read_coco
 from src.data.sources.cvppp import read_cvppp
 from src.data.sources.etis import read_etis
-from src.data.sources.folders import read_folders
-from src.data.sources.lanes import read_lanes
+from src.data.sources.folders import holds_masks, read_folders
+from src.data.sources.labelme import is_labelme, read_labelme
+from src.data.sources.lanes import is_tusimple, read_lanes
 from src.data.sources.masks import MaskIndex
 from src.data.sources.micro import DATASETS, read_micro
+from src.data.sources.places import find_inner
 from src.data.sources.voc import find_devkit, read_voc
 from src.script import UserError
 
@@ -28,10 +30,13 @@ SOURCES: dict[str, Callable[..., MaskIndex]] = {
     "cardd": read_cardd,
     "camvid": read_camvid,
     "coco": read_coco,
+    "labelme": read_labelme,
     "lanes": read_lanes,
     "folders": read_folders,
     **{f"micro/{name}": partial(read_micro, dataset=name) for name in DATASETS},
 }
+
+KNOW_THEIR_FOLDERS = ("voc", "cvppp", "cardd")  # readers that look into folders themselves
 
 
 def read_source(name: str, root: Path | str, **options: Any) -> MaskIndex:
@@ -46,23 +51,35 @@ def read_source(name: str, root: Path | str, **options: Any) -> MaskIndex:
     name = detect_source(root) if name == "auto" else name
     if name not in SOURCES:
         raise UserError(f"data set {name} is unknown: choose one of {', '.join(SOURCES)}")
-    return SOURCES[name](root, **options)
+    whole = name in KNOW_THEIR_FOLDERS or name.startswith("micro/")
+    return SOURCES[name](root if whole else find_inner(root), **options)
 
 
 def detect_source(root: Path) -> str:
-    """Name the source whose layout ``root`` has; plain folders where none is special."""
-    signs: tuple[tuple[str, bool], ...] = (
-        ("voc", find_devkit(root) is not None),
-        ("camvid", (root / "trainannot").is_dir() or (root / "LabeledApproved_full").is_dir()),
-        ("camvid", (root / "train_labels").is_dir()),
-        ("cfd", (root / "groundTruth").is_dir() and (root / "image").is_dir()),
-        ("cvppp", _holds(root, "A[0-9]*/*_rgb.png")),
-        ("cardd", (root / "CarDD_COCO").is_dir() or (root / "CarDD_release").is_dir()),
-        ("etis", (root / "Ground Truth").is_dir()),
-        ("lanes", _holds(root, "label_data_*.json")),
-        ("coco", has_annotations(root)),
+    """Name the source whose layout ``root`` or the lone folder in it has; else plain folders."""
+    name = _find_sign(root)
+    inner = find_inner(root)
+    return name or (_find_sign(inner) if inner != root else "") or "folders"
+
+
+def _find_sign(root: Path) -> str:
+    signs: tuple[tuple[str, Callable[[], bool]], ...] = (
+        ("voc", lambda: find_devkit(root) is not None),
+        ("camvid", lambda: _any(root, "trainannot", "LabeledApproved_full")),
+        ("camvid", lambda: _holds(root, "train_labels/*_L.png")),
+        ("cfd", lambda: _any(root, "groundTruth") and _any(root, "image")),
+        ("cvppp", lambda: _holds(root, "A[0-9]*/*_rgb.png")),
+        ("cardd", lambda: _any(root, "CarDD_COCO", "CarDD_release")),
+        ("etis", lambda: _any(root, "Ground Truth") and not _any(root, "Original")),
+        ("lanes", lambda: is_tusimple(root)),
+        ("coco", lambda: is_coco(root)),
+        ("labelme", lambda: is_labelme(root) and not holds_masks(root)),
     )
-    return next((name for name, here in signs if here), "folders")
+    return next((name for name, here in signs if here()), "")
+
+
+def _any(root: Path, *folders: str) -> bool:
+    return any((root / folder).is_dir() for folder in folders)
 
 
 def _holds(root: Path, pattern: str) -> bool:

@@ -10,8 +10,10 @@ from pathlib import Path
 from src.data.sources.masks import note_missing
 from src.script import UserError
 
-_WORD = "image|img|rgb|sat|masks?|labels?|seg|segmentation|gt|annotation"
+_MASK_WORD = "masks?|labels?|seg|segmentation|gt|annotation|gtFine_labelIds|gtFine_labelTrainIds"
+_WORD = f"image|img|rgb|sat|leftImg8bit|{_MASK_WORD}"
 _AFFIX = re.compile(rf"^(?:{_WORD})[-_. ]+|[-_. ]+(?:{_WORD})$", re.IGNORECASE)
+_MASK_AFFIX = re.compile(rf"^(?:{_MASK_WORD})[-_. ]+|[-_. ]+(?:{_MASK_WORD})$", re.IGNORECASE)
 
 
 def match_masks(
@@ -54,7 +56,11 @@ def match_masks(
     return found
 
 
-def _strip(name: str) -> str:
-    """Take such words off either end of the last part of an id."""
+def strip_mask_word(name: str) -> str:
+    """Take words that say mask off either end of the last part of an id."""
+    return _strip(name, _MASK_AFFIX)
+
+
+def _strip(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
     folder, slash, stem = name.rpartition("/")
-    return folder + slash + (_AFFIX.sub("", stem) or stem)
+    return folder + slash + (affix.sub("", stem) or stem)

@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 devkit in (palette masks, 255 void), the index table out.
 
-Layout: ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}``; ``root`` may be
-any of the three upper folders. http://host.robots.ox.ac.uk/pascal/VOC/voc2012/
+Layout: ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}`` (or another
+year); ``root`` may be any of the three upper folders. http://host.robots.ox.ac.uk/pascal/VOC/voc2012/
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from src.data.decode import decode_mask
+from src.data.sources.folders import read_classes
 from src.data.sources.lists import read_list
 from src.data.sources.masks import (
     MaskIndex,
@@ -53,10 +54,15 @@ def read_voc(root: Path | str) -> MaskIndex:
 
 
 def find_devkit(root: Path) -> Path | None:
-    """Find the folder that holds ImageSets/Segmentation, None where there is none."""
-    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
-        if (base / "ImageSets" / "Segmentation").is_dir():
-            return base
+    """Find the folder that holds ImageSets/Segmentation/train.txt, None where there is none.
+
+    Of several years it is 2012, else the last; a set that names classes of its own is none.
+    """
+    years = sorted([*root.glob("VOC20*"), *root.glob("VOCdevkit/VOC20*")], reverse=True)
+    years.sort(key=lambda path: path.name != "VOC2012")
+    for base in (root, *years):
+        if (base / "ImageSets" / "Segmentation" / "train.txt").is_file():
+            return None if read_classes(base) else base
     return None
 
 

@@ -1,0 +1,174 @@
+"""Names of folders in, the split (train, valid, test) and the kind (image, mask) they say out.
+
+``images/train/7.jpg``, ``train/images/7.jpg``, ``train_images/7.jpg`` and ``img_dir/train/7.jpg``
+are all the image ``7`` of the train split. The layouts: docs/layouts.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_STRONG = frozenset({"image", "images", "img", "imgs", "mask", "masks"})
+_IMAGES = frozenset({
+    *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "rgb"),
+    *("input", "inputs", "frames", "original", "originals"),
+})  # fmt: skip
+_MASKS = frozenset({
+    *("mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots"),
+    *("anno", "annos", "ann", "anns", "gt", "gts", "truth", "truths", "groundtruth", "laneseg"),
+    *("seg", "segs", "segmentation", "segmentations", "target", "targets", "trimap", "trimaps"),
+})  # fmt: skip
+_DATA = frozenset({"set", "sets", "data", "dataset"})
+_FILL = _DATA | {
+    *("dir", "dirs", "folder", "png", "jpg", "jpeg", "tif", "bmp", "class", "all", "ground"),
+    *("raw", "stage", "full", "binary", "semantic", "index", "id", "ids"),
+}  # words that say nothing of their own
+_WORDS = frozenset({*SPLITS, *_IMAGES, *_MASKS, *_FILL})
+_WHOLE = {"leftimg8bit": "image", "gtfine": "mask", "gtcoarse": "mask"}
+_WHOLE |= {"laneseg_label_w16": "mask", "laneseg_label_w16_test": "mask"}
+_TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
+_LITTER = frozenset({
+    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found"),
+    *("system volume information",),
+})  # fmt: skip
+
+
+class Place(NamedTuple):
+    """What a path says: split and kind ("" where it does not), and the other folders' names."""
+
+    split: str
+    kind: str
+    rest: tuple[str, ...]
+
+
+class _Name(NamedTuple):
+    """What one folder's name says; ``strict``: it says nothing else."""
+
+    split: str
+    kind: str
+    rest: str
+    strict: bool
+    strong: bool
+    doubtful: bool
+
+
+def read_place(folders: Sequence[str]) -> Place:
+    """Read the names of the folders of a file, outermost first.
+
+    The kind is what the innermost ``images`` or ``masks`` says, else the outermost name that says
+    one; the split is the outermost.
+    """
+    names = [_read_name(folder) for folder in folders]
+    kinds = [place for place, name in enumerate(names) if name.kind]
+    strong = [place for place in kinds if names[place].strong]
+    strict = [place for place in kinds if names[place].strict]
+    chosen = (strong[-1:] or strict[:1] or kinds[:1] or [-1])[0]
+    split = next((name.split for name in names if name.split), "")
+    rest = []
+    for place, (folder, name) in enumerate(zip(folders, names, strict=True)):
+        says = name.split == split != "" and (name.strict or place == chosen or not name.kind)
+        part = name.rest if says or place == chosen else unicodedata.normalize("NFC", folder)
+        rest += [part] if part else []
+    return Place(split, names[chosen].kind if chosen >= 0 else "", tuple(rest))
+
+
+def is_doubtful(folder: str) -> bool:
+    """Tell whether a name holds the name of a split among words that are not known."""
+    return _read_name(folder).doubtful
+
+
+def split_of_name(stem: str) -> str:
+    """Return the split that the name of an annotation file or a list says, else ""."""
+    extra = {"instances", "instance", "coco", "default", "export", "list", "files", "lists"}
+    tokens = [token for token in _tokens(stem) if not token.isdigit()]
+    found = [SPLITS[token] for token in tokens if token in SPLITS]
+    return found[0] if len(found) == 1 and set(tokens) <= _WORDS | extra else ""
+
+
+def walk(root: Path, depth: int = 99) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Yield the folders below ``root`` (as parts of their paths) with their files, sorted.
+
+    Hidden files and the folders of operating systems and file servers are left out; links are
+    followed, each real folder once.
+    """
+    seen: set[tuple[int, int]] = set()
+    for base, folders, files in os.walk(root, followlinks=True):
+        status = Path(base).stat()
+        identity = (status.st_dev, status.st_ino)
+        parts = Path(base).relative_to(root).parts
+        if identity in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders[:] = sorted(f for f in folders if f[0] != "." and f.casefold() not in _LITTER)
+        yield parts, sorted(file for file in files if file[0] != "." and file != "Thumbs.db")
+        if len(parts) >= depth:
+            folders.clear()
+
+
+def describe(root: Path) -> str:
+    """Say what lies below ``root``, for a refusal: "images/ (3 .jpg), annotations/ (1 .json)"."""
+    found = []
+    for parts, files in walk(root, depth=4):
+        counts = Counter(Path(file).suffix.lower() or "without an ending" for file in files)
+        shown = ", ".join(f"{count} {ending}" for ending, count in counts.most_common(3))
+        found += [f"{'/'.join(parts) or '.'}/ ({shown})"] if shown else []
+    more = f" and {len(found) - 6} more folders" if len(found) > 6 else ""
+    return (", ".join(found[:6]) + more) or "nothing"
+
+
+def find_inner(root: Path) -> Path:
+    """Return the folder that holds the set: ``root``, or the lone folder (of no role) in it."""
+    for _ in range(3):
+        entries = [p for p in root.iterdir() if p.name[0] != "." and p.name.lower() not in _LITTER]
+        inner = [entry for entry in entries if entry.is_dir()]
+        notes = {".md", ".txt", ".pdf", ".html", ".zip", ".gz", ".tar", ""}
+        others = [e for e in entries if e.suffix.lower() not in notes and not e.is_dir()]
+        if len(inner) != 1 or others or any(split_of_name(e.stem) for e in entries):
+            return root
+        if _read_name(inner[0].name).kind:
+            return root
+        root = inner[0]
+    return root
+
+
+@lru_cache(maxsize=4096)
+def _read_name(folder: str) -> _Name:
+    folder = unicodedata.normalize("NFC", folder)
+    if folder.casefold() in _WHOLE:
+        return _Name("", _WHOLE[folder.casefold()], "", True, False, False)
+    tokens = _tokens(folder)
+    splits = [SPLITS[token] for token in tokens if token in SPLITS]
+    kinds = [token for token in tokens if token in _MASKS] or [t for t in tokens if t in _IMAGES]
+    unknown = [token for token in tokens if token not in _WORDS]
+    rest = "_".join(t for t in unknown if not (t.isdigit() and len(t) == 4))
+    strict = all(token.isdigit() for token in unknown)
+    says = strict or bool(kinds) or bool(_DATA & set(tokens))
+    split = splits[0] if splits and says else ""
+    kind = "" if not kinds else "mask" if kinds[0] in _MASKS else "image"
+    if not split and not kind:
+        return _Name("", "", folder, strict, False, bool(splits))
+    strong = strict and bool(kinds) and set(kinds) <= _STRONG
+    return _Name(split, kind, rest, strict, strong, False)
+
+
+def _tokens(name: str) -> list[str]:
+    """Split a name into lower-case words and numbers: "JPEGImages" -> ["jpeg", "images"]."""
+    found = []
+    for token in map(str.casefold, _TOKEN.findall(name)):
+        glued = [token[:cut] for cut in range(2, len(token) - 1)]  # "trainannot"
+        head = next((h for h in glued if h in _WORDS and token[len(h) :] in _WORDS), "")
+        found += [token] if token in _WORDS or not head else [head, token[len(head) :]]
+    return found

@@ -1,0 +1,201 @@
+"""Folders of images and masks in the layouts that tools and contests use."""
+
+import pytest
+
+from src.data.masks import read_labelled, read_test_masks
+from src.data.sources.folders import read_folders
+from src.data.sources.registry import read_source
+from src.script import UserError
+
+
+def fill(disk, images, masks, splits=("train", "val", "test"), count=2, name="{}"):
+    """Write ``count`` pairs a split; ``{}`` in the folders is the split."""
+    for split in splits:
+        for number in range(count):
+            disk.image(f"{images.format(split)}/{number}.jpg")
+            disk.mask(f"{masks.format(split)}/{name.format(number)}.png", {(0, 0): 1})
+
+
+def splits_of(index):
+    return index.table["split"].value_counts().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("images/{}", "masks/{}"),
+        ("{}/images", "{}/masks"),
+        ("{}/Images", "{}/Labels"),
+        ("{}_images", "{}_masks"),
+        ("img_dir/{}", "ann_dir/{}"),
+        ("data/{}/image", "data/{}/gt"),
+        ("{}/img", "{}/annotations"),
+        ("{}", "{}_labels"),
+        ("JPEGImages/{}", "SegmentationClass/{}"),
+    ],
+)
+def test_folders_that_name_a_split_are_splits(disk, images, masks):
+    fill(disk, images, masks)
+    index = read_source("auto", disk.root)
+    assert splits_of(index) == {"train": 2, "valid": 2, "test": 2}
+    assert (index.table["target"] != "").all()
+    assert len(read_test_masks("auto", disk.root)) == 2
+    assert not set(read_labelled("auto", disk.root).table["split"]) & {"test"}
+
+
+def test_training_and_validation(disk):
+    fill(disk, "images/{}", "annotations/{}", ("training", "validation"))
+    assert splits_of(read_source("auto", disk.root)) == {"train": 2, "valid": 2}
+
+
+def test_images_and_masks_in_capitals(disk):
+    fill(disk, "Images", "Masks", ("",))
+    assert splits_of(read_source("auto", disk.root)) == {"": 2}
+
+
+def test_archives_whose_folders_have_long_names(disk):
+    fill(disk, "ISIC_{}_Data", "ISIC_{}_Part1_GroundTruth", ("Training", "Test"),
+         name="{}_segmentation")  # fmt: skip
+    assert splits_of(read_source("auto", disk.root)) == {"train": 2, "test": 2}
+
+
+def test_masks_beside_their_images(disk):
+    disk.image("scans/1.jpg", "scans/2.jpg")
+    disk.mask("scans/1_mask.png", {(0, 0): 1})
+    disk.mask("scans/2_mask.png", {(0, 0): 1})
+    assert read_source("auto", disk.root).table["target"].tolist() == [
+        "1_mask.png",
+        "2_mask.png",
+    ]
+
+
+def test_masks_that_alone_are_divided_divide_their_images(disk):
+    disk.image("images/1.jpg", "images/2.jpg")
+    disk.mask("masks/train/1.png", {(0, 0): 1})
+    disk.mask("masks/val/2.png", {(0, 0): 1})
+    assert splits_of(read_source("auto", disk.root)) == {"train": 1, "valid": 1}
+
+
+def test_masks_that_are_not_divided_belong_to_every_split(disk):
+    disk.image("images/train/1.jpg", "images/test/2.jpg")
+    disk.mask("masks/1.png", {(0, 0): 1})
+    disk.mask("masks/2_mask.png", {(0, 0): 1})
+    index = read_source("auto", disk.root)
+    assert index.table[["id", "target"]].values.tolist() == [
+        ["1", "masks/1.png"],
+        ["2", "masks/2_mask.png"],
+    ]
+    disk.image("images/test/1.jpg")
+    with pytest.raises(UserError, match="divide the masks into the same folders"):
+        read_source("auto", disk.root)
+
+
+def test_paddleseg_lists_name_pairs(disk):
+    for number in range(3):
+        disk.image(f"images/H{number}.jpg")
+        disk.mask(f"labels/label of {number}.png".replace(" ", "-"), {(0, 0): 1})
+    disk.text("train.txt", *[f"images/H{n}.jpg labels/label-of-{n}.png" for n in range(2)])
+    disk.text("val.txt", "images/H2.jpg labels/label-of-2.png")
+    index = read_source("auto", disk.root)
+    assert index.table[["target", "split"]].values.tolist() == [
+        ["labels/label-of-0.png", "train"],
+        ["labels/label-of-1.png", "train"],
+        ["labels/label-of-2.png", "valid"],
+    ]
+
+
+def test_culane_as_unpacked(disk):
+    clip = "driver_23_30frame/05151649_0422.MP4"
+    for number in range(3):
+        disk.image(f"{clip}/0000{number}.jpg")
+        disk.mask(f"laneseg_label_w16/{clip}/0000{number}.png", {(0, 0): 1, (0, 1): 4})
+        disk.text(f"{clip}/0000{number}.lines.txt", "1 2 3 4")
+    line = "/{0}/0000{1}.jpg /laneseg_label_w16/{0}/0000{1}.png 1 1 0 0"
+    disk.text("list/train_gt.txt", *[line.format(clip, n) for n in range(2)])
+    disk.text("list/train.txt", *[f"/{clip}/0000{n}.jpg" for n in range(2)])
+    disk.text("list/test.txt", f"/{clip}/00002.jpg")
+    index = read_source("lanes", disk.root)
+    assert splits_of(index) == {"train": 2, "test": 1}
+    assert index.read_mask(index.table["target"].iat[0]).sum() == 2
+    assert "up to 4: every number above 0 is read as lane" in " | ".join(index.notes)
+
+
+def test_labelme_names_classes_and_drops_what_it_ignores(disk):
+    disk.image("JPEGImages/1.jpg")
+    disk.mask("SegmentationClass/1.png", {(0, 0): 1, (1, 1): 255}, palette=True)
+    disk.text("SegmentationClassVisualization/1.jpg")
+    disk.text("class_names.txt", "__ignore__", "_background_", "crack")
+    index = read_source("auto", disk.root)
+    assert index.classes == ("background", "crack") and len(index) == 1
+
+
+def test_voc_of_ones_own_one_folder_down(disk):
+    for year in ("VOC2007", "VOC2012"):
+        base = f"VOCdevkit/{year}"
+        disk.image(f"{base}/JPEGImages/{year}.jpg")
+        disk.mask(f"{base}/SegmentationClass/{year}.png", {(0, 0): 1}, palette=True)
+        disk.text(f"{base}/ImageSets/Segmentation/train.txt", year)
+        assert read_source("auto", disk.root).table["id"].tolist() == [year]  # 2012 comes first
+    disk.text("VOCdevkit/VOC2012/classes.txt", "background", "crack")
+    index = read_source("auto", disk.root / "VOCdevkit" / "VOC2012")
+    assert (index.classes, splits_of(index)) == (("background", "crack"), {"train": 1})
+
+
+def test_ade20k_names_its_classes(disk):
+    fill(disk, "images/{}", "annotations/{}", ("training",))
+    disk.text("objectInfo150.txt", "Idx\tRatio\tTrain\tVal\tStuff\tName", "1\t0\t0\t0\t0\twall, x")
+    disk.text("sceneCategories.txt", "a b")
+    assert read_source("auto", disk.root).classes == ("other", "wall")
+
+
+def test_files_that_are_no_images_are_counted_and_in_test_refused(disk):
+    fill(disk, "images/{}", "masks/{}")
+    disk.text("images/train/x.avif")
+    index = read_folders(disk.root)
+    assert any("1 files .avif among the images, left out" in note for note in index.notes)
+    disk.text("images/test/x.heic")
+    with pytest.raises(UserError, match=r"x\.heic is to be predicted.*convert it"):
+        read_folders(disk.root)
+    (disk.root / "images/test/x.heic").unlink()  # the remedy
+    read_folders(disk.root)
+
+
+def test_a_split_without_masks_and_odd_names_are_said(disk):
+    fill(disk, "images/{}", "masks/{}", ("train", "val"))
+    for path in (disk.root / "masks" / "val").iterdir():
+        path.unlink()
+    disk.image("images/test_site3/9.jpg")
+    notes = " | ".join(read_folders(disk.root).notes)
+    assert "split valid: no masks, so its images are to be predicted" in notes
+    assert "read as plain folders, not as splits: 1 (test_site3)" in notes
+
+
+def test_training_without_anything_to_learn_is_refused(disk):
+    disk.image("images/1.jpg")
+    with pytest.raises(UserError, match=r"found images/ \(1 \.jpg\); a mask lies in masks/"):
+        read_labelled("auto", disk.root)
+    disk.mask("masks/1.png", {})
+    with pytest.raises(UserError, match="all 1 masks are background alone"):
+        read_labelled("auto", disk.root)
+    disk.mask("masks/1.png", {(0, 0): 1})
+    assert len(read_labelled("auto", disk.root)) == 1
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "train.txt"])
+def test_text_that_is_not_utf8_is_named(disk, name):
+    disk.image("images/1.jpg")
+    disk.mask("masks/1.png", {(0, 0): 1})
+    disk.path(name).write_bytes(b"1\ncaf\xe9\n")
+    with pytest.raises(UserError, match=rf"{name} is not UTF-8 \(byte 0xe9 in line 2\): save it"):
+        read_folders(disk.root)
+    disk.path(name).write_bytes("\ufeff1\ncafé\n".encode())
+    assert len(read_folders(disk.root)) == 1
+
+
+def test_one_mask_as_array_and_as_picture(disk):
+    import numpy as np
+
+    disk.image("JPEGImages/1.jpg")
+    disk.mask("SegmentationClassPNG/1.png", {(0, 0): 1})
+    np.save(disk.path("SegmentationClass/1.npy"), np.eye(6, 8, dtype=np.int32))
+    assert read_folders(disk.root).table["target"].tolist() == ["SegmentationClassPNG/1.png"]
