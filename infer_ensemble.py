@@ -180,10 +180,7 @@ def describe(
     *,
     corrected: bool,
 ) -> None:
-    """Print how sure the answers are, where the models disagree and which score to expect.
-
-    The expected score is kept in ``prediction``.
-    """
+    """Write the expected score to ``prediction``; print it, and how sure the models are."""
     from src.ensemble import calibration, report
     from src.ensemble.calibration import correct
 
@@ -191,13 +188,13 @@ def describe(
     for log_probs in answers.blocks():
         posterior = correct(log_probs, shift) if shift.significant else log_probs
         tally.add(posterior if corrected else log_probs, posterior)
+    expected = asdict(calibration.expected_loss(weights.summary, tally))
+    write_json(prediction, {"oof_log_loss": weights.summary.loss, "test_log_loss": expected})
     print(f"\n{report.test_bins_table(tally.bins)}\n")
     print(f"{report.agreement_table(answers)}\n")
     print(f"{report.least_certain_table(answers, ids, weights.classes)}\n")
     print("\n".join(report.shift_lines(shift, weights.classes, corrected=corrected)))
     print("\n" + "\n".join(report.score_lines(weights.summary, answers, tally)))
-    expected = asdict(calibration.expected_loss(weights.summary, tally))
-    write_json(prediction, {"oof_log_loss": weights.summary.loss, "test_log_loss": expected})
 
 
 def submit(

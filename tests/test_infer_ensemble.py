@@ -99,6 +99,17 @@ def test_submission_in_the_samples_order_and_the_report(place, capsys):
     assert expected["low"] < actual < expected["high"]
 
 
+def test_results_are_written_before_they_are_reported(place, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no report")
+
+    monkeypatch.setattr("src.ensemble.report.test_bins_table", fail)
+    with pytest.raises(RuntimeError, match="no report"):
+        run(place)
+    assert len(read(place[0] / "output" / "submission.csv")[1]) == NUM
+    assert read_json(place[0] / "output" / "prediction.json")["test_log_loss"]
+
+
 def test_prior_correction_lowers_the_actual_log_loss(place):
     losses = {}
     for choice in ("off", "on"):

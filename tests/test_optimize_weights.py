@@ -53,6 +53,16 @@ def test_weights_are_written_and_every_method_is_shown(world, capsys):
     assert (world.root / "weights.json").exists()
 
 
+def test_weights_are_written_before_they_are_reported(world, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no report")
+
+    monkeypatch.setattr("src.ensemble.report.scores_table", fail)
+    with pytest.raises(RuntimeError, match="no report"):
+        run(world, "--trials", "0")
+    assert read_weights(world.root / "weights.json").scores
+
+
 def test_the_same_command_gives_the_same_weights(world):
     run(world)
     first = (world.root / "weights.json").read_bytes()
