@@ -1,4 +1,4 @@
-"""Answer the test images: python infer_ensemble.py --tta_steps 5.
+"""Predict the test images and write the submission: python infer_ensemble.py --tta_steps 5.
 
 Checkpoints, weights.json and test images in, submission.csv out, with a prediction of its score.
 A stopped run goes on with the first model and fold that has not finished.

@@ -1,4 +1,4 @@
-"""Weigh all models and views: python optimize_weights.py.
+"""Blend weights of all models and views: python optimize_weights.py.
 
 OOF predictions of all models in, output/weights.json out. The weights are the certified optimum of
 a convex problem; Optuna searches how to pool, what to leave out and where to calibrate.

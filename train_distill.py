@@ -1,4 +1,4 @@
-"""Teach a student: python train_distill.py --model camvid --data_dir input/camvid.
+"""Distil a teacher into a student: python train_distill.py --model camvid --data_dir input/camvid.
 
 One command trains the student alone, the teacher, and the student with the teacher, each in
 output/distill/<name>-<role>/fold<k>/, and prints the table. A teacher that does not beat the

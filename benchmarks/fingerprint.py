@@ -1,4 +1,4 @@
-"""What two output folders must have in common to the last bit, and what a kill may leave."""
+"""Hashes of the files of two output folders that must be identical after a kill and resume."""
 
 from __future__ import annotations
 

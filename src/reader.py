@@ -1,4 +1,4 @@
-"""Fill a config: dataclass defaults < YAML ``train:`` block < the model's YAML row < flags.
+"""Config reader: dataclass defaults < YAML ``train:`` block < the model's YAML row < flags.
 
 A frozen dataclass and the words of the command line go in, a filled instance comes out; the field,
 the YAML key and the flag are the same word.

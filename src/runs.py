@@ -1,4 +1,4 @@
-"""Where every file under ``output/`` lies; nothing else builds such a path."""
+"""Paths below ``output/``: every file of a run; nothing else builds such a path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start and end of a script: its streams, and one line on a mistake, full disk or short memory."""
+"""Entry point of every script: streams, exit status, and one line on a user's mistake."""
 
 from __future__ import annotations
 

@@ -1,16 +1,15 @@
-"""Every train image read once before folds are made: what is unreadable, what is there twice.
+"""Audit of the training images: unreadable files, exact and near duplicates, before folds are made.
 
 Unreadable images are quarantined. Exact copies (same bytes) and near copies (same picture) must
 share a fold, or the held-out score is flattered; copies under different labels are reported. So
 are images of 16 bits that use few of them: only the upper eight are kept.
 
-Images in, pairs that show the very same picture out (recompressed, resized, brightened).
-
-Two steps. A 64-bit difference hash (signs of the horizontal gradients of an 8 x 9 thumbnail) finds
-candidates: pairs at most ``num_bands - 1`` bits apart agree on at least one of ``num_bands`` bands
-of bits, so sorting by band finds them all without comparing everything. A 32 x 32 grey thumbnail
-then confirms: as it is and without its low frequencies it must correlate, which tells a second copy
-from a second photograph of the same kind of thing before the same background.
+Near duplicates (recompressed, resized, brightened) are found in two steps. A 64-bit difference hash
+(signs of the horizontal gradients of an 8 x 9 thumbnail) finds candidates: pairs at most
+``num_bands - 1`` bits apart agree on at least one of ``num_bands`` bands of bits, so sorting by
+band finds them all without comparing everything. A 32 x 32 grey thumbnail then confirms: as it is
+and without its low frequencies it must correlate, which tells a second copy from a second
+photograph of the same kind of thing before the same background.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The columns of a competition's CSV in, which of them is the image, the id, the label out.
-
-The label columns of a train.csv in, one class name a row out, and what is odd about them.
-"""
+"""Column detection of a competition's CSV: image, id, group, and labels as one class name a row."""
 
 from __future__ import annotations
 

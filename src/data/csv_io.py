@@ -1,4 +1,4 @@
-"""CSV files in, tables of text out, and back: nothing guessed about ids, nothing left to run.
+"""CSV reading and writing: encodings and separators detected, cells as text, formulas escaped.
 
 Every cell is text ("001" stays "001", "NA" stays "NA"). Read: UTF-8 with or without BOM, UTF-16
 with BOM, CP949 where that makes Korean; commas, semicolons or tabs; any line ending. Written: text

@@ -1,9 +1,7 @@
-"""Canonical pixels in, samples out, transformed by a pure function of (seed, epoch, row).
+"""Dataset and data loader whose samples and order are pure functions of (seed, epoch, row).
 
 ``dataset[(epoch, row)]`` is a dict of tensors: ``image`` (3, H, W) uint8 RGB, ``index`` the row,
 and what the kind of task adds.
-
-A dataset in, batches out: in an order that is a pure function of (seed, epoch).
 
 No sampler remembers anything but where to begin, so that a run resumes in mid-epoch with exactly
 the batches that were left, whatever the number of loader processes.

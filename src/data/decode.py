@@ -1,4 +1,4 @@
-"""Bytes of one file in, one RGB image or one label mask out; anything doubtful is refused by name.
+"""Image and mask decoding: bytes of one file → RGB (H, W, 3) uint8 or labels (H, W), or a refusal.
 
 OpenCV decodes (it honours EXIF, scales 16 bits to 8, converts CMYK and refuses what is cut short),
 but only after the header has been read here: the pixel limit must hold *before* memory is asked
@@ -6,11 +6,8 @@ for. What the formats leave open is decided so: alpha is dropped (colours as sto
 resolved for images and read as indices for masks, of an animation or a document the first frame
 counts.
 
-The first bytes of an image file in, its size, depth and format out; no pixel is decoded.
-
-A mask stored with an alpha channel, or as an unusual array in, its values out.
-
-``decode.py`` takes what class numbers should be stored as; these forms say the same things.
+Headers give size, depth and format without decoding a pixel. Masks may also come with an alpha
+channel, or as ``.npy`` arrays of another type that hold whole numbers.
 """
 
 from __future__ import annotations

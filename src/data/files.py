@@ -1,6 +1,4 @@
-"""A folder in, the images below it out.
-
-A path written in a CSV in, the file that it means out.
+"""Listing of image files below a folder, and resolution of paths that a CSV names.
 
 What a cell leaves unsaid is guessed with care: a file of the other split (``test/3.png`` for a
 row of the train table) or one in a folder of masks is never meant unless the cell says so.

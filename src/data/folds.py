@@ -1,4 +1,4 @@
-"""The train table in, a fold for every row out, kept in ``folds.csv`` for all later runs.
+"""Stratified (group) K-fold assignment of the training rows, kept in ``folds.csv`` for all runs.
 
 Without groups: scikit-learn's StratifiedKFold, so that its folds are the ones a notebook with the
 same seed has. With groups (the data's own, or duplicates that must not be parted): whole groups
@@ -6,11 +6,8 @@ are dealt so that every class spreads evenly. The file carries a hash of the dat
 for, so that a later run on other data stops and says what changed, and one of its own rows, so
 that a damaged file is never believed.
 
-Class names and groups of rows in, a fold for every row out.
-
-Image files in, what tells them from changed ones out: a digest of size and content.
-
-Modification times would not do: they change with every copy of the data.
+Changed image files are told by a hash of size and content: modification times would not do: they
+change with every copy of the data.
 """
 
 from __future__ import annotations

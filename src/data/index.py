@@ -1,4 +1,4 @@
-"""A data folder in, one table of its images out: ids, paths, class names, groups.
+"""Index of a classification data set: one table of ids, image paths, class names and groups.
 
 Two layouts are told apart by what lies there:
 
@@ -8,8 +8,6 @@ Two layouts are told apart by what lies there:
 
 In both, test images may be a bare ``test/`` folder. File names are matched in any case, class
 names are compared in NFC, ids are text.
-
-Ids, paths, class names and groups of one split in, the table that all rooms read out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""The index of a mask data set in, the rows to train on, to hold out and to hand in out.
+"""Splits and datasets of (image, mask) samples: rows to train on, to hold out, to predict.
 
 Training, tuning and thresholds see :func:`read_labelled` alone, which has no test row in it. The
 test split is reachable through :func:`read_test_masks`, for inference.
-
-Rows of a mask index in, a dataset of (image, mask) samples of one size out, behind a cache.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A batch in, the batch mixed with itself out, with soft targets.
+"""Mixup and CutMix of a batch, with soft targets (B, K).
 
 mixup (Zhang et al. 2018, https://arxiv.org/abs/1710.09412) blends whole images, CutMix (Yun et al.
 2019, https://arxiv.org/abs/1905.04899) pastes one rectangle. Drawn from (seed, step) on the CPU, so

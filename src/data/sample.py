@@ -1,4 +1,4 @@
-"""The sample submission in, its ids and column names out, as they must be handed in."""
+"""Reader of the sample submission: its ids and column names, as they must be handed in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels of one image in, the pixels the network sees out; random ones repeat from their key.
+"""Augmentation of one image (H, W, 3) uint8, repeatable from a key (seed, epoch, row).
 
 Everything stays uint8 (H, W, 3) RGB until the device. albumentations composes; the colour change
 is ours: brightness, contrast, saturation and hue are affine in RGB, so that one 3x4 matrix and one

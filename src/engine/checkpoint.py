@@ -1,9 +1,7 @@
-"""The whole training state to a file and back: never half, never foreign, never executed.
+"""Checkpoints: the whole training state in one atomic, checksummed file, loaded without pickle.
 
 ``last.pt`` is torch's zip archive followed by a SHA-256 of its bytes. Reading checks the hash
 first and allows tensors, numbers, strings and containers only (``weights_only``).
-
-What a run remembers, and the parts that change while it trains.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask the loop to stop at the next safe place; a second one insists."""
+"""Signal handling: SIGTERM and SIGINT stop the loop at the next safe step; a second one aborts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says: bars, ``metrics.csv``, TensorBoard, Weights & Biases."""
+"""Experiment logging: progress bars, ``metrics.csv``, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 

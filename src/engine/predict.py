@@ -1,6 +1,4 @@
-"""Predictions of a whole loader: for validation, OOF, test and every view of each.
-
-A trained net and its training batches in, the same net with BatchNorm measured anew out.
+"""Prediction of a whole loader, with test-time augmentation; BatchNorm re-estimation (update_bn).
 
 Averaged weights never saw the statistics they are used with: those are an average over nets that
 came before. A short run, whose statistics still move at its end, gains most. Izmailov et al. 2018,

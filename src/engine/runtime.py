@@ -1,9 +1,7 @@
-"""Device, precision, memory layout and processes: what the loop runs on.
+"""Device, precision, memory layout, processes, and out-of-memory errors: what the loop runs on.
 
 Accelerate finds the device and joins the processes; autocast and the fp16 scaler are torch's own,
 because the precision is chosen by measurement after the process has started.
-
-Running out of memory: recognise it on every device and give back what can be given back.
 """
 
 from __future__ import annotations

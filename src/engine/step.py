@@ -1,4 +1,4 @@
-"""One optimizer step: any micro-batch, any precision, memory that runs out, numbers gone bad."""
+"""One optimizer step: gradient accumulation, mixed precision, memory and non-finite guards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table of true-class log probabilities in; weights by every method, each cross-fitted, out.
+"""Linear blend weights by several methods (uniform, best, greedy, convex), cross-fitted.
 
 The table (N, M + 2) holds log p(true class) of each member and of the two floors: all that the
 linear pool's log loss depends on. A method is a function table → weights on the simplex. Its nested

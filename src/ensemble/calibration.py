@@ -1,15 +1,14 @@
-"""Calibration of OOF and test predictions, and the test log loss to expect.
+"""Calibration: reliability, the expected test log loss, and label-shift estimation (EM).
 
 A test row's expected loss is sum_y r(y|x) (-log q(y|x)), where q is the prediction and r the same
-corrected to the class frequencies estimated for the test rows (``shift.py``). Without label shift
+corrected to the class frequencies estimated for the test rows (below). Without label shift
 it is the mean entropy.
 
-Unlabelled test answers in; the class frequencies of the test rows, and what they change, out.
-
-If only the class frequencies differ between train and test, those of the test rows maximise
-mean log sum_c pi_c q_c(x) / pi0_c, where q are calibrated answers and pi0 the frequencies they
-imply. The EM of Saerens, Latinne and Decaestecker 2002 (https://doi.org/10.1162/089976602753284446)
-climbs to that maximum; it is the mixture problem of ``simplex.py``, solved and certified there.
+Label shift: if only the class frequencies differ between train and test, those of the test rows
+maximise mean log sum_c pi_c q_c(x) / pi0_c, where q are calibrated predictions and pi0 the
+frequencies they imply. The EM of Saerens, Latinne and Decaestecker 2002
+(https://doi.org/10.1162/089976602753284446) climbs to that maximum; it is the mixture problem of
+``solvers.py``, solved and certified there.
 """
 
 from __future__ import annotations

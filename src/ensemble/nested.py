@@ -1,8 +1,8 @@
-"""A structure in; the finished blend, its nested losses and its pooled OOF answers out.
+"""Nested (cross-fitted) evaluation of blends: fit on the other folds, score on the fold left out.
 
 Everything here reads the full class distributions from disk, a block of rows at a time.
 
-Every way to weigh the members, side by side: fitted loss, nested loss and its interval.
+The table of candidates shows fitted loss, nested loss and its bootstrap interval.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""``output/<model>/fold<k>/oof.npz`` of all models in, one joined table of logits out.
+"""Out-of-fold predictions of all models, joined by id to one memory-mapped table of logits.
 
 Nothing is loaded but ids and targets: the logits stay on disk and are mapped, so a pass over all
 members needs the memory of one block of rows. The files are plain ``npz`` and are read without
-unpickling anything (``store.py``).
+unpickling anything (``predictions.py``).
 """
 
 from __future__ import annotations

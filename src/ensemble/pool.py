@@ -1,11 +1,11 @@
-"""Logits of many predictors in, one distribution a row out: linear and logarithmic pools.
+"""Opinion pools of many predictors: linear (mean of probabilities) and logarithmic.
 
 A *member* is one view of one model. The linear pool is the weighted mean of probabilities; the
 logarithmic pool is the weighted sum of log probabilities, normalised again (Genest and Zidek 1986,
 https://doi.org/10.1214/ss/1177013825). Then comes one temperature, and last a learned *floor*: a
 little of two distributions that look at no image, the uniform one and the class frequencies of the
-training rows. (After the temperature, because a floor that goes in before is a poor man's
-temperature, and one below 1 would sharpen it away; see ``finish.py``.) All arrays are float32 log
+training rows. (After the temperature: a floor before it would act as one, and a
+temperature below 1 would sharpen it away; see ``solvers.py``.) All arrays are float32 log
 probabilities; a least value of 1e-30 keeps their logarithms finite.
 """
 

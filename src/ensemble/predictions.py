@@ -1,4 +1,4 @@
-"""A run's predictions, written and read: ``oof.npz``, and ``test_logits.npy`` with ``test.json``.
+"""Prediction files of a run: ``oof.npz``, and ``test_logits.npy`` with ``test.json``.
 
 Logits are float16, (V, N, K): views × rows × classes. Both kinds are mapped from disk, not loaded,
 and nothing is ever unpickled. Test logits count only once their sidecar exists.

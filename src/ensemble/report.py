@@ -1,4 +1,4 @@
-"""Numbers in, the lines the scripts print out."""
+"""Tables and lines that the blend and inference scripts print."""
 
 from __future__ import annotations
 

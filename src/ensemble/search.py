@@ -1,13 +1,12 @@
-"""Optuna around the exact solve: how to pool, what to leave out, where to calibrate.
+"""Optuna search over blend structures: pool, order of calibration, subsets of models and views.
 
 The weights themselves are a convex problem and need no search; what is searched is everything that
 is not convex. The journal keeps each finished trial, so a stopped search goes on where it was.
 
-OOF predictions in; what the search looks at, small enough to stay in memory, out.
-
-The panel keeps of each row the true class, the classes the members think likeliest, and one class
-that stands for all others, each as likely as they are on average. Linear pools of it are exact;
-logarithmic pools and temperatures are close, and what is adopted is scored again in full.
+Trials are scored on a top-k class subset of the OOF predictions (the panel). It keeps of each row
+the true class, the classes the members think likeliest, and one class that stands for all others,
+each as likely as they are on average. Linear pools of it are exact; logarithmic pools and
+temperatures are close, and what is adopted is scored again in full.
 """
 
 from __future__ import annotations

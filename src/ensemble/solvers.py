@@ -1,21 +1,18 @@
-"""True-class probabilities of M predictors in, the best mixture of them and its certificate out.
+"""Certified convex solvers of blend weights: mixture, logarithmic pool, temperature and floor.
 
-f(w) = -mean log(sum_m w_m p_m) is convex on the simplex {w >= 0, sum w = 1}. With
-g_m = mean(p_m / p̄), p̄ the mixture, every optimum has g_m <= 1, and max_m g_m - 1 bounds how far f
-still is above it (its Frank-Wolfe gap), so an answer proves itself. Minimising f(x) + sum x over
-x >= 0 alone gives the same weights, which frees Newton's method from the equality: each step is a
-non-negative least-squares problem of M unknowns. (Kim et al. 2020, https://arxiv.org/abs/1806.01412;
-here without their low-rank step. The update w ← w · g, EM, gives the first few iterations.)
+f(w) = -mean log(sum_m w_m p_m) is convex on the simplex {w >= 0, sum w = 1}. With g_m = mean(p_m /
+p̄), p̄ the mixture, every optimum has g_m <= 1, and max_m g_m - 1 bounds how far f still is above
+it (its Frank-Wolfe gap), so an answer proves itself. Minimising f(x) + sum x over x >= 0 alone
+gives the same weights, which frees Newton's method from the equality: each step is a non-negative
+least-squares problem of M unknowns. (Kim et al. 2020, https://arxiv.org/abs/1806.01412; here
+without their low-rank step. The update w ← w · g, EM, gives the first few iterations.)
 
-Log probabilities of M members in, the best weights of their logarithmic pool out.
+The logarithmic pool: p ∝ exp(sum_m w_m log p_m) with w >= 0 and no other constraint: the weights'
+sum is an inverse temperature. The mean loss is convex in w (a log-sum-exp of linear forms);
+Newton's steps are non-negative least-squares problems, as above.
 
-p ∝ exp(sum_m w_m log p_m) with w >= 0 and no other constraint: the weights' sum is an inverse
-temperature. The mean loss is convex in w (a log-sum-exp of linear forms); Newton's steps are
-non-negative least-squares problems, as in ``simplex.py``.
-
-Pooled answers in, the temperature and the floor that finish them out.
-
-Both are fitted together: without a floor one mislabelled image would soften every answer.
+Temperature scaling and the floor are fitted together on the pooled predictions: without a floor
+one mislabelled image would soften every prediction.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answers in; a submission with the sample's ids and columns, read back and proved, out.
+"""Submission writer: the sample's ids and columns, read back and checked.
 
 Cells are written as they stand in the sample, so a grader finds its own names again: they are
 quoted where CSV needs it and never altered.

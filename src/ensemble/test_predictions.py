@@ -1,10 +1,10 @@
-"""``output/<model>/fold<k>/test_logits.npy`` of the blend's models in, its answer a row out.
+"""Test-set predictions of the blend: members pooled per fold, folds averaged as log probabilities.
 
 Every fold's network repeats the whole OOF recipe: the members of fold k are pooled and calibrated
-with the fitted weights, then the folds' answers are averaged as logarithms (the *committee*). For
+with the fitted weights, then the folds' predictions are averaged as logarithms. For
 that mean log q(y) = mean_k log q_k(y) - log Z with Z <= 1 whatever the label is, so -log Z is the
-committee's exact gain over its average seat, known without labels. It also keeps the sharpness the
-temperature was fitted for; the mean of probabilities would come out less sure than it is right.
+exact gain of the K fold models' average over the mean fold model, known without labels. It also
+keeps the sharpness the temperature was fitted for; a mean of probabilities would be underconfident.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``output/weights.json``: all that inference needs to know about the blend, written and read."""
+"""Reader and writer of ``output/weights.json``: all that inference needs of the blend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logits (B, K) and targets, hard (B,) or soft (B, K), in; one scalar to minimise out.
+"""Classification losses of logits (B, K) and hard (B,) or soft (B, K) targets.
 
 All three losses are computed in float32 whatever the precision around them, and all three take
 the same targets, so that mixup and cutmix work with any of them.

@@ -1,4 +1,4 @@
-"""Teacher's and student's tensors in, scalars that pull the student towards the teacher out.
+"""Knowledge-distillation losses: KL, attention, similarity, channel-wise, feature mimicking.
 
 Every term is free of resolution and batch size, so that one weight serves all crops. Where the
 maps differ in size the teacher's are brought to the student's. Teachers arrive detached; a

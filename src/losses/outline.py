@@ -1,4 +1,4 @@
-"""Log-probabilities and labels in, losses that look at outlines and shapes out."""
+"""Boundary and shape losses of segmentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-probabilities and labels in, losses of overlap out: they see regions, not single pixels.
+"""Overlap losses of segmentation: Tversky (Dice, IoU), Lovász, and the micro track's score.
 
 ``classes`` of each: "foreground" leaves class 0 out, "all" keeps it, "auto" is foreground for two
 classes and all for more. A class that is nowhere true in the batch is left out where K > 2 (its

@@ -1,4 +1,4 @@
-"""Logits and labels in; log-probabilities, masks of valid pixels and safe means out."""
+"""Per-pixel log-probabilities, valid-pixel masks and means that are safe where all is void."""
 
 from __future__ import annotations
 

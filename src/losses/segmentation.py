@@ -1,4 +1,4 @@
-"""Mask logits and labels in, scalars to descend out: what torch, timm and smp lack or get wrong.
+"""Segmentation losses: a table of terms (``TERMS``) and their weighted sum, void-safe.
 
 Every term takes log-probabilities (B, K, H, W) from :func:`log_probabilities`, so that one logit
 of the foreground and K logits of a softmax go the same way, and labels (B, H, W); void pixels count

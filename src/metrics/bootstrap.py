@@ -1,4 +1,4 @@
-"""Two scores over the same images in, the interval of their difference out: noise or not.
+"""Paired, grouped bootstrap interval of the difference of two scores over the same images.
 
 Efron & Tibshirani 1993, "An Introduction to the Bootstrap", percentile intervals. Pairs are
 resampled: both runs see the same images in every resampling, so that hard images cancel out.

@@ -1,4 +1,4 @@
-"""Two label maps in, counts of matched boundary pixels out: the boundary F1 before its division.
+"""Boundary F1 of two label maps, as counts of matched boundary pixels.
 
 Csurka et al. 2013, "What is a good evaluation measure for semantic segmentation?",
 https://doi.org/10.5244/C.27.32. What differs: the frame of the image and the rim of void regions

@@ -1,4 +1,4 @@
-"""Logits and targets in, numbers to read out: log loss, its calibrated twin, accuracy, macro F1.
+"""Classification metrics: log loss, temperature-calibrated log loss, accuracy, macro F1.
 
 Everything is float64 numpy and goes through the rows in blocks, so that 33,137 × 396 logits cost
 tens of megabytes of scratch memory rather than gigabytes.

@@ -1,4 +1,4 @@
-"""Counts of pixels per image and class in; segmentation scores out, each stating its averaging.
+"""Segmentation scores from per-image pixel counts, each stating its averaging.
 
 Everything is a function of weighted sums over images, ``score(counts, weights (R, N)) -> (R,)``:
 weights of one give the score, R resamplings its bootstrap. The ``class_`` functions return (R, K);

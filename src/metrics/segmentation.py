@@ -1,4 +1,4 @@
-"""Predicted and true masks in, every segmentation score in one pass out.
+"""Segmentation meter: every score of predicted against true masks in one pass.
 
 The meter only counts; ``src/metrics/counts.py`` divides. IoU means nothing by itself, so every
 name says how it is averaged and ``trivial_`` scores stand beside it.

@@ -1,4 +1,4 @@
-"""Foreground probabilities of validation images in, the threshold with the best IoU out."""
+"""Threshold sweep: the foreground threshold with the best IoU on validation images."""
 
 from __future__ import annotations
 

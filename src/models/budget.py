@@ -1,4 +1,4 @@
-"""A net in, what it costs out: parameters as trained and as deployed, FLOPs, a table by module."""
+"""Cost of a network: parameters as trained and as deployed, FLOPs, a table by module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Depthwise convolutions whose gradient is computed wide where the CPU is slow at narrow ones.
+"""Depthwise convolutions with an fp32 backward pass under CPU bf16 autocast.
 
 In bf16 on the CPU, the gradients of depthwise convolutions of more than 3x3, with strides or with
 dilation take 3 to 100 times as long as in fp32, and make whole networks slower in bf16 than in

@@ -1,4 +1,4 @@
-"""A net in, the same net as a student out: with a projector and what its teaching remembers.
+"""Student wrapper for distillation: the network, a feature projector and running loss sizes.
 
 Teacher and student differ in channels, so mimicking needs a 1×1 projection. It learns, hence it is
 part of the model; inference drops it. The running sizes of the loss terms are buffers, so that a

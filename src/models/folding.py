@@ -1,4 +1,4 @@
-"""A net in, the same function with fewer passes over memory out: norms inside convolutions.
+"""Conv-BN fusion: BatchNorm folded into the preceding convolution, for inference and frozen norms.
 
 BatchNorm at its running statistics is a fixed scale and shift, which the convolution right before
 it can do itself: for good in a trained net (:func:`fold_norms`), step by step in one that trains

@@ -1,4 +1,4 @@
-"""A timm id in, a file of pretrained weights out; a file in, a backbone that holds it out.
+"""Pretrained weights: finding the file of a timm id, loading it into a backbone.
 
 Offline first: a file under ``input/weights``, then the local caches, then the hub, which is asked
 only after it has answered within seconds.

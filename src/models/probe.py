@@ -1,4 +1,4 @@
-"""Features and labels in, the linear head that fits them out: ridge regression in closed form.
+"""Linear probe in closed form: ridge regression with leave-one-out log loss.
 
 The strength of the ridge and the scale of the logits are those with the least leave-one-out log
 loss (a little smoothed), which needs no second fit (Allen 1974, the PRESS statistic): N rows cost

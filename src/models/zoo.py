@@ -1,4 +1,4 @@
-"""A timm id in; what timm knows of it out: whether it exists, its mean, std and sizes.
+"""Look-up of timm models: whether an id exists, its mean, std and sizes.
 
 Nothing here builds a network or opens a file of weights.
 """

@@ -1,14 +1,11 @@
-"""The config of a distillation in, one run a role out: student, teacher, student with teacher.
+"""Distillation runs (student, teacher, taught student), their results table and Optuna tuning.
 
 A role's own config keeps only the options that shape it, so that a change of a distillation weight
 does not make the finished student and teacher look foreign.
 
-Finished runs of a distillation in, the table of their scores and its intervals out.
-
-A distillation in, the weights and temperature that score best on the held-out images out.
-
-Each trial is a short training of the taught student. Trials are kept in a journal, so a killed
-search goes on; one that lags behind the median of the others at the same epoch is stopped.
+The table shows mean ± std over seeds and bootstrap intervals. In the search for term weights and
+temperature each trial is a short training of the taught student. Trials are kept in a journal, so a
+killed search goes on; one that lags behind the median of the others at the same epoch is stopped.
 """
 
 from __future__ import annotations

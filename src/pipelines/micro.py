@@ -1,9 +1,4 @@
-"""The config of the micro track in, one finished run a data set and seed out.
-
-Finished micro runs in, the table of their scores out: mean ± std over seeds, mean over sets.
-
-A micro net and its finished runs in, the report out: costs, latency, scores, checklist.
-"""
+"""Micro track: one run a data set and seed, scores (mean ± std over seeds), cost report."""
 
 from __future__ import annotations
 

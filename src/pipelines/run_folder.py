@@ -1,8 +1,6 @@
-"""A config in, the folder of its run out, and whether the run is finished.
+"""Run folder of a config: its path, config.yaml, and whether the run is finished.
 
-Nothing heavy is imported here: a finished run is recognised in milliseconds. The folder
-``src/tracks`` is the one place besides the root scripts that joins rooms: it holds what several
-scripts share, since scripts are never imported.
+Nothing heavy is imported here: a finished run is recognised in milliseconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""COCO JSON in, checked content with ids as text out.
+"""Checked content of COCO JSON files, with ids as text.
 
 A file lies anywhere down to three folders below the root: ``annotations/instances_train2017.json``,
 ``train/_annotations.coco.json``, ``annotations.json`` beside images.

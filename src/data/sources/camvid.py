@@ -1,4 +1,4 @@
-"""CamVid in (SegNet's 11 classes, or the 32 colours of the original), the index table out.
+"""CamVid reader: SegNet's 11 classes, or the 32 colours of the original.
 
 Layouts: SegNet's ``{train,val,test}`` + ``{train,val,test}annot`` (index PNG, 11 = void); the same
 with ``_labels`` instead of ``annot`` and colours; the original ``701_StillsRaw_full`` +

@@ -1,4 +1,4 @@
-"""CarDD in (COCO JSON, six kinds of damage), label masks or their binary form out.
+"""CarDD reader: COCO JSON of six kinds of car damage, as classes or as damage against none.
 
 Layout: ``CarDD_release/CarDD_COCO/{annotations,train2017,val2017,test2017}``; ``root`` may be any
 of the upper folders. The data set is handed out after signing a form.

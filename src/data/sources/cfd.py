@@ -1,4 +1,4 @@
-"""CrackForest (CFD) in (MATLAB ground truth, crack == 2), the index table out.
+"""CrackForest (CFD) reader: MATLAB ground truth in which crack is 2.
 
 Layout: ``image/NNN.jpg``, ``groundTruth/NNN.mat``, optional ``seg/``, and where somebody divided
 it train.txt, val.txt, test.txt. Shi et al. 2016, https://doi.org/10.1109/TITS.2016.2552248

@@ -1,4 +1,4 @@
-"""COCO JSON in (polygons or run lengths, one instance each), label masks out.
+"""COCO JSON reader: polygons or run lengths, one instance each, drawn as label masks.
 
 Layouts: docs/layouts.md. Format: https://cocodataset.org/#format-data
 """

@@ -1,4 +1,4 @@
-"""CVPPP 2017 leaf segmentation (LSC) in, plant against background out: foreground is label > 0.
+"""CVPPP 2017 leaf segmentation (LSC) reader: plant against background, foreground is label > 0.
 
 Layout: ``A1 .. A4/plantNNN_{rgb,label,fg}.png`` below ``root`` or its ``training`` and ``testing``
 folders (also with the archive's ``CVPPP2017_LSC_`` prefix). Minervini et al. 2016,

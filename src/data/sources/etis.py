@@ -1,4 +1,4 @@
-"""ETIS-LaribPolypDB in (196 colonoscopy frames, 0/255 masks), the index table with sequences out.
+"""ETIS-LaribPolypDB reader: 196 colonoscopy frames with 0/255 masks, grouped by sequence.
 
 Layouts: the original ``N.tif`` + ``Ground Truth/pN.tif`` (also ``ETIS-LaribPolypDB/N.tif``), or
 ``images/N.*`` + ``masks/N.*``. Silva et al. 2014, https://doi.org/10.1007/s11548-013-0926-3

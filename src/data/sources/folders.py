@@ -1,4 +1,4 @@
-"""Any folders of images and masks in, the index table out.
+"""Reader of any folders of images and masks.
 
 Layouts: docs/layouts.md. Folders' names say which files are images and which are masks, and the
 split where they are divided (``images/train`` or ``train/images`` or ``train_images``); else lists

@@ -1,4 +1,4 @@
-"""Names of video frames in, groups of neighbours out: near-identical frames share a fold."""
+"""Groups of neighbouring video frames, told by their names, so that they share a fold."""
 
 from __future__ import annotations
 

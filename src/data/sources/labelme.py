@@ -1,4 +1,4 @@
-"""labelme's JSON (one a photograph, beside it) in, label masks out, drawn as COCO polygons are.
+"""labelme reader: JSON beside each photograph, drawn as label masks like COCO polygons.
 
 Polygons, rectangles and circles count; lines and points have no area.
 https://github.com/wkentaro/labelme

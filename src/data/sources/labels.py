@@ -1,4 +1,4 @@
-"""Mask files of a plain folder in, what their values mean and how they are read out."""
+"""Meaning of the values in mask files: labels, 0/255, palettes, and how they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Road images with lanes in, the two-class index table with neighbouring frames grouped out.
+"""Lane data reader: two classes, neighbouring frames grouped.
 
 Forms, recognised by what lies in the folder:
 - TuSimple: ``label_data_*.json``, ``test_label.json`` (one JSON a line) and ``clips/``, also below

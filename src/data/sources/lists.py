@@ -1,4 +1,4 @@
-"""Text files that name images in, the split of every image out.
+"""Split lists: text files that name the images of train, val and test.
 
 A list is ``train.txt``, ``val.txt`` (or ``valid.txt``) or ``test.txt``, also ``train_list.txt`` and
 ``train_gt.txt``, beside the images or in ``list/``, ``lists/``, ``splits/`` or

@@ -1,4 +1,4 @@
-"""Names of images as annotation files write them in, the files that they mean out."""
+"""Resolution of image names, as annotation files write them, to files."""
 
 from __future__ import annotations
 

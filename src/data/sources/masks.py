@@ -1,4 +1,4 @@
-"""What every source hands over: a table of images and masks, and how a mask's file is read.
+"""MaskIndex, the table of images and masks that every source returns, and how masks are read.
 
 In: a raw folder, listed. Out: a :class:`MaskIndex`, so that a dataset reads VOC palettes, MATLAB
 files and JSON polygons in the same way: ``index.read_mask(row.target)``.

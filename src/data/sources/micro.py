@@ -1,4 +1,4 @@
-"""The five sets of the micro track in, the index table out.
+"""Reader of the micro track's five sets: VOC, ETIS, CVPPP, CFD, CarDD.
 
 Layout at hand: ``{VOC,ETIS,CVPPP,CFD,CarDD}/{train,val,test}/{images/*.jpg,masks/*.png}``, index
 masks (VOC 0..20, 255 void; the others 0/1, damage or not for CarDD). Where a set lies in its

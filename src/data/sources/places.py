@@ -1,4 +1,4 @@
-"""Names of folders in, the split (train, valid, test) and the kind (image, mask) they say out.
+"""Split (train, valid, test) and kind (image, mask) that folders' names say.
 
 ``images/train/7.jpg``, ``train/images/7.jpg``, ``train_images/7.jpg`` and ``img_dir/train/7.jpg``
 are all the image ``7`` of the train split. The layouts: docs/layouts.md.

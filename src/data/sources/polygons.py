@@ -1,4 +1,4 @@
-"""Polygons and run lengths of COCO in, the pixels they cover out.
+"""Rasterisation of COCO polygons and run lengths.
 
 Format: https://cocodataset.org/#format-data
 """

@@ -1,4 +1,4 @@
-"""Name of a data set and its folder in, its :class:`MaskIndex` out."""
+"""Table of mask data sources: name of a layout → reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of images and of masks in, which mask belongs to which image out."""
+"""Matching of masks to images by file name."""
 
 from __future__ import annotations
 

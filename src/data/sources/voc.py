@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 devkit in (palette masks, 255 void), the index table out.
+"""PASCAL VOC 2012 devkit reader: palette masks, 255 is void.
 
 Layout: ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}`` (or another
 year); ``root`` may be any of the three upper folders. http://host.robots.ox.ac.uk/pascal/VOC/voc2012/

@@ -1,4 +1,4 @@
-"""What every micro net shares: pixels in, logits of the image's size out."""
+"""Base class of the micro nets: normalisation inside, logits at the image's size."""
 
 from __future__ import annotations
 

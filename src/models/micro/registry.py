@@ -1,4 +1,4 @@
-"""A name in, a micro net out: every family with its sizes, and the blocks that can be dropped."""
+"""Registry of micro nets: every family with its sizes, and the blocks that can be dropped."""
 
 from __future__ import annotations
 

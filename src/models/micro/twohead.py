@@ -1,4 +1,4 @@
-"""TwoHeadUNet: what it is, seen coarsely; where it ends, drawn at full resolution. Ours, two sizes.
+"""TwoHeadUNet (ours, two sizes): a coarse head for classes, a full-resolution head for borders.
 
 Nearly all parameters sit in a separable U-Net at strides 4 to 32, where the field of view is widest
 for the same kernels and a step costs a quarter. Two narrow branches, at strides 2 and 1, bring back

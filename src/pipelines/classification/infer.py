@@ -1,4 +1,4 @@
-"""A finished fold and test images in, their logits out, every view, in the fold's folder."""
+"""Inference of one trained fold: test logits of every view, kept in the fold's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photographs in; their index, the folds they belong to and their aliases out, made once.
+"""Preparation of a classification: index, audit, folds and aliases, made once.
 
 Joins the rooms of ``src/data`` for ``train_fold.py``: index, audit, folds.
 """

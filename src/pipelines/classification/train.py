@@ -1,4 +1,4 @@
-"""Photographs, folds and a net in, a finished fold's folder out: weights, scores, OOF.
+"""Training of one classification fold: loaders, fit, OOF predictions.
 
 Serves ``train_fold.py``, and the students and teachers of ``train_distill.py``.
 """

@@ -1,12 +1,12 @@
-"""A pretrained classifier and its training images in, a head fitted to its features out.
+"""Linear-probe initialisation (LP-FT) and WiSE-FT weight interpolation.
 
 Fine-tuning from a head of noise first spoils the features that it should build on; from a fitted
 head it starts at the score of the frozen net. Kumar et al. 2022, https://arxiv.org/abs/2202.10054.
 
-Start and end of a fine-tuning in, the best weights on the line between them out.
-
-Where pretrained features fit the data already, few images teach as much noise as signal, and some
-of the way back scores better than the end. Wortsman et al. 2022, https://arxiv.org/abs/2109.01903.
+WiSE-FT interpolates initial and fine-tuned weights and keeps the alpha with the best validation
+score. Where pretrained features fit the data already, few images teach as much noise as signal, and
+some of the way back scores better than the end. Wortsman et al. 2022,
+https://arxiv.org/abs/2109.01903.
 """
 
 from __future__ import annotations

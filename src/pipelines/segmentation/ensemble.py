@@ -1,7 +1,4 @@
-"""Folders of finished mask runs in, the members of an ensemble out: nets, settings and weights.
-
-Members and images in, blended class probabilities at every image's own size out.
-"""
+"""Ensemble of finished mask runs: loading, blend weights, class probabilities at native size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two-class masks in, tidied masks out, and the verdict whether tidying helps at all.
+"""Post-processing of binary masks (morphology, small components), adopted by cross-validation.
 
 Morphology and the removal of small components look good on single pictures. Whether they help is
 decided by cross-validation over images (groups of them): the setting is chosen on some, scored on

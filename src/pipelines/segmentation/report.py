@@ -1,7 +1,4 @@
-"""A folder of predicted masks: run lengths, overlays, scores, the worst; two folders compared.
-
-Label masks in; run lengths, index PNGs and pictures to look at out, and back again.
-"""
+"""Predicted masks on disk: index PNG, RLE, overlays, scores, gallery of the worst, comparison."""
 
 from __future__ import annotations
 

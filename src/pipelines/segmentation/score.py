@@ -1,10 +1,6 @@
-"""Best weights and held-out images in; scores at native size, threshold and ``oof.npz`` out.
+"""Scoring of a mask run on its held-out images at native size: views, threshold, ``oof.npz``.
 
 Two passes: the first settles how many views and which threshold, the second counts everything.
-
-Mean probabilities of the first n views in, the score and the best threshold for each n out.
-
-Logits of views in, class probabilities at an image's own size out, and labels of those.
 """
 
 from __future__ import annotations

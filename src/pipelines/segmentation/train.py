@@ -1,7 +1,4 @@
-"""An index of masks, a config and a net in, a finished run's folder out: weights, scores, OOF.
-
-The description of a mask net, as ``config.yaml`` keeps it, in; the net out.
-"""
+"""Training of one mask run: network, loss, loaders, fit, scores and OOF."""
 
 from __future__ import annotations
 
