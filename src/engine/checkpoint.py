@@ -200,6 +200,7 @@ class TrainState:
         misses: validations since then.
         micro_batch_size: rows on the device at once; shrinks when memory is short.
         nonfinite: steps passed over because their loss was not finite.
+        epochs: length of the run where it was shortened, 0 = the config's.
         done: nothing is left to train.
     """
 
@@ -213,6 +214,7 @@ class TrainState:
     misses: int = 0
     micro_batch_size: int = 0
     nonfinite: int = 0
+    epochs: int = 0
     done: bool = False
 
     def as_dict(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from src.runs import Run
 from src.script import UserError
 
 Mix = Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
+Shorten = Callable[[int, int], int]
 
 GROWING_GAP = 5  # validations in a row after which over-fitting is said aloud
 
@@ -48,6 +49,10 @@ class Job:
     guard: LossGuard
     pause: Pause
 
+    def epochs(self, state: TrainState) -> int:
+        """Return the length of the run: the config's, unless it was shortened."""
+        return state.epochs or self.config.epochs
+
 
 def fit(
     model: nn.Module,
@@ -60,6 +65,7 @@ def fit(
     runtime: Runtime,
     names: Sequence[str],
     mix: Mix | None = None,
+    shorten: Shorten | None = None,
 ) -> TrainState:
     """Train ``model`` on ``task``, from the start or from where the run stopped.
 
@@ -75,6 +81,9 @@ def fit(
         runtime: device, precision and layout, settled.
         names: id of every training row, for messages.
         mix: ``mix(batch, step, epoch)`` mixes a batch on the device.
+        shorten: ``shorten(epochs done, epochs)`` returns the epochs of the whole run, at least
+            those done; asked after each epoch. The rest of the schedule then ends there. The
+            answer is saved with the state, so a resumed run keeps to it.
 
     Raises:
         UserError: other options than the interrupted run's, too little memory for one row, a loss
@@ -109,6 +118,8 @@ def fit(
         try:
             while not state.done:
                 rate = train_epoch(parts, job, save_when_due)
+                if shorten and settle_length(parts, job, shorten):
+                    save()
                 row = close_epoch(parts, job)
                 for log in logs:
                     log(row | {"images_per_s": rate}, state.step)
@@ -131,6 +142,21 @@ def warn_of_schedule(config: EngineConfig, runtime: Runtime) -> None:
         say(runtime, f"warning: epoch {config.epochs} ends no cycle of restarts; use {whole}")
 
 
+def settle_length(parts: Parts, job: Job, shorten: Shorten) -> bool:
+    """Ask how long the run shall be; tell whether that is shorter than it was."""
+    done, before = parts.state.epoch + 1, job.epochs(parts.state)
+    if done >= before:
+        return False
+    asked = [max(done, min(before, shorten(done, before)))]
+    if job.runtime.num_processes > 1:  # their clocks differ
+        asked = broadcast_object_list(asked)
+    if asked[0] == before:
+        return False
+    parts.state.epochs = asked[0]
+    say(job.runtime, f"schedule shortened from {before} to {asked[0]} epochs")
+    return True
+
+
 def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> float:
     """Train what is left of the running epoch and return its images per second."""
     state, runtime, config, loader = parts.state, job.runtime, job.config, job.train_loader
@@ -143,10 +169,11 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
     parts.wrapped.train()
     started, begun = time.monotonic(), state.rows
     steps: dict[str, Any] = {"total": steps_per_epoch, "initial": first}
-    label = f"epoch {state.epoch + 1}/{config.epochs}"
+    epochs = job.epochs(state)
+    label = f"epoch {state.epoch + 1}/{epochs}"
     with tqdm(desc=label, leave=False, **steps, **bar_options(runtime)) as bar:
         for host_batch in loader:
-            lr = rate_at(state.step, steps_per_epoch, config)
+            lr = rate_at(state.step, steps_per_epoch, epochs, config)
             set_lr(parts.optimizer, lr)
             batch = runtime.upload(host_batch)
             if job.mix:
@@ -190,7 +217,7 @@ def accumulator(value: float, runtime: Runtime) -> Tensor:
     return torch.tensor(value, dtype=dtype, device=runtime.device)
 
 
-def rate_at(step: int, steps_per_epoch: int, config: EngineConfig) -> float:
+def rate_at(step: int, steps_per_epoch: int, epochs: int, config: EngineConfig) -> float:
     """Return the learning rate of ``step``."""
     return learning_rate(
         step,
@@ -198,7 +225,7 @@ def rate_at(step: int, steps_per_epoch: int, config: EngineConfig) -> float:
         lr=config.lr,
         lr_min=config.lr_min,
         steps_per_epoch=steps_per_epoch,
-        epochs=config.epochs,
+        epochs=epochs,
         warmup_epochs=config.warmup_epochs,
         restart_epochs=config.restart_epochs,
         restart_mult=config.restart_mult,
@@ -209,10 +236,10 @@ def rate_at(step: int, steps_per_epoch: int, config: EngineConfig) -> float:
 def close_epoch(parts: Parts, job: Job) -> dict[str, Any]:
     """Validate if it is time, keep the best weights, write the metrics, begin the next epoch."""
     state, config = parts.state, job.config
-    epoch = state.epoch + 1
-    last = epoch == config.epochs
+    epoch, epochs = state.epoch + 1, job.epochs(state)
+    last = epoch == epochs
     row: dict[str, Any] = {"epoch": epoch, "step": state.step}
-    row["lr"] = rate_at(state.step - 1, len(job.train_loader), config)
+    row["lr"] = rate_at(state.step - 1, len(job.train_loader), epochs, config)
     row |= {f"train_{k}": float(v) / max(1, state.rows) for k, v in state.sums.items()}
     if job.valid_loader is not None and (last or epoch % config.valid_every == 0):
         row |= validate(parts, job)
@@ -227,7 +254,7 @@ def close_epoch(parts: Parts, job: Job) -> dict[str, Any]:
     state.done = last or bool(config.patience and state.misses >= config.patience)
     if job.runtime.is_main:
         write_metrics(job.run, state.history)
-    say(job.runtime, describe(row, state, config))
+    say(job.runtime, describe(row, state, epochs))
     warn_of_overfitting(job, state)
     return row
 
@@ -278,11 +305,11 @@ def write_best(job: Job, weights: dict[str, Tensor], about: dict[str, str]) -> N
         save_weights(job.run.best, weights, about)
 
 
-def describe(row: dict[str, Any], state: TrainState, config: EngineConfig) -> str:
+def describe(row: dict[str, Any], state: TrainState, epochs: int) -> str:
     """Return one line about an epoch."""
     shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("epoch", "step")]
     best = f" · best {state.best:.4f} at epoch {state.best_epoch}" if state.best is not None else ""
-    return f"epoch {row['epoch']}/{config.epochs} · {' · '.join(shown)}{best}"
+    return f"epoch {row['epoch']}/{epochs} · {' · '.join(shown)}{best}"
 
 
 def warn_of_overfitting(job: Job, state: TrainState) -> None:

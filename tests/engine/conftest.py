@@ -82,6 +82,7 @@ def train(tmp_path: Path) -> Callable[..., Any]:
         valid = options.pop("valid", TinyLoader(12, 5, shuffle=False))
         mix, precision = options.pop("mix", None), options.pop("computed_in", "fp32")
         compiled = options.pop("compiled", False)
+        shorten = options.pop("shorten", None)
         config = EngineConfig(**({"epochs": 3, "batch_size": 8, "device": "cpu"} | options))
         run = Run(tmp_path / name)
         state = fit(
@@ -94,6 +95,7 @@ def train(tmp_path: Path) -> Callable[..., Any]:
             runtime=start_runtime("cpu").with_choice(precision, False, compiled),
             names=[f"id{i}" for i in range(30)],
             mix=mix,
+            shorten=shorten,
         )
         return run, state
 

@@ -162,3 +162,35 @@ def test_a_score_that_is_no_number_never_wins(train: Any, capsys: Any) -> None:
     _, state = train(task=task, ema_decay=0.0, patience=5)
     assert state.best_epoch == 1 and state.best == state.best
     assert "is nan: worst" in capsys.readouterr().out
+
+
+def to_four(done: int, epochs: int) -> int:
+    """Shorten a run to four epochs once two are done; wish for more later, which is ignored."""
+    return 4 if done == 2 else epochs + 1
+
+
+def test_shortened_run_ends_its_schedule_there(train: Any) -> None:
+    run, state = train(epochs=9, lr=1e-3, shorten=to_four)
+    assert state.done and state.step == 4 * 4 and state.epochs == 4
+    rates = [float(row["lr"]) for row in csv.DictReader(run.metrics.open())]
+    assert rates[1] > 8e-4  # as of nine epochs, of which one warms up
+    assert rates[-1] == pytest.approx(1e-6)  # the cosine ends at its floor, not cut half-way
+
+
+def test_shortening_below_what_is_done_ends_the_run(train: Any) -> None:
+    _, state = train(epochs=9, shorten=lambda done, epochs: 0 if done == 3 else epochs)
+    assert state.done and state.step == 3 * 4 and state.best_epoch > 0
+
+
+@pytest.mark.parametrize("at", [8, 9, 13])
+def test_shortened_run_resumes_bit_identical(train: Any, at: int) -> None:
+    whole, _ = train("whole", epochs=9, shorten=to_four)
+    calls[0], stop_at[0] = 0, at
+    options = {"epochs": 9, "task": Stopping(CLASSES, build_loss("cross_entropy"))}
+    with pytest.raises(Interrupted):
+        train("cut", shorten=to_four, **options)
+    stop_at[0] = 0
+    # the decision was saved: the resumed run has another clock, which asks for no shortening
+    later = to_four if at == 8 else lambda done, epochs: epochs
+    cut, state = train("cut", shorten=later, **options)
+    assert state.step == 4 * 4 and same(whole.best, cut.best)
