@@ -48,6 +48,7 @@ class Job:
     mix: Mix | None
     guard: LossGuard
     pause: Pause
+    shorten: Shorten | None = None
 
     def epochs(self, state: TrainState) -> int:
         """Return the length of the run: the config's, unless it was shortened."""
@@ -114,12 +115,13 @@ def fit(
 
     options = learned_options(config)
     with open_trackers(run, runtime, config.wandb, options) as logs, catch_signals() as pause:
-        job = Job(task, train_loader, valid_loader, config, run, runtime, mix, guard, pause)
+        job = Job(
+            task, train_loader, valid_loader, config, run, runtime, mix, guard, pause, shorten
+        )
         try:
             while not state.done:
                 rate = train_epoch(parts, job, save_when_due)
-                if shorten and settle_length(parts, job, shorten):
-                    save()
+                settle_length(parts, job, save)
                 row = close_epoch(parts, job)
                 for log in logs:
                     log(row | {"images_per_s": rate}, state.step)
@@ -142,19 +144,18 @@ def warn_of_schedule(config: EngineConfig, runtime: Runtime) -> None:
         say(runtime, f"warning: epoch {config.epochs} ends no cycle of restarts; use {whole}")
 
 
-def settle_length(parts: Parts, job: Job, shorten: Shorten) -> bool:
-    """Ask how long the run shall be; tell whether that is shorter than it was."""
+def settle_length(parts: Parts, job: Job, save: Callable[[], None]) -> None:
+    """Ask how long the run shall be, and save the state if that is shorter than it was."""
     done, before = parts.state.epoch + 1, job.epochs(parts.state)
-    if done >= before:
-        return False
-    asked = [max(done, min(before, shorten(done, before)))]
+    if done >= before or job.shorten is None:
+        return
+    asked = [max(done, min(before, job.shorten(done, before)))]
     if job.runtime.num_processes > 1:  # their clocks differ
         asked = broadcast_object_list(asked)
-    if asked[0] == before:
-        return False
-    parts.state.epochs = asked[0]
-    say(job.runtime, f"schedule shortened from {before} to {asked[0]} epochs")
-    return True
+    if asked[0] < before:
+        parts.state.epochs = asked[0]
+        say(job.runtime, f"schedule shortened from {before} to {asked[0]} epochs")
+        save()
 
 
 def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> float:
