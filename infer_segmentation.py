@@ -82,12 +82,10 @@ def find_images(
 
     from src.data.masks import read_labelled, read_test_masks, split_rows
     from src.pipelines.run_folder import fold_of
+    from src.pipelines.segmentation.ensemble import find_source
 
     first = members[0].resolved
-    source, root = config.source or first["source"], config.data_dir or first["data_dir"]
-    options = {} if config.source else first["options"]
-    if source == "folders" and len(first["classes"]) > 2:
-        options = {**options, "classes": first["classes"]}  # unlabelled images cannot tell them
+    source, root, options = find_source(config.source, config.data_dir, first)
     if config.split == "test":
         index = read_test_masks(source, root, **options)
         rows = np.arange(len(index))
@@ -105,7 +103,11 @@ def find_images(
         if not len(rows):
             raise UserError(f"{members[0].run.folder} held nothing out: use --split test")
     if list(index.classes) != first["classes"]:
-        raise UserError(f"{root} has classes {index.classes}, the runs know {first['classes']}")
+        raise UserError(
+            f"{root} has the classes {', '.join(index.classes)}, the runs know "
+            f"{', '.join(first['classes'])}: if they mean the same, write the latter into "
+            f"{Path(root) / 'classes.txt'}, one a line, and pass --source folders"
+        )
     return index, rows
 
 

@@ -110,6 +110,12 @@ def holds_masks(root: Path) -> bool:
     )
 
 
+def is_divided(root: Path) -> bool:
+    """Tell whether a folder's name below ``root`` says masks and their split."""
+    places = (read_place(parts) for parts, _ in walk(root))
+    return any(place.kind == "mask" and place.split for place in places)
+
+
 def read_classes(root: Path) -> tuple[str, ...]:
     """Read the names of the labels 0..K-1 from the file that lists them; () where none does.
 

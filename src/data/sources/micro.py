@@ -1,8 +1,8 @@
 """Reader of the micro track's five sets: VOC, ETIS, CVPPP, CFD, CarDD.
 
-Layout at hand: ``{VOC,ETIS,CVPPP,CFD,CarDD}/{train,val,test}/{images/*.jpg,masks/*.png}``, index
-masks (VOC 0..20, 255 void; the others 0/1, damage or not for CarDD). Where a set lies in its
-original layout below ``root/NAME`` its own source reads it, in the same classes.
+Layout at hand: ``{VOC,ETIS,CVPPP,CFD,CarDD}/{train,val,test}/{images/*.jpg,masks/*.png}`` (or
+``images/{train,val,test}`` and so on), index masks (VOC 0..20, 255 void; the others 0/1, damage or
+not for CarDD). Where a set lies in its original layout its own source reads it, in these classes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from src.data.decode import decode_mask
 from src.data.sources import cardd, cfd, cvppp, etis, voc
-from src.data.sources.folders import list_pairs
+from src.data.sources.folders import is_divided, list_pairs
 from src.data.sources.labels import decode_foreground
 from src.data.sources.masks import MaskIndex, build_index, note_count
 from src.script import UserError
@@ -37,7 +37,7 @@ _ORIGINAL: dict[str, Callable[[Path], MaskIndex]] = {
 
 
 def read_micro(root: Path | str, dataset: str) -> MaskIndex:
-    """List one of the five sets, named as in ``DATASETS``, below ``root``.
+    """List one of the five sets, named as in ``DATASETS``, below ``root`` or in ``root``.
 
     Raises:
         UserError: an unknown set, or neither layout below ``root``.
@@ -45,9 +45,11 @@ def read_micro(root: Path | str, dataset: str) -> MaskIndex:
     if dataset not in DATASETS:
         raise UserError(f"--dataset {dataset} is unknown: choose {', '.join(DATASETS)} or all")
     folder = Path(root) / dataset
+    if not folder.is_dir() and Path(root).resolve().name == dataset:
+        folder = Path(root)  # the folder of the set itself
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: put {dataset} there, or choose another --dataset")
-    if not (folder / "train" / "images").is_dir():
+    if not (folder / "train" / "images").is_dir() and not is_divided(folder):
         return _ORIGINAL[dataset](folder)
     notes: list[str] = []
     rows = list(list_pairs(folder, notes))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 
 from src.data.dataset import EpochSampler, default_num_workers, make_loader
 from src.data.masks import image_size, mask_dataset
+from src.data.sources.folders import holds_masks
 from src.data.sources.masks import MaskIndex
+from src.data.sources.micro import list_datasets
+from src.data.sources.registry import detect_source
 from src.data.transforms import eval_mask_transform
 from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict
@@ -105,12 +109,44 @@ def find_runs(patterns: Sequence[str]) -> list[Run]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        folders = [Path(text) for text in sorted(glob.glob(pattern))]  # noqa: PTH207
-        runs = [folder for folder in folders if Run(folder).config.is_file()]
+        literal = re.sub(r"\[", "[[]", pattern)  # a folder may be called "[A] cars"
+        found_here = [pattern] if Path(pattern).is_dir() else []
+        names = found_here or sorted(glob.glob(pattern) or glob.glob(literal))  # noqa: PTH207
+        runs = [Path(name) for name in names if Run(Path(name)).config.is_file()]
         if not runs:
             raise UserError(f"--runs {pattern}: no run there (a folder with config.yaml)")
         found |= dict.fromkeys(runs)
     return [Run(folder) for folder in found]
+
+
+def find_source(
+    source: str, data_dir: str, trained: Mapping[str, Any]
+) -> tuple[str, Path, dict[str, Any]]:
+    """Settle how the images to predict are read: layout, folder, options of the source.
+
+    Photographs without masks are read whatever their folders are called, in the classes of the
+    runs; the folder of all micro sets and that of one both mean the set that was trained on.
+
+    Args:
+        source: layout that was asked for; empty = settled here.
+        data_dir: folder; empty = the one that was trained on.
+        trained: what the first run's config came to.
+    """
+    root = Path(data_dir or trained["data_dir"])
+    if source:
+        return source, root, {}
+    source, options = trained["source"], dict(trained["options"])
+    name = Path(trained["data_dir"]).name
+    if name in list_datasets(root) and not source.startswith("micro/"):
+        root /= name
+    micro = source.removeprefix("micro/") in (*list_datasets(root), root.resolve().name)
+    own = bool(data_dir) and root.is_dir() and not (micro and source.startswith("micro/"))
+    own = own and detect_source(root) == "folders" and not holds_masks(root)
+    if own:
+        source, options = "folders", {}
+    if source == "folders" and (own or len(trained["classes"]) > 2):
+        options["classes"] = trained["classes"]  # unlabelled images cannot tell them
+    return source, root, options
 
 
 def load_member(run: Run, *, checkpoint: str = "", tta_steps: int = 0) -> Member:
