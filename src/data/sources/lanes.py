@@ -145,7 +145,7 @@ def _entries(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise ValueError("raw_file is no text, or a row of h_samples is missing")
         except KeyError as error:
             raise UserError(
-                f"{file}, line {number}: no TuSimple label, it lacks {error}"
+                f"{file}, line {number}: no TuSimple label, it lacks {error}: mend or remove it"
             ) from error
         except (ValueError, TypeError) as error:
             raise UserError(

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from src.data.masks import read_labelled
 from src.data.sources.coco import read_coco
 from src.data.sources.lanes import read_lanes
 from src.data.sources.registry import read_source
@@ -129,3 +130,194 @@ def test_an_image_outside_the_folder_is_missing(disk, content, tmp_path_factory)
     write(disk, content)
     index = read_coco(disk.root)
     assert len(index) == 1 and any("missing: 1" in note for note in index.notes)
+
+
+def test_ids_are_compared_as_text(disk, content):
+    for item in content["annotations"]:
+        item["image_id"] = str(item["image_id"])
+        item["category_id"] = float(item["category_id"])
+    write(disk, content)
+    index = read_coco(disk.root)
+    masks = [index.read_mask(target) for target in index.table["target"]]
+    assert [(m == 1).sum() for m in masks] == [0, 9] and [(m == 2).sum() for m in masks] == [4, 4]
+
+
+def test_annotations_of_no_image_are_counted_and_all_are_refused(disk, content):
+    content["annotations"][0]["image_id"] = 77
+    write(disk, content)
+    notes = " | ".join(read_coco(disk.root).notes)
+    assert "of images that the file does not list, left out: 1 (77)" in notes
+    for item in content["annotations"]:
+        item["image_id"] += 100
+    write(disk, content)
+    with pytest.raises(UserError, match=r"none of the 3 .*image_id 177; images have ids like 1"):
+        read_coco(disk.root)
+
+
+def test_annotations_of_missing_images_alone_are_refused(disk, content):
+    content["annotations"] = content["annotations"][:1]
+    write(disk, content)
+    (disk.root / "train" / "p7.jpg").unlink()
+    with pytest.raises(UserError, match="no annotation belongs to an image that is there"):
+        read_coco(disk.root)
+    disk.image("train/p7.jpg")  # the remedy
+    assert len(read_coco(disk.root)) == 2
+
+
+def test_ids_are_unique(disk, content):
+    content["images"][1]["id"] = 1
+    write(disk, content)
+    with pytest.raises(UserError, match=r"two images have the id 1, p7\.jpg and p14\.jpg"):
+        read_coco(disk.root)
+    content["images"][1] |= {"id": 2, "file_name": "p7.jpg"}
+    write(disk, content)
+    with pytest.raises(UserError, match=r"lists the image p7\.jpg 2 times \(ids 1, 2\)"):
+        read_coco(disk.root)
+    content["images"][1] |= {"file_name": "./p7.jpg"}
+    write(disk, content)
+    with pytest.raises(UserError, match=r"lists train/p7\.jpg under two names or ids"):
+        read_coco(disk.root)
+    content["images"][1]["file_name"] = "p14.jpg"
+    content["categories"][0]["id"] = 4
+    write(disk, content)
+    with pytest.raises(UserError, match="two categories have the id 4, banana and apple"):
+        read_coco(disk.root)
+
+
+def test_an_image_in_two_files_is_refused(disk, content):
+    write(disk, content)
+    content["images"][0]["file_name"] = "../train/p7.jpg"
+    disk.image("valid/p14.jpg")
+    disk.json("valid/_annotations.coco.json", content)
+    assert len(read_coco(disk.root)) == 3  # the image of another split is not taken
+    disk.json("train/more_annotations.coco.json", CONTENT)
+    with pytest.raises(UserError, match=r"p7\.jpg is listed in .*: remove one of the files"):
+        read_coco(disk.root)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "folder", "split"),
+    [
+        ("annotations/instances_default.json", "images", ""),  # CVAT
+        ("annotations/instances_train.json", "images/train", "train"),
+        ("annotations/instances_train2014.json", "train2014", "train"),
+        ("annotations/instances_val2017.json", "images/val2017", "valid"),
+        ("train/annotations.json", "train", "train"),
+        ("annotations.json", "images", ""),
+        ("train.json", "images", "train"),
+        ("_annotations.coco.json", ".", ""),
+        ("result.json", "images", ""),  # Label Studio
+        ("test/annotations/all.json", "test/images", "test"),
+    ],
+)
+def test_files_lie_where_tools_write_them(disk, content, annotations, folder, split):
+    disk.image(f"{folder}/p7.jpg", f"{folder}/p14.jpg")
+    disk.json(annotations, content)
+    index = read_source("auto", disk.root)
+    assert index.table["split"].tolist() == [split] * 2 and index.num_classes == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        r"images\p7.jpg",
+        r"..\..\label-studio\data\media\upload\1\p7.jpg",
+        r"C:\photos\images\p7.jpg",
+        "/home/somebody/set/images/p7.jpg",
+        "P7.JPG",
+    ],
+)
+def test_names_with_other_folders_before_them(disk, content, name):
+    disk.image("images/p7.jpg", "images/p14.jpg")
+    content["images"][0]["file_name"] = name
+    disk.json("result.json", content)
+    index = read_source("auto", disk.root)
+    assert index.table["image"].tolist() == ["images/p7.jpg", "images/p14.jpg"]
+
+
+def test_a_name_that_fits_two_files_is_refused(disk, content):
+    disk.image("images/p14.jpg", "a/images/p7.jpg", "b/images/p7.jpg")
+    disk.json("result.json", content)
+    with pytest.raises(UserError, match=r"may be a/images/p7\.jpg or b/images/p7\.jpg"):
+        read_coco(disk.root)
+
+
+def test_equal_names_in_two_folders_stay_apart(disk, content):
+    for image, folder in zip(content["images"], "ab", strict=True):
+        image["file_name"] = f"{folder}/0.jpg"
+    disk.image("train/a/0.jpg", "train/b/0.jpg")
+    disk.json("train/_annotations.coco.json", content)
+    assert read_coco(disk.root).table["id"].tolist() == ["a/0", "b/0"]
+
+
+def test_images_of_a_test_folder_without_a_file_are_to_be_predicted(disk, content):
+    disk.image("train2017/p7.jpg", "train2017/p14.jpg", "test2017/1.jpg")
+    disk.json("annotations/instances_train2017.json", content)
+    disk.json("annotations/person_keypoints_train2017.json", content)  # the same images
+    index = read_source("auto", disk.root)
+    assert index.table[["id", "target", "split"]].values.tolist()[2:] == [["1", "", "test"]]
+
+
+def test_folders_of_masks_come_before_a_file_of_boxes(disk, content):
+    disk.image("images/p7.jpg")
+    disk.mask("masks/p7.png", {(0, 0): 1})
+    disk.json("boxes.json", content)
+    assert read_source("auto", disk.root).classes == ("background", "foreground")
+
+
+def test_run_lengths_of_another_size_are_refused(disk, content):
+    content["annotations"][0]["segmentation"] = {"counts": [0, 48], "size": [8, 6]}
+    write(disk, content)
+    with pytest.raises(UserError, match=r"annotation 11 has run lengths of 6x8 .* 1 is listed as"):
+        read_coco(disk.root)
+    content["annotations"][0]["segmentation"]["size"] = [6, 8]  # the remedy
+    write(disk, content)
+    assert read_coco(disk.root).read_mask("train/_annotations.coco.json#1").all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("images", {"height": 10**20}, "image 1 has the height .* no number of pixels"),
+        ("images", {"width": "wide"}, "image 1 has the width 'wide'"),
+        ("images", {"file_name": 7}, "image 1 has the file_name 7, which is no text"),
+        ("images", {"id": [1]}, r"image \[1\] has the id \[1\], which is no number"),
+        ("annotations", {"area": "large"}, "annotation 11 has the area 'large'"),
+        ("annotations", {"segmentation": [[0, 0, float("nan"), 1, 2, 2]]}, "are no pixels"),
+        ("annotations", {"segmentation": [[0, 0, 2.0**70, 1, 2, 2]]}, "are no pixels"),
+        ("annotations", {"segmentation": {"counts": ["1"], "size": [6, 8]}}, "no whole numbers"),
+        ("annotations", {"segmentation": {"counts": [48], "size": 6}}, "without a size"),
+    ],
+)
+def test_numbers_that_are_none_are_named(disk, content, kind, change, message):
+    content[kind][0] |= change
+    write(disk, content)
+    with pytest.raises(UserError, match=rf"coco\.json: .*{message}"):
+        read_coco(disk.root)
+
+
+def test_run_lengths_do_not_wrap(disk, content):
+    content["annotations"][0]["segmentation"] = {"counts": [2**62] * 4 + [48], "size": [6, 8]}
+    write(disk, content)
+    with pytest.raises(UserError, match="do not add up"):
+        read_coco(disk.root).read_mask("train/_annotations.coco.json#1")
+
+
+def test_a_byte_order_mark_and_sixteen_bits(disk, content):
+    write(disk, content)
+    path = disk.root / "train/_annotations.coco.json"
+    text = path.read_text()
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text(text, encoding=encoding)
+        assert len(read_coco(disk.root)) == 2
+    path.write_bytes(text.replace("banana", "caf\xe9").encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_coco(disk.root)
+
+
+def test_polygons_in_shares_of_the_image_are_seen_as_empty(disk, content):
+    for item in content["annotations"]:
+        item["segmentation"] = [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]]
+    write(disk, content)
+    with pytest.raises(UserError, match=r"all 2 masks are background alone.*units \(pixels\)"):
+        read_labelled("coco", disk.root)
