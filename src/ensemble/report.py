@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,23 +19,9 @@ from src.ensemble.calibration import (
 )
 from src.ensemble.test_predictions import Answers
 from src.ensemble.weights import OofSummary
+from src.table import format_table
 
 Array = npt.NDArray[Any]
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return an aligned table: text to the left, numbers to the right (Korean is double width)."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(_width, column)) for column in zip(header, *cells, strict=True)]
-    right = [
-        bool(rows) and all(isinstance(row[j], (int, float)) for row in rows)
-        for j in range(len(header))
-    ]
-    lines = [
-        "  ".join(_pad(cell, width, r) for cell, width, r in zip(line, widths, right, strict=True))
-        for line in (list(header), *cells)
-    ]
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]], adopted: str) -> str:
@@ -162,21 +146,3 @@ def suggestion_lines(suggestions: Sequence[Suggestion]) -> str:
 
 def _bin(place: int) -> str:
     return f"{EDGES[place]:.2f} – {min(EDGES[place + 1], 1.0):.2f}"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.5f}"
-    return str(value)
-
-
-def _width(text: str) -> int:
-    return sum(
-        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
-        for c in text
-    )
-
-
-def _pad(text: str, width: int, right: bool) -> str:
-    space = " " * (width - _width(text))
-    return space + text if right else text + space

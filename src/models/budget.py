@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from src.models.folding import fold_norms
 from src.script import UserError
+from src.table import format_table
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,11 @@ class Budget:
     def table(self) -> str:
         """Return an aligned text table: one line a module, the total last."""
         total = Row("total", self.trainable, self.deployed, self.flops)
-        width = max(len(row.name) for row in (*self.rows, total))
-        lines = [f"{'module':<{width}} {'trainable':>11} {'deployed':>11} {'MFLOPs':>9}"]
-        lines += [
-            f"{row.name:<{width}} {row.trainable:>11,} {row.deployed:>11,} {row.flops / 1e6:>9.1f}"
+        rows = [
+            [row.name, f"{row.trainable:,}", f"{row.deployed:,}", f"{row.flops / 1e6:.1f}"]
             for row in (*self.rows, total)
         ]
-        return "\n".join(lines)
+        return format_table(["module", "trainable", "deployed", "MFLOPs"], rows)
 
 
 def count_trainable(net: nn.Module) -> int:

@@ -33,6 +33,7 @@ from src.models.distilled import build_student, show_features
 from src.pipelines.run_folder import finished, fold_of
 from src.runs import Output, Run
 from src.script import UserError
+from src.table import format_table
 from src.tasks.distillation import NAMES, Distillation
 
 OF_RUNS = ("ablate", "tune", "tune_epochs", "seeds", "allow_weak_teacher", "model")
@@ -242,8 +243,7 @@ def print_table(results: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]]) 
     known = {key for pairs in tables.values() for key in pairs[0][0]}
     columns = {k: v for k, v in (COLUMNS | CLASS_COLUMNS).items() if v in known}
     heads = [f"{when} {name}" for when in ("best", "final") for name in columns]
-    width = max(len(role) for role in results)
-    print("\n" + " " * width + "".join(f"{head:>18}" for head in heads))
+    rows = []
     for role, pairs in tables.items():
         cells = []
         for when in (0, 1):
@@ -251,7 +251,8 @@ def print_table(results: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]]) 
                 values = np.array([pair[when].get(key, np.nan) for pair in pairs])
                 spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
                 cells.append(f"{values.mean():.4f}{spread}")
-        print(f"{role:<{width}}" + "".join(f"{cell:>18}" for cell in cells))
+        rows.append([role, *cells])
+    print("\n" + format_table(["", *heads], rows))
     if "pooled_mean_iou_with_void" in known:
         print(
             "mIoU leaves void out; mIoU+void counts it as one more class that is never predicted, "

@@ -38,6 +38,7 @@ from src.pipelines.segmentation.train import (
 )
 from src.runs import Output, Run
 from src.script import UserError
+from src.table import format_table
 from src.tasks.distillation import NAMES, Distillation
 from src.tasks.segmentation import Segmentation
 
@@ -289,8 +290,7 @@ def score_table(results: Mapping[str, Sequence[Finished]]) -> str:
     Args:
         results: set → its runs, one a seed, all sets with the same seeds.
     """
-    head = ("set", "score", "plain", "threshold", "pooled fg IoU")
-    rows = [head]
+    rows = []
     for name, runs in results.items():
         kept = [chosen(done) for _, done in runs]
         scores = [done.get("scores", {}) for _, done in runs]
@@ -300,13 +300,11 @@ def score_table(results: Mapping[str, Sequence[Finished]]) -> str:
         rows.append((name, show([row["score"] for row in kept]), plain, thresholds, show(pooled)))
     if len(results) > 1:
         rows.append((f"mean of {len(results)}", show(mean_over_sets(results)), "", "", ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-             for row in rows]  # fmt: skip
     seeds = len(next(iter(results.values())))
     views = sorted({int(chosen(done).get("views", 1)) for r in results.values() for _, done in r})
     how = f"{seeds} seed{'s' * (seeds > 1)}; views {', '.join(map(str, views))}"
-    return "\n".join([*lines, f"{how}; {PROTOCOL}"])
+    table = format_table(["set", "score", "plain", "threshold", "pooled fg IoU"], rows)
+    return f"{table}\n{how}; {PROTOCOL}"
 
 
 def difference(first: Sequence[Finished], second: Sequence[Finished]) -> str:

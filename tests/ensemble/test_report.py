@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 
 from src.ensemble.calibration import Shift, no_shift
-from src.ensemble.report import format_table, least_certain_table, scores_table, shift_lines
+from src.ensemble.report import least_certain_table, scores_table, shift_lines
 from src.ensemble.test_predictions import Answers
+from src.table import format_table
 
 
 def test_tables_align_double_width_text():
