@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from src.ensemble.pool import Blend
     from src.ensemble.predictions import TestRun
     from src.ensemble.submission import Columns
-    from src.ensemble.test_predictions import Answers
+    from src.ensemble.test_predictions import BlendedPredictions
     from src.ensemble.weights import Weights
 
 
@@ -50,7 +50,7 @@ def infer(config: InferConfig, output: Output) -> None:
     from tqdm import tqdm
 
     from src.data.index import find_root, read_test
-    from src.ensemble.test_predictions import Unseen, save_answers
+    from src.ensemble.test_predictions import EnsemblePredictor, save_predictions
     from src.ensemble.weights import read_weights, restrict
 
     weights = read_weights(output.weights)
@@ -64,20 +64,22 @@ def infer(config: InferConfig, output: Output) -> None:
         print(f"note: {note}")
     runs = infer_models(config, output, weights, blend, index)
     first = next(iter(runs.values()))[0]
-    unseen = Unseen(
+    predictor = EnsemblePredictor(
         runs=runs,
         blend=blend,
         columns=source_columns(weights),
         num_rows=first.logits.shape[1],
     )
-    with tqdm(total=unseen.num_rows, desc="pool", leave=False, disable=None) as bar:
-        answers = save_answers(output.root / "test_log_probs.npy", unseen, progress=bar.update)
+    with tqdm(total=predictor.num_rows, desc="pool", leave=False, disable=None) as bar:
+        predictions = save_predictions(
+            output.root / "test_log_probs.npy", predictor, progress=bar.update
+        )
     ids = index.table["id"].tolist()
-    shift = find_shift(answers, weights)
+    shift = find_shift(predictions, weights)
     corrected = config.prior_correction == "on" and shift.significant
     path = Path(config.output) if config.output else output.submission
-    submit(path, id_column, ids, columns, answers, shift if corrected else None)
-    describe(output.prediction, weights, answers, shift, ids, corrected=corrected)
+    submit(path, id_column, ids, columns, predictions, shift if corrected else None)
+    describe(output.prediction, weights, predictions, shift, ids, corrected=corrected)
     print(f"\n{path}: {len(ids)} rows × {len(columns.names)} columns, read back and sound")
 
 
@@ -150,7 +152,7 @@ def finished_runs(output: Output, model: str, weights: Weights) -> list[Run]:
     fitted = weights.config_hashes.get(model, {})
     gone = sorted(set(fitted) - {run.folder.name.removeprefix("fold") for run in runs})
     if gone:
-        print(f"note: {model}: fold {', '.join(gone)} of weights.json is gone; the others answer")
+        print(f"note: {model}: fold {', '.join(gone)} of weights.json is gone; the others predict")
     known = set(fitted.values())
     for run in runs:
         config_hash = read_json(run.finished).get("config_hash")
@@ -162,19 +164,19 @@ def finished_runs(output: Output, model: str, weights: Weights) -> list[Run]:
     return runs
 
 
-def find_shift(answers: Answers, weights: Weights) -> Shift:
-    """Estimate the test rows' class frequencies from an even sample of the answers."""
+def find_shift(predictions: BlendedPredictions, weights: Weights) -> Shift:
+    """Estimate the test rows' class frequencies from an even sample of the predictions."""
     from src.ensemble.calibration import MAX_VALUES, estimate_shift
 
-    num_rows, num_classes = answers.log_probs.shape
+    num_rows, num_classes = predictions.log_probs.shape
     step = -(-num_rows * num_classes // MAX_VALUES)
-    return estimate_shift(answers.log_probs[:: max(step, 1)], weights.summary.prior)
+    return estimate_shift(predictions.log_probs[:: max(step, 1)], weights.summary.prior)
 
 
 def describe(
     prediction: Path,
     weights: Weights,
-    answers: Answers,
+    predictions: BlendedPredictions,
     shift: Shift,
     ids: list[str],
     *,
@@ -185,16 +187,16 @@ def describe(
     from src.ensemble.calibration import correct
 
     tally = calibration.TestTally.empty()
-    for log_probs in answers.blocks():
+    for log_probs in predictions.blocks():
         posterior = correct(log_probs, shift) if shift.significant else log_probs
         tally.add(posterior if corrected else log_probs, posterior)
     expected = asdict(calibration.expected_loss(weights.summary, tally))
     write_json(prediction, {"oof_log_loss": weights.summary.loss, "test_log_loss": expected})
     print(f"\n{report.test_bins_table(tally.bins)}\n")
-    print(f"{report.agreement_table(answers)}\n")
-    print(f"{report.least_certain_table(answers, ids, weights.classes)}\n")
+    print(f"{report.agreement_table(predictions)}\n")
+    print(f"{report.least_certain_table(predictions, ids, weights.classes)}\n")
     print("\n".join(report.shift_lines(shift, weights.classes, corrected=corrected)))
-    print("\n" + "\n".join(report.score_lines(weights.summary, answers, tally)))
+    print("\n" + "\n".join(report.score_lines(weights.summary, predictions, tally)))
 
 
 def submit(
@@ -202,18 +204,18 @@ def submit(
     id_column: str,
     ids: list[str],
     columns: Columns,
-    answers: Answers,
+    predictions: BlendedPredictions,
     shift: Shift | None,
 ) -> None:
     """Write the submission and prove it by reading it back."""
     from src.ensemble.calibration import correct
     from src.ensemble.submission import write_submission
 
-    def answer(rows: slice) -> Any:
-        log_probs = answers.log_probs[rows]
+    def prediction(rows: slice) -> Any:
+        log_probs = predictions.log_probs[rows]
         return log_probs if shift is None else correct(log_probs, shift)
 
-    write_submission(path, id_column, ids, columns, answer)
+    write_submission(path, id_column, ids, columns, prediction)
 
 
 if __name__ == "__main__":

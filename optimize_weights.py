@@ -224,7 +224,7 @@ def report_trust(oof: Oof, adopted: Fitted, weights: Weights, share: float) -> N
     print(
         f"{reliability_table(reliability(adopted.nested, oof.targets))}\n\n"
         f"OOF log loss {summary.loss:.5f}, accuracy {summary.accuracy:.4f}; temperature "
-        f"{adopted.blend.temperature:.4f}; the answers expect {summary.entropy:.5f} of themselves\n"
+        f"{adopted.blend.temperature:.4f}; mean entropy {summary.entropy:.5f}\n"
         f"--tta_adaptive: {adaptive}"
     )
 

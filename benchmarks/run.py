@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.timing import ROOT, describe_machine
 from src.files import write_text
 
-# What each answers, in the order of the report.
+# What each predicts, in the order of the report.
 BENCHMARKS = {
     "train_step": "Training step beside the compute floor; layout and precision by measurement",
     "input_pipeline": "Input pipeline alone",

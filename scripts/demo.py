@@ -49,26 +49,26 @@ def write_digits() -> None:
 
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))
-    answers = []
+    predictions = []
     for place, row in enumerate(order):
         grey = (digits.images[row] * 255 / 16).astype(np.uint8)
         image = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
         name = NAMES[digits.target[row]]
         if place < NUM_TEST:
             path = DATA / "test" / f"TEST_{place:05d}.png"
-            answers.append((path.stem, name))
+            predictions.append((path.stem, name))
         else:
             path = DATA / "train" / name / f"{place:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
     write_rows(
-        DATA / "test.csv", [("ID", "img_path")] + [(i, f"./test/{i}.png") for i, _ in answers]
+        DATA / "test.csv", [("ID", "img_path")] + [(i, f"./test/{i}.png") for i, _ in predictions]
     )
     uniform = [0.1] * len(NAMES)
     write_rows(
-        DATA / "sample_submission.csv", [("ID", *NAMES), *((i, *uniform) for i, _ in answers)]
+        DATA / "sample_submission.csv", [("ID", *NAMES), *((i, *uniform) for i, _ in predictions)]
     )
-    write_rows(LABELS, [("ID", "label"), *answers])
+    write_rows(LABELS, [("ID", "label"), *predictions])
 
 
 def write_rows(path: Path, rows: Any) -> None:
@@ -97,11 +97,11 @@ def print_table() -> None:
     weights = json.loads((OUTPUT / "weights.json").read_text(encoding="utf-8"))
     prediction = json.loads((OUTPUT / "prediction.json").read_text(encoding="utf-8"))
     labels = pd.read_csv(LABELS, dtype=str)
-    answer = pd.read_csv(OUTPUT / "submission.csv", dtype={"ID": str})
-    assert answer["ID"].tolist() == labels["ID"].tolist()
-    classes = list(answer.columns[1:])
+    prediction = pd.read_csv(OUTPUT / "submission.csv", dtype={"ID": str})
+    assert prediction["ID"].tolist() == labels["ID"].tolist()
+    classes = list(prediction.columns[1:])
     truth = np.array([classes.index(name) for name in labels["label"]])
-    actual = log_loss(answer[classes].to_numpy(), truth)
+    actual = log_loss(prediction[classes].to_numpy(), truth)
     share = {(m["model"], m["view"]): m["weight"] for m in weights["members"]}
 
     rows = []

@@ -151,7 +151,7 @@ class Output:
 
     @property
     def submission(self) -> Path:
-        """The answer."""
+        """The submission."""
         return self.root / "submission.csv"
 
     @property

@@ -52,7 +52,7 @@ class TestTally:
 
     num_rows: int
     moments: Array
-    bins: Array  # (2, B): rows and expected right answers in each confidence bin
+    bins: Array  # (2, B): rows and expected correct predictions in each confidence bin
 
     @classmethod
     def empty(cls) -> TestTally:
@@ -83,7 +83,7 @@ class TestTally:
 
 
 def summarise_oof(log_probs: Array, targets: Array) -> OofSummary:
-    """Return what nested OOF answers (N, K) say about calibration."""
+    """Return what nested OOF predictions (N, K) say about calibration."""
     num_rows, num_classes = log_probs.shape
     losses = true_losses(log_probs, targets)
     entropies, prior = np.empty(num_rows), np.zeros(num_classes)
@@ -126,7 +126,7 @@ def expected_loss(summary: OofSummary, tally: TestTally) -> Estimate:
 
 
 def expected_accuracy(summary: OofSummary, tally: TestTally) -> Estimate:
-    """Return the expected test accuracy from the answers' own confidence."""
+    """Return the expected test accuracy from the predictions' own confidence."""
     value = tally.moments[2] / tally.num_rows
     chance = tally.moments[3] / tally.num_rows**2
     estimate = _estimate(value, float(np.sqrt(chance + summary.confidence_error**2)))
@@ -161,11 +161,11 @@ def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> t
         alone = np.stack(
             [oof.read(firsts[blend.members[m][0]], here, _own(blend, m)) for m in used]
         )
-        full = true_losses(blend.answer(members), oof.targets[here])
+        full = true_losses(blend.predict(members), oof.targets[here])
         for t, threshold in enumerate(_THRESHOLDS):
             skip = sure >= threshold  # (models, R)
-            answers = np.where(skip[owner][:, :, None], alone, members)
-            change[t] += (true_losses(blend.answer(answers), oof.targets[here]) - full).sum()
+            predictions = np.where(skip[owner][:, :, None], alone, members)
+            change[t] += (true_losses(blend.predict(predictions), oof.targets[here]) - full).sum()
             needed[t] += (~skip).mean(axis=0).sum()
     good = np.abs(change) / len(rows) < max_change
     last = int(np.argmin(good)) if not good.all() else len(good)  # thresholds fall
@@ -183,11 +183,11 @@ MAX_VALUES = 1 << 22  # probabilities the estimate looks at: 32 MiB
 
 @dataclass(frozen=True)
 class Shift:
-    """How the test rows' class frequencies differ from those the answers imply.
+    """How the test rows' class frequencies differ from those the predictions imply.
 
     Attributes:
         prior: (K,) estimated test frequencies if ``significant``, else those implied.
-        implied: (K,) frequencies that the answers imply.
+        implied: (K,) frequencies that the predictions imply.
         p_value: of the likelihood-ratio test that nothing has shifted.
         gain: what correcting would take off the log loss if ``prior`` were exact, nats; it is
             fitted to the same rows, so rather an upper bound.
@@ -213,8 +213,8 @@ def estimate_shift(log_probs: Array, implied: Array) -> Shift:
     """Estimate the class frequencies of unlabelled rows.
 
     Args:
-        log_probs: (N, K) calibrated answers; thin them to ``MAX_VALUES`` values beforehand.
-        implied: (K,) class frequencies they imply, those of the OOF answers.
+        log_probs: (N, K) calibrated predictions; thin them to ``MAX_VALUES`` values beforehand.
+        implied: (K,) class frequencies they imply, those of the OOF predictions.
     """
     from scipy.stats import chi2
 

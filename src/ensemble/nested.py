@@ -80,8 +80,8 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
         kept = tables.parts[pools.thin_rows] != part
         cross, shares = _finish(others[kept], pools.thin_rows[kept], oof, tables)
         held_out = tables.parts == part
-        answer = log_softmax(pools.nested[held_out], cross)
-        pools.nested[held_out] = add_floors(answer, shares, tables.prior)
+        prediction = log_softmax(pools.nested[held_out], cross)
+        pools.nested[held_out] = add_floors(prediction, shares, tables.prior)
     blend = Blend(
         pool=structure.pool,
         members=oof.members,
@@ -91,8 +91,8 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
         floors=floors,
         prior=tables.prior,
     )
-    answer = add_floors(log_softmax(pools.fit, temperature), floors, tables.prior)
-    loss = float(true_losses(answer, oof.targets).mean())
+    prediction = add_floors(log_softmax(pools.fit, temperature), floors, tables.prior)
+    loss = float(true_losses(prediction, oof.targets).mean())
     return Fitted(blend, loss, true_losses(pools.nested, oof.targets), pools.nested)
 
 

@@ -54,7 +54,7 @@ class Blend:
         """Numbers of the members with weight."""
         return np.flatnonzero(self.weights > 0).tolist()
 
-    def answer(self, log_probs: Array) -> Array:
+    def predict(self, log_probs: Array) -> Array:
         """Return log probabilities (R, K) from those of the used members (U, R, K)."""
         pooled = pool_arrays(self.pool, log_probs, self.weights[self.used])
         return add_floors(log_softmax(pooled, self.temperature), self.floors, self.prior)

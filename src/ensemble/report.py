@@ -17,7 +17,7 @@ from src.ensemble.calibration import (
     expected_accuracy,
     expected_loss,
 )
-from src.ensemble.test_predictions import Answers
+from src.ensemble.test_predictions import BlendedPredictions
 from src.ensemble.weights import OofSummary
 from src.table import format_table
 
@@ -54,7 +54,7 @@ def reliability_table(bins: Array) -> str:
 
 
 def test_bins_table(bins: Array) -> str:
-    """Return test rows and expected right answers by confidence; ``bins`` is (2, B)."""
+    """Return test rows and expected correct predictions by confidence; ``bins`` is (2, B)."""
     total = max(bins[0].sum(), 1)
     rows = [
         [_bin(b), int(count), f"{count / total:.1%}", right / count]
@@ -94,9 +94,11 @@ def shift_lines(shift: Shift, classes: Sequence[str], *, corrected: bool) -> lis
     return lines
 
 
-def score_lines(summary: OofSummary, answers: Answers, tally: TestTally) -> list[str]:
+def score_lines(
+    summary: OofSummary, predictions: BlendedPredictions, tally: TestTally
+) -> list[str]:
     """Return the OOF log loss beside the expected test log loss and accuracy."""
-    gain = float(answers.gain.mean())
+    gain = float(predictions.gain.mean())
     return [
         f"OOF log loss {summary.loss:.5f}; averaging the folds' networks {-gain:+.5f}",
         estimate_line("predicted test log loss", expected_loss(summary, tally)),
@@ -104,16 +106,16 @@ def score_lines(summary: OofSummary, answers: Answers, tally: TestTally) -> list
     ]
 
 
-def agreement_table(answers: Answers) -> str:
+def agreement_table(predictions: BlendedPredictions) -> str:
     """Return how often each model prefers the blend's class, and each other model's."""
-    final = np.concatenate([log_probs.argmax(axis=1) for log_probs in answers.blocks()])
-    names = list(answers.choices)
+    final = np.concatenate([log_probs.argmax(axis=1) for log_probs in predictions.blocks()])
+    names = list(predictions.choices)
     rows = [
         [
             name,
             *(
-                float(np.mean(answers.choices[name] == other))
-                for other in (final, *(answers.choices[n] for n in names))
+                float(np.mean(predictions.choices[name] == other))
+                for other in (final, *(predictions.choices[n] for n in names))
             ),
         ]
         for name in names
@@ -122,14 +124,14 @@ def agreement_table(answers: Answers) -> str:
 
 
 def least_certain_table(
-    answers: Answers, ids: Sequence[str], classes: Sequence[str], *, num: int = 10
+    predictions: BlendedPredictions, ids: Sequence[str], classes: Sequence[str], *, num: int = 10
 ) -> str:
     """Return the test images with the smallest largest probability, with their two best classes."""
-    sure = np.concatenate([log_probs.max(axis=1) for log_probs in answers.blocks()])
+    sure = np.concatenate([log_probs.max(axis=1) for log_probs in predictions.blocks()])
     rows = []
     for row in np.argsort(sure, kind="stable")[:num]:
-        first, second = np.argsort(-answers.log_probs[row], kind="stable")[:2]
-        p, q = np.exp(answers.log_probs[row][[first, second]].astype(float))
+        first, second = np.argsort(-predictions.log_probs[row], kind="stable")[:2]
+        p, q = np.exp(predictions.log_probs[row][[first, second]].astype(float))
         rows.append([ids[row], f"{classes[first]} {p:.3f}", f"{classes[second]} {q:.3f}"])
     return format_table(["least certain", "first", "second"], rows)
 

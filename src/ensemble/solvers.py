@@ -2,7 +2,7 @@
 
 f(w) = -mean log(sum_m w_m p_m) is convex on the simplex {w >= 0, sum w = 1}. With g_m = mean(p_m /
 p̄), p̄ the mixture, every optimum has g_m <= 1, and max_m g_m - 1 bounds how far f still is above
-it (its Frank-Wolfe gap), so an answer proves itself. Minimising f(x) + sum x over x >= 0 alone
+it (its Frank-Wolfe gap), so a prediction proves itself. Minimising f(x) + sum x over x >= 0 alone
 gives the same weights, which frees Newton's method from the equality: each step is a non-negative
 least-squares problem of M unknowns. (Kim et al. 2020, https://arxiv.org/abs/1806.01412; here
 without their low-rank step. The update w ← w · g, EM, gives the first few iterations.)
@@ -233,11 +233,11 @@ def fit_finish(
 
 
 def fit_floors(log_probs: Array, floors: Array, prior: Array) -> Mixture:
-    """Return the best mixture of an answer with the two floors, weights (3,).
+    """Return the best mixture of a prediction with the two floors, weights (3,).
 
-    One imaginary row is added, of any class, which the answer holds impossible. So no answer is
-    surer than its number of rows can prove (Laplace's rule of succession: a mistake not yet seen in
-    n rows has a chance of about 1 / n). It costs 1 / n nats a row where no mistake comes; it caps
+    One imaginary row is added, of any class, which the prediction holds impossible. So no
+    prediction is surer than its number of rows can prove (Laplace's rule of succession: a mistake
+    not yet seen in n rows has a chance of about 1 / n). It costs 1 / n nats a row where no mistake comes; it caps
     what one mislabelled image costs.
 
     Args:
@@ -251,7 +251,7 @@ def fit_floors(log_probs: Array, floors: Array, prior: Array) -> Mixture:
 
 
 def finished_losses(log_probs: Array, floors: Array, shares: tuple[float, float]) -> Array:
-    """Return (R,) losses of answers mixed with the floors, clipped as the grader clips.
+    """Return (R,) losses of predictions mixed with the floors, clipped as the grader clips.
 
     Args:
         log_probs: (R,) log probability of the true class.

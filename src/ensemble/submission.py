@@ -57,7 +57,7 @@ def match_columns(
 
     Args:
         names: J class columns of the sample.
-        classes: K classes of the answers; merged ones carry one name of their group.
+        classes: K classes of the predictions; merged ones carry one name of their group.
         alias_groups: names that mean the same.
         policy: where the mass of a group with several columns goes: ``split`` evenly, all to its
             ``first`` column, or ``both_equal_renormalised``: whole to each, rows then renormalised.
@@ -134,7 +134,7 @@ def write_submission(
     id_column: str,
     ids: Sequence[str],
     columns: Columns,
-    answers: Callable[[slice], Array],
+    predictions: Callable[[slice], Array],
 ) -> None:
     """Write the submission block by block, read it back, and only then put it in place.
 
@@ -143,7 +143,7 @@ def write_submission(
         id_column: name of the first column.
         ids: N ids in order.
         columns: from ``match_columns``.
-        answers: gives log probabilities (R, K) of a slice of rows.
+        predictions: gives log probabilities (R, K) of a slice of rows.
 
     Raises:
         UserError: what was read back is not what a grader accepts.
@@ -154,7 +154,7 @@ def write_submission(
         file.write(_csv_row([id_column, *columns.names]).encode("utf-8"))
         for start in range(0, len(ids), size):
             rows = slice(start, min(start + size, len(ids)))
-            probs = to_columns(answers(rows), columns)
+            probs = to_columns(predictions(rows), columns)
             text = [
                 f"{_csv_row([id_])[:-1]},{line % tuple(row)}"
                 for id_, row in zip(ids[rows], probs.tolist(), strict=True)

@@ -28,7 +28,7 @@ _BLOCK_VALUES = 1 << 18
 
 
 @dataclass(frozen=True)
-class Unseen:
+class EnsemblePredictor:
     """The test logits of all models of a blend.
 
     Attributes:
@@ -48,8 +48,8 @@ class Unseen:
         """How many networks the model with most folds has."""
         return max(len(runs) for runs in self.runs.values())
 
-    def answer(self, rows: slice) -> Answers:
-        """Return the committee's answer to a slice of rows."""
+    def predict(self, rows: slice) -> BlendedPredictions:
+        """Return the blended prediction of a slice of rows."""
         blend = self.blend
         num_classes = len(blend.prior)
         votes: dict[str, Array] = {}
@@ -66,18 +66,18 @@ class Unseen:
                 members.append(member_log_probs(logits, own, self.columns, num_classes))
                 vote = votes.setdefault(model, np.zeros(members[-1].shape, dtype=np.float32))
                 vote += np.float32(blend.weights[m]) * np.exp(members[-1])
-            pooled = blend.answer(np.stack(members))
+            pooled = blend.predict(np.stack(members))
             total = pooled if total is None else total + pooled
         assert total is not None
         mean = total / np.float32(self.num_seats)
         top = mean.max(axis=1)
         spread = top + np.log(np.exp(mean - top[:, None]).sum(axis=1))
         choices = {model: vote.argmax(axis=1) for model, vote in votes.items()}
-        return Answers(mean - spread[:, None], -spread.astype(np.float64), choices)
+        return BlendedPredictions(mean - spread[:, None], -spread.astype(np.float64), choices)
 
 
 @dataclass(frozen=True)
-class Answers:
+class BlendedPredictions:
     """What the blend says about R rows.
 
     Attributes:
@@ -98,31 +98,33 @@ class Answers:
             yield np.array(self.log_probs[start : start + size])
 
 
-def save_answers(path: Path, unseen: Unseen, *, progress: Callable[[int], Any]) -> Answers:
-    """Answer all rows block by block, into an ``.npy`` of log probabilities (N, K) float32.
+def save_predictions(
+    path: Path, predictor: EnsemblePredictor, *, progress: Callable[[int], Any]
+) -> BlendedPredictions:
+    """Predict all rows block by block, into an ``.npy`` of log probabilities (N, K) float32.
 
     Args:
         path: the file.
-        unseen: all test logits.
+        predictor: all test logits.
         progress: called with the number of rows after each block.
     """
-    num_classes = len(unseen.blend.prior)
+    num_classes = len(predictor.blend.prior)
     size = max(1, _BLOCK_VALUES // num_classes)
-    gain = np.empty(unseen.num_rows)
+    gain = np.empty(predictor.num_rows)
     choices: dict[str, Array] = {}
-    header = {"descr": "<f4", "fortran_order": False, "shape": (unseen.num_rows, num_classes)}
+    header = {"descr": "<f4", "fortran_order": False, "shape": (predictor.num_rows, num_classes)}
     with atomic_write(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, unseen.num_rows, size):
-            rows = slice(start, min(start + size, unseen.num_rows))
-            answer = unseen.answer(rows)
-            file.write(np.ascontiguousarray(answer.log_probs, dtype="<f4").tobytes())
-            gain[rows] = answer.gain
-            for model, chosen in answer.choices.items():
-                place = choices.setdefault(model, np.empty(unseen.num_rows, dtype=np.int32))
+        for start in range(0, predictor.num_rows, size):
+            rows = slice(start, min(start + size, predictor.num_rows))
+            prediction = predictor.predict(rows)
+            file.write(np.ascontiguousarray(prediction.log_probs, dtype="<f4").tobytes())
+            gain[rows] = prediction.gain
+            for model, chosen in prediction.choices.items():
+                place = choices.setdefault(model, np.empty(predictor.num_rows, dtype=np.int32))
                 place[rows] = chosen
             progress(rows.stop - rows.start)
-    return Answers(np.load(path, mmap_mode="r", allow_pickle=False), gain, choices)
+    return BlendedPredictions(np.load(path, mmap_mode="r", allow_pickle=False), gain, choices)
 
 
 def _check_finite(logits: Array, path: Path) -> None:

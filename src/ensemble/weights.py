@@ -22,13 +22,13 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class OofSummary:
-    """What the OOF rows say about the blend's answers, for the prediction of the test score.
+    """What the OOF rows say about the blend's predictions, for the prediction of the test score.
 
     Attributes:
         loss: mean nested loss, nats.
-        prior: (K,) mean nested probability: the class frequencies the answers imply.
+        prior: (K,) mean nested probability: the class frequencies the predictions imply.
         accuracy: share of rows whose largest probability is the true class's.
-        entropy: mean entropy of the nested answers, the loss they expect of themselves.
+        entropy: mean entropy of the nested predictions, the loss they expect of themselves.
         residual_error: standard error of mean(loss - entropy).
         confidence: mean of the largest probability.
         confidence_error: standard error of mean(right - confidence).
@@ -56,7 +56,7 @@ class Weights:
         folds_hash: of the folds the OOF rows came from.
         config_hashes: model → fold → hash of the config it was trained with.
         scores: name of the method → its losses, for reading.
-        summary: of the OOF answers.
+        summary: of the OOF predictions.
         adaptive_threshold: confidence of a model's first view from which it needs no other;
             above 1 means always all views.
     """

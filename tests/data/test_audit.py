@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from tests.data.test_similar import photograph, recompress
 
 from src.data import audit as audit_room
 from src.data.audit import audit_images, write_duplicates, write_quarantine
+from tests.data.test_audit_duplicates import photograph, recompress
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.ensemble.test_shift import answers
 
 from src.ensemble.calibration import (
     TestTally,
@@ -16,6 +15,7 @@ from src.ensemble.calibration import (
 )
 from src.ensemble.oof import load_oof
 from src.ensemble.pool import Blend
+from tests.ensemble.test_calibration_shift import predictions
 
 PRIOR = np.array([0.9, 0.05, 0.05])
 
@@ -39,11 +39,11 @@ def test_reliability_by_hand():
 
 @pytest.mark.parametrize("corrected", [False, True])
 def test_the_test_score_is_foreseen_under_shift(corrected):
-    oof, oof_targets = answers(PRIOR, PRIOR, num=5000)
+    oof, oof_targets = predictions(PRIOR, PRIOR, num=5000)
     summary = summarise_oof(oof.astype(np.float32), oof_targets)
     inside = 0
     for seed in range(10):
-        test, targets = answers(PRIOR, np.full(3, 1 / 3), num=600, seed=100 + seed)
+        test, targets = predictions(PRIOR, np.full(3, 1 / 3), num=600, seed=100 + seed)
         shift = estimate_shift(test, summary.prior)
         posterior = correct(test, shift)
         given = posterior if corrected else test

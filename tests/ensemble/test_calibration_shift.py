@@ -6,8 +6,8 @@ import pytest
 from src.ensemble.calibration import correct, estimate_shift, no_shift
 
 
-def answers(train_prior, test_prior, num=4000, gap=2.0, seed=0):
-    """Return calibrated log answers under the train frequencies for rows of the test ones."""
+def predictions(train_prior, test_prior, num=4000, gap=2.0, seed=0):
+    """Return calibrated log predictions under the train frequencies for rows of the test ones."""
     rng = np.random.default_rng(seed)
     num_classes = len(train_prior)
     targets = rng.choice(num_classes, num, p=test_prior)
@@ -21,7 +21,7 @@ TRAIN, TEST = np.array([0.6, 0.3, 0.1]), np.array([0.2, 0.3, 0.5])
 
 
 def test_agrees_with_em_run_by_hand():
-    log_probs, _ = answers(TRAIN, TEST, num=500)
+    log_probs, _ = predictions(TRAIN, TEST, num=500)
     prior = TRAIN.copy()
     for _ in range(3000):  # Saerens et al., equation 2.9
         posterior = np.exp(log_probs) * prior / TRAIN
@@ -31,7 +31,7 @@ def test_agrees_with_em_run_by_hand():
 
 
 def test_a_shift_is_found_with_its_gain():
-    log_probs, targets = answers(TRAIN, TEST)
+    log_probs, targets = predictions(TRAIN, TEST)
     shift = estimate_shift(log_probs, TRAIN)
     assert shift.significant and shift.p_value < 1e-50
     np.testing.assert_allclose(shift.prior, TEST, atol=0.04)
@@ -43,7 +43,7 @@ def test_a_shift_is_found_with_its_gain():
 
 
 def test_no_shift_is_not_invented():
-    found = [estimate_shift(answers(TRAIN, TRAIN, 300, seed=s)[0], TRAIN) for s in range(40)]
+    found = [estimate_shift(predictions(TRAIN, TRAIN, 300, seed=s)[0], TRAIN) for s in range(40)]
     assert sum(shift.significant for shift in found) <= 6
     quiet = next(shift for shift in found if not shift.significant)
     np.testing.assert_array_equal(quiet.prior, TRAIN)
@@ -51,10 +51,10 @@ def test_no_shift_is_not_invented():
 
 
 def test_too_few_rows_say_nothing_and_no_class_is_declared_impossible():
-    log_probs, _ = answers(TRAIN, TEST, num=5)
+    log_probs, _ = predictions(TRAIN, TEST, num=5)
     assert not estimate_shift(log_probs, TRAIN).significant
     gone = np.array([0.5, 0.5, 0.0])
-    shift = estimate_shift(answers(TRAIN, gone)[0], TRAIN)
+    shift = estimate_shift(predictions(TRAIN, gone)[0], TRAIN)
     assert shift.significant and 0 < shift.prior[2] < 0.02
     assert np.isfinite(correct(np.log(TRAIN)[None], shift)).all()
     assert no_shift(TRAIN).gain == 0.0

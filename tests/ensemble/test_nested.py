@@ -48,9 +48,9 @@ def test_the_blend_gives_the_fitted_loss_again(oof, number):
     fitted = fit_blend(build_panel(oof, build_tables(oof)), structures(oof)[number])
     blend, rows = fitted.blend, np.arange(600)
     used = [oof.read(blend.members[m], rows, float(blend.temperatures[m])) for m in blend.used]
-    answers = blend.answer(np.stack(used))
-    assert true_losses(answers, oof.targets).mean() == pytest.approx(fitted.loss, abs=1e-6)
-    assert log_loss(np.exp(answers), oof.targets) == pytest.approx(fitted.loss, abs=1e-5)
+    predictions = blend.predict(np.stack(used))
+    assert true_losses(predictions, oof.targets).mean() == pytest.approx(fitted.loss, abs=1e-6)
+    assert log_loss(np.exp(predictions), oof.targets) == pytest.approx(fitted.loss, abs=1e-5)
 
 
 def test_weights_are_the_convex_ones_and_temperature_is_after_pooling(oof):

@@ -205,7 +205,7 @@ def test_any_ids_in_any_order_join(tmp_path_factory, ids, data):
     rows = np.array([ids.index(id_) for id_ in oof.ids.tolist()])
     np.testing.assert_array_equal(oof.targets, targets[rows])
     for model in ("a", "b"):
-        answer = oof.read((model, "identity"), np.arange(len(rows)))
-        np.testing.assert_allclose(answer[:, 0] - answer[:, 1], rows / 4, atol=1e-2)
+        prediction = oof.read((model, "identity"), np.arange(len(rows)))
+        np.testing.assert_allclose(prediction[:, 0] - prediction[:, 1], rows / 4, atol=1e-2)
     with pytest.raises(UserError):
         load_oof(root, replace(table, hash="other"))

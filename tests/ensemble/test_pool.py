@@ -39,8 +39,8 @@ def test_a_blend_takes_the_used_members_and_tempers_before_the_floor():
     members = (("a", "identity"), ("b", "identity"))
     blend = Blend("linear", members, np.array([1.0, 0.0]), np.full(2, 2.0), 0.5, (0.3, 0.0), PRIOR)
     assert blend.used == [0]
-    answer = blend.answer(log_softmax(np.log(A), 2.0)[None])
-    np.testing.assert_allclose(np.exp(answer), 0.7 * A + 0.1, rtol=1e-5)  # T = 2, then T = 1/2
+    prediction = blend.predict(log_softmax(np.log(A), 2.0)[None])
+    np.testing.assert_allclose(np.exp(prediction), 0.7 * A + 0.1, rtol=1e-5)  # T = 2, then T = 1/2
 
 
 def test_a_member_with_zero_probability_leaves_no_infinity():

@@ -16,7 +16,7 @@ def test_floor_by_hand():
     np.testing.assert_allclose(
         fit_floors(right, floors, prior).weights, [0.99, 0.01, 0.0], atol=1e-5
     )
-    # rows the answer gets wrong and the class frequencies right call for more
+    # rows the prediction gets wrong and the class frequencies right call for more
     right[:33], floors[:33, 1] = -30.0, 0.0
     _, uniform, frequencies = fit_floors(right, floors, prior).weights
     assert frequencies == pytest.approx(0.33, abs=0.01) and uniform == pytest.approx(0.01, abs=0.01)

@@ -73,8 +73,8 @@ def test_bad_samples_are_refused(names, policy, message):
 def test_file_by_hand_and_earlier_file_survives_a_failure(tmp_path):
     path = tmp_path / "deep" / "submission.csv"
     columns = match_columns(["b", "a"], ["a", "b"])
-    answers = log([[1.0, 1e-30], [0.25, 0.75]])
-    write_submission(path, "ID", ["001", "NA"], columns, lambda rows: answers[rows])
+    predictions = log([[1.0, 1e-30], [0.25, 0.75]])
+    write_submission(path, "ID", ["001", "NA"], columns, lambda rows: predictions[rows])
     text = path.read_text(encoding="utf-8")
     assert text == "ID,b,a\n001,1e-15,1\nNA,0.75,0.25\n"
     broken = np.full((2, 2), np.nan, dtype=np.float32)

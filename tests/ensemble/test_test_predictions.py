@@ -7,7 +7,7 @@ import pytest
 
 from src.ensemble.pool import Blend
 from src.ensemble.predictions import has_test_run, hash_ids, open_test_run, save_test_info
-from src.ensemble.test_predictions import Unseen, save_answers
+from src.ensemble.test_predictions import EnsemblePredictor, save_predictions
 from src.metrics.classification import softmax
 from src.script import UserError
 
@@ -32,7 +32,7 @@ def open_run(folder, **changes):
     return open_test_run(folder, **(wanted | changes))
 
 
-def unseen(tmp_path, pool="linear", columns=(0, 1, 2)):
+def predictor(tmp_path, pool="linear", columns=(0, 1, 2)):
     rng = np.random.default_rng(0)
     logits = {}
     for model, seats in (("a", 3), ("b", 1)):
@@ -50,12 +50,12 @@ def unseen(tmp_path, pool="linear", columns=(0, 1, 2)):
         "a": [open_run(tmp_path / "a" / f"fold{s}") for s in range(3)],
         "b": [open_run(tmp_path / "b" / "fold0")],
     }
-    return Unseen(runs, blend, columns, 3), logits
+    return EnsemblePredictor(runs, blend, columns, 3), logits
 
 
 @pytest.mark.parametrize("pool", ["linear", "log"])
 def test_every_seat_repeats_the_recipe_and_the_committee_averages_logarithms(tmp_path, pool):
-    what, logits = unseen(tmp_path, pool)
+    what, logits = predictor(tmp_path, pool)
     seats = []
     for seat in range(3):
         members = [
@@ -69,29 +69,29 @@ def test_every_seat_repeats_the_recipe_and_the_committee_averages_logarithms(tmp
             mix = members[0] ** 0.5 * members[1] ** 0.3 * members[2] ** 0.2
         seats.append(0.9 * softmax(np.log(mix), 0.5) + 0.1 / 3)
     expected = softmax(np.mean(np.log(seats), axis=0))
-    answers = what.answer(slice(0, 3))
-    np.testing.assert_allclose(np.exp(answers.log_probs), expected, rtol=1e-4)
+    predictions = what.predict(slice(0, 3))
+    np.testing.assert_allclose(np.exp(predictions.log_probs), expected, rtol=1e-4)
     # the gain is the same for every label
     for label in range(3):
-        gain = answers.log_probs[:, label] - np.log(seats)[:, :, label].mean(axis=0)
-        np.testing.assert_allclose(gain, answers.gain, atol=1e-5)
-    assert (answers.gain >= 0).all()
+        gain = predictions.log_probs[:, label] - np.log(seats)[:, :, label].mean(axis=0)
+        np.testing.assert_allclose(gain, predictions.gain, atol=1e-5)
+    assert (predictions.gain >= 0).all()
     votes = 0.5 * np.array([softmax(logits["a", s][0]) for s in range(3)]).sum(0)
     votes += 0.3 * np.array([softmax(logits["a", s][1], 2.0) for s in range(3)]).sum(0)
-    np.testing.assert_array_equal(answers.choices["a"], votes.argmax(1))
+    np.testing.assert_array_equal(predictions.choices["a"], votes.argmax(1))
 
 
 def test_saved_answers_are_the_answers(tmp_path, monkeypatch):
-    what, _ = unseen(tmp_path, columns=(0, 1, 0))
+    what, _ = predictor(tmp_path, columns=(0, 1, 0))
     monkeypatch.setattr("src.ensemble.test_predictions._BLOCK_VALUES", 4)  # two rows a block
     steps = []
-    answers = save_answers(tmp_path / "answers.npy", what, progress=steps.append)
-    direct = what.answer(slice(0, 3))
-    np.testing.assert_array_equal(np.load(tmp_path / "answers.npy"), direct.log_probs)
-    np.testing.assert_array_equal(answers.gain, direct.gain)
-    np.testing.assert_array_equal(answers.choices["b"], direct.choices["b"])
-    assert steps == [2, 1] and answers.log_probs.shape == (3, 2)
-    blocks = list(answers.blocks())
+    predictions = save_predictions(tmp_path / "predictions.npy", what, progress=steps.append)
+    direct = what.predict(slice(0, 3))
+    np.testing.assert_array_equal(np.load(tmp_path / "predictions.npy"), direct.log_probs)
+    np.testing.assert_array_equal(predictions.gain, direct.gain)
+    np.testing.assert_array_equal(predictions.choices["b"], direct.choices["b"])
+    assert steps == [2, 1] and predictions.log_probs.shape == (3, 2)
+    blocks = list(predictions.blocks())
     np.testing.assert_array_equal(np.concatenate(blocks), direct.log_probs)
 
 
@@ -140,8 +140,8 @@ def test_pickled_logits_are_refused(tmp_path):
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path):
-    what, _ = unseen(tmp_path)
+    what, _ = predictor(tmp_path)
     write_run(tmp_path / "b" / "fold0", np.full((2, 3, 3), np.nan))
     what.runs["b"][0] = open_run(tmp_path / "b" / "fold0")
     with pytest.raises(UserError, match="not finite"):
-        what.answer(slice(0, 3))
+        what.predict(slice(0, 3))

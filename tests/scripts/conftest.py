@@ -111,7 +111,7 @@ def place(template: Path, fresh: Place) -> Iterator[Place]:
     """The competition, trained on two folds, blended and answered; a copy for each test."""
     if not (template / "output" / "submission.csv").exists():
         whole = Place(template / "data", template / "output", fresh.call)
-        for answer in (whole.train("--fold", "all"), whole.optimize(), whole.infer()):
-            assert answer.status == 0, answer.err
+        for prediction in (whole.train("--fold", "all"), whole.optimize(), whole.infer()):
+            assert prediction.status == 0, prediction.err
     shutil.copytree(template / "output", fresh.output)
     yield fresh

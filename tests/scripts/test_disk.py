@@ -62,8 +62,8 @@ def test_training_on_a_full_disk(place: Place, disk: Any, leave: int) -> None:
     there = Place(place.data, small / "output", place.call)
     before = there.whole_results()
     ballast = fill(small, leave=leave)
-    answer = there.train("--checkpoint_minutes", "0")
-    assert answer.status == 1 and answer.is_one_line("No space left on device", "output")
+    prediction = there.train("--checkpoint_minutes", "0")
+    assert prediction.status == 1 and prediction.is_one_line("No space left on device", "output")
     after = there.whole_results()
     assert {k: v for k, v in after.items() if "fold0" not in k} == before
     assert not [p.name for p in there.run.glob(".*.tmp")]
@@ -80,9 +80,9 @@ def test_blend_and_submission_on_a_full_disk(place: Place, disk: Any, leave: int
     there = Place(place.data, small / "output", place.call)
     before = there.whole_results()
     ballast = fill(small, leave=leave)
-    for answer in (there.optimize(), there.infer()):
-        assert answer.status in (0, 1)
-        assert answer.status == 0 or answer.is_one_line("No space left on device")
+    for prediction in (there.optimize(), there.infer()):
+        assert prediction.status in (0, 1)
+        assert prediction.status == 0 or prediction.is_one_line("No space left on device")
     if not leave:
         assert there.optimize().status == there.infer().status == 1
     ballast.unlink()
@@ -95,8 +95,8 @@ def test_a_read_only_output(place: Place, disk: Any) -> None:
     there = Place(place.data, small / "output", place.call)
     before = there.whole_results()
     disk("ro")
-    for answer in (there.train("--name", "x"), there.optimize(), there.infer()):
-        assert answer.status == 1 and answer.is_one_line("Read-only file system", "output")
+    for prediction in (there.train("--name", "x"), there.optimize(), there.infer()):
+        assert prediction.status == 1 and prediction.is_one_line("Read-only file system", "output")
     assert there.train().status == 0  # finished: there is nothing to write
     assert there.whole_results() == before
 
@@ -126,9 +126,11 @@ def test_no_permission(place: Place, nobody: Callable[[], None]) -> None:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = place.whole_results()
     nobody()
-    answers = [place.train("--name", "x"), place.optimize(), place.infer()]
-    for answer in answers:
-        assert answer.status == 1 and answer.is_one_line("Permission denied", str(place.output))
+    predictions = [place.train("--name", "x"), place.optimize(), place.infer()]
+    for prediction in predictions:
+        assert prediction.status == 1 and prediction.is_one_line(
+            "Permission denied", str(place.output)
+        )
     assert place.whole_results() == before
 
 
@@ -140,8 +142,8 @@ def test_input_that_may_not_be_read(place: Place, nobody: Callable[[], None]) ->
     for path in (place.output, *place.output.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
     nobody()
-    answer = place.infer()
-    assert answer.status == 2 and answer.is_one_line("033.png")
+    prediction = place.infer()
+    assert prediction.status == 2 and prediction.is_one_line("033.png")
 
 
 @pytest.mark.parametrize("num_workers", ["0", "2"])
@@ -159,8 +161,8 @@ def test_images_that_vanish_while_training(
         return row
 
     monkeypatch.setattr(loop, "close_epoch", vanish)
-    answer = fresh.train("--num_workers", num_workers, "--checkpoint_minutes", "0")
-    assert answer.status == 2 and answer.is_one_line(".png")
+    prediction = fresh.train("--num_workers", num_workers, "--checkpoint_minutes", "0")
+    assert prediction.status == 2 and prediction.is_one_line(".png")
     (fresh.data / "elsewhere").rename(fresh.data / "train")
     monkeypatch.undo()
     again = fresh.train()

@@ -76,12 +76,12 @@ def test_fifty_epochs_and_two_thousand_steps_leak_nothing(
     fresh: Place, monkeypatch: pytest.MonkeyPatch, num_workers: str
 ) -> None:
     seen = watch(monkeypatch)
-    answer = fresh.train(
+    prediction = fresh.train(
         *("--epochs", "126", "--batch_size", "1", "--micro_batch_size", "1", "--patience", "0"),
         *("--num_workers", num_workers, "--mixup_alpha", "0", "--cutmix_alpha", "0"),
         *("--image_size", "64"),
     )
-    assert answer.status == 0, answer.err
+    assert prediction.status == 0, prediction.err
     steps = sorted(seen)
     assert steps[-1] >= 1950
     early, late = seen[500], seen[steps[-1]]
@@ -94,7 +94,9 @@ def test_one_process_training_many_folds_keeps_no_file_open(fresh: Place) -> Non
     process = psutil.Process()
     counts = []
     for name in "abcd":
-        answer = fresh.train("--name", name, "--fold", "all", "--epochs", "1", "--num_workers", "2")
-        assert answer.status == 0, answer.err
+        prediction = fresh.train(
+            "--name", name, "--fold", "all", "--epochs", "1", "--num_workers", "2"
+        )
+        assert prediction.status == 0, prediction.err
         counts.append((process.num_fds(), process.num_threads(), len(process.children())))
     assert all(late <= early for late, early in zip(counts[-1], counts[1], strict=True)), counts

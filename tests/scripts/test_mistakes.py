@@ -50,8 +50,8 @@ class Bomb:
 )
 def test_train_fold(place: Place, flags: list[str], words: list[str]) -> None:
     before = place.whole_results()
-    answer = place.train(*flags)
-    assert answer.status == 2 and answer.is_one_line(*words)
+    prediction = place.train(*flags)
+    assert prediction.status == 2 and prediction.is_one_line(*words)
     assert place.whole_results() == before
 
 
@@ -84,8 +84,8 @@ def broken_finish(place: Place) -> None:
 def test_training_data(place: Place, harm: Callable[[Place], None], words: list[str]) -> None:
     harm(place)
     before = place.whole_results()
-    answer = place.train("--fold", "all")
-    assert answer.status == 2 and answer.is_one_line(*words)
+    prediction = place.train("--fold", "all")
+    assert prediction.status == 2 and prediction.is_one_line(*words)
     assert place.whole_results() == before
 
 
@@ -128,8 +128,8 @@ def cut_oof(place: Place) -> None:
 def test_blending(place: Place, harm: Callable[[Place], None]) -> None:
     harm(place)
     before = place.whole_results()
-    answer = place.optimize()
-    assert answer.status == 2 and answer.is_one_line("oof.npz")
+    prediction = place.optimize()
+    assert prediction.status == 2 and prediction.is_one_line("oof.npz")
     assert place.whole_results() == before
     assert not (place.output / "executed").exists()
 
@@ -217,8 +217,8 @@ def test_inference(place: Place, harm: Callable[[Place], None], words: list[str]
         path.unlink()  # the networks have to run
     harm(place)
     before = place.whole_results()
-    answer = place.infer()
-    assert answer.status == 2 and answer.is_one_line(*words)
+    prediction = place.infer()
+    assert prediction.status == 2 and prediction.is_one_line(*words)
     after = place.whole_results()
     assert {k: v for k, v in after.items() if "/fold1/test" not in k} == {
         k: v for k, v in before.items() if "/fold1/test" not in k

@@ -59,11 +59,11 @@ def holder() -> Iterator[Callable[[Path], subprocess.Popen]]:
 def test_the_second_names_the_holder_and_other_folds_run(place: Place, holder: Callable) -> None:
     run = Output(place.output).run("other", 0)
     process = holder(run.folder / ".lock")
-    answer = place.train("--name", "other", "--epochs", "1")
-    assert answer.status == 2
-    assert answer.is_one_line(str(run.folder), f"process {process.pid} on", "wait for it")
-    answer = place.train("--name", "other", "--epochs", "1", "--fold", "1")
-    assert answer.status == 0, answer.err
+    prediction = place.train("--name", "other", "--epochs", "1")
+    assert prediction.status == 2
+    assert prediction.is_one_line(str(run.folder), f"process {process.pid} on", "wait for it")
+    prediction = place.train("--name", "other", "--epochs", "1", "--fold", "1")
+    assert prediction.status == 0, prediction.err
     process.kill()
     process.wait()  # its child lives on, and holds nothing
     assert place.train("--name", "other", "--epochs", "1").status == 0
@@ -73,8 +73,8 @@ def test_the_second_names_the_holder_and_other_folds_run(place: Place, holder: C
 def test_blend_and_answer_are_made_by_one(place: Place, holder: Callable, script: str) -> None:
     lock = {"optimize": ".blend.lock", "infer": ".infer.lock"}[script]
     process = holder(place.output / lock)
-    answer = getattr(place, script)()
-    assert answer.status == 2 and answer.is_one_line(f"process {process.pid}")
+    prediction = getattr(place, script)()
+    assert prediction.status == 2 and prediction.is_one_line(f"process {process.pid}")
     process.kill()
     process.wait()
     assert getattr(place, script)().status == 0

@@ -32,8 +32,8 @@ def test_photographs_become_a_sound_submission(place: Place) -> None:
 
 def test_started_again_everything_is_skipped_or_the_same(place: Place) -> None:
     before = place.whole_results()
-    answer = place.train()
-    assert answer.status == 0 and "finished" in answer.out and "skipped" in answer.out
+    prediction = place.train()
+    assert prediction.status == 0 and "finished" in prediction.out and "skipped" in prediction.out
     assert place.optimize().status == place.infer().status == 0
     assert place.whole_results() == before
 
@@ -46,9 +46,9 @@ def test_early_stopping_was_part_of_it(place: Place) -> None:
 def test_unreadable_train_images_are_counted_and_listed(fresh: Place) -> None:
     for name, content in {"000": b"", "002": b"not an image", "004": b"\x89PNG\r\n\x1a\n"}.items():
         (fresh.data / "train" / "evening" / f"{name}.png").write_bytes(content)
-    answer = fresh.train("--epochs", "1")
-    assert answer.status == 0, answer.err
-    assert "3" in answer.out and "quarantine" in answer.out
+    prediction = fresh.train("--epochs", "1")
+    assert prediction.status == 0, prediction.err
+    assert "3" in prediction.out and "quarantine" in prediction.out
     listed = (fresh.output / "quarantine.csv").read_text(encoding="utf-8")
     assert all(f"{name}.png" in listed for name in ("000", "002", "004"))
 
@@ -58,8 +58,8 @@ def test_a_pretrained_net_can_start_from_a_linear_probe_once(fresh: Place) -> No
     make_weights(weights)
     flags = ("--pretrained", str(weights), "--checkpoint_minutes", "0", "--patience", "0")
     probe = ("--head_start", "probe", "--norms", "frozen", "--head_lr_mult", "1")
-    answer = fresh.train(*flags, *probe, "--epochs", "1")
-    assert answer.status == 0 and "linear head: log loss" in answer.out
+    prediction = fresh.train(*flags, *probe, "--epochs", "1")
+    assert prediction.status == 0 and "linear head: log loss" in prediction.out
     fresh.run.joinpath("finished.json").unlink()  # as if it had been killed at the very end
     again = fresh.train(*flags, *probe, "--epochs", "1")
     assert again.status == 0 and "linear head" not in again.out and "resuming" in again.out
@@ -68,8 +68,8 @@ def test_a_pretrained_net_can_start_from_a_linear_probe_once(fresh: Place) -> No
 def test_by_default_a_pretrained_net_has_a_random_head_and_norms_of_the_batch(fresh: Place) -> None:
     weights = fresh.data.parent / WEIGHTS
     make_weights(weights)
-    answer = fresh.train("--pretrained", str(weights), "--epochs", "1")
-    assert answer.status == 0 and "linear head" not in answer.out
+    prediction = fresh.train("--pretrained", str(weights), "--epochs", "1")
+    assert prediction.status == 0 and "linear head" not in prediction.out
     trained, start = load_weights(fresh.run / "best.safetensors"), load_file(weights)
     assert not torch.equal(trained["backbone.bn1.running_mean"], start["bn1.running_mean"])
 
@@ -108,8 +108,8 @@ def test_a_finished_fold_of_other_data_is_not_skipped(place: Place) -> None:
 
 def test_a_fold_that_vanished_is_named_and_the_others_answer(place: Place) -> None:
     shutil.rmtree(place.run)
-    answer = place.infer()
-    assert answer.status == 0 and "fold 0 of weights.json is gone" in answer.out
+    prediction = place.infer()
+    assert prediction.status == 0 and "fold 0 of weights.json is gone" in prediction.out
 
 
 def test_test_images_of_the_same_sizes_are_known_by_their_content(place: Place) -> None:
@@ -136,5 +136,5 @@ def test_test_images_of_the_same_sizes_are_known_by_their_content(place: Place) 
 
 
 def test_one_row_at_a_time_is_refused_by_batch_norm_in_one_line(fresh: Place) -> None:
-    answer = fresh.train("--micro_batch_size", "1", "--epochs", "1")
-    assert answer.is_one_line("BatchNorm", "--micro_batch_size of 2")
+    prediction = fresh.train("--micro_batch_size", "1", "--epochs", "1")
+    assert prediction.is_one_line("BatchNorm", "--micro_batch_size of 2")

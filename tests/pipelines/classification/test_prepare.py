@@ -1,11 +1,11 @@
 import cv2
 import pytest
-from tests.data.test_similar import photograph
 
 from src.config import FoldConfig
 from src.data.cache import ImageSource
 from src.pipelines.classification.prepare import prepare_data
 from src.runs import Output
+from tests.data.test_audit_duplicates import photograph
 
 
 @pytest.fixture
