@@ -237,8 +237,8 @@ def fit_floors(log_probs: Array, floors: Array, prior: Array) -> Mixture:
 
     One imaginary row is added, of any class, which the prediction holds impossible. So no
     prediction is surer than its number of rows can prove (Laplace's rule of succession: a mistake
-    not yet seen in n rows has a chance of about 1 / n). It costs 1 / n nats a row where no mistake comes; it caps
-    what one mislabelled image costs.
+    not yet seen in n rows has a chance of about 1 / n). It costs 1 / n nats a row where no mistake
+    comes; it caps what one mislabelled image costs.
 
     Args:
         log_probs: (R,) log probability of the true class.
