@@ -32,6 +32,7 @@ from src.script import UserError
 
 CLASSES = ("background", "lane")
 KNOWN_TUSIMPLE = {"": 3626, "test": 2782}
+LEAST_GROUPS = 5  # that a single drive is cut into
 MAX_SIDE = 100_000  # pixels; no frame is wider
 LINE_WIDTH = 5  # pixels at 1280x720; the benchmark gives centre lines only
 
@@ -128,7 +129,12 @@ def _read_tusimple(root: Path, block: int, line_width: int) -> MaskIndex:
     for split, known in KNOWN_TUSIMPLE.items():
         found = sum(row.split == split for row in rows)
         note_count(notes, f"TuSimple {split or 'train'}", found, known)
-    groups = group_clips({row.group for row in rows}, block=block)
+    clips = {row.group for row in rows}
+    groups = group_clips(clips, block=block)
+    if len(set(groups.values())) == 1 < len(clips):  # one group cannot be folded
+        block = max(1, len(clips) // LEAST_GROUPS)
+        groups = group_clips(clips, block=block)
+        notes.append(f"one drive alone: grouped by at most {block} neighbouring clips")
     rows = [row._replace(group=groups[row.group]) for row in rows]
     return build_index(root, rows, CLASSES, PolylineDecoder(root, lanes, line_width), notes=notes)
 

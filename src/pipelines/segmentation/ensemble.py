@@ -133,14 +133,14 @@ def find_source(
         trained: what the first run's config came to.
     """
     root = Path(data_dir or trained["data_dir"])
-    if source:
-        return source, root, {}
-    source, options = trained["source"], dict(trained["options"])
-    name = Path(trained["data_dir"]).name
-    if name in list_datasets(root) and not source.startswith("micro/"):
-        root /= name
-    micro = source.removeprefix("micro/") in (*list_datasets(root), root.resolve().name)
-    own = bool(data_dir) and root.is_dir() and not (micro and source.startswith("micro/"))
+    asked, options = bool(source), {} if source else dict(trained["options"])
+    source = source or trained["source"]
+    sets = list_datasets(root)
+    if not asked and Path(trained["data_dir"]).name in sets and not source.startswith("micro/"):
+        root /= Path(trained["data_dir"]).name
+    own = bool(data_dir) and root.is_dir() and (not asked or source == "folders")
+    if source.startswith("micro/"):
+        own = own and source.removeprefix("micro/") not in (*sets, root.resolve().name)
     own = own and detect_source(root) == "folders" and not holds_masks(root)
     if own:
         source, options = "folders", {}

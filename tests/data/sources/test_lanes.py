@@ -133,3 +133,11 @@ def test_soft_edges_are_cut_in_the_middle_in_lane_masks(disk):
     disk.image("images/1.jpg")
     disk.mask("masks/1.png", {(0, 0): 255, (0, 1): 130, (0, 2): 120, (0, 3): 40})
     assert read_lanes(disk.root).read_mask("masks/1.png").sum() == 2
+
+
+def test_one_drive_is_cut_so_that_it_can_be_folded(disk):
+    clips = frames(disk, "", *[f"0313/{number}" for number in range(12)])
+    disk.text("label_data_0313.json", *map(label, clips))
+    index = read_lanes(disk.root)
+    assert index.table["group"].nunique() == 6
+    assert any("grouped by at most 2 neighbouring clips" in note for note in index.notes)

@@ -51,6 +51,11 @@ def test_own_photographs_in_any_folder(tmp_path: Path, source: str, folder: str)
     )
     assert [Path(name).name for name in index.table["image"]] == ["a.JPG", "b.jpg"]
     assert index.classes == ("background", "scratch") and rows.tolist() == [0, 1]
+    index, _ = images_of(
+        {"source": source, "data_dir": str(tmp_path)},
+        data_dir=str(tmp_path / "own"), source="folders",
+    )  # fmt: skip
+    assert len(index) == 2
 
 
 def test_own_photographs_with_masks_say_what_to_do(tmp_path: Path) -> None:
