@@ -186,4 +186,4 @@ def own_runtime(config: DistillConfig) -> Runtime:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, launched=True)

@@ -13,7 +13,7 @@ from src.config import FoldConfig
 from src.pipelines.run_folder import finished, fold_of
 from src.reader import parse
 from src.runs import Output, Run
-from src.script import UserError, run_script
+from src.script import UserError, is_launched, run_script
 
 if TYPE_CHECKING:
     from src.data.folds import Folds
@@ -39,11 +39,9 @@ def main(argv: list[str]) -> int:
     wanted = every if config.fold == "all" else [fold_of(config.fold)]
     if wanted[0] not in (*every, None):
         raise UserError(f"--fold {config.fold}: folds.csv has folds 0 to {folds.num_folds - 1}")
-    waiting = [
-        (fold, run)
-        for fold, run in ((fold, output.run(name, fold)) for fold in wanted)
-        if not finished(run, config, folds.folds_hash)
-    ]
+    waiting = [(fold, output.run(name, fold)) for fold in wanted]
+    if not is_launched():  # several processes ask the first one below
+        waiting = [(k, run) for k, run in waiting if not finished(run, config, folds.folds_hash)]
     if not waiting:
         return 0  # before torch is imported
 
@@ -54,7 +52,8 @@ def main(argv: list[str]) -> int:
     for fold, run in waiting:
         try:
             with run.hold():
-                if not finished(run, config, folds.folds_hash):  # by another process, meanwhile
+                # another process may have finished it meanwhile
+                if not runtime.from_main(finished(run, config, folds.folds_hash)):
                     train(config, output, run, index, folds, fold, runtime)
         except Interrupted as stop:
             print(f"{stop}; the state is saved, the same command goes on from here")
@@ -149,4 +148,4 @@ def make_mix(config: FoldConfig, num_classes: int) -> Mix | None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, launched=True)

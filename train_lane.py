@@ -94,4 +94,4 @@ def train(config: LaneConfig, output: Output, run: Run) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, launched=True)

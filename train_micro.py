@@ -134,4 +134,4 @@ def teach(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> No
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, launched=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.files import hold, sweep
+from src.script import process_rank
 
 AFRESH = "delete its folder and train this fold again"  # a finished fold would be skipped
 
@@ -104,7 +104,7 @@ class Run:
         Raises:
             UserError: another process holds the run; the message says which.
         """
-        if os.environ.get("RANK", "0") != "0":  # the launcher's first process holds it for all
+        if process_rank():  # the launcher's first process holds it for all
             yield
             return
         self.folder.mkdir(parents=True, exist_ok=True)

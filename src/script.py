@@ -14,13 +14,23 @@ class UserError(ValueError):
     """A mistake the user can mend; the message is one line that names the remedy."""
 
 
-def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:
+class MachineError(Exception):
+    """What the machine did to a run (a killed process, no shared memory), in one line."""
+
+
+def run_script(main: Callable[[list[str]], int | None], *, launched: bool = False) -> NoReturn:
     """Run a script's ``main(argv)`` and exit: 2 on a user's mistake, 1 on a disk's or memory's.
 
     Either is one line on stderr. Any other exception is a fault of the program and is shown whole.
-    What is printed cannot stop the work: see :func:`steady_streams`.
+    Of several processes that a launcher started together, where ``launched`` allows them, the
+    first alone prints results. What is printed cannot stop the work: see :func:`steady_streams`.
     """
     steady_streams()
+    if is_launched() and not launched:
+        print(f"error: {sys.argv[0]} runs in one process: leave torchrun out", file=sys.stderr)
+        sys.exit(2)
+    if process_rank():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (until the end)
     try:
         status = main(sys.argv[1:])
         sys.stdout.flush()
@@ -30,6 +40,9 @@ def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
+    except MachineError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        status = 1
     except MemoryError as error:
         print(f"error: out of memory ({one_line(error)[:150] or 'host'})", file=sys.stderr)
         status = 1
@@ -40,6 +53,19 @@ def run_script(main: Callable[[list[str]], int | None]) -> NoReturn:
         print(f"error: {place}: {error.strerror}; earlier results are whole", file=sys.stderr)
         status = 1
     sys.exit(status or 0)
+
+
+def is_launched() -> bool:
+    """Tell whether this is one of several processes that torchrun or the like started.
+
+    A ``RANK`` left behind in the environment is no launcher: that sets ``LOCAL_RANK`` too.
+    """
+    return "LOCAL_RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def process_rank() -> int:
+    """Return the number of this process among those started together, 0 if it is alone."""
+    return int(os.environ.get("RANK", "0")) if is_launched() else 0
 
 
 def steady_streams() -> None:

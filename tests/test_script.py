@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from src.script import nearest, one_line, quote
+from src.script import (
+    MachineError,
+    is_launched,
+    nearest,
+    one_line,
+    process_rank,
+    quote,
+    run_script,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 # Work goes on after the report; the file tells that it came to its end.
@@ -103,3 +112,52 @@ def test_words_of_messages() -> None:
     assert quote("a") == "'a'" and quote(1.5) == "1.5"
     assert len(quote("a" * 1000)) < 70 and "too long" in quote(16**9999)
     assert one_line(ValueError("a\nb\x1b[31m")) == "a b [31m"
+
+
+def status(main: Callable[[list[str]], int | None], launched: bool = False) -> int:
+    """Return the exit status; standard output is put back."""
+    out = sys.stdout
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run_script(main, launched=launched)
+    finally:
+        sys.stdout = out
+    return int(stop.value.code or 0)
+
+
+def launch(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    """Look like one of two processes of a launcher."""
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_what_the_machine_did_is_one_line_and_status_1(capsys: pytest.CaptureFixture) -> None:
+    def main(argv: list[str]) -> int:
+        raise MachineError("a loader process died")
+
+    assert status(main) == 1
+    assert capsys.readouterr().err == "error: a loader process died\n"
+
+
+def test_a_stale_rank_is_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "3")
+    assert process_rank() == 0 and not is_launched()
+
+
+def test_the_first_of_several_processes_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for rank in (0, 1):
+        launch(monkeypatch, rank)
+        assert status(lambda _: print(f"rank {os.environ['RANK']}"), launched=True) == 0
+    assert capsys.readouterr().out == "rank 0\n"
+
+
+def test_several_processes_are_refused_where_one_does_the_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    launch(monkeypatch, 0)
+    assert status(lambda _: 1 // 0) == 2
+    assert "leave torchrun out" in capsys.readouterr().err

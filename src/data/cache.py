@@ -269,11 +269,9 @@ class RamCache(Rows):
                 f"{'shared ' if shared else ''}memory are free: use --cache disk or none"
             )
         assert self.shape is not None
-        self.pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
-        self.filled = torch.zeros(len(self), dtype=torch.uint8)
-        if shared:
-            self.pixels.share_memory_()
-            self.filled.share_memory_()
+        allocate = shared_zeros if shared else torch.empty
+        self.pixels = allocate((len(self), *self.shape), dtype=torch.uint8)
+        self.filled = (shared_zeros if shared else torch.zeros)((len(self),), dtype=torch.uint8)
 
     def __getitem__(self, row: int) -> np.ndarray:
         kept = self.pixels[row].numpy()
@@ -282,6 +280,12 @@ class RamCache(Rows):
             self.filled[row] = 1
         kept.flags.writeable = False
         return kept
+
+
+def shared_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor of zeros in shared memory, of which the system keeps what is written."""
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
 
 
 class DiskCache(Rows):

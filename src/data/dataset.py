@@ -9,11 +9,19 @@ the batches that were left, whatever the number of loader processes.
 
 from __future__ import annotations
 
+import atexit
 import functools
+import math
+import multiprocessing
 import os
+import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -24,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.data.cache import Source, read
 from src.data.transforms import Transform
-from src.script import UserError
+from src.script import MachineError, UserError
 
 
 class _SourceDataset(Dataset):
@@ -116,13 +124,19 @@ def to_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(planes)
 
 
+PREFETCH = 2  # batches a loader process makes ahead
+MOST_WORKERS = 16  # unasked
+# Children of a fork server (the default from Python 3.14) outlive a killed training: they watch
+# the server, which stays for them.
+CONTEXT = "fork" if sys.platform == "linux" else None
 _STREAM = 2  # keeps these draws apart from the augmentation's and the mixing's
 
 
 class EpochSampler:
     """Batches of (epoch, row) keys.
 
-    With several processes each takes every ``world_size``-th row of every effective batch.
+    Of several processes each takes every ``world_size``-th row of every effective batch; unshuffled
+    each takes one block of the rows, so that what they computed, joined by rank, is in order.
     """
 
     def __init__(
@@ -143,17 +157,29 @@ class EpochSampler:
             seed: seed of the order.
             shuffle: a new order every epoch, for training. An incomplete last batch is kept,
                 unless it leaves some process fewer than two rows, which BatchNorm cannot take.
+                Unshuffled, every row comes, and some processes may end with an empty batch.
             rank: this process.
             world_size: number of processes.
+
+        Raises:
+            UserError: fewer rows than the processes need.
         """
-        assert num_rows > 0 and batch_size >= world_size and 0 <= rank < world_size
+        assert num_rows > 0 and 0 <= rank < world_size
+        least = 2 if shuffle and world_size > 1 else 1
+        if min(batch_size, num_rows if shuffle else batch_size) < least * world_size:
+            raise UserError(
+                f"{num_rows} rows in batches of {batch_size} for {world_size} processes: each needs"
+                f" {least} at a time; pass a larger --batch_size, or start fewer processes"
+            )
         self.num_rows, self.batch_size = num_rows, batch_size
         self.seed, self.shuffle = seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.epoch = self.step = 0
         whole, rest = divmod(num_rows, batch_size)
-        fewest = 2 * world_size if shuffle else rank + 1
-        self.num_steps = whole + (rest >= fewest or (shuffle and whole == 0))
+        self.num_steps = whole + (rest >= 2 * world_size or whole == 0)
+        self.own_size = batch_size // world_size
+        if not shuffle:
+            self.num_steps = math.ceil(math.ceil(num_rows / world_size) / self.own_size)
 
     def __len__(self) -> int:
         return self.num_steps
@@ -169,38 +195,115 @@ class EpochSampler:
         return np.random.default_rng([_STREAM, self.seed, epoch]).permutation(self.num_rows)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = self.epoch, self.order(self.epoch)
+        epoch, order, size = self.epoch, self.order(self.epoch), self.batch_size
+        if not self.shuffle:  # a block of rows, in batches of this process's own
+            order, size = np.array_split(order, self.world_size)[self.rank], self.own_size
         for step in range(self.step, self.num_steps):
-            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield [(epoch, row) for row in rows[self.rank :: self.world_size].tolist()]
+            rows = order[step * size : (step + 1) * size]
+            if self.shuffle:
+                rows = rows[self.rank :: self.world_size]
+            yield [(epoch, row) for row in rows.tolist()]
 
 
 class Loader(DataLoader):
-    """A DataLoader from which a bad file surfaces as one line, also out of another process."""
+    """A DataLoader from which a bad file surfaces as one line, also out of another process.
+
+    A loader process that dies is noticed where its batch is waited for and nowhere else: torch's
+    handler of SIGCHLD would raise in the middle of a step or of a save.
+    """
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
         """Iterate from where the sampler starts.
 
         Raises:
-            UserError: a file cannot be decoded; or a loader process was killed.
+            UserError: a file cannot be decoded.
+            MachineError: a loader process was killed, or shared memory is full.
         """
         sampler: Any = self.batch_sampler
-        keys = iter(sampler)  # a second reading, to know which rows a batch was to hold
-        batches = super().__iter__()
+        keys: Any = list(sampler)  # a second reading, to know which rows a batch was to hold
+        try:
+            batches = super().__iter__()
+        except RuntimeError as error:
+            raise MachineError(self._explain(error, keys[:1])) from error
         for expected in keys:
             try:
                 batch = next(batches)
-            except RuntimeError as error:
-                if "exited unexpectedly" not in str(error):
+            except (RuntimeError, OSError, EOFError) as error:
+                if not self.num_workers or not is_of_the_machine(error):
                     raise
-                name = self.dataset.data.name(expected[0][1])  # type: ignore[attr-defined]
-                raise UserError(
-                    f"a loader process died while reading {name} or one of the files after it: "
-                    "mostly too little memory, so try --num_workers 0"
-                ) from error
+                raise MachineError(self._explain(error, [expected])) from error
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+    def _get_iterator(self) -> Any:
+        with _deaf_to_signals():
+            return super()._get_iterator()
+
+    def _explain(self, error: Exception, expected: list[list[tuple[int, int]]]) -> str:
+        """Return one line about a loader process that died, and what to do."""
+        data: Any = self.dataset.data  # type: ignore[attr-defined]
+        where = ""
+        if expected and expected[0]:
+            where = f" while reading {data.name(expected[0][0][1])} or a file after it"
+        workers = getattr(self._iterator, "_workers", [])
+        codes = [worker.exitcode for worker in workers if worker.exitcode]
+        full = any(word in str(error) for word in SHARED_MEMORY)
+        if full or (codes and codes[0] == -getattr(signal, "SIGBUS", 0)):
+            reason = "shared memory (/dev/shm) is full: give it more (docker run --shm-size=8g), or"
+        elif codes and codes[0] == -signal.SIGTERM:
+            reason = "killed by SIGTERM: start it again; if that repeats,"
+        elif codes and codes[0] < 0 and codes[0] != -9:
+            reason = f"killed by {signal.Signals(-codes[0]).name}: a library crashed on a file;"
+        elif any(word in str(error) for word in OPEN_FILES):
+            reason = "too many open files: raise the limit (ulimit -n), or"
+        else:
+            reason = "mostly too little memory: free some, or"
+        return f"a loader process died{where}: {reason} try a smaller --num_workers, or 0"
+
+
+SHARED_MEMORY = ("shared memory", "No space left", "unable to mmap", "to resize")
+OPEN_FILES = ("open files", "ancdata")
+DIED = ("exited unexpectedly", "llocate memory", "out of memory", *SHARED_MEMORY, *OPEN_FILES)
+
+
+def is_of_the_machine(error: Exception) -> bool:
+    """Tell whether a loader process failed for want of something, or was killed."""
+    lost = isinstance(error, (EOFError, ConnectionError))  # its pipe ended with it
+    return lost or any(word in str(error) for word in DIED)
+
+
+@contextmanager
+def _deaf_to_signals() -> Iterator[None]:
+    """Start loader processes that no signal to the whole group ends, nor their end interrupts.
+
+    What the main process asks to stop at, it must first finish a step for, with their batches.
+    Signals that come meanwhile are delivered afterwards.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows; _start_worker does what can be done
+        yield
+        return
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGCHLD)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        if is_main:
+            signal.signal(signal.SIGCHLD, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@functools.cache
+def _kill_workers_at_exit() -> None:
+    """Leave no loader process to the interpreter's own end, which asks by SIGTERM and waits."""
+
+    def kill() -> None:
+        for child in multiprocessing.active_children():
+            if child.daemon:
+                child.kill()
+
+    atexit.register(kill)
 
 
 class _Guarded(Dataset):
@@ -231,8 +334,8 @@ def collate(samples: list[dict[str, Tensor]] | UserError) -> dict[str, Tensor] |
     Raises:
         UserError: images of several sizes.
     """
-    if isinstance(samples, UserError):
-        return samples
+    if isinstance(samples, UserError) or not samples:
+        return samples or {}
     sizes = {tuple(sample["image"].shape[1:]) for sample in samples}
     if len(sizes) > 1:
         return UserError(
@@ -262,20 +365,20 @@ def make_loader(
             :class:`src.data.dataset.ImageDataset` has them.
         sampler: gives the keys, and where to begin.
         num_workers: loader processes, which stay alive between epochs; 0 = none, and files are
-            read by threads while the training waits. Two a core are the most that are started.
+            read by threads while the training waits. Two a core are the most that are started, and
+            no more than shared memory has room for.
         device_type: where the batches go; memory is pinned for "cuda" alone.
     """
     cv2.setNumThreads(1)
-    num_workers = cap_workers(num_workers)
+    num_workers = fit_workers(cap_workers(num_workers), dataset, sampler) if num_workers else 0
     workers: dict[str, Any] = {}
     if num_workers > 0:
+        _kill_workers_at_exit()
         workers = {
             "persistent_workers": True,
-            "prefetch_factor": 2,
+            "prefetch_factor": PREFETCH,
             "worker_init_fn": _start_worker,
-            # Children of a fork server (the default from Python 3.14) outlive a killed training:
-            # they watch the server, which stays for them.
-            "multiprocessing_context": "fork" if sys.platform == "linux" else None,
+            "multiprocessing_context": CONTEXT,
         }
     return Loader(
         _Guarded(dataset, num_threads=0 if num_workers else min(8, available_cores())),
@@ -290,18 +393,48 @@ def make_loader(
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(1)  # a forked process keeps the setting, a spawned one does not
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when all stop
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def fit_workers(num_workers: int, dataset: Any, sampler: EpochSampler) -> int:
+    """Return at most ``num_workers``: no more than are of use, or than shared memory has room for.
+
+    A container's shared memory is often 64 MB; a loader process that fills it dies of a bus error.
+    """
+    keys = next(iter(sampler), [])
+    if not keys:
+        return 0
+    try:
+        batch_bytes = len(keys) * sum(value.nbytes for value in dataset[keys[0]].values())
+    except UserError:  # a damaged file is reported in its turn
+        return num_workers
+    if Path("/dev/shm").is_dir():
+        room = shutil.disk_usage("/dev/shm").free // local_processes() // batch_bytes
+        most = max(0, room - 2) // PREFETCH  # one batch is in use, and one on its way
+        if num_workers > most:
+            text = f"{most} loader processes instead of {num_workers}: /dev/shm has room for {room}"
+            print(f"note: {text} batches of {batch_bytes >> 10} KB", flush=True)
+            num_workers = most
+    return min(num_workers, len(sampler))
 
 
 def default_num_workers(device_type: str) -> int:
     """Choose the number of loader processes for a device.
 
-    Accelerators get a process for each core but one, up to 8. On MPS, macOS and Windows processes
-    are spawned: they cost seconds and gain less. On the CPU itself they would compete with the
-    training for its cores.
+    Accelerators get their share of the cores, one of which is the training's own, up to 16. On MPS,
+    macOS and Windows processes are spawned: they cost seconds and gain less. On the CPU itself they
+    would compete with the training for its cores.
     """
     if device_type in ("cpu", "mps") or sys.platform in ("darwin", "win32"):
         return 0
-    return max(0, min(8, available_cores() - 1))
+    return max(0, min(MOST_WORKERS, available_cores() // local_processes() - 1))
+
+
+def local_processes() -> int:
+    """Return how many training processes a launcher started on this machine."""
+    here = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(here)) if here.isdigit() else 1
 
 
 @functools.cache  # training, validation and inference say it once

@@ -161,7 +161,7 @@ def settle_runtime(
     What was chosen is written to ``runtime.json`` before the first step, so that a resumed run
     computes as it began; further folds of a model take over what its first one measured.
     """
-    chosen = recorded_choice(run, runtime, config)
+    chosen = runtime.from_main(recorded_choice(run, runtime, config))
     if chosen is None:
         seconds: dict[str, float] = {}
         compiled = config.compile == "on"

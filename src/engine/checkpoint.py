@@ -202,6 +202,7 @@ class TrainState:
         nonfinite: steps passed over because their loss was not finite.
         epochs: length of the run where it was shortened, 0 = the config's.
         done: nothing is left to train.
+        steps_per_epoch: steps of an epoch, which batch size and number of processes settle.
     """
 
     step: int = 0
@@ -216,6 +217,7 @@ class TrainState:
     nonfinite: int = 0
     epochs: int = 0
     done: bool = False
+    steps_per_epoch: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and containers."""
@@ -278,17 +280,17 @@ class Parts:
 
 
 def prepare_parts(
-    model: nn.Module, config: EngineConfig, runtime: Runtime, num_steps: int = 0
+    model: nn.Module, config: EngineConfig, runtime: Runtime, steps_per_epoch: int = 0
 ) -> Parts:
     """Put the model on its device, copy it for the EMA, build the optimizer, join the processes.
 
-    ``num_steps`` is the length of the whole run, of which ``ema_share`` is a share.
+    ``steps_per_epoch`` times the epochs is the whole run, of which ``ema_share`` is a share.
     """
     model = runtime.place(model)
     if config.grad_checkpointing:
         model.set_grad_checkpointing()  # type: ignore[operator]
     ema = None
-    decay = averaging_decay(config.ema_decay, config.ema_share, num_steps)
+    decay = averaging_decay(config.ema_decay, config.ema_share, config.epochs * steps_per_epoch)
     if decay:
         ema = ModelEmaV3(model, decay=decay, use_warmup=True, warmup_power=0.75)
     groups = group_parameters(
@@ -300,10 +302,10 @@ def prepare_parts(
     optimizer = build_optimizer(config.optimizer, groups, config.lr, config.beta2)
     micro = config.micro_batch_size or -(-config.batch_size // runtime.num_processes)
     buffers = list(model.buffers())
-    wrapped = runtime.accelerator.prepare(model) if runtime.num_processes > 1 else model
+    wrapped = runtime.join(model)
     if runtime.compiled:
         model.compile()
-    state = TrainState(micro_batch_size=micro)
+    state = TrainState(micro_batch_size=micro, steps_per_epoch=steps_per_epoch)
     kept = [b.clone() for b in buffers]
     return Parts(model, ema, optimizer, runtime, state, wrapped, buffers, kept)
 
@@ -316,28 +318,52 @@ def resume(parts: Parts, run: Run, config: EngineConfig) -> None:
     """Restore the newest whole state, if there is one, and say so.
 
     Raises:
-        UserError: the interrupted run had other options, named here.
+        UserError: the interrupted run had other options, named here; or the processes found
+            different states.
     """
     saved, troubles = load_state(run)
     for trouble in troubles:
         say(parts.runtime, f"warning: {trouble}; going on from the state before it")
-    if saved is None:
-        return
+    if saved is not None:
+        take_over(parts, saved, run, config)
+    starts = parts.runtime.gather((parts.state.step, config_hash(config)))
+    if len(set(starts)) > 1:
+        steps = ", ".join(str(step) for step, _ in starts)
+        raise UserError(
+            f"{run.folder}: the processes would go on from different steps or options (steps "
+            f"{steps}): give them one --output_dir that all machines share"
+        )
+
+
+def take_over(parts: Parts, saved: dict[str, Any], run: Run, config: EngineConfig) -> None:
+    """Restore ``saved`` unless it is of another run.
+
+    Raises:
+        UserError: other options, another network, or another number of steps an epoch.
+    """
     if saved["config_hash"] != config_hash(config):
-        now, then = learned_options(config), saved["config"]
-        changed = [f"{k} {then.get(k)!r} → {v!r}" for k, v in now.items() if then.get(k) != v]
+        own, other = learned_options(config), saved["config"]
+        changed = [f"{k} {other.get(k)!r} → {v!r}" for k, v in own.items() if other.get(k) != v]
         if not config.accept_changes:
             raise UserError(
                 f"{run.folder} was started with other options ({', '.join(changed)}): use them, "
                 "pass --accept_changes, or another --name"
             )
-        fixed = [k for k in FIXED if now.get(k) != then.get(k)]
+        fixed = [k for k in FIXED if own.get(k) != other.get(k)]
         if fixed:
             raise UserError(f"{run.folder}: --{fixed[0]} stays within a run: pass another --name")
         say(parts.runtime, f"going on with changed options: {', '.join(changed)}")
+    then, now = saved["state"].get("steps_per_epoch", 0), parts.state.steps_per_epoch
+    if then and now and then != now:
+        raise UserError(
+            f"{run.folder} was started with {then} steps an epoch and would now have {now}: go on "
+            "with as many processes as then (their number settles the last batch), or pass "
+            "another --name"
+        )
     micro_batch_size = parts.state.micro_batch_size
     try:
         parts.unpack(saved)
+        parts.state.steps_per_epoch = now
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(

@@ -1,12 +1,21 @@
-"""Signal handling: SIGTERM and SIGINT stop the loop at the next safe step; a second one aborts."""
+"""Signal handling: SIGTERM and SIGINT stop all processes between the same two steps."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
+
+from src.script import MachineError, UserError
+
+T = TypeVar("T")
+
+FAILED = 1000  # what a process says that cannot go on; above every signal's number
+INSIST_AFTER_S = 1.0  # a second Ctrl-C this much later wants no saving; sooner, it is an echo
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error: the state is saved)
@@ -22,28 +31,69 @@ class Interrupted(Exception):  # noqa: N818 (it is no error: the state is saved)
 
 
 class Pause:
-    """Raises ``Interrupted`` when called after a signal came."""
+    """Raises ``Interrupted`` when called after a signal came, to whichever process.
 
-    signum: int | None = None
+    Args:
+        agree: the greatest of what all processes say, who all call it equally often; see
+            :meth:`src.engine.runtime.Runtime.agree`.
+    """
+
+    def __init__(self, agree: Callable[[int], int] = int) -> None:
+        self.agree = agree
+        self.signum: int | None = None
 
     def __call__(self) -> None:
-        """Raise if a signal has asked to stop."""
-        if self.signum is not None:
-            raise Interrupted(self.signum)
+        """Raise if a signal has asked any process to stop, or if another cannot go on.
+
+        Raises:
+            Interrupted: a signal.
+            MachineError: another process has failed.
+        """
+        said = self.agree(self.signum or 0)
+        if said == FAILED:
+            raise MachineError("another process of this run failed; it says why")
+        if said:
+            raise Interrupted(said)
+
+    def between(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield ``batches``, equally many in every process, and may stop before each.
+
+        Raises:
+            Interrupted: a signal asked to stop.
+            MachineError: a batch cannot be had, here or in another process.
+            UserError: a file of the batch cannot be read.
+        """
+        left = iter(batches)
+        while True:
+            try:
+                batch = next(left)
+            except StopIteration:
+                return
+            except (MachineError, UserError):
+                self.agree(FAILED)
+                raise
+            self()
+            yield batch
 
 
 @contextmanager
-def catch_signals() -> Iterator[Pause]:
-    """Turn the first SIGTERM or SIGINT into a request; handlers are put back afterwards."""
-    pause = Pause()
+def catch_signals(agree: Callable[[int], int] = int) -> Iterator[Pause]:
+    """Turn the first SIGTERM or SIGINT into a request; handlers are put back afterwards.
+
+    A launcher and a cluster may both send the same signal, so that only a later Ctrl-C insists.
+    """
+    pause = Pause(agree)
     if threading.current_thread() is not threading.main_thread():
         yield pause  # only the main thread may set handlers
         return
+    asked = 0.0
 
     def request(signum: int, frame: FrameType | None) -> None:
-        if pause.signum is not None:
+        nonlocal asked
+        if pause.signum is None:
+            pause.signum, asked = signum, time.monotonic()
+        elif signum == signal.SIGINT and time.monotonic() - asked > INSIST_AFTER_S:
             raise KeyboardInterrupt
-        pause.signum = signum
 
     previous = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

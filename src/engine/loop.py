@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,7 +26,7 @@ from src.engine.predict import evaluate
 from src.engine.runtime import Runtime
 from src.engine.step import LossGuard, check_scale, train_step
 from src.runs import Run
-from src.script import UserError
+from src.script import MachineError, UserError
 
 Mix = Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
 Shorten = Callable[[int, int], int]
@@ -90,11 +89,12 @@ def fit(
         UserError: other options than the interrupted run's, too little memory for one row, a loss
             that is not finite.
         Interrupted: a signal asked to stop; the state is saved.
+        MachineError: a loader process or another training process died; the state is saved.
     """
     if not len(train_loader):
         raise UserError("no training batch: the fold has too few images")
     warn_of_schedule(config, runtime)
-    parts = prepare_parts(model, config, runtime, config.epochs * len(train_loader))
+    parts = prepare_parts(model, config, runtime, len(train_loader))
     resume(parts, run, config)
     state = parts.state
     guard = LossGuard(run, runtime, names, config.skip_nonfinite)
@@ -114,7 +114,10 @@ def fit(
             save()
 
     options = learned_options(config)
-    with open_trackers(run, runtime, config.wandb, options) as logs, catch_signals() as pause:
+    with (
+        open_trackers(run, runtime, config.wandb, options) as logs,
+        catch_signals(runtime.agree) as pause,
+    ):
         job = Job(
             task, train_loader, valid_loader, config, run, runtime, mix, guard, pause, shorten
         )
@@ -126,11 +129,13 @@ def fit(
                 for log in logs:
                     log(row | {"images_per_s": rate}, state.step)
                 save_when_due()
-        except Interrupted:
+        except (Interrupted, MachineError):  # both come between two steps alone
             save()
+            runtime.agree(0)  # a launcher stops everybody when the first process leaves
             raise
         if state.step:
             save()
+        pause()
     return state
 
 
@@ -149,12 +154,11 @@ def settle_length(parts: Parts, job: Job, save: Callable[[], None]) -> None:
     done, before = parts.state.epoch + 1, job.epochs(parts.state)
     if done >= before or job.shorten is None:
         return
-    asked = [max(done, min(before, job.shorten(done, before)))]
-    if job.runtime.num_processes > 1:  # their clocks differ
-        asked = broadcast_object_list(asked)
-    if asked[0] < before:
-        parts.state.epochs = asked[0]
-        say(job.runtime, f"schedule shortened from {before} to {asked[0]} epochs")
+    # the processes' clocks differ
+    asked = job.runtime.from_main(max(done, min(before, job.shorten(done, before))))
+    if asked < before:
+        parts.state.epochs = asked
+        say(job.runtime, f"schedule shortened from {before} to {asked} epochs")
         save()
 
 
@@ -173,7 +177,7 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
     epochs = job.epochs(state)
     label = f"epoch {state.epoch + 1}/{epochs}"
     with tqdm(desc=label, leave=False, **steps, **bar_options(runtime)) as bar:
-        for host_batch in loader:
+        for host_batch in job.pause.between(loader):
             lr = rate_at(state.step, steps_per_epoch, epochs, config)
             set_lr(parts.optimizer, lr)
             batch = runtime.upload(host_batch)
@@ -195,7 +199,6 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
             bar.set_postfix(loss=job.guard.shown, lr=lr, img_s=round(rate), refresh=False)
             bar.update()
             save_when_due()
-            job.pause()
     job.guard.settle()
     check_scale(runtime)
     assert state.step == (state.epoch + 1) * steps_per_epoch, "the loader ended early"
@@ -243,9 +246,7 @@ def close_epoch(parts: Parts, job: Job) -> dict[str, Any]:
     row["lr"] = rate_at(state.step - 1, len(job.train_loader), epochs, config)
     row |= {f"train_{k}": float(v) / max(1, state.rows) for k, v in state.sums.items()}
     if job.valid_loader is not None and (last or epoch % config.valid_every == 0):
-        row |= validate(parts, job)
-        if job.runtime.num_processes > 1:  # running statistics differ, and with them the scores
-            row = broadcast_object_list([row])[0]
+        row = job.runtime.from_main(row | validate(parts, job))
         keep_best(parts, job, row)
     elif job.valid_loader is None and last:
         weights = (parts.ema.module if parts.ema else parts.model).state_dict()
@@ -269,6 +270,7 @@ def validate(parts: Parts, job: Job) -> dict[str, Any]:
         models["ema"] = parts.ema.module
     row: dict[str, Any] = {}
     for prefix, model in models.items():
+        job.runtime.share_buffers(model)
         scores = evaluate(
             model, job.valid_loader, job.task, job.runtime,
             num_rows=job.valid_loader.batch_sampler.num_rows,  # type: ignore[union-attr]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
+from src.engine.interrupt import Pause
 from src.engine.log import bar_options
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory
 from src.engine.tta import VIEWS, View
@@ -36,7 +37,7 @@ def predict(
     views: Sequence[View] = VIEWS[:1],
     batch_size: int = 0,
     go_on: Callable[[Tensor], Tensor] | None = None,
-    pause: Callable[[], None] = lambda: None,
+    pause: Pause | None = None,
     label: str = "predict",
 ) -> None:
     """Hand every batch's predictions to ``write(batch, outputs)``, each row exactly once.
@@ -52,16 +53,19 @@ def predict(
         batch_size: rows at once on the device; 0 = the loader's. Halved when memory is short.
         go_on: (first view's outputs) → (B,) bool, the rows whose further views are computed; for
             the others they repeat the first. None = all rows.
-        pause: called after each batch; raises to stop.
+        pause: asked before each batch and at the end; raises to stop.
         label: word of the progress bar.
 
     Raises:
         UserError: not even one row fits into memory.
     """
     model.eval()
+    pause = pause or Pause(runtime.agree)
     seen = np.zeros(num_rows, np.int64)
     limit = batch_size or num_rows
-    for host_batch in tqdm(loader, label, leave=False, **bar_options(runtime)):
+    for host_batch in pause.between(tqdm(loader, label, leave=False, **bar_options(runtime))):
+        if not host_batch:  # the last rows went to other processes
+            continue
         batch = runtime.upload(host_batch)
         size, largest = min(limit, len(batch["image"])), 0
         for piece, outputs in pieces(model, batch, task, runtime, views, size, go_on):
@@ -70,7 +74,8 @@ def predict(
         if largest < size:  # memory was short, and will be for the next batch
             limit = largest
         seen += np.bincount(batch["index"].numpy(), minlength=num_rows)
-        pause()
+    pause()
+    seen = np.sum(runtime.gather(seen), 0)
     assert (seen == 1).all(), f"{(seen != 1).sum()} of {num_rows} rows not predicted exactly once"
 
 
@@ -149,6 +154,8 @@ def evaluate(
         meter.update(outputs[0], batch)
 
     predict(model, loader, task, runtime, write=write, label="valid", **options)
+    if runtime.num_processes > 1:
+        meter.join(runtime.gather(meter.counted()))
     return meter.compute()
 
 
@@ -162,7 +169,10 @@ def predict_logits(
     views: Sequence[View],
     **options: Any,
 ) -> None:
-    """Fill ``out`` (V, N, K) float16, an array or memory map, with the logits of every view."""
+    """Fill ``out`` (V, N, K) float16, an array or memory map, with the logits of every view.
+
+    Where several processes share the rows it must be 0 before.
+    """
 
     def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
         rows = batch["index"].numpy()
@@ -173,6 +183,7 @@ def predict_logits(
     predict(
         model, loader, task, runtime, num_rows=out.shape[1], views=views, write=write, **options
     )
+    runtime.join_rows(out)
 
 
 def default_batch_size(image_size: int, device: torch.device) -> int:
@@ -220,4 +231,5 @@ def renew_norms(model: nn.Module, loader: Any, runtime: Runtime, num_rows: int) 
             break
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
+    runtime.share_buffers(model)
     model.eval()

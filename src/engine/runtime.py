@@ -6,19 +6,22 @@ because the precision is chosen by measurement after the process has started.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from datetime import timedelta
+from functools import cache, cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import default_generator, nn
+from torch import default_generator, distributed, nn
 
-from src.script import UserError
+from src.script import MachineError, UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -58,6 +61,63 @@ class Runtime:
     def num_processes(self) -> int:
         """Processes that train together."""
         return self.accelerator.num_processes
+
+    def agree(self, said: int) -> int:
+        """Return the greatest number said; every process must call this equally often.
+
+        The hosts agree among themselves, so that no device is waited for.
+
+        Raises:
+            MachineError: another process has ended.
+        """
+        if self.num_processes == 1:
+            return said
+        word = torch.tensor(said, dtype=torch.int64)
+        try:
+            distributed.all_reduce(word, distributed.ReduceOp.MAX, group=hosts())
+        except RuntimeError:
+            raise MachineError("another process of this run ended without a word") from None
+        return int(word)
+
+    def from_main(self, value: Any) -> Any:
+        """Return the main process's ``value`` (plain, picklable) in every process."""
+        if self.num_processes == 1:
+            return value
+        held = [value]
+        distributed.broadcast_object_list(held, group=hosts(), device=torch.device("cpu"))
+        return held[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's ``value`` (plain, picklable), by rank, in every process."""
+        if self.num_processes == 1:
+            return [value]
+        values: list[Any] = [None] * self.num_processes
+        distributed.all_gather_object(values, value, group=hosts())
+        return values
+
+    def join_rows(self, array: np.ndarray) -> None:
+        """Fill in what other processes computed of ``array``, which is 0 where they did."""
+        if self.num_processes > 1:
+            view = torch.from_numpy(array.reshape(-1).view(np.uint8))  # byte + 0 is exact
+            distributed.all_reduce(view, group=hosts())
+
+    @torch.no_grad()
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the main one's running statistics."""
+        if self.num_processes > 1:
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, 0)
+
+    def join(self, model: nn.Module) -> nn.Module:
+        """Return ``model`` with its gradients averaged over the processes.
+
+        Running statistics stay each process's own until :meth:`share_buffers`: in training they
+        are written, never read.
+        """
+        if self.num_processes == 1:
+            return model
+        ids = None if self.device.type == "cpu" else [self.device]
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
 
     @cached_property
     def scaler(self) -> torch.amp.GradScaler:
@@ -107,6 +167,8 @@ def start_runtime(
     """
     check_device(device)
     accelerator = Accelerator(cpu=device == "cpu")
+    if accelerator.num_processes > 1:
+        hosts()
     kind = accelerator.device.type
     if device not in ("auto", kind):
         raise UserError(f"--device {device}: this process runs on {kind}; use --device auto")
@@ -122,6 +184,13 @@ def start_runtime(
     # channels_last is slower or unsupported in places on MPS
     layout = kind in ("cuda", "cpu", "xpu") if channels_last == "auto" else channels_last == "on"
     return Runtime(accelerator, chosen, layout)
+
+
+@cache
+def hosts() -> Any:
+    """Return the group by which the processes' hosts speak with each other, made once."""
+    atexit.register(distributed.destroy_process_group)
+    return distributed.new_group(backend="gloo", timeout=timedelta(hours=6))
 
 
 def check_device(device: str) -> None:

@@ -6,7 +6,7 @@ tens of megabytes of scratch memory rather than gigabytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,6 +128,15 @@ class ClassificationMeter:
         assert logits.shape == (len(targets), self.num_classes), (logits.shape, targets.shape)
         self._logits.append(logits.astype(np.float32))
         self._targets.append(targets.astype(np.int64))
+
+    def counted(self) -> tuple[list[Array], list[Array]]:
+        """Return what was collected, for another process."""
+        return self._logits, self._targets
+
+    def join(self, parts: Sequence[tuple[list[Array], list[Array]]]) -> None:
+        """Hold what all processes collected instead, by rank."""
+        self._logits = [logits for part, _ in parts for logits in part]
+        self._targets = [targets for _, part in parts for targets in part]
 
     def compute(self) -> dict[str, float]:
         """Return log_loss, calibrated_log_loss, temperature, accuracy and macro_f1 of all rows.

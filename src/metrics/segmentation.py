@@ -94,6 +94,14 @@ class SegmentationMeter:
         }
         return SegmentationCounts(**arrays, background=np.array(self.background)).sort()
 
+    def counted(self) -> list[dict[str, np.ndarray]]:
+        """Return what was counted, for another process."""
+        return self._parts
+
+    def join(self, parts: Sequence[list[dict[str, np.ndarray]]]) -> None:
+        """Hold what all processes counted instead, by rank."""
+        self._parts = [counts for part in parts for counts in part]
+
     def compute(self) -> dict[str, float]:
         """Score all images so far, see :func:`score_counts`."""
         return score_counts(self.counts(), self.class_names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,14 @@ class ThresholdSweep:
             code = (mask[valid] == 1) * self.num_bins + value[valid]
             table = np.bincount(code, minlength=2 * self.num_bins)
             self._histograms.append(table.reshape(2, self.num_bins))
+
+    def counted(self) -> list[np.ndarray]:
+        """Return what was counted, for another process."""
+        return self._histograms
+
+    def join(self, parts: Sequence[list[np.ndarray]]) -> None:
+        """Hold what all processes counted instead, by rank."""
+        self._histograms = [table for part in parts for table in part]
 
     def scores(self, statistic: str = "pooled_iou") -> np.ndarray:
         """Score each threshold j / num_bins: (num_bins,).

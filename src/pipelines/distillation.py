@@ -131,7 +131,7 @@ def train_role(
     own = role_config(config, role)
     run = output.run(f"{name}-{role}", fold_of(config.fold))
     with run.hold():
-        done = finished(run, own)
+        done = runtime.from_main(finished(run, own))
         if done is None:
             done = train_fresh(own, role, field, output, runtime, name, run)
     return run, done
@@ -358,6 +358,8 @@ def tune(
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
+    if runtime.num_processes > 1:
+        raise UserError("--tune searches in one process: start it without torchrun")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     terms = tuple(weights_of(config)) or field.terms
     epochs = config.tune_epochs or max(1, config.epochs // 4)

@@ -109,6 +109,16 @@ class MaskMeter:
         if self.sweep is not None:
             self.sweep.update(prediction[:, 0].float().sigmoid(), batch)
 
+    def counted(self) -> tuple[Any, Any]:
+        """Return what was counted, for another process."""
+        return self.counts.counted(), self.sweep.counted() if self.sweep else []
+
+    def join(self, parts: Sequence[tuple[Any, Any]]) -> None:
+        """Hold what all processes counted instead, by rank."""
+        self.counts.join([counts for counts, _ in parts])
+        if self.sweep is not None:
+            self.sweep.join([tables for _, tables in parts])
+
     def compute(self) -> dict[str, float]:
         """Return the scores, the monitored one among them; a two-class net's are at 0.5."""
         names = self.task.class_names

@@ -1,15 +1,27 @@
 """Order and loader: pure in (seed, epoch), exact from any step, with any number of processes."""
 
 import os
+import shutil
 import signal
+import sys
+import time
 import warnings
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from src.data.dataset import EpochSampler, cap_workers, collate, default_num_workers, make_loader
-from src.script import UserError
+from src.data import dataset as loader_module
+from src.data.dataset import (
+    EpochSampler,
+    cap_workers,
+    collate,
+    default_num_workers,
+    fit_workers,
+    make_loader,
+)
+from src.script import MachineError, UserError
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -86,18 +98,36 @@ def test_resuming_gives_the_rest():
     assert list(sampler) == []
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_processes_share_each_batch(shuffle):
-    alone = rows(EpochSampler(21, 8, seed=2, shuffle=shuffle))
+def test_processes_share_each_training_batch():
+    alone = rows(EpochSampler(21, 8, seed=2, shuffle=True))
     parts = [
-        EpochSampler(21, 8, seed=2, shuffle=shuffle, rank=rank, world_size=3) for rank in range(3)
+        EpochSampler(21, 8, seed=2, shuffle=True, rank=rank, world_size=3) for rank in range(3)
     ]
-    assert [len(part) for part in parts] == [len(rows(part)) for part in parts]
-    together = [sorted(chain(*shares)) for shares in zip(*map(rows, parts), strict=False)]
+    together = [sorted(chain(*shares)) for shares in zip(*map(rows, parts), strict=True)]
     assert together == [sorted(batch) for batch in alone][: len(together)]
-    # In training every process takes the same number of steps, or the others would wait forever.
-    if shuffle:
-        assert {len(part) for part in parts} == {2} and min(map(len, rows(parts[2]))) >= 2
+    # Every process takes the same number of steps, or the others would wait forever.
+    assert {len(part) for part in parts} == {2} and min(map(len, rows(parts[2]))) >= 2
+
+
+@pytest.mark.parametrize(("num_rows", "steps"), [(21, 4), (20, 4), (2, 1), (18, 3)])
+def test_processes_share_the_held_out_rows_in_blocks(num_rows, steps):
+    parts = [EpochSampler(num_rows, 8, rank=rank, world_size=3) for rank in range(3)]
+    assert [len(rows(part)) for part in parts] == [len(part) for part in parts] == [steps] * 3
+    assert list(chain(*chain(*map(rows, parts)))) == list(range(num_rows))
+    assert max(len(batch) for part in parts for batch in rows(part)) <= 8 // 3
+
+
+def test_too_few_rows_for_the_processes_is_one_line():
+    with pytest.raises(UserError, match=r"5 rows in batches of 8 for 3 processes.*--batch_size"):
+        EpochSampler(5, 8, shuffle=True, world_size=3)
+    with pytest.raises(UserError, match="batches of 3 for 2 processes"):
+        EpochSampler(50, 3, shuffle=True, world_size=2)
+    assert len(EpochSampler(1, 1, shuffle=True)) == 1
+
+
+def test_a_process_without_rows_makes_an_empty_batch():
+    sampler = EpochSampler(1, 2, rank=1, world_size=2)
+    assert list(make_loader(Numbers(), sampler)) == [{}]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -139,19 +169,14 @@ def test_a_bad_file_surfaces_as_one_line(num_workers):
 
 
 def test_a_killed_process_is_reported_with_the_place():
-    loader = make_loader(Numbers(bad=0, harm=kill_self), EpochSampler(4, 2), num_workers=1)
-    with pytest.raises(UserError, match=r"died while reading photo0\.jpg.*--num_workers 0"):
+    loader = make_loader(Numbers(bad=1, harm=kill_self), EpochSampler(4, 2), num_workers=1)
+    with pytest.raises(MachineError, match=r"while reading photo0\.jpg.*memory.*--num_workers"):
         list(loader)
 
 
 def test_images_of_several_sizes_are_refused():
     samples = [{"image": torch.zeros(3, side, 4, dtype=torch.uint8)} for side in (4, 5)]
     assert isinstance(collate(samples), UserError)
-
-
-def test_number_of_processes():
-    assert default_num_workers("mps") == 0
-    assert 0 <= default_num_workers("cuda") <= 8
 
 
 def test_processes_beyond_two_a_core_are_not_started(monkeypatch, capsys):
@@ -161,3 +186,69 @@ def test_processes_beyond_two_a_core_are_not_started(monkeypatch, capsys):
     assert capsys.readouterr().out == "note: --num_workers 399: 2 are started, two for each core\n"
     assert make_loader(Numbers(), EpochSampler(11, 2), num_workers=1).num_workers == 1
     cap_workers.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes are spawned")
+def test_number_of_processes(monkeypatch):
+    monkeypatch.setattr(loader_module, "available_cores", lambda: 4)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert default_num_workers("mps") == default_num_workers("cpu") == 0
+    assert default_num_workers("cuda") == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # two cards on four cores: 1 + 1 each
+    assert default_num_workers("cuda") == 1
+    monkeypatch.setattr(loader_module, "available_cores", lambda: 64)
+    assert default_num_workers("cuda") == 16
+
+
+def test_no_more_processes_than_shared_memory_and_batches_allow(monkeypatch, capsys):
+    data, order = Numbers(100), EpochSampler(100, 2)  # a batch of 2 × (12 + 8 + 8) bytes
+    free = [10**9]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    assert fit_workers(3, data, order) == 3
+    assert fit_workers(3, data, EpochSampler(4, 2)) == 2
+    assert not capsys.readouterr().out
+    free[0] = 56 * 7  # two in use and on their way, two a process
+    assert fit_workers(5, data, order) == 2 and "/dev/shm" in capsys.readouterr().out
+    free[0] = 56 * 3
+    assert fit_workers(5, data, order) == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="POSIX signals")
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_signals_to_the_group_leave_processes_alive(monkeypatch, context):
+    monkeypatch.setattr(loader_module, "CONTEXT", context)
+    loader = make_loader(Numbers(40), EpochSampler(40, 2), num_workers=2)
+    batches = iter(loader)
+    seen = [next(batches)["index"].tolist()]
+    workers = list(loader._iterator._workers)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        for worker in workers:
+            os.kill(worker.pid, signum)
+    seen += [batch["index"].tolist() for batch in batches]
+    assert seen == rows(EpochSampler(40, 2)) and all(worker.is_alive() for worker in workers)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="POSIX signals")
+def test_a_death_is_noticed_where_its_batch_is_waited_for(monkeypatch):
+    loader = make_loader(Numbers(40), EpochSampler(40, 2), num_workers=2)
+    batches = iter(loader)
+    next(batches)
+    victim = loader._iterator._workers[0]
+    victim.kill()
+    victim.join(10)
+    time.sleep(0.1)  # torch's handler of SIGCHLD would raise here
+    with pytest.raises(MachineError, match="memory"):
+        list(batches)
+
+
+@pytest.mark.parametrize(
+    ("signum", "word"),
+    [(signal.SIGKILL, "memory"), (signal.SIGBUS, "/dev/shm"), (signal.SIGSEGV, "SIGSEGV")],
+)
+def test_a_death_is_explained_by_its_signal(signum, word):
+    loader = make_loader(Numbers(), EpochSampler(4, 2))
+    loader._iterator = SimpleNamespace(_workers=[SimpleNamespace(exitcode=-signum)])
+    text = loader._explain(RuntimeError("exited unexpectedly"), [[(0, 3)]])
+    assert word in text and "photo3.jpg" in text and "--num_workers" in text
+    full = loader._explain(RuntimeError("unable to mmap: No space left on device"), [])
+    assert "/dev/shm" in full

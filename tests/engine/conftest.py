@@ -77,7 +77,9 @@ class TinyLoader:
 def train(tmp_path: Path) -> Callable[..., Any]:
     """Return ``train(name, **options)``: a whole tiny training in its own folder."""
 
-    def run_training(name: str = "run", *, task: Any = None, **options: Any) -> tuple[Run, Any]:
+    def run_training(
+        name: str = "run", *, task: Any = None, loader: Any = None, **options: Any
+    ) -> tuple[Run, Any]:
         model = options.pop("model", None) or TinyNet()
         valid = options.pop("valid", TinyLoader(12, 5, shuffle=False))
         mix, precision = options.pop("mix", None), options.pop("computed_in", "fp32")
@@ -88,7 +90,7 @@ def train(tmp_path: Path) -> Callable[..., Any]:
         state = fit(
             model,
             task or Classification(CLASSES, build_loss("cross_entropy")),
-            TinyLoader(30, config.batch_size, shuffle=True),
+            loader or TinyLoader(30, config.batch_size, shuffle=True),
             valid,
             config=config,
             run=run,

@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from src.engine.checkpoint import save_state
 from src.engine.interrupt import Interrupted
 from src.losses.classification import build_loss
 from src.runs import Run
-from src.script import UserError
+from src.script import MachineError, UserError
 from src.tasks.classification import Classification
-from tests.engine.conftest import CLASSES, TinyNet
+from tests.engine.conftest import CLASSES, TinyLoader, TinyNet
 
 
 class Stopping(Classification):
@@ -194,3 +195,34 @@ def test_shortened_run_resumes_bit_identical(train: Any, at: int) -> None:
     later = to_four if at == 8 else lambda done, epochs: epochs
     cut, state = train("cut", shorten=later, **options)
     assert state.step == 4 * 4 and same(whole.best, cut.best)
+
+
+def test_another_number_of_steps_an_epoch_is_refused(train: Any) -> None:
+    """As where another number of processes settles the last batch otherwise."""
+    calls[0], stop_at[0] = 0, 5
+    with pytest.raises(Interrupted):
+        train("run", task=Stopping(CLASSES, build_loss("cross_entropy")))
+    run = Run(train("other")[0].folder.parent / "run")
+    saved = final(run)
+    saved["state"]["steps_per_epoch"] = 9
+    save_state(run, saved)
+    with pytest.raises(UserError, match="with 9 steps an epoch and would now have 4"):
+        train("run")
+
+
+def test_a_dead_loader_process_saves_first(train: Any) -> None:
+    whole, _ = train("whole")
+
+    class DyingLoader(TinyLoader):
+        def __iter__(self) -> Any:
+            for number, batch in enumerate(super().__iter__()):
+                if number == 2:
+                    raise MachineError("a loader process died")
+                yield batch
+
+    with pytest.raises(MachineError):
+        train("cut", loader=DyingLoader(30, 8, shuffle=True))
+    run = Run(whole.folder.parent / "cut")
+    assert final(run)["state"]["step"] == 2
+    cut, _ = train("cut")
+    assert same(whole.best, cut.best)

@@ -52,6 +52,10 @@ class AdaptiveNet(MaskNet):
         self.reduce8 = ConvNorm(deep, width, act=False)
         self.paths = nn.ModuleList(_paths(width) if adaptive else [])
         self.classify = nn.Linear(deep, len(self.paths)) if adaptive else None
+        if adaptive and self.hint is not None:  # what the hint passes by learns nothing
+            for path in self.paths[: self.hint] + self.paths[self.hint + 1 :]:
+                path.requires_grad_(False)
+            self.classify.requires_grad_(False)  # type: ignore[union-attr]
         self.mix4 = DepthwiseSeparableConv(width, width)
         self.reduce4 = ConvNorm(width, fine, act=False)
         self.head = nn.Conv2d(fine, num_classes, 1)

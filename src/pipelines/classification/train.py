@@ -99,7 +99,8 @@ def train_classes(
 
     def in_turn(rows: np.ndarray) -> Loader:
         batch = config.infer_batch_size or default_batch_size(side, runtime.device)
-        once, plain = EpochSampler(len(rows), batch), eval_transform(side)
+        world, plain = runtime.num_processes, eval_transform(side)
+        once = EpochSampler(len(rows), batch * world, rank=runtime.rank, world_size=world)
         return _loader(config, data, rows, side, plain, once, runtime, output.cache)
 
     valid = None if fold is None else in_turn(data.folds.valid_rows(fold))
@@ -136,6 +137,7 @@ def train_classes(
     if runtime.is_main:
         finish_run(run, done, keep_last=config.keep_last)
         print(f"{run.folder}: finished in {minutes:.1f} min, {task.monitor} {score}", flush=True)
+    runtime.agree(0)  # until all files are written that other processes may read next
     return done
 
 
@@ -185,12 +187,12 @@ def write_oof(
     network = runtime.place(fold_norms(network, data.image_size))
     views = first_views(config.tta_steps)
     held = data.index.table.iloc[data.folds.valid_rows(fold)]
-    logits = np.empty((len(views), len(held), len(data.classes)), np.float16)
-    with catch_signals() as pause:
+    logits = np.zeros((len(views), len(held), len(data.classes)), np.float16)
+    with catch_signals(runtime.agree) as pause:
         predict_logits(
             network, loader, plain, runtime, out=logits, views=views, pause=pause, label="oof"
         )
-    if not runtime.is_main:  # it computed all the same: nobody waits long for anybody
+    if not runtime.is_main:
         return
     save_oof(
         run.oof,

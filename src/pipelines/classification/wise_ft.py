@@ -62,16 +62,17 @@ def fit_head(model: Classifier, loader: Loader, num_classes: int, runtime: Runti
         Interrupted: a signal asked to stop.
     """
     target = torch.from_numpy(loader.dataset.data.targets)  # type: ignore[attr-defined]
-    features = torch.empty(len(target), model.head.in_features)
+    features = torch.zeros(len(target), model.head.in_features)
 
     def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
         features[batch["index"].cpu()] = outputs[0].cpu()
 
-    with catch_signals() as pause:
+    with catch_signals(runtime.agree) as pause:
         predict(
             runtime.place(model), loader, Embedding(), runtime,
             num_rows=len(target), write=write, pause=pause, label="features",
         )  # fmt: skip
+    runtime.join_rows(features.numpy())
     try:
         probe = fit_probe(features, target, num_classes)
     except ValueError as error:
@@ -114,7 +115,7 @@ def walk_back(
         return float(about[task.monitor])
     start, end = load_weights(run.start), load_weights(run.best)
     sign, best = (1 if task.lower_is_better else -1), 1.0
-    with catch_signals() as pause:
+    with catch_signals(runtime.agree) as pause:
         for share in SHARES:
             model.load_state_dict(mix_weights(start, end, share))
             found = evaluate(

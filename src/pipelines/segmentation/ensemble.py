@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from src.data.dataset import EpochSampler, default_num_workers, make_loader
+from src.data.dataset import EpochSampler, make_loader
 from src.data.masks import image_size, mask_dataset
 from src.data.sources.folders import holds_masks
 from src.data.sources.masks import MaskIndex
@@ -250,10 +250,9 @@ def blend_maps(
         runtime: device and precision.
         resolution: HxW or ``native`` instead of what the members were trained at.
         batch_size: images at once; 0 = by resolution.
-        num_workers: loader processes; -1 = by device.
+        num_workers: loader processes; -1 = none: a chunk is over before they have started.
     """
     models = [fold_norms(member.build(), FOLDING_SIDE) for member in members]
-    workers = default_num_workers(runtime.device.type) if num_workers < 0 else num_workers
     with catch_signals() as pause:
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
@@ -271,7 +270,7 @@ def blend_maps(
                 if size is not None:
                     batch = batch_size or default_batch_size(max(size), runtime.device)
                 loader = make_loader(
-                    data, EpochSampler(len(part), batch), num_workers=workers,
+                    data, EpochSampler(len(part), batch), num_workers=max(0, num_workers),
                     device_type=runtime.device.type,
                 )  # fmt: skip
                 moved = runtime.place(model)

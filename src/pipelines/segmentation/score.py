@@ -75,7 +75,7 @@ def score_held_out(
         were counted, ``cleaning`` (None unless it was kept).
     """
     model = runtime.place(fold_norms(model, FOLDING_SIDE))
-    with catch_signals() as pause:
+    with catch_signals(runtime.agree) as pause:
         if (
             max_views == 1 and task.num_outputs > 1 and len(class_thresholds(task)) == 1
         ):  # nothing is to be settled
@@ -129,6 +129,8 @@ def score_views(
         model, held.loader, task, runtime,
         num_rows=len(held.rows), write=write, views=first_views(views), pause=pause, label="views",
     )  # fmt: skip
+    if runtime.num_processes > 1:
+        scorer.join(runtime.gather(scorer.counted()))
     return scorer.table()
 
 
@@ -176,7 +178,14 @@ def count_held_out(
         model, held.loader, task, runtime, num_rows=len(held.rows), write=write,
         views=first_views(int(chosen["views"])), pause=pause, label="held out",
     )  # fmt: skip
-    return passed
+    if runtime.num_processes == 1:
+        return passed
+    meter.join(runtime.gather(meter.counted()))
+    probs, cleaned = (
+        [array for part in runtime.gather(arrays) for array in part]
+        for arrays in (passed.true_probs, passed.cleaned)
+    )
+    return Passed(meter, probs, cleaned)
 
 
 def save_oof(
@@ -261,6 +270,18 @@ class ViewsScore:
         for threshold, meter in zip(self.thresholds, self.meters[num_views - 1], strict=True):
             labels = torch.from_numpy(to_mask(probs, threshold).astype(np.int64))[None]
             meter.update(labels, target)
+
+    def counted(self) -> list[Any]:
+        """Return what was counted, for another process."""
+        return [part.counted() for part in self._parts()]
+
+    def join(self, parts: Sequence[list[Any]]) -> None:
+        """Hold what all processes counted instead, by rank."""
+        for own, counted in zip(self._parts(), zip(*parts, strict=True), strict=True):
+            own.join(counted)
+
+    def _parts(self) -> list[Any]:
+        return [*self.sweeps, *(meter for meters in self.meters for meter in meters)]
 
     def table(self) -> list[dict[str, float]]:
         """Return {views, score, threshold} for each n; ``plain`` is the score at 0.5."""

@@ -138,7 +138,8 @@ def valid_loader(
     batch = 1  # images of several sizes make no batch
     if data.size is not None:
         batch = config.infer_batch_size or default_batch_size(max(data.size), runtime.device)
-    order = EpochSampler(len(rows), batch)
+    world = runtime.num_processes
+    order = EpochSampler(len(rows), batch * world, rank=runtime.rank, world_size=world)
     plain = eval_mask_transform(ignore_index=VOID, divisor=1)  # nets pad for themselves
     return _loader(config, data, runtime, output.cache, rows, plain, order)
 
@@ -243,6 +244,7 @@ def train_masks(
     if runtime.is_main:
         finish_run(run, done, keep_last=config.keep_last)
         print(f"{run.folder}: finished in {minutes:.1f} min, {score}", flush=True)
+    runtime.agree(0)  # until all files are written that other processes may read next
     return done
 
 

@@ -34,9 +34,11 @@ def test_every_parameter_learns(name):
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("name", [n for n, spec in MICRO_NETS.items() if spec.by_dataset])
 def test_each_data_set_has_its_path(name, dataset):
-    with torch.no_grad():
-        logits = build_micro(name, 2, dataset=dataset).eval()(torch.zeros(1, 3, 32, 32))
+    net = build_micro(name, 2, dataset=dataset).eval()
+    logits = net(torch.zeros(1, 3, 32, 32))
     assert logits.shape == (1, 2, 32, 32)
+    logits.sum().backward()  # what is trainable has a gradient, or processes would wait for it
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize(

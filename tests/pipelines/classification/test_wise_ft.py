@@ -17,7 +17,7 @@ from src.runs import Run
 
 TASK = SimpleNamespace(monitor="loss", lower_is_better=True)
 VALID = SimpleNamespace(batch_sampler=SimpleNamespace(num_rows=1))
-RUNTIME: Any = SimpleNamespace(is_main=True)
+RUNTIME: Any = SimpleNamespace(is_main=True, agree=int)
 
 
 def walk(folder: Path, monkeypatch: Any, optimum: float, task: Any = TASK) -> tuple[float, int]:
