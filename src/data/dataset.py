@@ -224,14 +224,14 @@ class Loader(DataLoader):
         try:
             batches = super().__iter__()
         except RuntimeError as error:
-            raise MachineError(self._explain(error, keys[:1])) from error
+            raise MachineError(self._explain(error, keys[0] if keys else [])) from error
         for expected in keys:
             try:
                 batch = next(batches)
             except (RuntimeError, OSError, EOFError) as error:
                 if not self.num_workers or not is_of_the_machine(error):
                     raise
-                raise MachineError(self._explain(error, [expected])) from error
+                raise MachineError(self._explain(error, expected)) from error
             if isinstance(batch, UserError):
                 raise batch
             yield batch
@@ -240,21 +240,17 @@ class Loader(DataLoader):
         with _deaf_to_signals():
             return super()._get_iterator()
 
-    def _explain(self, error: Exception, expected: list[list[tuple[int, int]]]) -> str:
+    def _explain(self, error: Exception, keys: list[tuple[int, int]]) -> str:
         """Return one line about a loader process that died, and what to do."""
         data: Any = self.dataset.data  # type: ignore[attr-defined]
-        where = ""
-        if expected and expected[0]:
-            where = f" while reading {data.name(expected[0][0][1])} or a file after it"
+        where = f" while reading {data.name(keys[0][1])} or a file after it" if keys else ""
         workers = getattr(self._iterator, "_workers", [])
         codes = [worker.exitcode for worker in workers if worker.exitcode]
         full = any(word in str(error) for word in SHARED_MEMORY)
         if full or (codes and codes[0] == -getattr(signal, "SIGBUS", 0)):
             reason = "shared memory (/dev/shm) is full: give it more (docker run --shm-size=8g), or"
-        elif codes and codes[0] == -signal.SIGTERM:
-            reason = "killed by SIGTERM: start it again; if that repeats,"
         elif codes and codes[0] < 0 and codes[0] != -9:
-            reason = f"killed by {signal.Signals(-codes[0]).name}: a library crashed on a file;"
+            reason = f"killed by {signal.Signals(-codes[0]).name}; if that repeats,"
         elif any(word in str(error) for word in OPEN_FILES):
             reason = "too many open files: raise the limit (ulimit -n), or"
         else:

@@ -248,7 +248,7 @@ def test_a_death_is_noticed_where_its_batch_is_waited_for(monkeypatch):
 def test_a_death_is_explained_by_its_signal(signum, word):
     loader = make_loader(Numbers(), EpochSampler(4, 2))
     loader._iterator = SimpleNamespace(_workers=[SimpleNamespace(exitcode=-signum)])
-    text = loader._explain(RuntimeError("exited unexpectedly"), [[(0, 3)]])
+    text = loader._explain(RuntimeError("exited unexpectedly"), [(0, 3)])
     assert word in text and "photo3.jpg" in text and "--num_workers" in text
     full = loader._explain(RuntimeError("unable to mmap: No space left on device"), [])
     assert "/dev/shm" in full
