@@ -279,13 +279,12 @@ def _deaf_to_signals() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows; _start_worker does what can be done
         yield
         return
-    is_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGCHLD)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
     finally:
-        if is_main:
+        if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
