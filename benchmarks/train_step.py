@@ -55,11 +55,12 @@ from src.engine.checkpoint import prepare_parts
 from src.engine.interrupt import Pause
 from src.engine.loop import Job, train_epoch
 from src.engine.optim import build_optimizer
-from src.engine.runtime import Runtime, keep_freed_memory, set_thresholds, start_runtime
+from src.engine.cpu import keep_freed_memory, set_thresholds, tune_for_cpu
+from src.engine.runtime import Runtime, start_runtime
 from src.engine.step import LossGuard
 from src.losses.classification import build_loss
 from src.models.classifier import build_classifier
-from src.models.folding import hold_norms
+from src.models.depthwise import widen_gradients
 from src.runs import Run
 from src.tasks.classification import Classification
 
@@ -185,9 +186,9 @@ def contest(
     runtime = start_runtime(args.device)
     plain = build_classifier(name, NUM_CLASSES, image_size=size, pool="gem")
     plain.frozen_norms = norms == "frozen"
+    widen_gradients(plain)  # of the bare loop, too: else bf16 is out of its reach
     model = copy.deepcopy(plain)
-    if plain.frozen_norms:
-        hold_norms(model, size)
+    tune_for_cpu(model, runtime.device)
     task = Classification(NUM_CLASSES, build_loss("cross_entropy"))
     batch = noise_batch(args.batch_size, size)
     tuned: list[Runtime] = []

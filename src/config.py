@@ -85,6 +85,9 @@ class ScheduleConfig(Options, group="schedule"):
     micro_batch_size: int = option(
         0, "rows on the device at once, accumulated to a step; 0 = batch_size", least=0, most=65_536
     )
+    grow_micro_batch: bool = option(
+        True, "start at the whole batch on a card with 40 GB free, whatever micro_batch_size is"
+    )
     schedule: Literal["cosine", "warm_restarts", "poly"] = option(
         "cosine", "one-cycle cosine with warm-up, SGDR restarts, or polynomial decay"
     )
@@ -331,6 +334,7 @@ NOT_LEARNED = frozenset(
     {
         *("data_dir", "output_dir", "allow_outside", "config", "fold", "name"),
         *("device", "num_workers", "cache", "infer_batch_size", "checkpoint_minutes"),
+        "grow_micro_batch",  # as much as the device itself
         *("skip_nonfinite", "wandb", "accept_changes", "prior_weight", "audit", "keep_last"),
     }
 )

@@ -6,45 +6,82 @@ an EfficientNet slower), so it is measured, once, before the first step of a run
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from src.config import EngineConfig
+from src.engine.checkpoint import first_micro_batch
 from src.engine.log import say
-from src.engine.runtime import Runtime, is_out_of_memory, release_memory, seed_step
+from src.engine.runtime import (
+    SEARCH_STEPS,
+    Runtime,
+    computes_natively,
+    is_out_of_memory,
+    release_memory,
+    search_algorithms,
+    seed_step,
+)
 from src.files import read_json, write_json
 from src.runs import Run
 from src.script import UserError
 
 BUDGET_S = 10.0
-TRIAL_ROWS = 16  # enough to fill two cores or show a GPU's layout; small enough to stay in budget
-# Less exact arithmetic must repay itself by more than timing noise.
+# Enough to fill two cores, few enough to stay in budget. A GPU is shown the whole micro-batch: on
+# less it waits for the host, and every layout costs the same.
+TRIAL_ROWS = 16
+TIMED_PASSES = 3
+START_UP_S = 60.0  # after which a GPU is shown no further setting
+# What leaves the default must be faster by more than timing noise, less exact arithmetic by more.
+GAIN_FOR_CHANGE = 1.05
 GAIN_FOR_BF16 = 1.1
 # Compiling takes a minute or two, and some of it again whenever a run goes on.
 COMPILE_AFTER_S = 1800.0  # estimated training in eager mode; shorter runs are not tried
 GAIN_FOR_COMPILED = 1.05
+# It may take this share of the estimated training, and never longer than five minutes.
+TRIAL_SHARE, TRIAL_LIMIT_S = 0.1, 300.0
+COMPILE_S = 75.0  # as seen on two idle cores: 24 to 73 s (docs/experiments.md)
 
 
 def autotune(
     model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime, config: EngineConfig
-) -> tuple[Runtime, dict[str, float]]:
-    """Return the fastest runtime for training ``model`` and the seconds a step took in each.
+) -> tuple[Runtime, dict[str, float], int]:
+    """Return the fastest runtime for training ``model``, a step's seconds in each, and its rows.
 
     Gradients and buffers are put back as they were; weights are never stepped.
     """
+    rows = len(batch["image"])
+    if runtime.device.type == "cpu":
+        rows = min(rows, TRIAL_ROWS)
+    while True:
+        shown = {key: value[:rows] for key, value in batch.items()}
+        best, seconds = race(model, task, shown, runtime, config)
+        if seconds or rows == 1:
+            return best, seconds, rows
+        rows = (rows + 1) // 2  # memory was short in every setting
+
+
+def race(
+    model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime, config: EngineConfig
+) -> tuple[Runtime, dict[str, float]]:
+    """Return the fastest candidate and the seconds of each that fits into memory."""
+    on_cpu = runtime.device.type == "cpu"
     seconds: dict[str, float] = {}
-    batch = {key: value[:TRIAL_ROWS] for key, value in batch.items()}
     started = time.perf_counter()
     best, best_cost = runtime, float("inf")
     for candidate in candidates(runtime, config):
-        if seconds and time.perf_counter() - started > BUDGET_S * 0.7:
+        spent = time.perf_counter() - started
+        if seconds and spent > (BUDGET_S * 0.7 if on_cpu else START_UP_S):
             break
-        left = BUDGET_S - (time.perf_counter() - started)
         try:
-            cost = time_steps(model, task, batch, candidate, left)
+            cost = time_steps(model, task, batch, candidate, BUDGET_S - on_cpu * spent)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) and candidate == runtime:
                 raise
@@ -52,8 +89,10 @@ def autotune(
             continue
         layout = "channels_last" if candidate.channels_last else "channels_first"
         seconds[f"{candidate.precision} {layout}"] = round(cost, 4)
-        if candidate.precision != "fp32" and runtime.device.type == "cpu":
+        if candidate.precision != "fp32" and on_cpu:
             cost *= GAIN_FOR_BF16
+        elif candidate != runtime:
+            cost *= GAIN_FOR_CHANGE
         if cost < best_cost:
             best, best_cost = candidate, cost
     return best, seconds
@@ -62,7 +101,8 @@ def autotune(
 def candidates(runtime: Runtime, config: EngineConfig) -> list[Runtime]:
     """Return what is worth timing on this device: the default first, then what is left open."""
     settings = [(runtime.precision, runtime.channels_last)]
-    if config.channels_last == "auto":
+    # not on MPS: BatchNorm's gradient was silently wrong there in channels_last
+    if config.channels_last == "auto" and runtime.device.type != "mps":
         settings.append((runtime.precision, not runtime.channels_last))
     if config.precision == "auto" and runtime.device.type == "cpu":
         settings.append(("bf16", runtime.channels_last))
@@ -72,14 +112,19 @@ def candidates(runtime: Runtime, config: EngineConfig) -> list[Runtime]:
 def time_steps(
     model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime, budget_s: float
 ) -> float:
-    """Return the seconds of the fastest of up to three forward and backward passes."""
+    """Return the seconds of the fastest of up to three forward and backward passes.
+
+    A pass before them is not timed: it allocates, loads kernels and searches algorithms. A CPU's
+    counts where it is most of what the budget allows; a GPU's never, nor does the budget.
+    """
+    on_cpu = runtime.device.type == "cpu"
     model = runtime.place(model).train()
     batch = runtime.upload(batch)
     kept = [buffer.clone() for buffer in model.buffers()]
     best = float("inf")
     started = time.perf_counter()
     try:
-        for trial in range(4):
+        for trial in range(1 + TIMED_PASSES):
             begin = time.perf_counter()
             seed_step(trial)
             with runtime.autocast():
@@ -89,9 +134,11 @@ def time_steps(
             if runtime.device.type == "cuda":
                 torch.cuda.synchronize()
             spent = time.perf_counter() - begin
-            if trial or spent > budget_s / 4:  # the first pass also pays for allocation
-                best = min(best, spent)
             model.zero_grad(set_to_none=True)
+            if trial or (on_cpu and spent > budget_s / 4):
+                best = min(best, spent)
+            elif not on_cpu:
+                started = time.perf_counter()
             if time.perf_counter() - started > budget_s / 3:
                 break
     finally:  # also where memory ran out half-way
@@ -103,16 +150,22 @@ def time_steps(
 
 
 def compiling_pays(
-    model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime, num_steps: int
+    model: nn.Module,
+    task: Any,
+    batch: dict[str, Tensor],
+    runtime: Runtime,
+    num_steps: int,
+    limit_s: float,
 ) -> bool:
     """Compile ``model``, tell whether ``num_steps`` such steps repay it, and say what was seen.
 
-    Where there is no compiler, or none for this network, it does not.
+    Where there is no compiler, none for this network, or not within ``limit_s``, it does not.
     """
     try:
-        eager = time_steps(model, task, batch, runtime, float("inf"))
-        begun = time.perf_counter()
-        compiled = time_steps(torch.compile(model), task, batch, runtime, float("inf"))  # type: ignore[arg-type]
+        with time_limit(limit_s):
+            eager = time_steps(model, task, batch, runtime, limit_s / 4)
+            begun = time.perf_counter()
+            compiled = time_steps(torch.compile(model), task, batch, runtime, float("inf"))  # type: ignore[arg-type]
     except Exception as error:  # whatever a compiler may raise, and memory that is short
         release_memory(runtime.device)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
@@ -128,29 +181,70 @@ def compiling_pays(
     return pays
 
 
+def compile_trial_s(step_s: float) -> float:
+    """Return about how long a trial takes: the compiler, longer on a busy machine, and steps."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return COMPILE_S * max(1.0, load / (os.cpu_count() or 1)) + (2 + TIMED_PASSES) * step_s
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise ``TimeoutError`` in the body once it has taken so long.
+
+    By a timer signal: not on Windows nor outside the main thread, where it does nothing. A timer
+    that was running goes on afterwards.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() != threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"it took more than {seconds:.0f} s")
+
+    begun = time.monotonic()
+    handler = signal.signal(signal.SIGALRM, stop)
+    # again and again: an exception raised inside a destructor is lost
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 2.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:
+            passed = time.monotonic() - begun
+            signal.setitimer(signal.ITIMER_REAL, max(left - passed, 0.01))
+
+
 def measure(
     model: nn.Module, task: Any, loader: Any, runtime: Runtime, config: EngineConfig
 ) -> tuple[Runtime, dict[str, float], bool]:
     """Time the first batch; return the fastest runtime, all seconds, whether compiling pays."""
     loader.batch_sampler.start(0)
     keys = next(iter(loader.batch_sampler))
-    rows = min(config.micro_batch_size or len(keys), len(keys))
+    rows = min(first_micro_batch(config, runtime), len(keys))
     if config.grad_checkpointing:
         model.set_grad_checkpointing()  # type: ignore[operator]
     batch = loader.collate_fn(loader.dataset.__getitems__(keys[:rows]))
     if isinstance(batch, UserError):  # a file that cannot be read, named
         raise batch
-    runtime, seconds = autotune(model, task, batch, runtime, config)
+    search_algorithms(runtime.device, config.epochs * len(loader) >= SEARCH_STEPS)
+    runtime, seconds, trial = autotune(model, task, batch, runtime, config)
     timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
     layout = "channels_last" if runtime.channels_last else "channels_first"
-    trial = min(rows, TRIAL_ROWS)
     say(runtime, f"autotune: {runtime.precision} {layout} (a step of {trial}: {timed})")
     if config.compile != "auto" or runtime.device.type not in ("cpu", "cuda"):
         return runtime, seconds, config.compile == "on"
+    if runtime.device.type == "cuda" and trial < rows:  # what fitted into memory
+        rows, batch = trial, {key: value[:trial] for key, value in batch.items()}
+    step_s = min(seconds.values(), default=0.0) * rows / trial
     num_steps = config.epochs * len(loader) * -(-len(keys) // rows)
-    is_long = min(seconds.values(), default=0.0) * rows / trial * num_steps >= COMPILE_AFTER_S
-    pays = is_long and compiling_pays(model, task, batch, runtime, num_steps)
-    return runtime, seconds, pays
+    if step_s * num_steps < COMPILE_AFTER_S:
+        return runtime, seconds, False
+    limit = min(TRIAL_LIMIT_S, TRIAL_SHARE * step_s * num_steps)
+    if (expected := compile_trial_s(step_s)) > limit:
+        say(runtime, f"autotune: not compiled (to try would take about {expected:.0f} s)")
+        return runtime, seconds, False
+    return runtime, seconds, compiling_pays(model, task, batch, runtime, num_steps, limit)
 
 
 def settle_runtime(
@@ -169,7 +263,7 @@ def settle_runtime(
         if config.autotune == "on" and open_options and runtime.num_processes == 1:
             runtime, seconds, compiled = measure(model, task, loader, runtime, config)
         chosen = {
-            "device": runtime.device.type,
+            **runtime.describe_device(),
             "precision": runtime.precision,
             "channels_last": runtime.channels_last,
             "compiled": compiled,
@@ -185,19 +279,27 @@ def settle_runtime(
 def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> dict[str, Any] | None:
     """Return this run's choice, else that of another fold on such a device, else None.
 
-    A choice made on another device is none, and an option that is set goes before any choice.
+    A choice made on another kind of device or card is none (a run may go on on another card, if
+    that has the precision), and an option that is set goes before any choice.
     """
     paths = [run.tuned] if run.tuned.exists() else []
     if config.autotune == "on" and config.precision == config.channels_last == "auto":
-        paths += sorted(run.folder.parent.glob(f"fold*/{run.tuned.name}"))
+        others = sorted(run.folder.parent.glob(f"fold*/{run.tuned.name}"))
+        paths += [path for path in others if path != run.tuned]
+    here = runtime.describe_device()
     for path in paths:
         chosen = read_json(path)
-        if chosen.get("device") == runtime.device.type:
-            if config.precision != "auto":
-                chosen["precision"] = runtime.precision
-            if config.channels_last != "auto":
-                chosen["channels_last"] = runtime.channels_last
-            if config.compile != "auto":
-                chosen["compiled"] = config.compile == "on"
-            return chosen
+        own = path == run.tuned and chosen.get("device") == here["device"]
+        if not own and any(chosen.get(key) != value for key, value in here.items()):
+            continue
+        if config.precision != "auto":
+            chosen["precision"] = runtime.precision
+        elif not computes_natively(here["device"], chosen["precision"]):
+            say(runtime, f"note: {path} chose {chosen['precision']}, which this card only emulates")
+            continue
+        if config.channels_last != "auto":
+            chosen["channels_last"] = runtime.channels_last
+        if config.compile != "auto":
+            chosen["compiled"] = config.compile == "on"
+        return chosen
     return None

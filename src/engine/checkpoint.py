@@ -22,7 +22,7 @@ from torch import nn
 from src.config import EngineConfig, config_hash, learned_options
 from src.engine.log import say
 from src.engine.optim import averaging_decay, build_optimizer, group_parameters
-from src.engine.runtime import Runtime
+from src.engine.runtime import Runtime, is_large
 from src.files import HALF_WRITTEN, atomic_write
 from src.runs import AFRESH, Run
 from src.script import UserError
@@ -229,8 +229,9 @@ class TrainState:
 class Parts:
     """Everything that is saved and restored together, and what it runs on.
 
-    ``wrapped`` is the model as the processes share it; ``buffers`` and ``kept`` are the model's
-    running statistics and a copy to go back to when a step fails.
+    ``wrapped`` is the model as the processes share it; ``buffers`` and ``kept`` are the numbers
+    that a forward pass writes (running statistics) and a copy to go back to when a step fails, a
+    list of each for every dtype.
     """
 
     model: nn.Module
@@ -239,19 +240,19 @@ class Parts:
     runtime: Runtime
     state: TrainState
     wrapped: nn.Module
-    buffers: list[torch.Tensor]
-    kept: list[torch.Tensor]
+    buffers: list[list[torch.Tensor]]
+    kept: list[list[torch.Tensor]]
 
     def keep_buffers(self) -> None:
         """Copy the running statistics aside."""
-        if self.buffers:
-            torch._foreach_copy_(self.kept, self.buffers)
+        for kept, buffers in zip(self.kept, self.buffers, strict=True):
+            torch._foreach_copy_(kept, buffers)
 
     @torch.no_grad()
     def restore_buffers(self) -> None:
         """Undo what a failed step did to the running statistics."""
-        if self.buffers:
-            torch._foreach_copy_(self.buffers, self.kept)
+        for kept, buffers in zip(self.kept, self.buffers, strict=True):
+            torch._foreach_copy_(buffers, kept)
 
     def pack(self, config: EngineConfig) -> dict[str, Any]:
         """Return the whole state as plain containers and tensors."""
@@ -299,15 +300,41 @@ def prepare_parts(
         layer_decay=config.layer_decay,
         head_lr_mult=config.head_lr_mult,
     )
-    optimizer = build_optimizer(config.optimizer, groups, config.lr, config.beta2)
-    micro = config.micro_batch_size or -(-config.batch_size // runtime.num_processes)
-    buffers = list(model.buffers())
+    # MPS kernels of older versions apply the infinite gradients that the fp16 scaler refuses
+    fused = runtime.device.type != "mps" or not runtime.scaler.is_enabled()
+    optimizer = build_optimizer(config.optimizer, groups, config.lr, config.beta2, fused=fused)
+    buffers = written_buffers(model.train())
     wrapped = runtime.join(model)
     if runtime.compiled:
         model.compile()
+    micro = first_micro_batch(config, runtime)
     state = TrainState(micro_batch_size=micro, steps_per_epoch=steps_per_epoch)
-    kept = [b.clone() for b in buffers]
+    kept = [[b.clone() for b in group] for group in buffers]
     return Parts(model, ema, optimizer, runtime, state, wrapped, buffers, kept)
+
+
+def written_buffers(model: nn.Module) -> list[list[torch.Tensor]]:
+    """Return the buffers of modules in training mode by dtype; frozen norms write none.
+
+    One copy of a list of one dtype is one kernel on a GPU, of a mixed list one a tensor.
+    """
+    groups: dict[torch.dtype, list[torch.Tensor]] = {}
+    for module in model.modules():
+        for buffer in module.buffers(recurse=False) if module.training else ():
+            groups.setdefault(buffer.dtype, []).append(buffer)
+    return list(groups.values())
+
+
+def first_micro_batch(config: EngineConfig, runtime: Runtime) -> int:
+    """Return the rows on the device at once before memory is found too short.
+
+    On a large card that is the whole batch: smaller passes leave it waiting for the host.
+    """
+    rows = -(-config.batch_size // runtime.num_processes)
+    can_shrink = runtime.num_processes == 1
+    if config.grow_micro_batch and can_shrink and is_large(runtime.device):
+        return rows
+    return config.micro_batch_size or rows
 
 
 # What counts the steps and shapes the optimizer's state: not to be changed by --accept_changes.

@@ -23,7 +23,7 @@ from src.engine.interrupt import Interrupted, Pause, catch_signals
 from src.engine.log import bar_options, open_trackers, say, write_metrics
 from src.engine.optim import ends_mid_cycle, learning_rate, set_lr
 from src.engine.predict import evaluate
-from src.engine.runtime import Runtime
+from src.engine.runtime import SEARCH_STEPS, Runtime, search_algorithms
 from src.engine.step import LossGuard, check_scale, train_step
 from src.runs import Run
 from src.script import MachineError, UserError
@@ -173,6 +173,7 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
     sums = {name: accumulator(value, runtime) for name, value in state.sums.items()}
     parts.wrapped.train()
     started, begun = time.monotonic(), state.rows
+    is_repeated = config.epochs * steps_per_epoch >= SEARCH_STEPS
     steps: dict[str, Any] = {"total": steps_per_epoch, "initial": first}
     epochs = job.epochs(state)
     label = f"epoch {state.epoch + 1}/{epochs}"
@@ -181,6 +182,8 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
             lr = rate_at(state.step, steps_per_epoch, epochs, config)
             set_lr(parts.optimizer, lr)
             batch = runtime.upload(host_batch)
+            whole = len(batch["image"]) >= config.batch_size // runtime.num_processes
+            search_algorithms(runtime.device, is_repeated and whole)
             if job.mix:
                 batch = job.mix(batch, state.step, state.epoch)
             terms = train_step(

@@ -46,15 +46,17 @@ def group_parameters(
 
 
 def build_optimizer(
-    name: str, groups: list[dict], lr: float, beta2: float = 0.999
+    name: str, groups: list[dict], lr: float, beta2: float = 0.999, *, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """Return a fused AdamW or Nesterov SGD over ``groups``.
+    """Return AdamW or Nesterov SGD over ``groups``.
 
     Args:
         name: ``adamw`` or ``sgd``.
         groups: from :func:`group_parameters`.
         lr: peak rate.
         beta2: AdamW's decay of the mean squared gradient.
+        fused: one kernel for all parameters, which also leaves out a step whose flag
+            ``found_inf`` is set.
 
     Raises:
         UserError: an AdamW rate that belongs to SGD (a head alone may learn faster).
@@ -65,8 +67,8 @@ def build_optimizer(
                 f"--lr {lr:g} is an SGD rate: AdamW on a pretrained backbone takes 2e-5 to 3e-4; "
                 "lower it or pass --optimizer sgd"
             )
-        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, beta2), fused=True)
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, beta2), fused=fused)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=fused)
     for group in optimizer.param_groups:
         for p in group["params"]:  # torch leaves its own unwritten where the first step is skipped
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)

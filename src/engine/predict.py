@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from src.engine.interrupt import Pause
 from src.engine.log import bar_options
-from src.engine.runtime import Runtime, is_out_of_memory, release_memory
+from src.engine.runtime import Runtime, is_out_of_memory, release_memory, search_algorithms
 from src.engine.tta import VIEWS, View
 from src.script import UserError
 
@@ -62,12 +62,16 @@ def predict(
     model.eval()
     pause = pause or Pause(runtime.agree)
     seen = np.zeros(num_rows, np.int64)
-    limit = batch_size or num_rows
+    limit, most = batch_size or num_rows, 0
     for host_batch in pause.between(tqdm(loader, label, leave=False, **bar_options(runtime))):
         if not host_batch:  # the last rows went to other processes
             continue
         batch = runtime.upload(host_batch)
-        size, largest = min(limit, len(batch["image"])), 0
+        rows = len(batch["image"])
+        most = max(most, rows)
+        # images one by one are of many sizes, and the last batch comes once
+        search_algorithms(runtime.device, 1 < rows == most)
+        size, largest = min(limit, rows), 0
         for piece, outputs in pieces(model, batch, task, runtime, views, size, go_on):
             write(piece, outputs)
             largest = max(largest, len(piece["image"]))

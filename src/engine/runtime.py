@@ -7,7 +7,6 @@ because the precision is chosen by measurement after the process has started.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import gc
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,9 +20,12 @@ import torch
 from accelerate import Accelerator
 from torch import default_generator, distributed, nn
 
+from src.engine import cpu
 from src.script import MachineError, UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LARGE_CARD = 40e9  # bytes
+SEARCH_STEPS = 300  # of a run from which cuDNN's search for the fastest algorithms pays
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,25 @@ class Runtime:
         """Return this runtime with another precision and layout, compiled or not."""
         return replace(self, precision=precision, channels_last=channels_last, compiled=compiled)
 
+    def as_recorded(self, record: Mapping[str, Any]) -> Runtime:
+        """Return this runtime with a record's precision and layout, if this device has them.
+
+        Args:
+            record: ``device``, ``precision`` and ``channels_last`` of an earlier run.
+        """
+        kind, precision = record["device"].split(":")[0], record["precision"]
+        if kind != self.device.type or not computes_natively(kind, precision):
+            return self
+        return self.with_choice(precision, record["channels_last"])
+
+    def describe_device(self) -> dict[str, str]:
+        """Return the kind of device and, of a CUDA card, its name and capability."""
+        if self.device.type != "cuda":
+            return {"device": self.device.type}
+        major, minor = torch.cuda.get_device_capability(self.device)
+        name = torch.cuda.get_device_name(self.device)
+        return {"device": "cuda", "card": name, "capability": f"sm_{major}{minor}"}
+
 
 def start_runtime(
     device: str = "auto", precision: str = "auto", channels_last: str = "auto"
@@ -175,13 +196,17 @@ def start_runtime(
     chosen = default_precision(kind) if precision == "auto" else precision
     if chosen == "fp16" and kind == "cpu":
         raise UserError("--precision fp16 does not train on a CPU; use bf16 or fp32")
-    if kind == "cpu":
-        keep_freed_memory()
+    if not computes_natively(kind, chosen):
+        name = torch.cuda.get_device_name(accelerator.device)
+        raise UserError(
+            f"--precision bf16: {name} only emulates it, many times slower; use fp16 or fp32"
+        )
+    if cpu.is_on(accelerator.device):
+        cpu.keep_freed_memory()
     if kind == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
-    # channels_last is slower or unsupported in places on MPS
+    # on MPS channels_last is slower, and BatchNorm's gradient in it was wrong in older versions
     layout = kind in ("cuda", "cpu", "xpu") if channels_last == "auto" else channels_last == "on"
     return Runtime(accelerator, chosen, layout)
 
@@ -207,8 +232,29 @@ def check_device(device: str) -> None:
 def default_precision(kind: str) -> str:
     """Return the precision a device computes fastest without losing accuracy."""
     if kind == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if computes_natively(kind, "bf16") else "fp16"
     return "bf16" if kind == "xpu" else "fp32"
+
+
+def computes_natively(kind: str, precision: str) -> bool:
+    """Tell whether a device has arithmetic of that precision; cards before sm_80 emulate bf16."""
+    if kind == "cuda" and precision == "bf16":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind != "cpu" or precision != "fp16"
+
+
+def is_large(device: torch.device) -> bool:
+    """Tell whether ``device`` is a card of 40 GB and more that is nearly free."""
+    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] >= 0.9 * LARGE_CARD
+
+
+def search_algorithms(device: torch.device, on: bool) -> None:
+    """Let cuDNN time its algorithms for every new shape, or take the first it thinks of.
+
+    A search costs seconds for a whole network: it pays for shapes that come hundreds of times.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = on
 
 
 def seed_step(*key: int) -> None:
@@ -232,30 +278,12 @@ MESSAGES = (
     "not enough memory",
     "failed to allocate",
     "cublas_status_alloc_failed",
+    # cuDNN's, when no algorithm's workspace fits
+    "cudnn_status_alloc_failed",
+    "unable to find an engine to execute this computation",
+    "unable to find a valid cudnn algorithm",
+    "invalid buffer size",  # MPS
 )
-
-
-# mallopt's names for two thresholds, from glibc's malloc.h
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed activations for the next step instead of returning them.
-
-    On a CPU every step frees and takes the same gigabytes; asking the kernel for them anew cost
-    9 to 21 % of a step (docs/experiments.md). Elsewhere this does nothing.
-    """
-    set_thresholds(mmap=1 << 30, trim=(1 << 31) - 1)
-
-
-def set_thresholds(*, mmap: int, trim: int) -> None:
-    """Set from how many bytes on glibc maps a block of its own, and returns free ones."""
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(M_MMAP_THRESHOLD, mmap)
-    mallopt(M_TRIM_THRESHOLD, trim)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

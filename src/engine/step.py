@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.engine import cpu
 from src.engine.checkpoint import Parts
 from src.engine.log import say
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory, seed_step
@@ -59,33 +60,18 @@ def train_step(
 def clip_gradient(
     optimizer: Any, params: Sequence[Tensor], norm: Tensor, limit: float, runtime: Runtime
 ) -> None:
-    """Let the next step see a gradient whose norm is at most ``limit``.
-
-    A fused optimizer divides while it reads the gradient, which saves a pass over it; not where
-    the scaler has that place, nor on devices where it was not seen to.
-    """
-    device = runtime.device.type
-    if runtime.scaler.is_enabled() or device not in ("cpu", "cuda"):
+    """Let the next step see a gradient whose norm is at most ``limit``."""
+    if cpu.is_on(runtime.device) and not runtime.scaler.is_enabled():  # its own place otherwise
+        cpu.clip_inside(optimizer, norm, limit)
+    else:
         torch.nn.utils.clip_grads_with_norm_(params, limit, norm)
-        return
-    excess = (norm + 1e-6) / limit  # as torch's own clipping has it
-    # a CPU can look whether there is anything to divide, an accelerator would have to wait
-    within = device == "cpu" and bool(excess <= 1)
-    optimizer.grad_scale = None if within else excess.clamp(min=1)
 
 
 def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the Euclidean norm of all gradients together.
-
-    On the CPU as dot products, which read memory nearly twice as fast as torch's norms.
-    """
-    if not gradients or gradients[0].device.type != "cpu":
-        return torch.nn.utils.get_total_norm(gradients)
-    flat = [  # a view in either layout
-        (g if g.is_contiguous() or g.ndim != 4 else g.permute(0, 2, 3, 1)).reshape(-1)
-        for g in gradients
-    ]
-    return torch.stack([torch.dot(g, g) for g in flat]).sum().sqrt()
+    """Return the Euclidean norm of all gradients together."""
+    if gradients and cpu.is_on(gradients[0].device):
+        return cpu.gradient_norm(gradients)
+    return torch.nn.utils.get_total_norm(gradients)
 
 
 def suspect(loss: Tensor, norm: Tensor, runtime: Runtime) -> Tensor:

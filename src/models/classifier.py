@@ -35,8 +35,8 @@ class Classifier(nn.Module):
     """timm backbone, pooling, dropout, linear head; the normalisation is inside, as buffers.
 
     `pretrained_share` says how much of the backbone came from a file, in [0, 1]. With
-    `frozen_norms` BatchNorm uses its running statistics in training, too, and leaves them alone;
-    :func:`build_classifier` then lets the convolutions before them do that work.
+    `frozen_norms` BatchNorm uses its running statistics in training, too, and leaves them alone.
+    `trial_side` is that of a square image the backbone can take, px.
 
     Parameters under `backbone` are the pretrained ones, to be grouped by
     `backbone.group_matcher()`; every other parameter belongs to the head.
@@ -45,6 +45,7 @@ class Classifier(nn.Module):
     backbone: Any
     pretrained_share: float = 0.0
     frozen_norms: bool = False
+    trial_side: int = 128
     mean: Tensor
     std: Tensor
 
@@ -117,6 +118,12 @@ class Classifier(nn.Module):
                     module.eval()
         return self
 
+    def tune_for_cpu(self) -> None:
+        """Let convolutions apply frozen norms, and widen depthwise gradients (see `engine/cpu`)."""
+        if self.frozen_norms:
+            hold_norms(self, self.trial_side)
+        widen_gradients(self)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: recompute the backbone's activations in the backward pass."""
         self.backbone.set_grad_checkpointing(enable)
@@ -182,10 +189,8 @@ def build_classifier(
         std=config.std,
     )
     model.pretrained_share = share
-    if frozen_norms and share > 0:
-        model.frozen_norms = True
-        hold_norms(model, side)
-    widen_gradients(model)
+    model.frozen_norms = frozen_norms and share > 0
+    model.trial_side = side
     return model
 
 

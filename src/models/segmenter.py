@@ -152,6 +152,10 @@ class Segmenter(nn.Module):
         maps = [feature for feature in features[1:] if feature.shape[1]]
         return logits[..., :height, :width], maps
 
+    def tune_for_cpu(self) -> None:
+        """Widen the gradients of depthwise convolutions (see `engine/cpu`)."""
+        widen_gradients(self)
+
     @torch.no_grad()
     def set_prior(self, frequency: Tensor) -> None:
         """Start the head at the classes' log-frequencies, so that no step is spent on finding them.
@@ -198,7 +202,6 @@ def build_segmenter(
     segmenter = Segmenter(net, *_statistics(encoder))
     if weights is not None:
         segmenter.loaded_share = load_encoder(segmenter.backbone, weights)
-    widen_gradients(segmenter)
     return segmenter
 
 

@@ -154,7 +154,7 @@ def write_config(
             )
     content = {"options": dataclasses.asdict(config), "resolved": resolved}
     content["runtime"] = {
-        "device": str(runtime.device),
+        **runtime.describe_device(),
         "precision": runtime.precision,
         "channels_last": runtime.channels_last,
         "processes": runtime.num_processes,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ def batch() -> dict[str, Any]:
 def test_measuring_leaves_the_network_as_it_was(batch: dict[str, Any]) -> None:
     model, task = TinyNet(), Classification(CLASSES, build_loss("cross_entropy"))
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    runtime, seconds = room.autotune(model, task, batch, start_runtime("cpu"), EngineConfig())
-    assert len(seconds) == 3 and all(s > 0 for s in seconds.values())
+    runtime, seconds, rows = room.autotune(model, task, batch, start_runtime("cpu"), EngineConfig())
+    assert rows == 8 and len(seconds) == 3 and all(s > 0 for s in seconds.values())
     assert runtime.precision in ("fp32", "bf16")
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
@@ -81,10 +83,10 @@ def test_short_memory_in_a_trial_leaves_no_trace() -> None:
 
     model = TinyNet()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    batch = next(iter(TinyLoader(8, 8, shuffle=False)))
+    batch = next(iter(TinyLoader(2, 2, shuffle=False)))
     task = Short(CLASSES, build_loss("cross_entropy"))
-    _, seconds = room.autotune(model, task, batch, start_runtime("cpu"), EngineConfig())
-    assert not seconds
+    _, seconds, rows = room.autotune(model, task, batch, start_runtime("cpu"), EngineConfig())
+    assert not seconds and rows == 1
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
@@ -114,7 +116,7 @@ def test_compiling_must_repay_itself(
     monkeypatch.setattr(room, "time_steps", time_steps)
     monkeypatch.setattr(room.time, "perf_counter", lambda: clock[0])
     task = Classification(CLASSES, build_loss("cross_entropy"))
-    assert room.compiling_pays(model, task, batch, start_runtime("cpu"), steps) == pays
+    assert room.compiling_pays(model, task, batch, start_runtime("cpu"), steps, 1e3) == pays
     said = capsys.readouterr().out
     assert said.startswith("autotune: compiled" if pays else "autotune: not compiled")
     assert ("(no compiler)" in said) == (compiled is None)
@@ -128,7 +130,7 @@ def test_memory_that_is_short_at_the_full_batch_is_left_to_the_loop(
 
     monkeypatch.setattr(room, "time_steps", time_steps)
     task = Classification(CLASSES, build_loss("cross_entropy"))
-    assert not room.compiling_pays(TinyNet(), task, batch, start_runtime("cpu"), 10**6)
+    assert not room.compiling_pays(TinyNet(), task, batch, start_runtime("cpu"), 10**6, 1e3)
     assert "not compiled (DefaultCPUAllocator" in capsys.readouterr().out
 
 
@@ -170,10 +172,12 @@ def test_compiling_is_tried_where_a_run_is_long(
 
     def compiling_pays(*args: Any) -> bool:
         assert len(args[2]["index"]) == 3  # what the network will be shown at once
-        tried.append(args[-1])
+        tried.append(args[-2])
         return True
 
     monkeypatch.setattr(room, "COMPILE_AFTER_S", after)
+    monkeypatch.setattr(room, "COMPILE_S", 0.0)
+    monkeypatch.setattr(room, "TRIAL_SHARE", 1e9)
     monkeypatch.setattr(room, "compiling_pays", compiling_pays)
     run, task = Run(tmp_path / "m" / "fold0"), Classification(CLASSES, build_loss("cross_entropy"))
     run.folder.mkdir(parents=True)
@@ -191,3 +195,43 @@ def test_an_option_decides_about_compiling(tmp_path: Path) -> None:
         config = EngineConfig(autotune="off", compile=option)
         runtime = room.settle_runtime(TinyNet(), None, None, start_runtime("cpu"), run, config)
         assert runtime.compiled == (option == "on")
+
+
+def test_a_compiler_that_takes_too_long_is_stopped(
+    batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            time.sleep(20)
+            raise AssertionError("it was not stopped")
+
+    monkeypatch.setattr(torch, "compile", lambda _: Slow())
+    task = Classification(CLASSES, build_loss("cross_entropy"))
+    timer, begun = signal.getitimer(signal.ITIMER_REAL), time.monotonic()
+    assert not room.compiling_pays(TinyNet(), task, batch, start_runtime("cpu"), 10**6, 0.5)
+    assert time.monotonic() - begun < 10
+    assert "autotune: not compiled (it took more than 0 s)" in capsys.readouterr().out
+    left = signal.getitimer(signal.ITIMER_REAL)
+    assert (left[0] > 0) == (timer[0] > 0) and left[1] == 0  # another's timer goes on
+
+
+def test_a_trial_that_would_take_too_long_is_not_begun(
+    batch: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(room, "time_steps", lambda *_: 100.0)  # 5 x 100 s and the compiler's own
+    monkeypatch.setattr(room, "compiling_pays", None)
+    config = EngineConfig(epochs=10**5)
+    task = Classification(CLASSES, build_loss("cross_entropy"))
+    pays = room.measure(TinyNet(), task, Loader(batch), start_runtime("cpu"), config)[2]
+    assert not pays and "not compiled (to try would take about" in capsys.readouterr().out
+
+
+def test_a_busy_machine_compiles_more_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(room.os, "getloadavg", lambda: (2.0, 0, 0), raising=False)
+    assert room.compile_trial_s(2.0) == room.COMPILE_S + 10
+    monkeypatch.setattr(room.os, "getloadavg", lambda: (12.0, 0, 0), raising=False)
+    assert room.compile_trial_s(2.0) == 3 * room.COMPILE_S + 10

@@ -44,8 +44,8 @@ def infer_fold(
     saved = read_config(run)
     options, resolved, trained_on = saved["options"], saved["resolved"], saved["runtime"]
     runtime = start_runtime(config.device, config.precision)
-    if config.precision == "auto" and runtime.device.type == trained_on["device"].split(":")[0]:
-        runtime = runtime.with_choice(trained_on["precision"], trained_on["channels_last"])
+    if config.precision == "auto":
+        runtime = runtime.as_recorded(trained_on)
     classes, size = resolved["classes"], resolved["image_size"]
     model = build_classifier(
         resolved["timm_id"],

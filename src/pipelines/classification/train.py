@@ -23,6 +23,7 @@ from src.data.index import Index
 from src.data.transforms import Transform, eval_transform
 from src.engine.autotune import settle_runtime
 from src.engine.checkpoint import load_weights, save_weights
+from src.engine.cpu import tune_for_cpu
 from src.engine.interrupt import catch_signals
 from src.engine.log import say
 from src.engine.loop import Mix, fit
@@ -104,6 +105,7 @@ def train_classes(
         return _loader(config, data, rows, side, plain, once, runtime, output.cache)
 
     valid = None if fold is None else in_turn(data.folds.valid_rows(fold))
+    tune_for_cpu(model, runtime.device)
     runtime = settle_runtime(model, task, train, runtime, run, config)
     resolved = {**about, "image_size": side, "classes": list(data.classes)}
     resolved |= {"aliases": [names for names in data.aliases.members() if len(names) > 1]}

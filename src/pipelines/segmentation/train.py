@@ -26,6 +26,7 @@ from src.data.sources.masks import MaskIndex
 from src.data.transforms import Transform, eval_mask_transform, train_mask_transform
 from src.engine.autotune import settle_runtime
 from src.engine.checkpoint import load_weights, save_weights
+from src.engine.cpu import tune_for_cpu
 from src.engine.log import say
 from src.engine.loop import fit
 from src.engine.predict import default_batch_size, renew_norms
@@ -206,6 +207,7 @@ def train_masks(
     masks: Segmentation = getattr(task, "inner", task)
     train, valid = (build(config, data, runtime, output) for build in (train_loader, valid_loader))
     assert train is not None
+    tune_for_cpu(model, runtime.device)
     runtime = settle_runtime(model, task, train, runtime, run, config)
     resolved = {"network": dict(network), "classes": list(data.index.classes), "void": VOID}
     resolved |= {"size": data.size, "crop": data.crop, "window": data.window}
