@@ -52,10 +52,10 @@ from src.data.dataset import EpochSampler, ImageDataset, make_loader
 from src.data.transforms import train_transform
 from src.engine.autotune import autotune
 from src.engine.checkpoint import prepare_parts
+from src.engine.cpu import keep_freed_memory, set_thresholds, tune_for_cpu
 from src.engine.interrupt import Pause
 from src.engine.loop import Job, train_epoch
 from src.engine.optim import build_optimizer
-from src.engine.cpu import keep_freed_memory, set_thresholds, tune_for_cpu
 from src.engine.runtime import Runtime, start_runtime
 from src.engine.step import LossGuard
 from src.losses.classification import build_loss

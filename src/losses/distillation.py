@@ -5,7 +5,8 @@ maps differ in size the teacher's are brought to the student's. Teachers arrive 
 projector that matches channels is part of the model, the terms only get tensors.
 
 Reference weights of the papers stand beside each term but mean little here: divide every term by
-its own running size (:class:`RunningNorm`), then weights of 0.1 to 1 are shares.
+its own running size (:func:`running_size`), then weights of 0.1 to 1 are shares. Nothing here makes
+the host wait for the device.
 """
 
 from __future__ import annotations
@@ -115,49 +116,27 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (student.float() - teacher).pow(2).mean() / variance
 
 
-class RunningNorm:
-    """Divide each term by a running mean of its own size, so that weights become shares.
+def running_size(known: Tensor, value: Tensor, momentum: float = 0.99) -> Tensor:
+    """Return a term's running size, moved by its new value, on the value's device.
 
-    The state is plain floats: :meth:`state_dict` goes into a checkpoint, and a resumed run divides
-    by the same numbers. A term's first value is its first size.
+    A term's first value is its first size; one that is not finite does not enter it.
 
     Args:
-        momentum: share of the old size kept at each step.
+        known: scalar, the size so far; below 0 = none.
+        value: scalar, the term.
+        momentum: share of the old size kept.
     """
-
-    def __init__(self, momentum: float = 0.99) -> None:
-        self.momentum = momentum
-        self.sizes: dict[str, float] = {}
-
-    def __call__(self, name: str, value: Tensor, *, update: bool = True) -> Tensor:
-        """Return ``value`` divided by the size of the term ``name``.
-
-        Args:
-            name: of the term.
-            value: scalar; one that is not finite is passed on and does not enter the size.
-            update: move the size first (not in validation).
-        """
-        size = abs(float(value.detach()))
-        if not size < float("inf"):
-            return value
-        known = self.sizes.get(name)
-        if update or known is None:
-            kept = size if known is None else self.momentum * known + (1 - self.momentum) * size
-            if update:
-                self.sizes[name] = kept
-            known = kept
-        return value / max(known, 1e-12)
-
-    def state_dict(self) -> dict[str, float]:
-        """Copy the sizes."""
-        return dict(self.sizes)
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Take up the sizes of a checkpoint."""
-        self.sizes = {name: float(size) for name, size in state.items()}
+    size = value.detach().abs().to(known.dtype)
+    moved = torch.where(known < 0, size, momentum * known + (1 - momentum) * size)
+    return torch.where(torch.isfinite(size), moved, known)
 
 
-def gradient_shares(terms: Mapping[str, Tensor], inputs: Iterable[Tensor]) -> dict[str, float]:
+def divide_by_size(value: Tensor, size: Tensor) -> Tensor:
+    """Return ``value`` / ``size``, as it is where that is not known (below 0)."""
+    return value / torch.where(size < 0, 1.0, size.clamp_min(1e-12)).to(value.dtype)
+
+
+def gradient_shares(terms: Mapping[str, Tensor], inputs: Iterable[Tensor]) -> dict[str, Tensor]:
     """Measure how much each (weighted) term pulls: its share of the summed gradient norms.
 
     Costs one backward pass a term and keeps the graph: for a log every so many steps.
@@ -167,17 +146,19 @@ def gradient_shares(terms: Mapping[str, Tensor], inputs: Iterable[Tensor]) -> di
         inputs: what they are differentiated by, such as the student's logits or last weights.
 
     Returns:
-        {name: share in 0..1}; they sum to 1 unless every gradient is zero.
+        {name: share in 0..1, a scalar}; they sum to 1 unless every gradient is zero.
     """
     inputs = [x for x in inputs if x.requires_grad]
-    norms = {}
-    for name, value in terms.items():
+    norms = []
+    for value in terms.values():
         found: tuple[Tensor | None, ...] = (None,)
         if value.requires_grad and inputs:
             found = torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=True)
-        norms[name] = sum(float(g.float().pow(2).sum()) for g in found if g is not None) ** 0.5
-    total = sum(norms.values())
-    return {name: norm / total if total else 0.0 for name, norm in norms.items()}
+        squares = [g.float().pow(2).sum() for g in found if g is not None]
+        norms.append(torch.stack([value.new_zeros(()).float(), *squares]).sum().sqrt())
+    shares = torch.stack(norms)
+    shares = shares / shares.sum().clamp_min(torch.finfo(shares.dtype).tiny)
+    return dict(zip(terms, shares.unbind(), strict=True))
 
 
 def _resize(teacher: Tensor, student: Tensor) -> Tensor:

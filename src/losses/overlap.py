@@ -7,10 +7,12 @@ gradient would only push it down); with two classes it stays, for then it is abo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from src.losses.pixels import one_hot, select, valid_pixels
+from src.losses.pixels import constants_like, one_hot, select, valid_pixels
 
 
 def tversky_loss(
@@ -52,7 +54,10 @@ def tversky_loss(
 
 
 def protocol_loss(
-    log_probs: Tensor, target: Tensor, ignore_index: int | None, weight: Tensor | None = None
+    log_probs: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    weight: Sequence[float] | None = None,
 ) -> Tensor:
     """1 - soft I/U, averaged as the micro track scores: per image and foreground class true in it.
 
@@ -60,7 +65,7 @@ def protocol_loss(
         log_probs: (B, K, H, W).
         target: (B, H, W) labels.
         ignore_index: label of void, or None.
-        weight: (K,) of the classes. The score is a mean over each class's images, then over the
+        weight: K of the classes. The score is a mean over each class's images, then over the
             classes, so 1 / (number of training images that hold the class) weighs as it does.
     """
     # One (B, K, H, W) map, the probabilities: with 21 classes each more is a tenth of the step
@@ -75,7 +80,7 @@ def protocol_loss(
     union = found + size - hits
     pairs = (size > 0).to(hits.dtype)
     if weight is not None:
-        pairs = pairs * weight[1:].to(hits)
+        pairs = pairs * constants_like(weight[1:], hits)
     value = 1 - hits / (union + 1e-6)
     return (value * pairs).sum() / pairs.sum().clamp_min(torch.finfo(pairs.dtype).tiny)
 
@@ -87,11 +92,10 @@ def lovasz_loss(
 
     Berman et al. 2018, https://arxiv.org/abs/1705.08790. Sorts all pixels of every class: slow.
     """
-    valid = valid_pixels(target, ignore_index)
-    probs = log_probs.exp().movedim(1, -1)[valid]  # (P, K)
-    if not len(probs):
-        return log_probs.sum() * 0
-    truth = torch.nn.functional.one_hot(target[valid], probs.shape[1]).float()
+    # void pixels stay, with an error of 0: the host would have to count those it picks out
+    valid = valid_pixels(target, ignore_index).flatten()[:, None]
+    probs = log_probs.exp().movedim(1, -1).flatten(0, -2) * valid  # (P, K)
+    truth = one_hot(target, probs.shape[1], ignore_index).movedim(1, -1).flatten(0, -2)
     errors, order = (truth - probs).abs().sort(0, descending=True)
     truth_sorted = truth.gather(0, order)
     total = truth.sum(0)

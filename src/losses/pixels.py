@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,3 +50,14 @@ def mean_over(value: Tensor, pixels: Tensor) -> Tensor:
     pixels = pixels.to(value.dtype)
     total = (value * pixels).sum()
     return total / pixels.sum().clamp_min(torch.finfo(value.dtype).tiny)
+
+
+def constants_like(values: Sequence[float], x: Tensor) -> Tensor:
+    """Return fixed numbers as a tensor on the device and of the dtype of ``x``, uploaded once."""
+    return _constants(tuple(values), x.dtype, x.device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # or a validation that comes first would keep it from training
+def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).to(dtype).to(device)

@@ -56,10 +56,12 @@ def hard_cross_entropy(
 
     Online hard example mining, Shrivastava et al. 2016, https://arxiv.org/abs/1604.03540.
     """
-    value = -select(log_probs, target, ignore_index)[valid_pixels(target, ignore_index)]
-    if not value.numel():
-        return log_probs.sum() * 0
-    return value.topk(max(1, int(share * value.numel()))).values.mean()
+    valid = valid_pixels(target, ignore_index)
+    value = -select(log_probs, target, ignore_index)
+    order = value.detach().masked_fill(~valid, -1.0).flatten().sort(descending=True).indices
+    wanted = (share * valid.sum()).floor().clamp_min(1)
+    hardest = torch.arange(len(order), device=order.device) < wanted.minimum(valid.sum())
+    return mean_over(value.flatten()[order], hardest)
 
 
 def generalised_cross_entropy(
@@ -149,7 +151,7 @@ def build_segmentation_loss(
                 f"{weight}"
             )
         if name == "protocol" and rarity is not None:
-            options["weight"] = torch.tensor(rarity, dtype=torch.float32)
+            options["weight"] = tuple(rarity)
         _check_options(name, options)
         terms.append((name, float(weight), partial(TERMS[name], **options)))
     if not terms:

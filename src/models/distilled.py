@@ -31,6 +31,7 @@ class Student(nn.Module):
     sizes: Tensor
     shares: Tensor
     steps: Tensor
+    _counted: tuple[int, int, int] = (0, -1, 0)
 
     def __init__(self, network: nn.Module, projector: nn.Module | None, num_terms: int) -> None:
         super().__init__()
@@ -39,6 +40,20 @@ class Student(nn.Module):
         self.register_buffer("sizes", torch.full((num_terms,), UNKNOWN))
         self.register_buffer("shares", torch.zeros(num_terms))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def count_step(self, every: int) -> bool:
+        """Count a training step; tell whether it is the first of ``every`` steps.
+
+        The host keeps its own copy of the count, good for as long as nobody else has written to
+        the buffer (a checkpoint, a step undone): to read it would make the host wait each time.
+        """
+        steps, tensor, version = self._counted
+        if (tensor, version) != (id(self.steps), self.steps._version):
+            steps = int(self.steps)
+        self.steps += 1
+        self._counted = steps + 1, id(self.steps), self.steps._version
+        return (steps + 1) % every == 1 % every
 
     @property
     def backbone(self) -> nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from src.metrics.classification import ClassificationMeter
@@ -32,7 +33,9 @@ class Classification:
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the mean loss of the batch."""
-        return {"loss": self.criterion(model(batch["image"]).float(), batch["target"])}
+        logits = model(batch["image"])
+        with torch.autocast(logits.device.type, enabled=False):
+            return {"loss": self.criterion(logits.float(), batch["target"])}
 
     def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Return logits (B, K)."""

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from src.losses.distillation import (
     TERMS,
-    RunningNorm,
     attention_loss,
     channel_loss,
+    divide_by_size,
     feature_loss,
     gradient_shares,
     kl_loss,
+    running_size,
     similarity_loss,
 )
 from src.tasks.classification import Classification
@@ -79,24 +80,39 @@ class Distillation:
         logits, deepest, projected = model(batch["image"], features=True)
         with torch.no_grad():
             soft, hint = self.show_features(self.teacher, batch["image"])
-        logits = logits.float()
+        with torch.autocast(logits.device.type, enabled=False):  # sums pass what fp16 can hold
+            return self._combine(model, logits.float(), soft, deepest, projected, hint, batch)
+
+    def _combine(
+        self,
+        model: nn.Module,
+        logits: Tensor,
+        soft: Tensor,
+        deepest: Tensor,
+        projected: Tensor,
+        hint: Tensor,
+        batch: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Weigh the terms by their running sizes, without a look at any number on the host."""
         task = self._task_loss(logits, batch)
         values = {name: self._term(name, logits, soft, deepest, projected, hint, batch)
                   for name in self.active}  # fmt: skip
         student: Any = getattr(model, "module", model)
-        norm = RunningNorm()
-        norm.load_state_dict(_known(student.sizes))
-        norm("task", task)
-        scale = norm.sizes.get("task", 1.0)
-        weighted = {name: self.weights[name] * scale * norm(name, value)
-                    for name, value in values.items()}  # fmt: skip
+        exact = torch.float32 if logits.device.type == "mps" else torch.float64
+        known = dict(zip(NAMES, student.sizes.to(exact), strict=True))
+        sizes = {name: running_size(known[name], value)
+                 for name, value in {"task": task, **values}.items()}  # fmt: skip
+        scale = torch.where(sizes["task"] < 0, 1.0, sizes["task"])
+        weighted = {
+            name: (self.weights[name] * scale).to(value.dtype) * divide_by_size(value, sizes[name])
+            for name, value in values.items()
+        }
         total = torch.stack([task, *weighted.values()]).sum()
         if torch.is_grad_enabled():
-            _remember(student, norm)
-            if int(student.steps) % self.share_every == 1 % self.share_every:
+            if student.count_step(self.share_every):
                 shares = gradient_shares({"task": task, **weighted}, [deepest])
-                for name, share in shares.items():
-                    student.shares[NAMES.index(name)] = share
+                _write(student.shares, shares)
+            _write(student.sizes, sizes)
         logged = {"task": task.detach()}
         logged |= {f"{name}_size": value.detach() for name, value in values.items()}
         logged |= {
@@ -140,15 +156,8 @@ class Distillation:
         return {"attention": attention_loss, "similarity": similarity_loss}[name](deepest, hint)
 
 
-def _known(sizes: Tensor) -> dict[str, float]:
-    """Read the buffer: {name: size} of the terms met before."""
-    values = zip(NAMES, sizes.tolist(), strict=True)
-    return {name: size for name, size in values if size >= 0}
-
-
 @torch.no_grad()
-def _remember(student: Any, norm: RunningNorm) -> None:
-    """Write the sizes back into the student's buffer and count the step."""
-    for name, size in norm.sizes.items():
-        student.sizes[NAMES.index(name)] = size
-    student.steps += 1
+def _write(buffer: Tensor, values: Mapping[str, Tensor]) -> None:
+    """Put scalars into the places of their terms."""
+    for name, value in values.items():
+        buffer[NAMES.index(name)] = value

@@ -82,7 +82,9 @@ class Segmentation:
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the mean loss of the batch and its terms."""
-        return self.criterion(model(batch["image"]).float(), batch["mask"])
+        logits = model(batch["image"])
+        with torch.autocast(logits.device.type, enabled=False):  # sums over pixels overflow fp16
+            return self.criterion(logits.float(), batch["mask"])
 
     def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Return logits (B, 1 or K, H, W)."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from src.config import EngineConfig
 from src.engine import autotune, checkpoint, cpu, loop, predict, runtime
+from src.engine.checkpoint import first_micro_batch, prepare_parts
 from src.engine.optim import build_optimizer
 from src.engine.runtime import Runtime, default_precision, is_out_of_memory, start_runtime
-from src.engine.checkpoint import first_micro_batch, prepare_parts
 from src.engine.step import clip_gradient, gradient_norm
 from src.losses.classification import build_loss
 from src.models.classifier import build_classifier

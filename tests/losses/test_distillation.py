@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from src.losses.distillation import (
-    RunningNorm,
     attention_loss,
     channel_loss,
+    divide_by_size,
     feature_loss,
     gradient_shares,
     kl_loss,
+    running_size,
     similarity_loss,
 )
 
@@ -87,21 +88,20 @@ def test_a_larger_teacher_is_shrunk_and_gets_no_gradient(term):
     assert teacher.grad is None
 
 
-def test_running_norm_by_hand_and_its_state():
-    norm = RunningNorm(momentum=0.5)
-    assert norm("kl", torch.tensor(4.0)).item() == 1
-    assert norm("kl", torch.tensor(2.0)).item() == pytest.approx(2 / 3)
-    assert norm("kl", torch.tensor(6.0), update=False).item() == pytest.approx(2)
-    assert norm.sizes == {"kl": 3.0}
-    again = RunningNorm(momentum=0.5)
-    again.load_state_dict(norm.state_dict())
-    value = torch.tensor(0.7)
-    assert again("kl", value) == norm("kl", value)
-    assert norm("kl", torch.tensor(float("nan"))).isnan() and norm.sizes == again.sizes
-    assert norm("new", torch.tensor(0.0)).item() == 0
+def test_running_size_by_hand():
+    size = torch.tensor(-1.0)
+    for value, expected in ((4.0, 4.0), (-2.0, 3.0), (float("nan"), 3.0), (float("inf"), 3.0)):
+        size = running_size(size, torch.tensor(value), momentum=0.5)
+        assert size.item() == expected
+    assert divide_by_size(torch.tensor(6.0), size).item() == 2
+    assert divide_by_size(torch.tensor(0.0), torch.tensor(0.0)).item() == 0
+    assert running_size(torch.tensor(-1.0), torch.tensor(float("nan"))).item() == -1
+    assert divide_by_size(torch.tensor(6.0), torch.tensor(-1.0)).item() == 6
 
 
 def test_gradient_shares():
     x = torch.tensor([3.0, 4.0], requires_grad=True)
     shares = gradient_shares({"a": 3 * x.sum(), "b": x.sum(), "c": torch.tensor(1.0)}, [x])
-    assert shares == pytest.approx({"a": 0.75, "b": 0.25, "c": 0.0})
+    assert {k: v.item() for k, v in shares.items()} == pytest.approx({"a": 0.75, "b": 0.25, "c": 0})
+    none = gradient_shares({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, [x])
+    assert {k: v.item() for k, v in none.items()} == {"a": 0.0, "b": 0.0}
