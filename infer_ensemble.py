@@ -95,6 +95,7 @@ def sample_columns(config: InferConfig, root: Path, weights: Weights) -> tuple[s
         weights.classes,
         alias_groups=weights.alias_groups,
         policy=config.alias_policy,
+        floor=weights.blend.floors[0],
     )
     return names[0], columns
 

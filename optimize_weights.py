@@ -6,6 +6,7 @@ a convex problem; Optuna searches how to pool, what to leave out and where to ca
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -19,6 +20,7 @@ from src.runs import Output, safe_name
 from src.script import UserError, run_script
 
 if TYPE_CHECKING:
+    from src.classes import Aliases
     from src.ensemble.nested import Fitted
     from src.ensemble.oof import Oof
     from src.ensemble.search import Panel, Structure
@@ -89,7 +91,6 @@ def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]
     """Join the OOF predictions against folds.csv; return them and the alias groups."""
     import numpy as np
 
-    from src.data.aliases import read_aliases
     from src.data.folds import read_folds
     from src.ensemble.oof import FoldTable, load_oof
 
@@ -102,8 +103,7 @@ def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]
         folds=folds.fold[used],
         hash=folds.folds_hash,
     )
-    path = find_aliases(config)
-    aliases = read_aliases(path, tuple(np.unique(targets).tolist()))
+    aliases = find_aliases(config, tuple(np.unique(targets).tolist()))
     groups = [names for names in aliases.members() if len(names) > 1]
     oof = load_oof(
         output.root,
@@ -117,17 +117,15 @@ def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]
     return oof, groups
 
 
-def find_aliases(config: BlendConfig) -> Path | None:
-    """Return the alias file: the flag's, else the data folder's, else none."""
-    if config.aliases:
-        return Path(config.aliases)
+def find_aliases(config: BlendConfig, classes: tuple[str, ...]) -> Aliases:
+    """Read the alias file: the flag's, else the data folder's, else none."""
+    from src.data.aliases import load_aliases
     from src.data.index import find_root
 
-    try:
-        path = find_root(config.data_dir) / "aliases.csv"
-    except UserError:  # blending needs no images
-        return None
-    return path if path.exists() else None
+    root = None
+    with contextlib.suppress(UserError):  # blending needs no images
+        root = find_root(config.data_dir)
+    return load_aliases(root, config.aliases, classes)
 
 
 def read_priors(presets: str) -> dict[str, float]:

@@ -19,11 +19,14 @@ class Aliases:
 
     ``classes`` are all K names; ``trained`` the T <= K names that remain, in the same order;
     ``trained_of`` (K,) gives for each class its position in ``trained``.
+    ``outside`` are names that no image has, such as a column of the sample submission, each with
+    the position of the class that it stands for.
     """
 
     classes: tuple[str, ...]
     trained: tuple[str, ...]
     trained_of: tuple[int, ...]
+    outside: tuple[tuple[str, int], ...] = ()
 
     def targets(self, names: Iterable[str]) -> np.ndarray:
         """Return the trained class index (N,) int64 of class names."""
@@ -33,7 +36,7 @@ class Aliases:
     def members(self) -> tuple[tuple[str, ...], ...]:
         """Return for each trained class the names it stands for, its own first."""
         return tuple(
-            (name, *(c for c, t in zip(self.classes, self.trained_of, strict=True)
+            (name, *(c for c, t in (*zip(self.classes, self.trained_of, strict=True), *self.outside)
                      if t == place and c != name))
             for place, name in enumerate(self.trained)
         )  # fmt: skip
@@ -64,15 +67,26 @@ def merge_classes(classes: Sequence[str], groups: Iterable[Sequence[str]]) -> Al
 
     Args:
         classes: K names, compared in NFC.
-        groups: two names or more that mean the same; names that are no class are passed over.
+        groups: two names or more that mean the same; names that are no class merge nothing.
     """
     own_name = {nfc(name): name for name in classes}
+    joined = join_groups(groups)
     leader: dict[str, str] = {}
-    for group in join_groups(groups):
+    for group in joined:
         present = [own_name[name] for name in group if name in own_name]
         leader |= dict.fromkeys(present, next(iter(present), ""))
     trained = tuple(name for name in classes if leader.get(name, name) == name)
     place = {name: number for number, name in enumerate(trained)}
+    outside = (
+        (name, place[leader[own_name[met]]])
+        for group in joined
+        if (met := next((name for name in group if name in own_name), None))
+        for name in group
+        if name not in own_name
+    )
     return Aliases(
-        tuple(classes), trained, tuple(place[leader.get(name, name)] for name in classes)
+        tuple(classes),
+        trained,
+        tuple(place[leader.get(name, name)] for name in classes),
+        tuple(outside),
     )

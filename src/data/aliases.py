@@ -6,28 +6,53 @@ the file says first (the one that gets all the mass under the submission policy 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 from src.classes import Aliases, merge_classes, nfc
 from src.data.csv_io import read_text, unescape_cell
+from src.data.sample import read_sample_submission
 from src.script import UserError, nearest
 
 _HEADERS = frozenset({"class", "alias", "name", "first", "second", "a", "b", "class_a", "class_b"})
 
 
-def read_aliases(path: Path | str | None, classes: Sequence[str]) -> Aliases:
+def load_aliases(root: Path | None, flag: str, classes: Sequence[str]) -> Aliases:
+    """Read the alias file: the flag's, else the one of the data folder ``root``, else none.
+
+    The names of the sample submission's columns may stand in it too.
+    """
+    beside = None if root is None else root / "aliases.csv"
+    path = flag or (beside if beside is not None and beside.exists() else None)
+    columns: list[str] = []
+    if path and root is not None:
+        with contextlib.suppress(UserError):  # a sample that is refused is refused elsewhere
+            sample = read_sample_submission(root)
+            columns = [] if sample is None else [str(name) for name in sample.columns[1:]]
+    return read_aliases(path, classes, columns=columns)
+
+
+def read_aliases(
+    path: Path | str | None, classes: Sequence[str], *, columns: Sequence[str] = ()
+) -> Aliases:
     """Read ``aliases.csv``; None means that no class has an alias.
 
     Blank lines are skipped, and a first line such as ``class,alias``; with such a header further
-    columns (evidence) are allowed. Names are compared in NFC.
+    fields (evidence) are allowed. Names are compared in NFC.
+
+    Args:
+        path: the file.
+        classes: names that images have.
+        columns: names that only the sample submission has.
 
     Raises:
-        UserError: naming the line: not two names, or a name that is no class; or fewer than two
-            classes remain.
+        UserError: naming the line: not two names, or a name that is neither a class nor a column;
+            or fewer than two classes remain.
     """
-    pairs = [] if path is None else _read_pairs(Path(path), classes)
+    names = [*classes, *(nfc(name) for name in columns)]
+    pairs = [] if path is None else _read_pairs(Path(path), names)
     aliases = merge_classes(classes, pairs)
     if len(aliases.trained) < 2:
         if not pairs:

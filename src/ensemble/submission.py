@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ Array = npt.NDArray[Any]
 
 POLICIES = ("split", "first", "both_equal_renormalised")
 MIN_PROB = 1e-15  # below this the usual grader clips anyway
+MIN_UNSEEN = 1e-4  # for classes without training images together: costs 1e-4 nats where none comes
 _BLOCK_VALUES = 1 << 18
 
 
@@ -34,14 +36,17 @@ class Columns:
 
     Attributes:
         names: J column names as the sample has them.
-        classes: (J,) the class whose mass a column takes.
-        shares: (J,) the part of it; alias groups share one class.
+        classes: (J,) the class whose mass a column takes; -1 = a class without training images.
+        shares: (J,) the part of it; alias groups share one class. Where the class is -1: the
+            probability itself, the same in every row.
+        complete: whether every class has a column, so that rows sum to 1.
         notes: what the user should know.
     """
 
     names: tuple[str, ...]
     classes: Array
     shares: Array
+    complete: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -51,9 +56,14 @@ def match_columns(
     *,
     alias_groups: Sequence[Sequence[str]] = (),
     policy: str = "split",
+    floor: float = 0.0,
     source: str = "sample_submission.csv",
 ) -> Columns:
     """Match the sample's columns to classes by name (in NFC), aliases included.
+
+    A name that is no class may differ in case, blanks and words such as ``prob_`` or ``is_``, or
+    say ``target`` alone, where that leaves no doubt. Where every class has its column, another
+    column is a class without training images.
 
     Args:
         names: J class columns of the sample.
@@ -61,6 +71,7 @@ def match_columns(
         alias_groups: names that mean the same.
         policy: where the mass of a group with several columns goes: ``split`` evenly, all to its
             ``first`` column, or ``both_equal_renormalised``: whole to each, rows then renormalised.
+        floor: mass that the blend's learned floor spreads over all classes evenly.
         source: the sample's name, for messages.
 
     Raises:
@@ -68,40 +79,114 @@ def match_columns(
     """
     if policy not in POLICIES:
         raise UserError(f"--alias_policy {policy}: is none of {', '.join(POLICIES)}")
+    if len({nfc(name) for name in names}) < len(names):
+        twice = next(n for n in names if [nfc(m) for m in names].count(nfc(n)) > 1)
+        raise UserError(f"{source}: column {twice!r} occurs twice; keep one")
     group_of = {name: group for group in join_groups(alias_groups) for name in group}
     place = {nfc(name): k for k, name in enumerate(classes)}
-    found = [_class_of(nfc(name), place, group_of) for name in names]
-    if all(k is None for k in found):
+    exact = [_class_of(nfc(name), place, group_of) for name in names]
+    found, notes = _guess_rest(names, classes, exact, source)
+    lacking = [name for k, name in enumerate(classes) if k not in found]
+    unseen = [name for name, k in zip(names, found, strict=True) if k is None]
+    _refuse_strangers(names, classes, unseen, lacking, source)
+    taken = np.array([-1 if k is None else k for k in found], dtype=np.int64)
+    shares = _share_out(names, taken, len(classes), policy, group_of)
+    if unseen:
+        mass = max(floor * len(unseen) / (len(classes) + len(unseen)), MIN_UNSEEN)
+        shares[taken < 0] = mass / len(unseen)
+        notes.append(
+            f"{source}: {_listed(unseen)} {_be(unseen)} no class with training images: every row "
+            f"gets {mass / len(unseen):.1g} there"
+        )
+    if lacking:
+        notes.append(
+            f"{source} asks for {len(classes) - len(lacking)} of {len(classes)} classes: each "
+            f"column holds its own probability, and what is left for {_listed(lacking)} is not "
+            "spread over them (rows sum to less than 1)"
+        )
+    return Columns(tuple(names), taken, shares, not lacking, tuple(notes))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
+
+
+def _be(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _refuse_strangers(
+    names: Sequence[str],
+    classes: Sequence[str],
+    unseen: Sequence[str],
+    lacking: Sequence[str],
+    source: str,
+) -> None:
+    """Raise a UserError where a column may be a class that has none under another name."""
+    if len(unseen) == len(names):
         asked = f"asks for {names[0]!r} alone" if len(names) == 1 else f"first: {names[0]!r}"
         raise UserError(
             f"{source}: no column is a class ({asked}): a submission here has one column of "
             f"probabilities for each class; write the sample with its ids and the columns "
             f"{', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}"
         )
-    for name, k in zip(names, found, strict=True):
-        if k is None:
-            close = difflib.get_close_matches(nfc(name), list(place), n=1, cutoff=0)
-            raise UserError(
-                f"{source}: column {name!r} matches no class (nearest: {', '.join(close)}); "
-                f"rename it, or name the pair in aliases.csv"
-            )
-    if len({nfc(name) for name in names}) < len(names):
-        twice = next(n for n in names if [nfc(m) for m in names].count(nfc(n)) > 1)
-        raise UserError(f"{source}: column {twice!r} occurs twice; keep one")
-    taken = np.array([k for k in found if k is not None], dtype=np.int64)
-    counts = np.bincount(taken, minlength=len(classes))
-    if policy == "split":
-        shares = 1.0 / counts[taken]
-    elif policy == "first":
-        shares = _first_only(names, taken, group_of)
-    else:
-        shares = np.ones(len(taken))
-    lacking = [name for name, count in zip(classes, counts, strict=True) if count == 0]
-    notes: tuple[str, ...] = ()
-    if lacking:
-        shown = ", ".join(lacking[:5]) + (" …" if len(lacking) > 5 else "")
-        notes = (f"{len(lacking)} classes have no column in {source}, mass dropped: {shown}",)
-    return Columns(tuple(names), taken, shares, notes)
+    if unseen and lacking:
+        plain = [nfc(name) for name in lacking]
+        close = difflib.get_close_matches(nfc(unseen[0]), plain, n=1, cutoff=0)
+        raise UserError(
+            f"{source}: column {unseen[0]!r} matches no class (nearest without a column: "
+            f"{', '.join(close)}); if they are one, write the line `{close[0]},{nfc(unseen[0])}` "
+            "into aliases.csv beside it and run optimize_weights.py again, else remove the "
+            "column from the sample"
+        )
+
+
+# Words around a class's name in a column, and columns that mean the positive one of two classes.
+_AROUND = frozenset(
+    (
+        *("p", "pr", "prob", "probs", "proba", "probability", "pred", "prediction", "predicted"),
+        *("score", "is", "has", "class", "label", "target", "of", "y"),
+    )
+)
+_POSITIVE = {frozenset({"0", "1"}): "1", frozenset({"0.0", "1.0"}): "1.0"} | {
+    frozenset({no, yes}): yes
+    for no, yes in (
+        *(("no", "yes"), ("false", "true"), ("negative", "positive"), ("neg", "pos"), ("n", "y")),
+        *(("f", "t"), ("normal", "abnormal"), ("benign", "malignant"), ("healthy", "sick")),
+    )
+}
+
+
+def _guess_rest(
+    names: Sequence[str], classes: Sequence[str], exact: Sequence[int | None], source: str
+) -> tuple[list[int | None], list[str]]:
+    """Find the classes of columns that have none by name, and say what was taken for what."""
+    found = list(exact)
+    loose: dict[tuple[str, ...], list[int]] = {}
+    for k, name in enumerate(classes):
+        if k not in exact:
+            loose.setdefault(_words(name), []).append(k)
+    notes = []
+    for place, name in enumerate(names):
+        words = _words(name)
+        inner = tuple(word for word in words if word not in _AROUND)
+        near = next((loose[form] for form in (words, inner) if form and form in loose), [])
+        if found[place] is None and len(near) == 1 and near[0] not in found:
+            found[place] = near[0]
+            notes.append(f"{source}: column {name!r} is taken for class {classes[near[0]]!r}")
+    plain = {name.casefold(): k for k, name in enumerate(classes)}
+    positive = _POSITIVE.get(frozenset(plain)) if len(classes) == 2 else None
+    if found == [None] and positive:
+        found[0] = plain[positive]
+        notes.append(
+            f"{source}: its one column {names[0]!r} is taken for the probability of the positive "
+            f"class, {classes[plain[positive]]!r}; for the other write its name into the sample"
+        )
+    return found, notes
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[^\W_]+", nfc(name).casefold()))
 
 
 def _class_of(name: str, place: dict[str, int], group_of: dict[str, tuple[str, ...]]) -> int | None:
@@ -110,23 +195,45 @@ def _class_of(name: str, place: dict[str, int], group_of: dict[str, tuple[str, .
     return next((place[other] for other in group_of.get(name, ()) if other in place), None)
 
 
-def _first_only(names: Sequence[str], taken: Array, group_of: dict[str, tuple[str, ...]]) -> Array:
-    """Return (J,) 1 for the column whose name its group says first, 0 for the others."""
-    shares = np.ones(len(names))
-    for k in np.flatnonzero(np.bincount(taken) > 1):
-        rivals = np.flatnonzero(taken == k).tolist()
-        ranks = [group_of[nfc(names[j])].index(nfc(names[j])) for j in rivals]
-        shares[rivals] = 0.0
-        shares[rivals[int(np.argmin(ranks))]] = 1.0
+def _share_out(
+    names: Sequence[str],
+    taken: Array,
+    num_classes: int,
+    policy: str,
+    group_of: dict[str, tuple[str, ...]],
+) -> Array:
+    """Return (J,) the part of its class's mass that each column gets under ``policy``."""
+    counts = np.bincount(taken[taken >= 0], minlength=num_classes)
+    if policy == "split":
+        return 1.0 / np.maximum(counts[taken], 1)
+    shares = np.ones(len(taken))
+    if policy == "first":
+        for k in np.flatnonzero(counts > 1):
+            rivals = np.flatnonzero(taken == k).tolist()
+            ranks = [group_of[nfc(names[j])].index(nfc(names[j])) for j in rivals]
+            shares[rivals] = 0.0
+            shares[rivals[int(np.argmin(ranks))]] = 1.0
     return shares
 
 
 def to_columns(log_probs: Array, columns: Columns) -> Array:
-    """Return float64 probabilities (R, J), clipped from below, rows summing to 1."""
-    probs = np.exp(log_probs.astype(np.float64))[:, columns.classes] * columns.shares
-    probs /= np.maximum(probs.sum(axis=1, keepdims=True), MIN_PROB)
-    np.maximum(probs, MIN_PROB, out=probs)
-    return probs / probs.sum(axis=1, keepdims=True)
+    """Return float64 probabilities (R, J) of at least 1e-15.
+
+    Rows sum to 1 if every class has a column, else to the mass of those that have one.
+    """
+    probs = np.exp(log_probs.astype(np.float64))
+    seen = columns.classes >= 0
+    total = probs[:, np.unique(columns.classes[seen])].sum(axis=1, keepdims=True)
+    if columns.complete:
+        total = 1.0  # but for rounding it was
+    out = np.tile(columns.shares, (len(probs), 1))
+    out[:, seen] *= probs[:, columns.classes[seen]]
+    scale = (total - columns.shares[~seen].sum()) / np.maximum(
+        out[:, seen].sum(axis=1, keepdims=True), MIN_PROB
+    )
+    out[:, seen] *= scale
+    np.maximum(out, MIN_PROB, out=out)
+    return out / out.sum(axis=1, keepdims=True) if columns.complete else out
 
 
 def write_submission(
@@ -161,7 +268,9 @@ def write_submission(
             ]
             file.write("".join(text).encode("utf-8"))
         file.flush()
-        check_submission(Path(file.name), id_column, ids, columns.names, name=path)
+        check_submission(
+            Path(file.name), id_column, ids, columns.names, complete=columns.complete, name=path
+        )
 
 
 def _csv_row(cells: Sequence[str]) -> str:
@@ -183,6 +292,7 @@ def check_submission(
     ids: Sequence[str],
     names: Sequence[str],
     *,
+    complete: bool = True,
     name: Path | None = None,
 ) -> None:
     """Read a submission and prove it: header, ids in order, finite, in (0, 1], rows sum to 1.
@@ -192,6 +302,7 @@ def check_submission(
         id_column: name of the first column.
         ids: N ids in order.
         names: J class columns.
+        complete: whether every class has a column; if not, rows may sum to less than 1.
         name: how messages call the file.
 
     Raises:
@@ -208,7 +319,8 @@ def check_submission(
                 raise UserError(f"{shown}: row {row + 1} has not the sample's id; try again")
             probs = _to_floats(cells[1:])
             good = len(probs) == len(names) and np.isfinite(probs).all() and probs.min() > 0
-            if not good or abs(probs.sum() - 1.0) > 1e-6:
+            excess = probs.sum() - 1.0
+            if not good or excess > 1e-6 or (complete and excess < -1e-6):
                 raise UserError(f"{shown}: row {ids[row]!r} is no distribution; try again")
             num_rows += 1
     if num_rows != len(ids):

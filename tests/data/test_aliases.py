@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data.aliases import read_aliases
+from src.classes import merge_classes
+from src.data.aliases import load_aliases, read_aliases
 from src.script import UserError
 
 CLASSES = ("K5_2020", "K5_하이브리드", "디_올뉴니로", "디_올_뉴_니로", "모닝")
@@ -75,3 +76,22 @@ def test_any_file_is_read_or_refused_by_name(tmp_path_factory, text):
         assert set(read_aliases(path, ("a", "b", "c", "가")).trained) <= {"a", "b", "c", "가"}
     except UserError as error:
         assert "fuzz.csv" in str(error) and "\n" not in str(error)
+
+
+def test_names_of_the_sample_alone_stand_for_a_class(tmp_path):
+    (tmp_path / "sample_submission.csv").write_text("id,a,hound\n1,.5,.5\n")
+    (tmp_path / "aliases.csv").write_text("b,hound\n")
+    aliases = load_aliases(tmp_path, "", ("a", "b"))
+    assert aliases.trained == ("a", "b") and aliases.members() == (("a",), ("b", "hound"))
+    again = merge_classes(("a", "b"), aliases.members())
+    assert again.members() == aliases.members()
+    (tmp_path / "aliases.csv").write_text("b,hund\n")
+    with pytest.raises(UserError, match=r"no class 'hund' \(did you mean hound\?\)"):
+        load_aliases(tmp_path, "", ("a", "b"))
+
+
+def test_aliases_need_no_sample_and_no_folder(tmp_path):
+    (tmp_path / "mine.csv").write_text("a,b\n")
+    aliases = load_aliases(None, str(tmp_path / "mine.csv"), ("a", "b", "c"))
+    assert aliases.trained == ("a", "c")
+    assert load_aliases(tmp_path, "", ("a", "b")).trained == ("a", "b")

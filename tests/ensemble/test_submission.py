@@ -51,16 +51,78 @@ def test_an_alias_column_alone_takes_the_whole_mass():
     np.testing.assert_allclose(to_columns(log([[0.4, 0.6]]), columns), [[0.6, 0.4]], rtol=1e-6)
 
 
-def test_a_class_without_column_is_dropped_aloud():
-    columns = match_columns(["a", "b"], ["a", "b", "gone"])
-    np.testing.assert_allclose(to_columns(log([[0.2, 0.6, 0.2]]), columns), [[0.25, 0.75]])
-    assert "gone" in columns.notes[0]
+def test_columns_for_some_classes_hold_their_own_probabilities(tmp_path):
+    columns = match_columns(["c", "a"], ["a", "b", "c"])
+    answers = log([[0.47, 0.47, 0.06], [0.25, 0.5, 0.25]])
+    np.testing.assert_allclose(to_columns(answers, columns), [[0.06, 0.47], [0.25, 0.25]])
+    assert "asks for 2 of 3 classes" in columns.notes[0] and "left for b " in columns.notes[0]
+    path = tmp_path / "s.csv"
+    write_submission(path, "id", ["x", "y"], columns, lambda rows: answers[rows])
+    assert path.read_text().startswith("id,c,a\nx,0.0") and "\ny,0.25,0.25\n" in path.read_text()
+    path.write_text("id,c,a\nx,0.6,0.47\n")
+    with pytest.raises(UserError, match="no distribution"):
+        check_submission(path, "id", ["x"], ["c", "a"], complete=False)
+
+
+def test_alias_columns_of_some_classes_share_what_their_class_has():
+    groups = [("new", "old")]
+    columns = match_columns(
+        ["old", "new"], ["b", "new"], alias_groups=groups, policy="both_equal_renormalised"
+    )
+    np.testing.assert_allclose(to_columns(log([[0.4, 0.6]]), columns), [[0.3, 0.3]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "taken"),
+    [
+        ("dog", ["cat", "dog"], "dog"),
+        ("is_dog", ["cat", "dog"], "dog"),
+        ("Prob Cat", ["cat", "dog"], "cat"),
+        ("target", ["0", "1"], "1"),
+        ("has_cactus", ["0", "1"], "1"),
+        ("label", ["No", "Yes"], "Yes"),
+        ("no", ["no", "yes"], "no"),
+    ],
+)
+def test_one_column_is_the_probability_of_one_class(name, classes, taken):
+    columns = match_columns([name], classes)
+    probs = np.array([[0.125, 0.875]])
+    expected = probs[:, classes.index(taken)][:, None]
+    np.testing.assert_allclose(to_columns(log(probs), columns), expected, rtol=1e-6)
+    if name != taken:
+        assert f"column {name!r} is taken for " in columns.notes[0] and taken in columns.notes[0]
+
+
+def test_a_class_without_training_images_gets_what_the_floor_has_for_it(tmp_path):
+    columns = match_columns(["a", "UNK", "b"], ["a", "b"], floor=0.06)
+    answers = log([[0.25, 0.75]])
+    probs = to_columns(answers, columns)
+    np.testing.assert_allclose(probs, [[0.98 * 0.25, 0.02, 0.98 * 0.75]], rtol=1e-6)
+    assert "UNK is no class with training images: every row gets 0.02" in columns.notes[0]
+    write_submission(tmp_path / "s.csv", "id", ["x"], columns, lambda rows: answers[rows])
+    two = match_columns(["a", "u", "b", "v"], ["a", "b"])  # no floor was learned
+    np.testing.assert_allclose(to_columns(answers, two)[0, [1, 3]], [5e-5, 5e-5], rtol=1e-6)
+
+
+def test_a_column_that_may_be_another_class_is_refused_with_a_remedy_that_works():
+    with pytest.raises(UserError, match=r"write the line `dog,hound` into aliases\.csv"):
+        match_columns(["cat", "hound"], ["cat", "dog"])
+    columns = match_columns(["cat", "hound"], ["cat", "dog"], alias_groups=[("dog", "hound")])
+    np.testing.assert_allclose(to_columns(log([[0.2, 0.8]]), columns), [[0.2, 0.8]], rtol=1e-6)
+
+
+def test_no_class_is_guessed_from_signs_or_from_two_that_look_alike():
+    for names in (["="], ["P"]):
+        with pytest.raises(UserError, match="no column is a class"):
+            match_columns(names, ["+", "-"])
+    with pytest.raises(UserError, match="'CAT' matches no class"):
+        match_columns(["CAT", "dog"], ["Cat", "cat", "dog"])
 
 
 @pytest.mark.parametrize(
     ("names", "policy", "message"),
     [
-        (["a", "c"], "split", "column 'c' matches no class"),
+        (["a", "c"], "split", r"column 'c' matches no class \(nearest without a column: b\)"),
         (["a", "b", "a"], "split", "column 'a' occurs twice"),
         (["a", "b"], "halve", "--alias_policy halve"),
     ],

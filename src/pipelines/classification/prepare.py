@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from src.classes import Aliases
 from src.config import FoldConfig
-from src.data.aliases import read_aliases
+from src.data.aliases import load_aliases
 from src.data.audit import audit_images, write_duplicates, write_quarantine
 from src.data.folds import Folds, load_folds, make_folds, save_folds
 from src.data.index import Index, find_root, read_sample_submission, read_train
@@ -77,14 +77,16 @@ def check_sample(config: FoldConfig, index: Index) -> None:
     try:
         sample = read_sample_submission(index.root)
         if sample is not None:
-            aliases = find_aliases(config, index)
-            match_columns(list(sample.columns[1:]), aliases.trained, alias_groups=aliases.members())
+            known = find_aliases(config, index)
+            columns = match_columns(
+                list(sample.columns[1:]), known.trained, alias_groups=known.members()
+            )
+            for note in columns.notes:
+                print(f"note: {note}")
     except UserError as error:
         print(f"warning: infer_ensemble.py will stop at the sample submission: {error}")
 
 
 def find_aliases(config: FoldConfig, index: Index) -> Aliases:
     """Read the alias file: the flag's, else the data folder's, else none."""
-    beside = index.root / "aliases.csv"
-    path = config.aliases or (beside if beside.exists() else None)
-    return read_aliases(path, index.classes)
+    return load_aliases(index.root, config.aliases, index.classes)
