@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.decode import decode_mask
+from src.data.decode import decode_mask, read_form
 from src.script import UserError
 from tests.data.layout import save
 
@@ -106,3 +106,12 @@ def test_wrong_masks_are_refused_by_name(tmp_path):
     (tmp_path / "cut.png").write_bytes(whole[:-30])
     with pytest.raises(UserError, match=r"cut\.png"):
         decode_mask(tmp_path / "cut.png")
+
+
+@pytest.mark.parametrize("number", [2**32, 2**31, -(2**31) - 1])
+def test_labels_that_would_wrap_are_refused(tmp_path, number):
+    for shape in ((2, 3), (2, 3, 1)):
+        np.save(tmp_path / "m.npy", np.full(shape, number, np.int64))
+        read = decode_mask if len(shape) == 2 else read_form
+        with pytest.raises(UserError, match=f"m.npy holds {number}, which is no label"):
+            read(tmp_path / "m.npy")

@@ -122,6 +122,10 @@ def read_classes(root: Path) -> tuple[str, ...]:
     Raises:
         UserError: it is not UTF-8.
     """
+    for table in (root / "_classes.csv", root / "train" / "_classes.csv"):  # Roboflow
+        rows = [line.rsplit(",", 1) for line in read_lines(table)[1:]]
+        if rows and [row[0].strip() for row in rows] == [str(n) for n in range(len(rows))]:
+            return tuple(row[-1].strip() for row in rows)
     table = read_lines(root / "objectInfo150.txt")  # ADE20K: 0 is everything else
     if table:
         return ("other", *(line.split("\t")[-1].split(",")[0].strip() for line in table[1:]))
@@ -152,11 +156,13 @@ def _list_files(root: Path, notes: list[str]) -> tuple[dict[str, Files], dict[st
             f"{Path(blurred[0]).parent} holds no .png or .npy: JPEG changes labels, save masks as "
             "PNG"
         )
-    kind = "image" if found["image"] else ""
-    images, masks = found[kind], found["mask"]
+    named = {split for split, _, _ in found["image"]}
+    others = [file for file in found[""] if not named or (file[0] and file[0] not in named)]
+    images, masks = found["image"] + others, found["mask"]
     if not masks:
         images, masks = _part_masks(images)
-    _tell_skipped(root, skipped[kind], blind=not masks, notes=notes)
+    left = skipped["image"] + ([] if named else skipped[""])
+    _tell_skipped(root, left, blind=not masks, notes=notes)
     doubtful = {part for parts, _ in walk(root) for part in parts if is_doubtful(part)}
     note_missing(notes, f"{root}: read as plain folders, not as splits", sorted(doubtful))
     return _group(images), _align(_group(images), _group(masks))

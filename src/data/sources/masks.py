@@ -113,15 +113,16 @@ def build_index(
     Raises:
         UserError: no rows, or an id twice within a split.
     """
+    notes = tuple(notes)
     table = pd.DataFrame(list(rows), columns=list(COLUMNS), dtype="str")
     if table.empty:
-        raise UserError(f"no images below {root}: point the data folder at the unpacked set")
+        why = "".join(f"; {note}" for note in notes)
+        raise UserError(f"no images below {root}: point --data_dir at the unpacked set{why}")
     if table["id"].duplicated().any():
         table["id"] = table["split"] + "/" + table["id"]
     double = table["id"][table["id"].duplicated()]
     if len(double):
         raise UserError(f"{root}: the id {double.iat[0]} names two images: rename one")
-    notes = tuple(notes)
     for note in notes:
         warnings.warn(note, stacklevel=3)
     return MaskIndex(root, table, tuple(classes), ignore_index, decode, notes, blocks)

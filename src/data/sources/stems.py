@@ -21,8 +21,8 @@ def match_masks(
 ) -> dict[str, Path]:
     """Give every mask the id of its image, where that is found.
 
-    An equal id counts first; then an id that is equal without words such as in ``7_mask`` or
-    ``img_7``.
+    An equal id counts first; then an id that is equal in any case and without words such as in
+    ``7_mask`` or ``img_7``.
 
     Args:
         images: {id: path}.
@@ -35,13 +35,13 @@ def match_masks(
     Raises:
         UserError: two masks for one image, or no mask has an image at all.
     """
-    lone = [(_strip(name), name) for name in images if name not in masks]
+    lone = [(_strip(name).casefold(), name) for name in images if name not in masks]
     count = Counter(name for name, _ in lone)
     bare = {name: image for name, image in lone if count[name] == 1}
     found: dict[str, Path] = {}
     renamed: list[str] = []
     for name, path in masks.items():
-        image = name if name in images else bare.get(_strip(name), name)
+        image = name if name in images else bare.get(_strip(name).casefold(), name)
         if image in found:
             raise UserError(f"{found[image]} and {path} are two masks of {image}: remove one")
         found[image] = path

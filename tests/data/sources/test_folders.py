@@ -199,3 +199,40 @@ def test_one_mask_as_array_and_as_picture(disk):
     disk.mask("SegmentationClassPNG/1.png", {(0, 0): 1})
     np.save(disk.path("SegmentationClass/1.npy"), np.eye(6, 8, dtype=np.int32))
     assert read_folders(disk.root).table["target"].tolist() == ["SegmentationClassPNG/1.png"]
+
+
+def test_roboflow_masks_and_their_classes(disk):
+    for split in ("train", "valid", "test"):
+        disk.image(f"{split}/1.jpg")
+        disk.mask(f"{split}/1_mask.png", {(0, 0): 2})
+    disk.text("train/_classes.csv", "Pixel Value, Class", "0, background", "1, car", "2, road")
+    index = read_source("auto", disk.root)
+    assert index.classes == ("background", "car", "road")
+    assert splits_of(index) == {"train": 1, "valid": 1, "test": 1}
+
+
+def test_a_bare_test_folder_beside_images_and_masks(disk):
+    fill(disk, "train/images", "train/masks", ("",))
+    disk.image("test/7.jpg", "previews/7.jpg")
+    assert splits_of(read_source("auto", disk.root)) == {"train": 2, "test": 1}
+
+
+def test_names_in_another_case(disk):
+    disk.image("images/IMG_7.JPG", "images/8.jpg")
+    disk.mask("masks/img_7.png", {(0, 0): 1})
+    disk.mask("masks/8.png", {(0, 0): 1})
+    assert len(read_labelled("auto", disk.root)) == 2
+
+
+def test_coloured_masks_are_refused(disk):
+    disk.image("images/7.jpg")
+    disk.mask("masks/7.png", {(0, 0): (255, 0, 0)})
+    with pytest.raises(UserError, match=r"masks/7\.png holds colours, not class indices: save it"):
+        read_source("auto", disk.root)
+
+
+def test_lists_of_images_that_are_missing_are_said(disk):
+    disk.image("VOC2012/JPEGImages/1.jpg")
+    disk.text("VOC2012/ImageSets/Segmentation/train.txt", "9")
+    with pytest.raises(UserError, match=r"no images .*listed, but image or mask is missing: 1 \(9"):
+        read_source("auto", disk.root)

@@ -1,0 +1,47 @@
+"""EXIF orientations of photographs with masks: counted, and named where they are the cause."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.data.cache import MaskSource
+from src.data.masks import image_size, read_labelled
+from src.script import UserError
+
+
+def photograph(disk, name, orientation, size=(6, 8)):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(disk.path(name), exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_images_with_an_orientation_are_counted(disk, orientation):
+    photograph(disk, "images/1.jpg", orientation)
+    photograph(disk, "images/2.jpg", 1)
+    for name in ("1", "2"):
+        disk.mask(f"masks/{name}.png", {(0, 0): 1})
+    notes = " | ".join(read_labelled("auto", disk.root).notes)
+    assert "with an EXIF orientation, which is applied" in notes
+    assert "drawn on the turned image: 1 (images/1.jpg)" in notes
+
+
+def test_an_upright_set_has_no_such_note(disk):
+    disk.image("images/1.jpg")
+    disk.mask("masks/1.png", {(0, 0): 1})
+    assert not read_labelled("auto", disk.root).notes
+
+
+def test_a_mask_in_stored_pixels_is_refused_by_its_cause_and_the_remedy_works(disk):
+    photograph(disk, "images/1.jpg", 6)
+    disk.mask("masks/1.png", {(0, 0): 1})
+    index = read_labelled("auto", disk.root)
+    assert image_size(index.image_path(0)) == (8, 6)
+    source = MaskSource(disk.root, ["images/1.jpg"], ["masks/1.png"])
+    what = r"masks/1\.png is 8x6 pixels but its image .*images/1\.jpg is 6x8 as its EXIF orientati"
+    with pytest.raises(UserError, match=what + r"on 6 turns it.*remove the EXIF orientation"):
+        source[0]
+    with pytest.raises(UserError, match=what):
+        index.read_mask("masks/1.png", (8, 6))
+    photograph(disk, "images/1.jpg", 1)
+    assert source[0].shape == (6, 8, 4)
