@@ -12,7 +12,7 @@ others are), in one process and in turns:
 - untuned: loop + data in channels-first fp32, freed memory handed back as glibc does by itself.
 
 All but the last compute in the precision and layout that autotune chose and keep freed memory, as
-a run does (`src/engine/memory.py`); EMA is off. Frozen norms are applied by the convolutions before
+a run does (`src/engine/cpu.py`); EMA is off. Frozen norms are applied by the convolutions before
 them (`src/models/folding.py`) in the real loop, by themselves in floor and untuned. The weights are
 random: their values do not change the time. One round of each is one epoch of `--steps` steps.
 """

@@ -88,6 +88,9 @@ def sweep(folder: Path, *names: str) -> None:
 def atomic_array(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[Any]:
     """Yield a writable memory map that becomes the ``.npy`` file ``path`` when it is whole.
 
+    The map is closed at the end, since Windows renames no file that is mapped: nobody may touch
+    the array after it.
+
     Raises:
         OSError: the disk has no room for it (said before the first byte is written).
     """
@@ -95,12 +98,16 @@ def atomic_array(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[Any
 
     with replacing(path) as temporary:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-        with temporary.open("r+b") as file:
-            if hasattr(os, "posix_fallocate"):  # writing to a map of a full disk kills the process
-                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-            yield array
-            array.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("r+b") as file:
+                # writing to a map of a full disk kills the process
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+                yield array
+                array.flush()
+                os.fsync(file.fileno())
+        finally:
+            array._mmap.close()  # type: ignore[attr-defined]
 
 
 def sync_folder(folder: Path) -> None:

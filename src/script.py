@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+# Operators that MPS lacks then run on the CPU. torch reads it at its import, and not again.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
 
 class UserError(ValueError):
     """A mistake the user can mend; the message is one line that names the remedy."""

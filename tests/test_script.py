@@ -161,3 +161,31 @@ def test_several_processes_are_refused_where_one_does_the_work(
     launch(monkeypatch, 0)
     assert status(lambda _: 1 // 0) == 2
     assert "leave torchrun out" in capsys.readouterr().err
+
+
+def test_every_script_sets_mps_fallback_before_it_imports_torch() -> None:
+    """torch reads the variable once, at its import."""
+    program = """
+import importlib, os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        early = name == "torch" and os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") != "1"
+        assert not early, f"{script} imports torch first"
+
+sys.meta_path.insert(0, Watch())
+for script in sys.argv[1:]:
+    os.environ.pop("PYTORCH_ENABLE_MPS_FALLBACK", None)
+    for name in [name for name in sys.modules if name == "src" or name.startswith("src.")]:
+        del sys.modules[name]
+    importlib.import_module(script)
+    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1", script
+"""
+    root = Path(__file__).resolve().parents[1]
+    scripts = [path.stem for pattern in ("train_*.py", "infer_*.py", "optimize_*.py")
+               for path in sorted(root.glob(pattern))]  # fmt: skip
+    assert len(scripts) == 7
+    done = subprocess.run(
+        [sys.executable, "-c", program, *scripts], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -185,3 +185,29 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, write: 
     with write(path, *options):
         assert len(list(tmp_path.glob(".x.npy.*.tmp"))) == 1
     assert path.read_bytes() != before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_map_is_closed_before_its_file_is_renamed_or_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """As Windows wants it."""
+    import contextlib
+
+    import numpy as np
+
+    closed: list[bool] = []
+    for name in ("replace", "unlink"):
+        original = getattr(Path, name)
+        monkeypatch.setattr(
+            Path, name, lambda *a, f=original, **k: (closed.append(mapped.closed), f(*a, **k))[1]
+        )
+    with contextlib.suppress(ZeroDivisionError):  # noqa: SIM117  # the map is made inside
+        with atomic_array(tmp_path / "x.npy", (4,), np.float16) as array:
+            mapped = array._mmap
+            array[:] = 3
+            if fails:
+                raise ZeroDivisionError
+    assert closed == [True]
+    if not fails:
+        assert np.load(tmp_path / "x.npy").tolist() == [3] * 4
