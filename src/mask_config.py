@@ -20,7 +20,7 @@ from src.config import (
 from src.option import Options, defaults, option
 from src.script import UserError
 
-WIDTH: dict[str, Any] = {"least": 8, "most": 4096, "also": 0}
+WIDTH: dict[str, Any] = {"least": 8, "most": 1024, "also": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,10 @@ class ResizeConfig(Options, group="augmentation"):
     """How images with masks are resized in training."""
 
     scale_min: float = option(
-        0.75, "smallest factor a training image is resized by", above=0, most=10
+        0.75, "smallest factor a training image is resized by", least=0.1, most=10
     )
     scale_max: float = option(
-        1.5, "largest factor a training image is resized by", above=0, most=10
+        1.5, "largest factor a training image is resized by", least=0.1, most=10
     )
 
     def __post_init__(self) -> None:
