@@ -12,7 +12,7 @@ from __future__ import annotations
 import atexit
 import functools
 import math
-import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import shutil
 import signal
@@ -279,6 +279,8 @@ def _deaf_to_signals() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows; _start_worker does what can be done
         yield
         return
+    if CONTEXT != "fork":  # spawning's own helper unblocks signals when it starts
+        multiprocessing.resource_tracker.ensure_running()
     handler = signal.getsignal(signal.SIGCHLD)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
