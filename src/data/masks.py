@@ -80,7 +80,8 @@ def read_labelled(name: str, root: Path | str, **options: Any) -> MaskIndex:
     if kept.empty:
         raise UserError(
             f"{root} has no labelled images outside its test split: found {describe(Path(root))}; "
-            "a mask lies in masks/ and has its image's stem, as .png or .npy (docs/layouts.md)"
+            "a mask lies in masks/ and has its image's stem, as .png or .npy; other annotations "
+            "are exported as COCO JSON (docs/layouts.md)"
         )
     index = replace(index, table=kept)
     check_any_labels(index)

@@ -28,7 +28,7 @@ from src.data.sources.masks import (
     pair,
 )
 from src.data.sources.places import describe, is_doubtful, read_place, walk
-from src.data.sources.stems import match_masks, strip_mask_word
+from src.data.sources.stems import match_masks, part_masks
 from src.script import UserError
 
 NAMES = ("classes.txt", "class_names.txt", "labels.txt")  # the last two of labelme and PaddleSeg
@@ -91,12 +91,18 @@ def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
     loose = _match_loose(root, images, masks.pop("", {}), notes)
     if set(images) == {""}:
         images = _divide(root, images[""], masks, notes)
+    known = {
+        split: masks.get(split, {}) | {n: p for n, p in loose.items() if n in part}
+        for split, part in images.items()
+    }
+    blind = Counter(name for split, part in images.items() if not known[split] for name in part)
     for split in sorted(images, key=_ORDER.index):
-        part = images[split]
-        known = masks.get(split, {}) | {n: p for n, p in loose.items() if n in part}
-        if split in ("train", "valid") and not known and (loose or masks):
+        part, drawn = images[split], known[split]
+        if split in ("train", "valid") and not drawn and (loose or masks):
             notes.append(f"{root}, split {split}: no masks, so its images are to be predicted")
-        yield from pair(root, part, match_masks(part, known, notes), split, notes=notes)
+        for row in pair(root, part, match_masks(part, drawn, notes), split, notes=notes):
+            twice = not drawn and blind[row.id] > 1  # in two splits that both become test
+            yield row._replace(id=f"{split}/{row.id}") if twice else row
     lone = [n for n in loose if not any(n in part for part in images.values())]
     note_missing(notes, f"{root}: masks without an image", lone)
 
@@ -137,12 +143,14 @@ def read_classes(root: Path) -> tuple[str, ...]:
     return ()
 
 
-def _list_files(root: Path, notes: list[str]) -> tuple[dict[str, Files], dict[str, Files]]:
+def _list_files(
+    root: Path, notes: list[str], *, loose: bool = True
+) -> tuple[dict[str, Files], dict[str, Files]]:
     """List images and masks as {split: {id: path}}."""
     found: dict[str, list[tuple[str, str, Path]]] = {"image": [], "mask": [], "": []}
     skipped: dict[str, list[tuple[str, str]]] = {"image": [], "mask": [], "": []}
     for parts, files in walk(root):
-        place = read_place(parts)
+        place = read_place(parts, loose=loose)
         suffixes = MASK_SUFFIXES if place.kind == "mask" else IMAGE_SUFFIXES
         for path in (root.joinpath(*parts, file) for file in files):
             if path.suffix.lower() in suffixes:
@@ -150,17 +158,22 @@ def _list_files(root: Path, notes: list[str]) -> tuple[dict[str, Files], dict[st
                 found[place.kind].append((place.split, name, path))
             elif path.suffix.lower() not in _BESIDE:
                 skipped[place.kind].append((place.split, path.as_posix()))
+    if loose and not found["image"] and not found[""]:
+        return _list_files(root, notes, loose=False)
     blurred = [path for _, path in skipped["mask"] if Path(path).suffix.lower() in IMAGE_SUFFIXES]
     if blurred and not found["mask"]:
         raise UserError(
             f"{Path(blurred[0]).parent} holds no .png or .npy: JPEG changes labels, save masks as "
             "PNG"
         )
+    note_missing(notes, f"{root}: masks left out, for JPEG changes labels: save as PNG", blurred)
     named = {split for split, _, _ in found["image"]}
     others = [file for file in found[""] if not named or (file[0] and file[0] not in named)]
     images, masks = found["image"] + others, found["mask"]
     if not masks:
-        images, masks = _part_masks(images)
+        beside = part_masks([path for _, _, path in images], twins=not named)
+        masks = [file for file in images if file[2] in beside]
+        images = [file for file in images if file[2] not in beside]
     left = skipped["image"] + ([] if named else skipped[""])
     _tell_skipped(root, left, blind=not masks, notes=notes)
     doubtful = {part for parts, _ in walk(root) for part in parts if is_doubtful(part)}
@@ -181,18 +194,6 @@ def _tell_skipped(
     endings = Counter(Path(path).suffix.lower() or "without an ending" for _, path in skipped)
     for ending, count in endings.items():
         notes.append(f"{root}: {count} files {ending} among the images, left out: convert them")
-
-
-def _part_masks(files: list[tuple[str, str, Path]]) -> tuple[list, list]:
-    """Part ``7_mask.png`` from ``7.jpg`` where both lie in one folder."""
-    names = {(split, name) for split, name, _ in files}
-    masks = [
-        (split, name, path)
-        for split, name, path in files
-        if path.suffix.lower() in MASK_SUFFIXES and (split, strip_mask_word(name)) in names
-    ]
-    masks = [file for file in masks if strip_mask_word(file[1]) != file[1]]
-    return [file for file in files if file not in masks], masks
 
 
 def _match_loose(root: Path, images: Mapping[str, Files], masks: Files, notes: list[str]) -> Files:

@@ -19,9 +19,8 @@ import pandas as pd
 from src.script import UserError
 
 COLUMNS = ("id", "image", "target", "group", "split")
-IMAGE_SUFFIXES = frozenset({
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp"),
-})  # fmt: skip
+JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+IMAGE_SUFFIXES = JPEG | {".png", ".bmp", ".tif", ".tiff", ".webp"}
 MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
 _ORIENTATION = 274  # EXIF's tag
 _LOOK_AT = 4000  # headers of images; as many as a disk gives in a second or two

@@ -16,19 +16,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("train", "training", "학습", "훈련"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "검증"), "valid"),
+    **dict.fromkeys(("test", "testing", "테스트", "시험"), "test"),
 }
-_STRONG = frozenset({"image", "images", "img", "imgs", "mask", "masks"})
+_STRONG = frozenset({"image", "images", "img", "imgs", "mask", "masks", "이미지", "마스크"})
 _IMAGES = frozenset({
     *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "rgb"),
     *("input", "inputs", "frames", "original", "originals"),
+    *("이미지", "사진", "원본"),
 })  # fmt: skip
 _MASKS = frozenset({
     *("mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots"),
     *("anno", "annos", "ann", "anns", "gt", "gts", "truth", "truths", "groundtruth", "laneseg"),
     *("seg", "segs", "segmentation", "segmentations", "target", "targets", "trimap", "trimaps"),
+    *("lab", "labs", "마스크", "라벨", "정답"),
 })  # fmt: skip
 _DATA = frozenset({"set", "sets", "data", "dataset"})
 _FILL = _DATA | {
@@ -64,17 +66,21 @@ class _Name(NamedTuple):
     doubtful: bool
 
 
-def read_place(folders: Sequence[str]) -> Place:
+def read_place(folders: Sequence[str], *, loose: bool = True) -> Place:
     """Read the names of the folders of a file, outermost first.
 
     The kind is what the innermost ``images`` or ``masks`` says, else the outermost name that says
     one; the split is the outermost.
+
+    Args:
+        folders: the names.
+        loose: whether a name that says more, as ``polyps_with_GT``, may say a kind too.
     """
     names = [_read_name(folder) for folder in folders]
     kinds = [place for place, name in enumerate(names) if name.kind]
     strong = [place for place in kinds if names[place].strong]
     strict = [place for place in kinds if names[place].strict]
-    chosen = (strong[-1:] or strict[:1] or kinds[:1] or [-1])[0]
+    chosen = (strong[-1:] or strict[:1] or (kinds[:1] if loose else []) or [-1])[0]
     split = next((name.split for name in names if name.split), "")
     rest = []
     for place, (folder, name) in enumerate(zip(folders, names, strict=True)):
@@ -138,7 +144,8 @@ def find_inner(root: Path) -> Path:
         others = [e for e in entries if e.suffix.lower() not in notes and not e.is_dir()]
         if len(inner) != 1 or others or any(split_of_name(e.stem) for e in entries):
             return root
-        if _read_name(inner[0].name).kind:
+        name = _read_name(inner[0].name)
+        if name.kind and name.strict:
             return root
         root = inner[0]
     return root

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from src.data.sources.masks import note_missing
+from src.data.sources.masks import JPEG, MASK_SUFFIXES, note_missing
 from src.script import UserError
 
 _MASK_WORD = "masks?|labels?|seg|segmentation|gt|annotation|gtFine_labelIds|gtFine_labelTrainIds"
@@ -56,11 +56,22 @@ def match_masks(
     return found
 
 
-def strip_mask_word(name: str) -> str:
-    """Take words that say mask off either end of the last part of an id."""
-    return _strip(name, _MASK_AFFIX)
+def part_masks(files: Sequence[Path], *, twins: bool) -> set[Path]:
+    """Return the masks among files that lie beside their images: ``7_mask.png`` of ``7.jpg``.
+
+    Args:
+        files: images and masks.
+        twins: whether ``7.png`` is the mask of ``7.jpg``, too.
+    """
+    worded = {path for path in files if _strip(path.stem, _MASK_AFFIX) != path.stem}
+    bare = {(path.parent, _strip(path.stem)) for path in files if path not in worded}
+    blurred = {path.with_suffix("") for path in files if path.suffix.lower() in JPEG}
+    found = {path for path in worded if (path.parent, _strip(path.stem)) in bare}
+    found |= {path for path in files if twins and path.with_suffix("") in blurred}
+    return {path for path in found if path.suffix.lower() in MASK_SUFFIXES}
 
 
 def _strip(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
+    """Take such words off either end of the last part of an id."""
     folder, slash, stem = name.rpartition("/")
     return folder + slash + (affix.sub("", stem) or stem)

@@ -236,3 +236,39 @@ def test_lists_of_images_that_are_missing_are_said(disk):
     disk.text("VOC2012/ImageSets/Segmentation/train.txt", "9")
     with pytest.raises(UserError, match=r"no images .*listed, but image or mask is missing: 1 \(9"):
         read_source("auto", disk.root)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("train/7_sat.jpg", "train/7_mask.png"),
+        ("crops/7.jpg", "crops/7.png"),
+        ("train_img/7.jpg", "train_lab/7.png"),
+        ("이미지/7.jpg", "마스크/7.png"),
+        ("polyps_with_GT/benign/7.png", "polyps_with_GT/benign/7_mask.png"),
+        ("leftImg8bit/train/a/7_leftImg8bit.png", "gtFine/train/a/7_gtFine_labelIds.png"),
+    ],
+)
+def test_pairs_as_public_sets_name_them(disk, image, mask):
+    disk.image(image)
+    disk.mask(mask, {(0, 0): 1})
+    index = read_source("auto", disk.root)
+    pairs = [(index.root / name for name in row) for row in index.table[["image", "target"]].values]
+    assert [tuple(pair) for pair in pairs] == [(disk.root / image, disk.root / mask)]
+
+
+def test_labels_of_other_tools_are_refused_with_what_was_found(disk):
+    for split in ("train", "valid"):
+        disk.image(f"{split}/images/1.jpg")
+        disk.text(f"{split}/labels/1.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5")
+    with pytest.raises(
+        UserError, match=r"valid/labels/ \(1 \.txt\).*exported as COCO"
+    ):
+        read_labelled("auto", disk.root)
+    assert read_test_masks("auto", disk.root).table["id"].tolist() == ["train/1", "valid/1"]
+
+
+def test_masks_left_out_for_being_jpeg_are_counted(disk):
+    disk.image("images/1.jpg", "images/2.jpg", "masks/1.jpg")
+    disk.mask("masks/2.png", {(0, 0): 1})
+    assert "for JPEG changes labels: save as PNG: 1" in " | ".join(read_folders(disk.root).notes)
