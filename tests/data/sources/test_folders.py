@@ -261,9 +261,7 @@ def test_labels_of_other_tools_are_refused_with_what_was_found(disk):
     for split in ("train", "valid"):
         disk.image(f"{split}/images/1.jpg")
         disk.text(f"{split}/labels/1.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5")
-    with pytest.raises(
-        UserError, match=r"valid/labels/ \(1 \.txt\).*exported as COCO"
-    ):
+    with pytest.raises(UserError, match=r"valid/labels/ \(1 \.txt\).*exported as COCO"):
         read_labelled("auto", disk.root)
     assert read_test_masks("auto", disk.root).table["id"].tolist() == ["train/1", "valid/1"]
 
