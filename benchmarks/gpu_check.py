@@ -38,6 +38,7 @@ from src.files import write_text
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 ON_A_CPU = 10.0  # times a card's limits
+RUNNING: set[subprocess.Popen[bytes]] = set()  # steps, each the leader of a group
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def run_process(command: Sequence[str], log: Path, limit_s: float) -> str:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
+        RUNNING.add(process)
         late = False
         try:
             process.wait(limit_s)
@@ -118,15 +120,28 @@ def run_process(command: Sequence[str], log: Path, limit_s: float) -> str:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_S)
         finally:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
-            process.wait()
+            kill_group(process)
+            RUNNING.discard(process)
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""]
     if late:
         return f"stopped after {limit_s:.0f} s ({lines[-1][:200]})"
     if process.returncode:
         return f"exit status {process.returncode}: {lines[-1][:400]}"
     return ""
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+    process.wait()
+
+
+def stop_all(signum: int, frame: FrameType | None) -> None:
+    """End every step, then this process."""
+    for process in tuple(RUNNING):
+        kill_group(process)
+    os._exit(128 + signum)  # without waiting for the threads
 
 
 def run_steps(
@@ -260,6 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("skipped: no CUDA card here; --device cpu --tiny tries the script itself")
             return 0
         args.device = "cuda"
+    signal.signal(signal.SIGTERM, stop_all)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         results = check(args, Setting(args.device, args.tiny, Path(folder)))
     return int(any(result.status != "PASS" for result in results))

@@ -14,6 +14,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from benchmarks.gpu_report import Report, Setting
@@ -28,15 +29,17 @@ from benchmarks.train_step import (
     photograph_loader,
     synchronize,
 )
-from src.config import EngineConfig
+from src.config import EngineConfig, FoldConfig
 from src.engine.autotune import autotune
 from src.engine.runtime import Runtime, start_runtime
 from src.losses.classification import build_loss
 from src.models.classifier import Classifier, build_classifier
+from src.reader import parse
 from src.tasks.classification import Classification
 
 GIB = 2.0**30
 ROUNDS = 3
+PRESETS = ROOT / "configs" / "classify.yaml"
 
 
 def build(setting: Setting, name: str, size: int, **options: Any) -> Classifier:
@@ -151,32 +154,22 @@ def loops(
 
 def presets(setting: Setting, report: Report) -> None:
     """Measure training steps of the seven presets: at their micro-batch, and at the whole batch."""
-    import yaml
-
     runtime = start(setting)
-    content = yaml.safe_load((ROOT / "configs" / "classify.yaml").read_text(encoding="utf-8"))
-    for name, own in content["models"].items():
-        row = content["train"] | own
-        release()
-        size, batch = setting.pick((row["image_size"], row["batch_size"]), (32, 4))
+    for name in yaml.safe_load(PRESETS.read_text(encoding="utf-8"))["models"]:
+        flags = ["--config", str(PRESETS), "--model", name]
+        row = parse(FoldConfig, flags, prog="train_fold.py", description="", row_by="model")
+        size, batch = setting.pick((row.image_size, row.batch_size), (32, 4))
+        micros = {setting.pick(row.micro_batch_size or batch, 2), batch}
         begun = time.perf_counter()
-        net = setting.pick(row["timm_id"], "test_efficientnet")
-        model = build(setting, net, size, pool=row["pool"], drop_path_rate=row["drop_path_rate"])
-        for micro in sorted({setting.pick(row["micro_batch_size"], 2), batch}):
+        net = setting.pick(row.timm_id, "test_efficientnet")
+        model = build(setting, net, size, pool=row.pool, drop_path_rate=row.drop_path_rate)
+        model.frozen_norms = row.norms == "frozen"
+        for micro in sorted(micros):
             release()
-            options = config(batch, micro, ema=0.998)
-            options = replace(options, layer_decay=row["layer_decay"], lr=row["lr"])
+            options = replace(row, batch_size=batch, micro_batch_size=micro, epochs=10**5)
             rate, used = step_rate(model, size, batch, runtime, options)
-            minutes = 20 * 10_000 / rate / 60
-            cells = (
-                name,
-                size,
-                batch,
-                used,
-                f"{rate:,.0f}",
-                f"{peak_gib():.1f}",
-                f"{minutes:,.0f}",
-            )
+            cells = (name, size, batch, used, f"{rate:,.0f}", f"{peak_gib():.1f}",
+                     f"{20 * 10_000 / rate / 60:,.0f}")  # fmt: skip
             report.row(f"The seven presets, {runtime.precision}, one fold", PRESET_HEADER, cells)
         report.fact(f"{name} {time.perf_counter() - begun:.0f} s")
         del model
@@ -203,7 +196,8 @@ def step_rate(
     for steps in (2, 4):  # the first two to warm up
         resident = Resident(batch, steps)
         job = Job(task(), resident, None, options, run, runtime, None, guard, Pause())
-        parts.state.step = parts.state.epoch = 0
+        parts.state.step = parts.state.epoch = parts.state.rows = 0
+        parts.state.sums = {}
         started = time.perf_counter()
         train_epoch(parts, job, lambda: None)
         synchronize(runtime)
