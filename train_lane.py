@@ -59,7 +59,8 @@ def read_lanes(config: LaneConfig) -> MaskData:
     if data.index.num_classes != 2:
         raise UserError(
             f"{root} has {data.index.num_classes} classes: train_lane.py learns one against the "
-            "background; use train_distill.py for more"
+            "background; use train_distill.py for more, "
+            "or --source lanes, for which every number above 0 is the one class"
         )
     return data
 

@@ -182,6 +182,10 @@ def test_ids_are_unique(disk, content):
     write(disk, content)
     with pytest.raises(UserError, match="two categories have the id 4, banana and apple"):
         read_coco(disk.root)
+    content["categories"][0]["id"] = 9  # the remedies
+    write(disk, content)
+    index = read_coco(disk.root)
+    assert [(index.read_mask(target) > 0).sum() for target in index.table["target"]] == [4, 13]
 
 
 def test_an_image_in_two_files_is_refused(disk, content):
@@ -193,6 +197,8 @@ def test_an_image_in_two_files_is_refused(disk, content):
     disk.json("train/more_annotations.coco.json", CONTENT)
     with pytest.raises(UserError, match=r"p7\.jpg is listed in .*: remove one of the files"):
         read_coco(disk.root)
+    (disk.root / "train/more_annotations.coco.json").unlink()
+    assert len(read_coco(disk.root)) == 3
 
 
 @pytest.mark.parametrize(
@@ -238,8 +244,11 @@ def test_names_with_other_folders_before_them(disk, content, name):
 def test_a_name_that_fits_two_files_is_refused(disk, content):
     disk.image("images/p14.jpg", "a/images/p7.jpg", "b/images/p7.jpg")
     disk.json("result.json", content)
-    with pytest.raises(UserError, match=r"may be a/images/p7\.jpg or b/images/p7\.jpg"):
+    with pytest.raises(UserError, match=r"may be a/images/p7\.jpg or b/images/p7\.jpg.*in full"):
         read_coco(disk.root)
+    content["images"][0]["file_name"] = "b/images/p7.jpg"
+    disk.json("result.json", content)
+    assert read_coco(disk.root).table["image"].iat[0] == "b/images/p7.jpg"
 
 
 def test_equal_names_in_two_folders_stay_apart(disk, content):

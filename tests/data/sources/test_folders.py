@@ -88,6 +88,10 @@ def test_masks_that_are_not_divided_belong_to_every_split(disk):
     disk.image("images/test/1.jpg")
     with pytest.raises(UserError, match="divide the masks into the same folders"):
         read_source("auto", disk.root)
+    for name, split in (("1", "train"), ("2_mask", "test")):
+        (disk.root / "masks" / split).mkdir()
+        (disk.root / f"masks/{name}.png").rename(disk.root / f"masks/{split}/{name}.png")
+    assert len(read_source("auto", disk.root)) == 3
 
 
 def test_paddleseg_lists_name_pairs(disk):

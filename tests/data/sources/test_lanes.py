@@ -81,14 +81,16 @@ def test_a_list_is_read_too(disk):
         (label(7), "raw_file is no text"),
         ('{"lanes": [], "h_samples": []}', "it lacks 'raw_file': mend or remove it"),
         ('{"lanes": [], ', "no TuSimple label"),
-        ("[1]", "no TuSimple label"),
+        ("7", "no TuSimple label"),
     ],
 )
 def test_a_damaged_line_is_named(disk, line, message):
-    frames(disk, "", "0313/1")
-    disk.text("label_data_0313.json", line)
+    good = label(*frames(disk, "", "0313/1"))
+    disk.text("label_data_0313.json", line, good)
     with pytest.raises(UserError, match=rf"label_data_0313\.json, line 1: .*{message}"):
         read_lanes(disk.root)
+    disk.text("label_data_0313.json", good)  # the remedy: the line removed
+    assert len(read_lanes(disk.root)) == 1
 
 
 def test_lines_that_are_not_utf8_are_named(disk):
