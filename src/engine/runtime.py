@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -119,7 +120,10 @@ class Runtime:
         if self.num_processes == 1:
             return model
         ids = None if self.device.type == "cpu" else [self.device]
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        names = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        # torch 2.14 gave the option another name
+        name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, **{name: False})
 
     @cached_property
     def scaler(self) -> torch.amp.GradScaler:

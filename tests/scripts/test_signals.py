@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ import pytest
 
 from benchmarks.kill_resume import LEARNED, MODEL, PRELOADED, make_competition
 from benchmarks.timing import ROOT
+from tests.mask_runs import TINY, draw
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,10 +32,9 @@ FLAGS = [*LEARNED.split(), "--config", "", "--device", "cpu", "--cache", "none",
 FLAGS += ["--epochs", "40", "--patience", "0"]
 
 
-def run_child(flags: list[str], log: Path, env: dict[str, str], prepare: Any) -> None:
-    """Be train_fold.py in a session of one's own; called in a process forked from a clean one."""
+def run_child(script: str, flags: list[str], log: Path, env: dict[str, str], prepare: Any) -> None:
+    """Be a script in a session of one's own; called in a process forked from a clean one."""
     from src.script import run_script
-    from train_fold import main
 
     os.setsid()
     handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -43,8 +44,28 @@ def run_child(flags: list[str], log: Path, env: dict[str, str], prepare: Any) ->
     os.chdir(ROOT)
     if prepare:
         prepare()
-    sys.argv = ["train_fold.py", *flags]
-    run_script(main, launched=True)
+    sys.argv = [f"{script}.py", *flags]
+    run_script(importlib.import_module(script).main, launched=True)
+
+
+def launch(
+    script: str, flags: list[str], log: Path, processes: int = 1, prepare: Any = None
+) -> list[Any]:
+    """Start a script in one process, or in several as torchrun would."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    env |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    started = []
+    for rank in range(processes):
+        own = env | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        child = context.Process(target=run_child, args=(script, flags, log, own, prepare))
+        child.start()
+        started.append(child)
+    return started
 
 
 @dataclass
@@ -57,21 +78,7 @@ class Training:
         self, name: str, workers: int = 0, processes: int = 1, prepare: Any = None
     ) -> list[Any]:
         """Start a training in the output folder ``name``."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOADED))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        env |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-        started = []
-        for rank in range(processes):
-            own = env | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-            args = (self.flags(name, workers), self.log(name), own, prepare)
-            child = context.Process(target=run_child, args=args)
-            child.start()
-            started.append(child)
-        return started
+        return launch("train_fold", self.flags(name, workers), self.log(name), processes, prepare)
 
     def flags(self, name: str, workers: int) -> list[str]:
         """Return the command line."""
@@ -119,6 +126,7 @@ def wait(condition: Callable[[], bool], log: Path) -> None:
     """Wait until ``condition`` holds."""
     until = time.monotonic() + PATIENCE_S
     while not condition():
+        assert not log.exists() or "Traceback" not in log.read_text(), log.read_text()
         assert time.monotonic() < until, log.read_text() if log.exists() else "nothing printed"
         time.sleep(0.01)
 
@@ -192,8 +200,8 @@ def test_ctrl_c_with_spawned_workers(training: Training, tmp_path: Path) -> None
     script = tmp_path / "spawning.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from src.data import loader\nfrom src.script import run_script\n"
-        "from train_fold import main\nloader.CONTEXT = 'spawn'\n"
+        "from src.data import dataset\nfrom src.script import run_script\n"
+        "from train_fold import main\ndataset.CONTEXT = 'spawn'\n"
         "if __name__ == '__main__':\n    run_script(main)\n"
     )
     with training.log(name).open("w") as log:
@@ -242,3 +250,18 @@ def test_too_little_shared_memory_is_foreseen(training: Training) -> None:
     assert status == [0], said
     assert "loader processes instead of 2: /dev/shm has room for" in said
     assert training.results(name) == training.whole(1)
+
+
+def test_two_ranks_distil(tmp_path: Path) -> None:
+    """Every rank reads what rank 0 wrote a moment ago; rank 0 alone prints."""
+    for split, names in (("train", "abcdefgh"), ("val", "ijkl")):
+        draw(tmp_path / "shapes", split, names, 3, seed=len(names))
+    flags = [*TINY, "--config", "", "--data_dir", str(tmp_path / "shapes"), "--output_dir"]
+    flags += [str(tmp_path / "out"), "--student", "tu-test_resnet", "--teacher", "tu-test_resnet"]
+    flags += ["--student_pretrained", "none", "--teacher_pretrained", "none", "--arch", "unet"]
+    flags += ["--batch_size", "4", "--epochs", "1", "--allow_weak_teacher", "--name", "duo"]
+    for attempt in ("first", "again"):  # the second finds all of it finished
+        log = tmp_path / f"{attempt}.log"
+        assert end(launch("train_distill", flags, log, processes=2)) == [0, 0], log.read_text()
+        assert log.read_text().count("\ndistilled ") == 1
+    assert log.read_text().count("skipped") == 3
