@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 SCENES = "road_scenes"
 SIDE = 384
-TWO_CLASSES = ("folders", "coco")  # layouts of any classes, of which a lane run sees two
+TWO_CLASSES = (
+    "folders",
+    "coco",
+    "labelme",
+    "labelstudio",
+)  # layouts of any classes, of which a lane run sees two
 
 
 def fold_of(text: str) -> int | None:

@@ -26,10 +26,7 @@ _NEEDED = {
     "annotations": ("image_id", "category_id"),
 }
 # By the first key of a file it is told what it is without reading the whole.
-_FIRST_KEYS = {
-    **dict.fromkeys((*_NEEDED, "info", "licenses", "type"), "coco"),
-    **dict.fromkeys(("version", "flags", "shapes"), "labelme"),
-}
+_FIRST_KEYS = (*_NEEDED, "info", "licenses", "type", "version", "flags", "shapes")
 USUAL = ("instances_*.json", "*_annotations.coco.json")  # others beside them repeat the images
 
 
@@ -43,7 +40,7 @@ class CocoFile(NamedTuple):
 
 
 def find_json(root: Path, form: str) -> list[Path]:
-    """List the JSON files below ``root`` that are "coco" or "labelme", train before valid."""
+    """List the JSON files below ``root`` that are "coco", "labelme" or "labelstudio"."""
     depth = 99 if form == "labelme" else 3
     paths = [
         root.joinpath(*parts, file)
@@ -52,7 +49,7 @@ def find_json(root: Path, form: str) -> list[Path]:
         if file.lower().endswith(".json")
     ]
     usual = [path for path in paths if any(map(path.match, USUAL))] if form == "coco" else []
-    found = usual or [path for path in paths if _first_key(path) == form]
+    found = usual or [path for path in paths if _form(path) == form]
     order = ("train", "valid", "test", "")
     return sorted(found, key=lambda path: (order.index(_split_of(root, path)), path.parts))
 
@@ -110,14 +107,22 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON ({error}): restore the file") from error
 
 
-def _first_key(path: Path) -> str:
+def _form(path: Path) -> str:
+    """Tell by its beginning which tool wrote a file: coco, labelme, labelstudio or ""."""
     with path.open("rb") as file:
         head = file.read(4096)
-    text = head.decode(
-        "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "ignore"
-    )
+    wide = head[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = head.decode("utf-16" if wide else "utf-8-sig", "ignore")
+    if re.match(r"\s*\[\s*\{", text) and '"annotations"' in text and '"result"' in text:
+        return "labelstudio"
     match = re.match(r'\s*\{\s*"(\w+)"', text)
-    return _FIRST_KEYS.get(match[1], "") if match else ""
+    if not match or match[1] not in _FIRST_KEYS:
+        return ""
+    if '"shapes"' in text:
+        return "labelme"
+    whole = path.read_bytes()
+    codec = "utf-16-le" if wide else "utf-8"
+    return "coco" if all(f'"{key}"'.encode(codec) in whole for key in _NEEDED) else ""
 
 
 def _split_of(root: Path, path: Path) -> str:

@@ -7,9 +7,9 @@ https://github.com/wkentaro/labelme
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from src.data.sources.annotations import CocoFile, find_json, find_shape_fault, read_json
 from src.data.sources.coco import index_files
@@ -38,43 +38,55 @@ def read_labelme(root: Path | str, *, merged: str = "", block: int = 50) -> Mask
         UserError: no such file, a damaged one, or no shape with an area.
     """
     root = Path(root)
-    notes: list[str] = []
-    contents = {path: read_json(path) for path in find_json(root, "labelme")}
-    shapes = {path: _list_shapes(path, content) for path, content in contents.items()}
-    names = sorted({label for found in shapes.values() for label, _ in found})
-    if not names:
-        raise UserError(f"{root} holds no labelme JSON with a polygon: draw some")
-    left = [path.name for path, found in shapes.items() if len(found) < _count(contents[path])]
-    note_missing(notes, "labelme files with lines or points, which have no area: left out", left)
-    files, missing = [], []
     locator = Locator(root)
-    for path, found in shapes.items():
-        image = _find_image(path, contents[path], locator)
-        if image is None:
-            missing.append(path.name)
-            continue
-        files.append(_as_coco(root, path, image, found, names))
-    note_missing(notes, "labelme files whose photograph is missing", missing)
-    if not files:
-        raise UserError(f"{next(iter(shapes))} has no photograph beside it: put it there")
+    drawings = []
+    for path in find_json(root, "labelme"):
+        content = read_json(path)
+        image = _find_image(path, content, locator)
+        shapes = content.get("shapes") or []
+        outlines = [_read_shape(path, *shape) for shape in enumerate(shapes, start=1)]
+        drawings.append(Drawing(path, "0", image, outlines))
+    return index_drawings(root, drawings, [], merged=merged, block=block)
+
+
+class Drawing(NamedTuple):
+    """What one photograph has drawn on it: (label, polygon [x, y, ...]; [] for one without area).
+
+    ``number`` tells the photographs of one file apart; ``image`` is None where it is missing.
+    """
+
+    file: Path
+    number: str
+    image: Path | None
+    outlines: list[tuple[str, list[float]]]
+
+
+def index_drawings(
+    root: Path, drawings: Sequence[Drawing], notes: list[str], *, merged: str, block: int
+) -> MaskIndex:
+    """Index photographs with polygons, as :func:`read_labelme` says."""
+    names = sorted({label for drawn in drawings for label, polygon in drawn.outlines if polygon})
+    if not names:
+        raise UserError(f"{root}: no polygon is drawn in {drawings[0].file.name}: draw some")
+    lines = [d.file.name for d in drawings if not all(polygon for _, polygon in d.outlines)]
+    note_missing(notes, "files with lines or points, which have no area: left out", lines)
+    missing = [drawn.file.name for drawn in drawings if drawn.image is None]
+    note_missing(notes, "annotated photographs that are missing, by file", missing)
+    if len(missing) == len(drawings):
+        raise UserError(f"{drawings[0].file} has no photograph beside it: put it there")
+    files = [_as_coco(root, drawn, names) for drawn in drawings if drawn.image]
     return index_files(root, files, notes, merged=merged, block=block)
 
 
-def _count(content: Any) -> int:
-    return len(content.get("shapes") or ())
-
-
-def _list_shapes(path: Path, content: Any) -> list[tuple[str, list[float]]]:
-    found = []
-    for place, shape in enumerate(content.get("shapes") or (), start=1):
-        try:
-            polygon = _outline(shape.get("shape_type") or "polygon", shape["points"])
-            if polygon and find_shape_fault([polygon]):
-                raise ValueError(find_shape_fault([polygon]))
-            found += [(str(shape["label"]), polygon)] if polygon else []
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: shape {place} is damaged ({error}): mend it") from error
-    return found
+def _read_shape(path: Path, place: int, shape: Any) -> tuple[str, list[float]]:
+    try:
+        polygon = _outline(shape.get("shape_type") or "polygon", shape["points"])
+        fault = find_shape_fault([polygon])
+        if fault:
+            raise ValueError(fault)
+        return str(shape["label"]), polygon
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: shape {place} is damaged ({error}): mend it") from error
 
 
 def _outline(kind: str, points: list[list[float]]) -> list[float]:
@@ -102,18 +114,19 @@ def _find_image(path: Path, content: Any, locator: Locator) -> Path | None:
     return found
 
 
-def _as_coco(
-    root: Path, path: Path, image: Path, shapes: list[tuple[str, list[float]]], names: list[str]
-) -> CocoFile:
-    width, height = image_header(image)[:2]
-    name = image.relative_to(root).as_posix()
+def _as_coco(root: Path, drawn: Drawing, names: list[str]) -> CocoFile:
+    assert drawn.image is not None
+    width, height = image_header(drawn.image)[:2]
+    name = drawn.image.relative_to(root).as_posix()
     numbers = {label: str(number) for number, label in enumerate(names, start=1)}
     content = {
-        "images": [{"id": "0", "file_name": name, "height": height, "width": width}],
+        "images": [{"id": drawn.number, "file_name": name, "height": height, "width": width}],
         "categories": [{"id": number, "name": label} for label, number in numbers.items()],
         "annotations": [
-            {"image_id": "0", "category_id": numbers[label], "segmentation": [polygon]}
-            for label, polygon in shapes
+            {"image_id": drawn.number, "category_id": numbers[label], "segmentation": [polygon]}
+            for label, polygon in drawn.outlines
+            if polygon
         ],
     }
-    return CocoFile(path, root, read_place(path.parent.relative_to(root).parts).split, content)
+    split = read_place(drawn.file.parent.relative_to(root).parts).split
+    return CocoFile(drawn.file, root, split, content)

@@ -23,6 +23,7 @@ from src.data.decode import read_bytes, read_size
 from src.data.sources.coco import is_coco, read_coco
 from src.data.sources.folders import holds_masks, read_folders
 from src.data.sources.frames import group_clips
+from src.data.sources.label_studio import is_label_studio, read_label_studio
 from src.data.sources.labelme import is_labelme, read_labelme
 from src.data.sources.lists import read_text
 from src.data.sources.locate import Locator
@@ -55,6 +56,8 @@ def read_lanes(root: Path | str, *, block: int = 50, line_width: int = LINE_WIDT
         return read_coco(root, merged=CLASSES[1], block=block)
     if is_labelme(root) and not holds_masks(root):
         return read_labelme(root, merged=CLASSES[1], block=block)
+    if is_label_studio(root) and not holds_masks(root):
+        return read_label_studio(root, merged=CLASSES[1], block=block)
     return read_folders(root, classes=CLASSES, labels="foreground", frames=block)
 
 

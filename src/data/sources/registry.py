@@ -14,6 +14,7 @@ from src.data.sources.coco import is_coco, read_coco
 from src.data.sources.cvppp import read_cvppp
 from src.data.sources.etis import read_etis
 from src.data.sources.folders import holds_masks, read_folders
+from src.data.sources.label_studio import is_label_studio, read_label_studio
 from src.data.sources.labelme import is_labelme, read_labelme
 from src.data.sources.lanes import is_tusimple, read_lanes
 from src.data.sources.masks import MaskIndex
@@ -31,6 +32,7 @@ SOURCES: dict[str, Callable[..., MaskIndex]] = {
     "camvid": read_camvid,
     "coco": read_coco,
     "labelme": read_labelme,
+    "labelstudio": read_label_studio,
     "lanes": read_lanes,
     "folders": read_folders,
     **{f"micro/{name}": partial(read_micro, dataset=name) for name in DATASETS},
@@ -74,6 +76,7 @@ def _find_sign(root: Path) -> str:
         ("lanes", lambda: is_tusimple(root)),
         ("coco", lambda: is_coco(root)),
         ("labelme", lambda: is_labelme(root) and not holds_masks(root)),
+        ("labelstudio", lambda: is_label_studio(root) and not holds_masks(root)),
     )
     return next((name for name, here in signs if here()), "")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from src.data.sources.lanes import read_lanes
-from src.data.sources.registry import read_source
+from src.data.sources.registry import detect_source, read_source
 from src.script import UserError
 
 
@@ -49,5 +49,40 @@ def test_damage_is_named(disk, points):
 
 def test_nothing_drawn_is_refused(disk):
     write(disk, "1")
-    with pytest.raises(UserError, match="no labelme JSON with a polygon"):
+    with pytest.raises(UserError, match=r"no polygon is drawn in 1\.json"):
         read_source("auto", disk.root)
+
+
+def test_json_of_something_else_is_no_annotation(disk):
+    disk.image("images/1.jpg")
+    disk.json("images/meta.json", {"version": 1, "info": {}})
+    disk.json("info.json", {"info": {}, "images": []})
+    disk.json("list.json", [{"a": 1}])
+    assert detect_source(disk.root) == "folders"
+
+
+def task(image, *items):
+    result = [{"type": kind, "value": {kind: ["car"], **value}} for kind, value in items]
+    return {"id": 1, "data": {"image": image}, "annotations": [{"result": result}]}
+
+
+def test_label_studio_draws_in_percent(disk):
+    disk.image("images/1f2e-p 1.jpg", "p2.jpg", "images/p3.jpg")
+    half = {"points": [[0, 0], [50, 0], [50, 50], [0, 50]]}
+    box = {"x": 50, "y": 50, "width": 25, "height": 50}
+    tasks = [
+        task("/data/upload/3/1f2e-p%201.jpg", ("polygonlabels", half), ("choices", {})),
+        task("/data/upload/3/9a9a-p2.jpg", ("rectanglelabels", box), ("brushlabels", {"rle": []})),
+        task("/data/local-files/?d=set/images/p3.jpg"),
+    ]
+    disk.json("project-1.json", tasks)
+    index = read_source("auto", disk.root)
+    assert index.classes == ("background", "car")
+    assert [index.read_mask(target, (6, 8)).sum() for target in index.table["target"]] == [12, 6, 0]
+    assert read_lanes(disk.root).classes == ("background", "lane")
+    disk.json("project-1.json", [*tasks, {"data": {}, "annotations": []}])
+    notes = read_source("labelstudio", disk.root).notes
+    assert "tasks without annotations, left out: 1 (project-1.json, task 4)" in notes
+    disk.json("project-1.json", [*tasks, {"data": {}, "annotations": [{"result": []}]}])
+    with pytest.raises(UserError, match=r"project-1\.json: task 4 is damaged"):
+        read_source("labelstudio", disk.root)
