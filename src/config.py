@@ -18,6 +18,7 @@ from src.script import UserError
 
 MAX_SEED = 2**31 - 1
 MAX_EPOCHS = 100_000
+MAX_MEMBERS = 8  # of a plan
 VIEWS = ("identity", "hflip", "vflip", "both", "rot90")  # of src/engine/tta.py
 SIZE = r"(1[6-9]|[2-9]\d|\d{3}|[1-8]\d{3})"  # 16 to 8999 pixels
 SIZES = rf"native|{SIZE}([xX×]{SIZE})?"
@@ -265,6 +266,10 @@ class FoldConfig(
 
     settled: ClassVar[frozenset[str]] = frozenset({"folds"})  # by folds.csv: no other is taken
 
+    epochs: int = option(
+        20, "passes over the training rows; 0 = the linear probe alone (--head_start probe)",
+        least=0, most=MAX_EPOCHS, group="schedule", first=True,
+    )  # fmt: skip
     fold: str = option(
         "0", "0 … K-1, `all`, or `full` (every row, no validation)",
         form=r"[0-9]{1,6}|all|full", first=True,
@@ -284,6 +289,43 @@ class FoldConfig(
     prior_weight: float = option(
         0.0, "weight of the model in the seed blend", least=0, most=1_000_000, group="model"
     )
+
+    def __post_init__(self) -> None:
+        """Check that there is something to learn, besides each option's own bounds."""
+        super().__post_init__()
+        if self.epochs == 0 and (self.head_start != "probe" or self.pretrained == "none"):
+            raise UserError(
+                "--epochs 0: only the linear probe of a pretrained net learns without any; pass "
+                "--head_start probe, or --epochs"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(PlaceConfig, HardwareConfig, CacheConfig, AliasConfig, group="data and output"):
+    """``scripts/plan.py``: hours in, the best submission out."""
+
+    hours: float = option(
+        1.0, "hours until the last submission stands, the survey included",
+        above=0, most=10_000, first=True,
+    )  # fmt: skip
+    models: tuple[str, ...] = option(
+        (), "timm ids to choose from; none = all with weights in input/weights", group="model",
+        first=True,
+    )  # fmt: skip
+    sizes: tuple[int, ...] = option(
+        (), "image sizes to choose from, px; none = shares of each native size", group="model",
+        least=16, most=4096, first=True,
+    )  # fmt: skip
+    pretrained: str = option("auto", "`auto`, or a weights file (one model)", group="model")
+    folds: int = option(
+        0, "K, settled by the first run on the data; 0 = as settled, at first 3 (5 from 2 hours)",
+        least=2, most=1000, also=0,
+    )  # fmt: skip
+    dry_run: bool = option(False, "survey and plan, train nothing", group="run", first=True)
+    seed: int = option(0, "seed of folds, sample and members", least=0, most=MAX_SEED - MAX_MEMBERS)
+    image_column: str = option("", "column of train.csv with the path; empty = detected")
+    label_column: str = option("", "column of train.csv with the class; empty = detected")
+    group_column: str = option("", "column of train.csv whose rows share a fold; empty = detected")
 
 
 @dataclass(frozen=True, kw_only=True)

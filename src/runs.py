@@ -155,6 +155,26 @@ class Output:
         return self.root / "submission.csv"
 
     @property
+    def plan(self) -> Path:
+        """Members of a plan, as rows that train_fold.py takes."""
+        return self.root / "plan.yaml"
+
+    @property
+    def plan_state(self) -> Path:
+        """Seconds a plan has spent, and what it decided on the way."""
+        return self.root / "plan_state.json"
+
+    @property
+    def survey(self) -> Path:
+        """What scripts/plan.py measured of backbones and sizes."""
+        return self.root / "survey.json"
+
+    @property
+    def history(self) -> Path:
+        """One row a submission of a plan: time, members, nested OOF loss, forecast."""
+        return self.root / "history.csv"
+
+    @property
     def prediction(self) -> Path:
         """The score that the submission is expected to get."""
         return self.root / "prediction.json"

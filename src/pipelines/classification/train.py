@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from src.classes import Aliases
@@ -20,19 +21,25 @@ from src.data.cache import ImageSource, canonical_side, open_cache
 from src.data.dataset import EpochSampler, ImageDataset, Loader, default_num_workers, make_loader
 from src.data.folds import Folds
 from src.data.index import Index
-from src.data.transforms import Transform, eval_transform
+from src.data.mixing import mix
+from src.data.transforms import Transform, eval_transform, train_transform
 from src.engine.autotune import settle_runtime
-from src.engine.checkpoint import load_weights, save_weights
+from src.engine.checkpoint import TrainState, load_weights, save_weights
 from src.engine.cpu import tune_for_cpu
 from src.engine.interrupt import catch_signals
 from src.engine.log import say
-from src.engine.loop import Mix, fit
-from src.engine.predict import default_batch_size, predict_logits
+from src.engine.loop import Mix, Shorten, fit
+from src.engine.predict import default_batch_size, evaluate, predict_logits
 from src.engine.runtime import Runtime
 from src.engine.tta import first_views
 from src.ensemble.predictions import save_oof
+from src.losses.classification import build_loss
 from src.mask_config import DistillConfig
+from src.models.classifier import build_classifier
 from src.models.folding import fold_norms
+from src.models.pretrained import find_weights
+from src.models.zoo import check_timm_id, find_data_config
+from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.wise_ft import fit_head, pick_rows, walk_back
 from src.pipelines.run_folder import finish_run, write_config
 from src.runs import Output, Run
@@ -56,6 +63,99 @@ class ClassData:
         return self.aliases.trained
 
 
+def train_fold(
+    config: FoldConfig,
+    output: Output,
+    run: Run,
+    index: Index,
+    folds: Folds,
+    fold: int | None,
+    runtime: Runtime,
+    shorten: Shorten | None = None,
+) -> dict[str, Any]:
+    """Build the backbone and what it learns by, and train it to its finished folder.
+
+    Args:
+        config: options.
+        output: folder of everything.
+        run: the fold's folder, held by the caller.
+        index: photographs.
+        folds: who is held out.
+        fold: the one held out; None = none.
+        runtime: device and processes.
+        shorten: of :func:`src.engine.loop.fit`.
+
+    Returns:
+        The content of ``finished.json``.
+
+    Raises:
+        UserError: no such model or weights, or a file that cannot be decoded.
+        Interrupted: a signal asked to stop; the state is saved.
+    """
+    timm_id = check_timm_id(config.timm_id or config.model)
+    size = config.image_size or find_data_config(timm_id).image_size
+    weights = find_weights(timm_id, config.pretrained)
+    data = ClassData(index, folds, find_aliases(config, index), size)
+    num_classes = len(data.classes)
+    torch.manual_seed(config.seed)
+    model = build_classifier(
+        timm_id,
+        num_classes,
+        image_size=size,
+        pool=config.pool,
+        gem_p=config.gem_p,
+        drop_rate=config.drop_rate,
+        drop_path_rate=config.drop_path_rate,
+        weights=weights,
+        frozen_norms=config.norms == "frozen",
+    )
+    loss = build_loss(
+        config.loss,
+        label_smoothing=config.label_smoothing,
+        focal_gamma=config.focal_gamma,
+        t1=config.bi_tempered_t1,
+        t2=config.bi_tempered_t2,
+    )
+    augment = train_transform(
+        size,
+        scale_min=config.scale_min,
+        hflip=config.hflip,
+        vflip=config.vflip,
+        rotate=config.rotate,
+        color=config.color,
+        erase=config.erase,
+    )
+    return train_classes(
+        config, run, data, fold, model, Classification(num_classes, loss), augment,
+        output=output, about={"timm_id": timm_id, "weights": str(weights)}, runtime=runtime,
+        mix=make_mix(config, num_classes), probe=config.head_start == "probe",
+        shorten=shorten,
+    )  # fmt: skip
+
+
+def make_mix(config: FoldConfig, num_classes: int) -> Mix | None:
+    """Return the mixing of batches, None if there is none."""
+    if not (config.mixup_alpha or config.cutmix_alpha):
+        return None
+
+    def mix_batch(batch: dict[str, Any], step: int, epoch: int) -> dict[str, Any]:
+        if epoch >= config.epochs - config.mix_off_epochs:
+            return batch
+        image, target = mix(
+            batch["image"],
+            batch["target"],
+            num_classes=num_classes,
+            seed=config.seed,
+            step=step,
+            mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+            prob=config.mix_prob,
+        )
+        return batch | {"image": image, "target": target}
+
+    return mix_batch
+
+
 def train_classes(
     config: Config,
     run: Run,
@@ -70,6 +170,7 @@ def train_classes(
     runtime: Runtime,
     mix: Mix | None = None,
     probe: bool = True,
+    shorten: Shorten | None = None,
 ) -> dict[str, Any]:
     """Train a fold to its finished folder, from the start or from where it stopped.
 
@@ -86,6 +187,7 @@ def train_classes(
         runtime: device and processes.
         mix: mixes batches on the device.
         probe: start a pretrained net from a head fitted to its features.
+        shorten: of :func:`src.engine.loop.fit`.
 
     Returns:
         The content of ``finished.json``.
@@ -117,12 +219,16 @@ def train_classes(
     network: Any = getattr(model, "network", model)  # a student is wrapped
     if probe and network.pretrained_share > 0 and not run.has_state:
         fit_head(network, in_turn(pick_rows(rows, config.seed)), len(data.classes), runtime)
-        if runtime.is_main and fold is not None:
-            save_weights(run.start, model.state_dict(), {})
-    names = data.index.table["id"].iloc[rows].tolist()
-    state = fit(
-        model, task, train, valid, config=config, run=run, runtime=runtime, names=names, mix=mix
-    )
+        if runtime.is_main and (fold is not None or not config.epochs):
+            save_weights(run.start if config.epochs else run.best, model.state_dict(), {})
+    if config.epochs:
+        names = data.index.table["id"].iloc[rows].tolist()
+        state = fit(
+            model, task, train, valid, config=config, run=run, runtime=runtime, names=names,
+            mix=mix, shorten=shorten,
+        )  # fmt: skip
+    else:
+        state = probe_alone(model, task, valid, runtime)
     minutes = (time.monotonic() - started) / 60
     runtime.accelerator.wait_for_everyone()  # until the best weights are written
     score = state.best
@@ -133,6 +239,7 @@ def train_classes(
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
     done |= {"split_hash": data.folds.folds_hash}
     done |= {"monitor": task.monitor, "score": score, "best_epoch": state.best_epoch}
+    done |= {"epochs": state.epochs or config.epochs}  # fewer where the schedule was shortened
     if fold is not None and valid is not None:
         model.load_state_dict(load_weights(run.best))
         write_oof(config, run, data, fold, model, task, valid, runtime)
@@ -141,6 +248,17 @@ def train_classes(
         print(f"{run.folder}: finished in {minutes:.1f} min, {task.monitor} {score}", flush=True)
     runtime.agree(0)  # until all files are written that other processes may read next
     return done
+
+
+def probe_alone(model: nn.Module, task: Any, valid: Loader | None, runtime: Runtime) -> TrainState:
+    """Score a net that trains no further; return the state of a finished run."""
+    state = TrainState(done=True)
+    if valid is not None:
+        with catch_signals() as pause:
+            num_rows = valid.batch_sampler.num_rows  # type: ignore[union-attr]
+            scores = evaluate(model, valid, task, runtime, num_rows=num_rows, pause=pause)
+        state.best = scores[task.monitor]
+    return state
 
 
 def _label(fold: int | None) -> str:

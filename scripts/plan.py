@@ -1,0 +1,204 @@
+"""Hours in, the best submission out: python scripts/plan.py --hours 9 --data_dir input.
+
+Surveys the backbones at hand, plans what fills the hours, trains it, and after every fold writes
+weights.json and submission.csv anew. Started again after any stop, it goes on: time already spent
+counts. output/plan.yaml says what is trained, output/history.csv what it came to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src.config import BlendConfig, FoldConfig, InferConfig, PlanConfig
+from src.files import hold, read_json, write_json
+from src.reader import fill, parse, read_rows
+from src.runs import Output
+from src.script import UserError, run_script
+
+SURVEY_SHARE = 0.07  # of the hours
+SHORT_HOURS = 2.0  # below, three folds; from here on, five
+
+
+def main(argv: list[str]) -> int:
+    """Survey, plan, train and submit, as ``argv`` asks."""
+    config = parse(PlanConfig, argv, prog="scripts/plan.py", description=__doc__ or "")
+    if config.pretrained not in ("auto",) and len(config.models) != 1:
+        raise UserError(f"--pretrained {config.pretrained}: name the one model with --models")
+    if "RANK" in os.environ:
+        raise UserError("scripts/plan.py runs by itself, without torchrun or accelerate launch")
+    output = Output(Path(config.output_dir))
+    output.root.mkdir(parents=True, exist_ok=True)
+    from src.pipelines.classification.follow import Clock
+
+    with hold(output.root / ".plan.lock", f"the plan of {output.root}"):
+        clock = Clock(output.plan_state, config.hours)
+        if clock.left() <= 0:
+            print(f"the {config.hours:g} hours are spent; pass more --hours to go on")
+            return 0
+        from src.engine.interrupt import Interrupted
+
+        try:
+            with clock.beating():
+                follow(config, output, clock)
+        except Interrupted as stop:
+            print(f"{stop}; the state is saved, the same command goes on from here")
+            return stop.status
+    return 0
+
+
+def follow(config: PlanConfig, output: Output, clock: Any) -> None:
+    """Prepare, survey and plan; then train to the deadline."""
+    from src.data.index import find_root, read_test
+    from src.engine.runtime import start_runtime
+    from src.pipelines.classification import follow as following
+    from src.pipelines.classification import plan
+    from src.pipelines.classification.prepare import prepare_data
+    from src.pipelines.classification.probe import train_probes
+    from src.pipelines.classification.train import train_fold
+    from src.pipelines.run_folder import finished
+
+    base = fold_flags(config, output)
+    index, folds = prepare_data(FoldConfig(**base), output)
+    test = read_test(find_root(config.data_dir), allow_outside=config.allow_outside)
+    runtime = start_runtime(config.device, config.precision)
+    found, runtime = survey_data(config, output, index, folds, runtime, clock)
+    used = int((folds.fold >= 0).sum())
+    work = plan.Work(
+        train_rows=used - used // folds.num_folds,
+        valid_rows=used // folds.num_folds,
+        test_rows=len(test.table),
+        num_folds=folds.num_folds,
+    )
+    best = min(found, key=lambda candidate: candidate.log_loss)
+    probe = plan.probe_member(best, work, config.seed)
+    ranked = plan.rank(found, work, clock.left() - probe.tail_s)
+    common = plan.COMMON | {"precision": runtime.precision, "autotune": "off", "compile": "off"}
+    common["channels_last"] = "on" if runtime.channels_last else "off"
+
+    def keep(members: Sequence[Any]) -> None:
+        head = plan.describe(members, work, clock.hours, clock.spent())
+        plan.write_plan(output.plan, [probe, *members], common, head)
+
+    members = read_members(output.plan, found, work)
+    if members is None:
+        members = plan.first_members(ranked, work, clock.left() - probe.tail_s, config.seed)
+        keep(members)
+    print(plan.describe(members, work, clock.hours, clock.spent()), flush=True)
+    if config.dry_run:
+        return
+
+    def row(name: str, fold: int) -> FoldConfig:
+        flags = base | {"config": str(output.plan), "model": name, "fold": str(fold)}
+        return fill(FoldConfig, flags, row_by="model")
+
+    def train(member: Any, fold: int, shorten: Any) -> None:
+        run, options = output.run(member.name, fold), row(member.name, fold)
+        with run.hold():
+            if not finished(run, options, folds.folds_hash):
+                train_fold(options, output, run, index, folds, fold, runtime, shorten)
+
+    steps = following.Steps(
+        train=train,
+        submit=lambda models, final: submit(config, output, models, final=final),
+        is_finished=lambda name, fold: output.run(name, fold).finished.exists(),
+        losses=lambda name, fold: following.calibrated_losses(output.run(name, fold).oof),
+        say=lambda line: print(line, flush=True),
+    )
+    follower = following.Follower(
+        members, [probe.name], ranked, work, clock, steps, seed=config.seed, keep=keep,
+        after=lambda models, loss, forecast: following.add_history(
+            output.history, clock.spent(), models, loss, forecast
+        ),
+    )  # fmt: skip
+    train_probes(row(probe.name, 0), output, index, folds, test, runtime)
+    follower.submit(final=False)
+    follower.run()
+    print(f"{output.submission} stands after {clock.spent() / 60:.1f} minutes", flush=True)
+
+
+def fold_flags(config: PlanConfig, output: Output) -> dict[str, Any]:
+    """Return what the plan's options say to every training."""
+    shared = {field.name for field in fields(FoldConfig)} & {f.name for f in fields(PlanConfig)}
+    flags = {name: getattr(config, name) for name in shared}
+    flags["config"] = ""
+    flags["seed"] = config.seed
+    flags["model"] = "plan"
+    if not config.folds and not output.folds.exists():
+        flags["folds"] = 3 if config.hours < SHORT_HOURS else 5
+    return flags
+
+
+def survey_data(
+    config: PlanConfig, output: Output, index: Any, folds: Any, runtime: Any, clock: Any
+) -> tuple[list[Any], Any]:
+    """Return the candidates and the runtime they were measured in; what was measured is kept."""
+    from src.ensemble.report import format_table
+    from src.pipelines.classification import survey
+    from src.pipelines.classification.prepare import find_aliases
+    from src.pipelines.classification.train import ClassData
+
+    if output.survey.exists():
+        kept = read_json(output.survey)
+        runtime = runtime.with_choice(kept["precision"], kept["channels_last"])
+        return survey.from_json(kept["candidates"]), runtime
+    backbones = survey.find_backbones(config.models)
+    data = ClassData(index, folds, find_aliases(FoldConfig(aliases=config.aliases), index), 0)
+    runtime = survey.settle(data, backbones[0], runtime, config)
+    found = survey.survey(
+        data, backbones, config.sizes, runtime, pretrained=config.pretrained, seed=config.seed,
+        seconds=SURVEY_SHARE * clock.hours * 3600,
+    )  # fmt: skip
+    heads = ["backbone", "px", "probe", "accuracy", "train img/s", "infer img/s", "min/epoch"]
+    print("\n" + format_table(heads, survey.survey_table(found, int((folds.fold >= 0).sum()))))
+    content = {"precision": runtime.precision, "channels_last": runtime.channels_last}
+    write_json(output.survey, content | {"candidates": survey.to_json(found)})
+    return found, runtime
+
+
+def read_members(path: Path, found: Sequence[Any], work: Any) -> list[Any] | None:
+    """Return the members of a plan that is there already, edited or not; None without one."""
+    from src.pipelines.classification.plan import known_member
+
+    if not path.exists():
+        return None
+    _, rows = read_rows(path, FoldConfig)
+    return [known_member(name, row, found, work) for name, row in rows.items() if row["epochs"]]
+
+
+def submit(
+    config: PlanConfig, output: Output, models: Sequence[str], *, final: bool
+) -> tuple[float, float]:
+    """Blend and write the submission; what the two scripts print goes to a log."""
+    import infer_ensemble
+    import optimize_weights
+
+    place = {"data_dir": config.data_dir, "output_dir": config.output_dir}
+    blend = BlendConfig(
+        **place, models=tuple(models), presets="", aliases=config.aliases,
+        trials=60 if final else 0, timeout=6.0, seed=config.seed,
+    )  # fmt: skip
+    infer = InferConfig(
+        **place, allow_outside=config.allow_outside, device=config.device,
+        num_workers=config.num_workers, infer_batch_size=config.infer_batch_size,
+    )  # fmt: skip
+    output.logs.mkdir(parents=True, exist_ok=True)
+    path = output.logs / "plan_blend.log"
+    with path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        optimize_weights.optimize(blend, output, {})
+        infer_ensemble.infer(infer, output)
+    loss = read_json(output.prediction)["oof_log_loss"]
+    forecast = read_json(output.prediction)["test_log_loss"]["value"]
+    print(f"submission of {len(models)} models: nested {loss:.4f}, forecast {forecast:.4f}")
+    return float(loss), float(forecast)
+
+
+if __name__ == "__main__":
+    run_script(main)

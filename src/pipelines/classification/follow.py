@@ -1,0 +1,341 @@
+"""Following a plan to its deadline: clock, trimming of schedules, what is blended when.
+
+A loop over (member, fold) that takes what it does as functions, so that a test needs neither a
+network nor a clock. Folds go round by round (all members on fold 0 first), and the schedule of
+every fold is trimmed between epochs to its share of the time that is left: a cosine that ends in
+time instead of one that is cut.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.config import MAX_MEMBERS
+from src.ensemble.pool import log_softmax, true_losses
+from src.ensemble.predictions import open_oof
+from src.files import HALF_WRITTEN, write_json, write_text
+from src.metrics.classification import fit_temperature
+from src.pipelines.classification.plan import MIN_EPOCHS, RECIPES, Member, Work, next_member
+from src.pipelines.classification.survey import Candidate
+
+BEAT_S = 2.0
+
+
+@dataclass
+class Clock:
+    """Seconds spent on a plan, those of earlier, killed processes included.
+
+    Attributes:
+        path: file that remembers them.
+        hours: all there are.
+        now: a clock.
+        state: what else the file remembers.
+    """
+
+    path: Path
+    hours: float
+    now: Callable[[], float] = time.monotonic
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read what earlier processes left."""
+        self.began = self.now()
+        self.before = 0.0
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            self.before = float(content.pop("spent_s"))
+            self.state = content
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # the first process, or one that was killed before it wrote anything
+
+    def spent(self) -> float:
+        """Return the seconds spent so far."""
+        return self.before + self.now() - self.began
+
+    def left(self) -> float:
+        """Return the seconds until the deadline."""
+        return self.hours * 3600 - self.spent()
+
+    def save(self) -> None:
+        """Write seconds and state."""
+        write_json(self.path, {"spent_s": round(self.spent(), 2), **self.state})
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Write the seconds every other moment while the block lasts, so that a kill loses few."""
+        stop, failed = threading.Event(), threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(BEAT_S) and not failed.is_set():
+                try:
+                    self.save()
+                except OSError:  # whoever writes what matters will say so
+                    failed.set()
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for left in self.path.parent.glob(f".{self.path.name}.*{HALF_WRITTEN}"):
+            left.unlink(missing_ok=True)
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            self.save()
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a plan does, as functions.
+
+    Attributes:
+        train: (member, fold, shorten) → trains the fold to its finished folder.
+        submit: (models, final) → (nested OOF loss, forecast) of the submission just written.
+        is_finished: (member name, fold) → bool.
+        losses: (member name, fold) → calibrated loss of each held-out row.
+        say: prints a line.
+    """
+
+    train: Callable[[Member, int, Callable[[int, int], int]], None]
+    submit: Callable[[Sequence[str], bool], tuple[float, float]]
+    is_finished: Callable[[str, int], bool]
+    losses: Callable[[str, int], Any]
+    say: Callable[[str], None] = print
+
+
+def trim(
+    done: int, epochs: int, epoch_s: float, tail_s: float, others: Sequence[tuple[int, Member]],
+    seconds: float,
+) -> int:  # fmt: skip
+    """Return how many epochs a fold shall have in all, so that everything ends in time.
+
+    Args:
+        done: epochs it has had.
+        epochs: planned.
+        epoch_s: seconds one takes, as measured.
+        tail_s: what follows its last epoch.
+        others: (epochs, member) of the folds still to come.
+        seconds: until the deadline, what follows the last fold already taken off.
+    """
+    training = (epochs - done) * epoch_s + sum(count * m.epoch_s for count, m in others)
+    available = seconds - tail_s - sum(m.tail_s for _, m in others)
+    if training <= available:
+        return epochs
+    return done + max(0, math.floor((epochs - done) * available / training + 1e-9))
+
+
+def is_worse(losses: Any, others: Any) -> bool:
+    """Tell whether losses (N,) of the same rows are beyond doubt worse than the others."""
+    change = losses - others
+    error = float(change.std()) / math.sqrt(len(change))
+    return bool(change.mean() > 2 * error and losses.mean() > 1.25 * others.mean())
+
+
+def calibrated_losses(path: Path) -> np.ndarray:
+    """Return the loss (N,) of each held-out row: mean of the views' logits, best temperature."""
+    oof = open_oof(path)
+    log_probs = log_softmax(np.asarray(oof.logits, dtype=np.float32).mean(0))
+    temperature = fit_temperature(log_probs, oof.targets)
+    return true_losses(log_softmax(log_probs, temperature), oof.targets)
+
+
+def add_history(
+    path: Path, seconds: float, models: Sequence[str], loss: float, forecast: float
+) -> None:
+    """Add a row to ``history.csv``; it is whole at any moment."""
+    head = "minutes,models,nested_oof_log_loss,forecast_test_log_loss\n"
+    before = path.read_text(encoding="utf-8") if path.exists() else head
+    row = f"{seconds / 60:.2f},{' '.join(models)},{loss:.6f},{forecast:.6f}\n"
+    write_text(path, before + row)
+
+
+@dataclass
+class Follower:
+    """Follows a plan to its deadline.
+
+    Attributes:
+        members: in the order of their rows; grows while there is time.
+        probes: names of the members that need no training.
+        ranked: candidates for further members.
+        work: size of the job.
+        clock: the hours.
+        steps: what is done.
+        seed: of the plan.
+        keep: called whenever the members change.
+        after: called after every submission with (models, nested loss, forecast).
+        blend_s: seconds a blend takes.
+        final_s: seconds the last blend takes.
+    """
+
+    members: list[Member]
+    probes: list[str]
+    ranked: Sequence[Candidate]
+    work: Work
+    clock: Clock
+    steps: Steps
+    seed: int = 0
+    keep: Callable[[Sequence[Member]], None] = lambda members: None
+    after: Callable[[Sequence[str], float, float], None] = lambda models, loss, forecast: None
+    blend_s: float = 5.0
+    final_s: float = 12.0
+
+    def __post_init__(self) -> None:
+        """Remember what the survey said of the members."""
+        self.surveyed = {member.name: member for member in self.members}
+
+    def run(self) -> None:
+        """Train and submit until nothing more has time; then submit once more, with a search."""
+        while True:
+            task = self.next_task()
+            if task is None and not self.extend():
+                break
+            if task is not None:
+                self.train(*task)
+                self.judge()
+                if self.clock.left() > self.final_s + self.blend_s:
+                    self.submit(final=False)
+        self.submit(final=True)
+
+    @property
+    def dropped(self) -> list[str]:
+        """Names of members that go no further."""
+        return self.clock.state.setdefault("dropped", [])
+
+    def tasks(self) -> list[tuple[Member, int]]:
+        """Return what is still to train, round by round."""
+        return [
+            (member, fold)
+            for fold in range(self.work.num_folds)
+            for member in map(self.costed, self.members)
+            if member.name not in self.dropped and not self.steps.is_finished(member.name, fold)
+        ]
+
+    def seconds(self) -> float:
+        """Return the seconds until the last blend must begin."""
+        return self.clock.left() - self.final_s
+
+    def next_task(self) -> tuple[Member, int] | None:
+        """Return the next fold that has time for a schedule worth its name."""
+        for member, fold in self.tasks():
+            need = MIN_EPOCHS * member.epoch_s + member.tail_s
+            if need <= self.seconds() or self.has_begun(member, fold):
+                return member, fold
+        return None
+
+    def has_begun(self, member: Member, fold: int) -> bool:
+        """Tell whether a fold was interrupted, so that some of its epochs are paid for."""
+        begun = self.clock.state.get("begun") == [member.name, fold]
+        return begun and self.seconds() > member.tail_s + member.epoch_s
+
+    def train(self, member: Member, fold: int) -> None:
+        """Train a fold, and learn what it costs."""
+        others = [(m.epochs, m) for m, f in self.tasks() if (m, f) != (member, fold)]
+        begun, measured = [self.clock.spent()], [member.epoch_s]
+
+        def shorten(done: int, epochs: int) -> int:
+            now = self.clock.spent()
+            spent, begun[0] = now - begun[0], now
+            # the first epoch also decodes the images, fits a head and measures the machine
+            measured[0] = min(spent, measured[0] * 1.5) if len(begun) == 1 else spent
+            begun.append(now)
+            return trim(done, epochs, measured[0], member.tail_s, others, self.seconds())
+
+        self.clock.state["begun"] = [member.name, fold]
+        self.clock.save()
+        self.steps.train(member, fold, shorten)
+        tail_s = self.clock.spent() - begun[0] + self.blend_s
+        if len(begun) > 1:
+            self.learn(member, measured[0], tail_s)
+
+    def learn(self, member: Member, epoch_s: float, tail_s: float) -> None:
+        """Take over what a fold has cost; what is not known yet is taken to be off by as much."""
+        self.clock.state.setdefault("seconds", {})[member.name] = [epoch_s, tail_s]
+        self.clock.state["pace"] = epoch_s / self.surveyed[member.name].epoch_s
+
+    @property
+    def pace(self) -> float:
+        """How many times slower than the survey said the machine is."""
+        return self.clock.state.get("pace", 1.0)
+
+    def costed(self, member: Member) -> Member:
+        """Return a member with the seconds it has cost so far."""
+        known = self.clock.state.get("seconds", {}).get(member.name)
+        seconds = known or (member.epoch_s * self.pace, member.tail_s * self.pace)
+        return Member(member.name, member.options, *seconds)
+
+    def judge(self) -> None:
+        """Drop a recipe that the other leaves behind beyond doubt on the first fold."""
+        first = [m for m in self.members[:2] if self.steps.is_finished(m.name, 0)]
+        if len(first) < 2 or self.clock.state.get("judged"):
+            return
+        self.clock.state["judged"] = True
+        a, b = (self.steps.losses(m.name, 0) for m in first)
+        for loser, winner, mine, others in ((*first, a, b), (*first[::-1], b, a)):
+            if is_worse(mine, others):
+                self.dropped.append(loser.name)
+                self.steps.say(
+                    f"plan: {loser.name} goes no further: {mine.mean():.4f} against "
+                    f"{others.mean():.4f} of {winner.name} on fold 0"
+                )
+
+    def extend(self) -> bool:
+        """Add a member if there is time for one; tell whether there was."""
+        if len(self.members) >= MAX_MEMBERS:
+            return False
+        lost = {name.rpartition("_")[2] for name in self.dropped}
+        recipes = [name for name in RECIPES if name not in lost]
+        taken = [member.name for member in self.members]
+        paced = [
+            replace(c, train_rate=c.train_rate / self.pace, infer_rate=c.infer_rate / self.pace)
+            for c in self.ranked
+        ]
+        member = next_member(paced, taken, self.work, self.seconds(), self.seed, recipes)
+        if member is None:
+            return False
+        self.surveyed[member.name] = replace(
+            member, epoch_s=member.epoch_s / self.pace, tail_s=member.tail_s / self.pace
+        )
+        self.members.append(self.surveyed[member.name])
+        self.keep([self.costed(known) for known in self.members])
+        self.steps.say(f"plan: time for {member.name}, {member.epochs} epochs a fold")
+        return True
+
+    def models(self) -> list[str]:
+        """Return what to blend: probes, what goes on, and of the rest what is whole."""
+        count = {
+            m.name: sum(self.steps.is_finished(m.name, f) for f in range(self.work.num_folds))
+            for m in self.members
+        }
+        most = max(count.values(), default=0)
+        first = {m.name for m in self.members[:2]} - set(self.dropped)
+        whole = [
+            name
+            for name, folds_done in count.items()
+            if folds_done and (folds_done == self.work.num_folds or name in first)
+        ]
+        if most == self.work.num_folds:  # the whole ones need no half of another
+            whole = [name for name in whole if count[name] == most or name in first]
+        return [*(p for p in self.probes if self.steps.is_finished(p, 0)), *whole]
+
+    def submit(self, *, final: bool) -> None:
+        """Blend and write the submission; learn what that costs."""
+        models = self.models()
+        if not models:
+            return
+        begun = self.clock.spent()
+        loss, forecast = self.steps.submit(models, final)
+        if not final:
+            self.blend_s = self.clock.spent() - begun
+        self.after(models, loss, forecast)
+        self.clock.save()

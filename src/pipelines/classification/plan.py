@@ -1,0 +1,225 @@
+"""Members of an ensemble within a time budget: backbone, size, recipe and epochs of each.
+
+Pure decisions on what :mod:`~src.pipelines.classification.survey` measured, and the file that keeps
+them; :mod:`~src.pipelines.classification.follow` carries them out.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.config import MAX_MEMBERS
+from src.files import write_text
+from src.pipelines.classification.survey import Candidate
+
+MIN_EPOCHS, MAX_EPOCHS = 3, 16
+OPTIMISM = 1.2  # rows plan so many more epochs than fit: what is too much is trimmed
+TWO_RECIPES_FROM = 8  # epochs that one recipe alone could have, from which two share the time
+SLOWNESS = 3.0  # epochs after which a training is half as far from its end as a probe's loss says
+# What differs between the recipes is how far the net moves: which is right depends on how far the
+# data are from ImageNet, and the mean of both beats either (docs/experiments.md).
+RECIPES: dict[str, dict[str, Any]] = {
+    "moving": {"norms": "batch", "head_start": "random", "lr": 1e-3, "head_lr_mult": 5.0},
+    "near": {"norms": "frozen", "head_start": "probe", "lr": 5e-4, "head_lr_mult": 1.0},
+}
+COMMON: dict[str, Any] = {
+    "batch_size": 16, "scale_min": 0.7, "label_smoothing": 0.02, "ema_decay": 0.998,
+    "valid_ema_only": True, "tta_steps": 2, "checkpoint_minutes": 1.0, "keep_last": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Member:
+    """One row of ``plan.yaml``.
+
+    Attributes:
+        name: of the row and of its folder.
+        options: the row.
+        epoch_s: seconds an epoch of one fold takes, as far as is known.
+        tail_s: seconds of a fold beside its epochs: probe, scores, OOF, test images, blend.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    epoch_s: float
+    tail_s: float
+
+    @property
+    def epochs(self) -> int:
+        """Planned length of its schedule."""
+        return int(self.options["epochs"])
+
+
+@dataclass(frozen=True)
+class Work:
+    """The size of the job: rows that a fold trains on, rows that it scores, test rows, folds."""
+
+    train_rows: int
+    valid_rows: int
+    test_rows: int
+    num_folds: int
+
+
+def epochs_in(candidate: Candidate, work: Work, seconds: float, num_members: int) -> float:
+    """Return the epochs that ``num_members`` members of all folds can have in ``seconds``."""
+    tails = num_members * work.num_folds * tail_of(candidate, work)
+    rows = num_members * work.num_folds * work.train_rows
+    return max(0.0, seconds - tails) * candidate.train_rate / rows
+
+
+def tail_of(candidate: Candidate, work: Work) -> float:
+    """Return the seconds of a fold beside its epochs: two views, a probe, a walk back."""
+    images = work.train_rows / 2 + 5 * work.valid_rows + 2 * work.test_rows
+    return images / candidate.infer_rate + 4.0
+
+
+def expected_loss(candidate: Candidate, epochs: float) -> float:
+    """Return a number that orders what training in a budget will come to.
+
+    The probe's loss orders sizes and backbones; too few epochs cost what more pixels gain.
+    """
+    return candidate.log_loss * (1 + SLOWNESS / max(epochs, 0.1))
+
+
+def rank(found: Sequence[Candidate], work: Work, seconds: float) -> list[Candidate]:
+    """Return the candidates, the one to train first in front."""
+
+    def key(candidate: Candidate) -> float:
+        epochs = min(epochs_in(candidate, work, seconds, 2), MAX_EPOCHS)
+        return expected_loss(candidate, epochs)
+
+    return sorted(found, key=key)
+
+
+def make_member(
+    candidate: Candidate, recipe: str, epochs: int, work: Work, seed: int, name: str
+) -> Member:
+    """Return a member of so many epochs."""
+    options: dict[str, Any] = {"timm_id": candidate.timm_id, "image_size": candidate.image_size}
+    options |= RECIPES[recipe] | {"epochs": epochs, "valid_every": max(epochs, 1), "seed": seed}
+    return Member(
+        name,
+        options,
+        work.train_rows / candidate.train_rate,
+        tail_of(candidate, work),
+    )
+
+
+def probe_member(candidate: Candidate, work: Work, seed: int) -> Member:
+    """Return the linear probe of a backbone at a size: a member that is not trained."""
+    options = {"timm_id": candidate.timm_id, "image_size": candidate.image_size, "epochs": 0}
+    options |= {"head_start": "probe", "norms": "frozen", "pool": "avg", "seed": seed}
+    rows = work.train_rows + work.valid_rows + work.test_rows
+    return Member(f"{candidate.name}_probe", options, 0.0, 2 * rows / candidate.infer_rate)
+
+
+def next_member(
+    ranked: Sequence[Candidate], taken: Sequence[str], work: Work, seconds: float, seed: int,
+    recipes: Sequence[str] = tuple(RECIPES), *, share: int = 1,
+) -> Member | None:  # fmt: skip
+    """Return the next member worth its time, None where no fold of any has time.
+
+    Both recipes at the best candidate come first, then both at the next backbone, and so on; when
+    all have had their turn, again with other seeds.
+
+    Args:
+        ranked: from :func:`rank`.
+        taken: names there are already.
+        work: size of the job.
+        seconds: what is left for it.
+        seed: of the plan.
+        recipes: those worth going on with, best first.
+        share: members that will share these seconds.
+    """
+    for turn in range(MAX_MEMBERS):
+        for place, candidate in enumerate(_one_each(ranked)):
+            for recipe in recipes:
+                name = f"{candidate.name}_{recipe}" + (f"_{turn + 1}" if turn else "")
+                epochs = epochs_in(candidate, work, seconds, share)
+                if not taken:  # fewer folds, if need be, are better than none
+                    epochs = max(epochs, min(MIN_EPOCHS, _one_fold(candidate, work, seconds)))
+                if name in taken or epochs < MIN_EPOCHS:
+                    continue
+                planned = min(MAX_EPOCHS, math.ceil(OPTIMISM * epochs))
+                number = seed + turn * len(ranked) + place
+                return make_member(candidate, recipe, planned, work, number, name)
+    return None
+
+
+def _one_fold(candidate: Candidate, work: Work, seconds: float) -> float:
+    """Return the epochs that a single fold can have."""
+    return max(0.0, seconds - tail_of(candidate, work)) * candidate.train_rate / work.train_rows
+
+
+def _one_each(ranked: Sequence[Candidate]) -> list[Candidate]:
+    """Return the best size of every backbone first, the other sizes after."""
+    best: dict[str, Candidate] = {}
+    for candidate in ranked:
+        best.setdefault(candidate.timm_id, candidate)
+    return [*best.values(), *(c for c in ranked if c not in best.values())]
+
+
+def first_members(
+    ranked: Sequence[Candidate], work: Work, seconds: float, seed: int
+) -> list[Member]:
+    """Return the members a plan starts with: both recipes where both have time, else one."""
+    two = epochs_in(ranked[0], work, seconds, 1) >= TWO_RECIPES_FROM
+    members: list[Member] = []
+    for _ in range(1 + two):
+        taken = [member.name for member in members]
+        member = next_member(ranked[:1], taken, work, seconds, seed, share=1 + two)
+        members += [member] if member else []
+    return members
+
+
+def write_plan(path: Path, members: Sequence[Member], common: Mapping[str, Any], head: str) -> None:
+    """Write ``plan.yaml``: rows that ``train_fold.py --config`` takes, with what they cost above.
+
+    Args:
+        path: the file.
+        members: rows.
+        common: its ``train:`` block.
+        head: lines of comment.
+    """
+    import yaml
+
+    rows = {member.name: dict(member.options) for member in members}
+    lines = "".join(f"# {line}\n" for line in head.splitlines())
+    text = yaml.safe_dump(
+        {"train": dict(common), "models": rows}, sort_keys=False, allow_unicode=True
+    )
+    write_text(path, lines + text)
+
+
+def describe(members: Sequence[Member], work: Work, hours: float, spent_s: float) -> str:
+    """Return lines that say what is trained and when it should be done."""
+    at = spent_s
+    lines = [
+        f"{hours:g} hours, {at / 60:.1f} minutes spent; {work.num_folds} folds",
+        "schedules are trimmed between epochs to end in time; edit rows that have not begun",
+    ]
+    for member in members:
+        fold_s = member.epochs / OPTIMISM * member.epoch_s + member.tail_s
+        at += work.num_folds * fold_s
+        lines.append(
+            f"{member.name}: {member.epochs} epochs of {member.epoch_s:.1f} s, "
+            f"{fold_s / 60:.1f} min a fold, done at {at / 60:.1f} min"
+        )
+    return "\n".join(lines)
+
+
+def known_member(
+    name: str, options: Mapping[str, Any], found: Sequence[Candidate], work: Work
+) -> Member:
+    """Return the member of a row of ``plan.yaml``; what it costs is the nearest candidate's."""
+    options = dict(options)
+
+    def distance(candidate: Candidate) -> tuple[bool, int]:
+        other = candidate.timm_id != options.get("timm_id")
+        return other, abs(candidate.image_size - int(options.get("image_size", 0)))
+
+    nearest = min(found, key=distance)
+    return Member(name, options, work.train_rows / nearest.train_rate, tail_of(nearest, work))

@@ -1,0 +1,154 @@
+"""Linear probes of all folds from one pass over the features: an ensemble's cheapest member.
+
+Writes what ``train_fold.py --epochs 0 --head_start probe`` would write for every fold, and the test
+logits, but embeds each image once instead of once a fold.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.config import FoldConfig, config_hash, learned_options
+from src.data.folds import Folds
+from src.data.index import Index
+from src.engine.checkpoint import save_weights
+from src.engine.runtime import Runtime
+from src.engine.tta import first_views
+from src.ensemble.predictions import save_oof, save_test_info
+from src.files import atomic_array
+from src.losses.classification import build_loss
+from src.models.classifier import Classifier, build_classifier
+from src.models.folding import fold_norms
+from src.models.pretrained import find_weights
+from src.models.probe import fit_probe
+from src.models.zoo import check_timm_id, find_data_config
+from src.pipelines.classification.infer import hash_images
+from src.pipelines.classification.prepare import find_aliases
+from src.pipelines.classification.survey import embed
+from src.pipelines.classification.train import ClassData
+from src.pipelines.classification.wise_ft import pick_rows
+from src.pipelines.run_folder import finish_run, finished, write_config
+from src.runs import Output, Run
+from src.tasks.classification import Classification
+
+
+def train_probes(
+    config: FoldConfig,
+    output: Output,
+    index: Index,
+    folds: Folds,
+    test: Index,
+    runtime: Runtime,
+) -> None:
+    """Fit a linear head for every fold and write each fold's finished folder.
+
+    Args:
+        config: options of the row, with ``epochs`` 0.
+        output: folder of everything.
+        index: training photographs.
+        folds: who is held out.
+        test: test photographs.
+        runtime: device and precision.
+
+    Raises:
+        UserError: no weights, or an image that cannot be decoded.
+        Interrupted: a signal asked to stop; nothing is kept of this pass.
+    """
+    runs = {fold: output.run(config.name or config.model, fold) for fold in range(folds.num_folds)}
+    waiting = [fold for fold, run in runs.items() if not finished(run, config, folds.folds_hash)]
+    if not waiting:
+        return
+    timm_id = check_timm_id(config.timm_id or config.model)
+    size = config.image_size or find_data_config(timm_id).image_size
+    weights = find_weights(timm_id, config.pretrained)
+    data = ClassData(index, folds, find_aliases(config, index), size)
+    model = build_classifier(
+        timm_id, len(data.classes), image_size=size, pool=config.pool, gem_p=config.gem_p,
+        weights=weights,
+    )  # fmt: skip
+    folded, views = fold_norms(model, size), first_views(config.tta_steps)
+    known = np.flatnonzero(folds.fold >= 0)
+    features = embed(folded, index, known, size, runtime, views)
+    unseen = embed(folded, test, np.arange(len(test.table)), size, runtime, views)
+    place = np.full(len(index.table), -1)
+    place[known] = np.arange(len(known))
+    about = {"timm_id": timm_id, "weights": str(weights), "image_size": size}
+    about |= {"classes": list(data.classes), "split_hash": folds.folds_hash}
+    about |= {"aliases": [names for names in data.aliases.members() if len(names) > 1]}
+    for fold in waiting:
+        with runs[fold].hold():
+            write_config(runs[fold], config, about | {"fold": str(fold)}, runtime)
+            score = fit_fold(config, runs[fold], data, fold, model, features, place)
+            write_test(config, runs[fold], data, model, unseen, test)
+            done: dict[str, Any] = {"config_hash": config_hash(config), "epochs": 0}
+            done |= {"config": learned_options(config), "split_hash": folds.folds_hash}
+            done |= {"monitor": Classification.monitor, "score": score, "best_epoch": 0}
+            finish_run(runs[fold], done, keep_last=False)
+            print(f"{runs[fold].folder}: linear probe, {done['monitor']} {score}", flush=True)
+
+
+def fit_fold(
+    config: FoldConfig,
+    run: Run,
+    data: ClassData,
+    fold: int,
+    model: Classifier,
+    features: Tensor,
+    place: np.ndarray,
+) -> float:
+    """Fit the head without a fold, write weights and OOF logits, and return the score."""
+    num_classes = len(data.classes)
+
+    def targets_of(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(data.aliases.targets(data.index.table["target"].iloc[rows].tolist()))
+
+    rows = pick_rows(data.folds.train_rows(fold), config.seed)
+    probe = fit_probe(features[0, place[rows]], torch.as_tensor(targets_of(rows)), num_classes)
+    with torch.no_grad():
+        model.head.weight.copy_(probe.weight)
+        model.head.bias.copy_(probe.bias)
+    held = data.folds.valid_rows(fold)
+    logits = classify(model, features[:, place[held]])
+    task = Classification(num_classes, build_loss("cross_entropy"))
+    meter = task.meter()
+    meter.update(torch.from_numpy(logits[0]), {"target": torch.as_tensor(targets_of(held))})
+    save_weights(run.best, model.state_dict(), {"kind": "probe"})
+    save_oof(
+        run.oof,
+        logits=logits,
+        ids=data.index.table["id"].iloc[held].to_numpy(dtype=str),
+        targets=targets_of(held),
+        views=[view.name for view in first_views(config.tta_steps)],
+        classes=data.classes,
+        fold=str(fold),
+        config_hash=config_hash(config),
+        folds_hash=data.folds.folds_hash,
+    )
+    return round(meter.compute()[task.monitor], 6)
+
+
+def write_test(
+    config: FoldConfig, run: Run, data: ClassData, model: Classifier, unseen: Tensor, test: Index
+) -> None:
+    """Write the test logits of every view."""
+    logits = classify(model, unseen)
+    with atomic_array(run.test_logits, logits.shape, np.float16) as array:
+        array[:] = logits.clip(-6e4, 6e4)
+    save_test_info(
+        run.test_info,
+        ids_hash=hash_images(test),
+        views=[view.name for view in first_views(config.tta_steps)],
+        classes=data.classes,
+        config_hash=config_hash(config),
+    )
+
+
+@torch.inference_mode()
+def classify(model: Classifier, features: Tensor) -> np.ndarray:
+    """Return the logits (V, N, K) of features (V, N, D)."""
+    device = model.head.weight.device
+    return model.eval().classify(features.to(device)).cpu().numpy()

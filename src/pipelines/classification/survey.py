@@ -1,0 +1,248 @@
+"""Survey of backbones and image sizes: leave-one-out score of a linear probe, speed, one table.
+
+A ridge classifier on the frozen features of a sample of the images, scored by leave-one-out
+(:mod:`src.models.probe`), orders sizes and backbones in one pass each, before anything is trained.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.config import EngineConfig, PlanConfig
+from src.data.cache import ImageSource
+from src.data.dataset import EpochSampler, ImageDataset, make_loader
+from src.data.transforms import eval_transform
+from src.engine.autotune import autotune, time_steps
+from src.engine.cpu import tune_for_cpu
+from src.engine.interrupt import catch_signals
+from src.engine.log import say
+from src.engine.predict import default_batch_size, predict
+from src.engine.runtime import Runtime, is_out_of_memory, release_memory
+from src.losses.classification import build_loss
+from src.models.classifier import Classifier, build_classifier
+from src.models.folding import fold_norms
+from src.models.pretrained import SUFFIXES, find_weights
+from src.models.probe import fit_probe
+from src.models.zoo import check_timm_id, find_data_config
+from src.pipelines.classification.train import ClassData
+from src.pipelines.classification.wise_ft import Embedding
+from src.script import UserError
+from src.tasks.classification import Classification
+
+SHARES = (0.43, 0.57, 0.86, 1.14)  # of the native size: 96, 128, 192 and 256 px for 224
+STRIDE = 32
+MAX_ROWS = 400
+TRIAL_ROWS = 16
+BEYOND_THE_STEP = 1.15  # optimizer, data and averaging beside forward and backward
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone at an image size, as measured.
+
+    Attributes:
+        timm_id: with its tag.
+        image_size: side, px.
+        log_loss: of the probe, leave-one-out, nats.
+        accuracy: of the probe, leave-one-out.
+        train_rate: training images a second.
+        infer_rate: images a second without gradients.
+    """
+
+    timm_id: str
+    image_size: int
+    log_loss: float
+    accuracy: float
+    train_rate: float
+    infer_rate: float
+
+    @property
+    def name(self) -> str:
+        """Short name of backbone and size."""
+        short = self.timm_id.partition(".")[0].removeprefix("tf_").replace("efficientnet_", "")
+        return f"{short}_{self.image_size}"
+
+
+def find_backbones(models: Sequence[str], input_dir: Path | str = "input") -> list[str]:
+    """Return the timm ids to survey: those asked for, else all with a file of weights.
+
+    Raises:
+        UserError: none, or an id that timm does not know.
+    """
+    if models:
+        return [check_timm_id(name) for name in models]
+    folder = Path(input_dir) / "weights"
+    files = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
+    if not files:
+        raise UserError(
+            f"no weights in {folder}: run python scripts/fetch_weights.py tf_efficientnet_lite0 "
+            "tf_efficientnet_lite1, or name timm ids with --models"
+        )
+    return [check_timm_id(path.stem) for path in files]
+
+
+def sizes_of(timm_id: str, sizes: Sequence[int]) -> list[int]:
+    """Return the sizes worth a look, ascending: those asked for, or shares of the native one."""
+    native = find_data_config(timm_id)
+    if native.fixed_size:
+        return [native.image_size]
+    return sorted(sizes) or [
+        max(STRIDE, round(share * native.image_size / STRIDE) * STRIDE) for share in SHARES
+    ]
+
+
+def sample_rows(data: ClassData, seed: int) -> np.ndarray:
+    """Return at most ``MAX_ROWS`` rows that are in a fold, of each class its share."""
+    rows = np.flatnonzero(data.folds.fold >= 0)
+    targets = data.aliases.targets(data.index.table["target"].iloc[rows].tolist())
+    order = np.random.default_rng(seed).permutation(len(rows))
+    ranked = order[np.argsort(np.asarray(targets)[order], kind="stable")]  # class by class
+    step = max(1.0, len(ranked) / MAX_ROWS)
+    return np.sort(rows[ranked[np.arange(0, len(ranked), step).astype(int)]])
+
+
+def survey(
+    data: ClassData,
+    backbones: Sequence[str],
+    sizes: Sequence[int],
+    runtime: Runtime,
+    *,
+    pretrained: str = "auto",
+    seed: int = 0,
+    seconds: float = float("inf"),
+) -> list[Candidate]:
+    """Measure every backbone at every size, the small ones first, as long as ``seconds`` allow.
+
+    Raises:
+        UserError: weights that are not there, an image that cannot be decoded.
+        Interrupted: a signal asked to stop.
+    """
+    started = time.monotonic()
+    rows = sample_rows(data, seed)
+    todo = [(size, timm_id) for timm_id in backbones for size in sizes_of(timm_id, sizes)]
+    order = {timm_id: place for place, timm_id in enumerate(backbones)}
+    todo.sort(key=lambda pair: (order[pair[1]], pair[0]))
+    found: list[Candidate] = []
+    for size, timm_id in todo:
+        if found and time.monotonic() - started > seconds:
+            say(runtime, f"survey: no time left for {timm_id} at {size} px")
+            continue
+        try:
+            found.append(look(data, rows, timm_id, size, runtime, pretrained))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            release_memory(runtime.device)
+            say(runtime, f"survey: {timm_id} at {size} px does not fit into memory")
+            continue
+        row = found[-1]
+        say(
+            runtime,
+            f"survey: {row.name}: probe {row.log_loss:.4f}, accuracy {row.accuracy:.3f}, "
+            f"{row.train_rate:.0f} images/s in training, {row.infer_rate:.0f} without gradients",
+        )
+    return found
+
+
+def settle(data: ClassData, timm_id: str, runtime: Runtime, config: PlanConfig) -> Runtime:
+    """Return the fastest layout and precision for a step of a backbone at its native size."""
+    size = find_data_config(timm_id).image_size
+    model = build_classifier(timm_id, len(data.classes), image_size=size)
+    tune_for_cpu(model, runtime.device)
+    engine = EngineConfig(precision=config.precision, device=config.device)
+    task, batch = trial(len(data.classes), size)
+    chosen, seconds = autotune(model, task, batch, runtime, engine)
+    timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
+    layout = "channels_last" if chosen.channels_last else "channels_first"
+    say(runtime, f"autotune: {chosen.precision} {layout} (a step of {TRIAL_ROWS}: {timed})")
+    return chosen
+
+
+def trial(num_classes: int, size: int) -> tuple[Classification, dict[str, Tensor]]:
+    """Return a task and a batch to time steps with."""
+    image = torch.randint(0, 256, (TRIAL_ROWS, 3, size, size), dtype=torch.uint8)
+    target = torch.arange(TRIAL_ROWS) % num_classes
+    task = Classification(num_classes, build_loss("cross_entropy"))
+    return task, {"image": image, "target": target, "index": torch.arange(TRIAL_ROWS)}
+
+
+def look(
+    data: ClassData,
+    rows: np.ndarray,
+    timm_id: str,
+    size: int,
+    runtime: Runtime,
+    pretrained: str,
+) -> Candidate:
+    """Measure one backbone at one size."""
+    num_classes = len(data.classes)
+    weights = find_weights(timm_id, pretrained)
+    model = build_classifier(timm_id, num_classes, image_size=size, pool="avg", weights=weights)
+    targets = data.aliases.targets(data.index.table["target"].iloc[rows].tolist())
+    begun = time.monotonic()
+    features = embed(fold_norms(model, size), data.index, rows, size, runtime)
+    infer_rate = len(rows) / (time.monotonic() - begun)
+    probe = fit_probe(features, torch.as_tensor(np.asarray(targets)), num_classes)
+    tune_for_cpu(model, runtime.device)
+    task, batch = trial(num_classes, size)
+    step = time_steps(model, task, batch, runtime, 6.0)
+    rate = TRIAL_ROWS / (step * BEYOND_THE_STEP)
+    return Candidate(timm_id, size, probe.log_loss, probe.accuracy, rate, infer_rate)
+
+
+def embed(
+    model: Classifier,
+    index: Any,
+    rows: np.ndarray,
+    size: int,
+    runtime: Runtime,
+    views: Sequence[Any] = (),
+) -> Tensor:
+    """Return the features (N, D) of images ``rows``, or (V, N, D) of every one of ``views``."""
+    source = ImageSource(index.root, index.table["image"].iloc[rows].tolist(), size)
+    batch_size = default_batch_size(size, runtime.device)
+    loader = make_loader(
+        ImageDataset(source, None, eval_transform(size)),
+        EpochSampler(len(source), batch_size),
+        device_type=runtime.device.type,
+    )
+    features = torch.empty(max(1, len(views)), len(rows), model.head.in_features)
+
+    def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
+        for view, output in enumerate(outputs):
+            features[view, batch["index"].cpu()] = output.float().cpu()
+
+    options = {"views": views} if views else {}
+    with catch_signals() as pause:
+        predict(
+            runtime.place(model), loader, Embedding(), runtime,
+            num_rows=len(rows), write=write, pause=pause, label="features", **options,
+        )  # fmt: skip
+    return features if views else features[0]
+
+
+def survey_table(found: Sequence[Candidate], num_rows: int) -> list[list[Any]]:
+    """Return rows (backbone, px, probe's log loss, accuracy, images/s, minutes an epoch)."""
+    return [
+        [c.timm_id, c.image_size, c.log_loss, c.accuracy, c.train_rate, c.infer_rate,
+         num_rows / c.train_rate / 60]
+        for c in sorted(found, key=lambda c: c.log_loss)
+    ]  # fmt: skip
+
+
+def to_json(found: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """Return candidates as plain values."""
+    return [asdict(candidate) for candidate in found]
+
+
+def from_json(rows: Sequence[dict[str, Any]]) -> list[Candidate]:
+    """Return the candidates of :func:`to_json`."""
+    return [Candidate(**row) for row in rows]
