@@ -3,6 +3,7 @@
 Pure decisions on what :mod:`~src.pipelines.classification.survey` measured, and the file that keeps
 them; :mod:`~src.pipelines.classification.follow` carries them out.
 """
+
 from __future__ import annotations
 
 import math
