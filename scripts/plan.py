@@ -8,7 +8,6 @@ counts. output/plan.yaml says what is trained, output/history.csv what it came t
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -32,8 +31,6 @@ def main(argv: list[str]) -> int:
     config = parse(PlanConfig, argv, prog="scripts/plan.py", description=__doc__ or "")
     if config.pretrained not in ("auto",) and len(config.models) != 1:
         raise UserError(f"--pretrained {config.pretrained}: name the one model with --models")
-    if "RANK" in os.environ:
-        raise UserError("scripts/plan.py runs by itself, without torchrun or accelerate launch")
     output = Output(Path(config.output_dir))
     output.root.mkdir(parents=True, exist_ok=True)
     from src.pipelines.classification.follow import Clock
