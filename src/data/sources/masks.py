@@ -148,7 +148,9 @@ def image_header(path: Path) -> tuple[int, int, int]:
 
     try:
         with Image.open(path) as image:
-            (width, height), turn = image.size, int(image.getexif().get(_ORIENTATION, 1))
+            (width, height), turn = image.size, 0
+            if image.format != "PNG" or "exif" in image.info:  # else Pillow decodes it to look
+                turn = int(image.getexif().get(_ORIENTATION, 0))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return 0, 0, 0
     turn = turn if 2 <= turn <= 8 else 0
@@ -162,8 +164,7 @@ def note_turned(index: MaskIndex) -> MaskIndex:
     """
     images = index.table["image"][index.table["target"] != ""].tolist()
     step = max(1, len(images) // _LOOK_AT)
-    photographs = [name for name in images[::step] if not name.lower().endswith((".png", ".bmp"))]
-    turned = [name for name in photographs if image_header(index.root / name)[2]]
+    turned = [name for name in images[::step] if image_header(index.root / name)[2]]
     notes: list[str] = []
     what = f"{index.root}: images with an EXIF orientation, which is applied"
     note_missing(notes, f"{what}; check that their masks were drawn on the turned image", turned)

@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+
+from src.script import UserError
 
 SPLITS = {
     **dict.fromkeys(("train", "training", "학습", "훈련"), "train"),
@@ -108,9 +110,12 @@ def walk(root: Path, depth: int = 99) -> Iterator[tuple[tuple[str, ...], list[st
 
     Hidden files and the folders of operating systems and file servers are left out; links are
     followed, each real folder once.
+
+    Raises:
+        UserError: a folder that cannot be read.
     """
     seen: set[tuple[int, int]] = set()
-    for base, folders, files in os.walk(root, followlinks=True):
+    for base, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
         status = Path(base).stat()
         identity = (status.st_dev, status.st_ino)
         parts = Path(base).relative_to(root).parts
@@ -122,6 +127,10 @@ def walk(root: Path, depth: int = 99) -> Iterator[tuple[tuple[str, ...], list[st
         yield parts, sorted(file for file in files if file[0] != "." and file != "Thumbs.db")
         if len(parts) >= depth:
             folders.clear()
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"folder {error.filename} cannot be read ({error.strerror}): restore it")
 
 
 def describe(root: Path) -> str:

@@ -16,14 +16,15 @@ def photograph(disk, name, orientation, size=(6, 8)):
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
-def test_images_with_an_orientation_are_counted(disk, orientation):
-    photograph(disk, "images/1.jpg", orientation)
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+def test_images_with_an_orientation_are_counted(disk, orientation, ending):
+    photograph(disk, f"images/1.{ending}", orientation)
     photograph(disk, "images/2.jpg", 1)
     for name in ("1", "2"):
         disk.mask(f"masks/{name}.png", {(0, 0): 1})
     notes = " | ".join(read_labelled("auto", disk.root).notes)
     assert "with an EXIF orientation, which is applied" in notes
-    assert "drawn on the turned image: 1 (images/1.jpg)" in notes
+    assert f"drawn on the turned image: 1 (images/1.{ending})" in notes
 
 
 def test_an_upright_set_has_no_such_note(disk):

@@ -1,8 +1,10 @@
 """What folders' names say: split, kind of files, and the rest."""
 
+import os
+
 import pytest
 
-from src.data.sources.places import find_inner, read_place, split_of_name
+from src.data.sources.places import find_inner, read_place, split_of_name, walk
 from src.data.sources.registry import read_source
 from src.script import UserError
 
@@ -73,3 +75,16 @@ def test_nothing_to_read_is_said_with_what_is_there(disk):
     disk.text("labels/1.txt")
     with pytest.raises(UserError, match=r"found labels/ \(1 \.txt\); the layouts are in docs/layo"):
         read_source("auto", disk.root)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_refused(disk):
+    disk.image("images/1.jpg")
+    (disk.root / "images").chmod(0)
+    with pytest.raises(UserError, match=r"images cannot be read .*restore it"):
+        list(walk(disk.root))
+
+
+def test_a_folder_that_is_gone_is_refused(disk):
+    with pytest.raises(UserError, match="nowhere cannot be read"):
+        list(walk(disk.root / "nowhere"))
