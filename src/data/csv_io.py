@@ -40,15 +40,21 @@ def unescape_cell(cell: str) -> str:
 
 def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV (UTF-8, commas, escaped cells) atomically."""
-    text = io.StringIO(newline="")
-    plain = csv.writer(text, lineterminator="\n")
-    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    for row in (columns, *rows):
-        cells = [escape_cell(cell) for cell in row]
-        has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
-        (quoted if has_return else plain).writerow(cells)  # the module forgets to quote \r
+    text = _to_text([escape_cell(cell) for cell in row] for row in (columns, *rows))
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode("utf-8"))
+        file.write(text.encode("utf-8"))
+
+
+def _to_text(rows: Iterable[Sequence[Any]], separator: str = ",") -> str:
+    text = io.StringIO(newline="")
+    plain = csv.writer(text, delimiter=separator, lineterminator="\n")
+    quoted = csv.writer(
+        text, delimiter=separator, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+    )
+    for row in rows:
+        has_return = any(isinstance(cell, str) and "\r" in cell for cell in row)
+        (quoted if has_return else plain).writerow(row)  # the module forgets to quote \r
+    return text.getvalue()
 
 
 def read_text(path: Path | str) -> str:
@@ -126,13 +132,16 @@ def read_csv(
         raise UserError(f"{path} has two columns named {twice[0]!r}: rename or remove one")
     kinds: Any = dict.fromkeys(header[text_columns], str) if text_columns else str
     try:
+        if "\r " in text:  # pandas 2 repeats a row there, or asks for all memory
+            rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+            text = _to_text(rows, separator)
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # cells would be dropped
             table = pd.read_csv(
                 io.StringIO(text), sep=separator, header=0, names=header, dtype=kinds,
                 na_filter=False, index_col=False, low_memory=False, on_bad_lines="error",
             )  # fmt: skip
-    except (pd.errors.ParserWarning, ValueError) as error:  # ParserError is a ValueError
+    except (pd.errors.ParserWarning, csv.Error, ValueError) as error:  # ParserError is a ValueError
         reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. ")
         raise UserError(f"{path} is not a well-formed CSV: {reason}") from error
     return table.map(unescape_cell) if unescape and "'" in text else table

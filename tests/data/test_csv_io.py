@@ -26,6 +26,13 @@ def test_encodings_line_ends_and_separators(tmp_path, encoding, newline, separat
     assert table.to_dict("list") == {"번호": ["001"], "이름": ["NA"]}
 
 
+@pytest.mark.parametrize("quoted", ["x", '"x\r y"'])
+def test_a_row_that_begins_with_a_space_after_a_return(tmp_path, quoted):
+    text = f"id,b\r1,{quoted}\r 3,4\r,\r\r 5,6\r"  # pandas 2 repeats rows here
+    rows = read_csv(write(tmp_path / "a.csv", text)).to_numpy().tolist()
+    assert rows == [["1", quoted.strip('"')], [" 3", "4"], ["", ""], [" 5", "6"]]
+
+
 def test_nothing_is_guessed_about_cells(tmp_path):
     cells = ["001", "NA", "null", "nan", "", "1e5", "True", " x ", "2020-01-01"]
     table = read_csv(write(tmp_path / "a.csv", "id,b\n" + "".join(f"{c},1\n" for c in cells)))
