@@ -9,8 +9,8 @@ from __future__ import annotations
 import atexit
 import gc
 import inspect
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache, cached_property
@@ -76,10 +76,8 @@ class Runtime:
         if self.num_processes == 1:
             return said
         word = torch.tensor(said, dtype=torch.int64)
-        try:
+        with peers():
             distributed.all_reduce(word, distributed.ReduceOp.MAX, group=hosts())
-        except RuntimeError:
-            raise MachineError("another process of this run ended without a word") from None
         return int(word)
 
     def from_main(self, value: Any) -> Any:
@@ -87,7 +85,8 @@ class Runtime:
         if self.num_processes == 1:
             return value
         held = [value]
-        distributed.broadcast_object_list(held, group=hosts(), device=torch.device("cpu"))
+        with peers():
+            distributed.broadcast_object_list(held, group=hosts(), device=torch.device("cpu"))
         return held[0]
 
     def gather(self, value: Any) -> list[Any]:
@@ -95,21 +94,24 @@ class Runtime:
         if self.num_processes == 1:
             return [value]
         values: list[Any] = [None] * self.num_processes
-        distributed.all_gather_object(values, value, group=hosts())
+        with peers():
+            distributed.all_gather_object(values, value, group=hosts())
         return values
 
     def join_rows(self, array: np.ndarray) -> None:
         """Fill in what other processes computed of ``array``, which is 0 where they did."""
         if self.num_processes > 1:
             view = torch.from_numpy(array.reshape(-1).view(np.uint8))  # byte + 0 is exact
-            distributed.all_reduce(view, group=hosts())
+            with peers():
+                distributed.all_reduce(view, group=hosts())
 
     @torch.no_grad()
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the main one's running statistics."""
         if self.num_processes > 1:
-            for buffer in model.buffers():
-                distributed.broadcast(buffer, 0)
+            with peers():
+                for buffer in model.buffers():
+                    distributed.broadcast(buffer, 0)
 
     def join(self, model: nn.Module) -> nn.Module:
         """Return ``model`` with its gradients averaged over the processes.
@@ -220,6 +222,22 @@ def hosts() -> Any:
     """Return the group by which the processes' hosts speak with each other, made once."""
     atexit.register(distributed.destroy_process_group)
     return distributed.new_group(backend="gloo", timeout=timedelta(hours=6))
+
+
+@contextmanager
+def peers() -> Iterator[None]:
+    """Say in one line that another process has gone, where torch has a page.
+
+    Raises:
+        MachineError: it has.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        known = isinstance(error, distributed.DistBackendError)
+        if not known and not any(word in str(error) for word in ("by peer", "gloo/")):
+            raise
+        raise MachineError("another process of this run ended without a word") from error
 
 
 def check_device(device: str) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 from src.engine import cpu
 from src.engine.checkpoint import Parts
 from src.engine.log import say
-from src.engine.runtime import Runtime, is_out_of_memory, release_memory, seed_step
+from src.engine.runtime import Runtime, is_out_of_memory, peers, release_memory, seed_step
 from src.files import write_json
 from src.runs import Run
-from src.script import UserError
+from src.script import MachineError, UserError
 
 Batch = dict[str, Tensor]
 Terms = dict[str, Tensor]
@@ -35,7 +35,12 @@ def train_step(
     """
     runtime, step = parts.runtime, parts.state.step
     parts.keep_buffers()
-    terms = gradient(parts, task, batch, (seed, step, runtime.rank))
+    try:
+        with peers():
+            terms = gradient(parts, task, batch, (seed, step, runtime.rank))
+    except MachineError:  # nothing has been stepped: the state is that before the batch
+        parts.restore_buffers()
+        raise
     scaler, optimizer = runtime.scaler, parts.optimizer
     scaler.unscale_(optimizer)
     params = [p for group in optimizer.param_groups for p in group["params"]]

@@ -178,6 +178,19 @@ def test_signals_to_two_ranks_at_different_times(
     training.resume(name, processes=2)
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.2])
+def test_a_killed_rank(training: Training, delay: float) -> None:
+    name = f"rank-killed{delay}"
+    started = training.start(name, processes=2)
+    training.reach(name)
+    time.sleep(delay)
+    started[1].kill()
+    assert end(started) == [1, 137], training.said(name)
+    said = training.said(name)
+    assert "error: another process of this run ended" in said and "Traceback" not in said
+    training.resume(name, processes=2)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_sigterm_to_torchrun(training: Training, workers: int) -> None:
     name = f"torchrun{workers}"

@@ -18,7 +18,14 @@ from torch import nn
 from src.classes import Aliases
 from src.config import FoldConfig, config_hash, learned_options
 from src.data.cache import ImageSource, canonical_side, open_cache
-from src.data.dataset import EpochSampler, ImageDataset, Loader, default_num_workers, make_loader
+from src.data.dataset import (
+    EpochSampler,
+    ImageDataset,
+    Loader,
+    default_num_workers,
+    local_processes,
+    make_loader,
+)
 from src.data.folds import Folds
 from src.data.index import Index
 from src.data.mixing import mix
@@ -284,7 +291,7 @@ def _loader(
         rows=rows,
         folder=cache,
         num_workers=workers,
-        num_processes=runtime.num_processes,
+        num_processes=local_processes(),
     )
     targets = data.aliases.targets(data.index.table["target"].iloc[rows].tolist())
     dataset = ImageDataset(pixels, targets, transform, seed=config.seed)

@@ -12,7 +12,13 @@ import torch
 from torch import nn
 
 from src.config import config_hash, learned_options
-from src.data.dataset import EpochSampler, Loader, default_num_workers, make_loader
+from src.data.dataset import (
+    EpochSampler,
+    Loader,
+    default_num_workers,
+    local_processes,
+    make_loader,
+)
 from src.data.masks import (
     VOID,
     MaskSplit,
@@ -165,7 +171,7 @@ def _loader(
         cache=config.cache,
         folder=cache,
         num_workers=workers,
-        num_processes=runtime.num_processes,
+        num_processes=local_processes(),
     )
     return make_loader(dataset, order, num_workers=workers, device_type=device)
 
