@@ -29,7 +29,7 @@ class MaskDataConfig(Options, group="data and output"):
 
     config: str = option("", "YAML with a `train:` block and `models:` rows", first=True)
     name: str = option("", "name of the run's folder; empty = data set and network")
-    source: str = option("auto", "layout of the data; auto = looked up (see src/data/sources)")
+    source: str = option("auto", "layout of the data; auto = looked up (docs/layouts.md)")
     fold: str = option(
         "0", "0 … K-1, or `full` (every labelled row, no validation)",
         form=r"[0-9]{1,6}|full", first=True,

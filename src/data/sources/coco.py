@@ -56,7 +56,7 @@ def read_coco(root: Path | str, *, merged: str = "", block: int = 50) -> MaskInd
     """List the images with a class for every category that has masks; the rest is background.
 
     Args:
-        root: see the layouts above.
+        root: the data folder.
         merged: name of the one class that all categories are taken as; empty = a class for each.
         block: at most so many frames numbered on form one group.
 

@@ -52,7 +52,7 @@ def read_folders(
     """List images and masks below ``root``.
 
     Args:
-        root: see the layouts above.
+        root: the data folder.
         classes: name of every label; from ``classes.txt``, or counted in the masks, when empty.
         labels: "index" (class numbers), "binary" (0/1 or 0/255), "foreground" (binary, and any
             number above 0 counts) or "auto" (looked up in the masks: 0 and one other value is
