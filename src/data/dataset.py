@@ -331,8 +331,8 @@ def collate(samples: list[dict[str, Tensor]] | UserError) -> dict[str, Tensor] |
     Raises:
         UserError: images of several sizes.
     """
-    if isinstance(samples, UserError) or not samples:
-        return samples or {}
+    if isinstance(samples, UserError) or not samples:  # the last rows went to other processes
+        return samples or {}  # type: ignore[return-value]
     sizes = {tuple(sample["image"].shape[1:]) for sample in samples}
     if len(sizes) > 1:
         return UserError(

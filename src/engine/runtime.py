@@ -125,7 +125,8 @@ class Runtime:
         names = inspect.signature(nn.parallel.DistributedDataParallel).parameters
         # torch 2.14 gave the option another name
         name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids, **{name: False})
+        off: dict[str, Any] = {name: False}
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, **off)
 
     @cached_property
     def scaler(self) -> torch.amp.GradScaler:
