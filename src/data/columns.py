@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.classes import nfc
-from src.data.files import EXTENSIONS
+from src.data.files import IMAGE_ENDINGS
 from src.script import UserError, nearest
 
 if TYPE_CHECKING:
@@ -20,17 +20,31 @@ if TYPE_CHECKING:
 # Column names as competitions use them, most telling first.
 IMAGE_NAMES = (
     *("img_path", "image_path", "file_path", "path", "image", "img", "file_name", "file"),
-    *("image_name", "img_name", "이미지", "이미지경로", "파일명", "경로"),
+    *("image_name", "img_name", "picture", "photo", "이미지", "이미지경로", "파일명", "경로"),
 )
 ID_NAMES = ("id", "image_id", "img_id", "test_id", "row_id", "index", "아이디", "번호")
 LABEL_NAMES = (
-    *("label", "target", "class", "class_name", "label_name", "category", "labels"),
-    *("라벨", "레이블", "클래스", "정답", "분류"),
+    *("label", "target", "class", "class_name", "label_name", "category", "labels", "diagnosis"),
+    *("dx", "라벨", "레이블", "클래스", "정답", "분류"),
 )
 GROUP_NAMES = (
     *("group", "group_id", "groups", "patient_id", "patient", "subject_id", "subject"),
     *("그룹", "환자"),
 )
+FOLDER_NAMES = ("folder", "directory", "dir", "subfolder", "subdir", "folder_name", "dir_name")
+# Words of a column's name that say what several images are of: they must share a fold.
+_SUBJECTS = frozenset({
+    *("group", "patient", "subject", "person", "participant", "case", "lesion", "donor"),
+    *("specimen", "survey"),
+    *("slide", "study", "exam", "visit", "animal", "individual", "identity", "household", "house"),
+    *("home", "building", "property", "room", "session", "video", "clip", "sequence", "seq"),
+    *("scene", "site", "recording", "track", "drive", "trip", "route", "flight", "burst"),
+    *("event", "location"),
+    *("place", "camera", "station", "plot", "field", "farm", "tree", "plant", "object", "item"),
+    *("product", "instance", "owner", "user", "author", "photographer", "vehicle"),
+    *("환자", "그룹", "피험자", "장소", "영상"),
+})  # fmt: skip
+_MASK_WORDS = frozenset({"mask", "masks", "segmentation", "annotation", "annot", "seg", "gt"})
 
 
 def image_column(table: pd.DataFrame, wanted: str | None, path: Path) -> str:
@@ -42,6 +56,7 @@ def image_column(table: pd.DataFrame, wanted: str | None, path: Path) -> str:
     if not wanted:
         head = table.head(100)
         looks = [name for name in table.columns if head[name].map(_looks_like_image).mean() > 0.5]
+        looks = [name for name in looks if not _MASK_WORDS & set(_words(name))] or looks
         if looks:
             usual = pick_column(table[looks], None, IMAGE_NAMES, path, "")
             return usual or looks[0]
@@ -55,7 +70,13 @@ def image_column(table: pd.DataFrame, wanted: str | None, path: Path) -> str:
 
 
 def _looks_like_image(cell: str) -> bool:
-    return posixpath.splitext(cell.strip())[1].lower() in EXTENSIONS
+    return posixpath.splitext(cell.strip())[1].lower() in IMAGE_ENDINGS
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name in lower case: ``patientId`` is patient, id."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", nfc(name))
+    return re.findall(r"[^\W\d_]+", spaced.casefold())
 
 
 def pick_column(
@@ -85,47 +106,159 @@ _YES = frozenset({"1", "1.0", "true"})
 
 
 def find_label(
-    table: pd.DataFrame, wanted: str | None, others: Sequence[str | None], path: Path
-) -> list[str]:
-    """Return the label's column, or the columns of a one-hot table, one a class.
+    table: pd.DataFrame,
+    wanted: str | None,
+    others: Sequence[str | None],
+    path: Path,
+    asked: Sequence[str] = (),
+) -> tuple[list[str], str]:
+    """Return the label's column, or the columns of a one-hot table, and why it is that one.
 
     Args:
         table: the rows of ``path``.
         wanted: the column that the user named.
         others: columns that are taken.
         path: for messages.
+        asked: the columns that the sample submission asks for.
 
     Raises:
         UserError: none, or columns of which several hold for one image.
     """
-    label = pick_column(table, wanted, LABEL_NAMES, path, "--label_column")
     rest = [name for name in table.columns if name not in others]
+    if wanted:
+        pick_column(table, wanted, (), path, "--label_column")
+        return [wanted], ""
+    found = _label_asked_for(table, rest, asked)
+    if found:
+        return found, " (as the sample submission asks)"
+    label = pick_column(table[rest], None, LABEL_NAMES, path, "")
     if label is not None or len(rest) == 1:
-        return [label or rest[0]]
-    hot = [table[name].str.strip().str.casefold() for name in rest]
-    if not hot or not all(set(cells) <= _NO | _YES for cells in hot):
-        raise UserError(
-            f"{path} has no known label column among {', '.join(table.columns)}: "
-            "name it with --label_column"
-        )
-    counts = [sum(cell in _YES for cell in row) for row in zip(*hot, strict=True)]
+        return [label or rest[0]], ""
+    if _is_hot(table, rest):
+        _refuse_many_hot(table, rest, path)
+        return rest, ""
+    few = [
+        name
+        for name in rest
+        if _holds_classes(table[name]) and not (_names_subject(name) and _repeats(table[name]))
+    ]
+    if len(few) == 1:
+        return few, " (the one column of few different words)"
+    shown = [f"{name} ({table[name].nunique()} values)" for name in (few or rest)[:6]]
+    raise UserError(
+        f"{path} has no known label column among {', '.join(table.columns)}: name it with "
+        f"--label_column, such as {', '.join(shown)}"
+    )
+
+
+def _label_asked_for(table: pd.DataFrame, rest: list[str], asked: Sequence[str]) -> list[str]:
+    """Return the column (or one-hot columns) that the sample's columns ``asked`` mean, or none."""
+    names = {nfc(name).strip() for name in asked}
+    if len(asked) == 1 and asked[0] in rest:
+        return [asked[0]]
+    if len(asked) > 1 and set(asked) <= set(rest) and _is_hot(table, list(asked)):
+        once = table[list(asked)].map(_says_yes).sum(axis=1).eq(1).all()
+        return list(asked) if once else []
+    fits = [
+        name for name in rest
+        if len(values := {nfc(cell).strip() for cell in set(table[name])}) > 1 and values <= names
+    ]  # fmt: skip
+    usual = [name for name in fits if _plain(name) in {_plain(known) for known in LABEL_NAMES}]
+    return (usual or fits)[:1] if len(usual) == 1 or len(fits) == 1 else []
+
+
+def _says_yes(cell: str) -> bool:
+    return cell.strip().casefold() in _YES
+
+
+def _is_hot(table: pd.DataFrame, names: Sequence[str]) -> bool:
+    """Tell whether columns hold nothing but yes and no."""
+    cells = [set(table[name].str.strip().str.casefold()) for name in names]
+    return bool(cells) and all(found <= _NO | _YES for found in cells)
+
+
+def _refuse_many_hot(table: pd.DataFrame, names: Sequence[str], path: Path) -> None:
+    counts = table[list(names)].map(_says_yes).sum(axis=1).tolist()
     odd = [row for row, count in enumerate(counts) if count != 1]
     if odd:
         raise UserError(
             f"{path} line {odd[0] + 2} says yes in {counts[odd[0]]} of the columns "
-            f"{', '.join(rest)}, as {len(odd)} lines in all do not say it once: one class an image "
-            "is learned here; name one column with --label_column"
+            f"{', '.join(names)}, as {len(odd)} lines in all do not say it once: one class an "
+            "image is learned here; name one column with --label_column"
         )
-    return rest
+
+
+def _holds_classes(cells: pd.Series) -> bool:
+    """Tell whether a column holds few different words, each in several rows, and no numbers."""
+    counts = cells.str.strip().value_counts()
+    if not 2 <= len(counts) <= max(2, len(cells) // 5) or "" in counts:
+        return False
+    return not any(isinstance(_as_number(name), float) for name in counts.index)
+
+
+def _names_subject(name: str) -> bool:
+    return not _SUBJECTS.isdisjoint(_words(name))
+
+
+def find_group(
+    table: pd.DataFrame, labels: Sequence[str], others: Sequence[str | None]
+) -> tuple[str | None, list[str]]:
+    """Return the column whose rows must share a fold, if any is sure, and notes on the others.
+
+    It is named like a subject (patient, house, video), its values repeat and are many, and most
+    classes come with several of them. Of several that nest, the one with the fewest values.
+
+    Args:
+        table: the rows of a train table.
+        labels: class name of each row.
+        others: columns that are taken.
+    """
+    rest = [name for name in table.columns if name not in others]
+    repeats = [name for name in rest if _repeats(table[name])]
+    sure = [name for name in repeats if _names_subject(name) and _splits(table[name], labels)]
+    sure.sort(key=lambda name: table[name].nunique())
+    taken = sure[0] if sure else None
+    finer = [name for name in sure[1:] if table.groupby(name)[taken].nunique().max() == 1]
+    left = [name for name in repeats if name not in (taken, *finer)]
+    notes = [
+        f"column {name} has {table[name].nunique()} values in {len(table)} rows: if the rows of "
+        f"one belong together, pass --group_column {name}"
+        for name in left
+        if name in sure or _is_text(table[name])
+    ]
+    return taken, notes[:3]
+
+
+def _repeats(cells: pd.Series) -> bool:
+    """Tell whether values are many, and some of them repeat."""
+    number, rows = cells.nunique(), len(cells)
+    return number < rows and (number >= 20 or (number >= 4 and 8 * number >= rows))
+
+
+def _is_text(cells: pd.Series) -> bool:
+    return not any(isinstance(_as_number(cell.strip()), float) for cell in cells.head(20))
+
+
+def _splits(cells: pd.Series, labels: Sequence[str]) -> bool:
+    """Tell whether most classes have several values, so that folds can share a class out."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for value, label in zip(cells, labels, strict=True):
+        values[label].add(value)
+    return 2 * sum(len(found) > 1 for found in values.values()) > len(values)
 
 
 def read_labels(table: pd.DataFrame, columns: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the class names of the rows in NFC without blanks around them, and notes."""
     if len(columns) > 1:
-        hot = table[list(columns)].map(lambda cell: cell.strip().casefold() in _YES)
-        return [nfc(columns[place]) for place in hot.to_numpy().argmax(axis=1)], []
+        hot = table[list(columns)].map(_says_yes)
+        empty = [name for name in columns if not hot[name].any()]
+        notes = [f"no image is of class {', '.join(empty)}: it is not trained"] if empty else []
+        return [nfc(columns[place]) for place in hot.to_numpy().argmax(axis=1)], notes
     raw = [nfc(cell) for cell in table[columns[0]]]
     return [cell.strip() for cell in raw], _twins(set(raw), "blanks", str.strip, "merged")
+
+
+_NOTHING = frozenset({"nan", "none", "null", "na", "n/a", "#n/a", "<na>", "nil", "-", "?", "."})
 
 
 def check_labels(targets: Sequence[str], where: Path) -> list[str]:
@@ -139,6 +272,13 @@ def check_labels(targets: Sequence[str], where: Path) -> list[str]:
     for kind, key in (("case", str.casefold), ("how a number is written", _as_number)):
         remedy = "trained as different classes; if they are one, join them in aliases.csv"
         notes += _twins(classes, kind, key, remedy)
+    lost = sorted(name for name in classes if name.casefold() in _NOTHING)
+    if lost:
+        count = sum(name in lost for name in targets)
+        notes.append(
+            f"{count} labels are {', '.join(map(repr, lost))}, trained as a class of that name; if "
+            "they say that the label is missing, remove their rows"
+        )
     several = sorted(
         name for name in classes
         if len(words := re.split(r"[\s,;|]+", name)) > 1 and classes.issuperset(words)

@@ -1,8 +1,10 @@
 """CSV reading and writing: encodings and separators detected, cells as text, formulas escaped.
 
 Every cell is text ("001" stays "001", "NA" stays "NA"). Read: UTF-8 with or without BOM, UTF-16
-with BOM, CP949 where that makes Korean; commas, semicolons or tabs; any line ending. Written: text
-that a spreadsheet would run as a formula is quoted by an apostrophe, which reading takes off.
+with BOM, CP949 where that makes Korean; commas, semicolons, tabs or bars; any line ending; without
+what spreadsheets leave behind (a line ``sep=;``, rows and unnamed columns of empty cells).
+Written: text that a spreadsheet would run as a formula is quoted by an apostrophe, which reading
+takes off.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.data.files import IMAGE_ENDINGS
 from src.files import atomic_write
 from src.script import UserError
 
@@ -105,6 +108,11 @@ def refuse_duplicates(ids: Sequence[str], source: str) -> None:
         raise UserError(f"{source} has id {key!r} {count} times: ids must be unique")
 
 
+# Lines that a spreadsheet leaves: empty cells alone; and the line that tells it the separator.
+_EMPTY_LINES = re.compile(r'(?m)^[ \t]*(?:"")?[,;|\t](?:[ ,;|\t]|"")*(?=\r?$)')
+_SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[ ,;|\t]*(?=[\r\n]|$)', re.IGNORECASE)
+
+
 def read_csv(
     path: Path | str, *, text_columns: slice | None = None, unescape: bool = False
 ) -> pd.DataFrame:
@@ -122,26 +130,83 @@ def read_csv(
     import pandas as pd
 
     text = read_text(path)
+    said = _SEPARATOR_LINE.match(text)
+    text = text[said.end() :] if said else text
+    text = text if unescape else _EMPTY_LINES.sub("", text)
     first_line = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max(",;\t", key=first_line.count)
-    header = [name.strip() for name in next(csv.reader([first_line], delimiter=separator), [])]
-    if not header or not any(header):
-        raise UserError(f"{path} is empty: its first line must name the columns")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise UserError(f"{path} has two columns named {twice[0]!r}: rename or remove one")
+    separator = said[1] if said else max(",;\t", key=first_line.count)
+    separator = separator if separator in first_line or "|" not in first_line else "|"
+    header = _read_header(first_line, separator, path)
     kinds: Any = dict.fromkeys(header[text_columns], str) if text_columns else str
+
+    def parse(text: str) -> pd.DataFrame:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells would be dropped
+            return pd.read_csv(
+                io.StringIO(text), sep=separator, header=0, names=header, dtype=kinds,
+                na_filter=False, index_col=False, low_memory=False, on_bad_lines="error",
+            )  # fmt: skip
+
     try:
         if "\r " in text:  # pandas 2 repeats a row there, or asks for all memory
             rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
             text = _to_text(rows, separator)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells would be dropped
-            table = pd.read_csv(
-                io.StringIO(text), sep=separator, header=0, names=header, dtype=kinds,
-                na_filter=False, index_col=False, low_memory=False, on_bad_lines="error",
-            )  # fmt: skip
+        try:
+            table = parse(text)
+        except (pd.errors.ParserWarning, pd.errors.ParserError):
+            if '"' in text:
+                raise
+            ends = re.compile(rf"(?m)[ {re.escape(separator)}]+(?=\r?$)")
+            table = parse(ends.sub("", text))  # empty cells behind the last column
     except (pd.errors.ParserWarning, csv.Error, ValueError) as error:  # ParserError is a ValueError
         reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. ")
         raise UserError(f"{path} is not a well-formed CSV: {reason}") from error
-    return table.map(unescape_cell) if unescape and "'" in text else table
+    if unescape:
+        return table.map(unescape_cell) if "'" in text else table
+    blank = [
+        name for name in header
+        if is_unnamed(name) and not table[name].astype(str).str.strip().any()
+    ]  # fmt: skip
+    return table.drop(columns=blank) if len(blank) < len(header) else table
+
+
+def is_unnamed(name: str) -> bool:
+    """Tell whether a column has no name, or the one that pandas gives to row numbers."""
+    return not name or re.fullmatch(r"Unnamed: [\d.]+(_level_\d+)?|level_0", name) is not None
+
+
+def _read_header(line: str, separator: str, path: Path | str) -> list[str]:
+    """Return the names of the columns, of which several may have none ("").
+
+    Raises:
+        UserError: there are none, a name twice, or the line is one of the rows.
+    """
+    header = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    if not header or not any(header):
+        raise UserError(f"{path} is empty: its first line must name the columns")
+    if _is_row(header):
+        names = ["image", "label", *(f"column{n}" for n in range(3, 1 + len(header)))]
+        example = separator.join(names[: len(header)])
+        raise UserError(
+            f"{path} has no line of column names: its first line is {line.strip()[:60]!r}; write "
+            f"one above it, such as {example!r}"
+        )
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise UserError(f"{path} has two columns named {twice[0]!r}: rename or remove one")
+    return [
+        name or ("" if place == header.index("") else f"Unnamed: {place}")
+        for place, name in enumerate(header)
+    ]
+
+
+def _is_row(cells: Sequence[str]) -> bool:
+    """Tell whether what should be names of columns is an image's file, or an id and numbers."""
+    if any(Path(cell).suffix.lower() in IMAGE_ENDINGS for cell in cells):
+        return True
+    if not re.search(r"\d", cells[0]):
+        return False
+    numbers = [cell for cell in cells[1:] if re.fullmatch(r"[+-]?\d*\.?\d+(e[+-]?\d+)?", cell)]
+    if not numbers or len(numbers) < len(cells) - 1:
+        return False
+    return len(set(numbers)) < len(numbers) or any("." in cell for cell in numbers)

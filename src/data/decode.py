@@ -17,10 +17,19 @@ import os
 import stat
 import struct
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from src.data.formats import (
+    OPENCV,
+    decode_other,
+    find_kind,
+    pillow_rgb,
+    read_other_size,
+    refuse_unknown,
+)
 from src.script import UserError
 
 # The size Pillow calls a decompression bomb; 512 MiB of RGB.
@@ -57,7 +66,8 @@ def decode_image(
     """Decode an image file to RGB (H, W, 3) uint8, EXIF orientation applied.
 
     Args:
-        path: JPEG, PNG, WebP, BMP, GIF or TIFF, whatever its extension says.
+        path: JPEG, PNG, WebP, BMP, GIF, TIFF or what ``formats.py`` adds, whatever its extension
+            says.
         short_side: the size needed, in pixels. A JPEG is then decoded at 1/2, 1/4 or 1/8 (scaled
             in the DCT domain, several times cheaper) if its shorter side stays >= ``short_side``.
         max_pixels: refuse anything larger (width x height) before decoding.
@@ -77,6 +87,8 @@ def decode_bytes(
 ) -> np.ndarray:
     """Decode as :func:`decode_image` does, from memory; ``name`` stands in the errors."""
     width, height, kind = _checked_size(data, name, max_pixels)
+    if kind not in OPENCV:
+        return decode_other(data, kind, name)
     reduced = 1
     if kind == "jpeg" and short_side:
         reduced = next((d for d in (8, 4, 2) if min(width, height) // d >= short_side), 1)
@@ -95,6 +107,8 @@ def decode_bytes(
                 'or pip install "opencv-python-headless>=4.12"'
             )
         refuse_numbers(data, name, kind)
+        if kind == "tiff":  # of a compression that OpenCV lacks, it may be
+            return _decode_by_pillow(data, name)
         raise UserError(f"{name} is damaged or cut short ({kind}): restore the file")
     if reduced > 1:  # OpenCV has no reduced flag in RGB order
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
@@ -174,11 +188,10 @@ def _checked_size(data: bytes, name: Path | str, max_pixels: int) -> tuple[int, 
 
 
 def _decode_by_pillow(data: bytes, name: Path | str) -> np.ndarray:
-    from PIL import ImageOps, TiffImagePlugin
+    from PIL import TiffImagePlugin
 
     try:
-        image = ImageOps.exif_transpose(TiffImagePlugin.TiffImageFile(io.BytesIO(data)))
-        return np.array(image.convert("RGB"))
+        return pillow_rgb(TiffImagePlugin.TiffImageFile(io.BytesIO(data)))
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise UserError(f"{name} is damaged or cut short (tiff): restore the file") from error
 
@@ -246,16 +259,17 @@ _FLAGS = {
 def read_size(data: bytes, name: Path | str = "image") -> tuple[int, int, str]:
     """Read ``(width, height, format)`` from the header alone, before EXIF rotation.
 
-    The format is one of jpeg, png, gif, bmp, webp, tiff; pixels are not touched.
+    The format is one that ``formats.find_kind`` tells; pixels are not touched.
 
     Raises:
-        UserError: none of these formats, or a header that is cut off.
+        UserError: none of these formats, one whose decoder is not installed, or a header that is
+            cut off.
     """
-    for magic, kind in _MAGIC:
-        if data.startswith(magic) and (kind != "webp" or data[8:12] == b"WEBP"):
-            break
-    else:
-        raise UserError(f"{name} is not a JPEG, PNG, WebP, BMP, GIF or TIFF image: restore it")
+    kind = find_kind(data)
+    if not kind:
+        refuse_unknown(data, name)
+    if kind not in OPENCV:
+        return (*read_other_size(data, kind, name), kind)
     try:
         width, height = _HEADERS[kind](data)
     except Exception as error:  # struct, index and Pillow's many
@@ -272,6 +286,13 @@ def read_depth(data: bytes, kind: str) -> tuple[int, bool]:
         return (data[24] if len(data) > 24 else 8), False
     if kind != "tiff":
         return 8, False
+    tags = _read_tags(data)
+    is_float = 3 in tags.get(_FORMAT, (1,)) or tags.get(_COMPRESSION) in _SGILOG
+    return max(tags.get(_BITS, (1,) if tags else (8,))), is_float
+
+
+def _read_tags(data: bytes) -> Any:
+    """Return the tags of a TIFF's first page, none where they cannot be read."""
     from PIL import TiffImagePlugin
 
     try:
@@ -279,15 +300,19 @@ def read_depth(data: bytes, kind: str) -> tuple[int, bool]:
         file = io.BytesIO(data)
         file.seek(tags.next)
         tags.load(file)
-        is_float = 3 in tags.get(_FORMAT, (1,)) or tags.get(_COMPRESSION) in _SGILOG
-        return max(tags.get(_BITS, (1,))), is_float
+        return dict(tags)
     except Exception:  # struct, index and Pillow's many: whoever reads the size will say it
-        return 8, False
+        return {}
 
 
 def refuse_numbers(data: bytes, name: Path | str, kind: str) -> None:
-    """Raise a UserError if the file is a TIFF of measurements instead of colours."""
+    """Raise a UserError if the file is a TIFF of measurements or bands instead of colours."""
     bits, is_float = read_depth(data, kind)
+    bands = int(_read_tags(data).get(_BANDS, 1)) if kind == "tiff" else 1
+    if bands > 4:
+        raise UserError(
+            f"{name} holds {bands} bands: save three of them as an RGB image of 8 bits a channel"
+        )
     if is_float or bits > 16:
         number = "floating-point numbers" if is_float else "whole numbers"
         raise UserError(f"{name} holds {number} of {bits} bits: save it with 8 bits a channel")
@@ -346,21 +371,9 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
     return TiffImagePlugin.TiffImageFile(io.BytesIO(data)).size
 
 
-# TIFF tags: BitsPerSample, Compression, SampleFormat (3 is IEEE floating point)
-_BITS, _COMPRESSION, _FORMAT = 258, 259, 339
+# TIFF tags: BitsPerSample, Compression, SamplesPerPixel, SampleFormat (3 is IEEE floating point)
+_BITS, _COMPRESSION, _BANDS, _FORMAT = 258, 259, 277, 339
 _SGILOG = (34676, 34677)  # luminance as a logarithm: what OpenCV 4 writes of three floats
-_MAGIC = (
-    (b"\xff\xd8", "jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"GIF87a", "gif"),
-    (b"GIF89a", "gif"),
-    (b"BM", "bmp"),
-    (b"RIFF", "webp"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-    (b"II+\0", "tiff"),
-    (b"MM\0+", "tiff"),
-)
 _HEADERS = {
     "jpeg": _jpeg_size,
     "png": _png_size,

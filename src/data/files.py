@@ -15,9 +15,29 @@ from pathlib import Path
 from src.classes import nfc
 from src.script import UserError
 
+# Endings that are images without a look; files with others are opened.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-LABEL_TABLES = ("train_labels.csv", "trainlabels.csv", "labels.csv")  # else train.csv is meant
-_LITTER = frozenset({"__MACOSX", "$RECYCLE.BIN", "System Volume Information"})
+IMAGE_ENDINGS = EXTENSIONS | {
+    *(".jfif", ".jpe", ".jif", ".jfi", ".pjpeg", ".pjp", ".apng", ".dib", ".ppm", ".pgm", ".pbm"),
+    *(".pnm", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".avif", ".heic", ".heif", ".hif", ".jxl"),
+    *(".dcm", ".dicom", ".ico", ".qoi", ".ras"),
+}
+_LITTER = re.compile(
+    r"__macosx|__pycache__|\$recycle\.bin|recycler?|system volume information|found\.\d{3}"
+    r"|@eadir|@tmp|@recycle|@__thumb|@sharebin|@recently-snapshot|#recycle|#snapshot|lost\+found"
+    r"|network trash folder|temporary items|thumbnails?|thumbs\.db|ehthumbs(_vista)?\.db"
+    r"|desktop\.ini|icon\r"
+)
+# Files that lie beside images and are none; what has another ending may be an image.
+_BESIDE = frozenset({
+    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".md", ".rst"),
+    *(".html", ".htm", ".css", ".js", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".py", ".ipynb"),
+    *(".sh", ".bat", ".m", ".log", ".ini", ".cfg", ".db", ".lnk", ".url", ".zip", ".tar", ".gz"),
+    *(".tgz", ".7z", ".rar", ".md5", ".sha1", ".sha256", ".bak", ".orig", ".old", ".tmp", ".swp"),
+    *(".parquet", ".pkl", ".h5", ".hdf5", ".names", ".data", ".lock", ".cache", ".xmp", ".aae"),
+})  # fmt: skip
+_CUT_SHORT = frozenset({".part", ".crdownload", ".download", ".partial"})
+_BESIDE_NAMES = frozenset({"readme", "license", "licence", "notice", "changelog", "md5sums"})
 
 
 def find_entry(root: Path, *names: str) -> Path | None:
@@ -33,56 +53,21 @@ def find_entry(root: Path, *names: str) -> Path | None:
     return next((root / entries[name] for name in names if name in entries), None)
 
 
-def find_root(data_dir: Path | str) -> Path:
-    """Return the data set's folder: ``data_dir`` itself, or its one child that is a data set.
-
-    Raises:
-        UserError: none or several; says what was looked for.
-    """
-    folder = Path(data_dir)
-    if folder.is_file():
-        raise UserError(
-            f"data folder {folder} is a file: pass its folder, --data_dir {folder.parent}"
-        )
-    if not folder.is_dir():
-        raise UserError(f"data folder {folder} is missing: unpack the data there, or --data_dir")
-    if _is_data_set(folder):
-        return folder
-    children = sorted(
-        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")
-    )
-    found = [child for child in children if _is_data_set(child)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise UserError(
-            f"no data set in {folder}: looked there and one folder below for train/, train.csv, "
-            f"test/ and test.csv; {name_classes(folder)}unpack the data there, or pass --data_dir"
-        )
-    names = ", ".join(child.name for child in found)
-    raise UserError(f"{folder} holds several data sets ({names}): pass --data_dir {found[0]}")
+def is_litter(name: str) -> bool:
+    """Tell whether an entry is hidden, or of a system: a bin, thumbnails, an index."""
+    return name[0] == "." or _LITTER.fullmatch(name.casefold()) is not None
 
 
-def _is_data_set(folder: Path) -> bool:
-    names = ("train", "training", "train.csv", *LABEL_TABLES, "test", "test.csv")
-    return find_entry(folder, *names) is not None
-
-
-def name_classes(folder: Path) -> str:
-    """Return the remedy for class folders that lie in ``folder`` instead of train/, or ""."""
-    names = sorted(child.name for child in folder.iterdir() if child.is_dir())
-    scanner = Scanner(folder)
-    found = [name for name in names if not name.startswith((".", "test")) and scanner.holds(name)]
-    if len(found) < 2:
-        return ""
-    shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
-    return f"if the folders {shown} are classes, move them into {folder / 'train'}, else "
+def _ending(name: str) -> str:
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
 
 
 class Scanner:
     """Walks folders below one root, each real folder once, however links point at it.
 
-    ``notes`` collects, one line each, what was left out and why.
+    ``notes`` collects, one line each, what was left out and why; files that are no images are
+    counted for :meth:`left_out`.
     """
 
     def __init__(self, root: Path):
@@ -90,14 +75,17 @@ class Scanner:
         self.root = root
         self.notes: list[str] = []
         self.folders: list[str] = []  # that were walked
+        self._litter: set[str] = set()
+        self._others: dict[tuple[str, str], list[str]] = {}  # (ending, why) → paths
         self._seen: set[tuple[int, int]] = set()
         self._is_new("")
 
     def images(self, folder: str = "") -> list[str]:
         """Return the POSIX paths, relative to the root, of the images below ``folder``, sorted.
 
-        An image is a non-hidden file with an image extension in any case; a folder is a folder
-        even when named ``x.jpg``. Links are followed.
+        An image is a non-hidden file with an image extension in any case, or one whose first bytes
+        are those of an image that can be read; a folder is a folder even when named ``x.jpg``.
+        Links are followed.
 
         Raises:
             UserError: a folder that cannot be read, or a name that is not valid Unicode.
@@ -111,17 +99,75 @@ class Scanner:
         never carries images over.
         """
         self._is_new(parent)
-        names = sorted(name for name, is_folder in self._entries(parent) if is_folder)
+        names = self.subfolders(parent)
         names.sort(key=lambda name: (self.root / parent / name).is_symlink())
         new = {name for name in names if self._is_new(f"{parent}/{name}")}
         return {name: self._walk(f"{parent}/{name}") for name in sorted(new)}
+
+    def subfolders(self, folder: str) -> list[str]:
+        """Return the names of the folders directly in ``folder``, sorted."""
+        return sorted(name for name, is_folder in self._entries(folder) if is_folder)
+
+    def loose(self, folder: str) -> list[str]:
+        """Return the names of the images that lie directly in ``folder``."""
+        entries = self._entries(folder)
+        return [
+            name for name, is_folder in entries
+            if not is_folder and self._why_not(f"{folder}/{name}", name) is None
+        ]  # fmt: skip
 
     def holds(self, folder: str) -> bool:
         """Tell whether images lie directly in ``folder``."""
         entries = self._entries(folder)
         return any(
-            Path(name).suffix.lower() in EXTENSIONS for name, is_folder in entries if not is_folder
+            not is_folder and self._why_not(f"{folder}/{name}", name) is None
+            for name, is_folder in entries
         )
+
+    def left_out(self, *, doubtful: bool = False) -> list[str]:
+        """Return one line for each kind of file that is no image here, with their number.
+
+        Args:
+            doubtful: only those that may be images, and not texts, tables, archives.
+        """
+        lines = []
+        beside = []
+        for (ending, why), paths in sorted(self._others.items()):
+            files = f"{len(paths)} files {ending or 'without an ending'}"
+            if why:
+                lines.append(f"{files} are left out, first {paths[0]}: {why}")
+            else:
+                beside.append(files)
+        if doubtful:
+            return lines
+        if beside:
+            lines.append(f"{', '.join(beside)} are no images: left out")
+        if self._litter:
+            lines.append(f"folders of the system are left out: {', '.join(sorted(self._litter))}")
+        return lines
+
+    def _why_not(self, path: str, name: str) -> str | None:
+        """Return why a file is no image that can be read: "" a text or table, None it is one."""
+        ending = _ending(name)
+        if ending in EXTENSIONS:
+            return None
+        if ending in _BESIDE or ending.endswith("~") or name.casefold() in _BESIDE_NAMES:
+            return ""
+        if ending in _CUT_SHORT:
+            return "cut short, it seems: finish the download"
+        from src.data.formats import HEAD, describe, find_kind, lacking
+
+        if not (self.root / path).is_file():  # a pipe would never end
+            return "no file: remove them"
+        try:
+            with (self.root / path).open("rb") as file:
+                kind = find_kind(file.read(HEAD))
+        except OSError as error:
+            return f"cannot be read ({error.strerror}): restore them"
+        if not kind:
+            return "not a format that is read here: convert them to PNG, or remove them"
+        remedy = lacking(kind)
+        return f"{describe(kind)}: {remedy}, or convert them to PNG" if remedy else None
 
     def _walk(self, folder: str) -> list[str]:
         found: list[str] = []
@@ -134,8 +180,12 @@ class Scanner:
             for name, is_folder in self._entries(folder):
                 if is_folder:
                     folders.append(prefix + name)
-                elif name[name.rfind(".") :].lower() in EXTENSIONS:
+                    continue
+                why = self._why_not(prefix + name, name)
+                if why is None:
                     found.append(prefix + name)
+                else:
+                    self._others.setdefault((_ending(name), why), []).append(prefix + name)
             stack += [inner for inner in sorted(folders, reverse=True) if self._is_new(inner)]
         found.sort()
         return self._checked(found)
@@ -144,7 +194,9 @@ class Scanner:
         try:
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
-                    if entry.name[0] == "." or entry.name in _LITTER:
+                    if is_litter(entry.name):
+                        if entry.name[0] != "." and entry.is_dir():
+                            self._litter.add(entry.name)
                         continue
                     try:
                         is_folder = entry.is_dir()
@@ -209,6 +261,7 @@ class ImageFinder:
         scanner = Scanner(root)
         self._paths = {nfc(path): path for path in reversed(scanner.images())}
         self.notes = scanner.notes
+        self.left_out = [line for line in scanner.left_out(doubtful=True) if "pip install" in line]
         own = [name for name in scanner.folders if _split_of(name.split("/")) == split]
         self._has_own = bool(own)
         self.place = f"{root}/{min(own, key=len)}/" if own else str(root)  # where they should be
@@ -232,16 +285,32 @@ class ImageFinder:
                 return self._paths[prefix + path]
         return self._find_by_name(path, cell)
 
+    def find_quietly(self, cell: str) -> str | None:
+        """Return the path of the image as :meth:`find` does, None for what that refuses."""
+        try:
+            return self.find(cell) if cell.strip() else None
+        except UserError:
+            return None
+
     def _inside(self, cell: str) -> str | None:
         path = posixpath.normpath(nfc(cell.strip()).replace("\\", "/"))
         if path.startswith(self._inner):
             return path[len(self._inner) :]
         if not path.startswith(("/", "../")) and path != ".." and not re.match("[A-Za-z]:", path):
             return path
+        if self.allow_outside and (self.root / path).is_file():
+            return None
+        parts = re.sub("^[A-Za-z]:", "", path).strip("/").split("/")
+        if ".." not in parts and not (self.root / path).exists():  # of another machine
+            ends = ("/".join(parts[start:]) for start in range(len(parts)))
+            known = next((end for end in ends if end in self._paths), None)
+            if known is not None:
+                return known
         if self.allow_outside:
             return None
         raise UserError(
-            f"path {cell!r} leaves the data folder {self.root}: mend it, or pass --allow_outside"
+            f"path {cell!r} leaves the data folder {self.root}, and no end of it is a file there: "
+            "mend it, or pass --allow_outside"
         )
 
     def _find_by_name(self, path: str, cell: str) -> str | None:

@@ -21,24 +21,26 @@ from typing import TYPE_CHECKING
 
 from src.classes import nfc
 from src.data.columns import (
+    FOLDER_NAMES,
     GROUP_NAMES,
     ID_NAMES,
     LABEL_NAMES,
     check_labels,
+    find_group,
     find_label,
     image_column,
     pick_column,
     read_labels,
 )
-from src.data.csv_io import read_csv, refuse_duplicates
-from src.data.files import (
-    EXTENSIONS,
+from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates
+from src.data.files import ImageFinder, Scanner, find_entry
+from src.data.root import (
+    INNER_TABLES,
     LABEL_TABLES,
-    ImageFinder,
-    Scanner,
-    find_entry,
     find_root,
+    find_table,
     name_classes,
+    name_tables,
 )
 from src.data.sample import compare_ids, find_sample, read_sample, read_sample_submission
 from src.script import UserError
@@ -68,7 +70,7 @@ def read_train(
     """
     root = Path(root)
     folder = find_entry(root, "train", "training")
-    path = find_entry(root, "train.csv") or _find_label_table(root, folder)
+    path = find_table(root, "train") or _find_label_table(root, folder)
     if path is not None:
         wanted = (image_column, label_column, group_column)
         return _read_train_csv(root, path, wanted, allow_outside)
@@ -76,8 +78,8 @@ def read_train(
         raise UserError(f"no train.csv in {root} to take columns from: drop the column flags")
     if folder is None or not folder.is_dir():
         raise UserError(
-            f"no train/ and no train.csv in {root}: {name_classes(root)}unpack the data, or "
-            "--data_dir"
+            f"no train/ and no train.csv in {root}: {name_tables(root)}{name_classes(root)}unpack "
+            "the data, or --data_dir"
         )
     return _read_train_folders(root, folder.name)
 
@@ -94,36 +96,42 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     root = Path(root)
     sample, notes = read_sample(root)
     sample_ids = None if sample is None else sample.iloc[:, 0].tolist()
-    path = find_entry(root, "test.csv")
+    path = find_table(root, "test")
     folder = find_entry(root, "test", "testing")
+    if path is None and sample_ids is None and folder is not None and folder.is_dir():
+        return _read_test_folder(root, folder.name)
+    finder = ImageFinder(
+        root, split="test", folder=folder.name if folder else "", allow_outside=allow_outside
+    )
     if path is not None:
         sample_name = None if sample is None else str(sample.columns[0])
-        ids, cells = _read_test_csv(path, sample_name)
+        ids, cells = _read_test_csv(path, sample_name, finder)
         source = str(path)
     elif sample_ids is not None:
         ids, cells, source = sample_ids, sample_ids, f"{find_sample(root)}"
-    elif folder is not None and folder.is_dir():
-        return _read_test_folder(root, folder.name)
     else:
         raise UserError(f"no test.csv and no test/ in {root}: unpack the data, or --data_dir")
     refuse_duplicates(ids, source)
     if sample_ids is not None and path is not None:
-        compare_ids(ids, sample_ids, path)
+        ids, said = compare_ids(ids, sample_ids, path)
+        notes += said
         cell_of = dict(zip(ids, cells, strict=True))
         ids, cells = sample_ids, [cell_of[key] for key in sample_ids]
-    finder = ImageFinder(
-        root, split="test", folder=folder.name if folder else "", allow_outside=allow_outside
-    )
-    images = find_images(finder, cells, source)
-    return Index(root, make_table(ids, images, split="test"), notes=tuple(notes + finder.notes))
+    images, said = find_images(finder, cells, source)
+    notes += said + finder.notes
+    return Index(root, make_table(ids, images, split="test"), notes=tuple(notes))
 
 
 def _find_label_table(root: Path, train: Path | None) -> Path | None:
-    """Return a table such as train_labels.csv, unless ``train`` says the classes by folders."""
-    path = find_entry(root, *LABEL_TABLES)
-    if path is None or train is None or not train.is_dir():
+    """Return a table such as train_labels.csv, unless ``train`` says the classes by folders.
+
+    It may lie in ``train`` itself: ``_classes.csv``, ``metadata.csv``.
+    """
+    path = find_table(root, *LABEL_TABLES)
+    if train is None or not train.is_dir():
         return path
-    return None if len(Scanner(root).images_by_folder(train.name)) > 1 else path
+    path = path or find_table(train, *INNER_TABLES)
+    return None if path is None or len(Scanner(root).images_by_folder(train.name)) > 1 else path
 
 
 def _read_train_folders(root: Path, train: str) -> Index:
@@ -131,10 +139,13 @@ def _read_train_folders(root: Path, train: str) -> Index:
     images: list[str] = []
     targets: list[str] = []
     notes: list[str] = []
-    folders = scanner.images_by_folder(train)
+    place = _class_parent(scanner, train)
+    if place != train:
+        notes.append(f"the class folders lie in {place}/")
+    folders = scanner.images_by_folder(place)
     for folder, found in folders.items():
         if not found:
-            notes.append(f"class folder {train}/{folder} has no images: no such class is trained")
+            notes.append(f"class folder {place}/{folder} has no images: no such class is trained")
         images += found
         targets += [nfc(folder)] * len(found)
     twins = Counter(map(nfc, folders))
@@ -144,18 +155,21 @@ def _read_train_folders(root: Path, train: str) -> Index:
         if count > 1
     ]
     if not images:
+        left = "".join(f"; {line}" for line in scanner.left_out(doubtful=True))
         raise UserError(
-            f"no images in class folders below {root / train}: expected {train}/<class>/*.jpg"
+            f"no images in class folders below {root / train}: expected {train}/<class>/*.jpg{left}"
         )
-    loose = _loose_images(root / train)
-    unused = find_entry(root, "val", "valid", "validation", *LABEL_TABLES)
+    more, said = _validation_images(root, scanner, set(targets))
+    images += more.keys()
+    targets += more.values()
+    notes += said
+    unused = find_table(root, *LABEL_TABLES)
     if unused:
-        notes.append(
-            f"{unused.name} is not used: the folds are made from the class folders of {train}/; "
-            "move images there to train on them"
-        )
+        notes.append(f"{unused.name} is not used: the classes are the folders of {train}/")
+    loose = scanner.loose(place)
     if loose:
-        notes.append(f"{len(loose)} images directly in {train}/ have no class: left out")
+        notes.append(f"{len(loose)} images directly in {place}/ have no class: left out")
+    notes += scanner.left_out()
     order = sorted(range(len(images)), key=lambda row: (nfc(images[row]), images[row]))
     images = [images[row] for row in order]
     targets = [targets[row] for row in order]
@@ -168,39 +182,68 @@ def _read_train_folders(root: Path, train: str) -> Index:
     return Index(root, table, find_classes(targets, root / train), tuple(notes + scanner.notes))
 
 
-def _loose_images(folder: Path) -> list[str]:
-    return [
-        path.name
-        for path in folder.iterdir()
-        if path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file()
+def _class_parent(scanner: Scanner, folder: str) -> str:
+    """Return the folder whose folders are the classes: ``folder``, or the lone one inside it."""
+    for _ in range(3):
+        inner = scanner.subfolders(folder)
+        deeper = f"{folder}/{inner[0]}" if len(inner) == 1 else ""
+        if not deeper or scanner.holds(folder) or scanner.holds(deeper):
+            break
+        if not scanner.subfolders(deeper):
+            break
+        folder = deeper
+    return folder
+
+
+def _validation_images(
+    root: Path, scanner: Scanner, classes: set[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return image → class of a validation folder with class folders of the same names, and notes.
+
+    They are trained on like the others: folds hold out rows of their own.
+    """
+    valid = find_entry(root, "val", "valid", "validation", "dev")
+    if valid is None or not valid.is_dir():
+        return {}, []
+    found = scanner.images_by_folder(_class_parent(scanner, valid.name))
+    pairs = {image: nfc(name) for name, images in found.items() for image in images}
+    strange = sorted({*pairs.values()} - classes)
+    if not pairs or strange:
+        why = f"it has classes that train/ has not ({', '.join(strange[:3])})" if strange else ""
+        return {}, [f"{valid.name}/ is not used: {why or 'it has no images in class folders'}"]
+    return pairs, [
+        f"{len(pairs)} images of {valid.name}/ are trained on too, for the folds hold out images "
+        f"of their own: move {valid.name}/ away to train without them"
     ]
 
 
 def _read_train_csv(
     root: Path, path: Path, wanted: Sequence[str | None], allow_outside: bool
 ) -> Index:
-    table = read_csv(path)
-    if not len(table):
-        raise UserError(f"{path} has no rows: restore the file")
+    folder = find_entry(root, "train", "training")
+    finder = ImageFinder(
+        root, split="train", folder=folder.name if folder else "", allow_outside=allow_outside
+    )
+    table = _read_table(path, finder, wanted[0])
     image = image_column(table, wanted[0], path)
     group = pick_column(table, wanted[2], GROUP_NAMES, path, "--group_column")
     known = pick_column(table, wanted[1], LABEL_NAMES, path, "--label_column")
     others = table.drop(columns=[name for name in (known, group) if name])
     key = pick_column(others, None, ID_NAMES, path, "")
-    labels = find_label(table, wanted[1], (image, group, key), path)
+    labels, why = find_label(table, wanted[1], (image, group, key), path, _asked_for(root))
     label = labels[0] if len(labels) == 1 else f"the one of {', '.join(labels)} that is 1"
-    folder = find_entry(root, "train", "training")
-    finder = ImageFinder(
-        root, split="train", folder=folder.name if folder else "", allow_outside=allow_outside
-    )
-    images = find_images(finder, table[image].tolist(), str(path))
-    notes = [f"{path.name}: image = {image}, label = {label}, group = {group or 'none'}"]
+    images, found_notes = find_images(finder, _image_cells(table, image, finder), str(path))
+    targets, merged = read_labels(table, labels)
+    offers: list[str] = []
+    if group is None:
+        group, offers = find_group(table, targets, (image, key, *labels))
+    notes = [f"{path.name}: image = {image}, label = {label}{why}, group = {group or 'none'}"]
+    notes += found_notes + [f"{path.name}: {offer}" for offer in offers]
     if key not in (None, image) and table[key].duplicated().any():
         notes.append(f"{path.name}: {key} repeats, so images are known by their paths")
         key = None
     ids = [nfc(name) for name in images] if key is None else table[key].tolist()
     refuse_duplicates(ids, str(path))
-    targets, merged = read_labels(table, labels)
     if "" in targets:
         raise UserError(
             f"{path} has no label in column {label} for {ids[targets.index('')]}: add it"
@@ -211,19 +254,66 @@ def _read_train_csv(
     return Index(root, rows, find_classes(targets, path), tuple(notes + finder.notes))
 
 
-def _read_test_csv(path: Path, sample_name: str | None) -> tuple[list[str], list[str]]:
+def _asked_for(root: Path) -> list[str]:
+    """Return the columns that the sample submission asks for, none where there is no such file."""
+    try:
+        sample = read_sample_submission(root)
+    except UserError:  # it is refused when the folds are made
+        return []
+    return [] if sample is None else [str(name) for name in sample.columns[1:]]
+
+
+def _read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFrame:
+    """Read a train or test table without the row numbers that a data frame wrote.
+
+    Raises:
+        UserError: no rows, or no line of column names.
+    """
     table = read_csv(path)
     if not len(table):
         raise UserError(f"{path} has no rows: restore the file")
+    if finder.find_quietly(str(table.columns[0])) is not None:
+        raise UserError(
+            f"{path} has no line of column names: its first line begins with the image "
+            f"{table.columns[0]!r}; write one above it, such as 'image,label'"
+        )
+    unnamed = [name for name in table.columns if is_unnamed(name)]
+    if not unnamed or image in unnamed:
+        return table
+    named = table.drop(columns=unnamed)
+    try:
+        image_column(named, image, path)
+    except UserError:  # then what has no name are the ids
+        return table.rename(columns={unnamed[0]: "index"})
+    return named
+
+
+def _image_cells(table: pd.DataFrame, image: str, finder: ImageFinder) -> list[str]:
+    """Return the cells that say the images, with those of a column of folders before them."""
+    cells: list[str] = table[image].tolist()
+    folder = pick_column(table.drop(columns=image), None, FOLDER_NAMES, "", "")
+    if folder is None or "/" in cells[0]:
+        return cells
+    joined = [f"{place}/{cell}" for place, cell in zip(table[folder], cells, strict=True)]
+    return joined if finder.find_quietly(joined[0]) is not None else cells
+
+
+def _read_test_csv(
+    path: Path, sample_name: str | None, finder: ImageFinder
+) -> tuple[list[str], list[str]]:
+    table = _read_table(path, finder, None)
     image = image_column(table, None, path)
     key = sample_name if sample_name in table.columns else None
     key = key or pick_column(table, None, ID_NAMES, path, "") or str(table.columns[0])
-    return table[key].tolist(), table[image].tolist()
+    return table[key].tolist(), _image_cells(table, image, finder)
 
 
 def _read_test_folder(root: Path, test: str) -> Index:
     scanner = Scanner(root)
     images = sorted(scanner.images(test), key=lambda path: (nfc(path), path))
+    doubtful = scanner.left_out(doubtful=True)
+    if doubtful:
+        raise UserError(f"{root / test}: {'; '.join(doubtful)}")
     if not images:
         raise UserError(f"no images in {root / test}: restore them")
     forms: tuple[Callable[[str], str], ...] = (
@@ -237,7 +327,8 @@ def _read_test_folder(root: Path, test: str) -> Index:
             break
     else:
         ids = images
-    return Index(root, make_table(ids, images, split="test"), notes=tuple(scanner.notes))
+    notes = (*scanner.notes, *scanner.left_out())
+    return Index(root, make_table(ids, images, split="test"), notes=notes)
 
 
 COLUMNS = ("id", "image", "target", "group", "split")
@@ -261,20 +352,34 @@ class Index:
         return len(self.table)
 
 
-def find_images(finder: ImageFinder, cells: Sequence[str], source: str) -> list[str]:
-    """Return the images that the ``cells`` of ``source`` mean, as paths relative to the root.
+def find_images(
+    finder: ImageFinder, cells: Sequence[str], source: str
+) -> tuple[list[str], list[str]]:
+    """Return the images that the ``cells`` of ``source`` mean, relative to the root, and notes.
+
+    Where none of the files exists under the ending that the cells say, the ending is passed over.
 
     Raises:
         UserError: some are not there, or fit several files.
     """
     images = [finder.find(cell) for cell in cells]
+    notes: list[str] = []
+    stems = [posixpath.splitext(cell)[0] for cell in cells]
+    if (
+        images
+        and not any(images)
+        and all(stem != cell for stem, cell in zip(stems, cells, strict=True))
+    ):
+        images = [finder.find_quietly(stem) for stem in stems]
+        notes = [f"{source}: the files have other endings than {cells[0]!r}, such as {images[0]!r}"]
     missing = [cell for cell, image in zip(cells, images, strict=True) if image is None]
     if missing:
+        left = "".join(f"; {line}" for line in finder.left_out)
         raise UserError(
             f"{source} names {len(missing)} images that are not in {finder.place}, first "
-            f"{missing[0]!r}: restore them"
+            f"{missing[0]!r}: restore them{left}"
         )
-    return [image for image in images if image is not None]
+    return [image for image in images if image is not None], notes
 
 
 def find_classes(targets: Sequence[str], where: Path) -> tuple[str, ...]:

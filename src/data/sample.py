@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.data.columns import ID_NAMES, IMAGE_NAMES, pick_column
-from src.data.csv_io import read_csv, refuse_duplicates
-from src.data.files import find_entry
+from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates
+from src.data.files import IMAGE_ENDINGS
+from src.data.root import find_table
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
 
 def find_sample(root: Path) -> Path | None:
     """Return the sample submission's path, or None where there is none."""
-    return find_entry(
-        root, "sample_submission.csv", "samplesubmission.csv", "sample-submission.csv"
+    return find_table(
+        root,
+        *("sample_submission", "samplesubmission", "sample-submission", "sample submission"),
+        *("submission_sample", "submission_format", "sample_submit", "submission_example"),
     )
 
 
@@ -49,7 +53,7 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     if key != table.columns[0]:
         place = list(table.columns).index(key)
         table = read_csv(path, text_columns=slice(place, place + 1))
-        classes = [name for name in table.columns if name != key and not _is_unnamed(name)]
+        classes = [name for name in table.columns if name != key and not is_unnamed(name)]
         table = table[[key, *classes]]
         notes = [f"{path.name}: {key!r} holds the ids and comes first in the submission"]
     _refuse_other_forms(table, path)
@@ -61,13 +65,9 @@ def _id_column(table: pd.DataFrame) -> str:
     """Return the first column, unless it has no id's name and another has."""
     first = str(table.columns[0])
     usual = pick_column(table.iloc[:, :1], None, (*ID_NAMES, *IMAGE_NAMES), "", "")
-    if usual and not _is_unnamed(first):
+    if usual and not is_unnamed(first):
         return first
     return pick_column(table.iloc[:, 1:], None, ID_NAMES, "", "") or first
-
-
-def _is_unnamed(name: str) -> bool:
-    return not name or name.startswith("Unnamed:")  # as pandas writes and reads its row numbers
 
 
 def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
@@ -103,12 +103,44 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def compare_ids(ids: Sequence[str], sample_ids: Sequence[str], path: Path) -> None:
-    """Raise a UserError unless test.csv, at ``path``, and the sample name the same ids."""
+def compare_ids(
+    ids: Sequence[str], sample_ids: Sequence[str], path: Path
+) -> tuple[list[str], list[str]]:
+    """Return the ids of test.csv, at ``path``, as the sample writes them, and notes.
+
+    The two may differ in endings of image files, in folders before the name, in case, blanks and
+    leading zeros, as long as no two ids become one.
+
+    Raises:
+        UserError: they are not the same ids.
+    """
+    if set(ids) == set(sample_ids):
+        return list(ids), []
+    for form in (str.strip, _stem, _bare):
+        theirs = {form(key): key for key in sample_ids}
+        mine = [form(key) for key in ids]
+        if len(theirs) == len(sample_ids) == len(set(mine)) == len(ids) and theirs.keys() == {
+            *mine
+        }:
+            said = f"{path.name} and the sample write ids differently ({ids[0]!r}, "
+            return [theirs[key] for key in mine], [
+                f"{said}{theirs[mine[0]]!r}): the submission has the sample's"
+            ]
     lacking = sorted(set(sample_ids) - set(ids))
     extra = sorted(set(ids) - set(sample_ids))
-    if lacking or extra:
-        raise UserError(
-            f"{path} and the sample submission differ: {len(lacking)} ids only in the sample, "
-            f"{len(extra)} only in {path.name}, first {(lacking + extra)[0]!r}: restore both files"
-        )
+    raise UserError(
+        f"{path} and the sample submission differ: {len(lacking)} ids only in the sample, "
+        f"{len(extra)} only in {path.name}, first {(lacking + extra)[0]!r}: restore both files"
+    )
+
+
+def _stem(key: str) -> str:
+    """Return an id without the folders before it and the ending of an image file."""
+    name = posixpath.basename(key.strip().replace("\\", "/"))
+    stem, ending = posixpath.splitext(name)
+    return stem if ending.lower() in IMAGE_ENDINGS else name
+
+
+def _bare(key: str) -> str:
+    stem = _stem(key).casefold()
+    return stem.lstrip("0") or "0" if stem.isdigit() else stem

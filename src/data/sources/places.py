@@ -17,6 +17,8 @@ from typing import NamedTuple, NoReturn
 
 from src.script import UserError
 
+from src.data.files import is_litter
+
 SPLITS = {
     **dict.fromkeys(("train", "training", "학습", "훈련"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "검증"), "valid"),
@@ -43,10 +45,6 @@ _WORDS = frozenset({*SPLITS, *_IMAGES, *_MASKS, *_FILL})
 _WHOLE = {"leftimg8bit": "image", "gtfine": "mask", "gtcoarse": "mask"}
 _WHOLE |= {"laneseg_label_w16": "mask", "laneseg_label_w16_test": "mask"}
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
-_LITTER = frozenset({
-    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found"),
-    *("system volume information",),
-})  # fmt: skip
 
 
 class Place(NamedTuple):
@@ -123,7 +121,7 @@ def walk(root: Path, depth: int = 99) -> Iterator[tuple[tuple[str, ...], list[st
             folders.clear()
             continue
         seen.add(identity)
-        folders[:] = sorted(f for f in folders if f[0] != "." and f.casefold() not in _LITTER)
+        folders[:] = sorted(f for f in folders if not is_litter(f))
         yield parts, sorted(file for file in files if file[0] != "." and file != "Thumbs.db")
         if len(parts) >= depth:
             folders.clear()
@@ -147,7 +145,7 @@ def describe(root: Path) -> str:
 def find_inner(root: Path) -> Path:
     """Return the folder that holds the set: ``root``, or the lone folder (of no role) in it."""
     for _ in range(3):
-        entries = [p for p in root.iterdir() if p.name[0] != "." and p.name.lower() not in _LITTER]
+        entries = [p for p in root.iterdir() if not is_litter(p.name)]
         inner = [entry for entry in entries if entry.is_dir()]
         notes = {".md", ".txt", ".pdf", ".html", ".zip", ".gz", ".tar", ""}
         others = [e for e in entries if e.suffix.lower() not in notes and not e.is_dir()]

@@ -1,0 +1,97 @@
+"""Where a data set lies below the folder that was named, and what its tables are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.data.files import Scanner, find_entry, is_litter
+from src.script import UserError
+
+# Tables of labels beside train.csv, and inside the folder of training images.
+LABEL_TABLES = (
+    *("train_labels", "trainlabels", "labels", "training", "train_df", "train_data", "train_set"),
+    *("training_set", "train_info", "train_metadata", "training_labels"),
+)
+INNER_TABLES = ("_classes", "metadata", "train", *LABEL_TABLES)
+_MAX_FOLDERS = 100  # more are classes or scenes, no places where a data set was unpacked
+
+
+def find_table(folder: Path, *stems: str) -> Path | None:
+    """Return the first table (.csv, .tsv) with one of the ``stems`` that lies in ``folder``."""
+    return find_entry(folder, *(stem + ending for stem in stems for ending in (".csv", ".tsv")))
+
+
+def find_root(data_dir: Path | str) -> Path:
+    """Return the data set's folder: ``data_dir``, or the one up to three folders below it.
+
+    Raises:
+        UserError: none or several; says what was looked for.
+    """
+    folder = Path(data_dir)
+    if folder.is_file():
+        raise UserError(
+            f"data folder {folder} is a file: pass its folder, --data_dir {folder.parent}"
+        )
+    if not folder.is_dir():
+        raise UserError(f"data folder {folder} is missing: unpack the data there, or --data_dir")
+    level = [folder]
+    for _ in range(4):
+        found = [place for place in level if _is_data_set(place)]
+        if len(found) == 1:
+            return _enter_splits(found[0])
+        if found:
+            names = ", ".join(place.relative_to(folder).as_posix() for place in found)
+            raise UserError(
+                f"{folder} holds several data sets ({names}): pass --data_dir {found[0]}"
+            )
+        level = [child for place in level for child in _subfolders(place)]
+        if len(level) > _MAX_FOLDERS:
+            break
+    raise UserError(
+        f"no data set in {folder}: looked there and in folders below for train/, train.csv, test/ "
+        f"and test.csv; {name_tables(folder)}{name_classes(folder)}unpack the data there, or pass "
+        "--data_dir"
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        children = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read ({error.strerror}): restore it") from error
+    return [child for child in children if not is_litter(child.name) and child.is_dir()]
+
+
+def _is_data_set(folder: Path) -> bool:
+    if find_entry(folder, "train", "training", "test") is not None:
+        return True
+    return find_table(folder, "train", *LABEL_TABLES, "test") is not None
+
+
+def _enter_splits(folder: Path) -> Path:
+    """Return ``train/`` itself where all it holds are splits: an archive unpacked one too deep."""
+    inner = find_entry(folder, "train", "training")
+    if inner is None or not inner.is_dir() or find_table(folder, "train", "test"):
+        return folder
+    names = {child.name.casefold() for child in _subfolders(inner)}
+    splits = {"train", "training"}, {"test", "testing", "val", "valid", "validation"}
+    whole = names <= splits[0] | splits[1] and all(names & split for split in splits)
+    return inner if whole else folder
+
+
+def name_tables(folder: Path) -> str:
+    """Return the remedy for a train table of another kind than CSV, or ""."""
+    endings = (".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl", ".feather", ".pkl", ".db")
+    path = find_entry(folder, *(f"train{ending}" for ending in endings))
+    return "" if path is None else f"save {path.name} as train.csv, else "
+
+
+def name_classes(folder: Path) -> str:
+    """Return the remedy for class folders that lie in ``folder`` instead of train/, or ""."""
+    names = [child.name for child in _subfolders(folder)]
+    scanner = Scanner(folder)
+    found = [name for name in names if not name.startswith("test") and scanner.holds(name)]
+    if len(found) < 2:
+        return ""
+    shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+    return f"if the folders {shown} are classes, move them into {folder / 'train'}, else "

@@ -1,0 +1,93 @@
+"""Which column is the label and which the group, where no name says it."""
+
+import pytest
+
+from src.data.index import read_train
+from src.script import UserError
+from tests.data.layout import lay
+
+
+def houses(root, *, num=24, sample="id,kitchen,bath\nx,0,0\n", header="image,room,house"):
+    """Lay down photographs of two rooms of ``num / 4`` houses, each house twice in each room."""
+    for number in range(num):
+        lay(root, f"train/{number}.jpg")
+    cells = [(number, ("bath", "kitchen")[number % 2], f"h{number // 4}") for number in range(num)]
+    lines = "".join(f"{image}.jpg,{room},{house}\n" for image, room, house in cells)
+    (root / "train.csv").write_text(f"{header}\n{lines}")
+    if sample:
+        (root / "sample_submission.csv").write_text(sample)
+    return root
+
+
+def test_the_label_is_what_the_sample_asks_for_and_the_group_what_is_named_like_a_subject(tmp_path):
+    index = read_train(houses(tmp_path))
+    assert index.classes == ("bath", "kitchen")
+    assert index.table["group"].tolist()[:5] == ["h0"] * 4 + ["h1"]
+    assert index.notes[0] == (
+        "train.csv: image = image, label = room (as the sample submission asks), group = house"
+    )
+
+
+def test_without_a_sample_the_label_is_the_one_column_of_few_words(tmp_path):
+    index = read_train(houses(tmp_path, sample=""))
+    assert index.classes == ("bath", "kitchen") and index.table["group"].nunique() == 6
+    assert "label = room (the one column of few different words)" in index.notes[0]
+
+
+def test_the_sample_wins_over_a_name(tmp_path):
+    index = read_train(houses(tmp_path, header="image,kind,label"))
+    assert index.classes == ("bath", "kitchen")
+
+
+@pytest.mark.parametrize("column", ["h", "made", "weight"])
+def test_a_group_that_is_not_sure_is_offered_and_not_taken(tmp_path, column):
+    index = read_train(houses(tmp_path, header=f"image,room,{column}"))
+    assert set(index.table["group"]) == {""} and "group = none" in index.notes[0]
+    assert f"column {column} has 6 values in 24 rows" in index.notes[1]
+    again = read_train(tmp_path, group_column=column)
+    assert again.table["group"].nunique() == 6
+
+
+def test_a_subject_that_is_the_same_for_a_whole_class_is_no_group(tmp_path):
+    for number in range(24):
+        lay(tmp_path, f"train/{number}.jpg")
+    lines = "".join(f"{n}.jpg,k{n % 6},s{n % 6 // 2 * 2}{n % 6}\n" for n in range(24))
+    (tmp_path / "train.csv").write_text(f"image,label,session\n{lines}")
+    index = read_train(tmp_path)
+    assert set(index.table["group"]) == {""}
+
+
+def test_of_nested_subjects_the_larger_is_the_group(tmp_path):
+    for number in range(32):
+        lay(tmp_path, f"train/{number}.jpg")
+    lines = "".join(f"{n}.jpg,k{n % 2},l{n // 4},p{n // 8}\n" for n in range(32))
+    (tmp_path / "train.csv").write_text(f"image,label,lesion_id,patient_code\n{lines}")
+    index = read_train(tmp_path)
+    assert index.table["group"].nunique() == 4 and "group = patient_code" in index.notes[0]
+
+
+def test_what_cannot_be_told_is_listed(tmp_path):
+    for number in range(12):
+        lay(tmp_path, f"train/{number}.jpg")
+    lines = "".join(f"{n}.jpg,{'ab'[n % 2]},{'xy'[n % 2]},{n}\n" for n in range(12))
+    (tmp_path / "train.csv").write_text(f"image,mood,weather,size\n{lines}")
+    remedy = r"--label_column, such as mood \(2 values\), weather \(2 values\)$"
+    with pytest.raises(UserError, match=remedy):
+        read_train(tmp_path)
+    assert read_train(tmp_path, label_column="mood").classes == ("a", "b")
+
+
+def test_one_hot_columns_beside_others(tmp_path):
+    lay(tmp_path, "train/1.jpg", "train/2.jpg",
+        train="image,sex,MEL,NV,UNK\n1.jpg,1,1.0,0.0,0.0\n2.jpg,0,0.0,1.0,0.0\n",
+        sample_submission="image,MEL,NV,UNK\nq,0,0,0\n")  # fmt: skip
+    index = read_train(tmp_path)
+    assert index.classes == ("MEL", "NV")
+    assert any("no image is of class UNK: it is not trained" in note for note in index.notes)
+
+
+def test_the_one_column_that_the_sample_asks_for_is_the_label(tmp_path):
+    lay(tmp_path, "train/1.jpg", "train/2.jpg",
+        train="image,species,label\n1.jpg,owl,x\n2.jpg,wren,y\n",
+        sample_submission="image,species\nq,owl\n")  # fmt: skip
+    assert read_train(tmp_path).classes == ("owl", "wren")

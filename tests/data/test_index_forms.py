@@ -1,0 +1,311 @@
+"""Folders and tables as other programs leave them: read, or refused by their true cause."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.data.index import find_root, read_sample_submission, read_test, read_train
+from src.script import UserError
+from tests.data.layout import lay, rows
+
+
+def photo(kind):
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 5, 3), 90, np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+def put(root, *files, kind="JPEG"):
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(photo(kind))
+    return root
+
+
+def pairs(root):
+    return rows(read_train(root), "image", "target")
+
+
+# Files that a scan meets
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("w.jfif", "JPEG"), ("w.jpe", "JPEG"), ("w", "JPEG"), ("w.JPG_large", "JPEG"),
+     ("w.ppm", "PPM"), ("w.pgm", "PPM"), ("w.jp2", "JPEG2000"), ("w.dat", "PNG")],
+)  # fmt: skip
+def test_an_image_is_known_by_its_content(tmp_path, name, kind):
+    put(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
+    put(tmp_path, f"train/b/{name}", f"test/{name}", kind=kind)
+    assert (f"train/b/{name}", "b") in pairs(tmp_path)
+    assert rows(read_test(tmp_path), "image") == [(f"test/{name}",)]
+
+
+def test_files_that_are_no_images_are_counted_by_ending(tmp_path):
+    put(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
+    for name in ("a/1.txt", "b/1.TXT", "b/1.json", "b/clip.mp4", "b/2.mp4", "b/3.jpg.part"):
+        (tmp_path / "train" / name).write_bytes(b"no image")
+    (tmp_path / "train/a/Thumbs.db").write_bytes(b"x")
+    index = read_train(tmp_path)
+    assert len(index) == 2
+    assert index.notes == (
+        "2 files .mp4 are left out, first train/b/2.mp4: not a format that is read here: convert "
+        "them to PNG, or remove them",
+        "1 files .part are left out, first train/b/3.jpg.part: cut short, it seems: finish the "
+        "download",
+        "1 files .json, 2 files .txt are no images: left out",
+    )
+
+
+def test_a_test_folder_with_files_that_may_be_images_is_refused_until_they_are_mended(tmp_path):
+    put(tmp_path, "test/1.jpg", "test/3.jpg")
+    (tmp_path / "test/readme.txt").write_bytes(b"x")
+    (tmp_path / "test/2.raw").write_bytes(b"raw sensor")
+    with pytest.raises(UserError, match=r"1 files \.raw .* convert them to PNG, or remove them"):
+        read_test(tmp_path)
+    (tmp_path / "test/2.raw").unlink()
+    put(tmp_path, "test/2.png", kind="PNG")
+    index = read_test(tmp_path)
+    assert rows(index, "id") == [("1",), ("2",), ("3",)]
+    assert index.notes == ("1 files .txt are no images: left out",)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    put(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
+    os.mkfifo(tmp_path / "train/a/pipe")
+    assert any("no file: remove" in note for note in read_train(tmp_path).notes)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["@eaDir", "#recycle", "lost+found", "__MACOSX", "$RECYCLE.BIN", ".ipynb_checkpoints",
+     "@Recycle", "@__thumb", "Thumbnails", "System Volume Information", "__pycache__"],
+)  # fmt: skip
+def test_folders_of_systems_are_no_classes_and_hold_no_images(tmp_path, name):
+    put(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/1.jpg")
+    for place in ("train", "train/a", "test"):
+        put(tmp_path, f"{place}/{name}/1.jpg/SYNOPHOTO_THUMB_M.jpg", f"{place}/{name}/x.jpg")
+    index = read_train(tmp_path)
+    assert pairs(tmp_path) == [("train/a/1.jpg", "a"), ("train/b/1.jpg", "b")]
+    assert rows(read_test(tmp_path), "image") == [("test/1.jpg",)]
+    assert name[0] == "." or any(f"system are left out: {name}" in note for note in index.notes)
+
+
+# Where folders lie
+
+
+def test_validation_folders_of_the_same_classes_join_the_training_images(tmp_path):
+    put(tmp_path, *(f"{split}/{name}/{split}.jpg" for split in ("train", "valid", "test")
+                    for name in "ab"))  # fmt: skip
+    index = read_train(tmp_path)
+    assert pairs(tmp_path) == [
+        ("train/a/train.jpg", "a"), ("train/b/train.jpg", "b"),
+        ("valid/a/valid.jpg", "a"), ("valid/b/valid.jpg", "b"),
+    ]  # fmt: skip
+    assert "2 images of valid/ are trained on too" in index.notes[0]
+    assert rows(read_test(tmp_path), "image") == [("test/a/test.jpg",), ("test/b/test.jpg",)]
+
+
+def test_validation_folders_of_other_classes_do_not(tmp_path):
+    put(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/a/2.jpg", "val/c/2.jpg")
+    index = read_train(tmp_path)
+    assert len(index) == 2
+    assert index.notes == ("val/ is not used: it has classes that train/ has not (c)",)
+
+
+@pytest.mark.parametrize("inner", ["train", "images", "data/images"])
+def test_class_folders_one_folder_deeper(tmp_path, inner):
+    put(tmp_path, f"train/{inner}/a/1.jpg", f"train/{inner}/b/1.jpg", f"val/{inner}/a/2.jpg")
+    index = read_train(tmp_path)
+    assert index.classes == ("a", "b") and len(index) == 3
+    assert index.notes[0] == f"the class folders lie in train/{inner}/"
+
+
+def test_one_class_is_not_taken_for_a_folder_of_classes(tmp_path):
+    put(tmp_path, "train/cat/1.jpg", "train/cat/more/2.jpg")
+    with pytest.raises(UserError, match="only one class, 'cat'"):
+        read_train(tmp_path)
+
+
+def test_data_up_to_three_folders_down_are_found(tmp_path):
+    put(tmp_path, "archive/dataset/pets/train/a/1.jpg", "archive/dataset/pets/train/b/1.jpg")
+    assert find_root(tmp_path) == tmp_path / "archive/dataset/pets"
+    put(tmp_path, "archive/other/x/train/a/1.jpg")
+    with pytest.raises(UserError, match=r"\(archive/dataset/pets, archive/other/x\): pass --data"):
+        find_root(tmp_path)
+
+
+def test_splits_inside_train_are_splits_and_no_classes(tmp_path):
+    put(tmp_path, *(f"train/{split}/{name}/{split}.jpg" for split in ("train", "valid", "test")
+                    for name in "ab"))  # fmt: skip
+    root = find_root(tmp_path)
+    assert root == tmp_path / "train" and read_train(root).classes == ("a", "b")
+    assert len(read_train(root)) == 4 and len(read_test(root)) == 2
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    put(tmp_path, "train/train/1.jpg", "train/plane/1.jpg")
+    assert find_root(tmp_path) == tmp_path and read_train(tmp_path).classes == ("plane", "train")
+
+
+@pytest.mark.parametrize("name", ["_classes.csv", "metadata.csv", "labels.csv"])
+def test_tables_inside_the_folder_of_images(tmp_path, name):
+    put(tmp_path, "train/1.jpg", "train/2.jpg")
+    (tmp_path / "train" / name).write_text("filename, cat, dog\n1.jpg, 1, 0\n2.jpg, 0, 1\n")
+    assert pairs(tmp_path) == [("train/1.jpg", "cat"), ("train/2.jpg", "dog")]
+
+
+def test_a_table_of_another_kind_is_named(tmp_path):
+    put(tmp_path, "pictures/1.jpg")
+    (tmp_path / "train.xlsx").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"save train\.xlsx as train\.csv"):
+        find_root(tmp_path)
+    (tmp_path / "train.csv").write_text("image,label\n1.jpg,a\n1.jpg,b\n")
+    assert find_root(tmp_path) == tmp_path
+
+
+# Tables
+
+
+FOUR = ("train/1.jpg", "train/2.jpg", "train/3.jpg", "train/4.jpg")
+TABLE = "image,label\n1.jpg,a\n2.jpg,b\n3.jpg,a\n4.jpg,b\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "sep=,\r\n" + text.replace("\n", "\r\n"),
+        lambda text: '"sep=;"\n' + text.replace(",", ";"),
+        lambda text: text + ",\n,\n",
+        lambda text: text.replace("\n", "\n,\n"),
+        lambda text: ",\n" + text,
+        lambda text: text + '"",""\n',
+        lambda text: text.replace("\n", ",\n"),
+        lambda text: text.replace("\n", ",,,\n"),
+        lambda text: text.replace("\n", ",,,\n").replace(",,,\n", "\n", 1),
+        lambda text: "".join(f"{n - 1 if n else ''},{line}" for n, line in _numbered(text)),
+        lambda text: text.replace("image,", "Unnamed: 0.1,Unnamed: 0,image,")
+        .replace("\n1.", "\n0,0,1.").replace("\n2.", "\n1,1,2.")
+        .replace("\n3.", "\n2,2,3.").replace("\n4.", "\n3,3,4."),
+        lambda text: text.replace(",", "|"),
+        lambda text: text.replace(",", "\t"),
+    ],
+)  # fmt: skip
+def test_what_spreadsheets_and_data_frames_leave_in_a_table(tmp_path, change):
+    put(tmp_path, *FOUR)
+    (tmp_path / "train.csv").write_bytes(change(TABLE).encode())
+    index = read_train(tmp_path)
+    assert rows(index, "image", "target") == list(zip(FOUR, "abab", strict=True))
+
+
+def _numbered(text):
+    """Number the lines as a data frame does: the header has an empty name."""
+    return enumerate(text.splitlines(keepends=True))
+
+
+def test_a_column_without_a_name_may_hold_the_ids(tmp_path):
+    put(tmp_path, *FOUR)
+    lay(tmp_path, train=",label\n1,a\n2,b\n3,a\n4,b\n")
+    assert rows(read_train(tmp_path), "id", "image")[0] == ("1", "train/1.jpg")
+
+
+def test_tables_separated_by_tabs_may_say_so_in_their_names(tmp_path):
+    put(tmp_path, *FOUR, "test/9.jpg")
+    (tmp_path / "train.tsv").write_text(TABLE.replace(",", "\t"))
+    (tmp_path / "test.tsv").write_text("id\timage\nx\t9.jpg\n")
+    (tmp_path / "sample_submission.tsv").write_text("id\ta\tb\nx\t0\t0\n")
+    assert len(read_train(find_root(tmp_path))) == 4
+    assert rows(read_test(tmp_path), "id", "image") == [("x", "test/9.jpg")]
+
+
+@pytest.mark.parametrize("first", ["1.jpg,a\n", "1,a\n", "train/1,a\n"])
+def test_a_table_without_names_of_columns_is_refused_and_read_once_it_has_them(tmp_path, first):
+    put(tmp_path, *FOUR)
+    text = TABLE.partition("\n")[2].replace("1.jpg,a\n", first)
+    lay(tmp_path, train=text)
+    with pytest.raises(UserError, match=r"no line of column names.*such as 'image,label'"):
+        read_train(tmp_path)
+    lay(tmp_path, train="image,label\n" + text)
+    assert len(read_train(tmp_path)) == 4
+
+
+def test_a_list_of_test_images_and_a_sample_need_names_of_columns_too(tmp_path):
+    put(tmp_path, "test/t0.jpg", "test/t1.jpg")
+    lay(tmp_path, test="t0.jpg\nt1.jpg\n")
+    with pytest.raises(UserError, match=r"no line of column names.*such as 'image'"):
+        read_test(tmp_path)
+    lay(tmp_path, test="image\nt0.jpg\nt1.jpg\n", sample_submission="t0,0.5,0.5\nt1,0.5,0.5\n")
+    with pytest.raises(UserError, match=r"sample_submission\.csv has no line of column names"):
+        read_sample_submission(tmp_path)
+    lay(tmp_path, sample_submission="id,a,b\nt0,0.5,0.5\nt1,0.5,0.5\n")
+    assert rows(read_test(tmp_path), "id") == [("t0",), ("t1",)]
+
+
+@pytest.mark.parametrize("header", ["id,0.0,1.0", "id,0,1,2", "image_id,1.5,2.5"])
+def test_classes_may_be_numbers(tmp_path, header):
+    lay(tmp_path, sample_submission=f"{header}\n" + "x" + ",0" * header.count(",") + "\n")
+    assert list(read_sample_submission(tmp_path).columns) == header.split(",")
+
+
+def test_labels_that_say_nothing_are_said(tmp_path):
+    put(tmp_path, *FOUR)
+    lay(tmp_path, train=TABLE.replace("2.jpg,b", "2.jpg,nan").replace("3.jpg,a", "3.jpg,None"))
+    index = read_train(tmp_path)
+    assert index.classes == ("None", "a", "b", "nan")
+    assert any("2 labels are 'None', 'nan', trained as a class" in note for note in index.notes)
+
+
+def test_folder_and_file_name_in_two_columns(tmp_path):
+    put(tmp_path, "train/x/1.jpg", "train/y/1.jpg")
+    lay(tmp_path, train="folder,filename,label\nx,1.jpg,a\ny,1.jpg,b\n")
+    assert pairs(tmp_path) == [("train/x/1.jpg", "a"), ("train/y/1.jpg", "b")]
+
+
+def test_absolute_paths_of_another_machine_are_found_by_their_ends(tmp_path):
+    put(tmp_path, "train/1.jpg", "train/2.jpg")
+    lay(tmp_path, train="path,label\n/kaggle/input/x/train/1.jpg,a\nC:\\data\\train\\2.jpg,b\n")
+    assert pairs(tmp_path) == [("train/1.jpg", "a"), ("train/2.jpg", "b")]
+
+
+def test_a_column_of_masks_is_not_the_image(tmp_path):
+    put(tmp_path, "train/images/1.jpg", "train/images/2.jpg", "train/masks/1.png")
+    lay(tmp_path, train="mask,picture,diagnosis\n1.png,1.jpg,a\n2.png,2.jpg,b\n")
+    assert pairs(tmp_path) == [("train/images/1.jpg", "a"), ("train/images/2.jpg", "b")]
+
+
+# Ids
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [("im_1", "im_1.png"), ("im_1.jpg", "im_1"), ("test/im_1.jpg", "im_1"), ("IM_1", "im_1"),
+     ("001", "1"), ("1 ", "1")],
+)  # fmt: skip
+def test_ids_of_test_and_sample_may_be_written_differently(tmp_path, mine, theirs):
+    put(tmp_path, "test/x.jpg", "test/y.jpg")
+    lay(tmp_path, test=f"id,image\n{mine},x.jpg\nother,y.jpg\n",
+        sample_submission=f"id,a,b\nother,0,0\n{theirs},0,0\n")  # fmt: skip
+    index = read_test(tmp_path)
+    assert rows(index, "id", "image") == [("other", "test/y.jpg"), (theirs, "test/x.jpg")]
+    assert any("the submission has the sample's" in note for note in index.notes)
+
+
+def test_ids_that_would_become_one_are_not_joined(tmp_path):
+    put(tmp_path, "test/x.jpg", "test/y.jpg")
+    lay(tmp_path, test="id,image\n1.jpg,x.jpg\n1.png,y.jpg\n", sample_submission="id,a\n1,0\n2,0\n")
+    with pytest.raises(UserError, match="2 ids only in the sample, 2 only in"):
+        read_test(tmp_path)
+
+
+def test_a_sample_may_name_files_with_another_ending(tmp_path):
+    put(tmp_path, "test/1.png", "test/2.png", kind="PNG")
+    lay(tmp_path, sample_submission="id,a,b\n1.jpg,0,0\n2.jpg,0,0\n")
+    index = read_test(tmp_path)
+    assert rows(index, "id", "image") == [("1.jpg", "test/1.png"), ("2.jpg", "test/2.png")]
+    assert any("have other endings than '1.jpg'" in note for note in index.notes)
+    put(tmp_path, "test/1.jpg")
+    with pytest.raises(UserError, match=r"names 1 images .* first '2\.jpg'"):
+        read_test(tmp_path)
