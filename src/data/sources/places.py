@@ -15,9 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from src.script import UserError
-
 from src.data.files import is_litter
+from src.script import UserError
 
 SPLITS = {
     **dict.fromkeys(("train", "training", "학습", "훈련"), "train"),
