@@ -98,13 +98,24 @@ def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
     blind = Counter(name for split, part in images.items() if not known[split] for name in part)
     for split in sorted(images, key=_ORDER.index):
         part, drawn = images[split], known[split]
-        if split in ("train", "valid") and not drawn and (loose or masks):
-            notes.append(f"{root}, split {split}: no masks, so its images are to be predicted")
+        if not drawn and (loose or masks):
+            _tell_blind(root, split, notes)
         for row in pair(root, part, match_masks(part, drawn, notes), split, notes=notes):
             twice = not drawn and blind[row.id] > 1  # in two splits that both become test
             yield row._replace(id=f"{split}/{row.id}") if twice else row
     lone = [n for n in loose if not any(n in part for part in images.values())]
     note_missing(notes, f"{root}: masks without an image", lone)
+
+
+def _tell_blind(root: Path, split: str, notes: list[str]) -> None:
+    """Refuse a train split without masks where another has some; note a valid split without."""
+    if split == "train":
+        raise UserError(
+            f"{root}: the train split has images but no masks, other splits have some: found "
+            f"{describe(root)}; name its folder of masks as the others', or remove its images"
+        )
+    if split == "valid":
+        notes.append(f"{root}, split valid: no masks, so its images are to be predicted")
 
 
 def holds_masks(root: Path) -> bool:
@@ -160,13 +171,7 @@ def _list_files(
                 skipped[place.kind].append((place.split, path.as_posix()))
     if loose and not found["image"] and not found[""]:
         return _list_files(root, notes, loose=False)
-    blurred = [path for _, path in skipped["mask"] if Path(path).suffix.lower() in IMAGE_SUFFIXES]
-    if blurred and not found["mask"]:
-        raise UserError(
-            f"{Path(blurred[0]).parent} holds no .png or .npy: JPEG changes labels, save masks as "
-            "PNG"
-        )
-    note_missing(notes, f"{root}: masks left out, for JPEG changes labels: save as PNG", blurred)
+    _tell_blurred(root, skipped["mask"], {split for split, _, _ in found["mask"]}, notes)
     named = {split for split, _, _ in found["image"]}
     others = [file for file in found[""] if not named or (file[0] and file[0] not in named)]
     images, masks = found["image"] + others, found["mask"]
@@ -179,6 +184,20 @@ def _list_files(
     doubtful = {part for parts, _ in walk(root) for part in parts if is_doubtful(part)}
     note_missing(notes, f"{root}: read as plain folders, not as splits", sorted(doubtful))
     return _group(images), _align(_group(images), _group(masks))
+
+
+def _tell_blurred(
+    root: Path, skipped: list[tuple[str, str]], drawn: set[str], notes: list[str]
+) -> None:
+    """Count the masks that are JPEG; a split (or a set) that has no others is refused."""
+    blurred = [file for file in skipped if Path(file[1]).suffix.lower() in IMAGE_SUFFIXES]
+    for split, path in blurred:
+        if split not in drawn:
+            raise UserError(
+                f"{Path(path).parent} holds no .png or .npy: JPEG changes labels, save masks as PNG"
+            )
+    what = f"{root}: masks left out, for JPEG changes labels: save as PNG"
+    note_missing(notes, what, [path for _, path in blurred])
 
 
 def _tell_skipped(

@@ -274,3 +274,20 @@ def test_masks_left_out_for_being_jpeg_are_counted(disk):
     disk.image("images/1.jpg", "images/2.jpg", "masks/1.jpg")
     disk.mask("masks/2.png", {(0, 0): 1})
     assert "for JPEG changes labels: save as PNG: 1" in " | ".join(read_folders(disk.root).notes)
+
+
+def test_a_train_split_without_masks_beside_others_is_refused(disk):
+    fill(disk, "images/{}", "masks/{}", ("train", "val"))
+    (disk.root / "masks/train").rename(disk.root / "trian")
+    with pytest.raises(UserError, match=r"train split has images but no masks.*, trian/ \(2 "):
+        read_source("auto", disk.root)
+    (disk.root / "trian").rename(disk.root / "masks/train")  # the remedy
+    assert splits_of(read_source("auto", disk.root)) == {"train": 2, "valid": 2}
+
+
+def test_a_split_whose_masks_are_all_jpeg_is_refused(disk):
+    fill(disk, "{}/images", "{}/masks", ("train", "val"))
+    for path in (disk.root / "train/masks").iterdir():
+        path.rename(path.with_suffix(".jpg"))
+    with pytest.raises(UserError, match=r"train/masks holds no \.png.*save masks as PNG"):
+        read_source("auto", disk.root)
