@@ -120,7 +120,7 @@ def infer_models(
     runs: dict[str, list[TestRun]] = {}
     for model in used_models(blend):
         views = num_views(blend, model, VIEWS)
-        for run in finished_runs(output, model, weights):
+        for run in finished_runs(config, output, model, weights):
             config_hash = read_json(run.finished)["config_hash"]
             if not has_test_run(
                 run.folder,
@@ -142,7 +142,7 @@ def infer_models(
     return runs
 
 
-def finished_runs(output: Output, model: str, weights: Weights) -> list[Run]:
+def finished_runs(config: InferConfig, output: Output, model: str, weights: Weights) -> list[Run]:
     """Return the finished folds of a model, all trained as weights.json knows them."""
     runs = output.finished_runs(model)
     if not runs:
@@ -152,8 +152,11 @@ def finished_runs(output: Output, model: str, weights: Weights) -> list[Run]:
         )
     fitted = weights.config_hashes.get(model, {})
     gone = sorted(set(fitted) - {run.folder.name.removeprefix("fold") for run in runs})
-    if gone:
-        print(f"note: {model}: fold {', '.join(gone)} of weights.json is gone; the others predict")
+    if gone and not config.allow_missing_folds:
+        raise UserError(
+            f"{output.root / model}: fold {', '.join(gone)} of weights.json has no finished.json: "
+            "run its training command again, or predict without it by --allow_missing_folds"
+        )
     known = set(fitted.values())
     for run in runs:
         config_hash = read_json(run.finished).get("config_hash")

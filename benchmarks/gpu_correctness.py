@@ -185,7 +185,7 @@ def compare_oof(setting: Setting, run: Run, size: int, report: Report) -> None:
     import numpy as np
     import yaml
 
-    from src.data.cache import ImageSource
+    from src.data.canonical import ImageSource
     from src.data.dataset import EpochSampler, ImageDataset, make_loader
     from src.data.index import find_root, read_train
     from src.data.transforms import eval_transform

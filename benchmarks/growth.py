@@ -62,7 +62,7 @@ def folds_job(root: Path) -> dict[str, Any]:
 
 def hash_job(root: Path) -> dict[str, Any]:
     """Hash names, sizes and times, as a cache is named; and the ids."""
-    from src.data.cache import ImageSource
+    from src.data.canonical import ImageSource
     from src.data.index import read_train
     from src.ensemble.predictions import hash_ids
 

@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.cache import ImageSource
+from src.data.canonical import ImageSource
 from src.data.dataset import EpochSampler, ImageDataset, default_num_workers, make_loader
 from src.data.transforms import eval_transform
 from src.engine.predict import default_batch_size, predict_logits

@@ -30,7 +30,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from src.data.cache import DiskCache, ImageSource, RamCache, Source, canonical_side
+from src.data.cache import DiskCache, RamCache
+from src.data.canonical import ImageSource, Source, canonical_side
 from src.data.dataset import ImageDataset
 from src.data.transforms import train_transform
 

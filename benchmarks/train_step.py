@@ -47,7 +47,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.config import EngineConfig
-from src.data.cache import ImageSource, canonical_side, open_cache
+from src.data.cache import open_cache
+from src.data.canonical import ImageSource, canonical_side
 from src.data.dataset import EpochSampler, ImageDataset, make_loader
 from src.data.transforms import train_transform
 from src.engine.autotune import autotune

@@ -1,20 +1,71 @@
-"""Atomic file writes and advisory locks."""
+"""Atomic file writes, checksums, patient reads and advisory locks.
+
+A *sealed* file holds, anywhere in its text or header, ``crc32:`` and eight hex digits: the CRC-32
+of its bytes with these digits as zeros. It finds bit rot, not forgery. A file without a seal is
+taken as it is: it was written by hand, or by an earlier version.
+"""
 
 from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import platform
+import re
 import stat
-from collections.abc import Iterator
+import time
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from src.script import UserError
 
 HALF_WRITTEN = ".tmp"  # ends the name of a file that is not whole yet
+SEAL = "crc32:00000000"
+_SEALED = re.compile(rb"crc32:([0-9a-f]{8})")
+_HEAD = 1 << 20  # bytes in which a seal is looked for
+# What a network disk or a busy machine gives for a moment; nothing here says a file is damaged.
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EMFILE}
+MAX_JSON_BYTES = 1 << 28
+_PAUSES = (0.1, 0.5)  # seconds before a second and a third try
+Result = TypeVar("Result")
+
+
+def patiently(read: Callable[[], Result]) -> Result:
+    """Return ``read()``, tried again a little later where the system's error may pass.
+
+    Raises:
+        OSError: it did not pass; said as what it is, never taken for damage.
+    """
+    for pause in _PAUSES:
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+            time.sleep(pause)
+    return read()
+
+
+def seal(content: bytes) -> bytes:
+    """Return ``content`` with the CRC-32 put in place of the zeros of its ``SEAL``."""
+    place = content.index(SEAL.encode()) + 6
+    return content[:place] + f"{zlib.crc32(content):08x}".encode() + content[place + 8 :]
+
+
+def is_sound(content: bytes | memoryview) -> bool:
+    """Tell whether a sealed file's bytes are those that were written; True without a seal."""
+    found = _SEALED.search(bytes(content[:_HEAD]))
+    if found is None:
+        return True
+    place = found.start(1)
+    view = memoryview(content)
+    with view[:place] as before, view[place + 8 :] as after:
+        check = zlib.crc32(after, zlib.crc32(b"0" * 8, zlib.crc32(before)))
+    return check == int(found[1], 16)
 
 
 def read_small(path: Path, max_bytes: int) -> bytes:
@@ -35,6 +86,19 @@ def read_small(path: Path, max_bytes: int) -> bytes:
                 return content
             content += block
     raise ValueError(f"longer than {max_bytes:,} bytes")
+
+
+def file_is_sound(path: Path) -> bool:
+    """Tell whether a sealed file's bytes on disk are those that were written."""
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            view = memoryview(content)
+            try:
+                return is_sound(view)
+            finally:
+                view.release()
 
 
 @contextmanager
@@ -84,6 +148,11 @@ def sweep(folder: Path, *names: str) -> None:
             left.unlink(missing_ok=True)
 
 
+def checksum(array: Any) -> str:
+    """Return the CRC-32 of an array's bytes, eight hex digits; a mapped one is read in order."""
+    return f"{zlib.crc32(array.reshape(-1).view('u1')):08x}"
+
+
 @contextmanager
 def atomic_array(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[Any]:
     """Yield a writable memory map that becomes the ``.npy`` file ``path`` when it is whole.
@@ -130,24 +199,39 @@ def write_text(path: Path | str, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
-def write_json(path: Path | str, content: Any) -> None:
-    """Write ``content`` as indented UTF-8 JSON, atomically."""
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+def write_json(path: Path | str, content: dict[str, Any]) -> None:
+    """Write ``content`` as indented UTF-8 JSON, sealed, atomically."""
+    text = json.dumps(content | {"checksum": SEAL}, ensure_ascii=False, indent=2) + "\n"
+    with atomic_write(path) as file:
+        file.write(seal(text.encode("utf-8")))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that this program wrote.
+def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
+    """Read a JSON object that this program wrote, without its seal.
+
+    Args:
+        path: the file.
+        remedy: what to do where it is damaged; empty = delete it and run its command again.
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it is no whole JSON object.
+        UserError: its content was read and is not what was written.
+        OSError: it cannot be read at present.
     """
+    remedy = remedy or "delete it and run the command that wrote it again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        data = patiently(lambda: read_small(path, MAX_JSON_BYTES))
+        content = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: damaged; delete it and run the command that wrote it again")
+        raise UserError(f"{path}: damaged; {remedy}")
+    if not is_sound(data):
+        raise UserError(
+            f"{path}: its checksum does not match; {remedy} (or, if you edited it on purpose, take "
+            'its "checksum" out)'
+        )
+    content.pop("checksum", None)
     return content
 
 

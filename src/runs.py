@@ -11,7 +11,8 @@ from pathlib import Path
 from src.files import hold, sweep
 from src.script import process_rank
 
-AFRESH = "delete its folder and train this fold again"  # a finished fold would be skipped
+AFRESH = "delete its folder and train this fold again"
+REPAIR = "run its training command again, which makes it from the trained weights"
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,10 @@ def place(tmp_path):
             folder = output / model / f"fold{fold}"
             folder.mkdir(parents=True)
             logits = 2.5 * features + np.log(prior) + noise
-            np.save(folder / "test_logits.npy", logits.astype(np.float16))
+            logits = logits.astype(np.float16)
+            np.save(folder / "test_logits.npy", logits)
             save_test_info(
-                folder / "test.json", ids_hash=hash_images(read_test(data)), views=VIEWS,
+                folder / "test.json", logits=logits, ids_hash=hash_images(read_test(data)), views=VIEWS,
                 classes=CLASSES, config_hash=model,
             )  # fmt: skip
             write_json(folder / "finished.json", {"config_hash": model})

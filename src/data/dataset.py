@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src.data.cache import Source, read
+from src.data.canonical import Source, read
 from src.data.transforms import Transform
 from src.script import MachineError, UserError
 

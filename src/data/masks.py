@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from src.data.cache import MaskSource, open_cache
+from src.data.cache import open_cache
+from src.data.canonical import MaskSource
 from src.data.dataset import MaskDataset
 from src.data.folds import assign_folds
 from src.data.sources.frames import cut_finer

@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +24,7 @@ from src.config import EngineConfig, config_hash, learned_options
 from src.engine.log import say
 from src.engine.optim import averaging_decay, build_optimizer, group_parameters
 from src.engine.runtime import Runtime, is_large
-from src.files import HALF_WRITTEN, atomic_write
+from src.files import HALF_WRITTEN, SEAL, atomic_write, file_is_sound, patiently, seal
 from src.runs import AFRESH, Run
 from src.script import UserError
 
@@ -97,12 +98,12 @@ def load_state(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
     for path in (run.last, run.previous):
         if not path.exists():
             continue
-        reason = damage(path)
+        reason = patiently(partial(damage, path))
         if reason:
             troubles.append(f"{path}: {reason}")
             continue
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = patiently(partial(torch.load, path, map_location="cpu", weights_only=True))
             if set(state) >= PARTS:
                 return state, troubles
             troubles.append(f"{path}: no training state of this program")
@@ -141,7 +142,7 @@ def damage(path: Path) -> str:
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor], about: dict[str, str]) -> None:
-    """Write ``weights`` as safetensors, atomically, with ``about`` as metadata.
+    """Write ``weights`` as safetensors, sealed, atomically, with ``about`` as metadata.
 
     The metadata are one JSON text: safetensors writes several in random order, and equal weights
     should be equal files.
@@ -150,38 +151,44 @@ def save_weights(path: Path, weights: dict[str, torch.Tensor], about: dict[str, 
 
     plain = {k: v.detach().to("cpu").contiguous() for k, v in weights.items()}
     with atomic_write(path) as file:
-        file.write(save(plain, {"about": json.dumps(about)}))
+        file.write(seal(save(plain, {"about": json.dumps(about | {"checksum": SEAL})})))
 
 
 def read_about(path: Path) -> dict[str, str]:
     """Return the metadata that ``save_weights`` was given.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: missing, or its content is damaged.
+        OSError: it cannot be read at present.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["about"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            about = json.loads(file.metadata()["about"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None
+    about.pop("checksum", None)
+    return about
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read safetensors.
+    """Read safetensors whose seal is whole.
 
     Raises:
-        UserError: missing or damaged.
+        UserError: missing, or its content is damaged.
+        OSError: it cannot be read at present.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
+        if not patiently(lambda: file_is_sound(path)):
+            raise UserError(f"{path}: its checksum does not match; {AFRESH}")
         return load_file(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such weights; train this fold first") from None
-    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: missing; restore it, or train this fold again") from None
+    except SafetensorError as error:
         raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None
 
 

@@ -7,8 +7,8 @@ and nothing is ever unpickled. Test logits count only once their sidecar exists.
 from __future__ import annotations
 
 import hashlib
-import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.files import atomic_write, write_json
-from src.runs import AFRESH
+from src.files import atomic_write, checksum, patiently, read_json, write_json
+from src.runs import REPAIR
 from src.script import UserError
 
 Array = npt.NDArray[Any]
@@ -97,16 +97,18 @@ def save_oof(
 def save_test_info(
     path: Path,
     *,
+    logits: Array,
     ids_hash: str,
     views: Sequence[str],
     classes: Sequence[str],
     config_hash: str,
     threshold: float | None = None,
 ) -> None:
-    """Write ``test.json``, which declares the logits beside it whole.
+    """Write ``test.json``, which declares the logits beside it whole; written after them.
 
     Args:
         path: the file.
+        logits: (V, N, K0), what stands beside it; its checksum is kept.
         ids_hash: names the images in their order.
         views: V names.
         classes: K0 names.
@@ -116,6 +118,7 @@ def save_test_info(
     write_json(
         path,
         {
+            "logits": checksum(logits),
             "ids_hash": ids_hash,
             "views": list(views),
             "classes": list(classes),
@@ -133,13 +136,22 @@ def has_test_run(
     All views stand in for adaptive ones, but not the reverse.
     """
     try:
-        info = json.loads((folder / "test.json").read_text(encoding="utf-8"))
-        logits = np.load(folder / "test_logits.npy", mmap_mode="r", allow_pickle=False)
+        info, logits = _read_test_files(folder)
         same = (info["ids_hash"], info["config_hash"]) == (ids_hash, config_hash)
         enough = len(logits) == len(info["views"]) >= num_views
         return same and enough and info["threshold"] in (None, threshold)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (FileNotFoundError, UserError, ValueError, KeyError, TypeError, EOFError):
         return False
+
+
+def _read_test_files(folder: Path) -> tuple[dict[str, Any], Array]:
+    """Return what ``test.json`` says and the logits (V, N, K0) it is about, checksum compared."""
+    info = read_json(folder / "test.json")
+    path = folder / "test_logits.npy"
+    logits = patiently(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+    if "logits" in info and checksum(logits) != info["logits"]:
+        raise ValueError("its checksum does not match")
+    return info, logits
 
 
 def hash_ids(ids: Iterable[str]) -> str:
@@ -157,7 +169,7 @@ def open_oof(path: Path) -> OofFile:
         UserError: the file is truncated, compressed by others' tools, pickled, or lacks an array.
     """
     try:
-        arrays = {key: _map_array(path, key) for key in _KEYS}
+        arrays = patiently(lambda: {key: _map_array(path, key) for key in _KEYS})
         file = OofFile(
             path=path,
             logits=arrays["logits"],
@@ -169,14 +181,16 @@ def open_oof(path: Path) -> OofFile:
             config_hash=str(arrays["config_hash"]),
             folds_hash=str(arrays["folds_hash"]),
         )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {REPAIR}") from None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not a whole OOF file ({reason}); {AFRESH}") from None
+        raise UserError(f"{path}: not a whole OOF file ({reason}); {REPAIR}") from None
     shape = (len(file.views), len(file.ids), len(file.classes))
     if file.logits.shape != shape or file.targets.shape != file.ids.shape:
-        raise UserError(f"{path}: logits are {file.logits.shape}, expected {shape}; {AFRESH}")
+        raise UserError(f"{path}: logits are {file.logits.shape}, expected {shape}; {REPAIR}")
     if len(file.targets) and not 0 <= file.targets.min() <= file.targets.max() < shape[2]:
-        raise UserError(f"{path}: a target is no class number; {AFRESH}")
+        raise UserError(f"{path}: a target is no class number; {REPAIR}")
     return file
 
 
@@ -184,6 +198,8 @@ def _map_array(path: Path, key: str) -> Array:
     """Map one array of an uncompressed npz; object arrays are refused."""
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{key}.npy")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{key} is compressed")
         with archive.open(info) as stream:
             version = np.lib.format.read_magic(stream)
             header = (
@@ -195,9 +211,11 @@ def _map_array(path: Path, key: str) -> Array:
             if dtype.hasobject:
                 raise ValueError(f"{key} holds pickled objects")
             offset_in_entry = stream.tell()
-            if key != "logits" or info.compress_type != zipfile.ZIP_STORED:
+            if key != "logits":
                 data = np.frombuffer(stream.read(), dtype=dtype)
                 return data.reshape(shape, order="F" if fortran else "C")
+            stream.seek(0)
+            head = stream.read(offset_in_entry)
     if dtype != np.float16 or fortran:
         raise ValueError(f"logits are {dtype}, expected float16 in C order")
     with path.open("rb") as file:  # the entry's data follow its local header
@@ -208,7 +226,10 @@ def _map_array(path: Path, key: str) -> Array:
         raise ValueError("truncated")
     if 0 in shape:
         return np.zeros(shape, dtype=np.float16)
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+    logits = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+    if zlib.crc32(logits.reshape(-1).view("u1"), zlib.crc32(head)) != info.CRC:
+        raise ValueError(f"{key}: its checksum does not match")
+    return logits
 
 
 def open_test_run(
@@ -228,8 +249,7 @@ def open_test_run(
     """
     path, info_path = folder / "test_logits.npy", folder / "test.json"
     try:
-        info = json.loads(info_path.read_text(encoding="utf-8"))
-        logits = np.load(path, mmap_mode="r", allow_pickle=False)
+        info, logits = _read_test_files(folder)
         run = TestRun(
             path,
             logits,
@@ -238,7 +258,7 @@ def open_test_run(
             str(info["config_hash"]),
         )
         known_ids = str(info["ids_hash"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: not whole ({reason}); delete it and infer again") from None
     if run.classes != tuple(classes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.ensemble.pool import Blend
-from src.files import write_json
+from src.files import read_json, write_json
 from src.script import UserError
 
 Array = npt.NDArray[Any]
@@ -174,13 +173,15 @@ def read_weights(path: Path) -> Weights:
         UserError: missing, of another version, or not what ``write_weights`` writes.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "run optimize_weights.py again")
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']}, expected {VERSION}")
         weights = _from_json(content)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run optimize_weights.py first") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"{path}: not a blend ({type(error).__name__}: {reason}); run optimize_weights.py again"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.files import atomic_write
+from src.files import atomic_write, patiently
 from src.script import UserError
 
 Weights = np.ndarray | None
@@ -78,11 +78,11 @@ def load_counts(path: Path | str) -> SegmentationCounts:
         UserError: missing, or another kind of file.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with patiently(lambda: np.load(path, allow_pickle=False)) as arrays:
             return SegmentationCounts(
                 **{f.name: arrays[f.name] for f in fields(SegmentationCounts)}
             )
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no segmentation counts: score the run again") from error
 
 

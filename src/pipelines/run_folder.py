@@ -7,13 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import EngineConfig, config_hash, learned_options
-from src.files import read_json, write_json, write_text
+from src.files import (
+    SEAL,
+    atomic_write,
+    file_is_sound,
+    is_sound,
+    patiently,
+    read_json,
+    read_small,
+    seal,
+    write_json,
+)
 from src.mask_config import LaneConfig, SegmentationConfig
-from src.runs import AFRESH, Output, Run
+from src.runs import Output, Run
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -22,12 +33,11 @@ if TYPE_CHECKING:
 
 SCENES = "road_scenes"
 SIDE = 384
-TWO_CLASSES = (
-    "folders",
-    "coco",
-    "labelme",
-    "labelstudio",
-)  # layouts of any classes, of which a lane run sees two
+MAX_CONFIG_BYTES = 1 << 24
+CONFIG_PARTS = ("options", "resolved", "runtime")
+REPAIR_CONFIG = "run its training command again, which writes it anew"
+# layouts of any classes, of which a lane run sees two
+TWO_CLASSES = ("folders", "coco", "labelme", "labelstudio")
 
 
 def fold_of(text: str) -> int | None:
@@ -114,8 +124,55 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, 
             f"{run.folder} was trained on other images, labels or folds than there are now: pass "
             "another --name, or delete the folder"
         )
+    lost = lost_files(run, done)
+    if lost:
+        print(f"note: {run.folder}: finished, but {', '.join(lost)} lost or damaged; made again")
+        return None
     print(f"{run.folder}: finished, {done.get('monitor')} {done.get('score')}; skipped")
     return done
+
+
+def lost_files(run: Run, done: dict[str, Any]) -> list[str]:
+    """Return the names of a finished run's files that are not there, or not what was written.
+
+    Args:
+        run: the run.
+        done: content of ``finished.json``.
+    """
+    sizes = done.get("files", {})
+    lost = [name for name, size in sizes.items() if not _is_whole(run.folder / name, size)]
+    return sorted(lost)
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    try:
+        if path.stat().st_size != size:
+            return False
+        if path.suffix != ".npz":
+            return patiently(lambda: file_is_sound(path))
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (FileNotFoundError, zipfile.BadZipFile, ValueError, EOFError):
+        return False
+
+
+def take_up(run: Run) -> dict[str, Any] | None:
+    """Return what a finished run left whose weights are whole though other files are lost.
+
+    Where the weights themselves are lost, all that stands is taken away: the run starts afresh.
+    The run's lock must be held.
+    """
+    try:
+        done = read_json(run.finished)
+    except FileNotFoundError:
+        return None
+    lost = lost_files(run, done)
+    if run.best.name not in lost:
+        return done
+    print(f"note: {run.best}: lost or damaged; trained again from the start", flush=True)
+    for path in (run.finished, run.last, run.previous, run.start, run.best, run.metrics):
+        path.unlink(missing_ok=True)
+    return None
 
 
 def read_config(run: Run) -> dict[str, Any]:
@@ -127,14 +184,18 @@ def read_config(run: Run) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-        content["options"], content["resolved"], content["runtime"]
+        data = patiently(lambda: read_small(run.config, MAX_CONFIG_BYTES))
+        content = yaml.safe_load(data.decode("utf-8"))
+        if not all(isinstance(content[part], dict) for part in CONFIG_PARTS):
+            raise TypeError
+        if not is_sound(data):
+            raise ValueError
     except FileNotFoundError:
         raise UserError(
             f"{run.folder} is no run: it has no {run.config.name}; restore it, or delete the folder"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        raise UserError(f"{run.config}: damaged; {AFRESH}") from None
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{run.config}: damaged; {REPAIR_CONFIG}") from None
     return content
 
 
@@ -151,8 +212,12 @@ def write_config(
     from src.engine.log import versions
 
     if run.last.exists():
-        before = read_config(run)["resolved"]
-        if before.get("split_hash") != resolved["split_hash"]:
+        try:
+            before = read_config(run)["resolved"].get("split_hash")
+        except UserError as error:
+            print(f"note: {str(error).partition(';')[0]}; written anew", flush=True)
+            before = resolved["split_hash"]
+        if before != resolved["split_hash"]:
             raise UserError(
                 f"{run.folder} was started on other images or folds: pass another --name, or "
                 "delete the folder"
@@ -167,13 +232,16 @@ def write_config(
     content["versions"] = versions()
     plain = yaml.safe_dump(_plain(content), allow_unicode=True, sort_keys=False)
     if runtime.is_main:
-        write_text(run.config, plain)
+        with atomic_write(run.config) as file:
+            file.write(seal(f"# {SEAL}\n{plain}".encode()))
 
 
 def finish_run(run: Run, done: dict[str, Any], *, keep_last: bool) -> None:
     """Declare a run complete, and drop the states that only an interrupted one needs."""
     run.previous.unlink(missing_ok=True)
-    write_json(run.finished, done)
+    results = (run.best, run.oof, run.oof_counts, run.config)
+    files = {path.name: path.stat().st_size for path in results if path.exists()}
+    write_json(run.finished, done | {"files": files})
     run.start.unlink(missing_ok=True)
     if not keep_last:
         run.last.unlink(missing_ok=True)

@@ -11,17 +11,8 @@ import pytest
 import torch
 
 from src.data import cache
-from src.data.cache import (
-    DiskCache,
-    ImageSource,
-    MaskSource,
-    RamCache,
-    Rows,
-    build,
-    free_memory,
-    num_bytes,
-    open_cache,
-)
+from src.data.cache import DiskCache, RamCache, Rows, build, free_memory, num_bytes, open_cache
+from src.data.canonical import ImageSource, MaskSource
 from src.data.dataset import EpochSampler, ImageDataset, make_loader
 from src.data.transforms import train_transform
 from src.script import UserError
@@ -127,7 +118,7 @@ def test_a_damaged_file_is_built_again(images, tmp_path, harm):
         "longer": whole + b"0",
         "shape": whole.replace(b"(9, 40, 40, 3)", b"(9, 40, 3, 40)"),
         "garbage": b"garbage",
-        "pixels": whole[:-5] + b"12345",
+        "pixels": whole[:-41] + b"12345" + whole[-36:],  # 9 checksums stand behind
     }[harm]
     assert harmed != whole
     path.write_bytes(harmed)
@@ -224,3 +215,15 @@ def test_shared_memory_is_taken_as_rows_are_read(images):
     assert num_bytes(kept) > 200e6 and shared_kb() - before < 20_000
     assert kept.pixels.is_shared() and kept.filled.is_shared() and not kept.filled.any()
     assert np.array_equal(kept[7], many[7]) and kept.filled.sum() == 1
+
+
+def test_a_row_damaged_on_disk_is_decoded_again(images, tmp_path):
+    """Rows that building does not probe: each has a checksum, compared as it is first read."""
+    source = ImageSource(images, NAMES, 40)
+    cache = DiskCache(source, tmp_path)
+    pixels = np.load(cache.path, mmap_mode="r+")
+    pixels[5] = 255 - pixels[5]
+    pixels.flush()
+    again = DiskCache(source, tmp_path)
+    for row in range(len(NAMES)):
+        np.testing.assert_array_equal(again[row], source[row])

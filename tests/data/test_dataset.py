@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src.data.cache import ImageSource, MaskSource, canonical_side, resize_image
+from src.data.canonical import ImageSource, MaskSource, canonical_side, resize_image
 from src.data.dataset import ImageDataset, MaskDataset, to_tensor
 from src.data.transforms import (
     eval_mask_transform,

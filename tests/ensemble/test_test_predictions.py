@@ -24,7 +24,8 @@ def write_run(folder, logits, **changes):
         "classes": CLASSES,
         "config_hash": "c",
     }
-    save_test_info(folder / "test.json", **(info | changes))
+    kept = np.load(folder / "test_logits.npy")
+    save_test_info(folder / "test.json", logits=kept, **(info | changes))
 
 
 def open_run(folder, **changes):

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from src.config import InferConfig
-from src.data.cache import ImageSource
+from src.data.canonical import ImageSource
 from src.data.dataset import EpochSampler, ImageDataset, default_num_workers, make_loader
 from src.data.folds import file_marks
 from src.data.index import Index
@@ -68,6 +68,7 @@ def infer_fold(
         device_type=device,
     )
     shape = (views, len(source), len(classes))
+    run.test_info.unlink(missing_ok=True)  # it must not declare other logits than its own whole
     with catch_signals() as pause, atomic_array(run.test_logits, shape, np.float16) as logits:
         predict_logits(
             runtime.place(fold_norms(model, size)),
@@ -82,6 +83,7 @@ def infer_fold(
         )
     save_test_info(
         run.test_info,
+        logits=np.load(run.test_logits, mmap_mode="r", allow_pickle=False),
         ids_hash=hash_images(index),
         views=[view.name for view in first_views(views)],
         classes=classes,

@@ -17,7 +17,8 @@ from torch import nn
 
 from src.classes import Aliases
 from src.config import FoldConfig, config_hash, learned_options
-from src.data.cache import ImageSource, canonical_side, open_cache
+from src.data.cache import open_cache
+from src.data.canonical import ImageSource, canonical_side
 from src.data.dataset import (
     EpochSampler,
     ImageDataset,
@@ -48,7 +49,7 @@ from src.models.pretrained import find_weights
 from src.models.zoo import check_timm_id, find_data_config
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.wise_ft import fit_head, pick_rows, walk_back
-from src.pipelines.run_folder import finish_run, write_config
+from src.pipelines.run_folder import finish_run, take_up, write_config
 from src.runs import Output, Run
 from src.tasks.classification import Classification
 
@@ -219,40 +220,47 @@ def train_classes(
     resolved = {**about, "image_size": side, "classes": list(data.classes)}
     resolved |= {"aliases": [names for names in data.aliases.members() if len(names) > 1]}
     resolved |= {"split_hash": data.folds.folds_hash, "fold": _label(fold)}
+    kept = runtime.from_main(take_up(run) if runtime.is_main else None)
     write_config(run, config, resolved, runtime)
     size = f"{side} px, {len(rows)} images, {len(data.classes)} classes"
     say(runtime, f"{run.folder}: {about['timm_id']} at {size}")
     started = time.monotonic()
     network: Any = getattr(model, "network", model)  # a student is wrapped
-    if probe and network.pretrained_share > 0 and not run.has_state:
+    probe = probe and network.pretrained_share > 0
+    if probe and not run.has_state and kept is None:
         fit_head(network, in_turn(pick_rows(rows, config.seed)), len(data.classes), runtime)
         if runtime.is_main and (fold is not None or not config.epochs):
             save_weights(run.start if config.epochs else run.best, model.state_dict(), {})
-    if config.epochs:
-        names = data.index.table["id"].iloc[rows].tolist()
-        state = fit(
-            model, task, train, valid, config=config, run=run, runtime=runtime, names=names,
-            mix=mix, shorten=shorten,
-        )  # fmt: skip
+    names = data.index.table["id"].iloc[rows].tolist()
+    if kept is not None:
+        outcome = {key: kept.get(key) for key in ("score", "best_epoch", "epochs")}
     else:
-        state = probe_alone(model, task, valid, runtime)
+        if config.epochs:
+            state = fit(
+                model, task, train, valid, config=config, run=run, runtime=runtime, names=names,
+                mix=mix, shorten=shorten,
+            )  # fmt: skip
+        else:
+            state = probe_alone(model, task, valid, runtime)
+        runtime.accelerator.wait_for_everyone()  # until the best weights are written
+        score = state.best
+        if score is not None and valid is not None and probe and config.epochs:
+            score = walk_back(run, model, task, valid, runtime, score)
+            runtime.accelerator.wait_for_everyone()
+        # fewer epochs where the schedule was shortened
+        outcome = {"score": None if score is None else round(score, 6)}
+        outcome |= {"best_epoch": state.best_epoch, "epochs": state.epochs or config.epochs}
     minutes = (time.monotonic() - started) / 60
-    runtime.accelerator.wait_for_everyone()  # until the best weights are written
-    score = state.best
-    if score is not None and valid is not None and run.start.exists():
-        score = walk_back(run, model, task, valid, runtime, score)
-        runtime.accelerator.wait_for_everyone()
-    score = None if score is None else round(score, 6)
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
     done |= {"split_hash": data.folds.folds_hash}
-    done |= {"monitor": task.monitor, "score": score, "best_epoch": state.best_epoch}
-    done |= {"epochs": state.epochs or config.epochs}  # fewer where the schedule was shortened
+    done |= {"monitor": task.monitor, **outcome}
     if fold is not None and valid is not None:
         model.load_state_dict(load_weights(run.best))
         write_oof(config, run, data, fold, model, task, valid, runtime)
     if runtime.is_main:
         finish_run(run, done, keep_last=config.keep_last)
-        print(f"{run.folder}: finished in {minutes:.1f} min, {task.monitor} {score}", flush=True)
+        score = f"{task.monitor} {outcome['score']}"
+        print(f"{run.folder}: finished in {minutes:.1f} min, {score}", flush=True)
     runtime.agree(0)  # until all files are written that other processes may read next
     return done
 

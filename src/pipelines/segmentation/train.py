@@ -39,7 +39,7 @@ from src.engine.predict import default_batch_size, renew_norms
 from src.engine.runtime import Runtime
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import SegmentationConfig
-from src.pipelines.run_folder import finish_run, fold_of, parse_size, write_config
+from src.pipelines.run_folder import finish_run, fold_of, parse_size, take_up, write_config
 from src.pipelines.segmentation.score import HeldOut, score_held_out
 from src.runs import Output, Run
 from src.script import UserError
@@ -219,25 +219,30 @@ def train_masks(
     resolved |= {"size": data.size, "crop": data.crop, "window": data.window}
     resolved |= {"split": data.split.how}
     resolved |= {"split_hash": data.split.hash, "fold": config.fold, **data.source}
+    kept = runtime.from_main(take_up(run) if runtime.is_main else None)
     write_config(run, config, resolved | dict(extra or {}), runtime)
     size = "native size" if data.size is None else f"{data.size[1]}x{data.size[0]}"
     rows = f"{len(data.split.train)} images to train, {len(data.split.valid)} held out"
     say(runtime, f"{run.folder}: {rows} ({data.split.how}), {size}")
     started = time.monotonic()
     names = data.index.table["id"].iloc[data.split.train].tolist()
-    state = fit(
-        model, task, train, valid, config=config, run=run, runtime=runtime, names=names
-    )  # fmt: skip
+    if kept is None:
+        state = fit(
+            model, task, train, valid, config=config, run=run, runtime=runtime, names=names
+        )  # fmt: skip
+        runtime.accelerator.wait_for_everyone()  # until the best weights are written
+        score, best_epoch = state.best, state.best_epoch
+    else:
+        score, best_epoch = kept["score"], kept["best_epoch"]
     minutes = (time.monotonic() - started) / 60
-    runtime.accelerator.wait_for_everyone()  # until the best weights are written
     model.load_state_dict(load_weights(run.best))
-    if config.renorm_images:
+    if config.renorm_images and kept is None:
         renew_norms(getattr(model, "network", model), train, runtime, config.renorm_images)
         if runtime.is_main:
             save_weights(run.best, model.state_dict(), {"kind": "norms measured anew"})
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
     done |= {"split_hash": data.split.hash}
-    done |= {"monitor": masks.monitor, "score": state.best, "best_epoch": state.best_epoch}
+    done |= {"monitor": masks.monitor, "score": score, "best_epoch": best_epoch}
     if valid is not None:
         held = HeldOut(data.index, data.split.valid, valid)
         done |= score_held_out(
@@ -248,10 +253,10 @@ def train_masks(
         )  # fmt: skip
         if config.renorm_images:  # the weights are no longer those that the loop scored
             done["score"] = max(row["score"] for row in done["views"])
-    score = "none held out" if done["score"] is None else f"{masks.monitor} {done['score']:.4f}"
+    shown = "none held out" if done["score"] is None else f"{masks.monitor} {done['score']:.4f}"
     if runtime.is_main:
         finish_run(run, done, keep_last=config.keep_last)
-        print(f"{run.folder}: finished in {minutes:.1f} min, {score}", flush=True)
+        print(f"{run.folder}: finished in {minutes:.1f} min, {shown}", flush=True)
     runtime.agree(0)  # until all files are written that other processes may read next
     return done
 

@@ -2,7 +2,7 @@ import cv2
 import pytest
 
 from src.config import FoldConfig
-from src.data.cache import ImageSource
+from src.data.canonical import ImageSource
 from src.pipelines.classification.prepare import prepare_data
 from src.runs import Output
 from tests.data.test_audit_duplicates import photograph
