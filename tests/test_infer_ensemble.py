@@ -47,8 +47,8 @@ def place(tmp_path):
             logits = logits.astype(np.float16)
             np.save(folder / "test_logits.npy", logits)
             save_test_info(
-                folder / "test.json", logits=logits, ids_hash=hash_images(read_test(data)), views=VIEWS,
-                classes=CLASSES, config_hash=model,
+                folder / "test.json", logits=logits, ids_hash=hash_images(read_test(data)),
+                views=VIEWS, classes=CLASSES, config_hash=model,
             )  # fmt: skip
             write_json(folder / "finished.json", {"config_hash": model})
     members = tuple((model, view) for model in "ab" for view in VIEWS)

@@ -8,6 +8,7 @@ import shutil
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -79,7 +80,7 @@ def test_the_probe_is_the_head_that_training_starts_from(fresh: Place) -> None:
     make_weights(weights)
     still = (
         "--lr",
-        "0",
+        "1e-12",
         "--lr_min",
         "0",
         "--epochs",
@@ -106,10 +107,11 @@ def test_a_finished_fold_of_other_data_is_not_skipped(place: Place) -> None:
     assert place.train().is_one_line("fold0", "other images, labels or folds", "delete the folder")
 
 
-def test_a_fold_that_vanished_is_named_and_the_others_answer(place: Place) -> None:
+def test_a_fold_that_vanished_is_named_and_never_left_out_unasked(place: Place) -> None:
     shutil.rmtree(place.run)
-    prediction = place.infer()
-    assert prediction.status == 0 and "fold 0 of weights.json is gone" in prediction.out
+    assert place.infer().is_one_line("fold 0 of weights.json", "--allow_missing_folds")
+    assert place.infer("--allow_missing_folds").status == 0
+    assert place.train().status == 0 and place.infer().status == 0  # the remedy
 
 
 def test_test_images_of_the_same_sizes_are_known_by_their_content(place: Place) -> None:
@@ -138,3 +140,41 @@ def test_test_images_of_the_same_sizes_are_known_by_their_content(place: Place) 
 def test_one_row_at_a_time_is_refused_by_batch_norm_in_one_line(fresh: Place) -> None:
     prediction = fresh.train("--micro_batch_size", "1", "--epochs", "1")
     assert prediction.is_one_line("BatchNorm", "--micro_batch_size of 2")
+
+
+@pytest.mark.parametrize("lost", ["oof.npz", "config.yaml", "best.safetensors"])
+@pytest.mark.parametrize("how", ["gone", "flipped"])
+def test_what_a_finished_fold_lost_is_made_again_by_its_command(
+    place: Place, lost: str, how: str
+) -> None:
+    """A file that is gone, or holds a bit that was not written, and the bits of a whole run."""
+    path = place.run / lost
+    before = path.read_bytes()
+    middle = len(before) // 2
+    path.write_bytes(before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :])
+    if how == "gone":
+        path.unlink()
+    again = place.train()
+    assert again.status == 0 and f"{lost} lost or damaged" in again.out
+    whole = load_weights(path) if lost == "best.safetensors" else None
+    if whole is None:
+        assert lost == "config.yaml" or path.read_bytes() == before
+    else:
+        place.run.joinpath("expected").write_bytes(before)
+        expected = load_weights(place.run / "expected")
+        assert all(torch.equal(expected[name], value) for name, value in whole.items())
+    assert "skipped" in place.train().out
+
+
+@pytest.mark.parametrize("name", ["weights.json", "test_resnet/fold0/test_logits.npy"])
+def test_a_flipped_bit_changes_no_submission(place: Place, name: str) -> None:
+    submission = (place.output / "submission.csv").read_bytes()
+    path = place.output / name
+    content = bytearray(path.read_bytes())
+    content[len(content) * 2 // 3] ^= 1
+    path.write_bytes(content)
+    prediction = place.infer()
+    if prediction.status:
+        assert prediction.is_one_line(name, "run optimize_weights.py again")
+        assert place.optimize().status == 0 and place.infer().status == 0
+    assert (place.output / "submission.csv").read_bytes() == submission

@@ -124,9 +124,10 @@ def walk_back(
             if not sign * found < sign * score:
                 break
             best, score = share, found
-    if best < 1.0 and runtime.is_main:
+    if runtime.is_main:  # written in any case: it says that the start is needed no more
         about |= {"kind": "mixed", "share": str(best), task.monitor: repr(score)}
-        save_weights(run.best, mix_weights(start, end, best), about)
+        save_weights(run.best, mix_weights(start, end, best) if best < 1.0 else end, about)
+    if best < 1.0:
         say(runtime, f"{best:.0%} of the way from the start scores better: {score:.4f}")
     return score
 

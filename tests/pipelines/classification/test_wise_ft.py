@@ -52,7 +52,8 @@ def test_it_stops_where_the_score_is_best(
     run = Run(tmp_path)
     assert abs(score) == pytest.approx(abs(share - optimum)) and tried == tries
     assert load_weights(run.best)["weight"].item() == pytest.approx(share)
-    assert (read_about(run.best).get("kind") == "mixed") is (share < 1)
+    about = read_about(run.best)
+    assert (about["kind"], about["share"]) == ("mixed", str(share))  # the walk is over
 
 
 def test_walked_twice_it_goes_once(tmp_path: Path, monkeypatch: Any) -> None:
