@@ -167,6 +167,7 @@ def presets(setting: Setting, report: Report) -> None:
         for micro in sorted(micros):
             release()
             options = replace(row, batch_size=batch, micro_batch_size=micro, epochs=10**5)
+            options = replace(options, grow_micro_batch=False)
             rate, used = step_rate(model, size, batch, runtime, options)
             cells = (name, size, batch, used, f"{rate:,.0f}", f"{peak_gib():.1f}",
                      f"{20 * 10_000 / rate / 60:,.0f}")  # fmt: skip
@@ -303,7 +304,7 @@ def layouts(setting: Setting, report: Report) -> None:
         release()
         model, batch = build(setting, name, size, pool="gem"), noise_batch(rows, size)
         begun = time.perf_counter()
-        chosen, cold = autotune(model, task(), batch, runtime, config(rows))
+        chosen, cold, _ = autotune(model, task(), batch, runtime, config(rows))
         spent = time.perf_counter() - begun
         steps = setting.pick(10, 1)
         timed = take_turns(

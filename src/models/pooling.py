@@ -50,7 +50,7 @@ class GeM(nn.Module):
             x = features.float()
             least = x.amin(dim=dims, keepdim=True) if self.signed else x.new_zeros(())
             log_z = (x - least).clamp(min=1e-6).log()
-            count = math.prod(features.shape[dim] for dim in dims)
+            count = math.prod([x.shape[dim] for dim in dims])  # a generator would split a graph
             total = torch.logsumexp(self.p * log_z, dim=dims, keepdim=True)
             return least + ((total - math.log(count)) / self.p).exp()
 

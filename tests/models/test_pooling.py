@@ -111,3 +111,13 @@ def test_three_layouts_give_the_same_cell(pool: torch.nn.Module) -> None:
     assert cells.shape == (2, 3, 5)  # class tokens are not pooled, but replaced
     for token in range(3):
         torch.testing.assert_close(cells[:, token], expected)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_gem_is_one_graph_for_any_number_of_rows(signed: bool) -> None:
+    """With fullgraph a break is an error; the eager backend needs no compiler."""
+    pool = GeM(3.0, signed=signed)
+    compiled = torch.compile(pool, backend="eager", fullgraph=True)
+    for rows in (4, 3, 2):
+        features = torch.rand(rows, 5, 2, 3)
+        assert torch.equal(compiled(features, (2, 3)), pool(features, (2, 3)))
