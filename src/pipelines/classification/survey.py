@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from src.config import EngineConfig, PlanConfig
-from src.data.cache import ImageSource
+from src.data.canonical import ImageSource
 from src.data.dataset import EpochSampler, ImageDataset, make_loader
 from src.data.transforms import eval_transform
 from src.engine.autotune import autotune, time_steps

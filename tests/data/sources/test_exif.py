@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.cache import MaskSource
+from src.data.canonical import MaskSource
 from src.data.masks import image_size, read_labelled
 from src.script import UserError
 
