@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -214,7 +215,7 @@ def parse(
         rows_only: whether that field must name a row, if anything.
 
     Raises:
-        UserError: unknown flag, key or value, naming the nearest.
+        UserError: unknown flag, key or value, naming the nearest; a package that a flag needs.
     """
     parser = build_parser(config_class, prog, description)
     parser.error = functools.partial(_refuse, parser)  # type: ignore[assignment,method-assign]
@@ -224,7 +225,10 @@ def parse(
         names = [f"--{name}" for name in field_types(config_class)]  # type: ignore[arg-type]
         meant = "--" + word.lstrip("-").replace("-", "_")
         raise UserError(f"unknown flag {word}{nearest(meant, names)}")
-    return fill(config_class, vars(flags), row_by=row_by, rows_only=rows_only)
+    config = fill(config_class, vars(flags), row_by=row_by, rows_only=rows_only)
+    if getattr(config, "wandb", False) and importlib.util.find_spec("wandb") is None:
+        raise UserError("--wandb: no such package here; pip install wandb, or drop the flag")
+    return config
 
 
 def _underscored(word: str) -> str:

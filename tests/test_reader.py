@@ -258,3 +258,13 @@ def test_a_preset_that_is_none_is_refused(tmp_path: Path) -> None:
     assert parse(LaneConfig, [*argv, "cracks"], **read).epochs == 3
     with pytest.raises(UserError, match=r"--model crack: .*did you mean cracks"):
         parse(LaneConfig, [*argv, "crack"], **read)
+
+
+def test_a_package_that_a_flag_needs_is_asked_for_before_anything_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"--wandb: .* pip install wandb, or drop the flag"):
+        parse(FoldConfig, ["--wandb"], prog="p", description="")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert parse(FoldConfig, ["--wandb"], prog="p", description="").wandb

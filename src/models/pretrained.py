@@ -7,16 +7,20 @@ only after it has answered within seconds.
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 import sys
 import threading
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from src.models.zoo import check_timm_id
+import numpy as np
+
+from src.models.zoo import check_timm_id, is_published
 from src.script import UserError
 
 SUFFIXES = (".safetensors", ".pth")
@@ -49,6 +53,11 @@ def find_weights(timm_id: str, mode: str = "auto", input_dir: Path | str = "inpu
     folder = Path(input_dir) / "weights"
     path = _find_local(full_id, folder) or _find_cached(full_id) or _download(full_id)
     if path is None:
+        if not is_published(full_id):
+            raise UserError(
+                f"--pretrained auto: timm has published no weights of {full_id}: say --pretrained "
+                f"none to start from random weights, or put yours at {folder / full_id}.safetensors"
+            )
         lite = full_id.startswith("tf_efficientnet_lite")
         fetch = f"run python scripts/fetch_weights.py {full_id}, " if lite else ""
         raise UserError(
@@ -67,8 +76,8 @@ def load_pretrained(backbone: Any, path: Path | str) -> float:
 
     Args:
         backbone: a timm model, as a rule built with `num_classes=0`.
-        path: .safetensors, or .pth / .bin of plain tensors (no code is run); timm's names, or a
-            checkpoint of our own.
+        path: .safetensors, or .pth / .bin of plain tensors (no code is run); timm's names, also
+            behind a prefix, as checkpoints of our own, Lightning's and others' have them.
 
     Returns:
         The smaller of two shares, in [0.9, 1]: of the model's tensors and of their elements.
@@ -76,7 +85,7 @@ def load_pretrained(backbone: Any, path: Path | str) -> float:
     Raises:
         UserError: the file cannot be read or fills less than 90 % of the model.
     """
-    state = strip_prefix(strip_own_names(read_state(path)), backbone.state_dict())
+    state = strip_prefix(read_state(path), backbone.state_dict())
     adapt = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     if adapt is not None:
         try:
@@ -104,26 +113,31 @@ def load_pretrained(backbone: Any, path: Path | str) -> float:
     return share
 
 
+# Names of the part of a checkpoint that holds the tensors, the wanted first (EMA before raw).
+_PARTS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "state_dict", "model"),
+    *("model_state_dict", "model_state", "net", "network", "module", "weights", "params"),
+)
+
+
 def read_state(path: Path | str) -> dict[str, Any]:
     """Read a file of weights into a dictionary of CPU tensors, without running code in it.
+
+    Of a checkpoint the part that holds the network is taken (:data:`_PARTS`, else the largest).
 
     Raises:
         UserError: no such file, not a file of plain tensors, or one of an EfficientNet-Lite
             package, whose names ``scripts/fetch_weights.py`` changes to timm's.
     """
-    from timm.models import load_state_dict
+    from timm.models import clean_state_dict
 
     try:
-        state = load_state_dict(str(path), weights_only=True)
+        content = _load(Path(path))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except Exception as error:  # whatever the two formats' readers raise on foreign bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path}: not a file of plain tensors ({reason:.150}); save the model's state_dict "
-            "alone, as .safetensors or with torch.save"
-        ) from error
-    state = _find_tensors(state)
+        raise UserError(f"{path}: {_why_not_plain(path, error)}") from error
+    state = clean_state_dict(_find_tensors(content))
     if not state:
         raise UserError(f"{path}: holds no dictionary of tensors; save the model's state_dict")
     if "_conv_stem.weight" in state:
@@ -134,42 +148,74 @@ def read_state(path: Path | str) -> dict[str, Any]:
     return state
 
 
+def _load(path: Path) -> Any:
+    """Read a .safetensors file, or tensors, numbers and texts that torch has saved."""
+    import torch
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    with torch.serialization.safe_globals(_numpy_globals()):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _numpy_globals() -> list[Any]:
+    """Return what a pickle of NumPy scalars calls, under the names of NumPy 1 and 2."""
+    from argparse import Namespace
+
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(code)) for code in "fdilqB?"}
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [np.dtype, Namespace, *kinds, *names]
+
+
+def _why_not_plain(path: Path | str, error: Exception) -> str:
+    text = str(error)
+    if not re.search("unsupported (global|class)|unrecognized function", text, re.IGNORECASE):
+        reason = text.splitlines()[0][:150] if text else type(error).__name__
+        return f"not a file of plain tensors ({reason}); download it again, or give another"
+    plain = Path(path).with_suffix(".plain.pth")
+    return (
+        "holds Python objects beside tensors, and reading those would run code; if you trust the "
+        f"file, take the tensors out: python -c \"import torch; m = torch.load('{path}', "
+        "map_location='cpu', weights_only=False); m = m.get('model', m.get('state_dict', m)) if "
+        "isinstance(m, dict) else m; torch.save(m.state_dict() if hasattr(m, 'state_dict') else "
+        f"m, '{plain}')\" and give {plain}"
+    )
+
+
 def _find_tensors(content: Any) -> dict[str, Any]:
-    """Return the dictionary of tensors: ``content``, or the largest in it (model_state_dict)."""
+    """Return the dictionary of tensors that lies in a checkpoint, empty if there is none."""
     if not isinstance(content, dict):
         return {}
-    if all(hasattr(value, "shape") for value in content.values()):
-        return content
-    return max((_find_tensors(value) for value in content.values()), key=len, default={})
+    parts = {str(name): _find_tensors(part) for name, part in content.items()}
+    for name in _PARTS:
+        if parts.get(name):
+            return parts[name]
+    own = {str(name): part for name, part in content.items() if hasattr(part, "numel")}
+    return max((own, *parts.values()), key=lambda part: sum(t.numel() for t in part.values()))
 
 
-def strip_prefix(state: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Take off the prefix that a training framework put before a model's names, as ``net.``.
+def strip_prefix(state: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the part of ``state`` whose names end in the model's own ``names``, as those.
 
-    Args:
-        state: tensors by name.
-        names: the model's own.
-
-    Returns:
-        The tensors below the prefix; ``state`` where a name fits as it is, or hardly any does.
+    ``backbone.conv1.weight``, ``module.model.conv1.weight`` → ``conv1.weight``; what lies under
+    another prefix (a decoder, a teacher) is left out. Where no name ends so, a prefix that all have
+    is taken off.
     """
-    if any(name in state for name in names):
-        return state
-    parts = ((key.split("."), key) for key in state)
-    tails = (
-        (key, ".".join(words[start:])) for words, key in parts for start in range(1, len(words))
+    own = set(names)
+    prefixes = Counter(
+        name[:start]
+        for name in state
+        for start in (0, *(dot.end() for dot in re.finditer(r"\.", name)))
+        if name[start:] in own
     )
-    count = Counter(key[: -len(tail)] for key, tail in tails if tail in names)
-    prefix, fits = count.most_common(1)[0] if count else ("", 0)
-    if fits < len(names) / 2:
-        return state
-    return {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
-
-
-def strip_own_names(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the backbone's part of a checkpoint of our own; other files as they are."""
-    own = {n.removeprefix("backbone."): t for n, t in state.items() if n.startswith("backbone.")}
-    return own or state
+    if prefixes:
+        prefix = prefixes.most_common(1)[0][0]
+    else:
+        shared = posixpath.commonpath([name.replace(".", "/") for name in state])
+        prefix = f"{shared.replace('/', '.')}." if shared else ""
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
 
 
 def _find_local(timm_id: str, folder: Path) -> Path | None:

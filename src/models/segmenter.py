@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.models.depthwise import widen_gradients
-from src.models.pretrained import MIN_SHARE, read_state, strip_own_names, strip_prefix
+from src.models.pretrained import MIN_SHARE, read_state, strip_prefix
 from src.script import UserError
 
 # Every encoder here halves the image at most five times.
@@ -225,12 +225,11 @@ def load_encoder(encoder: nn.Module, path: Path | str) -> float:
     Raises:
         UserError: no such file, not a state dict, or one of another architecture.
     """
-    state = strip_own_names(read_state(path))
     own = encoder.state_dict()
     names = {_spelling(name.removeprefix("model.")): name for name in own}
-    state = strip_prefix({_spelling(key): value for key, value in state.items()}, names)
+    spelled = {_spelling(key): value for key, value in read_state(path).items()}
     found = {}
-    for key, value in state.items():
+    for key, value in strip_prefix(spelled, names).items():
         name = names.get(key)
         if name is not None and own[name].shape == value.shape:
             found[name] = value

@@ -6,6 +6,7 @@ Nothing here builds a network or opens a file of weights.
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 
 from src.script import UserError
@@ -27,8 +28,8 @@ class DataConfig:
 def check_timm_id(timm_id: str) -> str:
     """Return the id as timm knows it: its architecture and, where there is one, its tag.
 
-    `resnet152d` becomes `resnet152d.ra2_in1k`, the tag timm takes by default; an architecture
-    without published weights stays as it is.
+    `resnet152d` becomes `resnet152d.ra2_in1k`, the tag timm takes by default, and so does
+    `hf-hub:timm/resnet152d.ra2_in1k`; an architecture without published weights stays as it is.
 
     Raises:
         UserError: no such architecture or tag, with the nearest that exist.
@@ -36,6 +37,7 @@ def check_timm_id(timm_id: str) -> str:
     import timm
     from timm.models import get_pretrained_cfg
 
+    timm_id = re.sub(r"^((hf[-_]hub:)?timm/)", "", timm_id.strip())
     architecture, _, tag = timm_id.partition(".")
     if not timm.is_model(architecture):
         raise UserError(_unknown(timm_id, architecture, timm.list_models()))
@@ -43,9 +45,16 @@ def check_timm_id(timm_id: str) -> str:
     if tag and timm_id not in known:
         raise UserError(_unknown(timm_id, timm_id, known or [architecture]))
     config = get_pretrained_cfg(timm_id)
-    if tag or config is None or not config.tag:
+    if tag or config is None or not config.tag or not known:
         return timm_id
     return f"{architecture}.{config.tag}"
+
+
+def is_published(timm_id: str) -> bool:
+    """Tell whether timm knows of weights for an architecture."""
+    import timm
+
+    return bool(timm.list_models(f"{timm_id.partition('.')[0]}.*", pretrained=True))
 
 
 def find_data_config(timm_id: str) -> DataConfig:

@@ -1,10 +1,12 @@
 """Finding files of weights in order, loading them, and saying what is missing."""
 
+import re
 import socket
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -272,3 +274,59 @@ def test_a_file_that_is_no_state_dict_says_what_to_save(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(UserError, match="holds no dictionary of tensors; save the model's state_d"):
         load_pretrained(timm.create_model("test_resnet"), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "net.", "encoder.", "backbone.", "module.model.", "_orig_mod.", "a.b.c."]
+)
+def test_a_prefix_that_other_tools_write_is_taken_off(tmp_path: Path, prefix: str) -> None:
+    backbone = timm.create_model("test_resnet", num_classes=7)
+    state = {prefix + name: tensor for name, tensor in backbone.state_dict().items()}
+    state |= {"decoder.weight": torch.zeros(2), "teacher.conv1.0.weight": torch.zeros(2)}
+    torch.save({"state_dict": state, "epoch": 3, "best": np.float64(0.9)}, tmp_path / "w.pth")
+    assert loads(tmp_path / "w.pth", backbone)
+
+
+@pytest.mark.parametrize("part", ["model_state_dict", "net", "network", "params_ema", "odd"])
+def test_the_network_is_found_in_a_checkpoint(tmp_path: Path, part: str) -> None:
+    backbone = timm.create_model("test_resnet", num_classes=7)
+    moments = {0: {"exp_avg": torch.zeros(3), "step": torch.tensor(1.0)}}
+    content = {part: backbone.state_dict(), "optimizer": {"state": moments}, "acc": 91.0}
+    torch.save(content, tmp_path / "w.pth")
+    assert loads(tmp_path / "w.pth", backbone)
+
+
+def test_averaged_weights_go_before_raw_ones(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.zeros(1)}, "model_ema": {"a": torch.ones(1)}}, tmp_path / "w")
+    assert read_state(tmp_path / "w")["a"].item() == 1
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_pickled_network_is_refused_with_a_command_that_works(
+    tmp_path: Path, inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = timm.create_model("test_resnet", num_classes=7)
+    path = tmp_path / "w.pth"
+    torch.save({"model": network, "epoch": 1} if inside else network, path)
+    with pytest.raises(UserError, match="if you trust the file, take the tensors out") as caught:
+        read_state(path)
+    command = re.search(r'python -c "(.*)" and give (\S+)$', str(caught.value))
+    assert command is not None
+    exec(command[1], {})
+    assert loads(Path(command[2]), network)
+
+
+def loads(path: Path, network: torch.nn.Module) -> bool:
+    """Tell whether a file fills a backbone of the same kind with the very tensors of another."""
+    model = build_classifier("test_resnet", 4, image_size=64, weights=None, pool="native")
+    share = load_pretrained(model.backbone, path)
+    own, other = model.backbone.state_dict(), network.state_dict()
+    return share == 1 and all(torch.equal(own[name], other[name]) for name in own)
+
+
+def test_an_architecture_without_published_weights_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no weights of ghostnet_050: say --pretrained none"):
+        find_weights("ghostnet_050", "auto", tmp_path)
+    assert find_weights("ghostnet_050", "none") is None
+    path = touch(tmp_path / "weights" / "ghostnet_050.safetensors")
+    assert find_weights("ghostnet_050", "auto", tmp_path) == path

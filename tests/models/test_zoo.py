@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.models.zoo import check_timm_id, find_data_config
+from src.models.zoo import check_timm_id, find_data_config, is_published
 from src.script import UserError
 
 
@@ -31,3 +31,15 @@ def test_data_configs_differ_by_tag_and_model() -> None:
     resnet = find_data_config("resnet152d")
     assert (resnet.mean[0], resnet.image_size) == (0.485, 256)
     assert not resnet.fixed_size
+
+
+@pytest.mark.parametrize("name", ["ghostnet_050", "mixer_s32_224", "selecsls42"])
+def test_an_architecture_without_published_weights_stays_as_it_is(name: str) -> None:
+    assert check_timm_id(name) == name == check_timm_id(check_timm_id(name))
+    assert find_data_config(name).image_size == 224
+    assert not is_published(name) and is_published("resnet18")
+
+
+@pytest.mark.parametrize("prefix", ["timm/", "hf-hub:timm/", "hf_hub:timm/"])
+def test_the_names_of_the_hub_are_taken(prefix: str) -> None:
+    assert check_timm_id(f"{prefix}resnet18.a1_in1k") == "resnet18.a1_in1k"
