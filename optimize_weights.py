@@ -140,19 +140,14 @@ def read_priors(presets: str) -> dict[str, float]:
 
 def search(config: BlendConfig, output: Output, panel: Panel, start: Structure) -> Structure:
     """Let Optuna look for a better structure than ``start``; a stopped search goes on."""
-    from src.ensemble.search import SCORE_VERSION, search_structures
+    from src.ensemble.search import SCORE_VERSION, affordable_trials, search_structures
 
     oof = panel.oof
     what = [SCORE_VERSION, oof.members, oof.config_hashes, oof.folds_hash, oof.classes]
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    best, value, trials = search_structures(
-        panel.score,
-        start,
-        journal=output.study,
-        name=name,
-        trials=config.trials,
-        timeout=config.timeout,
-        seed=config.seed,
+    trials = min(config.trials, affordable_trials(panel))
+    best, value = search_structures(
+        panel.score, start, journal=output.study, name=name, trials=trials, seed=config.seed
     )
     print(
         f"Optuna, {trials} structures: nested {value:.5f} with {best.pool} pool, members "

@@ -94,7 +94,7 @@ def commands(data: Path, output: Path, rng: random.Random) -> list[list[str]]:
     return [
         [*train, "--fold", "0"],
         [*train, "--fold", "1"],
-        ["optimize_weights", *place, "--trials", "0", "--presets", ""],
+        ["optimize_weights", *place, "--presets", ""],
         ["infer_ensemble", *place, *loaders, "--tta_steps", "2"],
     ]
 

@@ -180,7 +180,7 @@ def submit(
     place = {"data_dir": config.data_dir, "output_dir": config.output_dir}
     blend = BlendConfig(
         **place, models=tuple(models), presets="", aliases=config.aliases,
-        trials=60 if final else 0, timeout=6.0, seed=config.seed,
+        trials=60 if final else 0, seed=config.seed,
     )  # fmt: skip
     infer = InferConfig(
         **place, allow_outside=config.allow_outside, device=config.device,

@@ -336,12 +336,9 @@ class BlendConfig(PlaceConfig, AliasConfig, ViewsConfig, group="ensemble"):
         (), "models to blend; none = all with OOF predictions", first=True
     )
     trials: int = option(
-        100, "structures Optuna tries in all; 0 = only the convex blend",
+        100, "structures Optuna tries, fewer where the data are large; 0 = only the convex blend",
         least=0, most=100_000, first=True,
     )  # fmt: skip
-    timeout: float = option(
-        20.0, "seconds after which Optuna starts no further trial", least=0, most=1_000_000_000
-    )
     presets: str = option(
         "configs/classify.yaml", "YAML whose rows have each model's prior_weight; empty = none"
     )

@@ -88,6 +88,26 @@ def read_small(path: Path, max_bytes: int) -> bytes:
     raise ValueError(f"longer than {max_bytes:,} bytes")
 
 
+def open_plain(path: Path, flags: int) -> int:
+    """Open a file of our own for writing, and return its descriptor; links are not followed.
+
+    Raises:
+        UserError: ``path`` is a link, folder, pipe or device.
+        OSError: it cannot be opened.
+    """
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    except OSError as error:
+        # a link; a pipe without a reader; a folder
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+    raise UserError(f"{path}: no regular file, and so not written to; move it away")
+
+
 def file_is_sound(path: Path) -> bool:
     """Tell whether a sealed file's bytes on disk are those that were written."""
     with path.open("rb") as file:
@@ -235,6 +255,9 @@ def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
     return content
 
 
+_HELD: dict[Path, IO[str]] = {}  # this process's locks
+
+
 @contextmanager
 def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive lock file at ``path``; ``what`` names the held thing in the refusal.
@@ -246,21 +269,57 @@ def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         UserError: another process holds it, and ``wait`` is off.
     """
     try:
-        import fcntl
+        import fcntl  # noqa: F401
     except ImportError:  # Windows has no such locks: runs are unguarded there
         yield
         return
-    with path.open("a+", encoding="utf-8") as file:
+    file = _HELD[path] = _take(path, what, wait)
+    try:
+        yield
+    finally:
+        _HELD.pop(path, file).close()
+
+
+def check_held(path: Path) -> None:
+    """Take a lock again that was deleted while this process held it.
+
+    Raises:
+        UserError: another process has it by now.
+    """
+    if path in _HELD and not _is_at(path, _HELD[path]):
+        again = _take(path, f"{path.parent} (whose lock file was deleted meanwhile)", wait=False)
+        _HELD[path].close()
+        _HELD[path] = again
+
+
+def _take(path: Path, what: str, wait: bool) -> IO[str]:
+    """Return the lock file at ``path``, open and locked."""
+    import fcntl
+
+    while True:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        file = os.fdopen(open_plain(path, flags), "a+", encoding="utf-8")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                print(f"warning: {path.parent} cannot be locked ({error.strerror})", flush=True)
-            else:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
                 file.seek(0)
-                holder = file.read().strip() or "another process"
+                holder = file.read(200).strip() or "another process"
+                file.close()
                 raise UserError(f"{what} is in use by {holder}; wait for it or stop it") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        yield
+            print(f"warning: {path.parent} cannot be locked ({error.strerror})", flush=True)
+        if _is_at(path, file):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            return file
+        file.close()  # it was deleted while this process waited for it
+
+
+def _is_at(path: Path, file: IO[Any]) -> bool:
+    """Tell whether an open file is still the one that ``path`` names."""
+    try:
+        there = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(there, os.fstat(file.fileno()))

@@ -27,6 +27,11 @@ class Run:
         return self.folder / "config.yaml"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that works on the run."""
+        return self.folder / ".lock"
+
+    @property
     def metrics(self) -> Path:
         """One row a validated epoch."""
         return self.folder / "metrics.csv"
@@ -109,7 +114,7 @@ class Run:
             yield
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with hold(self.folder / ".lock", f"{self.folder}"):
+        with hold(self.lock, f"{self.folder}"):
             sweep(self.folder)
             yield
 
@@ -147,7 +152,7 @@ class Output:
 
     @property
     def study(self) -> Path:
-        """Optuna's journal of the blend search."""
+        """Scores of the blend search, one a line."""
         return self.root / "blend_study.journal"
 
     @property

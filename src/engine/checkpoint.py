@@ -24,7 +24,15 @@ from src.config import EngineConfig, config_hash, learned_options
 from src.engine.log import say
 from src.engine.optim import averaging_decay, build_optimizer, group_parameters
 from src.engine.runtime import Runtime, is_large
-from src.files import HALF_WRITTEN, SEAL, atomic_write, file_is_sound, patiently, seal
+from src.files import (
+    HALF_WRITTEN,
+    SEAL,
+    atomic_write,
+    check_held,
+    file_is_sound,
+    patiently,
+    seal,
+)
 from src.runs import AFRESH, Run
 from src.script import UserError
 
@@ -61,8 +69,10 @@ def save_state(run: Run, state: dict[str, Any]) -> None:
     At every moment at least one of the two is whole.
 
     Raises:
+        UserError: the run's lock file was deleted, and another process has it by now.
         OSError: the disk is full, or the like.
     """
+    check_held(run.lock)
     with atomic_write(run.last) as file:
         writer = HashingWriter(file)
         try:

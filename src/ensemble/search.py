@@ -1,7 +1,8 @@
 """Optuna search over blend structures: pool, order of calibration, subsets of models and views.
 
 The weights themselves are a convex problem and need no search; what is searched is everything that
-is not convex. The journal keeps each finished trial, so a stopped search goes on where it was.
+is not convex. The journal keeps each score, so a stopped search goes on where it was, to the same
+end.
 
 Trials are scored on a top-k class subset of the OOF predictions (the panel). It keeps of each row
 the true class, the classes the members think likeliest, and one class that stands for all others,
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from src.ensemble.blend import NUM_FLOORS, THREADS, Tables, convex
 from src.ensemble.oof import Oof
 from src.ensemble.pool import TINY, Member, log_softmax, row_blocks
 from src.ensemble.solvers import finished_losses, fit_finish, fit_log_pool
-from src.files import atomic_write
+from src.journal import Journal
 
 Array = npt.NDArray[Any]
 
@@ -65,60 +67,51 @@ def search_structures(
     journal: Path,
     name: str,
     trials: int,
-    timeout: float,
     seed: int = 0,
-) -> tuple[Structure, float, int]:
-    """Search pool, order, models and views; return the best, its score, and the trials.
+) -> tuple[Structure, float]:
+    """Search pool, order, models and views; return the best structure and its score.
+
+    The search is the same for the same seed and scores: the journal saves scores alone, and a
+    search that was stopped runs through its first trials again without computing them.
 
     Args:
         score: nested log loss of a structure, nats.
         start: the first one tried; its models and views span the search.
-        journal: file that keeps the trials; made if absent.
+        journal: file that keeps the scores; made if absent.
         name: of the study; another name (other data) starts afresh in the same file.
-        trials: in all, those of earlier runs included.
-        timeout: seconds after which no further trial starts.
+        trials: in all, those of earlier runs included; at least 1.
         seed: of the sampler.
     """
     optuna = _quiet_optuna()
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    mend_journal(journal)
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(journal))
-    )
-    study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True)
-    done = sum(trial.state.is_finished() for trial in study.trials)
-    study.sampler = optuna.samplers.TPESampler(seed=seed + done, multivariate=True)
-    if not study.trials:
-        study.enqueue_trial(_to_params(start))
-    known: dict[Structure, float] = {}
-
-    def objective(trial: Any) -> float:
+    kept = Journal(journal, name)
+    known = _read_scores(kept, start)
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
+    study = optuna.create_study(sampler=sampler)
+    for pool, order in product(*(_choices(start)[key] for key in ("pool", "order"))):
+        study.enqueue_trial(_to_params(replace(start, pool=pool, order=order)))
+    for _ in range(trials):
+        trial = study.ask()
         structure = _suggest(trial, start)
         if not structure.models or not structure.views:
-            raise optuna.TrialPruned
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            continue
         if structure not in known:
             known[structure] = score(structure)
-        return known[structure]
-
-    if trials > done:
-        study.optimize(objective, n_trials=trials - done, timeout=timeout)
-    finished = [trial for trial in study.trials if trial.state.is_finished()]
-    if not any(trial.state == optuna.trial.TrialState.COMPLETE for trial in finished):
-        return start, score(start), len(finished)  # no time for one trial
-    best = _from_params(study.best_params, start)
-    return best, float(study.best_value), len(finished)
+            kept.append({"params": trial.params, "score": known[structure]})
+        study.tell(trial, known[structure])
+    return _from_params(study.best_params, start), float(study.best_value)
 
 
-def mend_journal(path: Path) -> None:
-    """Cut a half-written last line, and free the lock of a killed process.
-
-    The caller keeps other processes off the journal.
-    """
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    content = path.read_bytes() if path.exists() else b""
-    if content and not content.endswith(b"\n"):
-        with atomic_write(path) as file:
-            file.write(content[: content.rfind(b"\n") + 1])
+def _read_scores(kept: Journal, start: Structure) -> dict[Structure, float]:
+    """Return the scores of the journal's structures; what has another shape is passed over."""
+    known = {}
+    for record in kept.records:
+        params, value = record.get("params"), record.get("score")
+        if isinstance(params, dict) and isinstance(value, float) and set(params) == set(
+            _choices(start)
+        ):
+            known[_from_params(params, start)] = value
+    return known
 
 
 def _suggest(trial: Any, start: Structure) -> Structure:
@@ -165,6 +158,7 @@ def _quiet_optuna() -> Any:
 SCORE_VERSION = 4  # of what `Panel.score` computes: trials of another are not comparable
 _PANEL_VALUES = 1 << 25  # float32 values for each temperature order: 128 MiB
 _MIN_CLASSES = 8
+_LEAST_TRIALS = 8
 _FINISH_ROWS = 8192
 
 
@@ -250,6 +244,15 @@ class Panel:
         counts = np.zeros(self.raw.shape[2], dtype=np.float32)
         counts[-1] = np.log(self.num_rest)
         return counts
+
+
+def affordable_trials(panel: Panel) -> int:
+    """Return how many structures are scored in about 20 s of two CPU cores, by the panel's size.
+
+    A clock would make the blend depend on how busy the machine is. One score of the largest panel
+    takes a second (``benchmarks/results.md``).
+    """
+    return max(_LEAST_TRIALS, 20 * _PANEL_VALUES // panel.raw.size)
 
 
 def build_panel(oof: Oof, tables: Tables) -> Panel:

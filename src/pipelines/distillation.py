@@ -23,8 +23,8 @@ from torch import nn
 from src.config import config_hash
 from src.engine.checkpoint import load_weights
 from src.engine.runtime import Runtime
-from src.ensemble.search import mend_journal
 from src.files import hold
+from src.journal import Journal
 from src.losses.distillation import TERMS
 from src.mask_config import DistillConfig
 from src.metrics.bootstrap import Difference, Score, bootstrap_difference
@@ -356,7 +356,6 @@ def tune(
         name: first part of the runs' names.
     """
     import optuna
-    from optuna.storages.journal import JournalFileBackend
 
     if runtime.num_processes > 1:
         raise UserError("--tune searches in one process: start it without torchrun")
@@ -364,57 +363,82 @@ def tune(
     terms = tuple(weights_of(config)) or field.terms
     epochs = config.tune_epochs or max(1, config.epochs // 4)
     short = replace(config, epochs=epochs, valid_ema_only=True)
-    journal = output.trials(name)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with hold(journal.with_suffix(".held"), str(journal)):
-        mend_journal(journal)
-        study = optuna.create_study(
-            study_name=f"{'+'.join(terms)} {config_hash(role_config(with_weights(short, {}), ''))}",
-            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
-            direction="minimize" if field.task.lower_is_better else "maximize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
-            load_if_exists=True,
+    study = optuna.create_study(
+        direction="minimize" if field.task.lower_is_better else "maximize",
+        sampler=optuna.samplers.TPESampler(seed=config.seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+    )
+    path = output.trials(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with hold(path.with_suffix(".held"), str(path)):
+        kept = Journal(
+            path, f"{'+'.join(terms)} {config_hash(role_config(with_weights(short, {}), ''))}"
         )
-        done = sum(trial.state.is_finished() for trial in study.trials)
-        study.sampler = optuna.samplers.TPESampler(seed=config.seed + done)
-
-        def objective(trial: Any) -> float:
-            return run_trial(trial, short, terms, field, output, runtime, name)
-
-        if done < config.tune:
-            study.optimize(objective, n_trials=config.tune - done)
+        for _ in range(config.tune):
+            trial = study.ask()
+            own = suggest(trial, short, terms)
+            record = find_trial(kept, trial)
+            if record is None:
+                run = output.run(f"{name}-trial{trial.number}", fold_of(own.fold))
+                record = run_trial(trial, own, field, output, runtime, name, run)
+                kept.append(record)
+            if record["score"] is None:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            else:
+                study.tell(trial, record["score"])
     best = study.best_params
     print(f"search: {len(study.trials)} trials, best {study.best_value:.4f} with {best}")
     weights = {term: best[term] for term in terms}
     return replace(with_weights(config, weights), temperature=best["temperature"])
 
 
-def run_trial(
-    trial: Any, short: DistillConfig, terms: tuple[str, ...], field: Field, output: Output,
-    runtime: Runtime, name: str,
-) -> float:  # fmt: skip
-    """Train one trial and return its best score."""
-    import optuna
-
+def suggest(trial: Any, short: DistillConfig, terms: Sequence[str]) -> DistillConfig:
+    """Return the options of a trial."""
     weights = {term: trial.suggest_float(term, *WEIGHTS, log=True) for term in terms}
     temperature = trial.suggest_categorical("temperature", TEMPERATURES)
-    own = role_config(replace(with_weights(short, weights), temperature=temperature), "trial")
-    run = output.run(f"{name}-trial{trial.number}", fold_of(own.fold))
-    count = 0
+    return role_config(replace(with_weights(short, weights), temperature=temperature), "trial")
+
+
+def find_trial(kept: Journal, trial: Any) -> dict[str, Any] | None:
+    """Return what an earlier process made of this trial, its scores reported; None = nothing."""
+    for record in kept.records:
+        if (record.get("number"), record.get("params")) == (trial.number, trial.params):
+            for step, score in enumerate(record["scores"]):
+                trial.report(score, step)
+            return record
+    return None
+
+
+def run_trial(
+    trial: Any, own: DistillConfig, field: Field, output: Output, runtime: Runtime, name: str,
+    run: Run,
+) -> dict[str, Any]:  # fmt: skip
+    """Train one trial from its start; return its scores, and the best one unless it was stopped."""
+    import optuna
+
+    scores: list[float] = []
 
     def report(score: float) -> None:
-        nonlocal count
-        trial.report(score, count)
-        count += 1
+        trial.report(score, len(scores))
+        scores.append(float(score))
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    try:
-        with run.hold():
+    def clear() -> None:
+        for path in (run.last, run.previous, run.start, run.best):
+            path.unlink(missing_ok=True)
+
+    score = None
+    with run.hold():
+        run.finished.unlink(missing_ok=True)
+        clear()  # a state to go on from would lack the scores reported before it
+        try:
             done = train_fresh(
                 own, "trial", field, output, runtime, name, run, lambda task: Watched(task, report)
             )
-    finally:  # the scores stay; a trial's weights are never used again
-        for path in (run.last, run.previous, run.best):
-            path.unlink(missing_ok=True)
-    return float(done["score"])
+            score = float(done["score"])
+        except optuna.TrialPruned:
+            pass
+        finally:  # the scores stay; a trial's weights are never used again
+            clear()
+    return {"number": trial.number, "params": trial.params, "scores": scores, "score": score}

@@ -15,6 +15,7 @@ from src.config import EngineConfig, config_hash, learned_options
 from src.files import (
     SEAL,
     atomic_write,
+    check_held,
     file_is_sound,
     is_sound,
     patiently,
@@ -238,6 +239,7 @@ def write_config(
 
 def finish_run(run: Run, done: dict[str, Any], *, keep_last: bool) -> None:
     """Declare a run complete, and drop the states that only an interrupted one needs."""
+    check_held(run.lock)
     run.previous.unlink(missing_ok=True)
     results = (run.best, run.oof, run.oof_counts, run.config)
     files = {path.name: path.stat().st_size for path in results if path.exists()}

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import zlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from src.ensemble.search import Structure, mend_journal, search_structures, whole
+from src.ensemble.search import Structure, affordable_trials, search_structures, whole
 
 MEMBERS = (("a", "identity"), ("a", "hflip"), ("b", "identity"))
 GOAL = Structure("log", "before", ("a", "b"), ("identity",))
@@ -16,45 +19,67 @@ def distance(structure: Structure) -> float:
     return float(len(same) - sum(same))
 
 
-def run(path, **changes):
-    options = {"journal": path, "name": "x", "trials": 40, "timeout": 60.0}
-    return search_structures(distance, whole(MEMBERS), **(options | changes))
+def run(path, score=distance, **changes):
+    options = {"journal": path, "name": "x", "trials": 40}
+    return search_structures(score, whole(MEMBERS), **(options | changes))
 
 
-def test_finds_the_best_structure_and_resumes(tmp_path):
+def test_finds_the_best_structure_and_scores_none_twice(tmp_path):
     path = tmp_path / "study.journal"
-    best, value, trials = run(path, trials=3)
-    assert trials == 3
+    assert run(path, trials=1) == (whole(MEMBERS), 3.0)  # the first try
     scored = []
 
     def counted(structure):
         scored.append(structure)
         return distance(structure)
 
-    best, value, trials = search_structures(
-        counted, whole(MEMBERS), journal=path, name="x", trials=40, timeout=60.0
-    )
-    assert best == GOAL and value == 0.0 and 35 <= trials <= 40  # empty subsets are pruned
-    assert len(set(scored)) == len(scored) <= 37  # the first three are not scored again
-    assert run(path)[0] == GOAL  # all done: nothing is scored
-    assert run(path, name="other data", trials=1)[0] == whole(MEMBERS)  # the first try
+    assert run(path, counted) == (GOAL, 0.0)
+    assert len(set(scored)) == len(scored) and whole(MEMBERS) not in scored
+    assert [(s.pool, s.order) for s in scored[:3]] == [
+        ("linear", "before"), ("log", "after"), ("log", "before"),
+    ]  # fmt: skip
+    assert all(s.models == ("a", "b") for s in scored[:3])
+    scored.clear()
+    assert run(path, counted) == (GOAL, 0.0) and not scored
+    run(path, counted, name="other data", trials=1)
+    assert scored == [whole(MEMBERS)]
 
 
-def test_no_time_means_the_start(tmp_path):
-    best, value, trials = run(tmp_path / "study.journal", timeout=0.0, trials=0)
-    assert (best, value, trials) == (whole(MEMBERS), 3.0, 0)
+def rugged(structure: Structure) -> float:
+    """Score with neither pattern nor ties, so that another path ends elsewhere."""
+    return zlib.crc32(repr(structure).encode()) / 2**32
 
 
-def test_a_torn_journal_is_mended(tmp_path):
-    path = tmp_path / "study.journal"
-    run(path, trials=4)
-    whole_lines = path.read_bytes()
-    path.write_bytes(whole_lines + b'{"op_code": 4, "worker')
-    path.with_name("study.journal.lock").symlink_to(path)  # left by a killed process
-    mend_journal(path)
-    assert path.read_bytes() == whole_lines
-    path.write_bytes(whole_lines + b'{"op_code": 4, "worker')
-    assert run(path, trials=6)[2] >= 4
+@pytest.mark.parametrize("stop", [0, 1, 4, 5, 11, 12])
+def test_a_search_stopped_anywhere_takes_the_same_path(tmp_path, stop):
+    members = [(m, v) for m in "abcd" for v in ("identity", "hflip", "vflip")]
+    options = {"name": "x", "trials": 20}
+
+    def path_of(journal, scored, fail_at=-1):
+        def score(structure):
+            if len(scored) == fail_at:
+                raise KeyboardInterrupt
+            scored.append(structure)
+            return rugged(structure)
+
+        return search_structures(score, whole(members), journal=journal, **options)
+
+    first, before, after = [], [], []
+    expected = path_of(tmp_path / "a", first)
+    with pytest.raises(KeyboardInterrupt):
+        path_of(tmp_path / "b", before, stop)
+    assert path_of(tmp_path / "b", after) == expected
+    assert before + after == first and len(after) == len(first) - stop
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_number_of_trials_falls_with_the_size_of_the_panel():
+    def panel(*shape):
+        return SimpleNamespace(raw=np.empty(shape, np.float32))
+
+    assert affordable_trials(panel(33137, 35, 28)) == 20
+    assert affordable_trials(panel(1000, 10, 10)) > 1000
+    assert affordable_trials(panel(40_000, 70, 40)) == 8
 
 
 def test_columns():
@@ -67,6 +92,6 @@ def test_columns():
 def test_one_model_and_one_view_are_not_searched(tmp_path, num):
     start = whole([("only", "identity")] * num)
     best, *_ = search_structures(
-        lambda s: 0.0, start, journal=tmp_path / "j", name="x", trials=4, timeout=10.0
+        lambda s: 0.0, start, journal=tmp_path / "j", name="x", trials=4
     )
     assert best.models == ("only",) and best.views == ("identity",)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from src.files import hold
+from src.files import check_held, hold
 from src.runs import Output
 from src.script import UserError
 from tests.scripts.conftest import Place
@@ -96,6 +96,33 @@ def test_folds_are_waited_for(tmp_path: Path, holder: Callable) -> None:
     assert waiter.poll() is None
     process.kill()
     assert waiter.communicate(timeout=20)[0] == "mine\n"
+
+
+def test_a_deleted_lock_is_taken_again_or_given_up(tmp_path: Path, holder: Callable) -> None:
+    lock = tmp_path / ".lock"
+    with hold(lock, "it"):
+        lock.unlink()
+        check_held(lock)
+        assert f"process {os.getpid()}" in lock.read_text()
+        lock.unlink()
+        process = holder(lock)
+        with pytest.raises(UserError, match=f"deleted.*in use by process {process.pid}"):
+            check_held(lock)
+    check_held(lock)  # not this process's business
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_lock_that_is_no_regular_file_is_not_written_to(tmp_path: Path, kind: str) -> None:
+    lock, precious = tmp_path / ".lock", tmp_path / "precious"
+    precious.write_text("mine")
+    {
+        "link": lambda: lock.symlink_to(precious),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+    }[kind]()
+    with pytest.raises(UserError, match="no regular file"), hold(lock, "it"):
+        pass
+    assert precious.read_text() == "mine"
 
 
 def test_a_lock_file_left_behind_stops_nobody(tmp_path: Path) -> None:
