@@ -107,8 +107,10 @@ def _read_scores(kept: Journal, start: Structure) -> dict[Structure, float]:
     known = {}
     for record in kept.records:
         params, value = record.get("params"), record.get("score")
-        if isinstance(params, dict) and isinstance(value, float) and set(params) == set(
-            _choices(start)
+        if (
+            isinstance(params, dict)
+            and isinstance(value, float)
+            and set(params) == set(_choices(start))
         ):
             known[_from_params(params, start)] = value
     return known

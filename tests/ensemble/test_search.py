@@ -91,7 +91,5 @@ def test_columns():
 @pytest.mark.parametrize("num", [1])
 def test_one_model_and_one_view_are_not_searched(tmp_path, num):
     start = whole([("only", "identity")] * num)
-    best, *_ = search_structures(
-        lambda s: 0.0, start, journal=tmp_path / "j", name="x", trials=4
-    )
+    best, *_ = search_structures(lambda s: 0.0, start, journal=tmp_path / "j", name="x", trials=4)
     assert best.models == ("only",) and best.views == ("identity",)
