@@ -31,6 +31,9 @@ def main(argv: list[str]) -> int:
     config = parse(PlanConfig, argv, prog="scripts/plan.py", description=__doc__ or "")
     if config.pretrained not in ("auto",) and len(config.models) != 1:
         raise UserError(f"--pretrained {config.pretrained}: name the one model with --models")
+    from src.data.index import find_root
+
+    find_root(config.data_dir)  # refuses what is not there before any second is counted
     output = Output(Path(config.output_dir))
     output.root.mkdir(parents=True, exist_ok=True)
     from src.pipelines.classification.follow import Clock
