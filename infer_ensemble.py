@@ -112,21 +112,21 @@ def infer_models(
 ) -> dict[str, list[TestRun]]:
     """Return the test logits of every model and fold, inferring those that are not there yet."""
     from src.ensemble.predictions import has_test_run, open_test_run
-    from src.ensemble.weights import num_views, used_models
+    from src.ensemble.weights import needed_views, used_models
     from src.pipelines.classification.infer import hash_images, infer_fold
 
     ids_hash = hash_images(index)
     threshold = weights.adaptive_threshold if config.tta_adaptive else None
     runs: dict[str, list[TestRun]] = {}
     for model in used_models(blend):
-        views = num_views(blend, model, VIEWS)
+        views = needed_views(blend, model, VIEWS)
         for run in finished_runs(config, output, model, weights):
             config_hash = read_json(run.finished)["config_hash"]
             if not has_test_run(
                 run.folder,
                 ids_hash=ids_hash,
                 config_hash=config_hash,
-                num_views=views,
+                views=views,
                 threshold=threshold,
             ):
                 with run.hold():
@@ -136,7 +136,7 @@ def infer_models(
                 num_rows=len(index.table),
                 ids_hash=ids_hash,
                 classes=weights.source_classes,
-                num_views=views,
+                views=views,
             )
             runs.setdefault(model, []).append(opened)
     return runs

@@ -116,7 +116,7 @@ def print_table() -> None:
                 num_rows=len(truth),
                 ids_hash=info["ids_hash"],
                 classes=oof[0].classes,
-                num_views=len(info["views"]),
+                views=info["views"],
             )
             for folder in folders
         ]

@@ -20,6 +20,7 @@ MAX_SEED = 2**31 - 1
 MAX_EPOCHS = 100_000
 MAX_MEMBERS = 8  # of a plan
 VIEWS = ("identity", "hflip", "vflip", "both", "rot90")  # of src/engine/tta.py
+SCALED_VIEWS = VIEWS[:2]  # of those that --tta_scale shows at a larger size, too
 SIZE = r"(1[6-9]|[2-9]\d|\d{3}|[1-8]\d{3})"  # 16 to 8999 pixels
 SIZES = rf"native|{SIZE}([xX×]{SIZE})?"
 
@@ -270,6 +271,10 @@ class FoldConfig(
         20, "passes over the training rows; 0 = the linear probe alone (--head_start probe)",
         least=0, most=MAX_EPOCHS, group="schedule", first=True,
     )  # fmt: skip
+    tta_scale: float = option(
+        1.0, "upright and flipped views at so many times the size, besides; 1 = none",
+        least=1, most=2, group="validation and inference",
+    )  # fmt: skip
     fold: str = option(
         "0", "0 … K-1, `all`, or `full` (every row, no validation)",
         form=r"[0-9]{1,6}|all|full", first=True,
@@ -369,6 +374,17 @@ class InferConfig(PlaceConfig, ViewsConfig, HardwareConfig, group="ensemble"):
     alias_policy: Literal["split", "first", "both_equal_renormalised"] = option(
         "split", "where the mass of a class with several names goes"
     )
+
+
+def view_names(tta_steps: int, tta_scale: float = 1.0) -> tuple[str, ...]:
+    """Return the names of the first views, then of those at a larger size: ``hflip@1.25``."""
+    larger = () if tta_scale == 1 else tuple(f"{name}@{tta_scale:g}" for name in SCALED_VIEWS)
+    return (*VIEWS[:tta_steps], *larger)
+
+
+def base_view(name: str) -> str:
+    """Return the name of a view without its size."""
+    return name.partition("@")[0]
 
 
 # These do not change what is learned, so a resumed or compared run may differ in them.

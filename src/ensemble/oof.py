@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.classes import merge_classes
+from src.config import base_view
 from src.ensemble.pool import Member, member_log_probs
 from src.ensemble.predictions import OofFile, open_oof
 from src.runs import AFRESH
@@ -117,7 +118,7 @@ def load_oof(
         folds: the folds every file must have been made with.
         models: which models; empty means all that are found.
         alias_groups: class names that mean the same; their columns are added up.
-        tta_steps: use only the first so many views of each model; 0 means all.
+        tta_steps: use only the first so many views of each model, at whatever size; 0 means all.
 
     Raises:
         UserError: no OOF file, a file of other folds or another class list, ids that the folds do
@@ -135,7 +136,7 @@ def load_oof(
     merged = merge_classes(reference.classes, alias_groups)
     targets = _common_targets(files, places, rows, folds, np.asarray(merged.trained_of))
     members = tuple(
-        (name, view) for name in names for view in _common_views(files[name])[: tta_steps or None]
+        (name, view) for name in names for view in _common_views(files[name], tta_steps)
     )
     return Oof(
         members=members,
@@ -247,7 +248,9 @@ def _common_targets(
     return agreed
 
 
-def _common_views(files: Mapping[int, OofFile]) -> tuple[str, ...]:
-    """Return the views that every fold of a model has, in their order."""
+def _common_views(files: Mapping[int, OofFile], tta_steps: int) -> tuple[str, ...]:
+    """Return the views that every fold of a model has, in their order; of them the first."""
     first = next(iter(files.values())).views
-    return tuple(v for v in first if all(v in file.views for file in files.values()))
+    common = [v for v in first if all(v in file.views for file in files.values())]
+    kept = [v for v in common if base_view(v) == v][: tta_steps or None]
+    return tuple(v for v in common if base_view(v) in kept)

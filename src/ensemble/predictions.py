@@ -129,7 +129,12 @@ def save_test_info(
 
 
 def has_test_run(
-    folder: Path, *, ids_hash: str, config_hash: str, num_views: int, threshold: float | None
+    folder: Path,
+    *,
+    ids_hash: str,
+    config_hash: str,
+    views: Sequence[str],
+    threshold: float | None,
 ) -> bool:
     """Tell whether ``folder`` holds whole test logits of these images, this training and views.
 
@@ -138,7 +143,7 @@ def has_test_run(
     try:
         info, logits = _read_test_files(folder)
         same = (info["ids_hash"], info["config_hash"]) == (ids_hash, config_hash)
-        enough = len(logits) == len(info["views"]) >= num_views
+        enough = len(logits) == len(info["views"]) and set(views) <= set(info["views"])
         return same and enough and info["threshold"] in (None, threshold)
     except (FileNotFoundError, UserError, ValueError, KeyError, TypeError, EOFError):
         return False
@@ -233,7 +238,7 @@ def _map_array(path: Path, key: str) -> Array:
 
 
 def open_test_run(
-    folder: Path, *, num_rows: int, ids_hash: str, classes: Sequence[str], num_views: int
+    folder: Path, *, num_rows: int, ids_hash: str, classes: Sequence[str], views: Sequence[str]
 ) -> TestRun:
     """Map the test logits of one run.
 
@@ -242,7 +247,7 @@ def open_test_run(
         num_rows: rows of the test index.
         ids_hash: hash of its ids, which the sidecar must repeat.
         classes: class list the blend was fitted with, before merging.
-        num_views: views needed.
+        views: those needed.
 
     Raises:
         UserError: missing, incomplete, of other images or other classes.
@@ -265,6 +270,7 @@ def open_test_run(
         raise UserError(f"{info_path}: other classes than weights.json; train or optimise again")
     if known_ids != ids_hash:
         raise UserError(f"{info_path}: made for other test images; delete it and infer again")
-    if logits.shape != (len(run.views), num_rows, len(classes)) or len(run.views) < num_views:
+    lacking = set(views) - set(run.views)
+    if logits.shape != (len(run.views), num_rows, len(classes)) or lacking:
         raise UserError(f"{path}: {logits.shape} is not whole; delete it and infer again")
     return run

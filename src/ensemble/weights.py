@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from src.config import base_view
 from src.ensemble.pool import Blend
 from src.files import read_json, write_json
 from src.script import UserError
@@ -78,11 +79,12 @@ def used_models(blend: Blend) -> tuple[str, ...]:
     return tuple(dict.fromkeys(model for (model, _), weight in used if weight > 0))
 
 
-def num_views(blend: Blend, model: str, views: Sequence[str]) -> int:
-    """Return how many of ``views``, from the first, a model must be shown."""
+def needed_views(blend: Blend, model: str, views: Sequence[str]) -> tuple[str, ...]:
+    """Return the views a model must be shown: ``views`` up to the last used, then larger ones."""
     used = zip(blend.members, blend.weights, strict=True)
     needed = [view for (name, view), weight in used if name == model and weight > 0]
-    return 1 + max(views.index(view) for view in needed)
+    last = max((views.index(view) for view in needed if view in views), default=-1)
+    return (*views[: last + 1], *(view for view in needed if view not in views))
 
 
 def restrict(
@@ -96,7 +98,7 @@ def restrict(
     Args:
         blend: fitted on all members.
         models: those to keep; empty means all.
-        views: those to keep; empty means all.
+        views: those to keep, at whatever size; empty means all.
 
     Raises:
         UserError: nothing with weight is left.
@@ -105,7 +107,7 @@ def restrict(
     names = [model for model, _ in blend.members]
     for model in dict.fromkeys(names):
         mine = np.array([name == model for name in names])
-        kept = mine & np.array([not views or view in views for _, view in blend.members])
+        kept = mine & np.array([not views or base_view(view) in views for _, view in blend.members])
         if models and model not in models:
             weights[mine] = 0.0
         elif kept.any():

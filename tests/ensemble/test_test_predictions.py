@@ -29,7 +29,12 @@ def write_run(folder, logits, **changes):
 
 
 def open_run(folder, **changes):
-    wanted = {"num_rows": 3, "ids_hash": hash_ids(IDS), "classes": CLASSES, "num_views": 2}
+    wanted = {
+        "num_rows": 3,
+        "ids_hash": hash_ids(IDS),
+        "classes": CLASSES,
+        "views": ("identity", "hflip"),
+    }
     return open_test_run(folder, **(wanted | changes))
 
 
@@ -102,7 +107,7 @@ def test_saved_answers_are_the_answers(tmp_path, monkeypatch):
         ({"ids_hash": "x"}, "other test images"),
         ({"classes": ["x", "z", "y"]}, "other classes"),
         ({"num_rows": 4}, "not whole"),
-        ({"num_views": 3}, "not whole"),
+        ({"views": ("identity", "hflip", "vflip")}, "not whole"),
     ],
 )
 def test_foreign_test_logits_are_refused(tmp_path, changes, message):
@@ -113,12 +118,17 @@ def test_foreign_test_logits_are_refused(tmp_path, changes, message):
 
 
 def test_without_sidecar_or_damaged_the_logits_do_not_count(tmp_path):
-    wanted = {"ids_hash": hash_ids(IDS), "config_hash": "c", "num_views": 2, "threshold": None}
+    wanted = {
+        "ids_hash": hash_ids(IDS),
+        "config_hash": "c",
+        "views": ("identity", "hflip"),
+        "threshold": None,
+    }
     assert not has_test_run(tmp_path, **wanted)
     write_run(tmp_path, np.zeros((2, 3, 3)))
     assert has_test_run(tmp_path, **wanted)
     assert has_test_run(tmp_path, **(wanted | {"threshold": 0.9}))  # all views are there
-    assert not has_test_run(tmp_path, **(wanted | {"num_views": 3}))
+    assert not has_test_run(tmp_path, **(wanted | {"views": ("identity", "hflip", "vflip")}))
     assert not has_test_run(tmp_path, **(wanted | {"config_hash": "d"}))
     assert not has_test_run(tmp_path, **(wanted | {"ids_hash": hash_ids(["1", "23"])}))
     write_run(tmp_path, np.zeros((2, 3, 3)), threshold=0.9)

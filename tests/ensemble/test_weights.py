@@ -10,7 +10,7 @@ from src.ensemble.pool import Blend
 from src.ensemble.weights import (
     OofSummary,
     Weights,
-    num_views,
+    needed_views,
     read_weights,
     restrict,
     used_models,
@@ -81,9 +81,9 @@ def test_missing_file_names_the_remedy(tmp_path):
 
 def test_used_models_and_views():
     assert used_models(BLEND) == ("a", "b")
-    assert num_views(BLEND, "a", VIEWS) == num_views(BLEND, "b", VIEWS) == 3
+    assert needed_views(BLEND, "a", VIEWS) == needed_views(BLEND, "b", VIEWS) == VIEWS[:3]
     only_first = dataclasses.replace(BLEND, weights=np.array([0.9, 0, 0, 0, 0, 0]))
-    assert used_models(only_first) == ("a",) and num_views(only_first, "a", VIEWS) == 1
+    assert used_models(only_first) == ("a",) and needed_views(only_first, "a", VIEWS) == VIEWS[:1]
 
 
 def test_restriction_by_hand():

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.config import InferConfig
 from src.data.canonical import ImageSource
-from src.data.dataset import EpochSampler, ImageDataset, default_num_workers, make_loader
+from src.data.dataset import EpochSampler, ImageDataset, Loader, default_num_workers, make_loader
 from src.data.folds import file_marks
 from src.data.index import Index
 from src.data.transforms import eval_transform
 from src.engine.checkpoint import load_weights
 from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict_logits
-from src.engine.runtime import start_runtime
-from src.engine.tta import first_views
+from src.engine.runtime import Runtime, start_runtime
+from src.engine.tta import by_scale, scaled_size
 from src.ensemble.predictions import hash_ids, save_test_info
 from src.files import atomic_array, read_json
 from src.models.classifier import build_classifier
@@ -29,7 +30,7 @@ from src.tasks.classification import Classification
 
 
 def infer_fold(
-    config: InferConfig, run: Run, index: Index, views: int, threshold: float | None
+    config: InferConfig, run: Run, index: Index, views: Sequence[str], threshold: float | None
 ) -> None:
     """Write ``test_logits.npy`` and ``test.json`` of one fold of one model.
 
@@ -37,7 +38,7 @@ def infer_fold(
         config: device, precision, workers, batch size.
         run: its finished folder.
         index: test images.
-        views: how many views, from the first.
+        views: names of the views, the upright one first.
         threshold: from which confidence of the first view (largest softmax probability) the other
             views need not be computed and repeat its logits; None = compute all.
     """
@@ -58,25 +59,30 @@ def infer_fold(
         model.load_state_dict(load_weights(run.best))
     except RuntimeError:
         raise UserError(f"{run.best}: weights of another network; {AFRESH}") from None
-    source = ImageSource(index.root, index.table["image"].tolist(), size)
-    batch_size = config.infer_batch_size or default_batch_size(size, runtime.device)
     device = runtime.device.type
-    loader = make_loader(
-        ImageDataset(source, None, eval_transform(size)),
-        EpochSampler(len(source), batch_size),
-        num_workers=default_num_workers(device) if config.num_workers < 0 else config.num_workers,
-        device_type=device,
-    )
-    shape = (views, len(source), len(classes))
+    workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers
+
+    def loader_at(side: int) -> Loader:
+        source = ImageSource(index.root, index.table["image"].tolist(), side)
+        batch_size = config.infer_batch_size or default_batch_size(side, runtime.device)
+        return make_loader(
+            ImageDataset(source, None, eval_transform(side)),
+            EpochSampler(len(source), batch_size),
+            num_workers=workers,
+            device_type=device,
+        )
+
+    shape = (len(views), len(index.table), len(classes))
     run.test_info.unlink(missing_ok=True)  # it must not declare other logits than its own whole
     with catch_signals() as pause, atomic_array(run.test_logits, shape, np.float16) as logits:
-        predict_logits(
+        predict_named_views(
             runtime.place(fold_norms(model, size)),
-            loader,
             Classification(len(classes), lambda logits, target: logits.sum()),
             runtime,
+            views,
+            size,
+            loader_at,
             out=logits,
-            views=first_views(views),
             go_on=None if threshold is None else unsure_below(threshold),
             pause=pause,
             label=str(run.folder),
@@ -85,11 +91,46 @@ def infer_fold(
         run.test_info,
         logits=np.load(run.test_logits, mmap_mode="r", allow_pickle=False),
         ids_hash=hash_images(index),
-        views=[view.name for view in first_views(views)],
+        views=views,
         classes=classes,
         config_hash=read_json(run.finished)["config_hash"],
         threshold=threshold,
     )
+
+
+def predict_named_views(
+    model: nn.Module,
+    task: Any,
+    runtime: Runtime,
+    names: Sequence[str],
+    image_size: int,
+    loader_at: Callable[[int], Loader],
+    *,
+    out: np.ndarray,
+    go_on: Callable[[Tensor], Tensor] | None = None,
+    **options: Any,
+) -> None:
+    """Fill ``out`` (V, N, K) with the logits of the views called ``names``, each at its size.
+
+    Args:
+        model: placed on the device.
+        task: says what a prediction is.
+        runtime: device and precision.
+        names: V views; those of one size stand together.
+        image_size: of views without a scale, px.
+        loader_at: returns the loader of all rows at a side in pixels.
+        out: array or memory map of float16.
+        go_on: of :func:`src.engine.predict.predict`, for the views that share the first's size.
+        options: further ones of that function.
+    """
+    begin = 0
+    for scale, views in by_scale(names):
+        end = begin + len(views)
+        predict_logits(
+            model, loader_at(scaled_size(image_size, scale)), task, runtime, out=out[begin:end],
+            views=views, go_on=None if begin else go_on, **options,
+        )  # fmt: skip
+        begin = end
 
 
 def hash_images(index: Index) -> str:

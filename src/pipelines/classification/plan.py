@@ -22,6 +22,7 @@ TWO_RECIPES_FROM = 8  # epochs that one recipe alone could have, from which two 
 SLOWNESS = 3.0  # epochs after which a training is half as far from its end as a probe's loss says
 # What differs between the recipes is how far the net moves: which is right depends on how far the
 # data are from ImageNet, and the mean of both beats either (docs/experiments.md).
+TTA_SCALE = 1.25  # nets trained on crops see test images too small (arXiv 1906.06423)
 RECIPES: dict[str, dict[str, Any]] = {
     "moving": {"norms": "batch", "head_start": "random", "lr": 1e-3, "head_lr_mult": 5.0},
     "near": {"norms": "frozen", "head_start": "probe", "lr": 5e-4, "head_lr_mult": 1.0},
@@ -72,8 +73,9 @@ def epochs_in(candidate: Candidate, work: Work, seconds: float, num_members: int
 
 
 def tail_of(candidate: Candidate, work: Work) -> float:
-    """Return the seconds of a fold beside its epochs: two views, a probe, a walk back."""
-    images = work.train_rows / 2 + 5 * work.valid_rows + 2 * work.test_rows
+    """Return the seconds of a fold beside its epochs: a probe, a walk back, all views."""
+    views = COMMON["tta_steps"] + (0 if candidate.fixed_size else 2 * TTA_SCALE**2)
+    images = work.train_rows / 2 + (2 + views) * work.valid_rows + views * work.test_rows
     return images / candidate.infer_rate + 4.0
 
 
@@ -100,6 +102,7 @@ def make_member(
 ) -> Member:
     """Return a member of so many epochs."""
     options: dict[str, Any] = {"timm_id": candidate.timm_id, "image_size": candidate.image_size}
+    options["tta_scale"] = 1.0 if candidate.fixed_size else TTA_SCALE
     options |= RECIPES[recipe] | {"epochs": epochs, "valid_every": max(epochs, 1), "seed": seed}
     return Member(
         name,

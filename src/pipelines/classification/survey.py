@@ -55,6 +55,7 @@ class Candidate:
         accuracy: of the probe, leave-one-out.
         train_rate: training images a second.
         infer_rate: images a second without gradients.
+        fixed_size: whether the backbone takes no other size.
     """
 
     timm_id: str
@@ -63,6 +64,7 @@ class Candidate:
     accuracy: float
     train_rate: float
     infer_rate: float
+    fixed_size: bool = False
 
     @property
     def name(self) -> str:
@@ -195,7 +197,8 @@ def look(
     task, batch = trial(num_classes, size)
     step = time_steps(model, task, batch, runtime, 6.0)
     rate = TRIAL_ROWS / (step * BEYOND_THE_STEP)
-    return Candidate(timm_id, size, probe.log_loss, probe.accuracy, rate, infer_rate)
+    fixed = find_data_config(timm_id).fixed_size
+    return Candidate(timm_id, size, probe.log_loss, probe.accuracy, rate, infer_rate, fixed)
 
 
 def embed(

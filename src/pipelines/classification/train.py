@@ -6,7 +6,7 @@ Serves ``train_fold.py``, and the students and teachers of ``train_distill.py``.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from src.classes import Aliases
-from src.config import FoldConfig, config_hash, learned_options
+from src.config import FoldConfig, config_hash, learned_options, view_names
 from src.data.cache import open_cache
 from src.data.canonical import ImageSource, canonical_side
 from src.data.dataset import (
@@ -37,9 +37,8 @@ from src.engine.cpu import tune_for_cpu
 from src.engine.interrupt import catch_signals
 from src.engine.log import say
 from src.engine.loop import Mix, Shorten, fit
-from src.engine.predict import default_batch_size, evaluate, predict_logits
+from src.engine.predict import default_batch_size, evaluate
 from src.engine.runtime import Runtime
-from src.engine.tta import first_views
 from src.ensemble.predictions import save_oof
 from src.losses.classification import build_loss
 from src.mask_config import DistillConfig
@@ -47,10 +46,12 @@ from src.models.classifier import build_classifier
 from src.models.folding import fold_norms
 from src.models.pretrained import find_weights
 from src.models.zoo import check_timm_id, find_data_config
+from src.pipelines.classification.infer import predict_named_views
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.wise_ft import fit_head, pick_rows, walk_back
 from src.pipelines.run_folder import finish_run, take_up, write_config
 from src.runs import Output, Run
+from src.script import UserError
 from src.tasks.classification import Classification
 
 Config = FoldConfig | DistillConfig
@@ -101,7 +102,10 @@ def train_fold(
         Interrupted: a signal asked to stop; the state is saved.
     """
     timm_id = check_timm_id(config.timm_id or config.model)
-    size = config.image_size or find_data_config(timm_id).image_size
+    native = find_data_config(timm_id)
+    size = config.image_size or native.image_size
+    if native.fixed_size and config.tta_scale != 1:
+        raise UserError(f"--tta_scale {config.tta_scale:g}: {timm_id} takes one size; pass 1")
     weights = find_weights(timm_id, config.pretrained)
     data = ClassData(index, folds, find_aliases(config, index), size)
     num_classes = len(data.classes)
@@ -208,7 +212,7 @@ def train_classes(
     )  # fmt: skip
     train = _loader(config, data, rows, canonical_side(side), augment, order, runtime, output.cache)
 
-    def in_turn(rows: np.ndarray) -> Loader:
+    def in_turn(rows: np.ndarray, side: int = data.image_size) -> Loader:
         batch = config.infer_batch_size or default_batch_size(side, runtime.device)
         world, plain = runtime.num_processes, eval_transform(side)
         once = EpochSampler(len(rows), batch * world, rank=runtime.rank, world_size=world)
@@ -256,7 +260,12 @@ def train_classes(
     done |= {"monitor": task.monitor, **outcome}
     if fold is not None and valid is not None:
         model.load_state_dict(load_weights(run.best))
-        write_oof(config, run, data, fold, model, task, valid, runtime)
+        held = data.folds.valid_rows(fold)
+
+        def loader_at(pixels: int) -> Loader:
+            return valid if pixels == side else in_turn(held, pixels)
+
+        write_oof(config, run, data, fold, model, task, loader_at, runtime)
     if runtime.is_main:
         finish_run(run, done, keep_last=config.keep_last)
         score = f"{task.monitor} {outcome['score']}"
@@ -313,20 +322,22 @@ def write_oof(
     fold: int,
     model: nn.Module,
     task: Any,
-    loader: Loader,
+    loader_at: Callable[[int], Loader],
     runtime: Runtime,
 ) -> None:
     """Predict the held-out images exactly as test images will be, and write ``oof.npz``."""
     plain: Classification = getattr(task, "inner", task)
     network = getattr(model, "network", model)  # a student is wrapped
     network = runtime.place(fold_norms(network, data.image_size))
-    views = first_views(config.tta_steps)
+    scale = config.tta_scale if isinstance(config, FoldConfig) else 1.0
+    views = view_names(config.tta_steps, scale)
     held = data.index.table.iloc[data.folds.valid_rows(fold)]
     logits = np.zeros((len(views), len(held), len(data.classes)), np.float16)
     with catch_signals(runtime.agree) as pause:
-        predict_logits(
-            network, loader, plain, runtime, out=logits, views=views, pause=pause, label="oof"
-        )
+        predict_named_views(
+            network, plain, runtime, views, data.image_size, loader_at,
+            out=logits, pause=pause, label="oof",
+        )  # fmt: skip
     if not runtime.is_main:
         return
     save_oof(
@@ -334,7 +345,7 @@ def write_oof(
         logits=logits,
         ids=held["id"].to_numpy(dtype=str),
         targets=data.aliases.targets(held["target"].tolist()),
-        views=[view.name for view in views],
+        views=views,
         classes=data.classes,
         fold=_label(fold),
         config_hash=config_hash(config),

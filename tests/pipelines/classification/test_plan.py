@@ -78,7 +78,8 @@ def test_sizes_are_ranked_by_what_the_time_allows() -> None:
     assert long[0] is LARGE  # both have epochs enough, so the probe decides
     assert plan.rank([SMALL, LARGE], WORK, 300)[0] is SMALL
     assert plan.epochs_in(SMALL, WORK, 900.0, 2) == pytest.approx(
-        (900 - 6 * (300 / 400 + 1500 / 400 + 600 / 400 + 4)) * 80 / 3600
+        # views: two, and two of 1.25² times the pixels; a probe of half the time; two validations
+        (900 - 6 * (300 / 400 + 7.125 * 300 / 400 + 5.125 * 300 / 400 + 4)) * 80 / 3600
     )
 
 

@@ -1,0 +1,90 @@
+"""scripts/plan.py and what it adds to the others: the probe alone, views at a larger size."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+from safetensors.torch import save_file
+
+from benchmarks.kill_resume import MODEL
+from src.ensemble.predictions import open_oof
+from tests.scripts.conftest import Place
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of weights of the tiny model."""
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_file(timm.create_model(MODEL).state_dict(), path)
+    return path
+
+
+def test_views_at_a_larger_size_go_the_whole_way(fresh: Place) -> None:
+    assert fresh.train("--fold", "all", "--tta_scale", "1.5").status == 0
+    oof = open_oof(fresh.run / "oof.npz")
+    assert oof.views == ("identity", "hflip", "identity@1.5", "hflip@1.5")
+    assert not np.allclose(oof.logits[0], oof.logits[2], atol=1e-3)
+    assert fresh.optimize().status == 0
+    path = fresh.output / "weights.json"
+    content = json.loads(path.read_text())
+    for member in content["members"]:  # whatever was fitted: the larger view alone
+        member["weight"] = float(member["view"] == "hflip@1.5")
+    path.write_text(json.dumps(content))
+    assert fresh.infer().status == 0
+    info = json.loads((fresh.run / "test.json").read_text())
+    assert info["views"] == ["hflip@1.5"]
+
+
+def test_probe_alone_is_a_run_like_any_other(fresh: Place, weights: Path) -> None:
+    flags = ["--epochs", "0", "--pretrained", str(weights)]
+    answer = fresh.train("--fold", "all", "--head_start", "probe", *flags)
+    assert answer.status == 0, answer.err
+    assert not (fresh.run / "last.pt").exists() and not (fresh.run / "start.safetensors").exists()
+    assert json.loads((fresh.run / "finished.json").read_text())["epochs"] == 0
+    assert fresh.optimize().status == 0 and fresh.infer().status == 0
+    assert fresh.train("--name", "b", *flags).is_one_line("--epochs 0", "--head_start probe")
+
+
+@pytest.mark.slow
+def test_plan_keeps_its_deadline_though_it_is_killed(fresh: Place, weights: Path) -> None:
+    command = [
+        sys.executable, "scripts/plan.py", "--data_dir", str(fresh.data), "--output_dir",
+        str(fresh.output / "plan"), "--models", MODEL, "--pretrained", str(weights),
+        "--sizes", "32", "--hours", "0.02", "--device", "cpu", "--folds", "2",
+    ]  # fmt: skip
+    with pytest.raises(subprocess.TimeoutExpired):  # which kills it
+        subprocess.run(command, cwd=ROOT, timeout=35, check=False)
+    out = fresh.output / "plan"
+    spent = json.loads((out / "plan_state.json").read_text())["spent_s"]
+    assert 10 < spent < 36
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    spent = json.loads((out / "plan_state.json").read_text())["spent_s"]
+    assert spent < 72 + 12
+    with (out / "history.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 2 and (out / "submission.csv").exists()
+    answer = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert answer.returncode == 0 and "spent" in answer.stdout
+
+
+def test_plan_refuses_mistakes_in_one_line(fresh: Place, tmp_path: Path) -> None:
+    def refuse(*flags: str) -> str:
+        answer = subprocess.run(
+            [sys.executable, str(ROOT / "scripts/plan.py"), *flags],
+            cwd=tmp_path, check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert answer.returncode == 2 and len(answer.stderr.strip().splitlines()) == 1
+        return answer.stderr
+
+    assert "--hours" in refuse("--hour", "1")
+    assert "--data_dir" in refuse("--data_dir", "nowhere")
+    assert "fetch_weights" in refuse("--data_dir", str(fresh.data))
