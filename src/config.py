@@ -188,6 +188,22 @@ class AliasConfig(Options, group="data and output"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetricConfig(Options, group="validation and inference"):
+    """What the contest counts."""
+
+    metric: str = option(
+        "log_loss",
+        "what the contest counts, for early stopping, the weights that are kept and the blend: "
+        "log_loss, accuracy, balanced_accuracy, macro_f1, micro_f1, qwk (ordered classes), auc, "
+        "map@K (as in map@3)",
+        form=r"log_loss|accuracy|balanced_accuracy|macro_f1|micro_f1|qwk|auc|map@[1-9]\d?",
+    )
+    ordinal: tuple[str, ...] = option(
+        (), "classes from the lowest grade to the highest, for --metric qwk; none = by number"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ViewsConfig(Options, group="validation and inference"):
     """Test-time augmentation."""
 
@@ -261,7 +277,7 @@ class MixConfig(Options, group="augmentation"):
 @defaults(rotate=10.0)
 class FoldConfig(
     EngineConfig, ClassifierConfig, ClassLossConfig, AugmentConfig, MixConfig, CacheConfig,
-    AliasConfig, ViewsConfig, group="data and output",
+    AliasConfig, MetricConfig, ViewsConfig, group="data and output",
 ):  # fmt: skip
     """``train_fold.py``: one backbone × one fold."""
 
@@ -401,6 +417,8 @@ NOT_LEARNED = frozenset(
 def learned_options(config: Any) -> dict[str, Any]:
     """Return the options of ``config`` that shape what is learned."""
     idle = NOT_LEARNED | (config.settled if isinstance(config, FoldConfig) else frozenset())
+    if isinstance(config, MetricConfig) and config.metric == MetricConfig.metric:
+        idle |= {"metric", "ordinal"}  # runs from before there was a choice keep their hash
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in idle}
 
 

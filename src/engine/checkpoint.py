@@ -355,7 +355,7 @@ def first_micro_batch(config: EngineConfig, runtime: Runtime) -> int:
 
 
 # What counts the steps and shapes the optimizer's state: not to be changed by --accept_changes.
-FIXED = ("batch_size", "layer_decay", "optimizer")
+FIXED = ("batch_size", "layer_decay", "optimizer", "metric", "ordinal")
 
 
 def resume(parts: Parts, run: Run, config: EngineConfig) -> None:
@@ -387,7 +387,11 @@ def take_over(parts: Parts, saved: dict[str, Any], run: Run, config: EngineConfi
     """
     if saved["config_hash"] != config_hash(config):
         own, other = learned_options(config), saved["config"]
-        changed = [f"{k} {other.get(k)!r} → {v!r}" for k, v in own.items() if other.get(k) != v]
+        changed = [
+            f"{k} {other.get(k)!r} → {own.get(k)!r}"
+            for k in {**own, **other}
+            if other.get(k) != own.get(k)
+        ]
         if not config.accept_changes:
             raise UserError(
                 f"{run.folder} was started with other options ({', '.join(changed)}): use them, "

@@ -6,7 +6,7 @@ tens of megabytes of scratch memory rather than gigabytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,8 +112,12 @@ def macro_f1(predicted: Array, targets: Array, num_classes: int) -> float:
 class ClassificationMeter:
     """Collects logits and targets batch by batch; `compute` divides once, at the end."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(
+        self, num_classes: int, extra: Mapping[str, Callable[[Array, Array], float]] | None = None
+    ) -> None:
+        """Make an empty meter; ``extra`` scores calibrated log probabilities and targets."""
         self.num_classes = num_classes
+        self._extra = dict(extra or {})
         self._logits: list[Array] = []
         self._targets: list[Array] = []
 
@@ -148,13 +152,18 @@ class ClassificationMeter:
         logits, targets = np.concatenate(self._logits), np.concatenate(self._targets)
         temperature = fit_temperature(logits, targets, prior=1.0)
         predicted = logits.argmax(axis=1)
-        return {
+        calibrated = softmax(logits, temperature)
+        scores = {
             "log_loss": log_loss(softmax(logits), targets),
-            "calibrated_log_loss": log_loss(softmax(logits, temperature), targets),
+            "calibrated_log_loss": log_loss(calibrated, targets),
             "temperature": temperature,
             "accuracy": float(np.mean(predicted == targets)),
             "macro_f1": macro_f1(predicted, targets, self.num_classes),
         }
+        if self._extra:
+            log_probs = np.log(np.maximum(calibrated, EPS)).astype(np.float32)
+            scores |= {name: score(log_probs, targets) for name, score in self._extra.items()}
+        return scores
 
 
 def _slope_and_curvature(

@@ -115,7 +115,9 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, 
         return None
     if done.get("config_hash") != config_hash(config):
         now = learned_options(config)
-        changed = [f"{k} was {v!r}" for k, v in done.get("config", {}).items() if now.get(k) != v]
+        then = done.get("config", {})
+        names = [name for name in {**then, **now} if now.get(name) != then.get(name)]
+        changed = [f"{name} was {then.get(name, 'not there')!r}" for name in names]
         raise UserError(
             f"{run.folder} is finished, with other options ({', '.join(changed)}): pass another "
             "--name, or delete the folder"

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from src.metrics.classification import ClassificationMeter
+from src.metrics.contest import Metric
+from src.metrics.decisions import plain_score
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+MONITOR = "calibrated_log_loss"  # where the contest counts log loss
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,23 @@ class Classification:
     Attributes:
         num_classes: K.
         criterion: (logits (B, K), target (B,) int64 or (B, K) soft) → mean loss.
+        metric: what the contest counts; None = log loss, which is monitored calibrated.
     """
 
     num_classes: int
     criterion: Loss
-    monitor: str = "calibrated_log_loss"
-    lower_is_better: bool = True
+    metric: Metric | None = None
     loss_metric: str = "log_loss"
+
+    @property
+    def monitor(self) -> str:
+        """Name of the score that decides which weights are kept."""
+        return self.metric.name if self.metric else MONITOR
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a lower score is the better one."""
+        return not (self.metric and self.metric.greater_is_better)
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the mean loss of the batch."""
@@ -43,4 +58,5 @@ class Classification:
 
     def meter(self) -> ClassificationMeter:
         """Return an empty meter."""
-        return ClassificationMeter(self.num_classes)
+        extra = {self.metric.name: partial(plain_score, self.metric)} if self.metric else {}
+        return ClassificationMeter(self.num_classes, extra)

@@ -33,7 +33,7 @@ from src.pipelines.classification.train import ClassData
 from src.pipelines.classification.wise_ft import pick_rows
 from src.pipelines.run_folder import finish_run, finished, write_config
 from src.runs import Output, Run
-from src.tasks.classification import Classification
+from src.tasks.classification import MONITOR, Classification
 
 
 def train_probes(
@@ -86,7 +86,7 @@ def train_probes(
             write_test(config, runs[fold], data, model, unseen, test)
             done: dict[str, Any] = {"config_hash": config_hash(config), "epochs": 0}
             done |= {"config": learned_options(config), "split_hash": folds.folds_hash}
-            done |= {"monitor": Classification.monitor, "score": score, "best_epoch": 0}
+            done |= {"monitor": MONITOR, "score": score, "best_epoch": 0}
             finish_run(runs[fold], done, keep_last=False)
             print(f"{runs[fold].folder}: linear probe, {done['monitor']} {score}", flush=True)
 

@@ -42,6 +42,7 @@ from src.engine.runtime import Runtime
 from src.ensemble.predictions import save_oof
 from src.losses.classification import build_loss
 from src.mask_config import DistillConfig
+from src.metrics.contest import find_metric
 from src.models.classifier import build_classifier
 from src.models.folding import fold_norms
 from src.models.pretrained import find_weights
@@ -109,6 +110,9 @@ def train_fold(
     weights = find_weights(timm_id, config.pretrained)
     data = ClassData(index, folds, find_aliases(config, index), size)
     num_classes = len(data.classes)
+    metric = None
+    if config.metric != "log_loss":
+        metric = find_metric(config.metric, data.classes, config.ordinal)
     torch.manual_seed(config.seed)
     model = build_classifier(
         timm_id,
@@ -138,7 +142,7 @@ def train_fold(
         erase=config.erase,
     )
     return train_classes(
-        config, run, data, fold, model, Classification(num_classes, loss), augment,
+        config, run, data, fold, model, Classification(num_classes, loss, metric), augment,
         output=output, about={"timm_id": timm_id, "weights": str(weights)}, runtime=runtime,
         mix=make_mix(config, num_classes), probe=config.head_start == "probe",
         shorten=shorten,

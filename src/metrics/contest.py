@@ -1,0 +1,190 @@
+"""Contest metrics of one class an image: accuracy, balanced accuracy, F1, QWK, AUC, MAP@K.
+
+One table: a :class:`Metric` says what a submission holds and how it is scored. Formulas, sources
+and tests: ``docs/metrics.md``. ``targets`` are (N,) class numbers in [0, K) everywhere; everything
+but log loss is better when greater.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.classes import nfc
+from src.metrics.classification import log_loss, macro_f1
+from src.script import UserError
+
+Array = npt.NDArray[Any]
+Measure = Callable[[Array, Array], float]
+
+NAMES = ("log_loss", "accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "qwk", "auc", "map@K")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric and what it scores.
+
+    Attributes:
+        name: as ``--metric`` says it.
+        holds: what is scored: ``probabilities`` (N, K), ``labels`` (N,) of class numbers, or
+            ``top``, (N, T) of class numbers, the likeliest first.
+        measure: (what ``holds`` says, targets) → score.
+        rule: how labels are decided, a key of ``src/metrics/decisions.py``.
+        greater_is_better: whether it is.
+        top: T.
+        order: class numbers from the lowest grade to the highest, for ordered classes.
+    """
+
+    name: str
+    holds: str
+    measure: Measure
+    rule: str = "none"
+    greater_is_better: bool = True
+    top: int = 0
+    order: tuple[int, ...] = ()
+
+    def loss(self, submitted: Array, targets: Array) -> float:
+        """Return the score, turned so that lower is better."""
+        score = self.measure(submitted, targets)
+        return -score if self.greater_is_better else score
+
+
+def find_metric(name: str, classes: Sequence[str], ordinal: Sequence[str] = ()) -> Metric:
+    """Return the metric of a name for K ``classes``.
+
+    Args:
+        name: one of ``NAMES``, with a number for K in ``map@K``.
+        classes: their names, by class number.
+        ordinal: the same names from the lowest grade to the highest; empty = by number.
+
+    Raises:
+        UserError: no such metric, or classes without an order where one is needed.
+    """
+    num_classes = len(classes)
+    top = re.fullmatch(r"map@([1-9]\d?)", name)
+    if top:
+        size = min(int(top[1]), num_classes)
+        return Metric(name, "top", mean_average_precision, top=size)
+    if name == "qwk":
+        order = grade_order(classes, ordinal)
+        ranks = np.argsort(order)
+        measure = partial(_graded_kappa, ranks=ranks)
+        return Metric(name, "labels", measure, rule="cuts", order=order)
+    f1 = partial(macro_f1, num_classes=num_classes)
+    table = {
+        "log_loss": Metric(name, "probabilities", log_loss, greater_is_better=False),
+        "accuracy": Metric(name, "labels", accuracy, rule="argmax"),
+        "micro_f1": Metric(name, "labels", accuracy, rule="argmax"),
+        "balanced_accuracy": Metric(name, "labels", balanced_accuracy, rule="prior"),
+        "macro_f1": Metric(name, "labels", f1, rule="prior"),
+        "auc": Metric(name, "probabilities", mean_auc),
+    }
+    if name not in table:
+        raise UserError(f"--metric {name}: is none of {', '.join(NAMES)}")
+    return table[name]
+
+
+def grade_order(classes: Sequence[str], ordinal: Sequence[str] = ()) -> tuple[int, ...]:
+    """Return the class numbers from the lowest grade to the highest.
+
+    Raises:
+        UserError: the names are no numbers and no order is given, or it names other classes.
+    """
+    if not ordinal:
+        grades = [_grade(name) for name in classes]
+        if None in grades:
+            raise UserError(
+                f"--metric qwk: class {classes[grades.index(None)]!r} is no number; give the "
+                f"classes from the lowest to the highest: --ordinal {' '.join(classes[:3])}"
+                f"{' …' if len(classes) > 3 else ''}"
+            )
+        return tuple(np.argsort(np.array(grades, dtype=float), kind="stable").tolist())
+    wanted, known = [nfc(name) for name in ordinal], [nfc(name) for name in classes]
+    if sorted(wanted) != sorted(known):
+        odd = sorted(set(wanted) ^ set(known)) or [n for n in wanted if wanted.count(n) > 1]
+        raise UserError(
+            f"--ordinal: {odd[0]!r} is not once among both the classes and the order; name every "
+            f"class once: {' '.join(known[:5])}{' …' if len(known) > 5 else ''}"
+        )
+    return tuple(known.index(name) for name in wanted)
+
+
+def accuracy(labels: Array, targets: Array) -> float:
+    """Return the share of rows (N,) whose label is the target; micro F1 is the same number."""
+    return float(np.mean(labels == targets))
+
+
+def balanced_accuracy(labels: Array, targets: Array) -> float:
+    """Return the mean recall of the classes that occur among the targets.
+
+    Source: Brodersen et al. 2010, https://doi.org/10.1109/ICPR.2010.764.
+    """
+    counts = np.bincount(targets)
+    hits = np.bincount(targets[labels == targets], minlength=len(counts))
+    return float(np.mean(hits[counts > 0] / counts[counts > 0]))
+
+
+def quadratic_weighted_kappa(grades: Array, targets: Array) -> float:
+    """Return 1 - sum w O / sum w E with w = (i - j)², of whole grades (N,) from 0.
+
+    O counts pairs of given and true grade; E is what the two histograms would give by chance.
+    Where both are one and the same grade everywhere, it is 1 (there is no disagreement); where only
+    chance is left, 0.
+
+    Source: Cohen 1968, https://doi.org/10.1037/h0026256.
+    """
+    grades, targets = grades.astype(np.float64), targets.astype(np.float64)
+    observed = np.mean((grades - targets) ** 2)
+    # mean over all pairs of rows: E (a - b)² of independent a and b
+    chance = grades.var() + targets.var() + (grades.mean() - targets.mean()) ** 2
+    return float(1.0 - observed / chance) if chance > 0 else 1.0
+
+
+def mean_auc(probs: Array, targets: Array) -> float:
+    """Return the area under the ROC curve, a mean over the classes (each against the rest).
+
+    A class that has every row, or none, has no curve and is left out; with two classes both curves
+    have one area. Ties count half.
+
+    Args:
+        probs: (N, K).
+        targets: (N,).
+
+    Source: Hanley & McNeil 1982, https://doi.org/10.1148/radiology.143.1.7063747: the area is the
+    probability that a positive row ranks above a negative one.
+    """
+    from scipy.stats import rankdata
+
+    areas = []
+    for k in range(probs.shape[1]):
+        positive = targets == k
+        num, rest = int(positive.sum()), int((~positive).sum())
+        if num and rest:
+            ranks = rankdata(probs[:, k])
+            areas.append((ranks[positive].sum() - num * (num + 1) / 2) / (num * rest))
+    return float(np.mean(areas)) if areas else float("nan")
+
+
+def mean_average_precision(top: Array, targets: Array) -> float:
+    """Return the mean of 1 / (place of the true class in the list), 0 where it is not in it.
+
+    Args:
+        top: (N, T) class numbers, the likeliest first, each once.
+        targets: (N,); with one true class a row, average precision at T is this.
+    """
+    places = np.arange(1, top.shape[1] + 1)
+    return float(np.mean(np.where(top == targets[:, None], 1.0 / places, 0.0).sum(axis=1)))
+
+
+def _graded_kappa(labels: Array, targets: Array, *, ranks: Array) -> float:
+    return quadratic_weighted_kappa(ranks[labels], ranks[targets])
+
+
+def _grade(name: str) -> float | None:
+    return float(name) if re.fullmatch(r"[+-]?\d{1,9}(\.\d{1,9})?", name) else None

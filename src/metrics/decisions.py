@@ -1,0 +1,196 @@
+"""Decision rules: labels or top-K lists from probabilities, tuned to a contest metric.
+
+Rules: ``argmax``; ``prior``, argmax of log p - strength · log prior (Bayes-optimal for balanced
+accuracy at strength 1, where it divides each probability by its class's frequency; for macro F1 a
+strength between); ``cuts``, the expected grade cut at K - 1 points; ``none``, nothing to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.metrics.contest import Metric
+
+Array = npt.NDArray[Any]
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)  # of the prior correction that are tried
+_BINS = 200  # places that a cut point may take
+_SWEEPS = 20
+_LEAST = 1e-12  # of a class frequency
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of log probabilities (R, K).
+
+    Attributes:
+        rule: ``none``, ``argmax``, ``prior`` or ``cuts``.
+        strength: of ``prior``.
+        prior: (K,) class frequencies, of ``prior``.
+        cuts: (K - 1,) ascending points of the expected grade 0 … K - 1, of ``cuts``.
+        order: (K,) class numbers from the lowest grade to the highest, of ``cuts``.
+        top: length of the lists, 0 = labels.
+    """
+
+    rule: str
+    strength: float = 0.0
+    prior: tuple[float, ...] = ()
+    cuts: tuple[float, ...] = ()
+    order: tuple[int, ...] = ()
+    top: int = 0
+
+    def apply(self, log_probs: Array) -> Array:
+        """Return labels (R,), lists (R, T), or probabilities (R, K) where nothing is decided."""
+        if self.top:
+            return np.argsort(-log_probs, axis=1, kind="stable")[:, : self.top]
+        if self.rule == "cuts":
+            grades = np.searchsorted(np.array(self.cuts), expected_grade(log_probs, self.order))
+            return np.array(self.order)[grades]
+        if self.rule == "prior":
+            return _corrected(log_probs, np.array(self.prior), self.strength).argmax(axis=1)
+        if self.rule == "argmax":
+            return log_probs.argmax(axis=1)
+        return np.exp(log_probs.astype(np.float64))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what :func:`read_decision` reads."""
+        return {
+            "rule": self.rule,
+            "strength": self.strength,
+            "prior": list(self.prior),
+            "cuts": list(self.cuts),
+            "order": list(self.order),
+            "top": self.top,
+        }
+
+    def __str__(self) -> str:
+        if self.top:
+            return f"the {self.top} likeliest classes"
+        if self.rule == "cuts":
+            return "expected grade cut at " + ", ".join(f"{cut:.3f}" for cut in self.cuts)
+        if self.rule == "prior":
+            return f"largest p / frequency^{self.strength:g}"
+        return {"argmax": "likeliest class", "none": "probabilities as they are"}[self.rule]
+
+
+def read_decision(content: Mapping[str, Any]) -> Decision:
+    """Return the decision that ``to_json`` wrote."""
+    return Decision(
+        rule=str(content["rule"]),
+        strength=float(content["strength"]),
+        prior=tuple(map(float, content["prior"])),
+        cuts=tuple(map(float, content["cuts"])),
+        order=tuple(map(int, content["order"])),
+        top=int(content["top"]),
+    )
+
+
+def plain_decision(metric: Metric, targets: Array, num_classes: int) -> Decision:
+    """Return the rule before any tuning: full prior correction, or the nearest grade.
+
+    For macro F1 it is argmax.
+    """
+    if metric.rule == "prior":
+        strength = 1.0 if metric.name == "balanced_accuracy" else 0.0
+        return Decision("prior", strength=strength, prior=_frequencies(targets, num_classes))
+    cuts = tuple(np.arange(num_classes - 1) + 0.5) if metric.rule == "cuts" else ()
+    return Decision(metric.rule, cuts=cuts, order=metric.order, top=metric.top)
+
+
+def plain_score(metric: Metric, log_probs: Array, targets: Array) -> float:
+    """Return the score of log probabilities (R, K) under the rule before any tuning."""
+    decision = plain_decision(metric, targets, log_probs.shape[1])
+    return metric.measure(decision.apply(log_probs), targets)
+
+
+def fit_decision(metric: Metric, log_probs: Array, targets: Array) -> Decision:
+    """Return the rule that scores best on rows with known classes.
+
+    One number is tuned for ``prior``, K - 1 for ``cuts``, none otherwise. Judge it on other rows.
+
+    Args:
+        metric: what counts.
+        log_probs: (R, K).
+        targets: (R,) class numbers.
+    """
+    plain = plain_decision(metric, targets, log_probs.shape[1])
+    if metric.rule == "cuts":
+        ranks = np.argsort(metric.order)
+        grade = expected_grade(log_probs, metric.order)
+        cuts = fit_cuts(grade, ranks[targets], len(ranks))
+        return Decision("cuts", cuts=cuts, order=metric.order)
+    if metric.rule != "prior":
+        return plain
+    strengths = sorted(STRENGTHS, key=lambda s: abs(s - plain.strength))  # of ties the nearest
+
+    def loss(strength: float) -> float:
+        labels = _corrected(log_probs, np.array(plain.prior), strength).argmax(axis=1)
+        return metric.loss(labels, targets)
+
+    return Decision("prior", strength=min(strengths, key=loss), prior=plain.prior)
+
+
+def expected_grade(log_probs: Array, order: tuple[int, ...]) -> Array:
+    """Return (R,) the mean of the grades 0 … K - 1 under log probabilities (R, K)."""
+    probs = np.exp(log_probs[:, list(order)].astype(np.float64))
+    return probs @ np.arange(len(order)) / probs.sum(axis=1)
+
+
+def fit_cuts(grade: Array, targets: Array, num_grades: int) -> tuple[float, ...]:
+    """Return the K - 1 ascending cut points whose grades agree best by quadratic weighted kappa.
+
+    Coordinate ascent from the midpoints over at most 200 places between the rows' values: each cut
+    moves to its best place between its neighbours until none moves.
+
+    Args:
+        grade: (R,) expected grades.
+        targets: (R,) true grades, whole numbers.
+        num_grades: K.
+    """
+    values = np.unique(grade)
+    between = (values[1:] + values[:-1]) / 2
+    if len(between) > _BINS:
+        between = between[np.linspace(0, len(between) - 1, _BINS).astype(int)]
+    plain = np.arange(num_grades - 1) + 0.5
+    places = np.unique(np.r_[between, plain])
+    # (G + 1, K): true grades of the rows below each place
+    below = np.zeros((len(places) + 2, num_grades))
+    np.add.at(below, (np.searchsorted(places, grade) + 1, targets), 1)
+    below = below.cumsum(axis=0)  # row g: rows under places[g - 1]; the last: all
+    cuts = np.searchsorted(places, plain) + 1
+    for _ in range(_SWEEPS):
+        before = cuts.copy()
+        for j in range(num_grades - 1):
+            low = cuts[j - 1] if j else 0
+            high = cuts[j + 1] if j + 1 < len(cuts) else len(places) + 1
+            tried = np.arange(max(low, 1), min(high, len(places)) + 1)
+            scores = [_kappa(below, np.r_[cuts[:j], place, cuts[j + 1 :]]) for place in tried]
+            good = tried[np.array(scores) >= max(scores) - 1e-12]
+            cuts[j] = cuts[j] if cuts[j] in good else good[np.argmin(abs(good - cuts[j]))]
+        if (cuts == before).all():
+            break
+    return tuple(places[cuts - 1].tolist())
+
+
+def _kappa(below: Array, cuts: Array) -> float:
+    """Return quadratic weighted kappa of the grades that ``cuts`` make."""
+    num = below.shape[1]
+    table = np.diff(below[np.r_[0, cuts, len(below) - 1]], axis=0)  # (given, true)
+    weight = (np.arange(num)[:, None] - np.arange(num)) ** 2
+    chance = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+    expected = (weight * chance).sum()
+    return 1.0 - (weight * table).sum() / expected if expected > 0 else 1.0
+
+
+def _corrected(log_probs: Array, prior: Array, strength: float) -> Array:
+    return log_probs - (strength * np.log(np.maximum(prior, _LEAST))).astype(np.float32)
+
+
+def _frequencies(targets: Array, num_classes: int) -> tuple[float, ...]:
+    counts = np.bincount(targets, minlength=num_classes)
+    return tuple((counts / counts.sum()).tolist())
