@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import io
 import itertools
 import math
@@ -82,13 +83,14 @@ def way(setting: Setting, report: Report) -> None:
     import infer_ensemble
     import optimize_weights
     import train_fold
+    from src.pipelines.classification import train as folds
 
     output = setting.folder / "way"
     name, size, batch = setting.pick(("resnet50", 224, 64), ("test_resnet", 32, 12))
     weights = setting.folder / "pretrained.safetensors"
     save_random_backbone(name, weights)
     place = ["--data_dir", str(setting.folder / "data"), "--output_dir", str(output)]
-    used = memory_after_folds(train_fold)
+    used = memory_after_folds(folds)
     watch_syncs(setting)
     flags = (
         f"--model {name} --pretrained {weights} --config= --folds 2 --fold all --epochs 2 "
@@ -126,16 +128,17 @@ def save_random_backbone(name: str, path: Path) -> None:
 
 
 def memory_after_folds(module: Any) -> list[int]:
-    """Return a list that gets the bytes in use after each call of ``module.train``."""
+    """Return a list that gets the bytes in use after each call of ``module.train_fold``."""
     used: list[int] = []
-    train = module.train
+    train_fold = module.train_fold
 
     def train_and_note(*args: Any, **options: Any) -> None:
-        train(*args, **options)
+        train_fold(*args, **options)
         if torch.cuda.is_available():
+            gc.collect()
             used.append(torch.cuda.memory_allocated())
 
-    module.train = train_and_note
+    module.train_fold = train_and_note
     return used
 
 
@@ -491,5 +494,7 @@ def distillation_losses(setting: Setting, runtime: Runtime) -> dict[str, float]:
         found = task.loss(student, runtime.upload(Batches(8, size, 1).batch(0)))
     found["loss"].backward()
     finite = all(bool(torch.isfinite(p.grad).all()) for p in net.parameters() if p.grad is not None)
-    sizes = {key: float(value) for key, value in found.items() if not key.endswith("_share")}
+    sizes = {
+        key: float(value.detach()) for key, value in found.items() if not key.endswith("_share")
+    }
     return sizes if finite else dict.fromkeys(sizes, math.nan)

@@ -224,8 +224,10 @@ def norms(setting: Setting, report: Report) -> None:
         plain.frozen_norms = True
         variants = {"plain": plain}
         held = copy.deepcopy(plain)
+        torch.backends.cudnn.allow_tf32 = False  # the two are compared before they are used
         if hold_norms(held, min(size, 128)):
             variants["norms held"] = held
+        torch.backends.cudnn.allow_tf32 = True
         wide = copy.deepcopy(plain)
         if widen_everywhere(wide):
             variants["wide gradients"] = wide
