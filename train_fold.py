@@ -20,9 +20,14 @@ def main(argv: list[str]) -> int:
     config = parse(
         FoldConfig, argv, prog="train_fold.py", description=__doc__ or "", row_by="model"
     )
+    output = Output(Path(config.output_dir))
+    if config.dry_run:
+        from src.pipelines.classification.dry_run import show_data
+
+        show_data(config, output)
+        return 0
     if not config.model:
         raise UserError("--model is missing: a preset of configs/classify.yaml, or any timm id")
-    output = Output(Path(config.output_dir))
     name = config.name or config.model
 
     from src.pipelines.classification.prepare import prepare_data

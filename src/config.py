@@ -307,6 +307,10 @@ class FoldConfig(
     label_column: str = option("", "column of train.csv with the class; empty = detected")
     group_column: str = option("", "column of train.csv whose rows share a fold; empty = detected")
     audit: bool = option(True, "look for duplicates and unreadable images before folds are made")
+    dry_run: bool = option(
+        False, "show index, classes, folds, columns and sample, and write and train nothing",
+        group="run", first=True,
+    )  # fmt: skip
     prior_weight: float = option(
         0.0, "weight of the model in the seed blend", least=0, most=1_000_000, group="model"
     )
@@ -409,7 +413,15 @@ NOT_LEARNED = frozenset(
         *("data_dir", "output_dir", "allow_outside", "config", "fold", "name"),
         *("device", "num_workers", "cache", "infer_batch_size", "checkpoint_minutes"),
         "grow_micro_batch",  # as much as the device itself
-        *("skip_nonfinite", "wandb", "accept_changes", "prior_weight", "audit", "keep_last"),
+        *(
+            "skip_nonfinite",
+            "dry_run",
+            "wandb",
+            "accept_changes",
+            "prior_weight",
+            "audit",
+            "keep_last",
+        ),
     }
 )
 

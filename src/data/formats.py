@@ -170,6 +170,8 @@ def _guarded(read: Callable[[], Any], kind: str, name: Path | str) -> Any:
     except UserError as error:
         raise UserError(f"{name} holds {error}") from error
     except Exception as error:  # each decoder has its own
+        if type(error).__name__ == "DecompressionBombError":
+            raise UserError(f"{name} is above the limit of pixels: shrink or remove it") from error
         raise UserError(
             f"{name} is damaged or cut short ({describe(kind)}): restore the file"
         ) from error

@@ -49,7 +49,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-__all__ = ["COLUMNS", "Index", "find_root", "read_sample_submission", "read_test", "read_train"]
+__all__ = [
+    "COLUMNS",
+    "Index",
+    "find_root",
+    "has_test",
+    "read_sample_submission",
+    "read_test",
+    "read_train",
+]
 
 
 def read_train(
@@ -120,6 +128,12 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     images, said = find_images(finder, cells, source)
     notes += said + finder.notes
     return Index(root, make_table(ids, images, split="test"), notes=tuple(notes))
+
+
+def has_test(root: Path) -> bool:
+    """Tell whether there is anything that says the test images."""
+    names = find_entry(root, "test", "testing"), find_table(root, "test"), find_sample(root)
+    return any(name is not None for name in names)
 
 
 def _find_label_table(root: Path, train: Path | None) -> Path | None:

@@ -14,22 +14,34 @@ from src.config import FoldConfig
 from src.data.aliases import load_aliases
 from src.data.audit import audit_images, write_duplicates, write_quarantine
 from src.data.folds import Folds, load_folds, make_folds, save_folds
-from src.data.index import Index, find_root, read_sample_submission, read_train
+from src.data.index import (
+    Index,
+    find_root,
+    has_test,
+    read_sample_submission,
+    read_test,
+    read_train,
+)
 from src.ensemble.submission import match_columns
 from src.files import hold, sweep
 from src.runs import Output
 from src.script import UserError
 
 
-def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
-    """Index the images, and make the folds or check that they still fit."""
-    index = read_train(
+def read_index(config: FoldConfig) -> Index:
+    """Index the training images with the columns that the options name."""
+    return read_train(
         find_root(config.data_dir),
         allow_outside=config.allow_outside,
         image_column=config.image_column or None,
         label_column=config.label_column or None,
         group_column=config.group_column or None,
     )
+
+
+def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
+    """Index the images, and make the folds or check that they still fit."""
+    index = read_index(config)
     for note in index.notes:
         print(f"note: {note}")
     if not output.folds.exists():
@@ -68,23 +80,31 @@ def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
     for note in (*notes, *folds.notes):
         print(f"note: {note}")
     save_folds(folds, output.folds)
-    check_sample(config, index)
+    for line in check_test(config, index):
+        print(line)
     return folds
 
 
-def check_sample(config: FoldConfig, index: Index) -> None:
-    """Say before the first training what would be refused after the last."""
+def check_test(config: FoldConfig, index: Index) -> list[str]:
+    """Return lines that say, before the first training, what would be refused after the last."""
+    lines: list[str] = []
+    if not has_test(index.root):
+        return lines
+    try:
+        test = read_test(index.root, allow_outside=config.allow_outside)
+        lines += [f"note: test: {note}" for note in test.notes]
+    except UserError as error:
+        lines.append(f"warning: infer_ensemble.py will stop at the test images: {error}")
     try:
         sample = read_sample_submission(index.root)
         if sample is not None:
             known = find_aliases(config, index)
-            columns = match_columns(
-                list(sample.columns[1:]), known.trained, alias_groups=known.members()
-            )
-            for note in columns.notes:
-                print(f"note: {note}")
+            names = list(sample.columns[1:])
+            columns = match_columns(names, known.trained, alias_groups=known.members())
+            lines += [f"note: {note}" for note in columns.notes]
     except UserError as error:
-        print(f"warning: infer_ensemble.py will stop at the sample submission: {error}")
+        lines.append(f"warning: infer_ensemble.py will stop at the sample submission: {error}")
+    return lines
 
 
 def find_aliases(config: FoldConfig, index: Index) -> Aliases:
