@@ -11,6 +11,7 @@ what it reads, (B, 2 D): nothing of pretraining is lost, and a linear head sees 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,10 @@ class Classifier(nn.Module):
         self.backbone.set_grad_checkpointing(enable)
 
 
+# What a backbone or a pretrained head raises at a size or pooling that it cannot take.
+_CANNOT = (RuntimeError, TypeError, AttributeError, AssertionError, IndexError, ValueError)
+
+
 def build_classifier(
     timm_id: str,
     num_classes: int,
@@ -172,13 +177,18 @@ def build_classifier(
     resized = config.fixed_size and image_size != config.image_size
     # A flexible model is tried at a small size: the answer is the same.
     side = image_size if config.fixed_size else min(image_size, 128)
-    if pool != "native" or resized:
-        remedy = f"--image_size {config.image_size}" if resized else "--pool native"
+    if pool != "native" or resized or not config.fixed_size:
         try:
             pooling = _try_pool(backbone, pool, gem_p, side)
-        except (RuntimeError, TypeError, AttributeError, AssertionError, IndexError) as error:
-            problem = f"model {timm_id}: no --pool {pool} at {side} px"
-            raise UserError(f"{problem}; take {remedy}") from error
+        except _CANNOT as error:
+            remedy = f"--image_size {config.image_size}"
+            with contextlib.suppress(*_CANNOT):
+                if pool != "native" and not resized:
+                    _try_pool(backbone, "native", gem_p, side)
+                    remedy = "--pool native"
+            raise UserError(
+                f"model {timm_id}: no --pool {pool} at {side} px; take {remedy}"
+            ) from error
     model = Classifier(
         backbone,
         num_classes,

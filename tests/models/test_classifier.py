@@ -220,3 +220,12 @@ def test_frozen_norms_keep_their_statistics_and_learn_their_scale(
 def test_norms_of_a_random_net_are_never_frozen() -> None:
     model = build_classifier("test_resnet", 4, image_size=64, frozen_norms=True)
     assert model.train().backbone.bn1.training
+
+
+@pytest.mark.parametrize("pool", ["gem", "native"])
+def test_the_remedy_for_a_size_too_small_works(pool):
+    with pytest.raises(UserError, match=r"take --image_size 160$") as caught:
+        build_classifier("test_convnext", 3, image_size=16, pool=pool)
+    size = int(str(caught.value).rpartition(" ")[2])
+    model = build_classifier("test_convnext", 3, image_size=size, pool=pool)
+    assert model(torch.zeros(1, 3, size, size)).shape == (1, 3)
