@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from src.config import VIEWS, InferConfig
 from src.files import hold, read_json, sweep, write_json
 from src.reader import parse
-from src.runs import Output, Run
+from src.runs import Output
 from src.script import UserError, run_script
 
 if TYPE_CHECKING:
@@ -113,14 +113,14 @@ def infer_models(
     """Return the test logits of every model and fold, inferring those that are not there yet."""
     from src.ensemble.predictions import has_test_run, open_test_run
     from src.ensemble.weights import needed_views, used_models
-    from src.pipelines.classification.infer import hash_images, infer_fold
+    from src.pipelines.classification.infer import blended_runs, hash_images, infer_fold
 
     ids_hash = hash_images(index)
     threshold = weights.adaptive_threshold if config.tta_adaptive else None
     runs: dict[str, list[TestRun]] = {}
     for model in used_models(blend):
         views = needed_views(blend, model, VIEWS)
-        for run in finished_runs(config, output, model, weights):
+        for run in blended_runs(config, output, model, weights):
             config_hash = read_json(run.finished)["config_hash"]
             if not has_test_run(
                 run.folder,
@@ -139,32 +139,6 @@ def infer_models(
                 views=views,
             )
             runs.setdefault(model, []).append(opened)
-    return runs
-
-
-def finished_runs(config: InferConfig, output: Output, model: str, weights: Weights) -> list[Run]:
-    """Return the finished folds of a model, all trained as weights.json knows them."""
-    runs = output.finished_runs(model)
-    if not runs:
-        raise UserError(
-            f"{output.weights} gives {model} weight, but {output.root / model} has no finished "
-            f"fold; train it, leave it out with --models, or run optimize_weights.py again"
-        )
-    fitted = weights.config_hashes.get(model, {})
-    gone = sorted(set(fitted) - {run.folder.name.removeprefix("fold") for run in runs})
-    if gone and not config.allow_missing_folds:
-        raise UserError(
-            f"{output.root / model}: fold {', '.join(gone)} of weights.json has no finished.json: "
-            "run its training command again, or predict without it by --allow_missing_folds"
-        )
-    known = set(fitted.values())
-    for run in runs:
-        config_hash = read_json(run.finished).get("config_hash")
-        if config_hash not in known:
-            raise UserError(
-                f"{run.folder} was trained otherwise than {output.weights} knows; run "
-                f"optimize_weights.py again"
-            )
     return runs
 
 

@@ -95,6 +95,18 @@ class MaskIndex:
         return mask
 
 
+def index_images(paths: Sequence[str], classes: Sequence[str]) -> MaskIndex:
+    """Return an index of photographs without masks, to predict them."""
+    table = pd.DataFrame({"id": list(paths), "image": list(paths)}, dtype=str)
+    table = table.assign(target="", group="", split="test")
+    return MaskIndex(Path(), table, tuple(classes), None, decode_nothing)
+
+
+def decode_nothing(path: Path) -> np.ndarray:
+    """Refuse: photographs to predict have no masks."""
+    raise UserError(f"{path}: no mask")
+
+
 def build_index(
     root: Path,
     rows: Iterable[Row],

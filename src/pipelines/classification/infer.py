@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from src.config import InferConfig
@@ -19,14 +22,129 @@ from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime
 from src.engine.tta import by_scale, scaled_size
-from src.ensemble.predictions import hash_ids, save_test_info
+from src.ensemble.predictions import TestRun, hash_ids, save_test_info
+from src.ensemble.weights import Weights
 from src.files import atomic_array, read_json
 from src.models.classifier import build_classifier
 from src.models.folding import fold_norms
 from src.pipelines.run_folder import read_config
-from src.runs import AFRESH, Run
+from src.runs import AFRESH, Output, Run
 from src.script import UserError
 from src.tasks.classification import Classification
+
+
+@dataclass(frozen=True)
+class TrainedFold:
+    """A finished fold's network on its device, and what it needs to predict.
+
+    Attributes:
+        run: its folder.
+        model: with norms folded into convolutions, placed on the device.
+        classes: K names.
+        image_size: side of the square it sees, px.
+        runtime: device and precision.
+        batch_size: images at once; 0 = by resolution.
+        num_workers: loader processes.
+    """
+
+    run: Run
+    model: nn.Module
+    classes: tuple[str, ...]
+    image_size: int
+    runtime: Runtime
+    batch_size: int
+    num_workers: int
+
+    def predict(
+        self,
+        root: Path,
+        images: Sequence[str],
+        views: Sequence[str],
+        *,
+        out: npt.NDArray[np.float16] | None = None,
+        threshold: float | None = None,
+    ) -> npt.NDArray[np.float16]:
+        """Return logits (V, N, K) float16 of the V views.
+
+        Args:
+            root: folder that the paths are relative to.
+            images: N paths.
+            views: names of the views, the upright one first.
+            out: where to write them; None = a new array.
+            threshold: from which confidence of the first view (largest softmax probability) the
+                other views need not be computed and repeat its logits; None = compute all.
+        """
+        if out is None:
+            out = np.zeros((len(views), len(images), len(self.classes)), np.float16)
+        num_classes = len(self.classes)
+
+        def loader_at(side: int) -> Loader:
+            batch_size = self.batch_size or default_batch_size(side, self.runtime.device)
+            return make_loader(
+                ImageDataset(ImageSource(root, images, side), None, eval_transform(side)),
+                EpochSampler(len(images), batch_size),
+                num_workers=self.num_workers if len(images) > batch_size else 0,
+                device_type=self.runtime.device.type,
+            )
+
+        with catch_signals() as pause:
+            predict_named_views(
+                self.model,
+                Classification(num_classes, lambda logits, target: logits.sum()),
+                self.runtime,
+                views,
+                self.image_size,
+                loader_at,
+                out=out,
+                go_on=None if threshold is None else unsure_below(threshold),
+                pause=pause,
+                label=str(self.run.folder),
+            )
+        return out
+
+    def as_test_run(self, root: Path, images: Sequence[str], views: Sequence[str]) -> TestRun:
+        """Return the logits of images as the blend takes them."""
+        logits = self.predict(root, images, views)
+        return TestRun(self.run.folder, logits, tuple(views), self.classes, "")
+
+
+def load_fold(run: Run, config: InferConfig) -> TrainedFold:
+    """Build the network of a finished fold with its best weights.
+
+    Args:
+        run: its folder.
+        config: device, precision, workers, batch size.
+
+    Raises:
+        UserError: missing, damaged, or weights of another network.
+    """
+    saved = read_config(run)
+    options, resolved = saved["options"], saved["resolved"]
+    runtime = start_runtime(config.device, config.precision)
+    if config.precision == "auto":
+        runtime = runtime.as_recorded(saved["runtime"])
+    classes, size = tuple(resolved["classes"]), resolved["image_size"]
+    model = build_classifier(
+        resolved["timm_id"],
+        len(classes),
+        image_size=size,
+        pool=options["pool"],
+        gem_p=options["gem_p"],
+    )
+    try:
+        model.load_state_dict(load_weights(run.best))
+    except RuntimeError:
+        raise UserError(f"{run.best}: weights of another network; {AFRESH}") from None
+    workers = config.num_workers
+    return TrainedFold(
+        run,
+        runtime.place(fold_norms(model, size)),
+        classes,
+        size,
+        runtime,
+        config.infer_batch_size,
+        default_num_workers(runtime.device.type) if workers < 0 else workers,
+    )
 
 
 def infer_fold(
@@ -39,60 +157,19 @@ def infer_fold(
         run: its finished folder.
         index: test images.
         views: names of the views, the upright one first.
-        threshold: from which confidence of the first view (largest softmax probability) the other
-            views need not be computed and repeat its logits; None = compute all.
+        threshold: of :meth:`TrainedFold.predict`.
     """
-    saved = read_config(run)
-    options, resolved, trained_on = saved["options"], saved["resolved"], saved["runtime"]
-    runtime = start_runtime(config.device, config.precision)
-    if config.precision == "auto":
-        runtime = runtime.as_recorded(trained_on)
-    classes, size = resolved["classes"], resolved["image_size"]
-    model = build_classifier(
-        resolved["timm_id"],
-        len(classes),
-        image_size=size,
-        pool=options["pool"],
-        gem_p=options["gem_p"],
-    )
-    try:
-        model.load_state_dict(load_weights(run.best))
-    except RuntimeError:
-        raise UserError(f"{run.best}: weights of another network; {AFRESH}") from None
-    device = runtime.device.type
-    workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers
-
-    def loader_at(side: int) -> Loader:
-        source = ImageSource(index.root, index.table["image"].tolist(), side)
-        batch_size = config.infer_batch_size or default_batch_size(side, runtime.device)
-        return make_loader(
-            ImageDataset(source, None, eval_transform(side)),
-            EpochSampler(len(source), batch_size),
-            num_workers=workers,
-            device_type=device,
-        )
-
-    shape = (len(views), len(index.table), len(classes))
+    fold, images = load_fold(run, config), index.table["image"].tolist()
     run.test_info.unlink(missing_ok=True)  # it must not declare other logits than its own whole
-    with catch_signals() as pause, atomic_array(run.test_logits, shape, np.float16) as logits:
-        predict_named_views(
-            runtime.place(fold_norms(model, size)),
-            Classification(len(classes), lambda logits, target: logits.sum()),
-            runtime,
-            views,
-            size,
-            loader_at,
-            out=logits,
-            go_on=None if threshold is None else unsure_below(threshold),
-            pause=pause,
-            label=str(run.folder),
-        )
+    shape = (len(views), len(images), len(fold.classes))
+    with atomic_array(run.test_logits, shape, np.float16) as logits:
+        fold.predict(index.root, images, views, out=logits, threshold=threshold)
     save_test_info(
         run.test_info,
         logits=np.load(run.test_logits, mmap_mode="r", allow_pickle=False),
         ids_hash=hash_images(index),
         views=views,
-        classes=classes,
+        classes=fold.classes,
         config_hash=read_json(run.finished)["config_hash"],
         threshold=threshold,
     )
@@ -131,6 +208,36 @@ def predict_named_views(
             views=views, go_on=None if begin else go_on, **options,
         )  # fmt: skip
         begin = end
+
+
+def blended_runs(config: InferConfig, output: Output, model: str, weights: Weights) -> list[Run]:
+    """Return the finished folds of a model, all trained as ``weights.json`` knows them.
+
+    Raises:
+        UserError: none, one that is lost (unless ``allow_missing_folds``), or another training.
+    """
+    runs = output.finished_runs(model)
+    if not runs:
+        raise UserError(
+            f"{output.weights} gives {model} weight, but {output.root / model} has no finished "
+            f"fold; train it, leave it out with --models, or run optimize_weights.py again"
+        )
+    fitted = weights.config_hashes.get(model, {})
+    gone = sorted(set(fitted) - {run.folder.name.removeprefix("fold") for run in runs})
+    if gone and not config.allow_missing_folds:
+        raise UserError(
+            f"{output.root / model}: fold {', '.join(gone)} of weights.json has no finished.json: "
+            "run its training command again, or predict without it by --allow_missing_folds"
+        )
+    known = set(fitted.values())
+    for run in runs:
+        config_hash = read_json(run.finished).get("config_hash")
+        if config_hash not in known:
+            raise UserError(
+                f"{run.folder} was trained otherwise than {output.weights} knows; run "
+                f"optimize_weights.py again"
+            )
+    return runs
 
 
 def hash_images(index: Index) -> str:

@@ -1,0 +1,23 @@
+"""Competition vision toolkit; as a library: load_run, load_ensemble, train, FoldConfig.
+
+The names below are imported when they are first used, so that ``import src`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "FoldConfig": "src.config",
+    "load_ensemble": "src.pipelines.library",
+    "load_run": "src.pipelines.library",
+    "train": "src.pipelines.library",
+}
+__all__ = ["FoldConfig", "load_ensemble", "load_run", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,272 @@
+"""Library interface: train folds, load finished runs or the whole ensemble, predict images.
+
+    from src import FoldConfig, load_ensemble, load_run, train
+
+    train(FoldConfig(model="tf_efficientnet_lite0", data_dir="input", folds=3, fold="all"))
+    found = load_run("output/tf_efficientnet_lite0/fold0").predict(["a.jpg", "b.jpg"])
+    found.probs, found.classes           # (2, K) float32, K names
+    found = load_ensemble("output").predict("photographs/")
+
+The scripts call the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.config import VIEWS, FoldConfig, InferConfig
+from src.pipelines.run_folder import finished, fold_of, read_config
+from src.runs import Output, Run
+from src.script import UserError, is_launched
+
+if TYPE_CHECKING:
+    from src.ensemble.test_predictions import TestRun
+    from src.ensemble.weights import Weights
+    from src.pipelines.classification.infer import TrainedFold
+    from src.pipelines.segmentation.ensemble import Member
+
+Images = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Class probabilities of N images.
+
+    Attributes:
+        images: N paths, as they were given or found.
+        classes: K names.
+        probs: (N, K) float32, rows sum to one.
+    """
+
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
+    probs: npt.NDArray[np.float32]
+
+    def top(self, num: int = 5) -> list[list[tuple[str, float]]]:
+        """Return the ``num`` most probable (class, probability) of each image, best first."""
+        order = np.argsort(-self.probs, axis=1, kind="stable")[:, :num]
+        return [
+            [(self.classes[k], float(row[k])) for k in best]
+            for row, best in zip(self.probs, order, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class MaskPredictions:
+    """Label masks of N images, each (H, W) uint8 at its image's own size."""
+
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
+    masks: tuple[npt.NDArray[np.uint8], ...]
+
+
+@dataclass(frozen=True)
+class ClassifierRun:
+    """One finished fold, ready to predict."""
+
+    fold: TrainedFold
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes."""
+        return self.fold.classes
+
+    def predict(self, images: Images, *, tta_steps: int = 1) -> Predictions:
+        """Predict images: the mean probability over the first ``tta_steps`` views (1 … 5).
+
+        Raises:
+            UserError: an image that is missing or cannot be decoded.
+        """
+        from src.engine.tta import first_views
+        from src.metrics.classification import softmax
+
+        paths = list_images(images)
+        views = [view.name for view in first_views(tta_steps)]
+        logits = self.fold.predict(Path(), paths, views)
+        probs = np.mean([softmax(view.astype(np.float64)) for view in logits], axis=0)
+        return Predictions(tuple(paths), self.classes, probs.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class MaskRun:
+    """One finished mask run, ready to predict."""
+
+    member: Member
+
+    def predict(self, images: Images) -> MaskPredictions:
+        """Predict label masks, with the run's own views and threshold.
+
+        Raises:
+            UserError: an image that is missing or cannot be decoded.
+        """
+        from src.data.sources.masks import index_images
+        from src.engine.runtime import start_runtime
+        from src.pipelines.segmentation.ensemble import blend_maps
+        from src.pipelines.segmentation.score import to_mask
+
+        paths = list_images(images)
+        classes = tuple(self.member.resolved["classes"])
+        index = index_images(paths, classes)
+        rows = np.arange(len(paths))
+        found = blend_maps([self.member], index, rows, start_runtime("auto", "auto"))
+        masks = {row: to_mask(probs, self.member.threshold) for row, probs in found}
+        return MaskPredictions(tuple(paths), classes, tuple(masks[row] for row in rows))
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """All models, folds and views of ``weights.json``."""
+
+    output: Output
+    weights: Weights
+    folds: Mapping[str, Sequence[TrainedFold]]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the K classes."""
+        return self.weights.classes
+
+    def predict(self, images: Images) -> Predictions:
+        """Predict images as ``infer_ensemble.py`` does: blended, calibrated, folds averaged.
+
+        Raises:
+            UserError: an image that is missing or cannot be decoded.
+        """
+        from src.classes import merge_classes
+        from src.ensemble.test_predictions import EnsemblePredictor
+        from src.ensemble.weights import needed_views
+
+        paths = list_images(images)
+        weights = self.weights
+        runs: dict[str, list[TestRun]] = {}
+        for model, folds in self.folds.items():
+            views = needed_views(weights.blend, model, VIEWS)
+            runs[model] = [fold.as_test_run(Path(), paths, views) for fold in folds]
+        columns = merge_classes(weights.source_classes, weights.alias_groups).trained_of
+        predictor = EnsemblePredictor(runs, weights.blend, columns, len(paths))
+        probs = np.exp(predictor.predict(slice(None)).log_probs)
+        return Predictions(tuple(paths), self.classes, probs.astype(np.float32))
+
+
+def load_run(
+    folder: str | Path, *, device: str = "auto", precision: str = "auto"
+) -> ClassifierRun | MaskRun:
+    """Load a finished run, ``output/<model>/fold<k>`` of any script.
+
+    Args:
+        folder: the run's folder.
+        device: auto, cuda, mps, xpu or cpu.
+        precision: auto (as trained), fp32, bf16 or fp16.
+
+    Raises:
+        UserError: no such run, not finished, or damaged.
+    """
+    run = Run(Path(folder))
+    if "timm_id" in read_config(run)["resolved"]:
+        from src.pipelines.classification.infer import load_fold
+
+        return ClassifierRun(load_fold(run, InferConfig(**_where(device, precision))))
+    from src.pipelines.segmentation.ensemble import load_member
+
+    return MaskRun(load_member(run))
+
+
+def load_ensemble(
+    output_dir: str | Path = "output", *, device: str = "auto", precision: str = "auto"
+) -> Ensemble:
+    """Load the blend of ``weights.json`` with all networks that it gives weight.
+
+    Args:
+        output_dir: where training and blending have written.
+        device: auto, cuda, mps, xpu or cpu.
+        precision: auto (as trained), fp32, bf16 or fp16.
+
+    Raises:
+        UserError: no blend, a fold that is missing or was trained otherwise, or damage.
+    """
+    from src.ensemble.weights import read_weights, used_models
+    from src.pipelines.classification.infer import blended_runs, load_fold
+
+    output = Output(Path(output_dir))
+    weights = read_weights(output.weights)
+    config = InferConfig(output_dir=str(output_dir), **_where(device, precision))
+    folds = {
+        model: [load_fold(run, config) for run in blended_runs(config, output, model, weights)]
+        for model in used_models(weights.blend)
+    }
+    return Ensemble(output, weights, folds)
+
+
+def train(config: FoldConfig) -> list[Path]:
+    """Train the folds that ``config`` asks for; finished ones are skipped, stopped ones go on.
+
+    Args:
+        config: the options of ``train_fold.py``; ``model`` takes any timm id. The rows of a YAML
+            file are read by the script, not here.
+
+    Returns:
+        The folders of the folds.
+
+    Raises:
+        UserError: a mistake in options or data.
+        Interrupted: a signal asked to stop; the state is saved.
+    """
+    if not config.model:
+        raise UserError("--model is missing: a preset of configs/classify.yaml, or any timm id")
+    from src.pipelines.classification.prepare import prepare_data
+
+    output = Output(Path(config.output_dir))
+    name = config.name or config.model
+    index, folds = prepare_data(config, output)
+    every: list[int | None] = list(range(folds.num_folds))
+    wanted = every if config.fold == "all" else [fold_of(config.fold)]
+    if wanted[0] not in (*every, None):
+        raise UserError(f"--fold {config.fold}: folds.csv has folds 0 to {folds.num_folds - 1}")
+    runs = [(fold, output.run(name, fold)) for fold in wanted]
+    waiting = runs
+    if not is_launched():  # several processes ask the first one below
+        waiting = [(k, run) for k, run in runs if not finished(run, config, folds.folds_hash)]
+    if waiting:  # only now is torch imported
+        from src.engine.runtime import start_runtime
+        from src.pipelines.classification.train import train_fold
+
+        runtime = start_runtime(config.device, config.precision, config.channels_last)
+        for fold, run in waiting:
+            with run.hold():
+                # another process may have finished it meanwhile
+                if not runtime.from_main(finished(run, config, folds.folds_hash)):
+                    train_fold(config, output, run, index, folds, fold, runtime)
+    return [run.folder for _, run in runs]
+
+
+def list_images(images: Images) -> list[str]:
+    """Return the paths that are meant: a file, all images below a folder, or a list of either.
+
+    Raises:
+        UserError: nothing of that name, or no image at all.
+    """
+    from src.data.files import Scanner
+
+    named = [images] if isinstance(images, (str, Path)) else list(images)
+    found: list[str] = []
+    for entry in named:
+        path = Path(entry)
+        if path.is_dir():
+            found += [str(path / name) for name in Scanner(path).images()]
+        elif path.is_file():
+            found.append(str(path))
+        else:
+            raise UserError(f"{entry}: no such image or folder")
+    if not found:
+        raise UserError(f"{', '.join(map(str, named)) or 'nothing'}: holds no images")
+    return found
+
+
+def _where(device: str, precision: str) -> dict[str, Any]:
+    return {"device": device, "precision": precision}

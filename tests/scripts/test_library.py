@@ -1,0 +1,56 @@
+"""The library predicts what the scripts predict, from any working directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import src
+from benchmarks.kill_resume import MODEL
+from src.metrics.classification import softmax
+from src.script import UserError
+from tests.scripts.conftest import Place
+
+
+def test_a_run_predicts_what_inference_kept(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = sorted((place.data / "test").iterdir())
+    found = src.load_run(place.run, device="cpu").predict(images)
+    kept = softmax(np.load(place.run / "test_logits.npy")[0].astype(float))
+    np.testing.assert_allclose(found.probs, kept, atol=2e-3)  # float16 logits
+    assert found.classes == ("evening", "noon") and len(found.images) == len(images)
+    best = found.top(1)[0][0]
+    assert best == (found.classes[found.probs[0].argmax()], pytest.approx(found.probs[0].max()))
+
+
+def test_the_ensemble_predicts_the_submission(place: Place) -> None:
+    found = src.load_ensemble(place.output, device="cpu").predict(place.data / "test")
+    submission = pd.read_csv(place.output / "submission.csv", dtype={"ID": str})
+    assert [Path(name).stem for name in found.images] == submission["ID"].tolist()
+    np.testing.assert_allclose(found.probs, submission[list(found.classes)], atol=1e-5)
+
+
+def test_training_as_a_library(fresh: Place) -> None:
+    config = src.FoldConfig(
+        model=MODEL, data_dir=str(fresh.data), output_dir=str(fresh.output), pretrained="none",
+        folds=2, image_size=32, epochs=1, batch_size=12, device="cpu", num_workers=0,
+        autotune="off",
+    )  # fmt: skip
+    (folder,) = src.train(config)
+    assert folder == fresh.run and (folder / "oof.npz").exists()
+    assert src.load_run(folder, device="cpu").predict(fresh.data / "test").probs.shape == (12, 2)
+
+
+def test_mistakes_are_one_line(place: Place) -> None:
+    run = src.load_run(place.run, device="cpu")
+    with pytest.raises(UserError, match="no such image"):
+        run.predict("gone.jpg")
+    with pytest.raises(UserError, match="is no run"):
+        src.load_run(place.output)
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = src.load_anything
