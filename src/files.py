@@ -262,17 +262,13 @@ _HELD: dict[Path, IO[str]] = {}  # this process's locks
 def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive lock file at ``path``; ``what`` names the held thing in the refusal.
 
-    The lock is the kernel's, so it dies with its process and is never stale. It is of the POSIX
-    kind, which loader processes do not inherit: orphans of a killed run hold nothing.
+    The lock is the kernel's, so it dies with its process and is never stale. POSIX locks of this
+    kind and those of Windows are not inherited by loader processes: orphans of a killed run hold
+    nothing.
 
     Raises:
         UserError: another process holds it, and ``wait`` is off.
     """
-    try:
-        import fcntl  # noqa: F401
-    except ImportError:  # Windows has no such locks: runs are unguarded there
-        yield
-        return
     file = _HELD[path] = _take(path, what, wait)
     try:
         yield
@@ -294,13 +290,11 @@ def check_held(path: Path) -> None:
 
 def _take(path: Path, what: str, wait: bool) -> IO[str]:
     """Return the lock file at ``path``, open and locked."""
-    import fcntl
-
     while True:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
         file = os.fdopen(open_plain(path, flags), "a+", encoding="utf-8")
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _lock(file.fileno(), wait)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 file.seek(0)
@@ -314,6 +308,34 @@ def _take(path: Path, what: str, wait: bool) -> IO[str]:
             file.flush()
             return file
         file.close()  # it was deleted while this process waited for it
+
+
+_LOCKED_BYTE = 1 << 30  # on Windows: what is locked cannot be read, and the holder's name must be
+
+
+def _lock(descriptor: int, wait: bool) -> None:
+    """Lock an open file against other processes; errno EACCES or EAGAIN: one of them has it."""
+    try:
+        import fcntl
+    except ImportError:
+        while not _lock_on_windows(descriptor):
+            if not wait:
+                raise PermissionError(errno.EACCES, "locked") from None
+            time.sleep(0.2)
+        return
+    fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _lock_on_windows(descriptor: int) -> bool:
+    """Lock one byte far behind the end of the file; tell whether no other process has it."""
+    import msvcrt
+
+    os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except PermissionError:
+        return False
+    return True
 
 
 def _is_at(path: Path, file: IO[Any]) -> bool:

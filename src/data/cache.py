@@ -259,8 +259,8 @@ def free_memory(*, shared: bool = False) -> int:
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            room = int((group / limit).read_text()) - int((group / used).read_text())
-            statistics = ((group / limit).parent / "memory.stat").read_text().split()
+            room = int((group / limit).read_text("ascii")) - int((group / used).read_text("ascii"))
+            statistics = ((group / limit).parent / "memory.stat").read_text("ascii").split()
         except (OSError, ValueError):  # no such limit, or "max"
             continue
         # Cached files count as used, but give way.
