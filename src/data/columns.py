@@ -124,14 +124,15 @@ def find_label(
     Raises:
         UserError: none, or columns of which several hold for one image.
     """
-    rest = [name for name in table.columns if name not in others]
+    free = [name for name in table.columns if name not in others]
+    rest = [name for name in free if not _numbers_rows(table[name])] or free
     if wanted:
         pick_column(table, wanted, (), path, "--label_column")
         return [wanted], ""
     found = _label_asked_for(table, rest, asked)
     if found:
         return found, " (as the sample submission asks)"
-    label = pick_column(table[rest], None, LABEL_NAMES, path, "")
+    label = pick_column(table[free], None, LABEL_NAMES, path, "")
     if label is not None or len(rest) == 1:
         return [label or rest[0]], ""
     if _is_hot(table, rest):
@@ -165,6 +166,15 @@ def _label_asked_for(table: pd.DataFrame, rest: list[str], asked: Sequence[str])
     ]  # fmt: skip
     usual = [name for name in fits if _plain(name) in {_plain(known) for known in LABEL_NAMES}]
     return (usual or fits)[:1] if len(usual) == 1 or len(fits) == 1 else []
+
+
+def _numbers_rows(cells: pd.Series) -> bool:
+    """Tell whether a column of three rows or more counts them, from 0 or from 1."""
+    count = len(cells)
+    if count < 3 or cells.iloc[0] not in ("0", "1"):
+        return False
+    start = int(cells.iloc[0])
+    return cells.tolist() == [str(number) for number in range(start, start + count)]
 
 
 def _says_yes(cell: str) -> bool:

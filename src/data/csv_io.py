@@ -16,7 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from src.data.files import IMAGE_ENDINGS
 from src.files import atomic_write
@@ -185,12 +185,7 @@ def _read_header(line: str, separator: str, path: Path | str) -> list[str]:
     if not header or not any(header):
         raise UserError(f"{path} is empty: its first line must name the columns")
     if _is_row(header):
-        names = ["image", "label", *(f"column{n}" for n in range(3, 1 + len(header)))]
-        example = separator.join(names[: len(header)])
-        raise UserError(
-            f"{path} has no line of column names: its first line is {line.strip()[:60]!r}; write "
-            f"one above it, such as {example!r}"
-        )
+        refuse_rows(header, separator, path)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise UserError(f"{path} has two columns named {twice[0]!r}: rename or remove one")
@@ -198,6 +193,16 @@ def _read_header(line: str, separator: str, path: Path | str) -> list[str]:
         name or ("" if place == header.index("") else f"Unnamed: {place}")
         for place, name in enumerate(header)
     ]
+
+
+def refuse_rows(cells: Sequence[str], separator: str, path: Path | str) -> NoReturn:
+    """Raise a UserError for a file whose first line holds the ``cells`` of a row, not names."""
+    names = ["image", "label", *(f"column{n}" for n in range(3, 1 + len(cells)))]
+    example = separator.join(names[: len(cells)])
+    raise UserError(
+        f"{path} has no line of column names: its first line is {separator.join(cells)[:60]!r}; "
+        f"write one above it, such as {example!r}"
+    )
 
 
 def _is_row(cells: Sequence[str]) -> bool:

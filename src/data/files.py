@@ -26,7 +26,7 @@ _LITTER = re.compile(
     r"__macosx|__pycache__|\$recycle\.bin|recycler?|system volume information|found\.\d{3}"
     r"|@eadir|@tmp|@recycle|@__thumb|@sharebin|@recently-snapshot|#recycle|#snapshot|lost\+found"
     r"|network trash folder|temporary items|thumbnails?|thumbs\.db|ehthumbs(_vista)?\.db"
-    r"|desktop\.ini|icon\r"
+    r"|desktop\.ini|icon\r|.*:zone\.identifier"
 )
 # Files that lie beside images and are none; what has another ending may be an image.
 _BESIDE = frozenset({
@@ -35,6 +35,10 @@ _BESIDE = frozenset({
     *(".sh", ".bat", ".m", ".log", ".ini", ".cfg", ".db", ".lnk", ".url", ".zip", ".tar", ".gz"),
     *(".tgz", ".7z", ".rar", ".md5", ".sha1", ".sha256", ".bak", ".orig", ".old", ".tmp", ".swp"),
     *(".parquet", ".pkl", ".h5", ".hdf5", ".names", ".data", ".lock", ".cache", ".xmp", ".aae"),
+})  # fmt: skip
+_RAW = frozenset({
+    *(".cr2", ".cr3", ".nef", ".nrw", ".arw", ".dng", ".orf", ".rw2", ".pef", ".raf", ".srw"),
+    *(".thm", ".raw"),
 })  # fmt: skip
 _CUT_SHORT = frozenset({".part", ".crdownload", ".download", ".partial"})
 _BESIDE_NAMES = frozenset({"readme", "license", "licence", "notice", "changelog", "md5sums"})
@@ -153,6 +157,8 @@ class Scanner:
             return None
         if ending in _BESIDE or ending.endswith("~") or name.casefold() in _BESIDE_NAMES:
             return ""
+        if ending in _RAW:  # many begin like a TIFF, of which a decoder sees the thumbnail
+            return "raw data of a camera: convert them to PNG or JPEG, or remove them"
         if ending in _CUT_SHORT:
             return "cut short, it seems: finish the download"
         from src.data.formats import HEAD, describe, find_kind, lacking

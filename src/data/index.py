@@ -13,6 +13,7 @@ names are compared in NFC, ids are text.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from src.data.columns import (
     pick_column,
     read_labels,
 )
-from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates
+from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates, refuse_rows
 from src.data.files import ImageFinder, Scanner, find_entry
 from src.data.root import (
     INNER_TABLES,
@@ -192,8 +193,23 @@ def _read_train_folders(root: Path, train: str) -> Index:
         count = Counter(ids)
         ids = [key if count[key] == 1 else image for key, image in zip(ids, images, strict=True)]
     notes += check_labels(targets, root / train)
-    table = make_table(ids, images, targets, split="train")
+    groups, said = _group_versions(images)
+    notes += said
+    table = make_table(ids, images, targets, groups, split="train")
     return Index(root, table, find_classes(targets, root / train), tuple(notes + scanner.notes))
+
+
+_VERSION = re.compile(r"(.+)\.rf\.[0-9a-f]{20,}\.[^.]+")  # Roboflow's names of altered copies
+
+
+def _group_versions(images: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return a group for the copies that a tool made of one picture, "" elsewhere, and a note."""
+    found = [_VERSION.fullmatch(image) for image in images]
+    sources = Counter(match[1] for match in found if match)
+    groups = [match[1] if match and sources[match[1]] > 1 else "" for match in found]
+    count = len({*groups} - {""})
+    said = f"{count} pictures have altered copies (.rf. in their names): those share a fold"
+    return groups, [said] if count else []
 
 
 def _class_parent(scanner: Scanner, folder: str) -> str:
@@ -253,6 +269,9 @@ def _read_train_csv(
         group, offers = find_group(table, targets, (image, key, *labels))
     notes = [f"{path.name}: image = {image}, label = {label}{why}, group = {group or 'none'}"]
     notes += found_notes + [f"{path.name}: {offer}" for offer in offers]
+    unused = find_table(root, "val", "valid", "validation", "dev")
+    if unused is not None:
+        notes.append(f"{unused.name} is not used: add its lines to {path.name} to train on them")
     if key not in (None, image) and table[key].duplicated().any():
         notes.append(f"{path.name}: {key} repeats, so images are known by their paths")
         key = None
@@ -287,10 +306,7 @@ def _read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFr
     if not len(table):
         raise UserError(f"{path} has no rows: restore the file")
     if finder.find_quietly(str(table.columns[0])) is not None:
-        raise UserError(
-            f"{path} has no line of column names: its first line begins with the image "
-            f"{table.columns[0]!r}; write one above it, such as 'image,label'"
-        )
+        refuse_rows(list(table.columns), ",", path)
     unnamed = [name for name in table.columns if is_unnamed(name)]
     if not unnamed or image in unnamed:
         return table

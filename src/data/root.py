@@ -80,7 +80,11 @@ def _enter_splits(folder: Path) -> Path:
 
 
 def name_tables(folder: Path) -> str:
-    """Return the remedy for a train table of another kind than CSV, or ""."""
+    """Return the remedy for a packed train folder, or a table of another kind than CSV, or ""."""
+    endings = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".csv.zip", ".csv.gz")
+    path = find_entry(folder, *(f"train{ending}" for ending in endings))
+    if path is not None:
+        return f"unpack {path.name} there, else "
     endings = (".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl", ".feather", ".pkl", ".db")
     path = find_entry(folder, *(f"train{ending}" for ending in endings))
     return "" if path is None else f"save {path.name} as train.csv, else "

@@ -96,7 +96,7 @@ def match_columns(
         shares[taken < 0] = mass / len(unseen)
         notes.append(
             f"{source}: {_listed(unseen)} {_be(unseen)} no class with training images: every row "
-            f"gets {mass / len(unseen):.1g} there"
+            f"gets {mass / len(unseen):.2g} there{'' if floor else ', or what the floor learns'}"
         )
     if lacking:
         notes.append(
@@ -129,6 +129,12 @@ def _refuse_strangers(
             f"{source}: no column is a class ({asked}): a submission here has one column of "
             f"probabilities for each class; write the sample with its ids and the columns "
             f"{', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}"
+            + (
+                "; if it is the probability of one class, write the line "
+                f"`{classes[-1]},{names[0]}` (with that class) into aliases.csv beside it and run "
+                "optimize_weights.py again"
+            )
+            * (len(names) == 1)
         )
     if unseen and lacking:
         plain = [nfc(name) for name in lacking]

@@ -63,10 +63,10 @@ def test_files_that_are_no_images_are_counted_by_ending(tmp_path):
 def test_a_test_folder_with_files_that_may_be_images_is_refused_until_they_are_mended(tmp_path):
     put(tmp_path, "test/1.jpg", "test/3.jpg")
     (tmp_path / "test/readme.txt").write_bytes(b"x")
-    (tmp_path / "test/2.raw").write_bytes(b"raw sensor")
-    with pytest.raises(UserError, match=r"1 files \.raw .* convert them to PNG, or remove them"):
+    (tmp_path / "test/2.bin").write_bytes(b"raw sensor")
+    with pytest.raises(UserError, match=r"1 files \.bin .* convert them to PNG, or remove them"):
         read_test(tmp_path)
-    (tmp_path / "test/2.raw").unlink()
+    (tmp_path / "test/2.bin").unlink()
     put(tmp_path, "test/2.png", kind="PNG")
     index = read_test(tmp_path)
     assert rows(index, "id") == [("1",), ("2",), ("3",)]
@@ -308,4 +308,44 @@ def test_a_sample_may_name_files_with_another_ending(tmp_path):
     assert any("have other endings than '1.jpg'" in note for note in index.notes)
     put(tmp_path, "test/1.jpg")
     with pytest.raises(UserError, match=r"names 1 images .* first '2\.jpg'"):
+        read_test(tmp_path)
+
+
+def test_altered_copies_of_one_picture_share_a_fold(tmp_path):
+    names = [f"train/a/x_jpg.rf.{n:032x}.jpg" for n in range(3)] + ["train/b/y_jpg.rf." + "0" * 32]
+    put(tmp_path, *names[:3], names[3] + ".jpg", "train/b/plain.jpg")
+    index = read_train(tmp_path)
+    assert index.table["group"].tolist() == ["train/a/x_jpg"] * 3 + ["", ""]
+    assert any("1 pictures have altered copies" in note for note in index.notes)
+
+
+def test_raw_data_of_cameras_are_no_tiff(tmp_path):
+    put(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
+    put(tmp_path, "train/a/2.NEF", kind="TIFF")
+    assert any("1 files .nef" in note and "raw data" in note for note in read_train(tmp_path).notes)
+
+
+def test_a_packed_folder_is_to_be_unpacked(tmp_path):
+    (tmp_path / "train.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"unpack train\.zip there, else"):
+        find_root(tmp_path)
+
+
+def test_columns_that_count_rows_are_no_labels(tmp_path):
+    put(tmp_path, *FOUR)
+    lay(tmp_path, train="row,no,name,a,b\n0,1,1,1,0\n1,2,2,0,1\n2,3,3,1,0\n3,4,4,0,1\n")
+    index = read_train(tmp_path, image_column="name")
+    assert index.table["target"].tolist() == list("abab")
+
+
+def test_a_table_of_validation_rows_is_said_to_be_unused(tmp_path):
+    put(tmp_path, *FOUR)
+    lay(tmp_path, train=TABLE, val="image,label\n5.jpg,a\n")
+    assert any("val.csv is not used: add its lines" in n for n in read_train(tmp_path).notes)
+
+
+def test_a_list_of_ids_needs_a_name_too(tmp_path):
+    put(tmp_path, "test/t0.jpg", "test/t1.jpg")
+    lay(tmp_path, test="t0\nt1\n")
+    with pytest.raises(UserError, match=r"its first line is 't0'; .* such as 'image'"):
         read_test(tmp_path)

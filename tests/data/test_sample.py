@@ -66,5 +66,7 @@ def test_numbers_may_be_written_with_a_comma_or_lack(tmp_path, cells):
 @pytest.mark.parametrize("cell", ["a", "1"])
 def test_a_sample_of_labels_is_told_from_one_of_probabilities(tmp_path, cell):
     sample = read_sample_submission(put(tmp_path, f"id,label\n100,{cell}\n101,{cell}\n"))
-    with pytest.raises(UserError, match=r"asks for 'label' alone.*its ids and the columns a, b$"):
+    with pytest.raises(
+        UserError, match=r"asks for 'label' alone.*its ids and the columns a, b; if"
+    ):
         match_columns(list(sample.columns[1:]), ["a", "b"])

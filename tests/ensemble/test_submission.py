@@ -111,6 +111,15 @@ def test_a_column_that_may_be_another_class_is_refused_with_a_remedy_that_works(
     np.testing.assert_allclose(to_columns(log([[0.2, 0.8]]), columns), [[0.2, 0.8]], rtol=1e-6)
 
 
+def test_one_column_may_be_named_in_aliases():
+    with pytest.raises(
+        UserError, match=r"write the line `ill,target` .with that class. into aliases"
+    ):
+        match_columns(["target"], ["fine", "ill"])
+    columns = match_columns(["target"], ["fine", "ill"], alias_groups=[("ill", "target")])
+    np.testing.assert_allclose(to_columns(log([[0.25, 0.75]]), columns), [[0.75]])
+
+
 def test_no_class_is_guessed_from_signs_or_from_two_that_look_alike():
     for names in (["="], ["P"]):
         with pytest.raises(UserError, match="no column is a class"):
