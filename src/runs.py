@@ -186,6 +186,11 @@ class Output:
         return self.root / "prediction.json"
 
     @property
+    def report(self) -> Path:
+        """Pages for people: ``index.html``, ``data.html``."""
+        return self.root / "report"
+
+    @property
     def cache(self) -> Path:
         """Decoded pixels."""
         return self.root / "cache"

@@ -109,10 +109,15 @@ def summarise_oof(log_probs: Array, targets: Array) -> OofSummary:
 def reliability(log_probs: Array, targets: Array) -> Array:
     """Return (B, 3): rows, mean confidence and accuracy in each confidence bin of ``EDGES``."""
     confidence = np.exp(log_probs.max(axis=1).astype(np.float64))
-    right = (log_probs.argmax(axis=1) == targets).astype(np.float64)
+    return bin_confidence(confidence, log_probs.argmax(axis=1) == targets)
+
+
+def bin_confidence(confidence: Array, right: Array) -> Array:
+    """Return what :func:`reliability` does of largest probabilities (N,) and whether right (N,)."""
     place = np.digitize(confidence, EDGES) - 1
     size = len(EDGES) - 1
-    sums = [np.bincount(place, w, size) for w in (None, confidence, right)]
+    weights = (None, confidence, right.astype(np.float64))
+    sums = [np.bincount(place, w, size) for w in weights]
     counts = np.maximum(sums[0], 1)
     return np.stack([sums[0], sums[1] / counts, sums[2] / counts], axis=1)
 

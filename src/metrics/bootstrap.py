@@ -85,11 +85,7 @@ def bootstrap_difference(
         seed: of the resampling.
     """
     assert num_rows > 0, "nothing to compare"
-    unit = _number_groups(groups, num_rows)
-    num_units = int(unit.max()) + 1
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_resamples)
-    weights = draws[:, unit].astype(np.float64)
+    weights, num_units = draw_weights(num_rows, groups, num_resamples=num_resamples, seed=seed)
     gaps = second(weights) - first(weights)
     tail = (1 - level) / 2
     low, high = np.nanquantile(gaps, [tail, 1 - tail])
@@ -103,6 +99,24 @@ def bootstrap_difference(
         level,
         num_units,
     )
+
+
+def draw_weights(
+    num_rows: int,
+    groups: Sequence[str] | np.ndarray | None = None,
+    *,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[np.ndarray, int]:
+    """Return how often each row is drawn (R, N) float64, and the number of units resampled.
+
+    The arguments are those of :func:`bootstrap_difference`.
+    """
+    unit = _number_groups(groups, num_rows)
+    num_units = int(unit.max()) + 1
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_resamples)
+    return draws[:, unit].astype(np.float64), num_units
 
 
 def compare_counts(

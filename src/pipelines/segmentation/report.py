@@ -132,13 +132,7 @@ class MaskFolder:
 
     def write_worst(self, counts: SegmentationCounts, number: int) -> None:
         """Write ``worst.png``: the images of the lowest mean IoU over their classes."""
-        each = np.eye(len(counts))
-        iou = class_iou(counts, each)
-        if counts.background >= 0:
-            iou = iou[:, counts.foreground]
-        mean = np.array(
-            [row[np.isfinite(row)].mean() if np.isfinite(row).any() else 1 for row in iou]
-        )
+        mean = image_ious(counts)
         order = np.argsort(mean, kind="stable")[:number]
         if not len(order):
             return
@@ -148,6 +142,14 @@ class MaskFolder:
             f"{self.names[row]} IoU {mean[p]:.3f}" for row, p in zip(rows, order, strict=True)
         ]
         write_picture(self.root / "worst.png", make_gallery(tiles, captions))
+
+
+def image_ious(counts: SegmentationCounts) -> np.ndarray:
+    """Return (N,) mean IoU of each image over its classes but the background; 1 without any."""
+    iou = class_iou(counts)
+    if counts.background >= 0:
+        iou = iou[:, counts.foreground]
+    return np.array([row[np.isfinite(row)].mean() if np.isfinite(row).any() else 1 for row in iou])
 
 
 def load_counted(folder: Path) -> tuple[SegmentationCounts, list[str], list[str]]:

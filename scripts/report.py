@@ -1,0 +1,31 @@
+"""One page of everything under output/: python scripts/report.py --output_dir output.
+
+Reads runs, OOF predictions, weights and forecast, and writes output/report/index.html: a single
+file without network or library, for any browser. Photographs are shown where --data_dir is there.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src.reader import parse
+from src.script import run_script
+from src.tool_config import ReportConfig
+
+
+def main(argv: list[str]) -> int:
+    """Write the page that ``argv`` asks for."""
+    config = parse(ReportConfig, argv, prog="scripts/report.py", description=__doc__ or "")
+
+    from src.pipelines.report import write_report
+
+    path = write_report(config)
+    print(f"{path} written ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

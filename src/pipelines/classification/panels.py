@@ -1,0 +1,337 @@
+"""Panels of the report on a classification: forecast, OOF losses, blend, mistakes, photographs.
+
+Each function returns parts of a page (``src/page.py``) from what the scripts wrote.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.data.folds import Folds, read_folds
+from src.data.index import find_root
+from src.ensemble.calibration import EDGES
+from src.ensemble.diagnosis import Diagnosis, costliest, diagnose, mean_blend
+from src.ensemble.oof import FoldTable, find_models, load_oof
+from src.ensemble.weights import Weights, read_weights
+from src.files import read_json
+from src.page import (
+    Html,
+    escape,
+    gallery,
+    interval_plot,
+    join,
+    line_plot,
+    note,
+    number,
+    percent,
+    picture,
+    plots,
+    shaded,
+    table,
+    terms,
+)
+from src.pipelines.pictures import encode_photograph
+from src.runs import Output
+from src.script import UserError
+
+MAX_PAIRS = 12
+MIN_BIN = 20  # rows of a range of confidence that is plotted
+MAX_MEMBERS = 60  # rows of the table of members
+Heat = Callable[[str, str, int], bytes | None]  # (id, path, class) → JPEG with a heat map
+
+
+@dataclass(frozen=True)
+class Study:
+    """The OOF predictions, their diagnosis, and what ``weights.json`` says of them."""
+
+    diagnosis: Diagnosis
+    folds: Folds
+    weights: Weights | None
+    notes: tuple[str, ...]
+
+    @property
+    def images(self) -> dict[str, str]:
+        """Id → path of the photograph, relative to the data folder."""
+        rows = self.folds.table
+        return dict(zip(rows["id"].tolist(), rows["image"].tolist(), strict=True))
+
+
+def study(output: Output) -> Study:
+    """Read folds, OOF predictions and weights.
+
+    Raises:
+        UserError: none there, or damaged.
+    """
+    folds = read_folds(output.folds)
+    used = folds.fold >= 0
+    rows = FoldTable(
+        ids=folds.table["id"].to_numpy(dtype=str)[used],
+        targets=folds.table["target"].to_numpy(dtype=str)[used],
+        folds=folds.fold[used],
+        hash=folds.folds_hash,
+    )
+    notes: list[str] = []
+    weights = None
+    try:
+        weights = read_weights(output.weights) if output.weights.exists() else None
+    except UserError as error:
+        notes.append(str(error))
+    if weights is not None and weights.folds_hash != folds.folds_hash:
+        notes.append("weights.json was fitted on other folds; run optimize_weights.py again")
+        weights = None
+    if weights is not None:
+        names = tuple(dict.fromkeys(model for model, _ in weights.blend.members))
+        oof = load_oof(output.root, rows, models=names, alias_groups=weights.alias_groups)
+        blend = weights.blend
+    else:
+        oof = load_oof(output.root, rows, models=_fullest(output))
+        blend = mean_blend(oof)
+        notes.append("no blend yet: what stands below is of the plain mean of all members")
+    return Study(diagnose(oof, blend), folds, weights, (*notes, *oof.notes))
+
+
+def _fullest(output: Output) -> list[str]:
+    """Return the models with the most folds of OOF predictions."""
+    found = {
+        m: len(list((output.root / m).glob("fold*/oof.npz"))) for m in find_models(output.root)
+    }
+    return [m for m, count in found.items() if count == max(found.values())]
+
+
+def forecast(output: Output, found: Study) -> list[Html]:
+    """Show what score is to be expected, and what earlier submissions said."""
+    diagnosis, weights = found.diagnosis, found.weights
+    pairs: list[tuple[str, Any]] = []
+    rows: list[tuple[str, float, float, float]] = []
+    if output.prediction.exists() and weights is not None:
+        said = read_json(output.prediction)
+        expected = {k: float(v) for k, v in said["test_log_loss"].items()}
+        value, low, high = (expected[k] for k in ("value", "low", "high"))
+        pairs.append((f"forecast test log loss (95 %: {low:.4f} to {high:.4f})", number(value)))
+        rows.append(("forecast, test", value, low, high))
+    if weights is not None:
+        loss = weights.summary.loss
+        score = min(weights.scores.values(), key=lambda s: abs(s["nested"] - loss), default={})
+        low, high = score.get("low", np.nan), score.get("high", np.nan)
+        rows.append(("nested OOF", loss, low, high))
+        pairs.append((f"nested OOF log loss (95 %: {low:.4f} to {high:.4f})", number(loss)))
+    pairs.append(("OOF accuracy of the blend", f"{diagnosis.right.mean():.2%}"))
+    pairs.append(("rows with OOF predictions", f"{len(diagnosis.losses):,}"))
+    pairs.append(("classes", f"{len(diagnosis.oof.classes):,}"))
+    figures = [interval_plot(rows, title="expected score", x_label="log loss, nats")]
+    history = _history(output.history)
+    figures += [history] if history else []
+    return [terms(pairs), plots(figures), *map(note, found.notes)]
+
+
+def _history(path: Path) -> Html | None:
+    """Plot nested OOF loss and forecast of each submission; None where none was recorded."""
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = {"nested_oof_log_loss": "nested OOF", "forecast_test_log_loss": "forecast"}
+    series = {
+        label: [(as_number(row.get("minutes")), as_number(row.get(name))) for row in rows]
+        for name, label in names.items()
+    }
+    return line_plot(series, title=f"{len(rows)} submissions of the plan", x_label="minutes",
+                     y_label="log loss")  # fmt: skip
+
+
+def as_number(text: Any) -> float:
+    """Return the number that a cell of a CSV file holds, nan where it holds none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def losses(found: Study) -> list[Html]:
+    """Show OOF log loss by model, view and fold."""
+    diagnosis = found.diagnosis
+    oof, blend = diagnosis.oof, diagnosis.blend
+    share = dict(zip(blend.members, blend.weights.tolist(), strict=True))
+    own = dict(zip(blend.members, blend.temperatures.tolist(), strict=True))
+    mean = np.minimum(-diagnosis.member_logs, 34.54).mean(axis=0).tolist()
+    right = diagnosis.member_right.mean(axis=0).tolist()
+    rows = [
+        [model, view, mean[m], right[m], share.get((model, view), 0.0), own.get((model, view), 1.0)]
+        for m, (model, view) in enumerate(oof.members)
+    ]
+    folds, by_fold = diagnosis.fold_losses()
+    low, high = float(by_fold.min()), float(by_fold.max())
+    names = [f"{model} {view}" for model, view in oof.members] + ["blend"]
+    heads = ["member", *(f"fold {fold}" for fold in folds.tolist()), "spread"]
+    fold_rows = [
+        [name, *(shaded(float(v), low, high) for v in line), float(np.std(line))]
+        for name, line in zip(names, by_fold, strict=True)
+    ]
+    columns = ["model", "view", "OOF log loss", "accuracy", "weight", "own temperature"]
+    return [
+        table(columns, rows[:MAX_MEMBERS], caption="each view of each model alone"),
+        table(heads, fold_rows[-MAX_MEMBERS:], caption="OOF log loss by fold"),
+    ]
+
+
+def contest(found: Study) -> list[Html]:
+    """Show the ways to blend with their intervals, what each member adds, and who agrees."""
+    weights, diagnosis = found.weights, found.diagnosis
+    parts: list[Html] = []
+    if weights is not None:
+        scores = {k: {n: float(v) for n, v in s.items()} for k, s in weights.scores.items()}
+        rows = [[name, s["fitted"], s["nested"], s["low"], s["high"]] for name, s in scores.items()]
+        plotted = [(name, s["nested"], s["low"], s["high"]) for name, s in scores.items()]
+        parts.append(plots([interval_plot(plotted, title="nested log loss of each way to blend",
+                                          x_label="log loss, nats; bar: 95 %")]))  # fmt: skip
+        heads = ["way to blend", "fitted", "nested", "low", "high"]
+        parts.append(table(heads, rows, caption="blends: fitted on all rows, and nested"))
+    gains = [[*row[:2], *map(float, row[2:])] for row in diagnosis.gains()]  # type: ignore[arg-type]
+    heads = ["", "name", "weight", "log loss alone", "gained by it"]
+    parts.append(table(heads, gains, caption="what each model and view is worth (linear pool)"))
+    models = diagnosis.oof.models
+    shares = diagnosis.agreement()
+    agreed = [
+        [name, *(shaded(float(v), float(shares.min()), 1.0) for v in line)]
+        for name, line in zip([*models, "blend"], shares, strict=True)
+    ]
+    caption = "share of rows on whose class two agree (first view of each model)"
+    return [*parts, table(["", *models], agreed, caption=caption)]
+
+
+def reliability(found: Study) -> list[Html]:
+    """Show claimed against observed accuracy before and after the blend's temperature."""
+    before, after = found.diagnosis.reliability()
+    temperature = found.diagnosis.blend.temperature
+    series = {
+        name: [(float(c), float(a)) for n, c, a in bins if n >= MIN_BIN]
+        for name, bins in (("before", before), ("after", after))
+    }
+    plot = line_plot(series, title=f"reliability, temperature {temperature:.3f}", diagonal=True,
+                     x_label="claimed probability", y_label="share right")  # fmt: skip
+    rows = [
+        [f"{EDGES[b]:.2f} – {min(EDGES[b + 1], 1):.2f}", *(
+            value for bins in (before, after)
+            for value in (int(bins[b, 0]), float(bins[b, 1]) if bins[b, 0] else None,
+                          float(bins[b, 2]) if bins[b, 0] else None)
+        )]
+        for b in range(len(before))
+    ]  # fmt: skip
+    heads = ["confidence", "rows before", "claimed", "right", "rows after", "claimed", "right"]
+    plotted = note(f"plotted: ranges of confidence with {MIN_BIN} rows or more")
+    return [plots([plot]), plotted, table(heads, rows, caption="the blend on OOF rows")]
+
+
+def classes(found: Study) -> list[Html]:
+    """Show every class: rows, loss, accuracy, and what it is taken for."""
+    diagnosis = found.diagnosis
+    names, targets = diagnosis.oof.classes, diagnosis.oof.targets
+    counts = np.bincount(targets, minlength=len(names))
+    safe = np.maximum(counts, 1)
+    loss = np.bincount(targets, diagnosis.losses, len(names))
+    right = np.bincount(targets, diagnosis.right, len(names)) / safe
+    total = max(float(loss.sum()), 1e-12)
+    mistaken = diagnosis.mistaken_for()
+    rows = []
+    for k in np.argsort(-loss, kind="stable").tolist():
+        other, times = mistaken.get(k, (-1, 0))
+        taken = f"{names[other]} ({times}×)" if times else ""
+        mean = float(loss[k] / safe[k]) if counts[k] else float("nan")
+        accuracy = float(right[k]) if counts[k] else float("nan")
+        rows.append([names[k], int(counts[k]), mean, accuracy, percent(float(loss[k] / total)), taken])
+    heads = ["class", "rows", "log loss", "accuracy", "of all loss", "most often taken for"]
+    return [table(heads, rows, caption=f"{len(names)} classes, the costliest first")]
+
+
+def mistakes(
+    found: Study, root: Path | None, examples: int, heat: Heat | None = None
+) -> dict[str, list[Html]]:
+    """Show the most confused pairs and the costliest rows, with photographs where data are there.
+
+    Args:
+        found: the study.
+        root: data folder, None where it is not there.
+        examples: photographs of costly rows.
+        heat: draws what a network looked at.
+    """
+    diagnosis = found.diagnosis
+    names, oof = diagnosis.oof.classes, diagnosis.oof
+    pairs = diagnosis.confusions(MAX_PAIRS)
+    rows = [[names[a], names[b], count] for a, b, count in pairs]
+    confused = [table(["class", "taken for (or the reverse)", "rows"], rows,
+                      caption="most confused pairs")]  # fmt: skip
+    worst = costliest(diagnosis.losses, max(examples, 24))
+    total = max(float(diagnosis.losses.sum()), 1e-12)
+    listed = [
+        [str(oof.ids[r]), names[oof.targets[r]], names[diagnosis.chosen[r]],
+         float(diagnosis.confidence[r]), float(diagnosis.true_probs[r]),
+         float(diagnosis.losses[r]), percent(float(diagnosis.losses[r] / total))]
+        for r in worst
+    ]  # fmt: skip
+    heads = ["id", "label", "predicted", "its p", "p of label", "log loss", "of all loss"]
+    costly = [table(heads, listed, caption="the costliest OOF rows")]
+    if root is not None and examples:
+        images = found.images
+        confused.insert(0, _pairs(diagnosis, pairs, images, root))
+        shown = [_photograph(diagnosis, row, images, root, heat) for row in worst[:examples]]
+        costly.insert(0, gallery([part for part in shown if part]))
+    return {"Confused pairs": confused, "Costliest mistakes": costly}
+
+
+def _pairs(
+    diagnosis: Diagnosis, pairs: Sequence[tuple[int, int, int]], images: Mapping[str, str],
+    root: Path,
+) -> Html:  # fmt: skip
+    """Show for each pair a photograph that is mistaken beside one of the other class."""
+    oof, blocks = diagnosis.oof, []
+    for first, second, count in pairs:
+        wrong = np.flatnonzero((oof.targets == first) & (diagnosis.chosen == second))
+        other = np.flatnonzero((oof.targets == second) & diagnosis.right)
+        if not len(other):
+            other = np.flatnonzero(oof.targets == second)
+        if not len(wrong) or not len(other):
+            continue
+        rows = (wrong[diagnosis.confidence[wrong].argmax()],
+                other[diagnosis.confidence[other].argmax()])  # fmt: skip
+        names = (f"{oof.classes[first]}, taken for {oof.classes[second]}", oof.classes[second])
+        shown = []
+        for row, name in zip(rows, names, strict=True):
+            jpeg = encode_photograph(root / images[str(oof.ids[row])])
+            if jpeg:
+                shown.append(picture(jpeg, name))
+        title = f"<h3>{escape(f'{count} row' + 's' * (count > 1))}</h3>"
+        blocks.append(Html(f'<div class="pair">{title}{join(shown)}</div>'))
+    return gallery(blocks, kind="pairs")
+
+
+def _photograph(
+    diagnosis: Diagnosis, row: int, images: Mapping[str, str], root: Path, heat: Heat | None
+) -> Html | None:
+    oof = diagnosis.oof
+    label, predicted = oof.classes[oof.targets[row]], oof.classes[diagnosis.chosen[row]]
+    name = str(oof.ids[row])
+    path = root / images[name]
+    jpeg = encode_photograph(path)
+    if jpeg is None:
+        return None
+    caption = escape(
+        f"{label} → {predicted} {diagnosis.confidence[row]:.1%}, loss {diagnosis.losses[row]:.2f}"
+    )
+    warm = heat(name, str(path), int(diagnosis.chosen[row])) if heat else None
+    if warm is None:
+        return picture(jpeg, caption)
+    return join([picture(jpeg, caption), picture(warm, f"what {predicted} was seen in")])
+
+
+def find_photographs(data_dir: str) -> tuple[Path | None, str]:
+    """Return the data folder and nothing, or None and why there are no photographs."""
+    try:
+        return find_root(data_dir), ""
+    except UserError as error:
+        return None, f"no photographs: {error}"
