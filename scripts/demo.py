@@ -37,6 +37,7 @@ def main() -> int:
     run("optimize_weights.py", *places)
     run("infer_ensemble.py", "--tta_steps", "5", *places)
     print_table()
+    run("scripts/report.py", *places)
     print(f"done in {(time.monotonic() - started) / 60:.1f} min")
     return 0
 
@@ -97,11 +98,11 @@ def print_table() -> None:
     weights = json.loads((OUTPUT / "weights.json").read_text(encoding="utf-8"))
     prediction = json.loads((OUTPUT / "prediction.json").read_text(encoding="utf-8"))
     labels = pd.read_csv(LABELS, dtype=str)
-    prediction = pd.read_csv(OUTPUT / "submission.csv", dtype={"ID": str})
-    assert prediction["ID"].tolist() == labels["ID"].tolist()
-    classes = list(prediction.columns[1:])
+    submission = pd.read_csv(OUTPUT / "submission.csv", dtype={"ID": str})
+    assert submission["ID"].tolist() == labels["ID"].tolist()
+    classes = list(submission.columns[1:])
     truth = np.array([classes.index(name) for name in labels["label"]])
-    actual = log_loss(prediction[classes].to_numpy(), truth)
+    actual = log_loss(submission[classes].to_numpy(), truth)
     share = {(m["model"], m["view"]): m["weight"] for m in weights["members"]}
 
     rows = []

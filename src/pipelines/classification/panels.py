@@ -244,7 +244,9 @@ def classes(found: Study) -> list[Html]:
         taken = f"{names[other]} ({times}×)" if times else ""
         mean = float(loss[k] / safe[k]) if counts[k] else float("nan")
         accuracy = float(right[k]) if counts[k] else float("nan")
-        rows.append([names[k], int(counts[k]), mean, accuracy, percent(float(loss[k] / total)), taken])
+        rows.append(
+            [names[k], int(counts[k]), mean, accuracy, percent(float(loss[k] / total)), taken]
+        )
     heads = ["class", "rows", "log loss", "accuracy", "of all loss", "most often taken for"]
     return [table(heads, rows, caption=f"{len(names)} classes, the costliest first")]
 
