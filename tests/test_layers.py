@@ -26,9 +26,11 @@ STANDARD_ONLY = {
     "config": set(),
     "files": {"numpy"},
     "option": set(),
+    "page": set(),
     "reader": {"yaml"},
     "runs": set(),
     "script": set(),
+    "tool_config": set(),
 }
 
 

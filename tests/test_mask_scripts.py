@@ -17,6 +17,7 @@ import yaml
 
 import infer_segmentation
 import train_lane
+from scripts import report
 from src.engine.checkpoint import load_weights
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.pipelines.run_folder import find_images
@@ -94,6 +95,12 @@ def test_lanes_from_images_to_submitted_masks(
     again = read(tmp_path / "v" / "scores.json")["scores"]
     assert again == pytest.approx(done["scores"], abs=2e-3)
     assert (tmp_path / "v" / "worst.png").is_file()
+    assert report.main(["--output_dir", str(out), "--device", "cpu"]) == 0
+    page = (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert page.count("<h2>Masks: net") == 2 and "no overlays" not in page
+    assert page.count("data:image/jpeg") == 2 * 3, "the three images that were held out"
+    iou = done["scores"]["pooled_iou/lane"]
+    assert f'<td>lane</td><td class="n" data-v="{iou!r}">' in page
     capsys.readouterr()
     pair = [str(out / "lane" / f"net{seed}" / "fold0") for seed in "01"]
     assert infer_segmentation.main(["--compare", *pair]) == 0

@@ -121,7 +121,7 @@ def guarded(
         return build()
     except UserError as error:
         return {name: [note(error)]}
-    except (KeyError, TypeError, ValueError) as error:  # a file of ours, edited by hand
+    except (KeyError, IndexError, TypeError, ValueError) as error:  # a file of ours, edited by hand
         return {name: [note(f"cannot be shown ({type(error).__name__}: {error})")]}
 
 

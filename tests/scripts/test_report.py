@@ -47,6 +47,13 @@ def test_a_trained_competition_shows_all_panels(place: Place) -> None:
     assert kept == before, "a report changes nothing"
 
 
+def test_heat_maps_stand_beside_the_photographs(place: Place) -> None:
+    shown = write(place, "--examples", "2", "--heatmaps")
+    plain = write(place, "--examples", "2")
+    assert shown.count("data:image/jpeg") == plain.count("data:image/jpeg") + 2
+    assert "was seen in" in shown and "was seen in" not in plain
+
+
 def test_a_browser_opens_it_without_complaint(place: Place) -> None:
     write(place, "--examples", "3")
     wide = (
@@ -54,8 +61,7 @@ def test_a_browser_opens_it_without_complaint(place: Place) -> None:
         "document.body.insertAdjacentHTML('beforeend', `<pre id=seen>${broken} "
         "${document.documentElement.scrollWidth <= innerWidth}</pre>`);"
     )
-    page_path = place.output / "report" / "index.html"
-    assert not show(page_path)[1]
+    page_path = place.output / "report" / "index.html"  # test_page.py: with its security policy
     html, console = show(page_path, do=f"addEventListener('load', () => {{{wide}}});")
     assert not console
     assert '<pre id="seen">0 true</pre>' in html, "pictures load, nothing is wider than a phone"

@@ -1,0 +1,71 @@
+"""Heat maps over photographs of OOF rows, by the network that held the row out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from src.config import InferConfig
+from src.data.canonical import ImageSource
+from src.data.decode import decode_image
+from src.ensemble.diagnosis import Diagnosis
+from src.models.grad_cam import grad_cam
+from src.pipelines.classification.infer import TrainedFold, load_fold
+from src.pipelines.pictures import SIDE, encode_jpeg
+from src.runs import Output
+from src.script import UserError
+from src.tool_config import ReportConfig
+
+STRENGTH = 0.55  # of the colours over the photograph
+
+
+def open_heatmaps(
+    config: ReportConfig, output: Output, diagnosis: Diagnosis
+) -> Callable[[str, str, int], bytes | None]:
+    """Return a function (id, path, class) → JPEG of the photograph with a heat map.
+
+    The network is the one of the blend's heaviest model that never saw the row. The class counts
+    among the blend's classes; where aliases were merged, the first of its names is explained.
+    """
+    oof, blend = diagnosis.oof, diagnosis.blend
+    shares: dict[str, float] = {}
+    for (model, _), weight in zip(blend.members, blend.weights, strict=True):
+        shares[model] = shares.get(model, 0.0) + float(weight)
+    heaviest = max(shares, key=lambda model: shares[model])
+    fold_of = dict(zip(oof.ids.tolist(), oof.folds.tolist(), strict=True))
+    infer = InferConfig(
+        data_dir=config.data_dir, output_dir=config.output_dir, device=config.device,
+        precision=config.precision, num_workers=0,
+    )  # fmt: skip
+
+    @lru_cache(maxsize=1)  # costly rows come in any order, but networks are large
+    def network(fold: int) -> TrainedFold:
+        return load_fold(output.run(heaviest, fold), infer)
+
+    def draw(name: str, path: str, chosen: int) -> bytes | None:
+        try:
+            trained = network(int(fold_of[name]))
+            pixels = ImageSource(Path(), [path], trained.image_size)[0]
+            photograph = decode_image(path, short_side=SIDE)
+        except UserError:
+            return None
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        target = trained.classes.index(oof.classes[chosen])
+        heat = grad_cam(trained.model, image.to(trained.runtime.device), target)  # type: ignore[arg-type]
+        return encode_jpeg(lay_over(photograph, heat.cpu().numpy()))
+
+    return draw
+
+
+def lay_over(photograph: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return RGB (H, W, 3) uint8 with the map (h, w) in [0, 1] over it in colours."""
+    height, width = photograph.shape[:2]
+    smooth = cv2.resize(heat.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    levels = (smooth.clip(0, 1) * 255).astype(np.uint8)
+    colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
+    return (photograph * (1 - STRENGTH) + colours * STRENGTH).round().astype(np.uint8)
