@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from src.engine.runtime import Runtime
     from src.pipelines.distillation import Field
 
+LOSSES = {"segmentation": "ce + dice", "classification": "cross_entropy"}  # where none is named
+
 
 def main(argv: list[str]) -> int:
     """Train all roles that ``argv`` asks for and print how they stand."""
@@ -33,6 +35,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--fold full: distillation is judged on held-out images, name a fold")
     if config.kind == "classification" and not config.data_dir:
         raise UserError("--data_dir is missing: a folder of labelled photographs")
+    config = replace(config, loss=config.loss or LOSSES[config.kind])
     output = Output(Path(config.output_dir)).track("distill")
     name = config.name or f"{data_label(config.data_dir)}-{config.student}-{config.teacher}"
 
@@ -146,6 +149,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     from src.pipelines.distillation import Field
     from src.tasks.classification import Classification
 
+    criterion = build_loss(config.loss)  # a mistake in it is met before anything is read
     student = check_timm_id(config.student)
     size = config.image_size or find_data_config(student).image_size
     shared = ("data_dir", "allow_outside", "folds")
@@ -174,7 +178,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
         )  # fmt: skip
 
     terms = ("kl", "attention", "similarity", "feature")
-    task = Classification(num_classes, build_loss("cross_entropy"))
+    task = Classification(num_classes, criterion)
     return Field(task, spec, build, train, terms, size)
 
 

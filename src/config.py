@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -248,13 +249,18 @@ class ClassifierConfig(Options, group="model"):
 class ClassLossConfig(Options, group="loss"):
     """The training loss of a classification."""
 
-    loss: Literal["cross_entropy", "focal", "bi_tempered"] = option(
-        "cross_entropy", "training loss"
+    moved: ClassVar[Mapping[str, str]] = {  # options of earlier versions → how they are said now
+        "focal_gamma": '--loss "focal(gamma=2)"',
+        "bi_tempered_t1": '--loss "bi_tempered(t1=0.8, t2=1.2)"',
+        "bi_tempered_t2": '--loss "bi_tempered(t1=0.8, t2=1.2)"',
+    }
+
+    loss: str = option(
+        "cross_entropy",
+        "training loss: cross_entropy, focal(gamma=2), bi_tempered(t1=0.8, t2=1.2), or a sum as "
+        "in `cross_entropy + 0.5 focal`",
     )
     label_smoothing: float = option(0.0, "mass spread over all classes", least=0, below=1)
-    focal_gamma: float = option(2.0, "focusing exponent of --loss focal", least=0, most=100)
-    bi_tempered_t1: float = option(0.8, "t1 < 1 bounds the loss of an outlier", least=0, most=1)
-    bi_tempered_t2: float = option(1.2, "t2 > 1 gives the softmax a heavier tail", above=0, most=10)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,8 +80,9 @@ class SegmentationConfig(
     """What every script that learns masks needs."""
 
     loss: str = option(
-        "ce + dice", "weighted sum of terms, as in `bce + 0.5 dice + 0.5 boundary`", group="loss"
-    )
+        "ce + dice", "weighted sum of terms, as in `bce + 0.5 dice + 0.5 focal(gamma=3)`",
+        group="loss",
+    )  # fmt: skip
     prior: bool = option(True, "start the head at the classes' share of the training pixels")
     renorm_images: int = option(
         0, "measure BatchNorm's statistics anew on so many images at the end",
@@ -239,9 +240,13 @@ class TeachingConfig(Options, group="distillation"):
 
 
 @dataclass(frozen=True, kw_only=True)
-@defaults(config="configs/distill.yaml", head_lr_mult=10.0, tta_steps=1)
+@defaults(config="configs/distill.yaml", head_lr_mult=10.0, tta_steps=1, loss="")
 class DistillConfig(SceneConfig, SegmentationConfig, TeachingConfig, RepeatConfig, group="model"):
-    """``train_distill.py``: a student alone, a teacher, and the student taught by it."""
+    """``train_distill.py``: a student alone, a teacher, and the student taught by it.
+
+    An empty ``--loss`` is ``ce + dice`` for masks and ``cross_entropy`` for photographs, whose
+    losses ``train_fold.py`` lists.
+    """
 
     model: str = option("", "a preset of configs/distill.yaml", first=True)
     kind: Literal["segmentation", "classification"] = option("segmentation", "what is learned")

@@ -104,15 +104,21 @@ def check_value(entry: dataclasses.Field[Any], value: Any) -> None:
     limits, form = entry.metadata["limits"], entry.metadata["form"]
     if form and not re.fullmatch(form, value):
         raise UserError(f"--{entry.name} {value[:60]}: expected {entry.metadata['help']}")
-    if not limits or value == limits.get("also"):
-        return
-    within = (
-        limits.get("least", value) <= value <= limits.get("most", value)
-        and value > limits.get("above", float("-inf"))
-        and value < limits.get("below", float("inf"))
-    )
-    if not within:
+    if not lies_within(limits, value):
         raise UserError(f"--{entry.name} {quote(value)}: {describe_limits(limits)}")
+
+
+def lies_within(limits: dict[str, float], value: Any) -> bool:
+    """Tell whether the bounds of an option allow ``value``."""
+    return (
+        not limits
+        or value == limits.get("also")
+        or (
+            limits.get("least", value) <= value <= limits.get("most", value)
+            and value > limits.get("above", float("-inf"))
+            and value < limits.get("below", float("inf"))
+        )
+    )
 
 
 def describe_limits(limits: dict[str, float]) -> str:

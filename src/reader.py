@@ -92,7 +92,14 @@ def check_keys(where: str, keys: Sequence[str], config_class: type) -> None:
     names = list(field_types(config_class))
     for key in keys:
         if key not in names:
-            raise UserError(f"{where}: unknown key {quote(key)}{nearest(plain(key), names)}")
+            hint = _instead(config_class, plain(key)) or nearest(plain(key), names)
+            raise UserError(f"{where}: unknown key {quote(key)}{hint}")
+
+
+def _instead(config_class: type, name: str) -> str:
+    """Return how an option of earlier versions is said now, nothing if it was none."""
+    now = getattr(config_class, "moved", {}).get(name)
+    return f": write {now} instead" if now else ""
 
 
 def shipped(path: Path) -> Path:
@@ -224,7 +231,8 @@ def parse(
         word = rest[0].split("=")[0]
         names = [f"--{name}" for name in field_types(config_class)]  # type: ignore[arg-type]
         meant = "--" + word.lstrip("-").replace("-", "_")
-        raise UserError(f"unknown flag {word}{nearest(meant, names)}")
+        hint = _instead(config_class, meant[2:]) or nearest(meant, names)
+        raise UserError(f"unknown flag {word}{hint}")
     config = fill(config_class, vars(flags), row_by=row_by, rows_only=rows_only)
     if getattr(config, "wandb", False) and importlib.util.find_spec("wandb") is None:
         raise UserError("--wandb: no such package here; pip install wandb, or drop the flag")

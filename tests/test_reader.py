@@ -242,7 +242,7 @@ def test_presets_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.M
         read_yaml(Path("configs/other.yaml"))
 
 
-@pytest.mark.parametrize("flags", [["--epochs", "0"], ["--restart_epochs", "0"],
+@pytest.mark.parametrize("flags", [["--epochs", "-1"], ["--restart_epochs", "0"],
                                    ["--valid_every", "0"], ["--batch_size", "0"],
                                    ["--num_workers", "-2"]])  # fmt: skip
 def test_numbers_below_sense_are_refused(flags: list[str]) -> None:

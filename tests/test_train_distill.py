@@ -85,10 +85,14 @@ def test_classifiers_are_distilled_by_the_same_command(
             image = np.clip(rng.normal(shade, 30, (40, 40, 3)), 0, 255).astype(np.uint8)
             cv2.imwrite(str(tmp_path / "data" / "train" / label / f"{number}.png"), image)
     nets = ["--student", "test_resnet", "--teacher", "test_convnext"]
+    places = ["--data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out")]
+    kind = [*TINY, "--config", "", "--kind", "classification", *places]
+    with pytest.raises(UserError, match="'dice' is unknown; choose from cross_entropy, focal"):
+        train_distill.main([*kind, *nets, "--loss", "dice"])
+    assert not (tmp_path / "out" / "folds.csv").exists()
     assert train_distill.main(
-        [*TINY, "--config", "", "--kind", "classification", *nets, "--name", "trio",
+        [*kind, *nets, "--name", "trio", "--loss", "cross_entropy + 0.5 focal(gamma=1)",
          "--student_pretrained", "none", "--teacher_pretrained", "none", "--image_size", "32",
-         "--data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"),
          "--weight_feature", "0.2", "--weight_attention", "0.2",
          "--batch_size", "4", "--epochs", "1", "--folds", "2", "--allow_weak_teacher"]
     ) == 0  # fmt: skip

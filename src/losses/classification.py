@@ -1,66 +1,47 @@
-"""Classification losses of logits (B, K) and hard (B,) or soft (B, K) targets.
+"""Classification losses (``LOSSES``) of logits (B, K) and hard (B,) or soft (B, K) targets.
 
-All three losses are computed in float32 whatever the precision around them, and all three take
-the same targets, so that mixup and cutmix work with any of them.
+All are computed in float32 whatever the precision around them, and all take the same targets, so
+that mixup and cutmix work with any of them. An option declares its bounds in its annotation
+(``src/spec.py``), and is set as in ``--loss "focal(gamma=3)"``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from src.script import UserError
+from src.spec import build_terms
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-NAMES = ("cross_entropy", "focal", "bi_tempered")
 
 _TINY = 1e-30  # above the smallest float32
 _FIXED_POINT_STEPS = 40  # with 5 steps row sums are off by up to 14 % at 396 classes and t = 1.5
 _BISECTION_STEPS = 30  # float32 has 24 bits
 
 
-def build_loss(
-    name: str,
-    *,
-    label_smoothing: float = 0.0,
-    focal_gamma: float = 2.0,
-    t1: float = 0.8,
-    t2: float = 1.2,
-) -> Loss:
+def build_loss(spec: str, *, label_smoothing: float = 0.0) -> Loss:
     """Return `loss(logits (B, K), target (B,) or (B, K)) -> scalar`, the mean over the batch.
 
     Args:
-        name: one of `NAMES`.
+        spec: a name of `LOSSES`, with options as in `focal(gamma=3)`, or a weighted sum of them.
         label_smoothing: mass in [0, 1) spread evenly over all K classes; applies to every loss.
-        focal_gamma: at least 0; 0 is cross entropy.
-        t1: of the bi-tempered loss, in [0, 1]: below 1 bounds the loss of an outlier.
-        t2: of the bi-tempered loss, above 0, as a rule at least 1: heavy tails above 1.
 
     Raises:
-        UserError: an unknown name or a value outside its range.
+        UserError: an unknown name or option, or a value outside its range.
     """
-    if name not in NAMES:
-        raise UserError(f"--loss {name}: unknown, choose one of {', '.join(NAMES)}")
-    _check_range("--label_smoothing", label_smoothing, 0.0 <= label_smoothing < 1.0, "[0, 1)")
-    _check_range("--focal_gamma", focal_gamma, focal_gamma >= 0.0, "[0, inf)")
-    _check_range("--bi_tempered_t1", t1, 0.0 <= t1 <= 1.0, "[0, 1]")
-    _check_range("--bi_tempered_t2", t2, t2 > 0.0, "(0, inf)")
+    terms = build_terms("--loss", spec, LOSSES, example="focal(gamma=2)")
+    if not 0.0 <= label_smoothing < 1.0:
+        raise UserError(f"--label_smoothing {label_smoothing}: must lie in [0, 1)")
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         logits = logits.float()
         soft = soft_targets(target, logits.shape[1], label_smoothing)
-        if name == "focal":
-            rows = focal(logits, soft, focal_gamma)
-        elif name == "bi_tempered":
-            rows = bi_tempered(logits, soft, t1, t2)
-        else:
-            rows = -(soft * F.log_softmax(logits, dim=1)).sum(dim=1)
-        return rows.mean()
+        return torch.stack([weight * term(logits, soft).mean() for _, weight, term in terms]).sum()
 
     return loss
 
@@ -78,26 +59,38 @@ def soft_targets(target: Tensor, num_classes: int, label_smoothing: float = 0.0)
     return target.float() * (1.0 - label_smoothing) + label_smoothing / num_classes
 
 
-def focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return -sum_k y_k log p_k (B,) of logits (B, K) float32 and targets y (B, K)."""
+    return -(target * F.log_softmax(logits, dim=1)).sum(dim=1)
+
+
+def focal(
+    logits: Tensor, target: Tensor, gamma: Annotated[float, {"least": 0, "most": 100}] = 2.0
+) -> Tensor:
     """Return the multi-class focal loss (B,): -sum_k y_k (1 - p_k)^gamma log p_k.
 
     Args:
         logits: (B, K) float32.
         target: (B, K), rows that sum to one.
-        gamma: at least 0; 0 is cross entropy.
+        gamma: focusing exponent; 0 is cross entropy.
 
     Source: Lin et al. 2017, https://arxiv.org/abs/1708.02002, softmax in place of the sigmoid.
     """
-    log_probs = F.log_softmax(logits, dim=1)
     if gamma == 0.0:
-        return -(target * log_probs).sum(dim=1)
+        return cross_entropy(logits, target)
+    log_probs = F.log_softmax(logits, dim=1)
     # 1 - p as -expm1(log p): exact near p = 1, where 1 - exp(log p) is rounding noise; the floor
     # keeps the slope of the power finite for gamma < 1.
     rest = (-torch.expm1(log_probs)).clamp(min=1e-12)
     return -(target * rest**gamma * log_probs).sum(dim=1)
 
 
-def bi_tempered(logits: Tensor, target: Tensor, t1: float, t2: float) -> Tensor:
+def bi_tempered(
+    logits: Tensor,
+    target: Tensor,
+    t1: Annotated[float, {"least": 0, "most": 1}] = 0.8,
+    t2: Annotated[float, {"above": 0, "most": 10}] = 1.2,
+) -> Tensor:
     """Return the bi-tempered logistic loss (B,); t1 = t2 = 1 is cross entropy less its minimum.
 
     It is the Bregman divergence of y and p = exp_t2(a - lambda(a)):
@@ -106,8 +99,8 @@ def bi_tempered(logits: Tensor, target: Tensor, t1: float, t2: float) -> Tensor:
     Args:
         logits: activations a (B, K) float32.
         target: y (B, K), rows that sum to one.
-        t1: in [0, 1] to bound the loss, at most t2.
-        t2: above 0; above 1 for heavy tails.
+        t1: below 1 bounds the loss of an outlier; at most t2.
+        t2: as a rule at least 1; above 1 gives the softmax heavier tails.
 
     Source: Amid et al. 2019, https://arxiv.org/abs/1906.03361, equations 1 to 6.
     """
@@ -119,6 +112,14 @@ def bi_tempered(logits: Tensor, target: Tensor, t1: float, t2: float) -> Tensor:
     log_ratio = _log_t(target.clamp(min=_TINY), t1) - _log_t(probs.clamp(min=_TINY), t1)
     mass = (target ** (2.0 - t1) - probs ** (2.0 - t1)) / (2.0 - t1)
     return (target * log_ratio - mass).sum(dim=1)
+
+
+# Name in a spec -> loss(logits (B, K) float32, target (B, K), **options) -> (B,).
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "focal": focal,
+    "bi_tempered": bi_tempered,
+}
 
 
 def tempered_softmax(activations: Tensor, t: float) -> Tensor:
@@ -184,8 +185,3 @@ def _exp_t(x: Tensor, t: float) -> Tensor:
 
 def _log_t(x: Tensor, t: float) -> Tensor:
     return x.log() if t == 1.0 else (x ** (1.0 - t) - 1.0) / (1.0 - t)
-
-
-def _check_range(flag: str, value: float, inside: bool, allowed: str) -> None:
-    if not inside:
-        raise UserError(f"{flag} {value}: must lie in {allowed}")

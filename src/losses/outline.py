@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from src.losses.pixels import mean_over, one_hot, select, valid_pixels
 
+Radius = Annotated[int, {"least": 1, "most": 64}]  # px
+
 
 def boundary_loss(
-    log_probs: Tensor, target: Tensor, ignore_index: int | None, radius: int = 2
+    log_probs: Tensor, target: Tensor, ignore_index: int | None, radius: Radius = 2
 ) -> Tensor:
     """1 - soft boundary F1 of the foreground classes that are true in an image.
 
@@ -40,8 +44,8 @@ def edge_cross_entropy(
     log_probs: Tensor,
     target: Tensor,
     ignore_index: int | None,
-    radius: int = 2,
-    weight_at_edge: float = 5.0,
+    radius: Radius = 2,
+    weight_at_edge: Annotated[float, {"above": 0, "most": 1000}] = 5.0,
 ) -> Tensor:
     """Cross-entropy in which pixels within ``radius`` of another label weigh more.
 

@@ -8,23 +8,26 @@ gradient would only push it down); with two classes it stays, for then it is abo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from src.losses.pixels import constants_like, one_hot, select, valid_pixels
 
+Classes = Literal["auto", "all", "foreground"]
+
 
 def tversky_loss(
     log_probs: Tensor,
     target: Tensor,
     ignore_index: int | None,
-    alpha: float = 0.5,
-    beta: float = 0.5,
+    alpha: Annotated[float, {"least": 0, "most": 100}] = 0.5,
+    beta: Annotated[float, {"least": 0, "most": 100}] = 0.5,
     *,
-    classes: str = "auto",
+    classes: Classes = "auto",
     per_image: bool = False,
-    smooth: float = 1.0,
+    smooth: Annotated[float, {"least": 0, "most": 1_000_000}] = 1.0,
 ) -> Tensor:
     """1 - (I + s) / (I + alpha × false alarms + beta × misses + s), mean over classes.
 
@@ -86,7 +89,7 @@ def protocol_loss(
 
 
 def lovasz_loss(
-    log_probs: Tensor, target: Tensor, ignore_index: int | None, *, classes: str = "auto"
+    log_probs: Tensor, target: Tensor, ignore_index: int | None, *, classes: Classes = "auto"
 ) -> Tensor:
     """Lovász-Softmax: the convex extension of each class's IoU loss over the batch.
 
@@ -106,9 +109,8 @@ def lovasz_loss(
     return _mean_over_classes((errors * steps).sum(0), total > 0, classes)
 
 
-def _mean_over_classes(value: Tensor, present: Tensor, classes: str) -> Tensor:
+def _mean_over_classes(value: Tensor, present: Tensor, classes: Classes) -> Tensor:
     """Average (..., K) over the classes that count."""
-    assert classes in {"auto", "all", "foreground"}, classes
     num_classes = value.shape[-1]
     keep = present.float() if num_classes > 2 else torch.ones_like(value)
     if classes == "foreground" or (classes == "auto" and num_classes == 2):

@@ -7,11 +7,10 @@ for nothing, and a batch of void alone gives 0 with a zero gradient rather than 
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 from src.losses.outline import boundary_loss, edge_cross_entropy, shape_loss
 from src.losses.overlap import lovasz_loss, protocol_loss, tversky_loss
 from src.losses.pixels import log_probabilities, mean_over, select, valid_pixels
-from src.script import UserError
+from src.spec import build_terms
 
 Term = Callable[[Tensor, Tensor, int | None], Tensor]
 
@@ -38,7 +37,10 @@ def cross_entropy(log_probs: Tensor, target: Tensor, ignore_index: int | None) -
 
 
 def focal_loss(
-    log_probs: Tensor, target: Tensor, ignore_index: int | None, gamma: float = 2.0
+    log_probs: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    gamma: Annotated[float, {"least": 0, "most": 100}] = 2.0,
 ) -> Tensor:
     """Mean over pixels of -(1 - p)^gamma log p of the true class.
 
@@ -50,7 +52,10 @@ def focal_loss(
 
 
 def hard_cross_entropy(
-    log_probs: Tensor, target: Tensor, ignore_index: int | None, share: float = 0.25
+    log_probs: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    share: Annotated[float, {"above": 0, "most": 1}] = 0.25,
 ) -> Tensor:
     """Mean of the cross-entropy over the hardest ``share`` of the pixels that are not void.
 
@@ -65,7 +70,10 @@ def hard_cross_entropy(
 
 
 def generalised_cross_entropy(
-    log_probs: Tensor, target: Tensor, ignore_index: int | None, q: float = 0.7
+    log_probs: Tensor,
+    target: Tensor,
+    ignore_index: int | None,
+    q: Annotated[float, {"above": 0, "most": 1}] = 0.7,
 ) -> Tensor:
     """Mean over pixels of (1 - p^q) / q: near 0 cross-entropy, at 1 mean absolute error.
 
@@ -76,7 +84,6 @@ def generalised_cross_entropy(
     return mean_over(-torch.expm1(q * value) / q, valid_pixels(target, ignore_index))
 
 
-MAX_WEIGHT = 1000  # of a term in a spec
 # Name in a spec -> term(log_probs, target, ignore_index, **options).
 TERMS: dict[str, Callable[..., Tensor]] = {
     "ce": cross_entropy,
@@ -124,7 +131,7 @@ class SegmentationLoss:
 
 
 def build_segmentation_loss(
-    spec: str | Mapping[str, Any],
+    spec: str,
     *,
     ignore_index: int | None = 255,
     rarity: Sequence[float] | None = None,
@@ -132,52 +139,17 @@ def build_segmentation_loss(
     """Build a loss from its description.
 
     Args:
-        spec: "bce + iou", with weights "ce + 0.5 dice", or a mapping
-            {"ce": 1, "focal": {"weight": 0.5, "gamma": 3}}; names as in ``TERMS``.
+        spec: "bce + iou", with weights and options "ce + 0.5 focal(gamma=3)"; names as in
+            ``TERMS``.
         ignore_index: label of void, or None.
         rarity: K numbers for "protocol".
 
     Raises:
-        UserError: an unknown term or option, a weight that is no positive number, nothing at all.
+        UserError: an unknown term or option, a value out of its bounds, nothing at all.
     """
-    terms: list[tuple[str, float, Term]] = []
-    for name, options in _parse(spec).items():
-        if name not in TERMS:
-            raise UserError(f"loss term {name} is unknown: choose from {', '.join(TERMS)}")
-        weight = options.pop("weight", 1.0)
-        if not isinstance(weight, (int, float)) or not 0 < weight <= MAX_WEIGHT:
-            raise UserError(
-                f"loss term {name}: the weight must be a positive number up to {MAX_WEIGHT}, not "
-                f"{weight}"
-            )
-        if name == "protocol" and rarity is not None:
-            options["weight"] = tuple(rarity)
-        _check_options(name, options)
-        terms.append((name, float(weight), partial(TERMS[name], **options)))
-    if not terms:
-        raise UserError("the loss has no terms: write for instance 'ce + dice'")
-    return SegmentationLoss(tuple(terms), ignore_index)
-
-
-def _parse(spec: str | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    if isinstance(spec, Mapping):
-        return {
-            name: dict(value) if isinstance(value, Mapping) else {"weight": value}
-            for name, value in spec.items()
-        }
-    found: dict[str, dict[str, Any]] = {}
-    for part in filter(None, (part.strip() for part in spec.split("+"))):
-        weight, _, name = part.replace("*", " ").rpartition(" ")
-        try:
-            found[name] = {"weight": float(weight) if weight.strip() else 1.0}
-        except ValueError as error:
-            raise UserError(f"loss {spec!r}: write it as 'ce + 0.5 dice'") from error
-    return found
-
-
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Meet an unknown option now, not in the first step."""
-    try:
-        inspect.signature(TERMS[name]).bind(None, None, None, **options)
-    except TypeError as error:
-        raise UserError(f"loss term {name}: {error}") from error
+    terms = build_terms("--loss", spec, TERMS, example="ce + 0.5 dice")
+    weights = {} if rarity is None else {"protocol": {"weight": tuple(rarity)}}
+    return SegmentationLoss(
+        tuple((name, w, partial(term, **weights.get(name, {}))) for name, w, term in terms),
+        ignore_index,
+    )

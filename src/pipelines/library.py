@@ -219,8 +219,9 @@ def train(config: FoldConfig) -> list[Path]:
     """
     if not config.model:
         raise UserError("--model is missing: a preset of configs/classify.yaml, or any timm id")
-    from src.pipelines.classification.prepare import prepare_data
+    from src.pipelines.classification.prepare import check_recipe, prepare_data
 
+    check_recipe(config)
     output = Output(Path(config.output_dir))
     name = config.name or config.model
     index, folds = prepare_data(config, output)

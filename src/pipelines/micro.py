@@ -193,18 +193,16 @@ def build_task(config: MicroConfig, data: MaskData, images: Sequence[int]) -> Se
         data: the set.
         images: (K,) training images that hold each class.
     """
-    terms: Any = {"ce": {"weight": 1 / (data.index.num_classes - 1)}, "protocol": {}}
-    if config.loss:
-        terms = config.loss
-        if config.set_losses:
-            raise UserError("--set_losses adds to the default loss: leave --loss out")
-    elif config.set_losses:
+    spec = config.loss or f"{1 / (data.index.num_classes - 1)!r} ce + protocol"
+    if config.loss and config.set_losses:
+        raise UserError("--set_losses adds to the default loss: leave --loss out")
+    if config.set_losses:
         if config.dataset not in SET_TERMS:
             raise UserError(f"--set_losses: {config.dataset} is none of {', '.join(SET_TERMS)}")
-        for name, weight in SET_TERMS[config.dataset].items():
-            terms[name] = {"weight": weight}
+        own = SET_TERMS[config.dataset].items()
+        spec = " + ".join([spec, *(f"{weight} {name}" for name, weight in own)])
     rarity = [1 / max(1, count) for count in images]
-    criterion = build_segmentation_loss(terms, ignore_index=VOID, rarity=rarity)
+    criterion = build_segmentation_loss(spec, ignore_index=VOID, rarity=rarity)
     return Segmentation(
         data.index.classes, criterion, VOID, statistic="micro_protocol_iou", window=data.window
     )

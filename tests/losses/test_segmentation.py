@@ -22,19 +22,19 @@ def value(spec, logits=LOGITS, target=TARGET, **options):
     [
         ("ce", (log(2) + log(4)) / 2),
         ("bce", (log(2) + log(4)) / 2),
-        ({"ohem": {"share": 0.5}}, log(4)),
+        ("ohem(share=0.5)", log(4)),
         ("focal", (0.5**2 * log(2) + 0.75**2 * log(4)) / 2),
-        ({"focal": {"gamma": 0}}, (log(2) + log(4)) / 2),
-        ({"dice": {"smooth": 0}}, 1 - 2 * 0.5 / (1.25 + 1)),
-        ({"iou": {"smooth": 0}}, 1 - 0.5 / (1.25 + 1 - 0.5)),
+        ("focal(gamma=0)", (log(2) + log(4)) / 2),
+        ("dice(smooth=0)", 1 - 2 * 0.5 / (1.25 + 1)),
+        ("iou(smooth=0)", 1 - 0.5 / (1.25 + 1 - 0.5)),
         ("iou", 1 - 1.5 / 2.75),
-        ({"tversky": {"smooth": 0}}, 1 - 0.5 / (0.5 + 0.3 * 0.75 + 0.7 * 0.5)),
+        ("tversky(smooth=0)", 1 - 0.5 / (0.5 + 0.3 * 0.75 + 0.7 * 0.5)),
         ("lovasz", 0.75 * 0.5 + 0.5 * 0.5),
-        ({"gce": {"q": 1}}, (0.5 + 0.75) / 2),
+        ("gce(q=1)", (0.5 + 0.75) / 2),
         ("gce", ((1 - 0.5**0.7) + (1 - 0.25**0.7)) / 0.7 / 2),
         ("shape", (0.25 / 2.25 + 0.75 / 1.25) / 2),
         ("edge_ce", (log(2) + log(4)) / 2),  # both lie at the edge: weights cancel
-        ({"ce": 1, "gce": {"weight": 0.5, "q": 1}}, (log(2) + log(4)) / 2 + 0.5 * 0.625),
+        ("ce + 0.5 gce(q=1)", (log(2) + log(4)) / 2 + 0.5 * 0.625),
         ("ce + 0.5 ohem", (log(2) + log(4)) / 2 + 0.5 * log(4)),
     ],
 )
@@ -49,18 +49,16 @@ def test_three_classes_by_hand():
     target = torch.tensor([[[0, 1]]])
     # class 2 is nowhere true and does not count
     first, second = 0.5 / (0.5 + 0.5 + 0.125), 0.75 / (0.75 + 0.25 + 0.25)
-    assert value({"iou": {"smooth": 0}}, logits, target) == pytest.approx(1 - (first + second) / 2)
-    assert value({"iou": {"smooth": 0, "classes": "foreground"}}, logits, target) == pytest.approx(
-        1 - second
-    )
+    assert value("iou(smooth=0)", logits, target) == pytest.approx(1 - (first + second) / 2)
+    assert value("iou(smooth=0, classes=foreground)", logits, target) == pytest.approx(1 - second)
 
 
 def test_dice_per_image_is_a_mean_over_images():
     logits = torch.tensor([[[[0.0, 0.0]]], [[[9e9, 9e9]]]])
     target = torch.tensor([[[1, 1]], [[1, 1]]])
-    spec = {"dice": {"smooth": 0, "per_image": True}}
+    spec = "dice(smooth=0, per_image=true)"
     assert value(spec, logits, target) == pytest.approx((1 - 2 / 3) / 2)
-    assert value({"dice": {"smooth": 0}}, logits, target) == pytest.approx(1 - 2 * 3 / (3 + 4))
+    assert value("dice(smooth=0)", logits, target) == pytest.approx(1 - 2 * 3 / (3 + 4))
 
 
 def scene(num_channels=1, void=False):
@@ -137,7 +135,7 @@ def test_edge_weights_fall_where_labels_meet():
     logits[..., 4] = log(3)  # at the edge
     # within one pixel of the other label: columns 4 and 5
     expected = (log(4) + 5 * log(4) + 7 * log(2) + 5 * log(2)) / (8 + 2 * 5)
-    assert value({"edge_ce": {"radius": 1}}, logits, target) == pytest.approx(expected)
+    assert value("edge_ce(radius=1)", logits, target) == pytest.approx(expected)
 
 
 def test_small_logits_are_resized_and_parts_reported():
@@ -151,12 +149,14 @@ def test_small_logits_are_resized_and_parts_reported():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("ce + dize", "dize is unknown"),
-        ("", "no terms"),
-        ("ce + x dice", "write it as"),
-        ({"ce": -1}, "positive"),
-        ("inf ce + dice", "positive number up to"),
-        ({"focal": {"gama": 2}}, "gama"),
+        ("ce + dize", "'dize' is unknown"),
+        ("", "has no terms"),
+        ("ce + x dice", "weight of dice: 'x' is not a number"),
+        ("-1 ce", "weight -1.0 of ce: above 0, at most 1000"),
+        ("inf ce + dice", "weight inf of ce: above 0, at most 1000"),
+        ("focal(gama=2)", r"focal has no option 'gama' \(did you mean gamma"),
+        ("boundary(radius=1.5)", "boundary: radius: '1.5' is not a whole number"),
+        ("protocol(weight=3)", "no option 'weight'; it has none"),  # its weights are measured
     ],
 )
 def test_mistakes_are_named(spec, message):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.losses.classification import NAMES, build_loss
+from src.losses.classification import LOSSES, build_loss
 from src.losses.pixels import _constants
 from src.losses.segmentation import TERMS, build_segmentation_loss
 from src.models.distilled import Student, show_features
@@ -93,7 +93,7 @@ def make_distillation(kind: str) -> tuple[nn.Module, Any]:
 
 
 CASES: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
-    **{name: (lambda name=name: make_classification(name)) for name in NAMES},
+    **{name: (lambda name=name: make_classification(name)) for name in LOSSES},
     **{name: (lambda name=name: make_segmentation(name)) for name in sorted(TERMS)},
     "distilled masks": lambda: make_distillation("masks"),
     "distilled classes": lambda: make_distillation("classes"),

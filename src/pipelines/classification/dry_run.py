@@ -13,7 +13,12 @@ from src.classes import nfc
 from src.config import FoldConfig
 from src.data.folds import Folds, load_folds, make_folds
 from src.data.index import Index, has_test, read_sample_submission, read_test
-from src.pipelines.classification.prepare import check_test, find_aliases, read_index
+from src.pipelines.classification.prepare import (
+    check_recipe,
+    check_test,
+    find_aliases,
+    read_index,
+)
 from src.runs import Output
 from src.script import UserError
 
@@ -22,6 +27,7 @@ SHOWN = 12  # classes
 
 def show_data(config: FoldConfig, output: Output) -> None:
     """Print what train_fold.py and infer_ensemble.py would read with the same options."""
+    check_recipe(config)
     index = read_index(config)
     print(f"{index.root}: {len(index)} training images, {len(index.classes)} classes")
     for note in index.notes:

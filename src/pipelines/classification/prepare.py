@@ -28,6 +28,14 @@ from src.runs import Output
 from src.script import UserError
 
 
+def check_recipe(config: FoldConfig) -> None:
+    """Refuse a mistake in ``--loss`` before anything is read; the default needs no torch."""
+    if config.loss != FoldConfig.loss:
+        from src.losses.classification import build_loss
+
+        build_loss(config.loss)
+
+
 def read_index(config: FoldConfig) -> Index:
     """Index the training images with the columns that the options name."""
     return read_train(

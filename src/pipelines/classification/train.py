@@ -125,13 +125,7 @@ def train_fold(
         weights=weights,
         frozen_norms=config.norms == "frozen",
     )
-    loss = build_loss(
-        config.loss,
-        label_smoothing=config.label_smoothing,
-        focal_gamma=config.focal_gamma,
-        t1=config.bi_tempered_t1,
-        t2=config.bi_tempered_t2,
-    )
+    loss = build_loss(config.loss, label_smoothing=config.label_smoothing)
     augment = train_transform(
         size,
         scale_min=config.scale_min,
