@@ -19,9 +19,9 @@ from src.script import UserError, run_script
 if TYPE_CHECKING:
     from src.data.index import Index
     from src.ensemble.calibration import Shift
+    from src.ensemble.forms import Form
     from src.ensemble.pool import Blend
     from src.ensemble.predictions import TestRun
-    from src.ensemble.submission import Columns
     from src.ensemble.test_predictions import BlendedPredictions
     from src.ensemble.weights import Weights
 
@@ -59,8 +59,9 @@ def infer(config: InferConfig, output: Output) -> None:
         print(f"note: {moved:.0%} of the weight moved to other members than it was fitted for")
     root = find_root(config.data_dir)
     index = read_test(root, allow_outside=config.allow_outside)
-    id_column, columns = sample_columns(config, root, weights)
-    for note in (*index.notes, *columns.notes):
+    ids = index.table["id"].tolist()
+    form = sample_form(config, root, weights, ids)
+    for note in (*index.notes, *form.notes):
         print(f"note: {note}")
     runs = infer_models(config, output, weights, blend, index)
     first = next(iter(runs.values()))[0]
@@ -74,30 +75,30 @@ def infer(config: InferConfig, output: Output) -> None:
         predictions = save_predictions(
             output.root / "test_log_probs.npy", predictor, progress=bar.update
         )
-    ids = index.table["id"].tolist()
     shift = find_shift(predictions, weights)
     corrected = config.prior_correction == "on" and shift.significant
     path = Path(config.output) if config.output else output.submission
-    submit(path, id_column, ids, columns, predictions, shift if corrected else None)
+    submit(path, form, ids, weights, predictions, shift if corrected else None)
     describe(output.prediction, weights, predictions, shift, ids, corrected=corrected)
-    print(f"\n{path}: {len(ids)} rows × {len(columns.names)} columns, read back and sound")
+    print(f"\n{path}: {len(ids)} rows × {form}, read back and sound")
 
 
-def sample_columns(config: InferConfig, root: Path, weights: Weights) -> tuple[str, Columns]:
-    """Return the id column's name and how classes become the sample's columns."""
-    from src.data.sample import read_sample_submission
-    from src.ensemble.submission import match_columns
+def sample_form(config: InferConfig, root: Path, weights: Weights, ids: list[str]) -> Form:
+    """Return the form of the submission that the sample asks for."""
+    from src.pipelines.classification.prepare import read_form
 
-    sample = read_sample_submission(root)
-    names = ["ID", *weights.source_classes] if sample is None else list(sample.columns)
-    columns = match_columns(
-        names[1:],
+    counted = weights.counted
+    return read_form(
+        root,
         weights.classes,
+        metric=counted.metric if counted else "log_loss",
+        ordinal=counted.ordinal if counted else (),
+        ids=ids,
+        source_classes=weights.source_classes,
         alias_groups=weights.alias_groups,
         policy=config.alias_policy,
         floor=weights.blend.floors[0],
     )
-    return names[0], columns
 
 
 def source_columns(weights: Weights) -> tuple[int, ...]:
@@ -163,37 +164,52 @@ def describe(
     """Write the expected score to ``prediction``; print it, and how sure the models are."""
     from src.ensemble import calibration, report
     from src.ensemble.calibration import correct
+    from src.ensemble.contest import Score, forecast_score
 
     tally = calibration.TestTally.empty()
     for log_probs in predictions.blocks():
         posterior = correct(log_probs, shift) if shift.significant else log_probs
         tally.add(posterior if corrected else log_probs, posterior)
     expected = asdict(calibration.expected_loss(weights.summary, tally))
-    write_json(prediction, {"oof_log_loss": weights.summary.loss, "test_log_loss": expected})
+    forecast = {"oof_log_loss": weights.summary.loss, "test_log_loss": expected}
+    counted = weights.counted
+    if counted:
+        score = Score(counted.score, counted.low, counted.high)
+        score = forecast_score(score, counted.num_rows, len(ids))
+        forecast |= {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
+    write_json(prediction, forecast)
     print(f"\n{report.test_bins_table(tally.bins)}\n")
     print(f"{report.agreement_table(predictions)}\n")
     print(f"{report.least_certain_table(predictions, ids, weights.classes)}\n")
     print("\n".join(report.shift_lines(shift, weights.classes, corrected=corrected)))
     print("\n" + "\n".join(report.score_lines(weights.summary, predictions, tally)))
+    if counted:
+        print(report.counted_lines(counted, score))
 
 
 def submit(
     path: Path,
-    id_column: str,
+    form: Form,
     ids: list[str],
-    columns: Columns,
+    weights: Weights,
     predictions: BlendedPredictions,
     shift: Shift | None,
 ) -> None:
     """Write the submission and prove it by reading it back."""
     from src.ensemble.calibration import correct
-    from src.ensemble.submission import write_submission
+    from src.ensemble.forms import write_form
+    from src.metrics.decisions import Decision
+
+    decision = weights.counted.decision if weights.counted else Decision("none")
+    if decision.rule == "prior" and shift is not None:
+        print("note: the decision divides by class frequencies, so the correction is left out")
+        shift = None
 
     def prediction(rows: slice) -> Any:
         log_probs = predictions.log_probs[rows]
         return log_probs if shift is None else correct(log_probs, shift)
 
-    write_submission(path, id_column, ids, columns, prediction)
+    write_form(path, form, ids, prediction, decision)
 
 
 if __name__ == "__main__":

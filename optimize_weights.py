@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config import BlendConfig, FoldConfig
-from src.files import hold, sweep
+from src.files import hold, read_json, sweep
 from src.reader import coerce, parse, read_rows
 from src.runs import Output, safe_name
 from src.script import UserError, run_script
 
 if TYPE_CHECKING:
     from src.classes import Aliases
+    from src.ensemble.blend import Array, Tables
     from src.ensemble.nested import Fitted
     from src.ensemble.oof import Oof
     from src.ensemble.search import Panel, Structure
-    from src.ensemble.weights import Weights
+    from src.ensemble.weights import Counted, Weights
+    from src.metrics.contest import Metric
 
 
 def main(argv: list[str]) -> int:
@@ -61,6 +63,10 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         f"{len(oof.targets)} rows, {len(oof.classes)} classes"
     )
     tables = build_tables(oof)
+    metric = find_counted(config, output, oof)
+    if metric is not None:
+        optimize_metric(config, output, oof, alias_groups, tables, metric)
+        return
     solving = time.monotonic()
     entries, mixture = contest(oof.members, tables, priors)
     print(
@@ -79,12 +85,80 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         if is_better(searched.nested_losses, adopted.nested_losses):
             adopted, structure, name = searched, found, "searched"
     scores = score_entries(entries)
-    weights, share = write(output, oof, alias_groups, adopted, structure.order, scores)
+    weights, share = write(output, oof, alias_groups, adopted, structure.order, scores, oof.targets)
     print(f"\n{scores_table(scores, name)}\n\n{contributions_table(gains)}\n")
     if config.suggest_aliases:
-        suggest(output, oof, adopted)
-    report_trust(oof, adopted, weights, share)
+        suggest(output, oof, adopted, oof.targets)
+    report_trust(adopted, weights, share, oof.targets)
     print(f"{output.weights} written in {time.monotonic() - started:.1f} s")
+
+
+def find_counted(config: BlendConfig, output: Output, oof: Oof) -> Metric | None:
+    """Return what the contest counts: as said, else as the runs were trained; None = log loss."""
+    from src.metrics.contest import find_metric
+
+    name, ordinal = config.metric, config.ordinal
+    if name == "runs":
+        trained = {
+            (done.get("metric", "log_loss"), tuple(done.get("ordinal", ())))
+            for model in oof.models
+            for run in output.finished_runs(model)
+            for done in [read_json(run.finished).get("config", {})]
+        } or {("log_loss", ())}
+        if len(trained) > 1:
+            names = ", ".join(sorted({name for name, _ in trained}))
+            raise UserError(f"the runs were trained for different metrics ({names}): pass --metric")
+        name, order = trained.pop()
+        ordinal = ordinal or order
+    return None if name == "log_loss" else find_metric(name, oof.classes, ordinal)
+
+
+def optimize_metric(
+    config: BlendConfig,
+    output: Output,
+    oof: Oof,
+    alias_groups: list[tuple[str, ...]],
+    tables: Tables,
+    metric: Metric,
+) -> None:
+    """Fit, compare and write by a metric that is not log loss."""
+    from src.ensemble.blend import convex
+    from src.ensemble.contest import adopt, as_fitted, build_board, find_candidates
+    from src.ensemble.nested import contributions
+    from src.ensemble.report import candidates_table, contributions_table
+    from src.ensemble.weights import Counted
+
+    started = time.monotonic()
+    weights, mixture = convex(tables.raw)
+    print(
+        f"convex log loss, where {metric.name} starts: within {mixture.gap:.1e} nats of the "
+        "optimum, as the duality gap proves"
+    )
+    board = build_board(metric, oof, tables)
+    if len(board.rows) < len(oof.targets):
+        print(f"note: judged on {len(board.rows)} of {len(oof.targets)} rows, evenly thinned")
+    candidates = find_candidates(board, trials=config.trials, seed=config.seed)
+    choice = adopt(board, candidates)
+    adopted, score = choice.candidate, choice.score
+    decision, ordinal = adopted.decision, tuple(oof.classes[k] for k in metric.order)
+    counted = Counted(
+        metric.name, ordinal, decision, score.value, score.low, score.high, len(board.rows)
+    )
+    table, scores = candidates_table(board, candidates, adopted)
+    fitted = as_fitted(board, adopted)
+    content, share = write(
+        output, oof, alias_groups, fitted, adopted.order, scores, board.targets, counted
+    )
+    gains = contributions(oof.members, tables, weights)
+    print(f"\n{table}\n\nby log loss:\n{contributions_table(gains)}\n")
+    if config.suggest_aliases:
+        suggest(output, oof, fitted, board.targets)
+    report_trust(fitted, content, share, board.targets)
+    print(
+        f"decision: {decision}\n{metric.name}, choice and decision cross-fitted: {score.value:.5f}"
+        f"  (95 %: {score.low:.5f} to {score.high:.5f})\n"
+        f"{output.weights} written in {time.monotonic() - started:.1f} s"
+    )
 
 
 def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]]]:
@@ -158,13 +232,13 @@ def search(config: BlendConfig, output: Output, panel: Panel, start: Structure) 
     return best
 
 
-def suggest(output: Output, oof: Oof, adopted: Fitted) -> None:
+def suggest(output: Output, oof: Oof, adopted: Fitted, targets: Array) -> None:
     """Print the classes that cannot be told apart, and write them as an alias file."""
     from src.data.csv_io import write_csv
     from src.ensemble.aliases import suggest_aliases
     from src.ensemble.report import suggestion_lines
 
-    found = suggest_aliases(adopted.nested, oof.targets, oof.classes)
+    found = suggest_aliases(adopted.nested, targets, oof.classes)
     if not found:
         print("no two classes look like the same thing under two names\n")
         return
@@ -180,6 +254,8 @@ def write(
     adopted: Fitted,
     order: str,
     scores: dict[str, dict[str, float]],
+    targets: Array,
+    counted: Counted | None = None,
 ) -> tuple[Weights, float]:
     """Write weights.json; return it and the share of images that adaptive TTA shows more views."""
     from src.ensemble.calibration import adaptive_threshold, summarise_oof
@@ -195,14 +271,15 @@ def write(
         folds_hash=oof.folds_hash,
         config_hashes=oof.config_hashes,
         scores=scores,
-        summary=summarise_oof(adopted.nested, oof.targets),
+        summary=summarise_oof(adopted.nested, targets),
         adaptive_threshold=threshold,
+        counted=counted,
     )
     write_weights(output.weights, content)
     return content, share
 
 
-def report_trust(oof: Oof, adopted: Fitted, weights: Weights, share: float) -> None:
+def report_trust(adopted: Fitted, weights: Weights, share: float, targets: Array) -> None:
     """Print how far the predictions can be trusted."""
     from src.ensemble.calibration import reliability
     from src.ensemble.report import reliability_table
@@ -215,7 +292,7 @@ def report_trust(oof: Oof, adopted: Fitted, weights: Weights, share: float) -> N
         else "would move the log loss by 1e-4 or more at any threshold; every image needs all views"
     )
     print(
-        f"{reliability_table(reliability(adopted.nested, oof.targets))}\n\n"
+        f"{reliability_table(reliability(adopted.nested, targets))}\n\n"
         f"OOF log loss {summary.loss:.5f}, accuracy {summary.accuracy:.4f}; temperature "
         f"{adopted.blend.temperature:.4f}; mean entropy {summary.entropy:.5f}\n"
         f"--tta_adaptive: {adaptive}"

@@ -6,8 +6,9 @@ good the model. Merged, they cost nothing.
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,3 +91,37 @@ def merge_classes(classes: Sequence[str], groups: Iterable[Sequence[str]]) -> Al
         tuple(place[leader.get(name, name)] for name in classes),
         tuple(outside),
     )
+
+
+def split_lines(
+    keys: Sequence[str], ids: Sequence[str]
+) -> tuple[list[str], list[tuple[int, int]]] | None:
+    """Split the first cells of a long table (``id_class``, one line for each image and class).
+
+    Args:
+        keys: first cells: an id, a separator (``_ - : |`` or a blank) and a class's name.
+        ids: known ids.
+
+    Returns:
+        The names, and for each line its id's and its name's number; None unless each id that
+        occurs has each of two or more names once.
+    """
+    place = {key: row for row, key in enumerate(ids)}
+    names: dict[str, int] = {}
+    pairs = []
+    for key in keys:
+        split = _split_key(key, place) if key not in place else None
+        if split is None:
+            return None
+        pairs.append((place[split[0]], names.setdefault(split[1], len(names))))
+    count = len({row for row, _ in pairs}) * len(names)
+    whole = len(names) > 1 and len(set(pairs)) == len(pairs) == count
+    return (list(names), pairs) if whole else None
+
+
+def _split_key(key: str, ids: Mapping[str, int]) -> tuple[str, str] | None:
+    """Split a key at the last separator that leaves a known id."""
+    for match in reversed(list(re.finditer(r"[_\-:| ]", key))):
+        if key[: match.start()] in ids and match.end() < len(key):
+            return key[: match.start()], key[match.end() :]
+    return None

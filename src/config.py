@@ -24,6 +24,7 @@ VIEWS = ("identity", "hflip", "vflip", "both", "rot90")  # of src/engine/tta.py
 SCALED_VIEWS = VIEWS[:2]  # of those that --tta_scale shows at a larger size, too
 SIZE = r"(1[6-9]|[2-9]\d|\d{3}|[1-8]\d{3})"  # 16 to 8999 pixels
 SIZES = rf"native|{SIZE}([xX×]{SIZE})?"
+METRICS = r"log_loss|accuracy|balanced_accuracy|macro_f1|micro_f1|qwk|auc|map@[1-9]\d?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +197,8 @@ class MetricConfig(Options, group="validation and inference"):
         "log_loss",
         "what the contest counts, for early stopping, the weights that are kept and the blend: "
         "log_loss, accuracy, balanced_accuracy, macro_f1, micro_f1, qwk (ordered classes), auc, "
-        "map@K (as in map@3)",
-        form=r"log_loss|accuracy|balanced_accuracy|macro_f1|micro_f1|qwk|auc|map@[1-9]\d?",
+        "map@K (as in map@3); optimize_weights.py: runs = what they were trained for",
+        form=rf"{METRICS}|runs",
     )
     ordinal: tuple[str, ...] = option(
         (), "classes from the lowest grade to the highest, for --metric qwk; none = by number"
@@ -324,6 +325,8 @@ class FoldConfig(
     def __post_init__(self) -> None:
         """Check that there is something to learn, besides each option's own bounds."""
         super().__post_init__()
+        if self.metric == "runs":
+            raise UserError("--metric runs: is for optimize_weights.py; name a metric")
         if self.epochs == 0 and (self.head_start != "probe" or self.pretrained == "none"):
             raise UserError(
                 "--epochs 0: only the linear probe of a pretrained net learns without any; pass "
@@ -360,7 +363,8 @@ class PlanConfig(PlaceConfig, HardwareConfig, CacheConfig, AliasConfig, group="d
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlendConfig(PlaceConfig, AliasConfig, ViewsConfig, group="ensemble"):
+@defaults(metric="runs")
+class BlendConfig(PlaceConfig, AliasConfig, MetricConfig, ViewsConfig, group="ensemble"):
     """``optimize_weights.py``: OOF predictions → weights.json."""
 
     models: tuple[str, ...] = option(

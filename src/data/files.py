@@ -276,6 +276,11 @@ class ImageFinder:
         self._by_name: dict[str, list[str]] | None = None
         self._only_masks = False
 
+    def names(self) -> list[str]:
+        """Return what an image's id may be: its file name, with the ending and without."""
+        whole = {posixpath.basename(path) for path in self._paths}
+        return sorted(whole | {posixpath.splitext(name)[0] for name in whole})
+
     def find(self, cell: str) -> str | None:
         """Return the path of the image, relative to the root where inside, None if missing.
 

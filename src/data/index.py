@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.classes import nfc
+from src.classes import nfc, split_lines
 from src.data.columns import (
     FOLDER_NAMES,
     GROUP_NAMES,
@@ -116,11 +116,17 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         sample_name = None if sample is None else str(sample.columns[0])
         ids, cells = _read_test_csv(path, sample_name, finder)
         source = str(path)
-    elif sample_ids is not None:
+    elif sample is not None and sample_ids is not None:
         ids, cells, source = sample_ids, sample_ids, f"{find_sample(root)}"
     else:
         raise UserError(f"no test.csv and no test/ in {root}: unpack the data, or --data_dir")
     refuse_duplicates(ids, source)
+    if sample is not None and sample_ids is not None and sample.shape[1] == 2:
+        known = ids if path is not None else finder.names()
+        long = split_lines(sample_ids, known)
+        if long is not None:
+            sample_ids = list(dict.fromkeys(known[row] for row, _ in long[1]))
+            ids, cells = (ids, cells) if path is not None else (sample_ids, sample_ids)
     if sample_ids is not None and path is not None:
         ids, said = compare_ids(ids, sample_ids, path)
         notes += said

@@ -61,6 +61,13 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     return table, notes
 
 
+def read_sample_cells(root: Path | str) -> pd.DataFrame | None:
+    """Read the sample submission as :func:`read_sample_submission` does, every cell as text."""
+    table = read_sample_submission(root)
+    path = find_sample(Path(root))
+    return None if table is None or path is None else read_csv(path)[list(table.columns)]
+
+
 def _id_column(table: pd.DataFrame) -> str:
     """Return the first column, unless it has no id's name and another has."""
     first = str(table.columns[0])

@@ -75,10 +75,10 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     own = tables.temperatures if structure.order == "before" else np.ones(len(oof.members))
     pools = _pool_all(oof, structure.pool, weights, without, own, tables)
     everything = np.arange(len(oof.targets))
-    temperature, floors = _finish(pools.fit, everything, oof, tables)
+    temperature, floors = finish_pool(pools.fit, everything, oof, tables)
     for part, others in zip(np.unique(tables.parts), pools.thin, strict=True):
         kept = tables.parts[pools.thin_rows] != part
-        cross, shares = _finish(others[kept], pools.thin_rows[kept], oof, tables)
+        cross, shares = finish_pool(others[kept], pools.thin_rows[kept], oof, tables)
         held_out = tables.parts == part
         prediction = log_softmax(pools.nested[held_out], cross)
         pools.nested[held_out] = add_floors(prediction, shares, tables.prior)
@@ -96,10 +96,10 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     return Fitted(blend, loss, true_losses(pools.nested, oof.targets), pools.nested)
 
 
-def _finish(
+def finish_pool(
     pooled: Array, rows: Array, oof: Oof, tables: Tables
 ) -> tuple[float, tuple[float, float]]:
-    """Return the temperature and the floors' weights that suit ``pooled`` (R, K) of ``rows``."""
+    """Return the temperature and the floors' weights that suit ``pooled`` (R, K), of ``rows``."""
 
     def true_at(temperature: float) -> Array:
         losses = [

@@ -17,8 +17,9 @@ from src.ensemble.calibration import (
     expected_accuracy,
     expected_loss,
 )
+from src.ensemble.contest import NUM_PLAIN, Board, Candidate, Score, score_of
 from src.ensemble.test_predictions import BlendedPredictions
-from src.ensemble.weights import OofSummary
+from src.ensemble.weights import Counted, OofSummary
 from src.table import format_table
 
 Array = npt.NDArray[Any]
@@ -36,6 +37,38 @@ def scores_table(scores: Mapping[str, Mapping[str, float]], adopted: str) -> str
         for name, score in scores.items()
     ]
     return format_table(["  log loss (nats)", "fitted", "nested", "95 % interval"], rows)
+
+
+def candidates_table(
+    board: Board, candidates: Sequence[Candidate], adopted: Candidate
+) -> tuple[str, dict[str, dict[str, float]]]:
+    """Return the candidates side by side (of Optuna's the best and the adopted), and their scores.
+
+    An arrow marks what ``weights.json`` holds.
+    """
+    metric, targets = board.metric, board.targets
+    searched = sorted(candidates[NUM_PLAIN:], key=lambda one: metric.loss(one.submitted, targets))
+    best = [one for one in searched if one is searched[0] or one is adopted]
+    shown = [
+        (one, score_of(metric, one.submitted, targets)) for one in [*candidates[:NUM_PLAIN], *best]
+    ]
+    rows = [
+        [
+            f"{'→' if one is adopted else ' '} {one.name}",
+            one.fitted,
+            score.value,
+            f"[{score.low:.5f}, {score.high:.5f}]",
+        ]
+        for one, score in shown
+    ]
+    scores = {
+        one.name: {
+            "fitted": one.fitted, "nested": score.value, "low": score.low, "high": score.high
+        }
+        for one, score in shown
+    }  # fmt: skip
+    header = [f"  {metric.name} ({len(candidates)} tried)", "fitted", "nested"]
+    return format_table([*header, "95 % interval"], rows), scores
 
 
 def contributions_table(rows: Sequence[Sequence[Any]]) -> str:
@@ -104,6 +137,16 @@ def score_lines(
         estimate_line("predicted test log loss", expected_loss(summary, tally)),
         estimate_line("predicted test accuracy", expected_accuracy(summary, tally)),
     ]
+
+
+def counted_lines(counted: Counted, forecast: Score) -> str:
+    """Return the nested OOF score of what the contest counts, its decision and its forecast."""
+    return (
+        f"OOF {counted.metric} {counted.score:.5f} ({counted.num_rows} rows, choice and decision "
+        f"cross-fitted); decision: {counted.decision}\n"
+        f"predicted test {counted.metric}: {forecast.value:.5f}  (95 %: {forecast.low:.5f} to "
+        f"{forecast.high:.5f})"
+    )
 
 
 def agreement_table(predictions: BlendedPredictions) -> str:

@@ -64,7 +64,7 @@ def search_structures(
     score: Callable[[Structure], float],
     start: Structure,
     *,
-    journal: Path,
+    journal: Path | None,
     name: str,
     trials: int,
     seed: int = 0,
@@ -77,14 +77,14 @@ def search_structures(
     Args:
         score: nested log loss of a structure, nats.
         start: the first one tried; its models and views span the search.
-        journal: file that keeps the scores; made if absent.
+        journal: file that keeps the scores; made if absent; None = none.
         name: of the study; another name (other data) starts afresh in the same file.
         trials: in all, those of earlier runs included; at least 1.
         seed: of the sampler.
     """
     optuna = _quiet_optuna()
-    kept = Journal(journal, name)
-    known = _read_scores(kept, start)
+    kept = Journal(journal, name) if journal else None
+    known = _read_scores(kept, start) if kept else {}
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
     study = optuna.create_study(sampler=sampler)
     for pool, order in product(*(_choices(start)[key] for key in ("pool", "order"))):
@@ -97,7 +97,8 @@ def search_structures(
             continue
         if structure not in known:
             known[structure] = score(structure)
-            kept.append({"params": trial.params, "score": known[structure]})
+            if kept:
+                kept.append({"params": trial.params, "score": known[structure]})
         study.tell(trial, known[structure])
     return _from_params(study.best_params, start), float(study.best_value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from src.config import base_view
 from src.ensemble.pool import Blend
 from src.files import read_json, write_json
+from src.metrics.decisions import Decision, read_decision
 from src.script import UserError
 
 Array = npt.NDArray[Any]
@@ -44,6 +45,29 @@ class OofSummary:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """What the contest counts, where that is not log loss.
+
+    Attributes:
+        metric: its name, as ``--metric`` says it.
+        ordinal: classes from the lowest grade to the highest, where that was said.
+        decision: how probabilities become what is submitted.
+        score: nested score.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        num_rows: OOF rows behind it.
+    """
+
+    metric: str
+    ordinal: tuple[str, ...]
+    decision: Decision
+    score: float
+    low: float
+    high: float
+    num_rows: int
+
+
+@dataclass(frozen=True)
 class Weights:
     """The content of ``weights.json``.
 
@@ -59,6 +83,7 @@ class Weights:
         summary: of the OOF predictions.
         adaptive_threshold: confidence of a model's first view from which it needs no other;
             above 1 means always all views.
+        counted: what the contest counts; None = log loss.
     """
 
     blend: Blend
@@ -71,6 +96,7 @@ class Weights:
     scores: Mapping[str, Mapping[str, float]]
     summary: OofSummary
     adaptive_threshold: float
+    counted: Counted | None = None
 
 
 def used_models(blend: Blend) -> tuple[str, ...]:
@@ -132,7 +158,8 @@ def restrict(
 
 def write_weights(path: Path, weights: Weights) -> None:
     """Write ``weights.json``; floats are kept to the last bit."""
-    blend, summary = weights.blend, weights.summary
+    blend, summary, counted = weights.blend, weights.summary, weights.counted
+    contest = {"contest": asdict(counted)} if counted else {}
     write_json(
         path,
         {
@@ -164,6 +191,7 @@ def write_weights(path: Path, weights: Weights) -> None:
                 "confidence": summary.confidence,
                 "confidence_error": summary.confidence_error,
             },
+            **contest,
         },
     )
 
@@ -228,4 +256,17 @@ def _from_json(content: Mapping[str, Any]) -> Weights:
         scores=content["scores"],
         summary=summary,
         adaptive_threshold=float(content["adaptive_threshold"]),
+        counted=_read_counted(content["contest"]) if "contest" in content else None,
+    )
+
+
+def _read_counted(content: Mapping[str, Any]) -> Counted:
+    return Counted(
+        metric=str(content["metric"]),
+        ordinal=tuple(map(str, content["ordinal"])),
+        decision=read_decision(content["decision"]),
+        score=float(content["score"]),
+        low=float(content["low"]),
+        high=float(content["high"]),
+        num_rows=int(content["num_rows"]),
     )

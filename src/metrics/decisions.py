@@ -57,17 +57,6 @@ class Decision:
             return log_probs.argmax(axis=1)
         return np.exp(log_probs.astype(np.float64))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what :func:`read_decision` reads."""
-        return {
-            "rule": self.rule,
-            "strength": self.strength,
-            "prior": list(self.prior),
-            "cuts": list(self.cuts),
-            "order": list(self.order),
-            "top": self.top,
-        }
-
     def __str__(self) -> str:
         if self.top:
             return f"the {self.top} likeliest classes"
@@ -79,7 +68,7 @@ class Decision:
 
 
 def read_decision(content: Mapping[str, Any]) -> Decision:
-    """Return the decision that ``to_json`` wrote."""
+    """Return the decision whose fields ``content`` holds."""
     return Decision(
         rule=str(content["rule"]),
         strength=float(content["strength"]),
@@ -158,33 +147,38 @@ def fit_cuts(grade: Array, targets: Array, num_grades: int) -> tuple[float, ...]
         between = between[np.linspace(0, len(between) - 1, _BINS).astype(int)]
     plain = np.arange(num_grades - 1) + 0.5
     places = np.unique(np.r_[between, plain])
-    # (G + 1, K): true grades of the rows below each place
+    # (G + 2, K): true grades of the rows below each place; nothing first, everything last
     below = np.zeros((len(places) + 2, num_grades))
     np.add.at(below, (np.searchsorted(places, grade) + 1, targets), 1)
-    below = below.cumsum(axis=0)  # row g: rows under places[g - 1]; the last: all
+    below = below.cumsum(axis=0)
+    weight = (np.arange(num_grades)[:, None] - np.arange(num_grades)) ** 2
+    # what the rows below a place add if their grade is i: to the disagreement, and to chance
+    observed = below @ weight
+    chance = below.sum(axis=1)[:, None] * (weight @ below[-1] / len(grade))
     cuts = np.searchsorted(places, plain) + 1
+
+    def total(cost: Array) -> float:
+        edges, grades = np.r_[0, cuts, len(below) - 1], np.arange(num_grades)
+        return float((cost[edges[1:], grades] - cost[edges[:-1], grades]).sum())
+
     for _ in range(_SWEEPS):
         before = cuts.copy()
         for j in range(num_grades - 1):
-            low = cuts[j - 1] if j else 0
-            high = cuts[j + 1] if j + 1 < len(cuts) else len(places) + 1
-            tried = np.arange(max(low, 1), min(high, len(places)) + 1)
-            scores = [_kappa(below, np.r_[cuts[:j], place, cuts[j + 1 :]]) for place in tried]
-            good = tried[np.array(scores) >= max(scores) - 1e-12]
-            cuts[j] = cuts[j] if cuts[j] in good else good[np.argmin(abs(good - cuts[j]))]
+            low = cuts[j - 1] if j else 1
+            high = cuts[j + 1] if j + 2 < num_grades else len(places)
+            tried = np.arange(low, high + 1)
+            change = [cost[:, j] - cost[:, j + 1] for cost in (observed, chance)]
+            seen, luck = (
+                total(cost) + move[tried] - move[cuts[j]]
+                for cost, move in zip((observed, chance), change, strict=True)
+            )
+            ratio = np.where(luck > 0, seen / np.maximum(luck, _LEAST), 0.0)
+            good = tried[ratio <= ratio.min() + 1e-12]
+            if cuts[j] not in good:
+                cuts[j] = good[np.argmin(abs(good - cuts[j]))]
         if (cuts == before).all():
             break
     return tuple(places[cuts - 1].tolist())
-
-
-def _kappa(below: Array, cuts: Array) -> float:
-    """Return quadratic weighted kappa of the grades that ``cuts`` make."""
-    num = below.shape[1]
-    table = np.diff(below[np.r_[0, cuts, len(below) - 1]], axis=0)  # (given, true)
-    weight = (np.arange(num)[:, None] - np.arange(num)) ** 2
-    chance = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
-    expected = (weight * chance).sum()
-    return 1.0 - (weight * table).sum() / expected if expected > 0 else 1.0
 
 
 def _corrected(log_probs: Array, prior: Array, strength: float) -> Array:

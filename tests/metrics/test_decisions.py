@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ def test_every_decision_survives_its_file() -> None:
         Decision("cuts", cuts=(0.1, 1 / 3), order=(2, 0, 1)),
         Decision("none", top=3),
     ):
-        assert read_decision(decision.to_json()) == decision
+        assert read_decision(json.loads(json.dumps(asdict(decision)))) == decision
 
 
 def test_prior_correction_is_what_balanced_accuracy_asks_for() -> None:

@@ -5,7 +5,10 @@ Joins the rooms of ``src/data`` for ``train_fold.py``: index, audit, folds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,12 +21,13 @@ from src.data.index import (
     Index,
     find_root,
     has_test,
-    read_sample_submission,
     read_test,
     read_train,
 )
-from src.ensemble.submission import match_columns
+from src.data.sample import find_sample, read_sample_cells
+from src.ensemble.forms import Form, Sample, find_form
 from src.files import hold, sweep
+from src.metrics.contest import find_metric
 from src.runs import Output
 from src.script import UserError
 
@@ -96,23 +100,53 @@ def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
 def check_test(config: FoldConfig, index: Index) -> list[str]:
     """Return lines that say, before the first training, what would be refused after the last."""
     lines: list[str] = []
+    ids: list[str] = []
     if not has_test(index.root):
         return lines
     try:
         test = read_test(index.root, allow_outside=config.allow_outside)
+        ids = test.table["id"].tolist()
         lines += [f"note: test: {note}" for note in test.notes]
     except UserError as error:
         lines.append(f"warning: infer_ensemble.py will stop at the test images: {error}")
     try:
-        sample = read_sample_submission(index.root)
-        if sample is not None:
-            known = find_aliases(config, index)
-            names = list(sample.columns[1:])
-            columns = match_columns(names, known.trained, alias_groups=known.members())
-            lines += [f"note: {note}" for note in columns.notes]
+        known = find_aliases(config, index)
+        form = read_form(
+            index.root, known.trained, metric=config.metric, ordinal=config.ordinal, ids=ids,
+            alias_groups=known.members(),
+        )  # fmt: skip
+        lines += [f"note: {note}" for note in form.notes]
     except UserError as error:
         lines.append(f"warning: infer_ensemble.py will stop at the sample submission: {error}")
     return lines
+
+
+def read_form(
+    root: Path,
+    classes: Sequence[str],
+    *,
+    metric: str,
+    ordinal: Sequence[str],
+    ids: Sequence[str],
+    **options: Any,
+) -> Form:
+    """Return the form of the submission that the sample asks for, and the metric scores.
+
+    Args:
+        root: holds the sample, if there is one.
+        classes: K class names, merged.
+        metric: what the contest counts.
+        ordinal: order of the classes, see :func:`src.metrics.contest.find_metric`.
+        ids: test ids.
+        options: others of :func:`src.ensemble.forms.find_form`.
+    """
+    table, sample = read_sample_cells(root), None
+    if table is not None:
+        keys, cells = (tuple(table.iloc[:, place].tolist()) for place in (0, 1))
+        path = find_sample(root)
+        sample = Sample(tuple(table.columns), cells, keys, path.name if path else "")
+    holds = find_metric(metric, classes, ordinal).holds
+    return find_form(sample, classes, holds=holds, ids=ids, **options)
 
 
 def find_aliases(config: FoldConfig, index: Index) -> Aliases:

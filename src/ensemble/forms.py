@@ -1,0 +1,317 @@
+"""Submission forms, recognised from the sample: class columns, labels, top-K lists, long form.
+
+The columns of ``submission.py`` hold probabilities. Beside them: one label an image, as a name or
+a number; a list of the likeliest classes in one cell; 0 and 1 in a column for each class; and the
+long form, one line for each image and class. Every file is read back and proved before it stands.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.classes import join_groups, nfc, split_lines
+from src.ensemble.submission import (
+    Columns,
+    match_columns,
+    to_columns,
+    write_submission,
+)
+from src.files import atomic_write
+from src.metrics.decisions import Decision
+from src.script import UserError
+
+Array = npt.NDArray[Any]
+Predict = Callable[[slice], Array]  # rows → log probabilities (R, K)
+
+_BLOCK_ROWS = 4096
+_LISTED = 5  # classes in a list where the metric does not say how many
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the sample submission says.
+
+    Attributes:
+        header: its columns, the ids' first.
+        cells: (N,) text of the second column.
+        keys: (N,) text of the first column.
+        name: the file's, for messages.
+    """
+
+    header: tuple[str, ...]
+    cells: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    name: str = "sample_submission.csv"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a submission is laid out.
+
+    Attributes:
+        kind: ``columns`` of probabilities, ``long`` for one line a probability, ``labels``,
+            ``lists`` or ``hot`` for a 1 in the column of the label.
+        header: column names, the ids' first.
+        columns: of ``columns`` and ``long``: which class a column, or line of an image, has.
+        names: (K,) each class as it is written, of ``labels`` and ``lists``.
+        places: of ``hot``, (J,) the class of each column; of ``long``, (N · J, 2) image and column.
+        keys: of ``long``: the lines' first cells.
+        notes: what the user should know.
+    """
+
+    kind: str
+    header: tuple[str, ...]
+    columns: Columns | None = None
+    names: tuple[str, ...] = ()
+    places: Array | None = None
+    keys: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.kind == "columns":
+            return f"{len(self.header) - 1} columns"
+        said = {"long": "one line a class", "labels": "one label", "lists": "a list of classes"}
+        return said.get(self.kind, "0 and 1 in each class's column")
+
+
+def find_form(
+    sample: Sample | None,
+    classes: Sequence[str],
+    *,
+    holds: str = "probabilities",
+    ids: Sequence[str] = (),
+    source_classes: Sequence[str] = (),
+    alias_groups: Sequence[Sequence[str]] = (),
+    policy: str = "split",
+    floor: float = 0.0,
+) -> Form:
+    """Recognise the form that a sample asks for.
+
+    Args:
+        sample: None where there is none.
+        classes: K class names; merged ones carry one name of their group.
+        holds: what the metric scores: ``probabilities``, ``labels`` or ``top``.
+        ids: test ids, for the long form.
+        source_classes: columns where there is no sample; empty = ``classes``.
+        alias_groups: names that mean the same.
+        policy: see ``match_columns``, as ``floor``.
+        floor: mass of the learned floor.
+
+    Raises:
+        UserError: the sample names what is no class.
+    """
+
+    def match(names: Sequence[str]) -> Columns:
+        source = sample.name if sample else "sample_submission.csv"
+        return match_columns(
+            names, classes, alias_groups=alias_groups, policy=policy, floor=floor, source=source
+        )
+
+    if sample is None:
+        if holds == "probabilities":
+            names = list(source_classes or classes)
+            columns = match(names)
+            return Form("columns", ("ID", *names), columns, notes=columns.notes)
+        kind = "labels" if holds == "labels" else "lists"
+        return Form(kind, ("ID", "label"), names=tuple(classes))
+    header = sample.header
+    known = _known_names(classes, alias_groups)
+    long = split_lines(sample.keys, ids) if len(header) == 2 else None
+    if long is not None:
+        names, places = long
+        columns = match(names)
+        said = f"{sample.name} has one line for each of {len(names)} classes of an image"
+        notes = (said, *columns.notes)
+        return Form("long", header, columns, places=np.array(places), keys=sample.keys, notes=notes)
+    asks_labels = len(header) == 2 and nfc(header[1]) not in known and _says_labels(sample, known)
+    if len(header) == 2 and (holds != "probabilities" or asks_labels):
+        return _label_form(sample, classes, known, holds)
+    try:
+        columns = match(header[1:])
+    except UserError:
+        if len(header) == 2 and len(classes) > 2 and _says_labels(sample, known, numbers=True):
+            return _label_form(sample, classes, known, holds)
+        raise
+    if holds == "labels":
+        said = f"{sample.name}: 1 in the column of the decided class, 0 in the others"
+        return Form("hot", header, columns, places=columns.classes, notes=(said, *columns.notes))
+    return Form("columns", header, columns, notes=columns.notes)
+
+
+def _known_names(classes: Sequence[str], alias_groups: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Return every name of a class, in NFC → its number."""
+    known = {nfc(name): k for k, name in enumerate(classes)}
+    for group in join_groups(alias_groups):
+        number = next((known[nfc(name)] for name in group if nfc(name) in known), None)
+        if number is not None:
+            known |= {nfc(name): number for name in group}
+    return known
+
+
+def _says_labels(sample: Sample, known: dict[str, int], *, numbers: bool = False) -> bool:
+    """Tell whether the cells are names of classes; ``numbers``, whole numbers are taken for such.
+
+    Else numbers may be probabilities.
+    """
+    cells = {nfc(cell).strip() for cell in sample.cells}
+    words = {word for cell in cells for word in cell.split()}
+    if numbers:
+        return all(re.fullmatch(r"\d+", word) or word in known for word in words)
+    named = cells <= known.keys() or words <= known.keys()
+    return bool(words) and named and not all(map(_is_number, words))
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", text) is not None
+
+
+def _label_form(sample: Sample, classes: Sequence[str], known: dict[str, int], holds: str) -> Form:
+    """Return the form of one label, or a list of labels, in the second column."""
+    cells = {nfc(cell).strip() for cell in sample.cells} - {""}
+    lists = holds == "top" or (
+        not cells <= known.keys() and any(len(cell.split()) > 1 for cell in cells)
+    )
+    words = {word for cell in cells for word in cell.split()} if lists else cells
+    names, notes = _written(words, classes, known, sample)
+    if lists and any(" " in name for name in names):
+        odd = next(name for name in names if " " in name)
+        raise UserError(
+            f"{sample.name} asks for lists of classes with blanks between, but class {odd!r} has a "
+            "blank in its name: write the classes as numbers in the sample (0, 1, …)"
+        )
+    if holds == "probabilities":
+        notes.append(
+            f"{sample.name} asks for the {'likeliest classes' if lists else 'label'}, which "
+            "the metric does not score: say what the contest counts with --metric, as in --metric "
+            f"{'map@5' if lists else 'accuracy'}"
+        )
+    kind = "lists" if lists else "labels"
+    return Form(kind, sample.header, names=tuple(names), notes=tuple(notes))
+
+
+def _written(
+    words: set[str], classes: Sequence[str], known: dict[str, int], sample: Sample
+) -> tuple[list[str], list[str]]:
+    """Return how the sample writes each class, and what was assumed."""
+    if words <= known.keys():
+        told = f"{sample.name} shows no label" if not words else ""
+        return list(classes), [f"{told}: the classes' names are written"] if told else []
+    numeric = all(map(_is_number, words))
+    if numeric and all(map(_is_number, classes)):  # 3 for a class that is called 3.0
+        values = [float(name) for name in classes]
+        if len(set(values)) == len(values) and all(value % 1 == 0 for value in values):
+            return [str(int(value)) for value in values], []
+    if numeric and all(re.fullmatch(r"\d+", word) for word in words):
+        first = 1 if max(map(int, words)) == len(classes) and "0" not in words else 0
+        if max(map(int, words)) < len(classes) + first:
+            said = ", ".join(f"{k + first} = {name}" for k, name in enumerate(classes[:3]))
+            more = ", …" if len(classes) > 3 else ""
+            notes = [f"{sample.name} has numbers: classes are numbered by name, {said}{more}"]
+            return [str(k + first) for k in range(len(classes))], notes
+    if len(words) == 1:  # a filler in every row
+        notes = [f"{sample.name}: {next(iter(words))!r} is no class: the names are written"]
+        return list(classes), notes
+    odd = max(words, key=float) if numeric else min(words - known.keys())
+    raise UserError(
+        f"{sample.name}: {odd!r} in column {sample.header[1]!r} is no class (they are "
+        f"{', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}): correct the sample, or "
+        "name the pair in aliases.csv and run optimize_weights.py again"
+    )
+
+
+def write_form(
+    path: Path, form: Form, ids: Sequence[str], predict: Predict, decision: Decision
+) -> None:
+    """Write a submission in its form, read it back, and only then put it in place.
+
+    Args:
+        path: the file; whatever stood there stays until the new one is proved.
+        form: from :func:`find_form`.
+        ids: N ids in order.
+        predict: gives log probabilities (R, K) of a slice of rows.
+        decision: what becomes of them, for labels and lists.
+
+    Raises:
+        UserError: what was read back is not what was to be written.
+    """
+    if form.kind == "columns":
+        assert form.columns is not None
+        write_submission(path, form.header[0], ids, form.columns, predict)
+        return
+    rows = _long_rows(form, ids, predict) if form.kind == "long" else None
+    rows = rows or _decided_rows(form, ids, predict, decision)
+    with atomic_write(path) as file:
+        for row in [list(form.header), *rows]:
+            file.write(_line(row).encode("utf-8"))
+        file.flush()
+        _prove(Path(file.name), [list(form.header), *rows], form, path)
+
+
+def _line(cells: Sequence[str]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def _blocks(num_rows: int) -> Iterator[slice]:
+    for start in range(0, num_rows, _BLOCK_ROWS):
+        yield slice(start, min(start + _BLOCK_ROWS, num_rows))
+
+
+def _long_rows(form: Form, ids: Sequence[str], predict: Predict) -> list[list[str]]:
+    assert form.columns is not None and form.places is not None
+    probs = np.concatenate([to_columns(predict(rows), form.columns) for rows in _blocks(len(ids))])
+    sums = probs.sum(axis=1)
+    whole = not form.columns.complete or np.abs(sums - 1).max() < 1e-6
+    if not (np.isfinite(probs).all() and probs.min() > 0 and sums.max() < 1 + 1e-6 and whole):
+        raise UserError("the predictions are no distributions: run infer_ensemble.py again")
+    values = probs[form.places[:, 0], form.places[:, 1]].tolist()
+    return [[key, f"{value:.8g}"] for key, value in zip(form.keys, values, strict=True)]
+
+
+def _decided_rows(
+    form: Form, ids: Sequence[str], predict: Predict, decision: Decision
+) -> list[list[str]]:
+    """Return the rows of labels, lists or zeros and ones."""
+    if decision.rule == "none" and not decision.top:  # the metric scores probabilities
+        decision = Decision("argmax", top=_LISTED if form.kind == "lists" else 0)
+    rows = []
+    for block in _blocks(len(ids)):
+        decided = decision.apply(predict(block)).tolist()
+        for id_, found in zip(ids[block], decided, strict=True):
+            rows.append([id_, *_cells(form, found)])
+    return rows
+
+
+def _cells(form: Form, found: Any) -> list[str]:
+    if form.kind == "hot":
+        assert form.columns is not None and form.places is not None
+        mine = form.places == found
+        if mine.sum() > 1:  # several names of one class: its first column
+            mine[np.flatnonzero(mine)[1:]] = False
+        return ["1" if one else "0" for one in mine]
+    if form.kind == "labels":
+        return [form.names[found[0] if isinstance(found, list) else found]]
+    return [" ".join(form.names[k] for k in (found if isinstance(found, list) else [found]))]
+
+
+def _prove(path: Path, wanted: Sequence[Sequence[str]], form: Form, shown: Path) -> None:
+    """Read the file and raise a UserError unless it holds what is wanted, in its form."""
+    known = set(form.names)
+    with path.open(encoding="utf-8", newline="") as file:
+        for number, (row, cells) in enumerate(zip_longest(wanted, csv.reader(file))):
+            if row is None or cells != list(row):
+                raise UserError(f"{shown}: line {number + 1} is not what was written; try again")
+            words = cells[1].split(" ") if form.kind == "lists" else cells[1:2]
+            if number and known and not (known.issuperset(words) and len(set(words)) == len(words)):
+                raise UserError(f"{shown}: line {number + 1} names no class; try again")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from src.ensemble.blend import build_tables
+from src.ensemble.contest import (
+    Score,
+    adopt,
+    blend_greedily,
+    build_board,
+    choose,
+    find_candidates,
+    forecast_score,
+    judge,
+    score_of,
+)
+from src.ensemble.oof import load_oof
+from src.metrics.contest import find_metric
+from src.metrics.decisions import fit_decision
+
+
+def make_board(world, name, models=("a", "b")):
+    for model, signal in zip(models, (2.0, 1.5), strict=True):
+        world.save(model, world.logits(signal=signal))
+    oof = load_oof(world.root, world.table)
+    return build_board(find_metric(name, [str(k) for k in range(4)]), oof, build_tables(oof))
+
+
+@pytest.mark.parametrize(
+    "name", ["accuracy", "balanced_accuracy", "macro_f1", "qwk", "auc", "map@2"]
+)
+def test_every_metric_finds_a_blend(make_world, name) -> None:
+    board = make_board(make_world(num_rows=120), name)
+    candidates = find_candidates(board, trials=4, seed=0)
+    choice = adopt(board, candidates)
+    adopted = choice.candidate
+    assert (
+        adopted.blend.weights.sum() == pytest.approx(1.0, abs=1e-6) or adopted.blend.pool == "log"
+    )
+    assert choice.score.low < choice.score.value <= choice.score.high <= 1.0
+    # what is adopted is fitted on all rows and predicts what it says
+    submitted = adopted.decision.apply(board.predict(adopted.blend))
+    assert board.metric.measure(submitted, board.targets) == pytest.approx(adopted.fitted)
+    assert adopted.fitted > 0.5
+    np.testing.assert_allclose(np.exp(adopted.nested).sum(axis=1), 1, rtol=1e-3)
+    again = adopt(board, find_candidates(board, trials=4, seed=0))
+    assert again.candidate.name == adopted.name and again.score == choice.score
+
+
+def test_nothing_of_a_part_reaches_its_own_submission(make_world) -> None:
+    """With the labels of one part shuffled, what is submitted for that part stays the same."""
+    world = make_world(num_rows=120)
+    board = make_board(world, "balanced_accuracy")
+    recipe = lambda board: lambda keep: blend_greedily(board, keep)  # noqa: E731
+    before = judge(board, "greedy", recipe(board)).submitted
+    part = board.parts == 0
+    board.oof.targets[part] = world.rng.permutation(board.oof.targets[part])
+    shuffled = build_board(board.metric, board.oof, board.tables)
+    after = judge(shuffled, "greedy", recipe(shuffled)).submitted
+    np.testing.assert_array_equal(after[part], before[part])
+    assert (after != before).any() or len(set(before.tolist())) == 1
+
+
+def test_greedy_adds_a_member_that_the_metric_wants(make_world) -> None:
+    """Log loss gives a member that is right but far too sure no weight; accuracy wants it."""
+    world = make_world(num_rows=300)
+    world.save("soft", world.logits(signal=1.0))
+    wild = world.logits(signal=2.5)
+    wild[..., 0] += 30.0 * (world.rng.random(wild.shape[1]) < 0.12)
+    world.save("wild", wild * 8)
+    oof = load_oof(world.root, world.table)
+    board = build_board(find_metric("accuracy", list("0123")), oof, build_tables(oof))
+    everything = np.ones(len(board.rows), dtype=bool)
+    greedy = blend_greedily(board, everything)
+
+    def accuracy(blend) -> float:
+        log_probs = board.predict(blend)
+        rule = fit_decision(board.metric, log_probs, board.targets)
+        return board.metric.measure(rule.apply(log_probs), board.targets)
+
+    convex = find_candidates(board, trials=0, seed=0)[0]
+    assert accuracy(greedy) >= accuracy(convex.blend)
+
+
+def test_the_first_stays_unless_beaten_beyond_chance() -> None:
+    metric = find_metric("accuracy", "ab")
+    targets = np.arange(200) % 2
+    first = np.where(np.arange(200) < 20, 1 - targets, targets)  # 180 right
+    hair = np.where(np.arange(200) < 199, targets, 1 - targets)
+    assert choose(metric, [first, hair], targets) == 1
+    one_more = first.copy()
+    one_more[0], one_more[100] = targets[0], 1 - targets[100]
+    one_more[1] = targets[1]  # two more right, one more wrong
+    assert choose(metric, [first, one_more], targets) == 0
+
+
+def test_the_interval_covers(make_world) -> None:
+    metric = find_metric("accuracy", "ab")
+    rng = np.random.default_rng(0)
+    hit = 0
+    for _ in range(60):
+        right = rng.random(300) < 0.8
+        score = score_of(metric, np.where(right, 1, 0), np.ones(300, dtype=int))
+        hit += score.low <= 0.8 <= score.high
+    assert hit >= 53
+    perfect = score_of(metric, np.ones(100, dtype=int), np.ones(100, dtype=int))
+    assert perfect.value == perfect.high == 1.0 and perfect.low == pytest.approx(1 - 0.0196)
+
+
+def test_forecast_by_hand() -> None:
+    # error 0.05; as many test rows as OOF rows: times √2
+    found = forecast_score(Score(0.8, 0.75, 0.85), 100, 100)
+    assert found.low == pytest.approx(0.8 - 0.05 * np.sqrt(2))
+    assert found.high == pytest.approx(0.8 + 0.05 * np.sqrt(2))
+    assert forecast_score(Score(0.99, 0.95, 1.0), 100, 1).high == 1.0

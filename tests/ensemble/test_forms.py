@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from src.ensemble import forms
+from src.ensemble.forms import Sample, find_form, write_form
+from src.metrics.decisions import Decision
+from src.script import UserError
+
+CLASSES = ("bird", "cat", "dog")
+IDS = ["a_1", "a_2", "a_10"]
+PROBS = np.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3], [0.2, 0.3, 0.5]])
+ARGMAX = Decision("argmax")
+
+
+def sample(*cells: str, header=("id", "label"), keys=None) -> Sample:
+    return Sample(header, cells, tuple(keys or IDS))
+
+
+def write(tmp_path, form, decision=ARGMAX, probs=PROBS):
+    path = tmp_path / "submission.csv"
+    log_probs = np.log(probs).astype(np.float32)
+    write_form(path, form, IDS, lambda rows: log_probs[rows], decision)
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.parametrize(
+    ("cells", "classes", "written"),
+    [
+        (("cat", "cat", "dog"), CLASSES, ["cat", "bird", "dog"]),
+        (("", "", ""), CLASSES, ["cat", "bird", "dog"]),
+        (("?", "?", "?"), CLASSES, ["cat", "bird", "dog"]),  # a filler
+        (("0", "0", "0"), CLASSES, ["1", "0", "2"]),
+        (("1", "2", "3"), CLASSES, ["2", "1", "3"]),  # counted from 1
+        (("0", "0", "0"), ("0", "1", "2"), ["1", "0", "2"]),
+        (("3", "3", "3"), ("3", "5", "9"), ["5", "3", "9"]),  # names that are numbers stay names
+        (("0", "0", "0"), ("0.0", "1.0", "2.0"), ["1", "0", "2"]),
+        (("007", "007", "007"), ("007", "008", "009"), ["008", "007", "009"]),
+    ],
+)
+def test_labels_as_the_sample_writes_them(tmp_path, cells, classes, written) -> None:
+    form = find_form(sample(*cells), classes, holds="labels")
+    assert form.kind == "labels"
+    header, *rows = write(tmp_path, form)
+    assert header == ["id", "label"] and [row[0] for row in rows] == IDS
+    assert [row[1] for row in rows] == written
+
+
+def test_numbers_are_said_aloud() -> None:
+    (note,) = find_form(sample("0", "0", "0"), CLASSES, holds="labels").notes
+    assert "0 = bird, 1 = cat" in note
+    assert find_form(sample("cat", "dog", "cat"), CLASSES, holds="labels").notes == ()
+
+
+def test_log_loss_and_a_sample_of_labels(tmp_path) -> None:
+    form = find_form(sample("cat", "cat", "cat"), CLASSES)
+    assert form.kind == "labels" and "--metric accuracy" in form.notes[-1]
+    assert [row[1] for row in write(tmp_path, form, Decision("none"))[1:]] == ["cat", "bird", "dog"]
+    # three classes have no probability in one column of numbers
+    assert find_form(sample("0", "0", "0"), CLASSES).kind == "labels"
+    # two have: the named one's, as ever
+    one = find_form(sample("0", "0", "0", header=("id", "dog")), ("cat", "dog"))
+    assert one.kind == "columns" and one.columns is not None and one.columns.names == ("dog",)
+    assert find_form(sample("0.5", "0.5", "0.5"), ("0", "1")).kind == "columns"
+    with pytest.raises(UserError, match="no column is a class"):
+        find_form(sample("0.3", "0.3", "0.3"), CLASSES)
+
+
+def test_a_label_that_is_no_class() -> None:
+    with pytest.raises(UserError, match="'wolf' in column 'label' is no class"):
+        find_form(sample("cat", "wolf", "dog"), CLASSES, holds="labels")
+    with pytest.raises(UserError, match="'7'"):
+        find_form(sample("0", "7", "1"), CLASSES, holds="labels")
+
+
+def test_lists_of_the_likeliest(tmp_path) -> None:
+    form = find_form(sample("cat dog", "cat dog", "cat dog"), CLASSES, holds="top")
+    rows = write(tmp_path, form, Decision("none", top=2))
+    assert [row[1] for row in rows[1:]] == ["cat dog", "bird dog", "dog cat"]
+    form = find_form(sample("0 1", "0 1", "0 1"), CLASSES, holds="top")
+    rows = write(tmp_path, form, Decision("none", top=3))
+    assert rows[1] == ["a_1", "1 2 0"]
+    with pytest.raises(UserError, match="'big cat'"):
+        find_form(sample("", "", ""), ("big cat", "dog"), holds="top")
+
+
+def test_long_form(tmp_path) -> None:
+    keys = [f"{id_}_{name}" for name in ("dog", "bird", "cat") for id_ in IDS]
+    form = find_form(
+        sample(*["0"] * 9, header=("id_class", "probability"), keys=keys), CLASSES, ids=IDS
+    )
+    assert form.kind == "long"
+    header, *rows = write(tmp_path, form, Decision("none"))
+    assert header == ["id_class", "probability"] and [row[0] for row in rows] == keys
+    found = {key: float(value) for key, value in rows}
+    assert found["a_1_cat"] == pytest.approx(0.7) and found["a_10_bird"] == pytest.approx(0.2)
+    assert sum(found[f"a_2_{name}"] for name in CLASSES) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_lines_that_are_no_long_form() -> None:
+    """A line short, or ids that look like it, are none."""
+    keys = [f"{id_}_{name}" for id_ in IDS for name in CLASSES]
+    header = ("id", "x")
+    assert forms.split_lines(keys, IDS) is not None
+    assert forms.split_lines(keys[:-1], IDS) is None
+    assert forms.split_lines(IDS, IDS) is None
+    with pytest.raises(UserError, match="no column is a class"):
+        find_form(sample(*["0.1"] * 8, header=header, keys=keys[:-1]), CLASSES, ids=IDS)
+
+
+def test_ones_in_class_columns(tmp_path) -> None:
+    asked = Sample(("id", "dog", "cat", "bird"), ("0", "0", "0"), tuple(IDS))
+    form = find_form(asked, CLASSES, holds="labels")
+    rows = write(tmp_path, form)
+    assert [row[1:] for row in rows[1:]] == [["0", "1", "0"], ["0", "0", "1"], ["1", "0", "0"]]
+
+
+def test_without_a_sample(tmp_path) -> None:
+    rows = write(tmp_path, find_form(None, CLASSES, holds="labels"))
+    assert rows[0] == ["ID", "label"] and rows[1] == ["a_1", "cat"]
+    assert find_form(None, CLASSES).header == ("ID", *CLASSES)
+
+
+def test_names_that_need_quotes_come_back(tmp_path) -> None:
+    classes = ('a, "b"', "c\nd", "=e")
+    rows = write(tmp_path, find_form(None, classes, holds="labels"))
+    assert [row[1] for row in rows[1:]] == ["c\nd", 'a, "b"', "=e"]
+
+
+@pytest.mark.parametrize("kind", ["labels", "lists", "long"])
+def test_what_was_written_wrongly_does_not_stand(tmp_path, monkeypatch, kind) -> None:
+    """A byte that the disk changed is found when the file is read back."""
+    header, keys = ("id", "label"), None
+    if kind == "long":
+        keys = [f"{id_}_{name}" for id_ in IDS for name in CLASSES]
+    cells = {"labels": "cat", "lists": "cat dog", "long": "0"}[kind]
+    holds = {"labels": "labels", "lists": "top", "long": "probabilities"}[kind]
+    asked = sample(*[cells] * len(keys or IDS), header=header, keys=keys)
+    form = find_form(asked, CLASSES, holds=holds, ids=IDS)
+    whole = forms._line
+    monkeypatch.setattr(
+        forms, "_line", lambda row: whole(row).replace("cat", "cta").replace("0.7", "0.8")
+    )
+    decision = Decision("none", top=2) if kind == "lists" else ARGMAX
+    with pytest.raises(UserError, match="try again"):
+        write(tmp_path, form, decision)
+    assert not (tmp_path / "submission.csv").exists()
