@@ -10,17 +10,21 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.config import BlendConfig, FoldConfig, InferConfig, PlanConfig
-from src.files import hold, read_json, write_json
+from src.files import hold, read_json, sweep, write_json
 from src.reader import fill, parse, read_rows
 from src.runs import Output
 from src.script import UserError, run_script
+
+if TYPE_CHECKING:
+    from src.pipelines.classification.follow import Clock, Steps
+    from src.pipelines.classification.plan import Member
 
 SURVEY_SHARE = 0.07  # of the hours
 SHORT_HOURS = 2.0  # below, three folds; from here on, five
@@ -54,74 +58,104 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def follow(config: PlanConfig, output: Output, clock: Any) -> None:
+def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     """Prepare, survey and plan; then train to the deadline."""
     from src.data.index import find_root, read_test
     from src.engine.runtime import start_runtime
-    from src.pipelines.classification import follow as following
     from src.pipelines.classification import plan
+    from src.pipelines.classification.follow import Follower, add_history
     from src.pipelines.classification.prepare import prepare_data
-    from src.pipelines.classification.probe import train_probes
-    from src.pipelines.classification.train import train_fold
-    from src.pipelines.run_folder import finished
 
     base = fold_flags(config, output)
     index, folds = prepare_data(FoldConfig(**base), output)
     test = read_test(find_root(config.data_dir), allow_outside=config.allow_outside)
+    work = plan.size_of_work(folds, len(test.table))
     runtime = start_runtime(config.device, config.precision)
-    found, runtime = survey_data(config, output, index, folds, runtime, clock)
-    used = int((folds.fold >= 0).sum())
-    work = plan.Work(
-        train_rows=used - used // folds.num_folds,
-        valid_rows=used // folds.num_folds,
-        test_rows=len(test.table),
-        num_folds=folds.num_folds,
-    )
-    best = min(found, key=lambda candidate: candidate.log_loss)
-    probe = plan.probe_member(best, work, config.seed)
-    ranked = plan.rank(found, work, clock.left() - probe.tail_s)
+    found, runtime = survey_data(config, output, index, folds, runtime, clock, work)
+    left = clock.left() - plan.probe_member(found[0], work, 0).tail_s
+    ranked = plan.rank(found, work, left)
     common = plan.COMMON | {"precision": runtime.precision, "autotune": "off", "compile": "off"}
     common["channels_last"] = "on" if runtime.channels_last else "off"
-
-    def keep(members: Sequence[Any]) -> None:
+    if not output.plan.exists():
+        best = min(found, key=lambda candidate: candidate.log_loss)
+        first = plan.first_members(ranked, work, left, config.seed)
+        members = [plan.probe_member(best, work, config.seed), *first]
         head = plan.describe(members, work, clock.hours, clock.spent())
-        plan.write_plan(output.plan, [probe, *members], common, head)
-
-    members = read_members(output.plan, found, work)
-    if members is None:
-        members = plan.first_members(ranked, work, clock.left() - probe.tail_s, config.seed)
-        keep(members)
+        plan.write_plan(output.plan, members, common, head)
+    rows = read_rows(output.plan, FoldConfig)[1]
+    known = [plan.known_member(name, row, found, work) for name, row in rows.items()]
+    probes, members = [m for m in known if not m.epochs], [m for m in known if m.epochs]
     print(plan.describe(members, work, clock.hours, clock.spent()), flush=True)
     if config.dry_run:
         return
 
-    def row(name: str, fold: int) -> FoldConfig:
-        flags = base | {"config": str(output.plan), "model": name, "fold": str(fold)}
-        return fill(FoldConfig, flags, row_by="model")
+    def keep(members: Sequence[Member]) -> None:
+        head = plan.describe(members, work, clock.hours, clock.spent())
+        plan.write_plan(output.plan, [*probes, *members], common, head)
 
-    def train(member: Any, fold: int, shorten: Any) -> None:
-        run, options = output.run(member.name, fold), row(member.name, fold)
-        with run.hold():
-            if not finished(run, options, folds.folds_hash):
-                train_fold(options, output, run, index, folds, fold, runtime, shorten)
+    def after(models: Sequence[str], loss: float, forecast: float) -> None:
+        add_history(output.history, clock.spent(), models, loss, forecast)
 
-    steps = following.Steps(
-        train=train,
-        submit=lambda models, final: submit(config, output, models, final=final),
-        is_finished=lambda name, fold: output.run(name, fold).finished.exists(),
-        losses=lambda name, fold: following.calibrated_losses(output.run(name, fold).oof),
-        say=lambda line: print(line, flush=True),
-    )
-    follower = following.Follower(
-        members, [probe.name], ranked, work, clock, steps, seed=config.seed, keep=keep,
-        after=lambda models, loss, forecast: following.add_history(
-            output.history, clock.spent(), models, loss, forecast
-        ),
+    place = Place(config, output, base, index, folds, test, runtime)
+    follower = Follower(
+        members, [probe.name for probe in probes], ranked, work, clock, place.steps(),
+        seed=config.seed, keep=keep, after=after,
     )  # fmt: skip
-    train_probes(row(probe.name, 0), output, index, folds, test, runtime)
+    for probe in probes:
+        place.train_probe(probe.name)
     follower.submit(final=False)
     follower.run()
     print(f"{output.submission} stands after {clock.spent() / 60:.1f} minutes", flush=True)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Data, options and device: what the steps of a plan work on."""
+
+    config: PlanConfig
+    output: Output
+    base: dict[str, Any]
+    index: Any
+    folds: Any
+    test: Any
+    runtime: Any
+
+    def row(self, name: str, fold: int) -> FoldConfig:
+        """Return the options of a row of plan.yaml, as train_fold.py reads them."""
+        flags = {k: v for k, v in self.base.items() if k not in ("seed", "precision")}
+        flags |= {"config": str(self.output.plan), "model": name, "fold": str(fold)}
+        return fill(FoldConfig, flags, row_by="model")
+
+    def train_probe(self, name: str) -> None:
+        """Fit the probe of every fold."""
+        from src.pipelines.classification.probe import train_probes
+
+        row = self.row(name, 0)
+        train_probes(row, self.output, self.index, self.folds, self.test, self.runtime)
+
+    def train(self, member: Member, fold: int, shorten: Any) -> None:
+        """Train a fold to its finished folder."""
+        from src.pipelines.classification.train import train_fold
+        from src.pipelines.run_folder import finished
+
+        run, row = self.output.run(member.name, fold), self.row(member.name, fold)
+        with run.hold():
+            if not finished(run, row, self.folds.folds_hash):
+                train_fold(
+                    row, self.output, run, self.index, self.folds, fold, self.runtime, shorten
+                )
+
+    def steps(self) -> Steps:
+        """Return what a plan does."""
+        from src.pipelines.classification.follow import Steps, calibrated_losses
+
+        return Steps(
+            train=self.train,
+            submit=lambda models, final: submit(self.config, self.output, models, final=final),
+            is_finished=lambda name, fold: self.output.run(name, fold).finished.exists(),
+            losses=lambda name, fold: calibrated_losses(self.output.run(name, fold).oof),
+            say=lambda line: print(line, flush=True),
+        )
 
 
 def fold_flags(config: PlanConfig, output: Output) -> dict[str, Any]:
@@ -137,11 +171,18 @@ def fold_flags(config: PlanConfig, output: Output) -> dict[str, Any]:
 
 
 def survey_data(
-    config: PlanConfig, output: Output, index: Any, folds: Any, runtime: Any, clock: Any
+    config: PlanConfig,
+    output: Output,
+    index: Any,
+    folds: Any,
+    runtime: Any,
+    clock: Any,
+    work: Any,
 ) -> tuple[list[Any], Any]:
     """Return the candidates and the runtime they were measured in; what was measured is kept."""
     from src.ensemble.report import format_table
     from src.pipelines.classification import survey
+    from src.pipelines.classification.plan import expected_in
     from src.pipelines.classification.prepare import find_aliases
     from src.pipelines.classification.train import ClassData
 
@@ -155,22 +196,13 @@ def survey_data(
     found = survey.survey(
         data, backbones, config.sizes, runtime, pretrained=config.pretrained, seed=config.seed,
         seconds=SURVEY_SHARE * clock.hours * 3600,
+        expected=lambda candidate: expected_in(candidate, work, clock.left()),
     )  # fmt: skip
     heads = ["backbone", "px", "probe", "accuracy", "train img/s", "infer img/s", "min/epoch"]
     print("\n" + format_table(heads, survey.survey_table(found, int((folds.fold >= 0).sum()))))
     content = {"precision": runtime.precision, "channels_last": runtime.channels_last}
     write_json(output.survey, content | {"candidates": survey.to_json(found)})
     return found, runtime
-
-
-def read_members(path: Path, found: Sequence[Any], work: Any) -> list[Any] | None:
-    """Return the members of a plan that is there already, edited or not; None without one."""
-    from src.pipelines.classification.plan import known_member
-
-    if not path.exists():
-        return None
-    _, rows = read_rows(path, FoldConfig)
-    return [known_member(name, row, found, work) for name, row in rows.items() if row["epochs"]]
 
 
 def submit(
@@ -191,7 +223,13 @@ def submit(
     )  # fmt: skip
     output.logs.mkdir(parents=True, exist_ok=True)
     path = output.logs / "plan_blend.log"
-    with path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+    with (
+        hold(output.root / ".blend.lock", str(output.weights)),
+        hold(output.root / ".infer.lock", f"inference into {output.root}"),
+        path.open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+    ):
+        sweep(output.root)
         optimize_weights.optimize(blend, output, {})
         infer_ensemble.infer(infer, output)
     loss = read_json(output.prediction)["oof_log_loss"]

@@ -293,8 +293,7 @@ class Follower:
         """Add a member if there is time for one; tell whether there was."""
         if len(self.members) >= MAX_MEMBERS:
             return False
-        lost = {name.rpartition("_")[2] for name in self.dropped}
-        recipes = [name for name in RECIPES if name not in lost]
+        recipes = self.recipes()
         taken = [member.name for member in self.members]
         paced = [
             replace(c, train_rate=c.train_rate / self.pace, infer_rate=c.infer_rate / self.pace)
@@ -310,6 +309,17 @@ class Follower:
         self.keep([self.costed(known) for known in self.members])
         self.steps.say(f"plan: time for {member.name}, {member.epochs} epochs a fold")
         return True
+
+    def recipes(self) -> list[str]:
+        """Return the recipes that go on, the one with the lower loss on fold 0 first."""
+        known = {
+            member.name.rpartition("_")[2]: float(self.steps.losses(member.name, 0).mean())
+            for member in self.members[:2]
+            if self.steps.is_finished(member.name, 0)
+        }
+        lost = {name.rpartition("_")[2] for name in self.dropped}
+        left = [name for name in RECIPES if name not in lost]
+        return sorted(left, key=lambda name: known.get(name, math.inf))
 
     def models(self) -> list[str]:
         """Return what to blend: probes, what goes on, and of the rest what is whole."""
@@ -334,7 +344,8 @@ class Follower:
         if not models:
             return
         begun = self.clock.spent()
-        loss, forecast = self.steps.submit(models, final)
+        searched = final and self.clock.left() > self.final_s / 2  # a late one only blends
+        loss, forecast = self.steps.submit(models, searched)
         if not final:
             self.blend_s = self.clock.spent() - begun
         self.after(models, loss, forecast)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from src.config import MAX_MEMBERS
+from src.data.folds import Folds
 from src.files import write_text
 from src.pipelines.classification.survey import Candidate
 
@@ -52,7 +53,7 @@ class Member:
     @property
     def epochs(self) -> int:
         """Planned length of its schedule."""
-        return int(self.options["epochs"])
+        return int(self.options.get("epochs", 20))
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,13 @@ class Work:
     valid_rows: int
     test_rows: int
     num_folds: int
+
+
+def size_of_work(folds: Folds, test_rows: int) -> Work:
+    """Return how many rows a fold trains on and scores."""
+    used = int((folds.fold >= 0).sum())
+    valid = used // folds.num_folds
+    return Work(used - valid, valid, test_rows, folds.num_folds)
 
 
 def epochs_in(candidate: Candidate, work: Work, seconds: float, num_members: int) -> float:
@@ -87,14 +95,14 @@ def expected_loss(candidate: Candidate, epochs: float) -> float:
     return candidate.log_loss * (1 + SLOWNESS / max(epochs, 0.1))
 
 
+def expected_in(candidate: Candidate, work: Work, seconds: float) -> float:
+    """Return :func:`expected_loss` where two recipes share the seconds."""
+    return expected_loss(candidate, min(epochs_in(candidate, work, seconds, 2), MAX_EPOCHS))
+
+
 def rank(found: Sequence[Candidate], work: Work, seconds: float) -> list[Candidate]:
     """Return the candidates, the one to train first in front."""
-
-    def key(candidate: Candidate) -> float:
-        epochs = min(epochs_in(candidate, work, seconds, 2), MAX_EPOCHS)
-        return expected_loss(candidate, epochs)
-
-    return sorted(found, key=key)
+    return sorted(found, key=lambda candidate: expected_in(candidate, work, seconds))
 
 
 def make_member(

@@ -7,7 +7,7 @@ A ridge classifier on the frozen features of a sample of the images, scored by l
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from src.pipelines.classification.wise_ft import Embedding
 from src.script import UserError
 from src.tasks.classification import Classification
 
-SHARES = (0.43, 0.57, 0.86, 1.14)  # of the native size: 96, 128, 192 and 256 px for 224
+SHARES = (0.29, 0.43, 0.57, 0.86, 1.14)  # of the native size: 64, 96, 128, 192, 256 px for 224
 STRIDE = 32
 MAX_ROWS = 400
 TRIAL_ROWS = 16
@@ -71,6 +71,14 @@ class Candidate:
         """Short name of backbone and size."""
         short = self.timm_id.partition(".")[0].removeprefix("tf_").replace("efficientnet_", "")
         return f"{short}_{self.image_size}"
+
+    @property
+    def summary(self) -> str:
+        """One line of what was measured."""
+        return (
+            f"{self.name}: probe {self.log_loss:.4f}, accuracy {self.accuracy:.3f}, "
+            f"{self.train_rate:.0f} images/s in training, {self.infer_rate:.0f} without gradients"
+        )
 
 
 def find_backbones(models: Sequence[str], input_dir: Path | str = "input") -> list[str]:
@@ -120,8 +128,20 @@ def survey(
     pretrained: str = "auto",
     seed: int = 0,
     seconds: float = float("inf"),
+    expected: Callable[[Candidate], float] = lambda candidate: candidate.log_loss,
 ) -> list[Candidate]:
-    """Measure every backbone at every size, the small ones first, as long as ``seconds`` allow.
+    """Measure the first backbone at every size, the others where the first is best.
+
+    Args:
+        data: photographs and folds.
+        backbones: timm ids.
+        sizes: px; none = shares of each native size.
+        runtime: device and precision.
+        pretrained: `auto` or a file.
+        seed: of the sample.
+        seconds: after which nothing more is measured.
+        expected: what a candidate may come to in the time there is; the others are looked at where
+            that or the probe's loss is least.
 
     Raises:
         UserError: weights that are not there, an image that cannot be decoded.
@@ -129,11 +149,10 @@ def survey(
     """
     started = time.monotonic()
     rows = sample_rows(data, seed)
-    todo = [(size, timm_id) for timm_id in backbones for size in sizes_of(timm_id, sizes)]
-    order = {timm_id: place for place, timm_id in enumerate(backbones)}
-    todo.sort(key=lambda pair: (order[pair[1]], pair[0]))
     found: list[Candidate] = []
-    for size, timm_id in todo:
+    todo = [(backbones[0], size) for size in sizes_of(backbones[0], sizes)]
+    while todo:
+        timm_id, size = todo.pop(0)
         if found and time.monotonic() - started > seconds:
             say(runtime, f"survey: no time left for {timm_id} at {size} px")
             continue
@@ -144,14 +163,30 @@ def survey(
                 raise
             release_memory(runtime.device)
             say(runtime, f"survey: {timm_id} at {size} px does not fit into memory")
-            continue
-        row = found[-1]
-        say(
-            runtime,
-            f"survey: {row.name}: probe {row.log_loss:.4f}, accuracy {row.accuracy:.3f}, "
-            f"{row.train_rate:.0f} images/s in training, {row.infer_rate:.0f} without gradients",
-        )
+        else:
+            say(runtime, f"survey: {found[-1].summary}")
+        if not todo and found and timm_id == backbones[0]:
+            todo = _elsewhere(found, backbones[1:], sizes, expected)
     return found
+
+
+def _elsewhere(
+    found: Sequence[Candidate],
+    backbones: Sequence[str],
+    sizes: Sequence[int],
+    expected: Callable[[Candidate], float],
+) -> list[tuple[str, int]]:
+    """Return (backbone, size) of the others, at the two places where the first one was best."""
+    best = min(found, key=lambda c: c.log_loss), min(found, key=expected)
+    native = find_data_config(found[0].timm_id).image_size
+    todo = []
+    for timm_id in backbones:
+        own = find_data_config(timm_id).image_size
+        for candidate in dict.fromkeys(best):
+            wanted = candidate.image_size * own / native
+            nearest = min(sizes_of(timm_id, sizes), key=lambda size, w=wanted: abs(size - w))
+            todo.append((timm_id, nearest))
+    return list(dict.fromkeys(todo))
 
 
 def settle(data: ClassData, timm_id: str, runtime: Runtime, config: PlanConfig) -> Runtime:
