@@ -6,7 +6,7 @@ A stopped run goes on with the first model and fold that has not finished.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,11 @@ def infer(config: InferConfig, output: Output) -> None:
     from tqdm import tqdm
 
     from src.data.index import find_root, read_test
-    from src.ensemble.test_predictions import EnsemblePredictor, save_predictions
+    from src.ensemble.test_predictions import (
+        EnsemblePredictor,
+        average_temperature,
+        save_predictions,
+    )
     from src.ensemble.weights import read_weights, restrict
 
     weights = read_weights(output.weights)
@@ -71,6 +75,9 @@ def infer(config: InferConfig, output: Output) -> None:
         columns=source_columns(weights),
         num_rows=first.logits.shape[1],
     )
+    predictor = replace(predictor, temperature=average_temperature(predictor))
+    if predictor.num_seats > 1:
+        print(f"average of {predictor.num_seats} folds: temperature {predictor.temperature:.3f}")
     with tqdm(total=predictor.num_rows, desc="pool", leave=False, disable=None) as bar:
         predictions = save_predictions(
             output.root / "test_log_probs.npy", predictor, progress=bar.update

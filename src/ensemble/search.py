@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from src.ensemble.blend import NUM_FLOORS, THREADS, Tables, convex
 from src.ensemble.oof import Oof
-from src.ensemble.pool import TINY, Member, log_softmax, row_blocks
+from src.ensemble.pool import MAX_LOSS, TINY, Member, log_softmax, row_blocks
 from src.ensemble.solvers import finished_losses, fit_finish, fit_log_pool
 from src.journal import Journal
 
@@ -217,6 +217,8 @@ class Panel:
 
         Temperature and floors are fitted on at most 8,192 rows of the other parts.
         """
+        if not structure.columns(self.oof.members).any():  # models that lack these views
+            return MAX_LOSS
         linear = structure.pool == "linear"
         values = np.exp(self.of(structure.order)) if linear else self.of(structure.order)
         floors = self.tables.raw[self.rows, -NUM_FLOORS:]

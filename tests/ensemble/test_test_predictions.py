@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from src.ensemble.pool import Blend
 from src.ensemble.predictions import has_test_run, hash_ids, open_test_run, save_test_info
-from src.ensemble.test_predictions import EnsemblePredictor, save_predictions
+from src.ensemble.test_predictions import (
+    EnsemblePredictor,
+    average_temperature,
+    save_predictions,
+)
 from src.metrics.classification import softmax
 from src.script import UserError
 
@@ -85,6 +90,41 @@ def test_every_seat_repeats_the_recipe_and_the_committee_averages_logarithms(tmp
     votes = 0.5 * np.array([softmax(logits["a", s][0]) for s in range(3)]).sum(0)
     votes += 0.3 * np.array([softmax(logits["a", s][1], 2.0) for s in range(3)]).sum(0)
     np.testing.assert_array_equal(predictions.choices["a"], votes.argmax(1))
+
+
+def test_temperature_of_the_average_undoes_the_noise_of_single_folds(tmp_path):
+    rng = np.random.default_rng(0)
+    num_rows, noise = 4000, 0.6
+    signal = 2 * rng.standard_normal((num_rows, 3))
+    probs = softmax(signal)
+    targets = (rng.random((num_rows, 1)) > probs.cumsum(axis=1)).sum(axis=1)
+    runs = []
+    for seat in range(4):
+        logits = (signal + noise * rng.standard_normal(signal.shape)).astype(np.float16)[None]
+        folder = tmp_path / "a" / f"fold{seat}"
+        write_run(folder, logits, views=["identity"])
+        runs.append(
+            open_test_run(
+                folder, num_rows=num_rows, ids_hash=hash_ids(IDS), classes=CLASSES,
+                views=["identity"],
+            )
+        )  # fmt: skip
+    # each fold alone is best at 1 + noise² / signal² = 1.09
+    blend = Blend(
+        "linear", (("a", "identity"),), np.ones(1), np.ones(1), 1.09, (0.0, 0.0), np.full(3, 1 / 3)
+    )
+    what = EnsemblePredictor({"a": runs}, blend, (0, 1, 2), num_rows)
+    found = average_temperature(what)
+    # (4 + 0.36 / 4) / (4 + 0.36)
+    assert found == pytest.approx(0.938, abs=0.005)
+
+    def loss(temperature):
+        prediction = replace(what, temperature=temperature).predict(slice(0, num_rows))
+        return -prediction.log_probs[np.arange(num_rows), targets].mean()
+
+    assert loss(found) < loss(1.0) and loss(found) < loss(0.85)
+    alone = EnsemblePredictor({"a": runs[:1]}, blend, (0, 1, 2), num_rows)
+    assert average_temperature(alone) == 1.0
 
 
 def test_saved_answers_are_the_answers(tmp_path, monkeypatch):

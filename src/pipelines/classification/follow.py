@@ -120,6 +120,8 @@ def trim(
 ) -> int:  # fmt: skip
     """Return how many epochs a fold shall have in all, so that everything ends in time.
 
+    Where all would have fewer than ``MIN_EPOCHS``, this one has those at the cost of the others.
+
     Args:
         done: epochs it has had.
         epochs: planned.
@@ -132,7 +134,10 @@ def trim(
     available = seconds - tail_s - sum(m.tail_s for _, m in others)
     if training <= available:
         return epochs
-    return done + max(0, math.floor((epochs - done) * available / training + 1e-9))
+    left = (epochs - done) * max(available, 0.0) / training
+    if done + left < MIN_EPOCHS:  # too little to be shared: this fold first, then others
+        left = min(MIN_EPOCHS - done, max(seconds - tail_s, 0.0) / epoch_s)
+    return done + max(0, math.floor(left + 1e-9))
 
 
 def is_worse(losses: Any, others: Any) -> bool:

@@ -90,6 +90,9 @@ def test_trim_shares_what_is_left() -> None:
     # half of the training: four of the eight epochs that are left
     assert follow.trim(2, 10, 10.0, 5.0, [(10, other)], 100.0) == 6
     assert follow.trim(2, 10, 10.0, 5.0, [], 0.0) == 2
+    # 10 s for both: this one gets the third epoch that makes it worth its while
+    assert follow.trim(1, 10, 10.0, 5.0, [(10, other)], 30.0) == 3
+    assert follow.trim(1, 10, 10.0, 5.0, [(10, other)], 20.0) == 2
 
 
 @pytest.mark.parametrize("slowness", [0.4, 0.9, 1.0, 1.3, 2.5])
@@ -101,7 +104,7 @@ def test_the_deadline_is_kept_and_the_time_is_used(
     follower = world.follow(tmp_path, hours)
     assert world.time <= hours * 3600
     whole = len(follower.members) == MAX_MEMBERS
-    assert whole or world.time > 0.8 * hours * 3600
+    assert whole or world.time > 0.7 * hours * 3600  # what is left is too short for a fold
     assert world.submitted[-1][0] == world.time
     assert len(world.submitted) == len(world.finished) + 1  # after every fold, and at the end
     rounds = [fold for _, fold in world.finished][: 3 * 2]
