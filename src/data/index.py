@@ -34,11 +34,13 @@ from src.data.columns import (
     read_labels,
 )
 from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates, refuse_rows
-from src.data.files import ImageFinder, Scanner, find_entry
+from src.data.files import ImageFinder, Scanner
 from src.data.root import (
     INNER_TABLES,
     LABEL_TABLES,
+    SPLITS,
     find_root,
+    find_split,
     find_table,
     name_classes,
     name_tables,
@@ -78,14 +80,14 @@ def read_train(
         UserError: neither layout, no classes, duplicate ids, images that are not there.
     """
     root = Path(root)
-    folder = find_entry(root, "train", "training")
+    folder = find_split(root, "train")
     path = find_table(root, "train") or _find_label_table(root, folder)
     if path is not None:
         wanted = (image_column, label_column, group_column)
         return _read_train_csv(root, path, wanted, allow_outside)
     if image_column or label_column or group_column:
         raise UserError(f"no train.csv in {root} to take columns from: drop the column flags")
-    if folder is None or not folder.is_dir():
+    if folder is None:
         raise UserError(
             f"no train/ and no train.csv in {root}: {name_tables(root)}{name_classes(root)}unpack "
             "the data, or --data_dir"
@@ -106,8 +108,8 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     sample, notes = read_sample(root)
     sample_ids = None if sample is None else sample.iloc[:, 0].tolist()
     path = find_table(root, "test")
-    folder = find_entry(root, "test", "testing")
-    if path is None and sample_ids is None and folder is not None and folder.is_dir():
+    folder = find_split(root, "test")
+    if path is None and sample_ids is None and folder is not None:
         return _read_test_folder(root, folder.name)
     finder = ImageFinder(
         root, split="test", folder=folder.name if folder else "", allow_outside=allow_outside
@@ -139,7 +141,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
 
 def has_test(root: Path) -> bool:
     """Tell whether there is anything that says the test images."""
-    names = find_entry(root, "test", "testing"), find_table(root, "test"), find_sample(root)
+    names = find_split(root, "test"), find_table(root, "test"), find_sample(root)
     return any(name is not None for name in names)
 
 
@@ -149,7 +151,7 @@ def _find_label_table(root: Path, train: Path | None) -> Path | None:
     It may lie in ``train`` itself: ``_classes.csv``, ``metadata.csv``.
     """
     path = find_table(root, *LABEL_TABLES)
-    if train is None or not train.is_dir():
+    if train is None or (path is not None and train.name.casefold() not in SPLITS["train"]):
         return path
     path = path or find_table(train, *INNER_TABLES)
     return None if path is None or len(Scanner(root).images_by_folder(train.name)) > 1 else path
@@ -238,8 +240,8 @@ def _validation_images(
 
     They are trained on like the others: folds hold out rows of their own.
     """
-    valid = find_entry(root, "val", "valid", "validation", "dev")
-    if valid is None or not valid.is_dir():
+    valid = find_split(root, "valid")
+    if valid is None:
         return {}, []
     found = scanner.images_by_folder(_class_parent(scanner, valid.name))
     pairs = {image: nfc(name) for name, images in found.items() for image in images}
@@ -256,7 +258,7 @@ def _validation_images(
 def _read_train_csv(
     root: Path, path: Path, wanted: Sequence[str | None], allow_outside: bool
 ) -> Index:
-    folder = find_entry(root, "train", "training")
+    folder = find_split(root, "train")
     finder = ImageFinder(
         root, split="train", folder=folder.name if folder else "", allow_outside=allow_outside
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from src.classes import nfc
 from src.data.files import Scanner, find_entry, is_litter
 from src.script import UserError
 
@@ -12,6 +14,17 @@ LABEL_TABLES = (
     *("train_labels", "trainlabels", "labels", "training", "train_df", "train_data", "train_set"),
     *("training_set", "train_info", "train_metadata", "training_labels"),
 )
+SPLITS = {
+    "train": ("train", "training", "학습", "훈련"),
+    "valid": ("val", "valid", "validation", "dev", "검증"),
+    "test": ("test", "testing", "테스트", "시험"),
+}
+# Words of a folder's name that say nothing of their own.
+_FILL = frozenset({
+    *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpg", "jpeg"),
+    *("png", "set", "data", "dataset", "dir", "folder", "files", "seg", "class", "classes", "all"),
+    *("raw", "full", "original", "stage", "이미지", "사진"),
+})  # fmt: skip
 INNER_TABLES = ("_classes", "metadata", "train", *LABEL_TABLES)
 _MAX_FOLDERS = 100  # more are classes or scenes, no places where a data set was unpacked
 
@@ -19,6 +32,35 @@ _MAX_FOLDERS = 100  # more are classes or scenes, no places where a data set was
 def find_table(folder: Path, *stems: str) -> Path | None:
     """Return the first table (.csv, .tsv) with one of the ``stems`` that lies in ``folder``."""
     return find_entry(folder, *(stem + ending for stem in stems for ending in (".csv", ".tsv")))
+
+
+def find_split(root: Path, split: str) -> Path | None:
+    """Return the folder of ``train``, ``valid`` or ``test`` images that lies in ``root``, if any.
+
+    It is called so, or so with words that say nothing (``train_images``, ``test1``,
+    ``Training_Set``), or as a folder of another split but for that word (``flowers_test``).
+    """
+    exact = find_entry(root, *SPLITS[split])
+    if exact is not None and exact.is_dir():
+        return exact
+    named = {child: _read_name(child.name) for child in _subfolders(root)}
+    fits = [
+        child for child, (said, rest) in named.items()
+        if said == split
+        and (not rest or any(other != (said, rest) and other[0] and other[1] == rest
+                             for other in named.values()))
+    ]  # fmt: skip
+    return fits[0] if len(fits) == 1 else None
+
+
+def _read_name(name: str) -> tuple[str, tuple[str, ...]]:
+    """Return the split that a folder's name says ("" none or several), and its other words."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d])(?=\d)", " ", nfc(name)).casefold()
+    words = [word for word in re.findall(r"[^\W_]+", spaced) if not word.isdigit()]
+    found = [split for word in words for split, names in SPLITS.items() if word in names]
+    known = {word for names in SPLITS.values() for word in names} | _FILL
+    rest = tuple(word for word in words if word not in known)
+    return (found[0] if len(found) == 1 else ""), rest
 
 
 def find_root(data_dir: Path | str) -> Path:
@@ -63,19 +105,19 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _is_data_set(folder: Path) -> bool:
-    if find_entry(folder, "train", "training", "test") is not None:
+    if find_split(folder, "train") is not None or find_split(folder, "test") is not None:
         return True
     return find_table(folder, "train", *LABEL_TABLES, "test") is not None
 
 
 def _enter_splits(folder: Path) -> Path:
     """Return ``train/`` itself where all it holds are splits: an archive unpacked one too deep."""
-    inner = find_entry(folder, "train", "training")
-    if inner is None or not inner.is_dir() or find_table(folder, "train", "test"):
+    inner = find_split(folder, "train")
+    if inner is None or find_table(folder, "train", "test"):
         return folder
-    names = {child.name.casefold() for child in _subfolders(inner)}
-    splits = {"train", "training"}, {"test", "testing", "val", "valid", "validation"}
-    whole = names <= splits[0] | splits[1] and all(names & split for split in splits)
+    names = [_read_name(child.name) for child in _subfolders(inner)]
+    splits = {split for split, _ in names}
+    whole = "train" in splits and len(splits) > 1 and not any(not s or rest for s, rest in names)
     return inner if whole else folder
 
 

@@ -349,3 +349,24 @@ def test_a_list_of_ids_needs_a_name_too(tmp_path):
     lay(tmp_path, test="t0\nt1\n")
     with pytest.raises(UserError, match=r"its first line is 't0'; .* such as 'image'"):
         read_test(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Training_Set", "test_set"), ("train_images", "test_images"), ("train", "test1"),
+     ("seg_train/seg_train", "seg_test/seg_test"), ("asl_alphabet_train", "asl_alphabet_test"),
+     ("TrainData", "TestData"), ("학습_이미지", "테스트_이미지")],
+)  # fmt: skip
+def test_folders_that_name_a_split_among_other_words(tmp_path, train, test):
+    put(tmp_path, f"{train}/a/1.jpg", f"{train}/b/1.jpg", f"{test}/7.jpg")
+    root = find_root(tmp_path)
+    assert root == tmp_path
+    assert rows(read_train(root), "image") == [(f"{train}/a/1.jpg",), (f"{train}/b/1.jpg",)]
+    assert rows(read_test(root), "image") == [(f"{test}/7.jpg",)]
+
+
+@pytest.mark.parametrize("name", ["train_masks", "train_wheels", "training_camp", "test_train"])
+def test_a_word_that_says_something_is_no_split(tmp_path, name):
+    put(tmp_path, f"{name}/a/1.jpg", f"{name}/b/1.jpg", "other/a/1.jpg")
+    with pytest.raises(UserError, match="no data set in"):
+        find_root(tmp_path)
