@@ -118,7 +118,7 @@ def convert(file: Path, architecture: str, path: Path) -> float:
     digest = file.stem.rpartition("-")[2]  # the file is named after its own SHA-256
     if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(digest):
         raise UserError(f"{file.name}: does not match the digest in its name; run this again")
-    model = timm.create_model(architecture, pretrained=False)
+    model: Any = timm.create_model(architecture, pretrained=False)
     state = load_state_dict(str(file), weights_only=True)
     state = rename_to_timm(state, [len(stage) for stage in model.blocks])
     content = safetensors.torch.save(

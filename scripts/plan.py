@@ -212,7 +212,7 @@ def submit(
     import infer_ensemble
     import optimize_weights
 
-    place = {"data_dir": config.data_dir, "output_dir": config.output_dir}
+    place: dict[str, Any] = {"data_dir": config.data_dir, "output_dir": config.output_dir}
     blend = BlendConfig(
         **place, models=tuple(models), presets="", aliases=config.aliases,
         trials=60 if final else 0, seed=config.seed,

@@ -168,9 +168,14 @@ def sweep(folder: Path, *names: str) -> None:
             left.unlink(missing_ok=True)
 
 
+def crc32(array: Any, before: int = 0) -> int:
+    """Return the CRC-32 of a contiguous array's bytes, behind those that gave ``before``."""
+    return zlib.crc32(memoryview(array).cast("B"), before)
+
+
 def checksum(array: Any) -> str:
-    """Return the CRC-32 of an array's bytes, eight hex digits; a mapped one is read in order."""
-    return f"{zlib.crc32(array.reshape(-1).view('u1')):08x}"
+    """Return the CRC-32 of a contiguous array's bytes as eight hex digits."""
+    return f"{crc32(array):08x}"
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from src.data.canonical import FileSource, Source, read
-from src.files import atomic_write, hold, sweep
+from src.files import atomic_write, crc32, hold, sweep
 from src.script import UserError
 
 AUTO_SHARE = 0.25  # of the free memory may be taken unasked
@@ -123,7 +122,7 @@ class DiskCache(Rows):
         place = int(self.rows[row])
         pixels = np.asarray(self._pixels[place])
         if not self._sound[place]:
-            if zlib.crc32(pixels.reshape(-1)) != self._checksums[place]:
+            if crc32(pixels) != self._checksums[place]:
                 return super().__getitem__(row)
             self._sound[place] = True
         # black stands for a damaged file too: reading it says which
@@ -210,7 +209,7 @@ def _write(source: FileSource, path: Path) -> None:
             rows = range(start, min(start + chunk, len(source)))
             for pixels in threads.map(lambda row: _read_or_black(source, row), rows):
                 pixels = np.ascontiguousarray(pixels)
-                checksums.append(zlib.crc32(pixels.reshape(-1)))
+                checksums.append(crc32(pixels))
                 file.write(pixels.data)
         file.write(np.array(checksums, "<u4").tobytes())
 

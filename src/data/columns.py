@@ -228,7 +228,7 @@ def find_group(
     sure = [name for name in repeats if _names_subject(name) and _splits(table[name], labels)]
     sure.sort(key=lambda name: table[name].nunique())
     taken = sure[0] if sure else None
-    finer = [name for name in sure[1:] if table.groupby(name)[taken].nunique().max() == 1]
+    finer = [name for name in sure[1:] if table.groupby(name)[sure[0]].nunique().max() == 1]
     left = [name for name in repeats if name not in (taken, *finer)]
     notes = [
         f"column {name} has {table[name].nunique()} values in {len(table)} rows: if the rows of "

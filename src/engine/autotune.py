@@ -32,6 +32,7 @@ from src.engine.runtime import (
 from src.files import read_json, write_json
 from src.runs import Run
 from src.script import UserError
+from src.tasks.protocols import BatchLoader, Task
 
 BUDGET_S = 10.0
 # Enough to fill two cores, few enough to stay in budget. A GPU is shown the whole micro-batch: on
@@ -51,7 +52,7 @@ COMPILE_S = 75.0  # as seen on two idle cores: 24 to 73 s (docs/experiments.md)
 
 
 def autotune(
-    model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime, config: EngineConfig
+    model: nn.Module, task: Task, batch: dict[str, Tensor], runtime: Runtime, config: EngineConfig
 ) -> tuple[Runtime, dict[str, float], int]:
     """Return the fastest runtime for training ``model``, a step's seconds in each, and its rows.
 
@@ -69,7 +70,7 @@ def autotune(
 
 
 def race(
-    model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime, config: EngineConfig
+    model: nn.Module, task: Task, batch: dict[str, Tensor], runtime: Runtime, config: EngineConfig
 ) -> tuple[Runtime, dict[str, float]]:
     """Return the fastest candidate and the seconds of each that fits into memory."""
     on_cpu = runtime.device.type == "cpu"
@@ -110,7 +111,7 @@ def candidates(runtime: Runtime, config: EngineConfig) -> list[Runtime]:
 
 
 def time_steps(
-    model: nn.Module, task: Any, batch: dict[str, Tensor], runtime: Runtime, budget_s: float
+    model: nn.Module, task: Task, batch: dict[str, Tensor], runtime: Runtime, budget_s: float
 ) -> float:
     """Return the seconds of the fastest of up to three forward and backward passes.
 
@@ -151,7 +152,7 @@ def time_steps(
 
 def compiling_pays(
     model: nn.Module,
-    task: Any,
+    task: Task,
     batch: dict[str, Tensor],
     runtime: Runtime,
     num_steps: int,
@@ -216,7 +217,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def measure(
-    model: nn.Module, task: Any, loader: Any, runtime: Runtime, config: EngineConfig
+    model: nn.Module, task: Task, loader: BatchLoader, runtime: Runtime, config: EngineConfig
 ) -> tuple[Runtime, dict[str, float], bool]:
     """Time the first batch; return the fastest runtime, all seconds, whether compiling pays."""
     loader.batch_sampler.start(0)
@@ -248,7 +249,12 @@ def measure(
 
 
 def settle_runtime(
-    model: nn.Module, task: Any, loader: Any, runtime: Runtime, run: Run, config: EngineConfig
+    model: nn.Module,
+    task: Task,
+    loader: BatchLoader,
+    runtime: Runtime,
+    run: Run,
+    config: EngineConfig,
 ) -> Runtime:
     """Return the runtime of this run: the one it began with, or the fastest measured now.
 

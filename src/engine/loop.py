@@ -27,6 +27,7 @@ from src.engine.runtime import SEARCH_STEPS, Runtime, search_algorithms
 from src.engine.step import LossGuard, check_scale, train_step
 from src.runs import Run
 from src.script import MachineError, UserError
+from src.tasks.protocols import BatchLoader, Task
 
 Mix = Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
 Shorten = Callable[[int, int], int]
@@ -38,9 +39,9 @@ GROWING_GAP = 5  # validations in a row after which over-fitting is said aloud
 class Job:
     """What stays the same while a run trains."""
 
-    task: Any
-    train_loader: Any
-    valid_loader: Any | None
+    task: Task
+    train_loader: BatchLoader
+    valid_loader: BatchLoader | None
     config: EngineConfig
     run: Run
     runtime: Runtime
@@ -56,9 +57,9 @@ class Job:
 
 def fit(
     model: nn.Module,
-    task: Any,
-    train_loader: Any,
-    valid_loader: Any | None,
+    task: Task,
+    train_loader: BatchLoader,
+    valid_loader: BatchLoader | None,
     *,
     config: EngineConfig,
     run: Run,
@@ -272,11 +273,12 @@ def validate(parts: Parts, job: Job) -> dict[str, Any]:
     if parts.ema:
         models["ema"] = parts.ema.module
     row: dict[str, Any] = {}
+    valid = job.valid_loader
+    assert valid is not None
     for prefix, model in models.items():
         job.runtime.share_buffers(model)
         scores = evaluate(
-            model, job.valid_loader, job.task, job.runtime,
-            num_rows=job.valid_loader.batch_sampler.num_rows,  # type: ignore[union-attr]
+            model, valid, job.task, job.runtime, num_rows=valid.batch_sampler.num_rows,
             pause=job.pause,
             batch_size=job.config.infer_batch_size,
         )  # fmt: skip

@@ -21,6 +21,7 @@ from src.engine.log import bar_options
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory, search_algorithms
 from src.engine.tta import VIEWS, View
 from src.script import UserError
+from src.tasks.protocols import BatchLoader, Predictor, Task
 
 Write = Callable[[dict[str, Tensor], list[Tensor]], None]
 
@@ -29,7 +30,7 @@ Write = Callable[[dict[str, Tensor], list[Tensor]], None]
 def predict(
     model: nn.Module,
     loader: Iterable[dict[str, Tensor]],
-    task: Any,
+    task: Predictor,
     runtime: Runtime,
     *,
     num_rows: int,
@@ -86,7 +87,7 @@ def predict(
 def pieces(
     model: nn.Module,
     batch: dict[str, Tensor],
-    task: Any,
+    task: Predictor,
     runtime: Runtime,
     views: Sequence[View],
     size: int,
@@ -113,7 +114,7 @@ def pieces(
 def predict_views(
     model: nn.Module,
     batch: dict[str, Tensor],
-    task: Any,
+    task: Predictor,
     runtime: Runtime,
     views: Sequence[View],
     go_on: Callable[[Tensor], Tensor] | None,
@@ -140,7 +141,7 @@ def predict_views(
 
 
 def predict_view(
-    model: nn.Module, batch: dict[str, Tensor], task: Any, runtime: Runtime, view: View
+    model: nn.Module, batch: dict[str, Tensor], task: Predictor, runtime: Runtime, view: View
 ) -> Tensor:
     """Return the float32 prediction of one view, turned back where it is a map."""
     with runtime.autocast(), runtime.eagerly():
@@ -149,7 +150,7 @@ def predict_view(
 
 
 def evaluate(
-    model: nn.Module, loader: Any, task: Any, runtime: Runtime, **options: Any
+    model: nn.Module, loader: BatchLoader, task: Task, runtime: Runtime, **options: Any
 ) -> dict[str, float]:
     """Return the task's metrics over ``loader`` (identity view)."""
     meter = task.meter()
@@ -165,8 +166,8 @@ def evaluate(
 
 def predict_logits(
     model: nn.Module,
-    loader: Any,
-    task: Any,
+    loader: BatchLoader,
+    task: Predictor,
     runtime: Runtime,
     *,
     out: np.ndarray,
@@ -205,7 +206,7 @@ SMALLEST = 4  # rows of a batch whose statistics say anything
 
 
 @torch.no_grad()
-def renew_norms(model: nn.Module, loader: Any, runtime: Runtime, num_rows: int) -> None:
+def renew_norms(model: nn.Module, loader: BatchLoader, runtime: Runtime, num_rows: int) -> None:
     """Replace BatchNorm's running statistics by their mean over training batches.
 
     Args:

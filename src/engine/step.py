@@ -17,6 +17,7 @@ from src.engine.runtime import Runtime, is_out_of_memory, peers, release_memory,
 from src.files import write_json
 from src.runs import Run
 from src.script import MachineError, UserError
+from src.tasks.protocols import Task
 
 Batch = dict[str, Tensor]
 Terms = dict[str, Tensor]
@@ -26,7 +27,7 @@ LAG = 2
 
 
 def train_step(
-    parts: Parts, task: Any, batch: Batch, guard: LossGuard, *, epoch: int, seed: int, clip: float
+    parts: Parts, task: Task, batch: Batch, guard: LossGuard, *, epoch: int, seed: int, clip: float
 ) -> Terms | None:
     """Make one step; return the mean loss terms, or None if the step was passed over.
 
@@ -100,7 +101,7 @@ def check_scale(runtime: Runtime) -> None:
         raise UserError("fp16 gradients overflow at every scale: pass --precision bf16 or fp32")
 
 
-def gradient(parts: Parts, task: Any, batch: Batch, key: tuple[int, ...]) -> Terms:
+def gradient(parts: Parts, task: Task, batch: Batch, key: tuple[int, ...]) -> Terms:
     """Leave the batch's gradient in ``.grad`` and return its mean loss terms.
 
     When memory is short the micro-batch is halved and the whole batch is done again: the same
@@ -151,7 +152,7 @@ def halve_micro_batch(parts: Parts, rows: int, reason: str) -> None:
     )
 
 
-def accumulate(parts: Parts, task: Any, batch: Batch) -> Terms:
+def accumulate(parts: Parts, task: Task, batch: Batch) -> Terms:
     """Run forward and backward over equal micro-batches; return Σ terms × share of rows."""
     runtime = parts.runtime
     rows = len(batch["image"])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.files import atomic_write, checksum, patiently, read_json, write_json
+from src.files import atomic_write, checksum, crc32, patiently, read_json, write_json
 from src.runs import REPAIR
 from src.script import UserError
 
@@ -232,7 +232,7 @@ def _map_array(path: Path, key: str) -> Array:
     if 0 in shape:
         return np.zeros(shape, dtype=np.float16)
     logits = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
-    if zlib.crc32(logits.reshape(-1).view("u1"), zlib.crc32(head)) != info.CRC:
+    if crc32(logits, zlib.crc32(head)) != info.CRC:
         raise ValueError(f"{key}: its checksum does not match")
     return logits
 

@@ -122,3 +122,8 @@ def build_student(
         channels.append(show_features(net.eval(), image)[1].shape[1])
         net.train(was_training)
     return Student(network, nn.Conv2d(channels[0], channels[1], 1), num_terms)
+
+
+def inner_network(model: nn.Module) -> Any:
+    """Return the network that predicts: a student's own without its projector, else the model."""
+    return model.network if isinstance(model, Student) else model

@@ -34,7 +34,10 @@ from src.pipelines.run_folder import finished, fold_of
 from src.runs import Output, Run
 from src.script import UserError
 from src.table import format_table
+from src.tasks.classification import Classification
 from src.tasks.distillation import NAMES, Distillation
+from src.tasks.protocols import Meter, Task
+from src.tasks.segmentation import Segmentation
 
 OF_RUNS = ("ablate", "tune", "tune_epochs", "seeds", "allow_weak_teacher", "model")
 OF_TEACHING = (*(f"weight_{name}" for name in TERMS), "temperature", "share_every")
@@ -107,7 +110,7 @@ class Field:
         image_size: side of a square that every net accepts.
     """
 
-    task: Any
+    task: Segmentation | Classification
     spec: Callable[[str], dict[str, Any]]
     build: Callable[[str, Mapping[str, Any], bool], nn.Module]
     train: Callable[..., dict[str, Any]]
@@ -146,7 +149,7 @@ def train_fresh(
     spec = field.spec(base)
     torch.manual_seed(own.seed)
     model = field.build(base, spec, True)
-    task: Any = field.task
+    task: Task = field.task
     if role not in ("student", "teacher"):
         weights = weights_of(own)
         if not weights:
@@ -313,7 +316,7 @@ class Watched:
         report: called with each score; may raise to stop the trial.
     """
 
-    task: Any
+    task: Task
     report: Callable[[float], None]
 
     def __getattr__(self, name: str) -> Any:
@@ -328,7 +331,7 @@ class Watched:
 class WatchedMeter:
     """A meter that reports what it computes."""
 
-    meter: Any
+    meter: Meter
     monitor: str
     report: Callable[[float], None]
 

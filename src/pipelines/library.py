@@ -116,7 +116,7 @@ class MaskRun:
         rows = np.arange(len(paths))
         found = blend_maps([self.member], index, rows, start_runtime("auto", "auto"))
         masks = {row: to_mask(probs, self.member.threshold) for row, probs in found}
-        return MaskPredictions(tuple(paths), classes, tuple(masks[row] for row in rows))
+        return MaskPredictions(tuple(paths), classes, tuple(masks[row] for row in rows.tolist()))
 
 
 @dataclass(frozen=True)

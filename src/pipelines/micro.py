@@ -40,6 +40,7 @@ from src.runs import Output, Run
 from src.script import UserError
 from src.table import format_table
 from src.tasks.distillation import NAMES, Distillation
+from src.tasks.protocols import Task
 from src.tasks.segmentation import Segmentation
 
 # Under what the public anchors were measured.
@@ -237,8 +238,9 @@ def _train(
     own: MicroConfig, run: Run, data: MaskData, where: MicroSet, seed: int, output: Output
 ) -> dict[str, Any]:
     pixels, images = count_classes(data.index, data.split.train)
-    task: Any = build_task(own, data, images.tolist())
-    spec = micro_spec(own.model, task.num_outputs, where.name, own.drop)
+    masks = build_task(own, data, images.tolist())
+    task: Task = masks
+    spec = micro_spec(own.model, masks.num_outputs, where.name, own.drop)
     runtime = start_runtime(own.device, own.precision, own.channels_last)
     torch.manual_seed(seed)
     model: nn.Module = build_network(spec)
@@ -249,7 +251,7 @@ def _train(
         teacher = load_member(run_of(own, own.teacher, where, seed, output)).build()
         teacher = runtime.place(teacher).eval().requires_grad_(False)
         model = build_student(model, teacher, project=False, num_terms=len(NAMES))
-        task = Distillation(task, teacher, show_features, TEACHING)
+        task = Distillation(masks, teacher, show_features, TEACHING)
     return train_masks(
         own, run, data, model, task, output=output, network=spec, runtime=runtime,
         extra={"track": "micro", "protocol": own.protocol},

@@ -161,3 +161,8 @@ def _write(buffer: Tensor, values: Mapping[str, Tensor]) -> None:
     """Put scalars into the places of their terms."""
     for name, value in values.items():
         buffer[NAMES.index(name)] = value
+
+
+def inner_task(task: Any) -> Any:
+    """Return the task that a distillation contains, else the task itself."""
+    return task.inner if isinstance(task, Distillation) else task

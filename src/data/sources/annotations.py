@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,7 +148,10 @@ def _load(file: Path, notes: list[str]) -> dict[str, Any]:
 
 def _clean(item: Mapping[str, Any]) -> dict[str, Any]:
     """Write ids and names as text, sides as whole numbers."""
-    forms = {**dict.fromkeys(("id", "image_id", "category_id"), text_id), "name": str}
+    forms: dict[str, Callable[[Any], Any]] = {
+        **dict.fromkeys(("id", "image_id", "category_id"), text_id),
+        "name": str,
+    }
     forms |= dict.fromkeys(("height", "width"), lambda value: int(_number(value)))
     return {key: forms[key](value) if key in forms else value for key, value in item.items()}
 

@@ -143,9 +143,9 @@ def read_classes(root: Path) -> tuple[str, ...]:
         rows = [line.rsplit(",", 1) for line in read_lines(table)[1:]]
         if rows and [row[0].strip() for row in rows] == [str(n) for n in range(len(rows))]:
             return tuple(row[-1].strip() for row in rows)
-    table = read_lines(root / "objectInfo150.txt")  # ADE20K: 0 is everything else
-    if table:
-        return ("other", *(line.split("\t")[-1].split(",")[0].strip() for line in table[1:]))
+    lines = read_lines(root / "objectInfo150.txt")  # ADE20K: 0 is everything else
+    if lines:
+        return ("other", *(line.split("\t")[-1].split(",")[0].strip() for line in lines[1:]))
     for name in NAMES:
         lines = [line for line in read_lines(root / name) if line != "__ignore__"]
         names_files = name != "classes.txt" and any("/" in line or "." in line for line in lines)

@@ -31,6 +31,7 @@ from src.pipelines.run_folder import read_config
 from src.runs import AFRESH, Output, Run
 from src.script import UserError
 from src.tasks.classification import Classification
+from src.tasks.protocols import Task
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def infer_fold(
 
 def predict_named_views(
     model: nn.Module,
-    task: Any,
+    task: Task,
     runtime: Runtime,
     names: Sequence[str],
     image_size: int,

@@ -27,7 +27,7 @@ from src.engine.log import say
 from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory
 from src.losses.classification import build_loss
-from src.models.classifier import Classifier, build_classifier
+from src.models.classifier import build_classifier
 from src.models.folding import fold_norms
 from src.models.pretrained import SUFFIXES, find_weights
 from src.models.probe import fit_probe
@@ -237,7 +237,7 @@ def look(
 
 
 def embed(
-    model: Classifier,
+    model: Any,
     index: Any,
     rows: np.ndarray,
     size: int,
@@ -258,7 +258,7 @@ def embed(
         for view, output in enumerate(outputs):
             features[view, batch["index"].cpu()] = output.float().cpu()
 
-    options = {"views": views} if views else {}
+    options: dict[str, Any] = {"views": views} if views else {}
     with catch_signals() as pause:
         predict(
             runtime.place(model), loader, Embedding(), runtime,

@@ -44,6 +44,7 @@ from src.losses.classification import build_loss
 from src.mask_config import DistillConfig
 from src.metrics.contest import find_metric
 from src.models.classifier import build_classifier
+from src.models.distilled import inner_network
 from src.models.folding import fold_norms
 from src.models.pretrained import find_weights
 from src.models.zoo import check_timm_id, find_data_config
@@ -54,6 +55,8 @@ from src.pipelines.run_folder import finish_run, take_up, write_config
 from src.runs import Output, Run
 from src.script import UserError
 from src.tasks.classification import Classification
+from src.tasks.distillation import inner_task
+from src.tasks.protocols import Task
 
 Config = FoldConfig | DistillConfig
 
@@ -172,7 +175,7 @@ def train_classes(
     data: ClassData,
     fold: int | None,
     model: nn.Module,
-    task: Any,
+    task: Task,
     augment: Transform,
     *,
     output: Output,
@@ -227,7 +230,7 @@ def train_classes(
     size = f"{side} px, {len(rows)} images, {len(data.classes)} classes"
     say(runtime, f"{run.folder}: {about['timm_id']} at {size}")
     started = time.monotonic()
-    network: Any = getattr(model, "network", model)  # a student is wrapped
+    network: Any = inner_network(model)  # a student is wrapped
     probe = probe and network.pretrained_share > 0
     if probe and not run.has_state and kept is None:
         fit_head(network, in_turn(pick_rows(rows, config.seed)), len(data.classes), runtime)
@@ -266,13 +269,13 @@ def train_classes(
         write_oof(config, run, data, fold, model, task, loader_at, runtime)
     if runtime.is_main:
         finish_run(run, done, keep_last=config.keep_last)
-        score = f"{task.monitor} {outcome['score']}"
-        print(f"{run.folder}: finished in {minutes:.1f} min, {score}", flush=True)
+        shown = f"{task.monitor} {outcome['score']}"
+        print(f"{run.folder}: finished in {minutes:.1f} min, {shown}", flush=True)
     runtime.agree(0)  # until all files are written that other processes may read next
     return done
 
 
-def probe_alone(model: nn.Module, task: Any, valid: Loader | None, runtime: Runtime) -> TrainState:
+def probe_alone(model: nn.Module, task: Task, valid: Loader | None, runtime: Runtime) -> TrainState:
     """Score a net that trains no further; return the state of a finished run."""
     state = TrainState(done=True)
     if valid is not None:
@@ -319,13 +322,13 @@ def write_oof(
     data: ClassData,
     fold: int,
     model: nn.Module,
-    task: Any,
+    task: Task,
     loader_at: Callable[[int], Loader],
     runtime: Runtime,
 ) -> None:
     """Predict the held-out images exactly as test images will be, and write ``oof.npz``."""
-    plain: Classification = getattr(task, "inner", task)
-    network = getattr(model, "network", model)  # a student is wrapped
+    plain: Classification = inner_task(task)
+    network = inner_network(model)  # a student is wrapped
     network = runtime.place(fold_norms(network, data.image_size))
     scale = config.tta_scale if isinstance(config, FoldConfig) else 1.0
     views = view_names(config.tta_steps, scale)

@@ -12,7 +12,6 @@ https://arxiv.org/abs/2109.01903.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from src.engine.runtime import Runtime
 from src.models.classifier import Classifier
 from src.models.probe import fit_probe
 from src.runs import Run
+from src.tasks.protocols import BatchLoader, Task
 
 MAX_ROWS = 16_384  # more images than that change a starting point little
 
@@ -92,7 +92,7 @@ SHARES = (0.75, 0.5, 0.25, 0.0)  # of the end
 
 
 def walk_back(
-    run: Run, model: nn.Module, task: Any, valid: Any, runtime: Runtime, score: float
+    run: Run, model: nn.Module, task: Task, valid: BatchLoader, runtime: Runtime, score: float
 ) -> float:
     """Go back from the best weights towards the start while the held-out images score better.
 

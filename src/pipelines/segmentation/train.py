@@ -39,10 +39,13 @@ from src.engine.predict import default_batch_size, renew_norms
 from src.engine.runtime import Runtime
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import SegmentationConfig
+from src.models.distilled import inner_network
 from src.pipelines.run_folder import finish_run, fold_of, parse_size, take_up, write_config
 from src.pipelines.segmentation.score import HeldOut, score_held_out
 from src.runs import Output, Run
 from src.script import UserError
+from src.tasks.distillation import inner_task
+from src.tasks.protocols import Task
 from src.tasks.segmentation import Segmentation
 
 
@@ -187,7 +190,7 @@ def train_masks(
     run: Run,
     data: MaskData,
     model: nn.Module,
-    task: Any,
+    task: Task,
     *,
     output: Output,
     network: Mapping[str, Any],
@@ -210,7 +213,7 @@ def train_masks(
     Returns:
         The content of ``finished.json``.
     """
-    masks: Segmentation = getattr(task, "inner", task)
+    masks: Segmentation = inner_task(task)
     train, valid = (build(config, data, runtime, output) for build in (train_loader, valid_loader))
     assert train is not None
     tune_for_cpu(model, runtime.device)
@@ -237,7 +240,7 @@ def train_masks(
     minutes = (time.monotonic() - started) / 60
     model.load_state_dict(load_weights(run.best))
     if config.renorm_images and kept is None:
-        renew_norms(getattr(model, "network", model), train, runtime, config.renorm_images)
+        renew_norms(inner_network(model), train, runtime, config.renorm_images)
         if runtime.is_main:
             save_weights(run.best, model.state_dict(), {"kind": "norms measured anew"})
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
@@ -246,7 +249,7 @@ def train_masks(
     if valid is not None:
         held = HeldOut(data.index, data.split.valid, valid)
         done |= score_held_out(
-            getattr(model, "network", model), masks, held, runtime, run,
+            inner_network(model), masks, held, runtime, run,
             max_views=config.tta_steps,
             cleaning=getattr(config, "postprocess", False),
             about={"config_hash": done["config_hash"], "split_hash": data.split.hash},
