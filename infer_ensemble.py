@@ -10,11 +10,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config import VIEWS, InferConfig
+from src.config import InferConfig
 from src.files import hold, read_json, sweep, write_json
 from src.reader import parse
 from src.runs import Output
 from src.script import UserError, run_script
+from src.views import view_names
 
 if TYPE_CHECKING:
     from src.data.index import Index
@@ -58,7 +59,7 @@ def infer(config: InferConfig, output: Output) -> None:
     from src.ensemble.weights import read_weights, restrict
 
     weights = read_weights(output.weights)
-    blend, moved = restrict(weights.blend, models=config.models, views=VIEWS[: config.tta_steps])
+    blend, moved = restrict(weights.blend, models=config.models, views=view_names(config.tta_steps))
     if moved > 0:
         print(f"note: {moved:.0%} of the weight moved to other members than it was fitted for")
     root = find_root(config.data_dir)
@@ -127,7 +128,7 @@ def infer_models(
     threshold = weights.adaptive_threshold if config.tta_adaptive else None
     runs: dict[str, list[TestRun]] = {}
     for model in used_models(blend):
-        views = needed_views(blend, model, VIEWS)
+        views = needed_views(blend, model, view_names())
         for run in blended_runs(config, output, model, weights):
             config_hash = read_json(run.finished)["config_hash"]
             if not has_test_run(

@@ -139,7 +139,7 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
 def classification_field(config: DistillConfig, output: Output) -> Field:
     """Index the photographs once and say how their nets are built and trained."""
     from src.config import FoldConfig
-    from src.data.transforms import train_transform
+    from src.data.transforms import build_augmentations, train_transform
     from src.losses.classification import build_loss
     from src.models.classifier import build_classifier
     from src.models.pretrained import find_weights
@@ -149,6 +149,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     from src.pipelines.distillation import Field
     from src.tasks.classification import Classification
 
+    build_augmentations(config.augment)
     criterion = build_loss(config.loss)  # a mistake in it is met before anything is read
     student = check_timm_id(config.student)
     size = config.image_size or find_data_config(student).image_size
@@ -170,8 +171,9 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
 
     def train(own: Any, run: Run, model: Any, task: Any, spec: Any) -> dict[str, Any]:
         augment = train_transform(
-            size, hflip=own.hflip, vflip=own.vflip, rotate=own.rotate, color=own.color
-        )
+            size, hflip=own.hflip, vflip=own.vflip, rotate=own.rotate, color=own.color,
+            augment=own.augment,
+        )  # fmt: skip
         return train_classes(
             own, run, data, fold_of(own.fold), model, task, augment,
             output=output, about=spec, runtime=own_runtime(own),

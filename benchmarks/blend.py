@@ -25,7 +25,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-VIEWS = ("identity", "hflip", "vflip", "both", "rot90")
 MODELS = (
     "efficientnetv2_l", "convnext_large", "swin_large", "efficientnet_b7", "convnext_base",
     "resnet152d", "vit_base",
@@ -67,6 +66,7 @@ def make_output(root: Path, options: argparse.Namespace) -> None:
     more; models differ in strength, sharpness and in a rare, very confident kind of mistake.
     """
     from src.ensemble.predictions import save_oof
+    from src.views import view_names
 
     rng = np.random.default_rng(0)
     num, num_classes = options.rows, options.classes
@@ -91,7 +91,7 @@ def make_output(root: Path, options: argparse.Namespace) -> None:
                 logits[view] = values * (1.5 + 0.2 * model)
             save_oof(
                 root / MODELS[model] / f"fold{fold}" / "oof.npz", logits=logits,
-                ids=np.array(ids)[here], targets=targets[here], views=VIEWS[: options.views],
+                ids=np.array(ids)[here], targets=targets[here], views=view_names(options.views),
                 classes=classes, fold=str(fold), config_hash="0", folds_hash=folds_hash,
             )  # fmt: skip
 

@@ -195,7 +195,7 @@ def compare_oof(setting: Setting, run: Run, size: int, report: Report) -> None:
     from src.data.transforms import eval_transform
     from src.engine.checkpoint import load_weights
     from src.engine.predict import predict_logits
-    from src.engine.tta import first_views
+    from src.views import first_views
 
     allow_tf32(False)
     saved = yaml.safe_load(run.config.read_text(encoding="utf-8"))

@@ -42,10 +42,10 @@ from src.data.dataset import EpochSampler, ImageDataset, default_num_workers, ma
 from src.data.transforms import eval_transform
 from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime
-from src.engine.tta import VIEWS
 from src.models.classifier import build_classifier
 from src.models.folding import fold_norms
 from src.tasks.classification import Classification
+from src.views import VIEWS
 
 NUM_CLASSES = 100
 SHARES = (0.1, 0.25)

@@ -16,12 +16,11 @@ from typing import Any, ClassVar, Literal
 
 from src.option import Options, defaults, option
 from src.script import UserError
+from src.views import VIEWS
 
 MAX_SEED = 2**31 - 1
 MAX_EPOCHS = 100_000
 MAX_MEMBERS = 8  # of a plan
-VIEWS = ("identity", "hflip", "vflip", "both", "rot90")  # of src/engine/tta.py
-SCALED_VIEWS = VIEWS[:2]  # of those that --tta_scale shows at a larger size, too
 SIZE = r"(1[6-9]|[2-9]\d|\d{3}|[1-8]\d{3})"  # 16 to 8999 pixels
 SIZES = rf"native|{SIZE}([xX×]{SIZE})?"
 METRICS = r"log_loss|accuracy|balanced_accuracy|macro_f1|micro_f1|qwk|auc|map@[1-9]\d?"
@@ -171,6 +170,10 @@ class AugmentConfig(Options, group="augmentation"):
     color: float = option(
         0.2, "strength of brightness, contrast and saturation changes", least=0, most=1
     )
+    augment: str = option(
+        "", "more, each with its probability, as in `0.2 blur(limit=5) + 0.1 gray`; blur, noise, "
+        "jpeg, gray, sharpen, clahe",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,17 +407,6 @@ class InferConfig(PlaceConfig, ViewsConfig, HardwareConfig, group="ensemble"):
     alias_policy: Literal["split", "first", "both_equal_renormalised"] = option(
         "split", "where the mass of a class with several names goes"
     )
-
-
-def view_names(tta_steps: int, tta_scale: float = 1.0) -> tuple[str, ...]:
-    """Return the names of the first views, then of those at a larger size: ``hflip@1.25``."""
-    larger = () if tta_scale == 1 else tuple(f"{name}@{tta_scale:g}" for name in SCALED_VIEWS)
-    return (*VIEWS[:tta_steps], *larger)
-
-
-def base_view(name: str) -> str:
-    """Return the name of a view without its size."""
-    return name.partition("@")[0]
 
 
 # These do not change what is learned, so a resumed or compared run may differ in them.

@@ -9,7 +9,6 @@ from src.config import (
     MAX_EPOCHS,
     MAX_SEED,
     SIZES,
-    VIEWS,
     AugmentConfig,
     CacheConfig,
     EngineConfig,
@@ -19,6 +18,7 @@ from src.config import (
 )
 from src.option import Options, defaults, option
 from src.script import UserError
+from src.views import VIEWS
 
 WIDTH: dict[str, Any] = {"least": 8, "most": 1024, "also": 0}
 

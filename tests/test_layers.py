@@ -30,6 +30,7 @@ STANDARD_ONLY = {
     "reader": {"yaml"},
     "runs": set(),
     "script": set(),
+    "spec": set(),
     "tool_config": set(),
 }
 

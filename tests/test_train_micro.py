@@ -78,7 +78,8 @@ def test_over_budget_is_refused_before_anything_is_trained(tmp_path: Path, root:
 
 def test_the_strict_protocol_is_the_default_and_kept() -> None:
     check_protocol(MicroConfig())
-    for name, value in (("epochs", 31), ("hflip", 0.5), ("resolution", "320x320")):
+    for name, value in (("epochs", 31), ("hflip", 0.5), ("resolution", "320x320"),
+                        ("augment", "gray")):  # fmt: skip
         assert name in STRICT
         with pytest.raises(UserError, match=f"--{name} .* free"):
             check_protocol(fill(MicroConfig, {"config": "", name: value}))

@@ -1,8 +1,10 @@
 """Augmentation of one image (H, W, 3) uint8, repeatable from a key (seed, epoch, row).
 
-Everything stays uint8 (H, W, 3) RGB until the device. albumentations composes; the colour change
-is ours: brightness, contrast, saturation and hue are affine in RGB, so that one 3x4 matrix and one
-pass over the pixels (18 times cheaper than four passes) stand for all of them.
+Everything stays uint8 (H, W, 3) RGB until the device. Flips, rotation, colour, crops and erasing
+have options of their own; ``--augment "0.2 blur(limit=5) + 0.1 gray"`` adds from the table
+``AUGMENTATIONS``, each with its probability. albumentations composes; the colour change is ours:
+brightness, contrast, saturation and hue are affine in RGB, so that one 3x4 matrix and one pass over
+the pixels (18 times cheaper than four passes) stand for all of them.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network at import
 
@@ -20,6 +22,8 @@ import albumentations as A
 import cv2
 import numpy as np
 from albumentations.augmentations.geometric import functional as geometric
+
+from src.spec import build_terms
 
 cv2.setNumThreads(1)  # processes share the cores; threads inside each would only fight for them
 
@@ -118,6 +122,59 @@ class QuickAffine(A.Affine):
         return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
 
 
+def blur(p: float, limit: Annotated[int, {"least": 3, "most": 63}] = 7) -> A.BasicTransform:
+    """Blur with a Gaussian kernel of an odd size from 3 to ``limit`` px."""
+    return A.GaussianBlur(blur_limit=(3, limit // 2 * 2 + 1), p=p)
+
+
+def noise(p: float, std: Annotated[float, {"above": 0, "most": 1}] = 0.1) -> A.BasicTransform:
+    """Add Gaussian noise of a standard deviation up to ``std``, as a share of 255."""
+    return A.GaussNoise(std_range=(0, std), p=p)
+
+
+def jpeg(p: float, quality: Annotated[int, {"least": 1, "most": 100}] = 40) -> A.BasicTransform:
+    """Compress as JPEG at a quality from ``quality`` to 100."""
+    return A.ImageCompression(quality_range=(quality, 100), p=p)
+
+
+def gray(p: float) -> A.BasicTransform:
+    """Drop the colours."""
+    return A.ToGray(p=p)
+
+
+def sharpen(p: float, strength: Annotated[float, {"above": 0, "most": 1}] = 0.5) -> Any:
+    """Blend up to ``strength`` of the sharpened image in."""
+    return A.Sharpen(alpha=(0, strength), p=p)
+
+
+def clahe(p: float, limit: Annotated[float, {"least": 1, "most": 100}] = 4.0) -> A.BasicTransform:
+    """Equalise the histogram of 8 x 8 tiles, contrast limited to at most ``limit``."""
+    return A.CLAHE(clip_limit=(1, limit), p=p)
+
+
+# Name in --augment -> transform(p, **options); images alone change, masks stay as they are.
+AUGMENTATIONS: dict[str, Callable[..., A.BasicTransform]] = {
+    "blur": blur,
+    "noise": noise,
+    "jpeg": jpeg,
+    "gray": gray,
+    "sharpen": sharpen,
+    "clahe": clahe,
+}
+
+
+def build_augmentations(spec: str) -> list[A.BasicTransform]:
+    """Return the transforms of ``--augment``, none for an empty ``spec``.
+
+    Raises:
+        UserError: an unknown name or option, or a value out of its bounds.
+    """
+    if not spec:
+        return []
+    terms = build_terms("--augment", spec, AUGMENTATIONS, example="0.2 blur + 0.1 gray", most=1)
+    return [make(probability) for _, probability, make in terms]
+
+
 def train_transform(
     image_size: int,
     *,
@@ -127,6 +184,7 @@ def train_transform(
     rotate: float = 10.0,
     color: float = 0.2,
     erase: float = 0.0,
+    augment: str = "",
 ) -> Transform:
     """Build the random transform of classification: canonical square → (image_size, image_size).
 
@@ -138,6 +196,7 @@ def train_transform(
         rotate: largest rotation, degrees; half of the images are rotated. 0 = none.
         color: strength of brightness, contrast, saturation (and a little hue); 0 = none.
         erase: probability that a random rectangle is filled with noise.
+        augment: more of them, as in "0.2 blur + 0.1 gray"; names as in ``AUGMENTATIONS``.
     """
     size = (image_size, image_size)
     steps: list[Any] = []
@@ -147,7 +206,7 @@ def train_transform(
         steps.append(A.Resize(*size, interpolation=cv2.INTER_AREA))
     steps += _flips(hflip, vflip)
     steps += _rotation(rotate, {"border_mode": cv2.BORDER_REFLECT_101})
-    steps += _colors(color)
+    steps += [*_colors(color), *build_augmentations(augment)]
     if erase > 0:
         steps.append(A.Erasing(scale=(0.02, 0.25), fill="random", p=erase))
     return Transform(A.Compose(steps))
@@ -168,6 +227,7 @@ def train_mask_transform(
     vflip: float = 0.0,
     rotate: float = 0.0,
     color: float = 0.2,
+    augment: str = "",
 ) -> Transform:
     """Build the random transform of segmentation: any size → ``crop_size`` (height, width).
 
@@ -184,7 +244,7 @@ def train_mask_transform(
     steps.append(A.RandomCrop(*crop_size, **padding))
     steps += _flips(hflip, vflip)
     steps += _rotation(rotate, outside)
-    steps += _colors(color)
+    steps += [*_colors(color), *build_augmentations(augment)]
     return Transform(A.Compose(steps))
 
 

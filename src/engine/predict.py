@@ -19,9 +19,9 @@ from tqdm import tqdm
 from src.engine.interrupt import Pause
 from src.engine.log import bar_options
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory, search_algorithms
-from src.engine.tta import VIEWS, View
 from src.script import UserError
 from src.tasks.protocols import BatchLoader, Predictor, Task
+from src.views import VIEWS, View
 
 Write = Callable[[dict[str, Tensor], list[Tensor]], None]
 

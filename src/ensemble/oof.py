@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from src.classes import merge_classes
-from src.config import base_view
 from src.ensemble.pool import Member, member_log_probs
 from src.ensemble.predictions import OofFile, open_oof
 from src.runs import AFRESH
 from src.script import UserError
+from src.views import base_view
 
 Array = npt.NDArray[Any]
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.config import base_view
 from src.ensemble.pool import Blend
 from src.files import read_json, write_json
 from src.metrics.decisions import Decision, read_decision
 from src.script import UserError
+from src.views import base_view
 
 Array = npt.NDArray[Any]
 

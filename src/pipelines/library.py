@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from src.config import VIEWS, FoldConfig, InferConfig
+from src.config import FoldConfig, InferConfig
 from src.pipelines.run_folder import finished, fold_of, read_config
 from src.runs import Output, Run
 from src.script import UserError, is_launched
+from src.views import view_names
 
 if TYPE_CHECKING:
     from src.ensemble.test_predictions import TestRun
@@ -78,16 +79,15 @@ class ClassifierRun:
         return self.fold.classes
 
     def predict(self, images: Images, *, tta_steps: int = 1) -> Predictions:
-        """Predict images: the mean probability over the first ``tta_steps`` views (1 … 5).
+        """Predict images: the mean probability over the first ``tta_steps`` views (1 … all).
 
         Raises:
             UserError: an image that is missing or cannot be decoded.
         """
-        from src.engine.tta import first_views
         from src.metrics.classification import softmax
 
         paths = list_images(images)
-        views = [view.name for view in first_views(tta_steps)]
+        views = view_names(tta_steps)
         logits = self.fold.predict(Path(), paths, views)
         probs = np.mean([softmax(view.astype(np.float64)) for view in logits], axis=0)
         return Predictions(tuple(paths), self.classes, probs.astype(np.float32))
@@ -146,7 +146,7 @@ class Ensemble:
         weights = self.weights
         runs: dict[str, list[TestRun]] = {}
         for model, folds in self.folds.items():
-            views = needed_views(weights.blend, model, VIEWS)
+            views = needed_views(weights.blend, model, view_names())
             runs[model] = [fold.as_test_run(Path(), paths, views) for fold in folds]
         columns = merge_classes(weights.source_classes, weights.alias_groups).trained_of
         predictor = EnsemblePredictor(runs, weights.blend, columns, len(paths))
@@ -217,11 +217,11 @@ def train(config: FoldConfig) -> list[Path]:
         UserError: a mistake in options or data.
         Interrupted: a signal asked to stop; the state is saved.
     """
-    if not config.model:
-        raise UserError("--model is missing: a preset of configs/classify.yaml, or any timm id")
     from src.pipelines.classification.prepare import check_recipe, prepare_data
 
     check_recipe(config)
+    if not config.model:
+        raise UserError("--model is missing: a preset of configs/classify.yaml, or any timm id")
     output = Output(Path(config.output_dir))
     name = config.name or config.model
     index, folds = prepare_data(config, output)

@@ -56,6 +56,7 @@ STRICT: Mapping[str, Any] = {
     "vflip": 0.0,
     "rotate": 0.0,
     "color": 0.0,
+    "augment": "",
 }
 # What each set's masks are like, as a term beside the others.
 SET_TERMS: Mapping[str, Mapping[str, float]] = {

@@ -10,15 +10,18 @@ import pytest
 
 from src.data import transforms
 from src.data.transforms import (
+    AUGMENTATIONS,
     PAD_COLOR,
     ColorMatrix,
     QuickAffine,
+    build_augmentations,
     color_matrix,
     eval_mask_transform,
     eval_transform,
     train_mask_transform,
     train_transform,
 )
+from src.script import UserError
 
 STRONG = {"vflip": 0.5, "rotate": 30.0, "color": 0.5, "erase": 0.5}
 
@@ -60,6 +63,61 @@ def test_options_are_understood_by_albumentations():
         train_mask_transform((32, 32), rotate=10, vflip=0.5)
         eval_transform(32)
         eval_mask_transform()
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_every_augmentation_of_the_table_is_repeatable_and_leaves_the_mask(image, name):
+    off = {"hflip": 0.0, "color": 0.0, "scale_min": 1.0}
+    mask = np.arange(48 * 48, dtype=np.uint8).reshape(48, 48)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transform = train_transform(48, **off, rotate=0, augment=name)
+        masks = train_mask_transform((48, 48), **off, scale_max=1.0, augment=name)
+    drawn = [transform((0, 0, row), image=image)["image"] for row in range(8)]
+    assert all(found.shape == image.shape and found.dtype == np.uint8 for found in drawn)
+    assert sum(not np.array_equal(found, image) for found in drawn) >= 7  # a weight of 1 is always
+    assert name in {"gray", "clahe"} or len({found.tobytes() for found in drawn}) > 2
+    assert np.array_equal(drawn[3], transform((0, 0, 3), image=image)["image"])
+    found = masks((0, 0, 3), image=image, mask=mask)
+    assert not np.array_equal(found["image"], image) and np.array_equal(found["mask"], mask)
+
+
+def test_the_weight_of_an_augmentation_is_its_probability(image):
+    transform = train_transform(
+        48, hflip=0, color=0, rotate=0, scale_min=1.0, augment="0.25 gray + 0.5 blur(limit=3)"
+    )
+    drawn = [transform((0, 0, row), image=image)["image"] for row in range(400)]
+    grays = np.mean([(found[..., 0] == found[..., 1]).all() for found in drawn])
+    same = np.mean([np.array_equal(found, image) for found in drawn])
+    assert abs(grays - 0.25) < 0.07 and abs(same - 0.75 * 0.5) < 0.08
+
+
+def test_a_stronger_option_changes_more(image):
+    def change(spec):
+        transform = train_transform(48, hflip=0, color=0, rotate=0, scale_min=1.0, augment=spec)
+        found = [transform((0, 0, row), image=image)["image"] for row in range(30)]
+        return np.mean([np.abs(image.astype(int) - one).mean() for one in found])
+
+    for weak, strong in (
+        ("blur(limit=3)", "blur(limit=15)"), ("noise(std=0.05)", "noise(std=0.3)"),
+        ("jpeg(quality=95)", "jpeg(quality=5)"), ("sharpen(strength=0.1)", "sharpen(strength=1)"),
+    ):  # fmt: skip
+        assert change(weak) < change(strong), strong
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("blurr", "--augment: 'blurr' is unknown .did you mean blur"),
+        ("1.5 blur", "weight 1.5 of blur: above 0, at most 1"),
+        ("blur(limit=2)", "limit 2: at least 3"),
+        ("+", "write for instance '0.2 blur"),
+    ],
+)
+def test_mistakes_in_augment_are_named(spec, message):
+    assert build_augmentations("") == []
+    with pytest.raises(UserError, match=message):
+        train_transform(32, augment=spec)
 
 
 def test_shrinking_averages_areas_and_the_mask_keeps_its_labels():

@@ -11,10 +11,10 @@ from torch._dynamo.testing import CompileCounter
 
 from src.engine.predict import predict_logits, predict_view
 from src.engine.runtime import start_runtime
-from src.engine.tta import VIEWS
 from src.losses.classification import build_loss
 from src.script import UserError
 from src.tasks.classification import Classification
+from src.views import VIEWS
 from tests.engine.conftest import CLASSES, SIDE, TinyLoader, TinyNet
 
 

@@ -23,12 +23,12 @@ from src.engine.checkpoint import prepare_parts, resume, save_state
 from src.engine.interrupt import Interrupted, Pause
 from src.engine.predict import evaluate, predict_logits, renew_norms
 from src.engine.runtime import Runtime, start_runtime
-from src.engine.tta import VIEWS
 from src.losses.classification import build_loss
 from src.runs import Run
 from src.script import MachineError, UserError
 from src.tasks.classification import Classification
 from src.tasks.segmentation import Segmentation
+from src.views import VIEWS
 from tests.engine.conftest import CLASSES, SIDE, TinyLoader, TinyNet
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")

@@ -10,8 +10,7 @@ import pytest
 
 from src.ensemble.oof import FoldTable
 from src.ensemble.predictions import save_oof
-
-VIEWS = ("identity", "hflip", "vflip", "both", "rot90")
+from src.views import view_names
 
 
 @dataclass
@@ -52,7 +51,7 @@ class World:
             "logits": logits[:, rows],
             "ids": self.ids[rows],
             "targets": self.targets[rows],
-            "views": VIEWS[: len(logits)],
+            "views": view_names(len(logits)),
             "classes": self.classes,
             "fold": str(number),
             "config_hash": f"hash of {model}",

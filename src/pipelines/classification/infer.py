@@ -21,7 +21,6 @@ from src.engine.checkpoint import load_weights
 from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime
-from src.engine.tta import by_scale, scaled_size
 from src.ensemble.predictions import TestRun, hash_ids, save_test_info
 from src.ensemble.weights import Weights
 from src.files import atomic_array, read_json
@@ -32,6 +31,7 @@ from src.runs import AFRESH, Output, Run
 from src.script import UserError
 from src.tasks.classification import Classification
 from src.tasks.protocols import Task
+from src.views import by_scale, scaled_size
 
 
 @dataclass(frozen=True)

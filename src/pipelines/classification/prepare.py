@@ -33,11 +33,15 @@ from src.script import UserError
 
 
 def check_recipe(config: FoldConfig) -> None:
-    """Refuse a mistake in ``--loss`` before anything is read; the default needs no torch."""
+    """Refuse a mistake in a spec before anything is read; the defaults import nothing heavy."""
     if config.loss != FoldConfig.loss:
         from src.losses.classification import build_loss
 
         build_loss(config.loss)
+    if config.augment:
+        from src.data.transforms import build_augmentations
+
+        build_augmentations(config.augment)
 
 
 def read_index(config: FoldConfig) -> Index:

@@ -17,7 +17,6 @@ from src.data.folds import Folds
 from src.data.index import Index
 from src.engine.checkpoint import save_weights
 from src.engine.runtime import Runtime
-from src.engine.tta import first_views
 from src.ensemble.predictions import save_oof, save_test_info
 from src.files import atomic_array
 from src.losses.classification import build_loss
@@ -34,6 +33,7 @@ from src.pipelines.classification.wise_ft import pick_rows
 from src.pipelines.run_folder import finish_run, finished, write_config
 from src.runs import Output, Run
 from src.tasks.classification import MONITOR, Classification
+from src.views import first_views, view_names
 
 
 def train_probes(
@@ -122,7 +122,7 @@ def fit_fold(
         logits=logits,
         ids=data.index.table["id"].iloc[held].to_numpy(dtype=str),
         targets=targets_of(held),
-        views=[view.name for view in first_views(config.tta_steps)],
+        views=view_names(config.tta_steps),
         classes=data.classes,
         fold=str(fold),
         config_hash=config_hash(config),
@@ -143,7 +143,7 @@ def write_test(
         run.test_info,
         logits=np.load(run.test_logits, mmap_mode="r", allow_pickle=False),
         ids_hash=hash_images(test),
-        views=[view.name for view in first_views(config.tta_steps)],
+        views=view_names(config.tta_steps),
         classes=data.classes,
         config_hash=config_hash(config),
     )

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from src.classes import Aliases
-from src.config import FoldConfig, config_hash, learned_options, view_names
+from src.config import FoldConfig, config_hash, learned_options
 from src.data.cache import open_cache
 from src.data.canonical import ImageSource, canonical_side
 from src.data.dataset import (
@@ -57,6 +57,7 @@ from src.script import UserError
 from src.tasks.classification import Classification
 from src.tasks.distillation import inner_task
 from src.tasks.protocols import Task
+from src.views import view_names
 
 Config = FoldConfig | DistillConfig
 
@@ -137,6 +138,7 @@ def train_fold(
         rotate=config.rotate,
         color=config.color,
         erase=config.erase,
+        augment=config.augment,
     )
     return train_classes(
         config, run, data, fold, model, Classification(num_classes, loss, metric), augment,

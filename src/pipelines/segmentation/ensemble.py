@@ -22,7 +22,6 @@ from src.data.transforms import eval_mask_transform
 from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime
-from src.engine.tta import first_views
 from src.ensemble.solvers import solve_mixture
 from src.files import read_json
 from src.models.folding import FOLDING_SIDE, fold_norms
@@ -33,6 +32,7 @@ from src.pipelines.segmentation.train import build_network
 from src.runs import Run
 from src.script import UserError
 from src.tasks.segmentation import Segmentation
+from src.views import first_views
 
 WRAPPED = "network."  # a distilled student's own tensors
 

@@ -21,7 +21,6 @@ from src.data.sources.masks import MaskIndex
 from src.engine.interrupt import catch_signals
 from src.engine.predict import predict
 from src.engine.runtime import Runtime
-from src.engine.tta import first_views
 from src.files import atomic_write
 from src.metrics.segmentation import SegmentationMeter, score_counts
 from src.metrics.thresholds import ThresholdSweep
@@ -29,6 +28,7 @@ from src.models.folding import FOLDING_SIDE, fold_norms
 from src.pipelines.segmentation.postprocess import count_cleaned, judge_cleaning
 from src.runs import Run
 from src.tasks.segmentation import Segmentation, background_label
+from src.views import first_views
 
 BOUNDARY_PX = 2  # tolerance of the boundary F1
 

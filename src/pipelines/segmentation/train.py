@@ -29,7 +29,12 @@ from src.data.masks import (
     split_rows,
 )
 from src.data.sources.masks import MaskIndex
-from src.data.transforms import Transform, eval_mask_transform, train_mask_transform
+from src.data.transforms import (
+    Transform,
+    build_augmentations,
+    eval_mask_transform,
+    train_mask_transform,
+)
 from src.engine.autotune import settle_runtime
 from src.engine.checkpoint import load_weights, save_weights
 from src.engine.cpu import tune_for_cpu
@@ -86,6 +91,7 @@ def read_data(
     """
     if config.loss:
         build_segmentation_loss(config.loss)  # a mistake in it is met before anything is read
+    build_augmentations(config.augment)
     source, data_dir = source or config.source, data_dir or config.data_dir
     index = read_labelled(source, data_dir, **options)
     for note in index.notes:
@@ -126,6 +132,7 @@ def train_loader(
         vflip=config.vflip,
         rotate=config.rotate,
         color=config.color,
+        augment=config.augment,
     )
     order = EpochSampler(
         len(data.split.train),

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from src.engine.predict import predict_views
 from src.engine.runtime import start_runtime
-from src.engine.tta import VIEWS
 from src.losses.segmentation import build_segmentation_loss
 from src.pipelines.segmentation.score import (
     fit_size,
@@ -17,6 +16,7 @@ from src.pipelines.segmentation.score import (
     true_probs,
 )
 from src.tasks.segmentation import Segmentation
+from src.views import VIEWS
 
 
 class Pointwise(nn.Module):

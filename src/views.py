@@ -1,6 +1,8 @@
 """Test-time augmentation: views of an image and their exact inverses, in the order they are added.
 
-Flips and quarter turns only, because each has an inverse without resampling.
+Flips and quarter turns only, because each has an inverse without resampling. A new line in
+``VIEWS`` is all that a new view needs; ``--tta_steps`` counts them. Torch is not imported: the
+functions call methods of tensors, and options want the names alone.
 """
 
 from __future__ import annotations
@@ -8,8 +10,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,19 @@ VIEWS = (
     View("both", lambda x: x.flip((-2, -1)), lambda x: x.flip((-2, -1))),
     View("rot90", lambda x: x.rot90(1, (-2, -1)), lambda x: x.rot90(-1, (-2, -1))),
 )
+NUM_SCALED = 2  # of them are shown at a larger size too, where --tta_scale asks for it
+
+
+def view_names(tta_steps: int = len(VIEWS), tta_scale: float = 1.0) -> tuple[str, ...]:
+    """Return the names of the first views, then of those at a larger size: ``hflip@1.25``."""
+    names = tuple(view.name for view in VIEWS)
+    larger = () if tta_scale == 1 else tuple(f"{n}@{tta_scale:g}" for n in names[:NUM_SCALED])
+    return (*names[:tta_steps], *larger)
+
+
+def base_view(name: str) -> str:
+    """Return the name of a view without its size."""
+    return name.partition("@")[0]
 
 
 def by_scale(names: Sequence[str]) -> list[tuple[float, tuple[View, ...]]]:
@@ -47,6 +64,6 @@ def scaled_size(image_size: int, scale: float) -> int:
 
 
 def first_views(tta_steps: int) -> tuple[View, ...]:
-    """Return the first ``tta_steps`` views (1 … 5)."""
+    """Return the first ``tta_steps`` views (1 … all)."""
     assert 1 <= tta_steps <= len(VIEWS), tta_steps
     return VIEWS[:tta_steps]
