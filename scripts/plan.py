@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.config import BlendConfig, FoldConfig, InferConfig, PlanConfig
+from src.config import (
+    BlendConfig,
+    FoldConfig,
+    InferConfig,
+    PlanConfig,
+    config_hash,
+    view_names,
+)
 from src.files import hold, read_json, sweep, write_json
 from src.reader import fill, parse, read_rows
 from src.runs import Output
@@ -72,14 +79,13 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     work = plan.size_of_work(folds, len(test.table))
     runtime = start_runtime(config.device, config.precision)
     found, runtime = survey_data(config, output, index, folds, runtime, clock, work)
-    left = clock.left() - plan.probe_member(found[0], work, 0).tail_s
+    probe = plan.pick_probe(found, work, clock.left(), config.seed)
+    left = clock.left() - probe.tail_s
     ranked = plan.rank(found, work, left)
     common = plan.COMMON | {"precision": runtime.precision, "autotune": "off", "compile": "off"}
     common["channels_last"] = "on" if runtime.channels_last else "off"
     if not output.plan.exists():
-        best = min(found, key=lambda candidate: candidate.log_loss)
-        first = plan.first_members(ranked, work, left, config.seed)
-        members = [plan.probe_member(best, work, config.seed), *first]
+        members = [probe, *plan.first_members(ranked, work, left, config.seed)]
         head = plan.describe(members, work, clock.hours, clock.spent())
         plan.write_plan(output.plan, members, common, head)
     rows = read_rows(output.plan, FoldConfig)[1]
@@ -134,7 +140,9 @@ class Place:
         train_probes(row, self.output, self.index, self.folds, self.test, self.runtime)
 
     def train(self, member: Member, fold: int, shorten: Any) -> None:
-        """Train a fold to its finished folder."""
+        """Train a fold to its finished folder, and predict the test images once for all blends."""
+        from src.ensemble.predictions import has_test_run
+        from src.pipelines.classification.infer import hash_images, infer_fold
         from src.pipelines.classification.train import train_fold
         from src.pipelines.run_folder import finished
 
@@ -144,6 +152,10 @@ class Place:
                 train_fold(
                     row, self.output, run, self.index, self.folds, fold, self.runtime, shorten
                 )
+            views = view_names(row.tta_steps, row.tta_scale)
+            known = {"ids_hash": hash_images(self.test), "config_hash": config_hash(row)}
+            if not has_test_run(run.folder, views=views, threshold=None, **known):
+                infer_fold(infer_options(self.config), run, self.test, views, None)
 
     def steps(self) -> Steps:
         """Return what a plan does."""
@@ -205,6 +217,13 @@ def survey_data(
     return found, runtime
 
 
+def infer_options(config: PlanConfig) -> InferConfig:
+    """Return the options of inference."""
+    shared = {field.name for field in fields(InferConfig)} & {f.name for f in fields(PlanConfig)}
+    # a plan's models are what to choose from
+    return InferConfig(**{name: getattr(config, name) for name in shared - {"models"}})
+
+
 def submit(
     config: PlanConfig, output: Output, models: Sequence[str], *, final: bool
 ) -> tuple[float, float]:
@@ -212,14 +231,9 @@ def submit(
     import infer_ensemble
     import optimize_weights
 
-    place: dict[str, Any] = {"data_dir": config.data_dir, "output_dir": config.output_dir}
     blend = BlendConfig(
-        **place, models=tuple(models), presets="", aliases=config.aliases,
-        trials=60 if final else 0, seed=config.seed,
-    )  # fmt: skip
-    infer = InferConfig(
-        **place, allow_outside=config.allow_outside, device=config.device,
-        num_workers=config.num_workers, infer_batch_size=config.infer_batch_size,
+        data_dir=config.data_dir, output_dir=config.output_dir, models=tuple(models), presets="",
+        aliases=config.aliases, trials=60 if final else 4, seed=config.seed,
     )  # fmt: skip
     output.logs.mkdir(parents=True, exist_ok=True)
     path = output.logs / "plan_blend.log"
@@ -231,7 +245,7 @@ def submit(
     ):
         sweep(output.root)
         optimize_weights.optimize(blend, output, {})
-        infer_ensemble.infer(infer, output)
+        infer_ensemble.infer(infer_options(config), output)
     loss = read_json(output.prediction)["oof_log_loss"]
     forecast = read_json(output.prediction)["test_log_loss"]["value"]
     print(f"submission of {len(models)} models: nested {loss:.4f}, forecast {forecast:.4f}")

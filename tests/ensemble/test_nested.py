@@ -7,7 +7,7 @@ import src.ensemble.search as panel_module
 from src.ensemble.blend import build_tables, convex
 from src.ensemble.nested import fit_blend
 from src.ensemble.oof import load_oof
-from src.ensemble.pool import true_losses
+from src.ensemble.pool import MAX_LOSS, true_losses
 from src.ensemble.search import Structure, build_panel, whole
 from src.metrics.classification import log_loss
 
@@ -32,6 +32,12 @@ def test_a_thinned_panel_stays_close_to_the_full_score(oof, monkeypatch, number)
     exact = build_panel(oof, tables).score(structure)
     monkeypatch.setattr(panel_module, "_PANEL_VALUES", 4 * 600 * 9)
     assert build_panel(oof, tables).score(structure) == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize("pool", ["linear", "log"])
+def test_a_structure_of_views_that_its_models_lack_is_the_worst(oof, pool):
+    panel = build_panel(oof, build_tables(oof))
+    assert panel.score(Structure(pool, "after", ("weak",), ("hflip@1.25",))) == MAX_LOSS
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -55,6 +55,34 @@ def test_probe_alone_is_a_run_like_any_other(fresh: Place, weights: Path) -> Non
     assert fresh.train("--name", "b", *flags).is_one_line("--epochs 0", "--head_start probe")
 
 
+def test_probes_of_all_folds_are_those_of_single_runs(fresh: Place, weights: Path) -> None:
+    from src.config import FoldConfig
+    from src.data.index import read_test
+    from src.engine.runtime import start_runtime
+    from src.pipelines.classification.prepare import prepare_data
+    from src.pipelines.classification.probe import train_probes
+    from src.runs import Output
+
+    place = {"data_dir": str(fresh.data), "output_dir": str(fresh.output)}
+    config = FoldConfig(
+        **place, model=MODEL, pretrained=str(weights), epochs=0, head_start="probe", folds=2,
+        image_size=32, tta_steps=2, name="b", config="", device="cpu",
+    )  # fmt: skip
+    output = Output(fresh.output)
+    index, folds = prepare_data(config, output)
+    test = read_test(index.root)
+    train_probes(config, output, index, folds, test, start_runtime("cpu"))
+    flags = ["--fold", "all", "--epochs", "0", "--head_start", "probe"]
+    assert fresh.train(*flags, "--pretrained", str(weights)).status == 0
+    for fold in range(2):
+        mine, single = (output.run(name, fold) for name in ("b", MODEL))
+        logits = [open_oof(run.oof).logits for run in (mine, single)]
+        np.testing.assert_allclose(*logits, atol=0.02)
+    assert fresh.optimize().status == 0 and fresh.infer().status == 0
+    both = [np.load(output.run(name, 0).test_logits) for name in ("b", MODEL)]
+    np.testing.assert_allclose(both[0][: len(both[1])], both[1], atol=0.02)
+
+
 @pytest.mark.slow
 def test_plan_keeps_its_deadline_though_it_is_killed(fresh: Place, weights: Path) -> None:
     command = [

@@ -23,6 +23,7 @@ TWO_RECIPES_FROM = 8  # epochs that one recipe alone could have, from which two 
 SLOWNESS = 3.0  # epochs after which a training is half as far from its end as a probe's loss says
 # What differs between the recipes is how far the net moves: which is right depends on how far the
 # data are from ImageNet, and the mean of both beats either (docs/experiments.md).
+PROBE_SHARE = 0.05  # of the time may go into the features of the probe
 TTA_SCALE = 1.25  # nets trained on crops see test images too small (arXiv 1906.06423)
 RECIPES: dict[str, dict[str, Any]] = {
     "moving": {"norms": "batch", "head_start": "random", "lr": 1e-3, "head_lr_mult": 5.0},
@@ -126,6 +127,15 @@ def probe_member(candidate: Candidate, work: Work, seed: int) -> Member:
     options |= {"head_start": "probe", "norms": "frozen", "pool": "avg", "seed": seed}
     rows = work.train_rows + work.valid_rows + work.test_rows
     return Member(f"{candidate.name}_probe", options, 0.0, 2 * rows / candidate.infer_rate)
+
+
+def pick_probe(found: Sequence[Candidate], work: Work, seconds: float, seed: int) -> Member:
+    """Return the probe with the least loss among those that take a small share of the seconds."""
+    probes = [(c.log_loss, probe_member(c, work, seed)) for c in found]
+    cheap = [pair for pair in probes if pair[1].tail_s <= PROBE_SHARE * seconds]
+    if not cheap:
+        return min((probe for _, probe in probes), key=lambda probe: probe.tail_s)
+    return min(cheap, key=lambda pair: pair[0])[1]
 
 
 def next_member(
