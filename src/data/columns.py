@@ -32,12 +32,17 @@ GROUP_NAMES = (
     *("그룹", "환자"),
 )
 FOLDER_NAMES = ("folder", "directory", "dir", "subfolder", "subdir", "folder_name", "dir_name")
+# Names that are a label's unless another column has one of them too.
+_OFTEN_LABELS = frozenset({
+    *("species", "breed", "disease", "emotion", "expression", "finding", "variety", "cultivar"),
+    *("genus", "sign", "kind", "material", "quality", "grade", "severity", "품종", "종류", "상태"),
+})  # fmt: skip
 # Words of a column's name that say what several images are of: they must share a fold.
 _SUBJECTS = frozenset({
     *("group", "patient", "subject", "person", "participant", "case", "lesion", "donor"),
     *("specimen", "survey"),
     *("slide", "study", "exam", "visit", "animal", "individual", "identity", "household", "house"),
-    *("home", "building", "property", "room", "session", "video", "clip", "sequence", "seq"),
+    *("home", "building", "property", "session", "video", "clip", "sequence", "seq"),
     *("scene", "site", "recording", "track", "drive", "trip", "route", "flight", "burst"),
     *("event", "location"),
     *("place", "camera", "station", "plot", "field", "farm", "tree", "plant", "object", "item"),
@@ -61,6 +66,11 @@ def image_column(table: pd.DataFrame, wanted: str | None, path: Path) -> str:
             usual = pick_column(table[looks], None, IMAGE_NAMES, path, "")
             return usual or looks[0]
     name = pick_column(table, wanted, (*IMAGE_NAMES, *ID_NAMES), path, "--image_column")
+    if name is None and len(table.columns) == 1 and " " in table.columns[0]:
+        raise UserError(
+            f"{path}: the columns are not set apart by commas, semicolons, tabs or bars: save it "
+            "as CSV"
+        )
     if name is None:
         raise UserError(
             f"{path} has no known image column among {', '.join(table.columns)}: "
@@ -101,8 +111,8 @@ def _plain(name: str) -> str:
     return nfc(name).casefold().translate(str.maketrans("", "", " _-"))
 
 
-_NO = frozenset({"0", "0.0", "false"})
-_YES = frozenset({"1", "1.0", "true"})
+_NO = frozenset({"0", "0.0", "0,0", "false", "no"})
+_YES = frozenset({"1", "1.0", "1,0", "true", "yes"})
 
 
 def find_label(
@@ -135,10 +145,13 @@ def find_label(
     label = pick_column(table[free], None, LABEL_NAMES, path, "")
     if label is not None or len(rest) == 1:
         return [label or rest[0]], ""
+    weak = [name for name in free if _plain(name) in _OFTEN_LABELS]
+    if len(weak) == 1:
+        return weak, " (by its name)"
     if _is_hot(table, rest):
         _refuse_many_hot(table, rest, path)
         return rest, ""
-    few = [
+    few = weak or [
         name
         for name in rest
         if _holds_classes(table[name]) and not (_names_subject(name) and _repeats(table[name]))

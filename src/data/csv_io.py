@@ -132,7 +132,7 @@ def read_csv(
     text = read_text(path)
     said = _SEPARATOR_LINE.match(text)
     text = text[said.end() :] if said else text
-    text = text if unescape else _EMPTY_LINES.sub("", text)
+    text = text if unescape else _drop_titles(_EMPTY_LINES.sub("", text))
     first_line = next((line for line in text.splitlines() if line.strip()), "")
     separator = said[1] if said else max(",;\t", key=first_line.count)
     separator = separator if separator in first_line or "|" not in first_line else "|"
@@ -163,11 +163,29 @@ def read_csv(
         raise UserError(f"{path} is not a well-formed CSV: {reason}") from error
     if unescape:
         return table.map(unescape_cell) if "'" in text else table
+    table = table[table.ne(header).any(axis=1)].reset_index(drop=True)  # of files put together
     blank = [
         name for name in header
         if is_unnamed(name) and not table[name].astype(str).str.strip().any()
     ]  # fmt: skip
     return table.drop(columns=blank) if len(blank) < len(header) else table
+
+
+def _drop_titles(text: str) -> str:
+    """Return a table without a comment or title above its names: one cell, where the next has more.
+
+    A first line of one cell and separators behind it is a title too.
+    """
+    while True:
+        lines = [line for line in text.lstrip().split("\n", 8)[:8] if line.strip()][:2]
+        if len(lines) < 2 or lines[0].startswith('"'):
+            return text
+        separators = [sum(map(line.count, ",;\t|")) for line in lines]
+        lone = not re.search(r"[,;\t|]\s*[^,;\t|\s]", lines[0]) and lines[0][0] not in ",;\t|"
+        comment = lines[0].startswith("#") and separators[0] != separators[1]
+        if not comment and not (lone and re.search(r"[^,;\t|\s]\s*[,;\t|]\s*[^,;\t|\s]", lines[1])):
+            return text
+        text = text.lstrip().partition("\n")[2]
 
 
 def is_unnamed(name: str) -> bool:

@@ -180,7 +180,8 @@ def _read_train_folders(root: Path, train: str) -> Index:
     if not images:
         left = "".join(f"; {line}" for line in scanner.left_out(doubtful=True))
         raise UserError(
-            f"no images in class folders below {root / train}: expected {train}/<class>/*.jpg{left}"
+            f"no images in class folders below {root / train}: {name_tables(root)}expected "
+            f"{train}/<class>/*.jpg{left}"
         )
     more, said = _validation_images(root, scanner, set(targets))
     images += more.keys()

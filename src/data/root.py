@@ -122,11 +122,34 @@ def _enter_splits(folder: Path) -> Path:
 
 
 def name_tables(folder: Path) -> str:
+    """Return the remedy for what may be the train table or folder but is not called or kept so."""
+    return _name_kinds(folder) or _name_others(folder)
+
+
+def _name_others(folder: Path) -> str:
+    """Return the remedy for tables in ``folder``, or a folder below it, of other names, or ""."""
+    tables = [
+        path.relative_to(folder).as_posix()
+        for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
+        for path in sorted(place.iterdir())
+        if path.suffix.lower() in (".csv", ".tsv") and not is_litter(path.name)
+        and not re.search("test|sample|submission|aliases", path.name.casefold())
+    ]  # fmt: skip
+    if not tables:
+        return ""
+    shown = ", ".join(tables[:3]) + (", …" if len(tables) > 3 else "")
+    return f"if {shown} has the labels, move it to {folder / 'train.csv'}, else "
+
+
+def _name_kinds(folder: Path) -> str:
     """Return the remedy for a packed train folder, or a table of another kind than CSV, or ""."""
     endings = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".csv.zip", ".csv.gz")
     path = find_entry(folder, *(f"train{ending}" for ending in endings))
     if path is not None:
         return f"unpack {path.name} there, else "
+    path = find_entry(folder, "train.txt", "train.lst", "train.list")
+    if path is not None:
+        return f"write {path.name} as train.csv, with a first line image,label, else "
     endings = (".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl", ".feather", ".pkl", ".db")
     path = find_entry(folder, *(f"train{ending}" for ending in endings))
     return "" if path is None else f"save {path.name} as train.csv, else "

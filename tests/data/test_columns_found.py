@@ -91,3 +91,15 @@ def test_the_one_column_that_the_sample_asks_for_is_the_label(tmp_path):
         train="image,species,label\n1.jpg,owl,x\n2.jpg,wren,y\n",
         sample_submission="image,species\nq,owl\n")  # fmt: skip
     assert read_train(tmp_path).classes == ("owl", "wren")
+
+
+def test_a_name_that_labels_often_have_is_taken_where_it_is_the_only_one(tmp_path):
+    for number in range(12):
+        lay(tmp_path, f"train/{number}.jpg")
+    lines = "".join(f"{n}.jpg,{'ab'[n % 2]},{'xyz'[n % 3]}\n" for n in range(12))
+    (tmp_path / "train.csv").write_text(f"image,species,camera\n{lines}")
+    index = read_train(tmp_path)
+    assert index.classes == ("a", "b") and "label = species (by its name)" in index.notes[0]
+    (tmp_path / "train.csv").write_text(f"image,species,breed\n{lines}")
+    with pytest.raises(UserError, match=r"such as species \(2 values\), breed \(3 values\)"):
+        read_train(tmp_path)

@@ -370,3 +370,58 @@ def test_a_word_that_says_something_is_no_split(tmp_path, name):
     put(tmp_path, f"{name}/a/1.jpg", f"{name}/b/1.jpg", "other/a/1.jpg")
     with pytest.raises(UserError, match="no data set in"):
         find_root(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# exported 2024\n" + TABLE,
+        "# exported, 2024, by hand\n" + TABLE,
+        "My labels\n" + TABLE,
+        "My labels,\n\n" + TABLE,
+        TABLE + "image,label\n",
+    ],
+)
+def test_titles_above_the_names_and_names_in_between_are_passed_over(tmp_path, text):
+    put(tmp_path, *FOUR)
+    lay(tmp_path, train=text)
+    assert rows(read_train(tmp_path), "image", "target") == list(zip(FOUR, "abab", strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "remedy"),
+    [
+        (
+            "csv/train.csv",
+            TABLE,
+            r"if csv/train\.csv has the labels, move it to .*train\.csv, else",
+        ),
+        ("marks_2024.csv", TABLE, r"if marks_2024\.csv has the labels, move it to"),
+        (
+            "train.txt",
+            "1.jpg a\n",
+            r"write train\.txt as train\.csv, with a first line image,label",
+        ),
+    ],
+)
+def test_a_table_of_another_name_is_offered(tmp_path, name, text, remedy):
+    put(tmp_path, *FOUR)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=remedy):
+        read_train(find_root(tmp_path))
+    lay(tmp_path, train=TABLE)
+    assert len(read_train(find_root(tmp_path))) == 4
+
+
+def test_columns_set_apart_by_blanks_are_refused_by_that(tmp_path):
+    put(tmp_path, *FOUR)
+    lay(tmp_path, train=TABLE.replace(",", " "))
+    with pytest.raises(UserError, match="not set apart by commas"):
+        read_train(tmp_path)
+
+
+def test_numbers_with_a_comma_in_one_hot_columns(tmp_path):
+    put(tmp_path, *FOUR)
+    lay(tmp_path, train="image;a;b\n1.jpg;1,0;0,0\n2.jpg;0,0;1,0\n3.jpg;1,0;0,0\n4.jpg;0,0;1,0\n")
+    assert read_train(tmp_path).table["target"].tolist() == list("abab")
