@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import InferConfig
-from src.files import hold, read_json, sweep, write_json
+from src.files import hold, sweep, write_json
 from src.reader import parse
 from src.runs import Output
 from src.script import UserError, run_script
@@ -123,6 +123,7 @@ def infer_models(
     from src.ensemble.predictions import has_test_run, open_test_run
     from src.ensemble.weights import needed_views, used_models
     from src.pipelines.classification.infer import blended_runs, hash_images, infer_fold
+    from src.pipelines.run_folder import read_done
 
     ids_hash = hash_images(index)
     threshold = weights.adaptive_threshold if config.tta_adaptive else None
@@ -130,7 +131,7 @@ def infer_models(
     for model in used_models(blend):
         views = needed_views(blend, model, view_names())
         for run in blended_runs(config, output, model, weights):
-            config_hash = read_json(run.finished)["config_hash"]
+            config_hash = read_done(run)["config_hash"]
             if not has_test_run(
                 run.folder,
                 ids_hash=ids_hash,

@@ -8,15 +8,18 @@ taken as it is: it was written by hand, or by an earlier version.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import mmap
 import os
 import platform
 import re
 import stat
+import struct
 import time
+import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -29,7 +32,16 @@ _SEALED = re.compile(rb"crc32:([0-9a-f]{8})")
 _HEAD = 1 << 20  # bytes in which a seal is looked for
 # What a network disk or a busy machine gives for a moment; nothing here says a file is damaged.
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EMFILE}
+# What says that there is no such file, or another kind of thing under its name.
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_ABSENT |= {errno.ENXIO, errno.ESPIPE}  # a pipe
 MAX_JSON_BYTES = 1 << 28
+MAX_ARRAYS_BYTES = 1 << 34
+# What the readers of zip and npy raise on damaged bytes: a flipped bit can say "encrypted".
+NOT_WHOLE = (
+    *(ValueError, KeyError, EOFError, IndexError, OverflowError, SyntaxError, TypeError),
+    *(RuntimeError, struct.error, zlib.error, zipfile.BadZipFile),
+)
 _PAUSES = (0.1, 0.5)  # seconds before a second and a third try
 Result = TypeVar("Result")
 
@@ -48,6 +60,17 @@ def patiently(read: Callable[[], Result]) -> Result:
                 raise
             time.sleep(pause)
     return read()
+
+
+def is_of_the_system(error: BaseException) -> bool:
+    """Tell whether an error is about the machine that reads a file, not what the file holds.
+
+    No permission, a network disk that does not respond, too many open files, no memory: nobody
+    knows what the file holds, and it must not be called missing or damaged.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in _ABSENT
+    return isinstance(error, MemoryError)
 
 
 def seal(content: bytes) -> bytes:
@@ -119,6 +142,44 @@ def file_is_sound(path: Path) -> bool:
                 return is_sound(view)
             finally:
                 view.release()
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Return a file's length in bytes, and the CRC-32 of all of them."""
+    check, length = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            check, length = zlib.crc32(block, check), length + len(block)
+    return {"bytes": length, "crc32": f"{check:08x}"}
+
+
+def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, Any]:
+    """Read arrays of an ``.npz`` that this program wrote, every byte checked, nothing unpickled.
+
+    Args:
+        path: the file.
+        names: arrays that it must hold.
+        remedy: how to get it again.
+
+    Raises:
+        UserError: missing, or its content is not what was written.
+        OSError: it cannot be read at present.
+    """
+    import numpy as np
+
+    try:
+        content = io.BytesIO(patiently(lambda: read_small(path, MAX_ARRAYS_BYTES)))
+        with zipfile.ZipFile(content) as archive:
+            if archive.testzip() is not None:
+                raise ValueError("its checksum does not match")
+        content.seek(0)
+        with np.load(content, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {remedy}") from None
+    except NOT_WHOLE as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: damaged ({reason}); {remedy}") from None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from src.files import read_small
+from src.files import is_of_the_system, patiently, read_small
 from src.option import GROUPS
 from src.script import UserError, nearest, quote
 
@@ -124,10 +124,13 @@ def read_yaml(path: Path, flag: str = "config") -> dict[str, Any]:
 
     path = shipped(path)
     try:
-        content = yaml.safe_load(read_small(path, MAX_YAML_BYTES).decode("utf-8-sig"))
+        data = patiently(lambda: read_small(path, MAX_YAML_BYTES))
+        content = yaml.safe_load(data.decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"--{flag} {path}: no such file") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        if is_of_the_system(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--{flag} {path}: cannot be read as YAML ({reason})") from None
     if content is None:

@@ -12,7 +12,8 @@ from src.files import hold, sweep
 from src.script import process_rank
 
 AFRESH = "delete its folder and train this fold again"
-REPAIR = "run its training command again, which makes it from the trained weights"
+REMAKE = "delete it and run its training command again, which makes it again"
+REPAIR = "run its training command again, which makes it again"
 
 
 @dataclass(frozen=True)

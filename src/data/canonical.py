@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from src.data.decode import MAX_PIXELS, decode_image, decode_mask
 from src.data.sources.masks import refuse_size
-from src.script import UserError
+from src.files import is_of_the_system
+from src.script import MachineError, UserError
 
 CANONICAL_VERSION = 1  # raise it when the pixels below change: caches on disk are then rebuilt
 
@@ -177,9 +178,15 @@ def read(source: Source, row: int) -> np.ndarray:
     """Read one row; whatever goes wrong, the message names the file."""
     try:
         return source[row]
-    except (UserError, MemoryError):
+    except UserError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and is_of_the_system(error):
+            # torch would raise it again without its number, from a loader process
+            place = error.filename or source.name(row)
+            raise MachineError(f"{place}: {error.strerror}; earlier results are whole") from error
+        if isinstance(error, MemoryError):
+            raise
         raise RuntimeError(f"{source.name(row)}: {error}") from error
 
 
@@ -199,7 +206,9 @@ def fingerprint(names: Iterable[str], salt: str) -> str:
             path = name if os.path.exists(name) else name.rpartition("#")[0]  # noqa: PTH110
             status = os.stat(path)  # noqa: PTH116
             mark = f"{status.st_size}\0{status.st_mtime_ns}"
-        except OSError:
+        except OSError as error:
+            if is_of_the_system(error):
+                raise
             mark = "gone"
         digest.update(f"{name}\0{mark}\0".encode(errors="replace"))
     return digest.hexdigest()

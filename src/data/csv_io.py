@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from src.data.files import IMAGE_ENDINGS
-from src.files import atomic_write
+from src.files import atomic_write, is_of_the_system, patiently, read_small
 from src.script import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MAX_BYTES = 1 << 34  # of a table; no pipe or device is read
 
 # What spreadsheets take for the start of a formula (OWASP, "CSV injection"; East Asian editions
 # take the full-width forms too), and the apostrophe itself, so that the escape can be undone.
@@ -67,8 +68,12 @@ def read_text(path: Path | str) -> str:
         UserError: unreadable or in none of these encodings.
     """
     try:
-        data = Path(path).read_bytes()
+        data = patiently(lambda: read_small(Path(path), MAX_BYTES))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}): restore the file") from error
     except OSError as error:
+        if is_of_the_system(error):
+            raise
         raise UserError(f"{path} cannot be read ({error.strerror}): restore the file") from error
     utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp949"):

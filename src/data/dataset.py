@@ -232,7 +232,7 @@ class Loader(DataLoader):
                 if not self.num_workers or not is_of_the_machine(error):
                     raise
                 raise MachineError(self._explain(error, expected)) from error
-            if isinstance(batch, UserError):
+            if isinstance(batch, Exception):
                 raise batch
             yield batch
 
@@ -304,7 +304,7 @@ def _kill_workers_at_exit() -> None:
 
 
 class _Guarded(Dataset):
-    """Hands a UserError over as a value: raised in a process, it would come back as a page.
+    """Hands a refusal over as a value: raised in a process, it would come back as a page.
 
     Without processes, threads read a batch's files side by side: OpenCV decodes outside the
     interpreter's lock. The transforms follow one by one, since they hold state.
@@ -314,24 +314,24 @@ class _Guarded(Dataset):
         self.data = data
         self.threads = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Tensor]] | UserError:
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Tensor]] | Exception:
         data: Any = self.data
         try:
             if self.threads is None:
                 return [data[key] for key in keys]
             read = self.threads.map(lambda key: data.read(key[1]), keys)
             return [data.sample(key, pixels) for key, pixels in zip(keys, read, strict=True)]
-        except UserError as error:
+        except (UserError, MachineError) as error:
             return error
 
 
-def collate(samples: list[dict[str, Tensor]] | UserError) -> dict[str, Tensor] | UserError:
+def collate(samples: list[dict[str, Tensor]] | Exception) -> dict[str, Tensor] | Exception:
     """Stack samples; in a loader process straight into shared memory.
 
     Raises:
         UserError: images of several sizes.
     """
-    if isinstance(samples, UserError) or not samples:  # the last rows went to other processes
+    if isinstance(samples, Exception) or not samples:  # the last rows went to other processes
         return samples or {}  # type: ignore[return-value]
     sizes = {tuple(sample["image"].shape[1:]) for sample in samples}
     if len(sizes) > 1:

@@ -30,6 +30,7 @@ from src.data.formats import (
     read_other_size,
     refuse_unknown,
 )
+from src.files import is_of_the_system, patiently
 from src.script import UserError
 
 # The size Pillow calls a decompression bomb; 512 MiB of RGB.
@@ -42,6 +43,11 @@ else:
     cv2.setLogLevel(0)  # type: ignore[attr-defined]
 
 
+def _read(path: Path | str) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123
+        return file.read()
+
+
 def read_bytes(path: Path | str) -> bytes:
     """Read a whole regular file.
 
@@ -51,9 +57,10 @@ def read_bytes(path: Path | str) -> bytes:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (this runs once per image)
             raise UserError(f"{path} is not a file: remove it, or rename it if it is a folder")
-        with open(path, "rb") as file:  # noqa: PTH123
-            data = file.read()
+        data = patiently(lambda: _read(path))
     except OSError as error:
+        if is_of_the_system(error):
+            raise
         raise UserError(f"{path} cannot be read ({error.strerror}): restore the file") from error
     if not data:
         raise UserError(f"{path} is empty: restore the file")
@@ -223,8 +230,10 @@ def _decode_indices(data: bytes, path: Path | str, max_pixels: int) -> np.ndarra
 
 def _load_npy(path: Path | str, max_pixels: int) -> np.ndarray:
     try:  # mapped, so that a header that claims more than the file holds costs no memory
-        mask = np.load(path, mmap_mode="r", allow_pickle=False)
+        mask = patiently(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
+        if is_of_the_system(error):
+            raise
         raise UserError(f"mask {path} is not a plain .npy array: save it with np.save") from error
     if mask.ndim != 2 or mask.dtype.kind not in "bui" or not mask.size:
         raise UserError(f"mask {path} is {mask.dtype} {mask.shape}: expected 2-D integers")
@@ -403,8 +412,10 @@ def read_form(path: Path) -> np.ndarray | None:
 
 def _load_loose_npy(path: Path) -> np.ndarray | None:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        array = patiently(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        if is_of_the_system(error):
+            raise
         return None
     mask = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     if mask.ndim != 2 or not 0 < mask.size <= MAX_PIXELS or mask.dtype.kind not in "buif":
@@ -424,7 +435,9 @@ def _drop_alpha(path: Path) -> np.ndarray | None:
             if image.mode not in {"LA", "RGBA"} or image.width * image.height > MAX_PIXELS:
                 return None
             pixels = np.asarray(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if is_of_the_system(error):
+            raise
         return None
     colours, alpha = pixels[..., :-1], pixels[..., -1]
     if (colours != colours[..., :1]).any():

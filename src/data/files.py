@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.classes import nfc
+from src.files import is_of_the_system
 from src.script import UserError
 
 # Endings that are images without a look; files with others are opened.
@@ -53,6 +54,8 @@ def find_entry(root: Path, *names: str) -> Path | None:
     try:
         entries = {name.casefold(): name for name in sorted(os.listdir(root))[::-1]}  # noqa: PTH208
     except OSError as error:
+        if is_of_the_system(error):
+            raise
         raise UserError(f"folder {root} cannot be read ({error.strerror}): restore it") from error
     return next((root / entries[name] for name in names if name in entries), None)
 
@@ -169,6 +172,8 @@ class Scanner:
             with (self.root / path).open("rb") as file:
                 kind = find_kind(file.read(HEAD))
         except OSError as error:
+            if is_of_the_system(error):
+                raise
             return f"cannot be read ({error.strerror}): restore them"
         if not kind:
             return "not a format that is read here: convert them to PNG, or remove them"
@@ -206,11 +211,15 @@ class Scanner:
                         continue
                     try:
                         is_folder = entry.is_dir()
-                    except OSError:  # a link that points at itself
+                    except OSError as error:  # a link that points at itself
+                        if is_of_the_system(error):
+                            raise
                         self.notes.append(f"{folder}/{entry.name} is a broken link: left out")
                         continue
                     yield entry.name, is_folder
         except OSError as error:
+            if is_of_the_system(error):
+                raise
             raise UserError(
                 f"folder {self.root / folder} cannot be read ({error.strerror}): restore it"
             ) from error
@@ -219,6 +228,8 @@ class Scanner:
         try:
             status = (self.root / folder).stat()
         except OSError as error:
+            if is_of_the_system(error):
+                raise
             raise UserError(
                 f"folder {self.root / folder} cannot be read ({error.strerror}): restore it"
             ) from error

@@ -18,12 +18,14 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from src.data.csv_io import read_csv, write_csv
+from src.files import is_of_the_system, patiently
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -145,17 +147,20 @@ def read_folds(path: Path) -> Folds:
     """
     if not path.exists():
         raise UserError(f"{path} is missing: run train_fold.py first")
-    table = read_csv(path, unescape=True)
     try:
+        table = read_csv(path, unescape=True)
         table = table[list(COLUMNS)].astype({"fold": "int64"})
         hashes = table[["data_hash", "rows_hash"]].drop_duplicates()
         intact = table["id"].is_unique and len(hashes) == 1 and table["fold"].min() >= QUARANTINED
         num_folds = int(table["fold"].max()) + 1
-    except (KeyError, ValueError):
+    except (KeyError, ValueError):  # and what is wrong with it as a table
         intact, num_folds = False, 0
     intact = intact and _rows_hash(table) == hashes["rows_hash"].iloc[0]
     if not intact or num_folds < 2:
-        raise UserError(f"{path} is damaged: restore it, or delete it to make the same folds again")
+        raise UserError(
+            f"{path} is damaged: restore it, or delete it and run train_fold.py, which makes the "
+            "same folds again"
+        )
     return _folds(table[list(COLUMNS[:-2])], num_folds, str(hashes["data_hash"].iloc[0]), [])
 
 
@@ -360,8 +365,10 @@ def file_marks(table: pd.DataFrame, root: Path, *, optional: Collection[int] = (
     for row, image in enumerate(table["image"].tolist()):
         path = f"{root}/{image}" if image[0] != "/" else image
         try:
-            found.append(_mark(path))
+            found.append(patiently(partial(_mark, path)))
         except OSError as error:
+            if is_of_the_system(error):
+                raise
             if row not in optional:
                 raise UserError(f"{path} cannot be read ({error.strerror}): restore it") from error
             found.append("")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from src.classes import nfc
 from src.data.files import Scanner, find_entry, is_litter
+from src.files import is_of_the_system
 from src.script import UserError
 
 # Tables of labels beside train.csv, and inside the folder of training images.
@@ -100,6 +101,8 @@ def _subfolders(folder: Path) -> list[Path]:
     try:
         children = sorted(folder.iterdir())
     except OSError as error:
+        if is_of_the_system(error):
+            raise
         raise UserError(f"folder {folder} cannot be read ({error.strerror}): restore it") from error
     return [child for child in children if not is_litter(child.name) and child.is_dir()]
 

@@ -174,8 +174,11 @@ def read_about(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        patiently(lambda: path.open("rb").close())  # safe_open says "not found" of any error
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["about"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {AFRESH}") from None
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None
     about.pop("checksum", None)

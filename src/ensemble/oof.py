@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.classes import merge_classes
+from src.classes import merge_classes, nfc
 from src.ensemble.pool import Member, member_log_probs
 from src.ensemble.predictions import OofFile, open_oof
-from src.runs import AFRESH
+from src.files import read_json
+from src.runs import AFRESH, REMAKE, REPAIR, Run
 from src.script import UserError
 from src.views import base_view
 
@@ -134,7 +135,9 @@ def load_oof(
     places = {name: _place(files[name], folds, position) for name in names}
     rows, notes = _common_rows(places, folds)
     merged = merge_classes(reference.classes, alias_groups)
-    targets = _common_targets(files, places, rows, folds, np.asarray(merged.trained_of))
+    known = {nfc(n): k for n, k in zip(merged.classes, merged.trained_of, strict=True)}
+    known |= {nfc(name): k for name, k in merged.outside}
+    targets = _common_targets(files, places, rows, folds, known, np.asarray(merged.trained_of))
     members = tuple(
         (name, view) for name in names for view in _common_views(files[name], tta_steps)
     )
@@ -174,8 +177,18 @@ def _open_model(output_dir: Path, name: str, folds: FoldTable) -> dict[int, OofF
             )
         if not file.fold.isdigit() or int(file.fold) in files:
             raise UserError(f"{path}: says it is fold {file.fold!r}; {AFRESH}")
+        _refuse_strange(file)
         files[int(file.fold)] = file
     return files
+
+
+def _refuse_strange(file: OofFile) -> None:
+    """Raise a UserError where the run beside an OOF file was trained otherwise than the file."""
+    run = Run(file.path.parent)
+    if run.finished.is_file():
+        known = read_json(run.finished, REMAKE).get("config_hash")
+        if known != file.config_hash:
+            raise UserError(f"{file.path}: of a run with other options; {REPAIR}")
 
 
 def _check_classes(files: Mapping[str, Mapping[int, OofFile]], reference: OofFile) -> None:
@@ -228,10 +241,12 @@ def _common_targets(
     places: Mapping[str, Array],
     rows: Array,
     folds: FoldTable,
+    known: Mapping[str, int],
     columns: Array,
 ) -> Array:
-    """Return (N,) merged class numbers; all models must agree on them."""
+    """Return (N,) merged class numbers; all models and the folds must agree on them."""
     agreed: Array | None = None
+    classes_of = np.array([known.get(nfc(name), -1) for name in folds.targets[rows].tolist()])
     for name, model in files.items():
         targets = np.empty(len(rows), dtype=np.int64)
         for fold, file in model.items():
@@ -243,9 +258,22 @@ def _common_targets(
                 f"{name}: another class for id {str(folds.ids[rows[row]])!r} than the other models "
                 f"have; train it again on the present labels"
             )
+        _refuse_other_targets(name, targets, classes_of, folds, rows)
         agreed = targets
     assert agreed is not None
     return agreed
+
+
+def _refuse_other_targets(
+    name: str, targets: Array, classes_of: Array, folds: FoldTable, rows: Array
+) -> None:
+    """Raise a UserError where a model learned another class for a row than ``folds.csv`` has."""
+    wrong = np.flatnonzero((classes_of >= 0) & (classes_of != targets))
+    if len(wrong):
+        raise UserError(
+            f"{name}: another class for id {str(folds.ids[rows[wrong[0]]])!r} than folds.csv has; "
+            f"{AFRESH}"
+        )
 
 
 def _common_views(files: Mapping[int, OofFile], tta_steps: int) -> tuple[str, ...]:

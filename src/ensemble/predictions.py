@@ -7,6 +7,7 @@ and nothing is ever unpickled. Test logits count only once their sidecar exists.
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.files import atomic_write, checksum, crc32, patiently, read_json, write_json
+from src.files import NOT_WHOLE, atomic_write, checksum, crc32, patiently, read_json, write_json
 from src.runs import REPAIR
 from src.script import UserError
 
@@ -188,7 +189,7 @@ def open_oof(path: Path) -> OofFile:
         )
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {REPAIR}") from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except NOT_WHOLE as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: not a whole OOF file ({reason}); {REPAIR}") from None
     shape = (len(file.views), len(file.ids), len(file.classes))
@@ -227,7 +228,7 @@ def _map_array(path: Path, key: str) -> Array:
         file.seek(info.header_offset + 26)
         lengths = np.frombuffer(file.read(4), dtype="<u2")
     offset = info.header_offset + 30 + int(lengths.sum()) + offset_in_entry
-    if offset + int(np.prod(shape)) * 2 > path.stat().st_size:
+    if offset + math.prod(shape) * 2 > path.stat().st_size:
         raise ValueError("truncated")
     if 0 in shape:
         return np.zeros(shape, dtype=np.float16)

@@ -11,15 +11,13 @@ mean. ``_foreground`` leaves the background class out.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
-from src.files import atomic_write, patiently
-from src.script import UserError
+from src.files import atomic_write, read_arrays
 
 Weights = np.ndarray | None
 PROTOCOL_EPSILON = 1e-6  # of the micro track's own score
@@ -71,19 +69,14 @@ ClassScore = Callable[[SegmentationCounts, Weights], np.ndarray]
 Statistic = Callable[[SegmentationCounts, np.ndarray], np.ndarray]
 
 
-def load_counts(path: Path | str) -> SegmentationCounts:
+def load_counts(path: Path | str, remedy: str = "score the run again") -> SegmentationCounts:
     """Read what :meth:`SegmentationCounts.save` wrote.
 
     Raises:
-        UserError: missing, or another kind of file.
+        UserError: missing, or not what was written; ends with ``remedy``.
     """
-    try:
-        with patiently(lambda: np.load(path, allow_pickle=False)) as arrays:
-            return SegmentationCounts(
-                **{f.name: arrays[f.name] for f in fields(SegmentationCounts)}
-            )
-    except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} holds no segmentation counts: score the run again") from error
+    names = [field.name for field in fields(SegmentationCounts)]
+    return SegmentationCounts(**read_arrays(Path(path), names, remedy))
 
 
 def count_constant(counts: SegmentationCounts) -> SegmentationCounts:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from src.files import is_of_the_system, patiently
 from src.models.zoo import check_timm_id, is_published
 from src.script import UserError
 
@@ -132,10 +133,12 @@ def read_state(path: Path | str) -> dict[str, Any]:
     from timm.models import clean_state_dict
 
     try:
-        content = _load(Path(path))
+        content = patiently(lambda: _load(Path(path)))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except Exception as error:  # whatever the two formats' readers raise on foreign bytes
+        if is_of_the_system(error):
+            raise
         raise UserError(f"{path}: {_why_not_plain(path, error)}") from error
     state = clean_state_dict(_find_tensors(content))
     if not state:
@@ -153,6 +156,7 @@ def _load(path: Path) -> Any:
     import torch
     from safetensors.torch import load_file
 
+    path.open("rb").close()  # safetensors says "not found" whatever the system says
     if path.suffix == ".safetensors":
         return load_file(path)
     with torch.serialization.safe_globals(_numpy_globals()):

@@ -28,9 +28,10 @@ from src.journal import Journal
 from src.losses.distillation import TERMS
 from src.mask_config import DistillConfig
 from src.metrics.bootstrap import Difference, Score, bootstrap_difference
-from src.metrics.counts import STATISTICS, SegmentationCounts, load_counts
+from src.metrics.counts import STATISTICS, SegmentationCounts
 from src.models.distilled import build_student, show_features
-from src.pipelines.run_folder import finished, fold_of
+from src.pipelines.run_folder import finished, fold_of, read_done, refuse_lost
+from src.pipelines.segmentation.report import load_held_out
 from src.runs import Output, Run
 from src.script import UserError
 from src.table import format_table
@@ -168,6 +169,7 @@ def train_fresh(
 def load_teacher(field: Field, output: Output, name: str, config: DistillConfig) -> nn.Module:
     """Build the finished teacher with its best weights, frozen."""
     run = output.run(f"{name}-teacher", fold_of(config.fold))
+    refuse_lost(run, read_done(run), run.best)
     teacher = field.build("teacher", field.spec("teacher"), False)
     teacher.load_state_dict(load_weights(run.best))
     return teacher.eval().requires_grad_(False)
@@ -278,10 +280,11 @@ def compare_roles(
     Raises:
         UserError: the runs held out different images.
     """
-    counts = [[load_counts(run.oof_counts).sort() for run in runs] for runs in (first, second)]
-    ids, groups = _held_out(first[0])
+    found = {run.folder: load_held_out(run) for run in (*first, *second)}
+    counts = [[found[run.folder][0].sort() for run in runs] for runs in (first, second)]
+    _, ids, groups = found[first[0].folder]
     for run in (*first, *second):
-        if _held_out(run)[0] != ids:
+        if found[run.folder][1] != ids:
             raise UserError(
                 f"{run.folder} held out other images than {first[0].folder}: use one split"
             )
@@ -290,11 +293,6 @@ def compare_roles(
     return bootstrap_difference(
         statistic, one, other, len(counts[0][0]), groups=groups if many else None
     )
-
-
-def _held_out(run: Run) -> tuple[list[str], list[str]]:
-    with np.load(run.oof, allow_pickle=False) as oof:
-        return oof["ids"].tolist(), oof["groups"].tolist()
 
 
 def _mean_over(runs: Sequence[SegmentationCounts], statistic: str) -> Score:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from src.files import (
     SEAL,
     atomic_write,
     check_held,
-    file_is_sound,
+    describe_file,
     is_sound,
     patiently,
     read_json,
@@ -25,7 +24,7 @@ from src.files import (
     write_json,
 )
 from src.mask_config import LaneConfig, SegmentationConfig
-from src.runs import Output, Run
+from src.runs import REMAKE, REPAIR, Output, Run
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, 
         UserError: complete, but with other options, or on other data than ``split_hash`` names.
     """
     try:
-        done = read_json(run.finished)
+        done = read_done(run)
     except FileNotFoundError:
         return None
     if done.get("config_hash") != config_hash(config):
@@ -135,6 +134,31 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, 
     return done
 
 
+DONE: dict[str, type | tuple[type, ...]] = {
+    "config_hash": str,
+    "config": dict,
+    "split_hash": str,
+    "monitor": str,
+    "score": (float, int, type(None)),
+    "files": dict,
+}
+
+
+def read_done(run: Run) -> dict[str, Any]:
+    """Read a run's ``finished.json``.
+
+    Raises:
+        FileNotFoundError: it is not finished.
+        UserError: damaged, or not of this form.
+    """
+    done = read_json(run.finished, REMAKE)
+    kinds = {key: kind for key, kind in DONE.items() if key in done or key == "config_hash"}
+    wrong = [key for key, kind in kinds.items() if not isinstance(done.get(key), kind)]
+    if wrong:
+        raise UserError(f"{run.finished}: damaged ({wrong[0]} is not what it should be); {REMAKE}")
+    return done
+
+
 def lost_files(run: Run, done: dict[str, Any]) -> list[str]:
     """Return the names of a finished run's files that are not there, or not what was written.
 
@@ -142,21 +166,31 @@ def lost_files(run: Run, done: dict[str, Any]) -> list[str]:
         run: the run.
         done: content of ``finished.json``.
     """
-    sizes = done.get("files", {})
-    lost = [name for name, size in sizes.items() if not _is_whole(run.folder / name, size)]
-    return sorted(lost)
+    files = done.get("files", {})
+    return sorted(name for name in files if not _is_whole(run.folder / name, files[name]))
 
 
-def _is_whole(path: Path, size: int) -> bool:
+def _is_whole(path: Path, known: dict[str, Any]) -> bool:
     try:
-        if path.stat().st_size != size:
-            return False
-        if path.suffix != ".npz":
-            return patiently(lambda: file_is_sound(path))
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (FileNotFoundError, zipfile.BadZipFile, ValueError, EOFError):
+        # a pipe or folder of that name is never read
+        return path.is_file() and patiently(lambda: describe_file(path)) == known
+    except FileNotFoundError:
         return False
+
+
+def refuse_lost(run: Run, done: dict[str, Any], *paths: Path) -> None:
+    """Refuse to use files of a finished run that are not those its training wrote.
+
+    Raises:
+        UserError: one of ``paths`` is lost, damaged, or of another run.
+    """
+    files = done.get("files", {})
+    known = {path.name: files[path.name] for path in paths if path.name in files}
+    lost = lost_files(run, {"files": known})
+    if lost:
+        raise UserError(
+            f"{run.folder / lost[0]}: missing, or not what its training wrote; {REPAIR}"
+        )
 
 
 def take_up(run: Run) -> dict[str, Any] | None:
@@ -166,7 +200,7 @@ def take_up(run: Run) -> dict[str, Any] | None:
     The run's lock must be held.
     """
     try:
-        done = read_json(run.finished)
+        done = read_done(run)
     except FileNotFoundError:
         return None
     lost = lost_files(run, done)
@@ -244,7 +278,7 @@ def finish_run(run: Run, done: dict[str, Any], *, keep_last: bool) -> None:
     check_held(run.lock)
     run.previous.unlink(missing_ok=True)
     results = (run.best, run.oof, run.oof_counts, run.config)
-    files = {path.name: path.stat().st_size for path in results if path.exists()}
+    files = {path.name: describe_file(path) for path in results if path.exists()}
     write_json(run.finished, done | {"files": files})
     run.start.unlink(missing_ok=True)
     if not keep_last:

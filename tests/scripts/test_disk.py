@@ -143,7 +143,7 @@ def test_input_that_may_not_be_read(place: Place, nobody: Callable[[], None]) ->
         path.chmod(0o777 if path.is_dir() else 0o666)
     nobody()
     prediction = place.infer()
-    assert prediction.status == 2 and prediction.is_one_line("033.png")
+    assert prediction.status == 1 and prediction.is_one_line("033.png: Permission denied")
 
 
 @pytest.mark.parametrize("num_workers", ["0", "2"])

@@ -21,6 +21,7 @@ from src.data.sources.masks import (
     note_missing,
     pair,
 )
+from src.files import is_of_the_system
 from src.script import UserError
 
 CLASSES = ("background", "crack")
@@ -62,6 +63,8 @@ def decode_cracks(path: Path) -> np.ndarray:
     try:
         labels = loadmat(path, simplify_cells=True)["groundTruth"]["Segmentation"]
     except Exception as error:  # scipy raises a dozen kinds on damaged files
+        if is_of_the_system(error):
+            raise
         raise UserError(f"{path} holds no groundTruth.Segmentation: restore the file") from error
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.dtype.kind not in "uif" or not labels.size:

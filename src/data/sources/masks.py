@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 import pandas as pd
 
+from src.files import is_of_the_system
 from src.script import UserError
 
 COLUMNS = ("id", "image", "target", "group", "split")
@@ -163,7 +164,9 @@ def image_header(path: Path) -> tuple[int, int, int]:
             (width, height), turn = image.size, 0
             if image.format != "PNG" or "exif" in image.info:  # else Pillow decodes it to look
                 turn = int(image.getexif().get(_ORIENTATION, 0))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if is_of_the_system(error):
+            raise
         return 0, 0, 0
     turn = turn if 2 <= turn <= 8 else 0
     return (height, width, turn) if turn >= 5 else (width, height, turn)

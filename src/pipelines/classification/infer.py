@@ -23,11 +23,11 @@ from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime
 from src.ensemble.predictions import TestRun, hash_ids, save_test_info
 from src.ensemble.weights import Weights
-from src.files import atomic_array, read_json
+from src.files import atomic_array
 from src.models.classifier import build_classifier
 from src.models.folding import fold_norms
-from src.pipelines.run_folder import read_config
-from src.runs import AFRESH, Output, Run
+from src.pipelines.run_folder import read_config, read_done, refuse_lost
+from src.runs import REPAIR, Output, Run
 from src.script import UserError
 from src.tasks.classification import Classification
 from src.tasks.protocols import Task
@@ -119,6 +119,7 @@ def load_fold(run: Run, config: InferConfig) -> TrainedFold:
     Raises:
         UserError: missing, damaged, or weights of another network.
     """
+    refuse_lost(run, read_done(run), run.best, run.config)
     saved = read_config(run)
     options, resolved = saved["options"], saved["resolved"]
     runtime = start_runtime(config.device, config.precision)
@@ -135,7 +136,7 @@ def load_fold(run: Run, config: InferConfig) -> TrainedFold:
     try:
         model.load_state_dict(load_weights(run.best))
     except RuntimeError:
-        raise UserError(f"{run.best}: weights of another network; {AFRESH}") from None
+        raise UserError(f"{run.best}: weights of another network; {REPAIR}") from None
     workers = config.num_workers
     return TrainedFold(
         run,
@@ -171,7 +172,7 @@ def infer_fold(
         ids_hash=hash_images(index),
         views=views,
         classes=fold.classes,
-        config_hash=read_json(run.finished)["config_hash"],
+        config_hash=read_done(run)["config_hash"],
         threshold=threshold,
     )
 
@@ -232,7 +233,7 @@ def blended_runs(config: InferConfig, output: Output, model: str, weights: Weigh
         )
     known = set(fitted.values())
     for run in runs:
-        config_hash = read_json(run.finished).get("config_hash")
+        config_hash = read_done(run)["config_hash"]
         if config_hash not in known:
             raise UserError(
                 f"{run.folder} was trained otherwise than {output.weights} knows; run "

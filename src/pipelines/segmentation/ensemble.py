@@ -23,13 +23,13 @@ from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime
 from src.ensemble.solvers import solve_mixture
-from src.files import read_json
+from src.files import read_arrays
 from src.models.folding import FOLDING_SIDE, fold_norms
 from src.models.pretrained import read_state
-from src.pipelines.run_folder import parse_size, read_config
+from src.pipelines.run_folder import parse_size, read_config, read_done, refuse_lost
 from src.pipelines.segmentation.score import fit_size, mean_probs
 from src.pipelines.segmentation.train import build_network
-from src.runs import Run
+from src.runs import REPAIR, Run
 from src.script import UserError
 from src.tasks.segmentation import Segmentation
 from src.views import first_views
@@ -160,15 +160,16 @@ def load_member(run: Run, *, checkpoint: str = "", tta_steps: int = 0) -> Member
     Raises:
         UserError: not finished, or weights that do not exist.
     """
-    content = read_config(run)
+    done: dict[str, Any] = {}
     try:
-        done = read_json(run.finished)
+        done = read_done(run)
+        refuse_lost(run, done, run.config, *(() if checkpoint else (run.best,)))
     except FileNotFoundError:
-        done = {}
         if not checkpoint:
             raise UserError(
                 f"{run.folder} is not finished: finish it, or pass --checkpoint {run.best}"
             ) from None
+    content = read_config(run)
     weights = Path(checkpoint) if checkpoint else run.best
     if not weights.is_file():
         raise UserError(f"{weights}: no such weights")
@@ -218,9 +219,10 @@ def _read_oof(members: Sequence[Member]) -> dict[str, np.ndarray]:
     """Return {id: (P,) probability of the true class} of a model's folds together."""
     found: dict[str, np.ndarray] = {}
     for member in members:
+        refuse_lost(member.run, member.done, member.run.oof)
         if member.run.oof.is_file():
-            with np.load(member.run.oof, allow_pickle=False) as oof:
-                found |= dict(zip(oof["ids"].tolist(), oof["true_probs"], strict=True))
+            oof = read_arrays(member.run.oof, ("ids", "true_probs"), REPAIR)
+            found |= dict(zip(oof["ids"].tolist(), oof["true_probs"], strict=True))
     return found
 
 

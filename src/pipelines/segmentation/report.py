@@ -16,12 +16,13 @@ import torch
 from src.data.decode import decode_image, decode_mask
 from src.data.masks import VOID, VoidReader
 from src.data.sources.masks import MaskIndex
-from src.files import atomic_write, read_json, write_json
+from src.files import atomic_write, read_arrays, read_json, write_json
 from src.metrics.bootstrap import compare_counts
 from src.metrics.counts import SegmentationCounts, class_iou, load_counts
 from src.metrics.segmentation import SegmentationMeter, score_counts
+from src.pipelines.run_folder import read_done, refuse_lost
 from src.pipelines.segmentation.score import BOUNDARY_PX, report
-from src.runs import Run
+from src.runs import REPAIR, Run
 from src.script import UserError
 from src.tasks.segmentation import background_label
 
@@ -152,6 +153,23 @@ def image_ious(counts: SegmentationCounts) -> np.ndarray:
     return np.array([row[np.isfinite(row)].mean() if np.isfinite(row).any() else 1 for row in iou])
 
 
+PREDICT = "predict and score them again with infer_segmentation.py"
+
+
+def load_held_out(run: Run) -> tuple[SegmentationCounts, list[str], list[str]]:
+    """Read the counts, ids and groups of what a finished run held out.
+
+    Raises:
+        UserError: it held nothing out, or its files are not those that were written.
+    """
+    done = read_done(run)
+    refuse_lost(run, done, run.oof, run.oof_counts)
+    if run.oof_counts.name not in done["files"]:
+        raise UserError(f"{run.folder} held no images out: there is nothing to compare")
+    oof = read_arrays(run.oof, ("ids", "groups"), REPAIR)
+    return load_counts(run.oof_counts, REPAIR), oof["ids"].tolist(), oof["groups"].tolist()
+
+
 def load_counted(folder: Path) -> tuple[SegmentationCounts, list[str], list[str]]:
     """Read the counts, ids and groups that a run or a folder of masks holds.
 
@@ -159,13 +177,17 @@ def load_counted(folder: Path) -> tuple[SegmentationCounts, list[str], list[str]
         UserError: neither.
     """
     run, masks = Run(folder), MaskFolder(folder)
-    if run.oof_counts.is_file():
-        counts = load_counts(run.oof_counts)
-        with np.load(run.oof, allow_pickle=False) as oof:
-            return counts, oof["ids"].tolist(), oof["groups"].tolist()
+    if run.finished.is_file():
+        return load_held_out(run)
     if masks.counts.is_file():
-        about = read_json(masks.scores)
-        return load_counts(masks.counts), about["ids"], about["groups"]
+        counts = load_counts(masks.counts, PREDICT)
+        try:
+            about = read_json(masks.scores, PREDICT)
+        except FileNotFoundError:
+            raise UserError(f"{masks.scores}: missing; {PREDICT}") from None
+        if not isinstance(about.get("ids"), list) or len(about["ids"]) != len(counts):
+            raise UserError(f"{masks.scores}: of other masks than {masks.counts}; {PREDICT}")
+        return counts, about["ids"], about["groups"]
     raise UserError(f"{folder}: neither a finished run nor a folder of scored masks")
 
 
