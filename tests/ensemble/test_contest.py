@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from src.ensemble.contest import (
     Score,
     adopt,
     blend_greedily,
+    blend_structure,
     build_board,
     choose,
     find_candidates,
@@ -16,8 +19,8 @@ from src.ensemble.contest import (
     score_of,
 )
 from src.ensemble.oof import load_oof
+from src.ensemble.search import whole
 from src.metrics.contest import find_metric
-from src.metrics.decisions import fit_decision
 
 
 def make_board(world, name, models=("a", "b")):
@@ -62,25 +65,40 @@ def test_nothing_of_a_part_reaches_its_own_submission(make_world) -> None:
     assert (after != before).any() or len(set(before.tolist())) == 1
 
 
-def test_greedy_adds_a_member_that_the_metric_wants(make_world) -> None:
-    """Log loss gives a member that is right but far too sure no weight; accuracy wants it."""
-    world = make_world(num_rows=300)
-    world.save("soft", world.logits(signal=1.0))
-    wild = world.logits(signal=2.5)
-    wild[..., 0] += 30.0 * (world.rng.random(wild.shape[1]) < 0.12)
-    world.save("wild", wild * 8)
+def test_greedy_goes_beyond_the_convex_weights_while_the_metric_gains(make_world) -> None:
+    world = make_world(num_rows=300, seed=1)
+    for model, signal in (("soft", 1.0), ("third", 1.3)):
+        world.save(model, world.logits(signal=signal))
+    sure = world.logits(signal=2.5)  # right more often than they, but hopelessly sure
+    sure[..., 0] += 30.0 * (world.rng.random(sure.shape[1]) < 0.12)
+    world.save("sure", sure * 8)
     oof = load_oof(world.root, world.table)
     board = build_board(find_metric("accuracy", list("0123")), oof, build_tables(oof))
     everything = np.ones(len(board.rows), dtype=bool)
     greedy = blend_greedily(board, everything)
+    convex = blend_structure(board, whole(oof.members), everything)
 
     def accuracy(blend) -> float:
-        log_probs = board.predict(blend)
-        rule = fit_decision(board.metric, log_probs, board.targets)
-        return board.metric.measure(rule.apply(log_probs), board.targets)
+        return float(np.mean(board.predict(blend).argmax(axis=1) == board.targets))
 
-    convex = find_candidates(board, trials=0, seed=0)[0]
-    assert accuracy(greedy) >= accuracy(convex.blend)
+    assert accuracy(greedy) > accuracy(convex) + 0.015
+    rises = greedy.weights > convex.weights + 0.02
+    assert greedy.weights.sum() == pytest.approx(1.0) and rises.sum() >= 2
+
+
+def test_a_choice_among_noise_is_not_flattered() -> None:
+    """The best of fifty guesses scores above one half; the cross-fitted choice does not."""
+    rng = np.random.default_rng(0)
+    metric, found, best = find_metric("accuracy", "ab"), [], []
+    for _ in range(12):
+        targets = rng.integers(0, 2, 120)
+        guesses = [rng.integers(0, 2, 120) for _ in range(50)]
+        board = SimpleNamespace(metric=metric, targets=targets, parts=np.arange(120) % 4)
+        choice = adopt(board, [SimpleNamespace(submitted=guess) for guess in guesses])
+        found.append(choice.score.value)
+        best.append(metric.measure(choice.candidate.submitted, targets))
+    assert np.mean(best) > 0.57
+    assert np.mean(found) < 0.53
 
 
 def test_the_first_stays_unless_beaten_beyond_chance() -> None:

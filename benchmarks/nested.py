@@ -1,0 +1,152 @@
+"""Nested OOF score of a blend and its decision rule against the score on rows kept aside.
+
+Members are logistic regressions on random pixels of scikit-learn's digits, so that no network is
+trained: python benchmarks/nested.py --repeats 20. What is compared is what infer_ensemble.py does:
+the folds' members pooled, their log probabilities averaged, decided by the rule of weights.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from src.ensemble.blend import build_tables  # noqa: E402
+from src.ensemble.contest import (  # noqa: E402
+    Score,
+    adopt,
+    build_board,
+    find_candidates,
+    forecast_score,
+)
+from src.ensemble.oof import FoldTable, load_oof  # noqa: E402
+from src.ensemble.pool import Blend, log_softmax  # noqa: E402
+from src.ensemble.predictions import save_oof  # noqa: E402
+from src.metrics.contest import find_metric  # noqa: E402
+from src.table import format_table  # noqa: E402
+
+Array = npt.NDArray[Any]
+
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "qwk", "auc", "map@3")
+MEMBERS, NUM_FOLDS, PIXELS = 4, 3, 14
+CLASSES = tuple(str(k) for k in range(10))
+
+
+def main() -> int:
+    """Repeat, and print one row a metric."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--metrics", nargs="+", default=list(METRICS))
+    given = parser.parse_args()
+    rows = []
+    for name in given.metrics:
+        pairs = [repeat(name, seed, given.trials) for seed in range(given.repeats)]
+        nested = np.array([score.value for score, _, _, _ in pairs])
+        fitted, single, whole = np.array([found for _, *found in pairs]).T
+        inside = [
+            sum(s.low <= x <= s.high for (s, *_), x in zip(pairs, found, strict=True))
+            for found in (single, whole)
+        ]
+        gaps = nested - single
+        error = gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else float("nan")
+        means = [float(x.mean()) for x in (fitted, nested, single, whole)]
+        rows.append([name, *means, f"{gaps.mean():+.4f} ± {error:.4f}", *map(str, inside)])
+        print(format_table(HEADER, rows[-1:]), flush=True)
+    print("\n" + format_table(HEADER, rows))
+    return 0
+
+
+HEADER = [
+    "metric", "fitted", "nested", "one fold aside", "all folds aside", "nested - one fold",
+    "inside: one", "all",
+]  # fmt: skip
+
+
+def repeat(name: str, seed: int, trials: int) -> tuple[Score, float, float, float]:
+    """Return the forecast, the fitted score, and two scores on the rows kept aside.
+
+    Those are of one fold's members (a mean over the folds), which is what the OOF rows saw, and of
+    the mean of all folds, which is what is submitted.
+    """
+    rng = np.random.default_rng(seed)
+    pixels, digits = load(rng)
+    half = len(digits) // 2
+    folds = rng.permutation(np.arange(half) % NUM_FOLDS)
+    ids = np.array([f"{row:04d}" for row in range(half)])
+    unseen: dict[str, list[Array]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for model, fold, oof, aside in members(pixels, digits, folds, half, rng):
+            held = folds == fold
+            save_oof(
+                Path(folder) / model / f"fold{fold}" / "oof.npz", logits=oof[None], ids=ids[held],
+                targets=digits[:half][held], views=["identity"], classes=CLASSES, fold=str(fold),
+                config_hash="-", folds_hash="-",
+            )  # fmt: skip
+            unseen.setdefault(model, []).append(aside)
+        table = FoldTable(ids, np.array(CLASSES)[digits[:half]], folds, "-")
+        oof = load_oof(Path(folder), table)
+        board = build_board(find_metric(name, CLASSES), oof, build_tables(oof))
+        choice = adopt(board, find_candidates(board, trials=trials, seed=seed))
+    seats = predict_seats(choice.candidate.blend, unseen)
+    single, whole = (
+        [
+            board.metric.measure(choice.candidate.decision.apply(one), digits[half:])
+            for one in predictions
+        ]
+        for predictions in (seats, [log_softmax(np.mean(seats, axis=0))])
+    )
+    forecast = forecast_score(choice.score, half, len(digits) - half)
+    return forecast, choice.candidate.fitted, float(np.mean(single)), whole[0]
+
+
+def load(rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return digits in random order, the high ones rarer: 178 zeros to 27 nines."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    kept = rng.random(len(data.target)) < 0.81**data.target
+    order = rng.permutation(np.flatnonzero(kept))
+    return data.data[order] / 16, data.target[order]
+
+
+def members(
+    pixels: Array, digits: Array, folds: Array, half: int, rng: np.random.Generator
+) -> Iterator[tuple[str, int, Array, Array]]:
+    """Yield model, fold, its logits of the held-out rows and of those kept aside."""
+    from sklearn.linear_model import LogisticRegression
+
+    for number in range(MEMBERS):
+        seen = rng.choice(pixels.shape[1], PIXELS, replace=False)
+        for fold in range(NUM_FOLDS):
+            rows = np.flatnonzero(folds != fold)
+            probe = LogisticRegression(C=float(10 ** rng.uniform(-1, 2)), max_iter=200)
+            probe.fit(pixels[rows][:, seen], digits[rows])
+            held = probe.predict_log_proba(pixels[:half][folds == fold][:, seen])
+            aside = probe.predict_log_proba(pixels[half:][:, seen])
+            yield f"probe{number}", fold, held, aside
+
+
+def predict_seats(blend: Blend, unseen: dict[str, list[Array]]) -> list[Array]:
+    """Return the log probabilities that each fold's members give."""
+    seats = []
+    for seat in range(NUM_FOLDS):
+        logits = [
+            log_softmax(unseen[blend.members[m][0]][seat], float(blend.temperatures[m]))
+            for m in blend.used
+        ]
+        seats.append(blend.predict(np.stack(logits)))
+    return seats
+
+
+if __name__ == "__main__":
+    sys.exit(main())
