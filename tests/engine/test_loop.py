@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.engine.checkpoint import save_state
+from src.engine.checkpoint import read_about, save_state
 from src.engine.interrupt import Interrupted
 from src.losses.classification import build_loss
 from src.runs import Run
@@ -121,9 +121,29 @@ def test_other_options_are_refused_by_name(train: Any) -> None:
     assert all(tuple(group["betas"]) == (0.9, 0.9) for group in groups)
 
 
-def test_patience_stops_early(train: Any) -> None:
-    _, state = train(epochs=30, lr=1e-9, lr_min=0.0, patience=2, ema_decay=0.0, warmup_epochs=0)
-    assert state.done and state.epoch < 30
+@pytest.mark.parametrize(("lr", "kept"), [(0.3, "ema"), (0.1, "valid")])
+def test_the_better_of_raw_and_averaged_weights_is_kept(train: Any, lr: float, kept: str) -> None:
+    run, state = train(epochs=4, lr=lr, lr_min=lr, optimizer="sgd", ema_decay=0.5)
+    scores = {
+        (kind, row["epoch"]): row[f"{kind}_calibrated_log_loss"]
+        for row in state.history
+        for kind in ("valid", "ema")
+    }
+    kind, epoch = min(scores, key=scores.__getitem__)
+    about = read_about(run.best)
+    assert kind == kept and (about["kind"], about["epoch"]) == (kind, str(epoch))
+    assert (state.best, state.best_epoch) == (scores[kind, epoch], epoch) and epoch == 4
+    weights, own = load_file(run.best), final(run)["ema" if kept == "ema" else "model"]
+    assert all(torch.equal(weights[name], own[name]) for name in weights)
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_patience_counts_validations_without_a_better_score(train: Any, patience: int) -> None:
+    still = {"epochs": 30, "lr": 1e-9, "lr_min": 0.0, "ema_decay": 0.0, "warmup_epochs": 0}
+    _, state = train(**still, patience=patience)
+    assert (state.best_epoch, state.epoch) == (1, 1 + patience)
+    _, state = train("second", **still, patience=patience, valid_every=2)
+    assert (state.best_epoch, state.epoch) == (2, 2 + 2 * patience)
 
 
 def test_without_validation_the_last_average_is_kept(train: Any) -> None:

@@ -15,7 +15,7 @@ from src.engine.step import clip_gradient, gradient_norm
 from src.losses.classification import build_loss
 from src.script import UserError
 from src.tasks.classification import Classification
-from tests.engine.conftest import CLASSES
+from tests.engine.conftest import CLASSES, TinyNet
 
 
 class Hungry(Classification):
@@ -82,6 +82,19 @@ def test_bad_losses_are_passed_over_up_to_n(train: Any) -> None:
     assert all(torch.isfinite(v).all() for v in weights.values())
     with pytest.raises(UserError, match="step"):
         train("other", task=Poisoned(CLASSES, LOSS), skip_nonfinite=2)
+
+
+def test_a_step_that_is_passed_over_leaves_the_running_statistics(train: Any) -> None:
+    class Lost(Classification):
+        def loss(self, model: Any, batch: Any) -> Any:
+            return {"loss": super().loss(model, batch)["loss"] * float("nan")}
+
+    model = TinyNet()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    _, state = train(task=Lost(CLASSES, LOSS), model=model, epochs=1, skip_nonfinite=9, valid=None)
+    assert state.nonfinite == state.step == 4
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def make_gradients(scale: float) -> list[Tensor]:

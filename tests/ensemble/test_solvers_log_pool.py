@@ -38,6 +38,19 @@ def test_optimum_beats_its_neighbours_and_drops_noise():
             assert loss(moved) >= loss(weights) - 1e-9
 
 
+def test_a_lumped_class_with_the_log_of_its_size_stands_for_equal_ones():
+    rng = np.random.default_rng(2)
+    targets = rng.integers(0, 5, 600)
+    logits = rng.standard_normal((600, 2, 5)) + 1.5 * np.eye(5)[targets][:, None]
+    logits[..., 2:] = logits[..., 2:].mean(axis=-1, keepdims=True)  # three classes of equal chance
+    log_probs = np.log(softmax(logits)).astype(np.float32)
+    whole = fit_log_pool(log_probs, targets, tolerance=1e-10)
+    lumped, truth = log_probs[..., :3], np.minimum(targets, 2)
+    bias = np.log([1.0, 1.0, 3.0])
+    assert fit_log_pool(lumped, truth, bias=bias, tolerance=1e-10) == pytest.approx(whole, rel=1e-4)
+    assert fit_log_pool(lumped, truth, tolerance=1e-10) != pytest.approx(whole, rel=0.02)
+
+
 @pytest.mark.parametrize("noise", [1e-3, 1e-4])
 def test_members_that_are_nearly_one_another(noise):
     rng = np.random.default_rng(0)
