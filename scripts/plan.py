@@ -22,12 +22,12 @@ from src.config import (
     InferConfig,
     PlanConfig,
     config_hash,
-    view_names,
 )
 from src.files import hold, read_json, sweep, write_json
 from src.reader import fill, parse, read_rows
 from src.runs import Output
 from src.script import UserError, run_script
+from src.views import view_names
 
 if TYPE_CHECKING:
     from src.pipelines.classification.follow import Clock, Steps
