@@ -173,7 +173,7 @@ class Place:
 def fold_flags(config: PlanConfig, output: Output) -> dict[str, Any]:
     """Return what the plan's options say to every training."""
     shared = {field.name for field in fields(FoldConfig)} & {f.name for f in fields(PlanConfig)}
-    flags = {name: getattr(config, name) for name in shared}
+    flags = {name: getattr(config, name) for name in shared - {"dry_run"}}
     flags["config"] = ""
     flags["seed"] = config.seed
     flags["model"] = "plan"

@@ -338,7 +338,9 @@ class FoldConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanConfig(PlaceConfig, HardwareConfig, CacheConfig, AliasConfig, group="data and output"):
+class PlanConfig(
+    PlaceConfig, HardwareConfig, CacheConfig, AliasConfig, MetricConfig, group="data and output",
+):  # fmt: skip
     """``scripts/plan.py``: hours in, the best submission out."""
 
     hours: float = option(
