@@ -15,6 +15,7 @@ from src.files import hold, sweep, write_json
 from src.reader import parse
 from src.runs import Output
 from src.script import UserError, run_script
+from src.targets import own_file, refuse_file
 from src.views import view_names
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def infer(config: InferConfig, output: Output) -> None:
     )
     from src.ensemble.weights import read_weights, restrict
 
+    path = Path(config.output) if config.output else output.submission
+    refuse_file(path, ours=path == output.submission)
     weights = read_weights(output.weights)
     blend, moved = restrict(weights.blend, models=config.models, views=view_names(config.tta_steps))
     if moved > 0:
@@ -85,8 +88,8 @@ def infer(config: InferConfig, output: Output) -> None:
         )
     shift = find_shift(predictions, weights)
     corrected = config.prior_correction == "on" and shift.significant
-    path = Path(config.output) if config.output else output.submission
-    submit(path, form, ids, weights, predictions, shift if corrected else None)
+    with own_file(path, ours=path == output.submission):
+        submit(path, form, ids, weights, predictions, shift if corrected else None)
     describe(output.prediction, weights, predictions, shift, ids, corrected=corrected)
     print(f"\n{path}: {len(ids)} rows × {form}, read back and sound")
 

@@ -15,6 +15,7 @@ from src.mask_config import InferSegmentationConfig
 from src.reader import parse
 from src.runs import Output, Run
 from src.script import UserError, run_script
+from src.targets import own_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,7 +124,9 @@ def predict_images(
     from src.pipelines.segmentation.score import to_mask
 
     runtime: Runtime = start_runtime(config.device, config.precision, "auto")
-    folder = MaskFolder(Path(config.output or Output(Path(config.output_dir)).masks(config.split)))
+    default = Output(Path(config.output_dir)).masks(config.split)
+    folder = MaskFolder(Path(config.output) if config.output else default)
+    own_folder(folder.root, ("masks", "overlays"), ours=folder.root == default)
     threshold = config.threshold
     if threshold < 0:
         mass = sum(member.share for member in members)

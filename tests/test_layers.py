@@ -31,6 +31,7 @@ STANDARD_ONLY = {
     "runs": set(),
     "script": set(),
     "spec": set(),
+    "targets": set(),
     "tool_config": set(),
 }
 
