@@ -1,7 +1,7 @@
 """Check of the whole toolkit on a CUDA card: correctness, speed, memory, in eight minutes.
 
     python benchmarks/gpu_check.py --out benchmarks/gpu.md
-    python benchmarks/gpu_check.py --only norms presets        (some steps)
+    python benchmarks/gpu_check.py --only norms presets --nets resnet152d      (some of it)
     python benchmarks/gpu_check.py --device cpu --tiny         (tries the script itself, no card)
 
 Every step runs in a process of its own under a time limit, so that one that fails or hangs does
@@ -60,11 +60,13 @@ STEPS = [
     Step("guards", CORRECTNESS, 60, alone=False),
     Step("memory", CORRECTNESS, 60, alone=False),
     Step("losses", CORRECTNESS, 40, alone=False),
-    Step("throughput", SPEED, 100, alone=True),
-    Step("presets", SPEED, 150, alone=True),
+    Step("loaders", SPEED, 60, alone=True),
+    Step("throughput", SPEED, 80, alone=True),
+    Step("presets", SPEED, 120, alone=True),
     Step("norms", SPEED, 100, alone=True),
-    Step("layouts", SPEED, 80, alone=True),
-    Step("compiling", SPEED, 120, alone=True),
+    Step("layouts", SPEED, 100, alone=True),
+    Step("compiling", SPEED, 150, alone=True),
+    Step("search", SPEED, 80, alone=True),
 ]
 
 
@@ -87,7 +89,7 @@ class Result:
 Command = Callable[[Step], Sequence[str]]
 
 
-def run_step(step: Step, command: Command, folder: Path, deadline: float) -> Result:
+def run_step(step: Step, command: Command, folder: Path, deadline: float, threads: int) -> Result:
     """Run one step in a process of its own, end it at its limit, print how it ended."""
     report = folder / f"{step.name}.json"
     limit = min(step.limit_s, deadline - time.monotonic())
@@ -95,7 +97,7 @@ def run_step(step: Step, command: Command, folder: Path, deadline: float) -> Res
         result = Result(step, "SKIP", 0.0, Report(report), "no time was left")
     else:
         started = time.monotonic()
-        trouble = run_process(command(step), folder / f"{step.name}.log", limit)
+        trouble = run_process(command(step), folder / f"{step.name}.log", limit, threads)
         seconds = time.monotonic() - started
         found = read_report(report)
         status = "FAIL" if trouble or found.failures else "PASS"
@@ -104,12 +106,14 @@ def run_step(step: Step, command: Command, folder: Path, deadline: float) -> Res
     return result
 
 
-def run_process(command: Sequence[str], log: Path, limit_s: float) -> str:
+def run_process(command: Sequence[str], log: Path, limit_s: float, threads: int) -> str:
     """Run ``command`` and whatever it starts; return how it ended, "" if well."""
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
         RUNNING.add(process)
         late = False
         try:
@@ -155,8 +159,11 @@ def run_steps(
     while waiting:
         size = next((i for i, step in enumerate(waiting) if step.alone), len(waiting)) or 1
         group, waiting = waiting[:size], waiting[size:]
+        threads = max(1, num_cores() // min(jobs, len(group)))
         with ThreadPoolExecutor(jobs) as pool:
-            running = [pool.submit(run_step, step, command, folder, deadline) for step in group]
+            running = [
+                pool.submit(run_step, step, command, folder, deadline, threads) for step in group
+            ]
             for future in running:
                 results.append(future.result())
                 after_each(results)
@@ -247,6 +254,8 @@ def parse_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     names = [step.name for step in STEPS]
     parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="STEP",
                         help=" ".join(names))  # fmt: skip
+    parser.add_argument("--nets", nargs="+", default=[], metavar="NET",
+                        help="networks of the steps about speed; none = all")  # fmt: skip
     parser.add_argument("--out", type=Path, help="Markdown file of the results")
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--tiny", action="store_true", help="tiny nets and images")
@@ -266,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_flags(argv)
     if args.step:
         (step,) = (step for step in STEPS if step.name == args.step)
-        perform(step, Setting(args.device, args.tiny, args.work))
+        perform(step, Setting(args.device, args.tiny, args.work, tuple(args.nets)))
         return 0
     if args.device == "auto":
         import torch
@@ -277,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.device = "cuda"
     signal.signal(signal.SIGTERM, stop_all)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        results = check(args, Setting(args.device, args.tiny, Path(folder)))
+        setting = Setting(args.device, args.tiny, Path(folder), tuple(args.nets))
+        results = check(args, setting)
     return int(any(result.status != "PASS" for result in results))
 
 
@@ -286,8 +296,9 @@ def check(args: argparse.Namespace, setting: Setting) -> list[Result]:
     begun = time.monotonic()
     write_data(setting)
     print(f"images generated in {time.monotonic() - begun:.1f} s", flush=True)
-    own = ["--work", str(setting.folder), "--device", setting.device, *["--tiny"] * setting.tiny]
-    flags = " ".join([" --tiny"] * setting.tiny + [" --only", *args.only] * bool(args.only))
+    chosen = ["--tiny"] * setting.tiny + (["--nets", *args.nets] if args.nets else [])
+    own = ["--work", str(setting.folder), "--device", setting.device, *chosen]
+    flags = "".join(f" {word}" for word in chosen + (["--only", *args.only] if args.only else []))
 
     def command(step: Step) -> list[str]:
         return [sys.executable, "benchmarks/gpu_check.py", "--step", step.name, *own]

@@ -24,11 +24,17 @@ class Setting:
         tiny: nets, images and counts so small that a CPU runs all steps in a few minutes.
         folder: has ``data`` (a competition), ``small`` (a smaller one) and ``large`` (photographs
             of 1080p); a step writes below it too.
+        nets: networks that the steps about speed are restricted to; none = all of theirs.
     """
 
     device: str
     tiny: bool
     folder: Path
+    nets: tuple[str, ...] = ()
+
+    def wants(self, net: str) -> bool:
+        """Tell whether a step about speed measures ``net``."""
+        return self.tiny or not self.nets or net in self.nets
 
     def pick(self, full: Any, tiny: Any) -> Any:
         """Return what belongs to this size of the check."""

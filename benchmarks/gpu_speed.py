@@ -82,31 +82,61 @@ def peak_gib() -> float:
     return torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else math.nan
 
 
-def throughput(setting: Setting, report: Report) -> None:
-    """Measure the loader alone, then bare steps, the loop, and the loop on photographs."""
-    runtime = start(setting)
+def loaders(setting: Setting, report: Report) -> None:
+    """Measure the loader alone: decoded images from memory, and files decoded anew."""
     steps, rows = setting.pick(24, 2), setting.pick(64, 4)
-    workers = setting.pick((8, 15), (1, 2))
     small = images(setting.folder / "data", steps * rows)
     large = images(setting.folder / "large", steps * rows)
-    for cache, (names, text) in {
-        "ram": (small, "640×480"),
-        "none": (small, "640×480"),
-        "none, 1080p": (large, "1920×1080"),
-    }.items():
-        for count in workers:
+    cases = (("640×480", "ram", small), ("640×480", "none", small), ("1920×1080", "none", large))
+    for text, cache, names in cases:
+        for count in setting.pick((8, 15), (1, 2)):
             loader = photograph_loader(
-                setting.folder, names, setting.pick(224, 32), rows, workers=count,
-                cache=cache.partition(",")[0], fill=False,
+                setting.folder, names, setting.pick(224, 32), rows, workers=count, cache=cache,
+                fill=False,
             )  # fmt: skip
-            rates = [steps * rows / seconds(partial(read, loader)) for _ in range(3)][1:]
-            cells = [f"{text}, cache {cache[:4]}", count, spread(rates, 0)]
+            read(loader)  # fills the cache
+            rate = steps * rows / seconds(partial(read, loader))
+            cells = f"{text}, cache {cache}", count, f"{rate:,.0f}"
             report.row("Loader alone, 224 px", ("images", "processes", "images/s"), cells)
             del loader  # and its processes
-    for name, size in setting.pick(
+
+
+def throughput(setting: Setting, report: Report) -> None:
+    """Measure bare steps, the loop, and the loop on photographs."""
+    runtime = start(setting)
+    steps, rows, workers = setting.pick((40, 64, 15), (2, 4, 2))
+    nets = setting.pick(
         (("convnext_base", 224), ("tf_efficientnet_lite0", 224)), (("test_convnext", 32),)
-    ):
-        loops(setting, report, runtime, name, size, rows, small, workers)
+    )
+    for name, size in nets:
+        if not setting.wants(name):
+            continue
+        release()
+        model, batch = build(setting, name, size, pool="gem"), noise_batch(rows, size)
+        resident = Resident(runtime.upload(batch), steps)
+        names = images(setting.folder / "data", steps * rows)
+        photographs = photograph_loader(
+            setting.folder, names, size, rows, workers=workers, fill=False
+        )
+        options = config(rows, ema=0.998)
+        timed = take_turns(
+            {
+                "floor": floor(model, batch, runtime, steps),
+                "loop": loop(model, task(), resident, runtime, options),
+                "data": loop(model, task(), photographs, runtime, options),
+            }
+        )
+        ratios = {key: paired(timed["floor"], timed[key]) for key in ("loop", "data")}
+        report.row(
+            f"Loop with EMA beside bare PyTorch, {runtime.precision}, n = {ROUNDS} × {steps} steps",
+            ("network, px, batch", "floor, images/s", "loop ÷ floor",
+             f"loop + photographs in memory, {workers} processes"),
+            (f"{name}, {size}, {rows}", spread([rows * steps / s for s in timed["floor"]], 0),
+             *(spread(ratio, 2) for ratio in ratios.values())),
+        )  # fmt: skip
+        report.fact(
+            ", ".join([name, *(f"{k} {statistics.median(v):.2f}" for k, v in ratios.items())])
+        )
 
 
 def read(loader: Any) -> None:
@@ -121,41 +151,12 @@ def images(folder: Path, count: int) -> list[str]:
     return [found[i % len(found)] for i in range(count)]
 
 
-def loops(
-    setting: Setting, report: Report, runtime: Runtime, name: str, size: int, rows: int,
-    names: list[str], workers: tuple[int, int],
-) -> None:  # fmt: skip
-    """Measure one net with a resident batch and on photographs."""
-    release()
-    model, steps = build(setting, name, size, pool="gem"), len(names) // rows
-    batch = noise_batch(rows, size)
-    resident = Resident(runtime.upload(batch), steps)
-    epochs = {
-        "floor": floor(model, batch, runtime, steps),
-        "loop": loop(model, task(), resident, runtime, config(rows)),
-        "EMA": loop(model, task(), resident, runtime, config(rows, ema=0.998)),
-    }
-    for count in workers:
-        loader = photograph_loader(setting.folder, names, size, rows, workers=count, fill=False)
-        epochs[f"data{count}"] = loop(model, task(), loader, runtime, config(rows, ema=0.998))
-    timed = take_turns(epochs)
-    few, many = (paired(timed["floor"], timed[f"data{count}"]) for count in workers)
-    report.row(
-        f"Loop beside bare PyTorch, {runtime.precision}, n = {ROUNDS} × {steps} steps",
-        ("network, px, batch", "floor, images/s", "loop ÷ floor", "with EMA",
-         f"with data, {workers[0]} processes", f"{workers[1]} processes"),
-        (f"{name}, {size}, {rows}", spread([rows * steps / s for s in timed["floor"]], 0),
-         *(spread(paired(timed["floor"], timed[key]), 2) for key in ("loop", "EMA")),
-         spread(few, 2), spread(many, 2)),
-    )  # fmt: skip
-    ratio = statistics.median(paired(timed["floor"], timed["loop"]))
-    report.fact(f"{name}: loop ÷ floor {ratio:.2f}, with data {statistics.median(many):.2f}")
-
-
 def presets(setting: Setting, report: Report) -> None:
     """Measure training steps of the seven presets: at their micro-batch, and at the whole batch."""
     runtime = start(setting)
     for name in yaml.safe_load(PRESETS.read_text(encoding="utf-8"))["models"]:
+        if not setting.wants(name):
+            continue
         flags = ["--config", str(PRESETS), "--model", name]
         row = parse(FoldConfig, flags, prog="train_fold.py", description="", row_by="model")
         size, batch = setting.pick((row.image_size, row.batch_size), (32, 4))
@@ -166,12 +167,13 @@ def presets(setting: Setting, report: Report) -> None:
         model.frozen_norms = row.norms == "frozen"
         for micro in sorted(micros):
             release()
-            options = replace(row, batch_size=batch, micro_batch_size=micro, epochs=10**5)
-            options = replace(options, grow_micro_batch=False)
-            rate, used = step_rate(model, size, batch, runtime, options)
+            options = replace(row, batch_size=batch, micro_batch_size=micro, epochs=1)
+            options = replace(options, grow_micro_batch=False)  # so short a run does not search
+            _, rate, used = step_rate(model, size, batch, runtime, options)
             cells = (name, size, batch, used, f"{rate:,.0f}", f"{peak_gib():.1f}",
                      f"{20 * 10_000 / rate / 60:,.0f}")  # fmt: skip
-            report.row(f"The seven presets, {runtime.precision}, one fold", PRESET_HEADER, cells)
+            title = f"The seven presets, {runtime.precision}, cuDNN's first choice of algorithms"
+            report.row(title, PRESET_HEADER, cells)
         report.fact(f"{name} {time.perf_counter() - begun:.0f} s")
         del model
 
@@ -182,8 +184,8 @@ PRESET_HEADER = ("preset", "px", "batch", "micro-batch", "images/s", "peak memor
 
 def step_rate(
     model: nn.Module, size: int, rows: int, runtime: Runtime, options: EngineConfig
-) -> tuple[float, int]:
-    """Return the images per second of whole optimizer steps, and the micro-batch that fitted."""
+) -> tuple[float, float, int]:
+    """Return seconds of the first two steps, images/s of the next four, micro-batch that fitted."""
     from src.engine.checkpoint import prepare_parts
     from src.engine.interrupt import Pause
     from src.engine.loop import Job, train_epoch
@@ -202,8 +204,8 @@ def step_rate(
         started = time.perf_counter()
         train_epoch(parts, job, lambda: None)
         synchronize(runtime)
-        times.append((time.perf_counter() - started) / steps)
-    return rows / times[-1], min(rows, parts.state.micro_batch_size)
+        times.append(time.perf_counter() - started)
+    return times[0], 4 * rows / times[1], min(rows, parts.state.micro_batch_size)
 
 
 def norms(setting: Setting, report: Report) -> None:
@@ -218,6 +220,8 @@ def norms(setting: Setting, report: Report) -> None:
         (("test_efficientnet", 32, 4),),
     )  # fmt: skip
     for name, size, rows in nets:
+        if not setting.wants(name):
+            continue
         release()
         plain = build(setting, name, size, pool="gem")
         make_plain(plain)
@@ -303,6 +307,8 @@ def layouts(setting: Setting, report: Report) -> None:
         (("test_resnet", 32, 4),),
     )
     for name, size, rows in nets:
+        if not setting.wants(name):
+            continue
         release()
         model, batch = build(setting, name, size, pool="gem"), noise_batch(rows, size)
         begun = time.perf_counter()
@@ -342,6 +348,8 @@ def compiling(setting: Setting, report: Report) -> None:
         (("convnext_base", 224, 64), ("resnet50", 224, 64)), (("test_convnext", 32, 4),)
     )
     for name, size, rows in nets:
+        if not setting.wants(name):
+            continue
         release()
         counters.clear()
         torch._dynamo.reset()
@@ -369,6 +377,30 @@ def compiling(setting: Setting, report: Report) -> None:
             f"{name}: {graphs} graphs, {statistics.median(gains):.2f} × after {first:.0f} s",
         )
         del model, epochs
+
+
+def search(setting: Setting, report: Report) -> None:
+    """Let cuDNN time its algorithms, and take its first choice: what the search costs and gains."""
+    runtime = start(setting)
+    nets = setting.pick(
+        (("convnext_base", 224, 64), ("resnet152d", 224, 48), ("tf_efficientnet_lite0", 224, 64)),
+        (("test_resnet", 32, 4),),
+    )
+    for name, size, rows in nets:
+        if not setting.wants(name):
+            continue
+        release()
+        model = build(setting, name, size, pool="gem")
+        for on in (False, True):
+            options = config(rows) if on else replace(config(rows), epochs=1)  # too short for it
+            begun, rate, _ = step_rate(model, size, rows, runtime, options)
+            report.row(
+                f"cuDNN's search, {runtime.precision}, channels_last",
+                ("network, px, batch", "search", "first two steps, s", "images/s"),
+                (f"{name}, {size}, {rows}", "on" if on else "off", f"{begun:.1f}", f"{rate:,.0f}"),
+            )
+            report.fact(f"{name}, search {'on' if on else 'off'}: {rate:,.0f} images/s")
+        del model
 
 
 class OddLast(Resident):
