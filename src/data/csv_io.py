@@ -220,7 +220,9 @@ def _read_header(line: str, separator: str, path: Path | str) -> list[str]:
 
 def refuse_rows(cells: Sequence[str], separator: str, path: Path | str) -> NoReturn:
     """Raise a UserError for a file whose first line holds the ``cells`` of a row, not names."""
-    names = ["image", "label", *(f"column{n}" for n in range(3, 1 + len(cells)))]
+    names = ["label", *(f"column{n}" for n in range(3, 1 + len(cells)))]
+    image = next((place for place, cell in enumerate(cells) if _is_image(cell)), 0)
+    names.insert(image, "image")
     example = separator.join(names[: len(cells)])
     raise UserError(
         f"{path} has no line of column names: its first line is {separator.join(cells)[:60]!r}; "
@@ -228,9 +230,13 @@ def refuse_rows(cells: Sequence[str], separator: str, path: Path | str) -> NoRet
     )
 
 
+def _is_image(cell: str) -> bool:
+    return Path(cell).suffix.lower() in IMAGE_ENDINGS
+
+
 def _is_row(cells: Sequence[str]) -> bool:
     """Tell whether what should be names of columns is an image's file, or an id and numbers."""
-    if any(Path(cell).suffix.lower() in IMAGE_ENDINGS for cell in cells):
+    if any(map(_is_image, cells)):
         return True
     if not re.search(r"\d", cells[0]):
         return False

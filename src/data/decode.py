@@ -25,6 +25,7 @@ import numpy as np
 from src.data.formats import (
     OPENCV,
     decode_other,
+    describe,
     find_kind,
     pillow_rgb,
     read_other_size,
@@ -212,8 +213,9 @@ def _tiff_has_alpha(data: bytes) -> bool:
 def _decode_indices(data: bytes, path: Path | str, max_pixels: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    if _checked_size(data, path, max_pixels)[2] == "jpeg":
-        raise UserError(f"mask {path} is a JPEG, which blurs labels: save it as PNG")
+    kind = _checked_size(data, path, max_pixels)[2]
+    if kind in _LOSSY:
+        raise UserError(f"mask {path} is a {describe(kind)}, which blurs labels: save it as PNG")
     try:
         with Image.open(io.BytesIO(data)) as image:
             mask = np.asarray(ImageOps.exif_transpose(image))
@@ -257,6 +259,7 @@ def _check_labels(
         )
 
 
+_LOSSY = frozenset({"jpeg", "avif", "heic"})
 _FLAGS = {
     1: cv2.IMREAD_COLOR_RGB,
     2: cv2.IMREAD_REDUCED_COLOR_2,

@@ -232,6 +232,16 @@ def test_a_table_without_names_of_columns_is_refused_and_read_once_it_has_them(t
     assert len(read_train(tmp_path)) == 4
 
 
+def test_names_are_proposed_in_the_order_of_the_columns(tmp_path):
+    put(tmp_path, *FOUR)
+    text = "a,1.jpg\nb,2.jpg\na,3.jpg\nb,4.jpg\n"
+    lay(tmp_path, train=text)
+    with pytest.raises(UserError, match="such as 'label,image'"):
+        read_train(tmp_path)
+    lay(tmp_path, train="label,image\n" + text)
+    assert rows(read_train(tmp_path), "image", "target") == list(zip(FOUR, "abab", strict=True))
+
+
 def test_a_list_of_test_images_and_a_sample_need_names_of_columns_too(tmp_path):
     put(tmp_path, "test/t0.jpg", "test/t1.jpg")
     lay(tmp_path, test="t0.jpg\nt1.jpg\n")
