@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import os
 import stat
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import numpy as np
 
 from src.data.formats import (
     OPENCV,
+    SIZE_READERS,
     decode_other,
     describe,
     find_kind,
@@ -283,7 +283,7 @@ def read_size(data: bytes, name: Path | str = "image") -> tuple[int, int, str]:
     if kind not in OPENCV:
         return (*read_other_size(data, kind, name), kind)
     try:
-        width, height = _HEADERS[kind](data)
+        width, height = SIZE_READERS[kind](data)
     except Exception as error:  # struct, index and Pillow's many
         refuse_numbers(data, name, kind)
         raise UserError(f"{name} has a damaged {kind} header: restore the file") from error
@@ -330,70 +330,9 @@ def refuse_numbers(data: bytes, name: Path | str, kind: str) -> None:
         raise UserError(f"{name} holds {number} of {bits} bits: save it with 8 bits a channel")
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    position = 2
-    while True:
-        if data[position] != 0xFF:  # stray bytes between segments: libjpeg skips them as well
-            position = data.index(b"\xff", position)
-        while data[position] == 0xFF:
-            position += 1
-        marker = data[position]
-        position += 1
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # SOF0..SOF15
-            height, width = struct.unpack_from(">HH", data, position + 3)
-            return width, height
-        if marker in (0xD9, 0xDA):  # the scan begins, or the image ends, without a frame
-            raise ValueError
-        if marker not in (0x00, 0x01) and not 0xD0 <= marker <= 0xD8:  # these have no length
-            position += struct.unpack_from(">H", data, position)[0]
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    return struct.unpack_from(">II", data, 16)
-
-
-def _gif_size(data: bytes) -> tuple[int, int]:
-    return struct.unpack_from("<HH", data, 6)
-
-
-def _bmp_size(data: bytes) -> tuple[int, int]:
-    if struct.unpack_from("<I", data, 14)[0] == 12:  # the header of OS/2
-        return struct.unpack_from("<HH", data, 18)
-    width, height = struct.unpack_from("<ii", data, 18)
-    return width, abs(height)  # negative: stored from the top
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    chunk = data[12:16]
-    if chunk == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF
-    if chunk == b"VP8L":
-        bits = struct.unpack_from("<I", data, 21)[0]
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if chunk == b"VP8X":
-        low, middle, high = struct.unpack_from("<HHH", data, 24)
-        return (low | (middle & 0xFF) << 16) + 1, (middle >> 8 | high << 8) + 1
-    raise ValueError
-
-
-def _tiff_size(data: bytes) -> tuple[int, int]:
-    from PIL import TiffImagePlugin
-
-    return TiffImagePlugin.TiffImageFile(io.BytesIO(data)).size
-
-
 # TIFF tags: BitsPerSample, Compression, SamplesPerPixel, SampleFormat (3 is IEEE floating point)
 _BITS, _COMPRESSION, _BANDS, _FORMAT = 258, 259, 277, 339
 _SGILOG = (34676, 34677)  # luminance as a logarithm: what OpenCV 4 writes of three floats
-_HEADERS = {
-    "jpeg": _jpeg_size,
-    "png": _png_size,
-    "gif": _gif_size,
-    "bmp": _bmp_size,
-    "webp": _webp_size,
-    "tiff": _tiff_size,
-}
 
 
 def read_form(path: Path) -> np.ndarray | None:
