@@ -20,7 +20,7 @@ from src.views import VIEWS
 
 MAX_SEED = 2**31 - 1
 MAX_EPOCHS = 100_000
-MAX_MEMBERS = 8  # of a plan
+MAX_MEMBERS = 16  # of a plan
 SIZE = r"(1[6-9]|[2-9]\d|\d{3}|[1-8]\d{3})"  # 16 to 8999 pixels
 SIZES = rf"native|{SIZE}([xX×]{SIZE})?"
 METRICS = r"log_loss|accuracy|balanced_accuracy|macro_f1|micro_f1|qwk|auc|map@[1-9]\d?"

@@ -96,7 +96,15 @@ def find_backbones(models: Sequence[str], input_dir: Path | str = "input") -> li
             f"no weights in {folder}: run python scripts/fetch_weights.py tf_efficientnet_lite0 "
             "tf_efficientnet_lite1, or name timm ids with --models"
         )
-    return [check_timm_id(path.stem) for path in files]
+    known = []
+    for path in files:
+        try:
+            known.append(check_timm_id(path.stem))
+        except UserError as error:
+            print(f"note: {path}: not surveyed ({error})")
+    if not known:
+        raise UserError(f"no file in {folder} is named by a timm id: name timm ids with --models")
+    return known
 
 
 def sizes_of(timm_id: str, sizes: Sequence[int]) -> list[int]:
