@@ -24,6 +24,7 @@ from src.config import (
     config_hash,
 )
 from src.files import hold, read_json, sweep, write_json
+from src.pipelines.resume_from import bring_plan
 from src.reader import fill, parse, read_rows
 from src.runs import Output
 from src.script import UserError, run_script
@@ -50,6 +51,8 @@ def main(argv: list[str]) -> int:
     from src.pipelines.classification.follow import Clock
 
     with hold(output.root / ".plan.lock", f"the plan of {output.root}"):
+        if config.resume_from:
+            bring_plan(config.resume_from, output)
         clock = Clock(output.plan_state, config.hours)
         if clock.left() <= 0:
             print(f"the {config.hours:g} hours are spent; pass more --hours to go on")

@@ -38,6 +38,13 @@ class PlaceConfig(Options, group="data and output"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResumeConfig(Options, group="data and output"):
+    """What an earlier job left."""
+
+    resume_from: str = option("", "earlier output folder; its runs are copied here on first use")
+
+
+@dataclass(frozen=True, kw_only=True)
 class HardwareConfig(Options, group="hardware"):
     """Where and how a network is computed."""
 
@@ -232,11 +239,9 @@ class ClassifierConfig(Options, group="model"):
         "gem", "pooling before the head; native = all the pretrained head does"
     )
     gem_p: float = option(
-        0.0,
-        "where GeM's learned exponent starts, above 1; 0 = 3 after a ReLU, 1.05 on signed maps",
-        least=0,
-        most=100,
-    )
+        0.0, "where GeM's learned exponent starts, above 1; 0 = 3 after ReLU, 1.05 on signed maps",
+        least=0, most=100,
+    )  # fmt: skip
     norms: Literal["frozen", "batch"] = option(
         "batch", "statistics of a pretrained net's BatchNorm: of the batch, or kept as they are"
     )
@@ -287,7 +292,7 @@ class MixConfig(Options, group="augmentation"):
 @defaults(rotate=10.0)
 class FoldConfig(
     EngineConfig, ClassifierConfig, ClassLossConfig, AugmentConfig, MixConfig, CacheConfig,
-    AliasConfig, MetricConfig, ViewsConfig, group="data and output",
+    AliasConfig, MetricConfig, ViewsConfig, ResumeConfig, group="data and output",
 ):  # fmt: skip
     """``train_fold.py``: one backbone × one fold."""
 
@@ -339,7 +344,8 @@ class FoldConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(
-    PlaceConfig, HardwareConfig, CacheConfig, AliasConfig, MetricConfig, group="data and output",
+    PlaceConfig, HardwareConfig, CacheConfig, AliasConfig, MetricConfig, ResumeConfig,
+    group="data and output",
 ):  # fmt: skip
     """``scripts/plan.py``: hours in, the best submission out."""
 
@@ -417,15 +423,8 @@ NOT_LEARNED = frozenset(
         *("data_dir", "output_dir", "allow_outside", "config", "fold", "name"),
         *("device", "num_workers", "cache", "infer_batch_size", "checkpoint_minutes"),
         "grow_micro_batch",  # as much as the device itself
-        *(
-            "skip_nonfinite",
-            "dry_run",
-            "wandb",
-            "accept_changes",
-            "prior_weight",
-            "audit",
-            "keep_last",
-        ),
+        *("skip_nonfinite", "dry_run", "wandb", "accept_changes", "prior_weight", "audit"),
+        *("keep_last", "resume_from"),
     }
 )
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.config import FoldConfig, InferConfig
+from src.pipelines.resume_from import bring_folds, bring_run
 from src.pipelines.run_folder import finished, fold_of, read_config
 from src.runs import Output, Run
 from src.script import UserError, is_launched
@@ -224,12 +225,16 @@ def train(config: FoldConfig) -> list[Path]:
         raise UserError("--model is missing: a preset of configs/classify.yaml, or any timm id")
     output = Output(Path(config.output_dir))
     name = config.name or config.model
+    if config.resume_from:
+        bring_folds(config.resume_from, output)
     index, folds = prepare_data(config, output)
     every: list[int | None] = list(range(folds.num_folds))
     wanted = every if config.fold == "all" else [fold_of(config.fold)]
     if wanted[0] not in (*every, None):
         raise UserError(f"--fold {config.fold}: folds.csv has folds 0 to {folds.num_folds - 1}")
     runs = [(fold, output.run(name, fold)) for fold in wanted]
+    for _, run in runs if config.resume_from else ():
+        bring_run(config.resume_from, output, run)
     waiting = runs
     if not is_launched():  # several processes ask the first one below
         waiting = [(k, run) for k, run in runs if not finished(run, config, folds.folds_hash)]
