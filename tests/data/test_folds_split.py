@@ -74,6 +74,14 @@ def test_groups_are_spread_as_evenly_as_scikit_learn_does():
     assert np.mean(ours) <= 1.2 * np.mean(theirs), (ours, theirs)
 
 
+def test_a_rare_class_counts_as_much_as_a_frequent_one():
+    # Dealt by size: 6 A; 2 A + 2 B go to the other fold. Of A + B the A is one of 9 and the B one
+    # of 3, so that B decides: 6/81 among the A's against 2/81 + 2/9.
+    targets, groups = list("AAAAAAAABBAB"), ["x"] * 6 + ["y"] * 4 + ["z"] * 2
+    folds = assign_folds(targets, 2, 0, groups)
+    assert folds[-1] == folds[0] != folds[6]
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     st.lists(

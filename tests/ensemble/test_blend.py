@@ -53,6 +53,18 @@ def test_greedy_by_hand():
     np.testing.assert_allclose(greedy(table), [0.5, 0, 0.5, 0, 0])
 
 
+def test_greedy_returns_its_best_prefix():
+    # each is right where the other is wrong: best at weights 2/3 and 1/3, which 3 steps meet
+    table = table_of([1.0, 1.0, 1e-9], [1e-9, 1e-9, 1.0])
+    np.testing.assert_allclose(greedy(table, steps=4), [2 / 3, 1 / 3, 0, 0])
+
+
+def test_losses_are_clipped_as_the_grader_clips():
+    table = np.log([[1e-300, 0.5, 1, 1], [0.25, 0.5, 1, 1]])
+    found = losses_of(table, np.array([1.0, 0, 0, 0]))
+    np.testing.assert_allclose(found, [-np.log(1e-15), np.log(4)])
+
+
 def test_convex_may_take_a_floor_or_leave_columns_out():
     table = table_of([0.9, 1e-6], [0.8, 1e-7])
     table[:, 3] = np.log(0.5)

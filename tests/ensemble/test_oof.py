@@ -123,7 +123,9 @@ class Exploit:
         return (exec, ("raise SystemExit('code was run')",))
 
 
-@pytest.mark.parametrize("harm", ["truncate", "garbage", "pickle", "lacking", "float64", "empty"])
+@pytest.mark.parametrize(
+    "harm", ["truncate", "garbage", "pickle", "lacking", "float64", "empty", "bit"]
+)
 def test_broken_files_are_refused(make_world, harm):
     world = make_world()
     world.save("a", world.logits())
@@ -137,6 +139,9 @@ def test_broken_files_are_refused(make_world, harm):
         path.write_bytes(b"PK\x03\x04 but not really")
     elif harm == "empty":
         path.write_bytes(b"")
+    elif harm == "bit":  # of a logit, which is read from the map and not by zipfile
+        place = whole.index(content["logits"].tobytes()) + content["logits"].nbytes // 2
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     elif harm == "pickle":
         content["ids"] = np.array([Exploit()] * 100, dtype=object)
         np.savez(path, **content)
