@@ -54,6 +54,16 @@ def test_it_learns(train: Any) -> None:
     assert "ema_calibrated_log_loss" in rows[0]
 
 
+def test_the_train_loss_is_a_mean_over_rows(train: Any) -> None:
+    class Rows(Classification):
+        def loss(self, model: Any, batch: Any) -> Any:
+            return {"loss": super().loss(model, batch)["loss"] * 0 + len(batch["image"])}
+
+    _, state = train(epochs=2, task=Rows(CLASSES, build_loss("cross_entropy")))
+    losses = [row["train_loss"] for row in state.history]  # batches of 8, 8, 8 and 6 rows
+    assert losses == pytest.approx([(3 * 8 * 8 + 6 * 6) / 30] * 2)
+
+
 @pytest.mark.parametrize("at", [1, 3, 4, 5, 11])
 @pytest.mark.parametrize("options", [{}, {"micro_batch_size": 3, "optimizer": "sgd"}])
 def test_interrupted_run_ends_bit_identical(train: Any, at: int, options: dict[str, Any]) -> None:
