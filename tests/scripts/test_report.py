@@ -12,7 +12,7 @@ import pytest
 from src.ensemble.diagnosis import diagnose, mean_blend
 from src.ensemble.oof import load_oof
 from src.page import page
-from src.pipelines.classification import panels
+from src.pipelines.classification import heatmaps, panels
 from tests.browser import show
 from tests.scripts.conftest import MODEL, Place
 
@@ -47,9 +47,12 @@ def test_a_trained_competition_shows_all_panels(place: Place) -> None:
     assert kept == before, "a report changes nothing"
 
 
-def test_heat_maps_stand_beside_the_photographs(place: Place) -> None:
+def test_heat_maps_stand_beside_the_photographs(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = write(place, "--examples", "2", "--heatmaps")  # 32 px leave a map of one cell
+    monkeypatch.setattr(heatmaps, "MIN_CELLS", 1)
     shown = write(place, "--examples", "2", "--heatmaps")
-    plain = write(place, "--examples", "2")
     assert shown.count("data:image/jpeg") == plain.count("data:image/jpeg") + 2
     assert "was seen in" in shown and "was seen in" not in plain
 

@@ -21,6 +21,7 @@ from src.runs import Output
 from src.script import UserError
 from src.tool_config import ReportConfig
 
+MIN_CELLS = 3  # a side: a coarser map tells no place
 STRENGTH = 0.55  # of the colours over the photograph
 
 
@@ -29,6 +30,7 @@ def open_heatmaps(
 ) -> Callable[[str, str, int], bytes | None]:
     """Return a function (id, path, class) → JPEG of the photograph with a heat map.
 
+    It returns None for an image that cannot be read and for a network whose last map is too coarse.
     The network is the one of the blend's heaviest model that never saw the row. The class counts
     among the blend's classes; where aliases were merged, the first of its names is explained.
     """
@@ -57,6 +59,8 @@ def open_heatmaps(
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         target = trained.classes.index(oof.classes[chosen])
         heat = grad_cam(trained.model, image.to(trained.runtime.device), target)  # type: ignore[arg-type]
+        if min(heat.shape) < MIN_CELLS:
+            return None
         return encode_jpeg(lay_over(photograph, heat.cpu().numpy()))
 
     return draw
