@@ -47,7 +47,8 @@ def number(value: float, digits: int = 4) -> str:
         return ""
     if 0 < abs(value) < 10**-digits:
         return f"{value:.1e}" if abs(value) > 1e-12 else number(0.0, digits)
-    return f"{value:,.{digits}f}" if abs(value) < 1000 else f"{value:,.0f}"
+    whole = abs(value) >= 1000 or (abs(value) >= 10 and value == round(value))
+    return f"{value:,.0f}" if whole else f"{value:,.{digits}f}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str) -> Html:
@@ -317,7 +318,7 @@ padding:.5rem .9rem;min-width:9rem}
 table{border-collapse:collapse;width:100%;font-size:.9rem}caption{text-align:left;color:var(--dim);
 padding:.4rem .6rem;font-size:.88rem}
 th,td{padding:.25rem .6rem;text-align:left;border-top:1px solid var(--rule);vertical-align:top}
-td{white-space:nowrap}td div{white-space:normal;width:max-content;max-width:22rem}
+td{white-space:nowrap}td div{white-space:normal;width:max-content;max-width:36rem}
 .n{text-align:right;font-variant-numeric:tabular-nums}
 thead th{position:sticky;top:0;background:var(--card);padding:0;white-space:nowrap}
 th button{all:unset;box-sizing:border-box;cursor:pointer;padding:.35rem .6rem;width:100%;

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from src.config import HardwareConfig, PlaceConfig
+from src.config import MAX_SEED, HardwareConfig, PlaceConfig
 from src.option import option
 
 
@@ -20,3 +21,58 @@ class ReportConfig(PlaceConfig, HardwareConfig, group="run"):
         False, "run the networks again to show what costly mistakes looked at (Grad-CAM)",
         first=True,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(PlaceConfig, HardwareConfig, group="data and output"):
+    """``scripts/check_data.py``: what is in the data, before the first epoch."""
+
+    masks: Literal["auto", "on", "off"] = option(
+        "auto", "check images with masks; auto = where the folder is no classification", first=True
+    )
+    source: str = option("auto", "layout of the masks (docs/layouts.md)")
+    model: str = option(
+        "", "backbone whose features judge the labels; empty = the first in input/weights",
+        group="model",
+    )  # fmt: skip
+    probe: Literal["auto", "off"] = option(
+        "auto",
+        "judge labels by a linear probe where weights are at hand",
+        group="model",
+        first=True,
+    )
+    image_size: int = option(
+        0, "side of the probe's images, px; 0 = the backbone's own", least=16, most=4096, also=0,
+        group="model",
+    )  # fmt: skip
+    examples: int = option(
+        24, "photographs in each gallery; 0 = none", least=0, most=500, group="run"
+    )
+    seed: int = option(0, "seed of subsamples and of the bootstrap", least=0, most=MAX_SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(PlaceConfig, HardwareConfig, group="run"):
+    """``scripts/predict.py``: photographs in, classes or masks out."""
+
+    images: tuple[str, ...] = option((), "photographs and folders of them", first=True)
+    run: str = option("", "folder of one finished run; empty = the ensemble of --output_dir",
+                      first=True)  # fmt: skip
+    top: int = option(5, "classes of each photograph that are named", least=1, most=1000)
+    tta_steps: int = option(1, "views of a run of classes", least=1, most=5)
+    output: str = option(
+        "", "CSV or JSON file of the predictions; for masks a folder (default: predicted)",
+        first=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(PlaceConfig, group="run"):
+    """``scripts/export.py``: a finished run → one file with its preprocessing."""
+
+    run: str = option("", "folder of the finished run", first=True)
+    format: Literal["onnx", "safetensors"] = option("onnx", "kind of file", first=True)
+    output: str = option("", "file to write; empty = export.<format> in the run's folder")
+    num_checked: int = option(
+        32, "images that onnxruntime and PyTorch must agree on", least=1, most=10_000
+    )

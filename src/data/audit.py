@@ -20,7 +20,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -50,6 +50,7 @@ class _Look:
     digest: bytes = b""
     mark: tuple[int, np.ndarray] | None = None
     peak: int | None = None
+    measured: Any = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Audit:
     """What one reading of all images found; rows count in the audited table.
 
     ``unreadable`` row → reason · ``exact`` sets of rows with the same bytes · ``conflicts`` those
-    of them with several targets · ``near`` sets of rows that show the same picture.
+    of them with several targets · ``near`` sets of rows that show the same picture · ``measured``
+    row → what ``measure`` returned.
     """
 
     unreadable: dict[int, str]
@@ -65,6 +67,7 @@ class Audit:
     conflicts: tuple[tuple[int, ...], ...]
     near: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
+    measured: dict[int, Any] = field(default_factory=dict)
 
     @property
     def linked(self) -> tuple[tuple[int, ...], ...]:
@@ -79,6 +82,7 @@ def audit_images(
     threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    measure: Callable[[bytes, np.ndarray], Any] | None = None,
 ) -> Audit:
     """Read and decode all images of ``table`` (``image``, ``target``) below ``root``.
 
@@ -88,6 +92,8 @@ def audit_images(
         threads: how many read at once; None means one per core.
         max_pixels: larger images count as unreadable.
         progress: wraps the iterable of results, such as ``partial(tqdm, total=len(table))``.
+        measure: called with the bytes and the RGB pixels (H, W, 3), large ones decoded at a
+            fraction of their size, of every readable image; it runs in threads.
 
     With the package ``simplejpeg`` installed JPEGs are also decoded strictly, which finds damage
     inside the stream that other decoders smooth over.
@@ -99,12 +105,15 @@ def audit_images(
     rows: list[int] = []
     hashes: list[int] = []
     thumbnails = np.empty((len(paths), SIDE, SIDE), np.uint8)
-    results = _in_threads(lambda path: _inspect(path, max_pixels, strict), paths, threads)
+    results = _in_threads(lambda path: _inspect(path, max_pixels, strict, measure), paths, threads)
     peaks: dict[int, int] = {}
+    measured: dict[int, Any] = {}
     for row, look in enumerate(progress(results)):
         if look.reason:
             unreadable[row] = look.reason
             continue
+        if measure is not None:
+            measured[row] = look.measured
         if look.peak is not None:
             peaks[row] = look.peak
         by_digest[look.digest].append(row)
@@ -119,7 +128,7 @@ def audit_images(
     near, refused = _sets(np.array(rows, np.int64)[pairs], len(paths))
     notes = _notes(table, unreadable, exact, conflicts, near, refused)
     notes += _dark_notes(table, peaks)
-    return Audit(unreadable, exact, conflicts, near, tuple(notes))
+    return Audit(unreadable, exact, conflicts, near, tuple(notes), measured)
 
 
 def write_quarantine(audit: Audit, table: pd.DataFrame, path: Path) -> None:
@@ -161,7 +170,12 @@ def _in_threads(
             batch = following
 
 
-def _inspect(path: Path, max_pixels: int, strict: ModuleType | None) -> _Look:
+def _inspect(
+    path: Path,
+    max_pixels: int,
+    strict: ModuleType | None,
+    measure: Callable[[bytes, np.ndarray], Any] | None,
+) -> _Look:
     try:
         data = read_bytes(path)
         image = decode_bytes(data, path, short_side=2 * SIDE, max_pixels=max_pixels)
@@ -171,7 +185,8 @@ def _inspect(path: Path, max_pixels: int, strict: ModuleType | None) -> _Look:
     if damage:
         return _Look(f"{path} is damaged inside ({damage}): restore the file")
     digest = hashlib.blake2b(data, digest_size=16).digest()
-    return _Look("", digest, fingerprint(image), read_peak(data))
+    measured = measure(data, image) if measure else None
+    return _Look("", digest, fingerprint(image), read_peak(data), measured)
 
 
 def _stream_damage(data: bytes, strict: ModuleType) -> str:

@@ -29,12 +29,14 @@ class LinearProbe:
         bias: (K,) float32.
         log_loss: leave-one-out log loss of the rows it was fitted on, nats.
         accuracy: leave-one-out accuracy, in [0, 1].
+        left_out: (N, K) float32 log probabilities of each row, fitted without it.
     """
 
     weight: Tensor
     bias: Tensor
     log_loss: float
     accuracy: float
+    left_out: Tensor
 
 
 def fit_probe(features: Tensor, target: Tensor, num_classes: int) -> LinearProbe:
@@ -70,7 +72,8 @@ def fit_probe(features: Tensor, target: Tensor, num_classes: int) -> LinearProbe
             log_loss = float(F.cross_entropy(scale * left_out, target.long()))
             accuracy = float((left_out.argmax(1) == target).double().mean())
             chosen = (ridge, scale, log_loss, accuracy)
+            log_probs = F.log_softmax(scale * left_out, 1).float()
     ridge, scale, log_loss, accuracy = chosen
     gain = 1 / (values.clamp_min(0) + ridge * len(x))
     weight = scale * (basis @ (gain[:, None] * moments)).T / std
-    return LinearProbe(weight.float(), (-weight @ mean).float(), log_loss, accuracy)
+    return LinearProbe(weight.float(), (-weight @ mean).float(), log_loss, accuracy, log_probs)

@@ -1,0 +1,58 @@
+"""What is in the data, before the first epoch: python scripts/check_data.py --data_dir input.
+
+Counts, sizes, unreadable files, copies within and across train and test, conflicting and suspicious
+labels, train/test shift, class names alike; for masks labels, foreground and sizes. Writes
+output/report/data.html, data.json and suspect_labels.csv. Exits with 1 only on errors: files
+without which training or prediction would stop.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src.reader import parse
+from src.runs import Output
+from src.script import UserError, run_script
+from src.tool_config import CheckConfig
+
+if TYPE_CHECKING:
+    from src.pipelines.check_data import Check
+
+
+def main(argv: list[str]) -> int:
+    """Check the data that ``argv`` names."""
+    config = parse(CheckConfig, argv, prog="scripts/check_data.py", description=__doc__ or "")
+    output = Output(Path(config.output_dir))
+    check = run_check(config, output)
+    path = check.write(output, f"Data of {config.data_dir}")
+    for gravity, text in check.findings:
+        print(f"{gravity}: {text}")
+    print(f"{path} written: {check.num_errors} errors, {len(check.findings)} findings in all")
+    return 1 if check.num_errors else 0
+
+
+def run_check(config: CheckConfig, output: Output) -> Check:
+    """Check photographs of classes or images with masks, whichever lies there."""
+    from src.data.index import find_root
+    from src.data.sources.folders import holds_masks
+    from src.data.sources.registry import detect_source
+    from src.pipelines.check_data import check_classes
+    from src.pipelines.check_masks import check_masks
+
+    root = Path(config.data_dir)
+    masks = config.masks == "on"
+    if config.masks == "auto" and root.is_dir():
+        masks = holds_masks(root) or detect_source(root) != "folders"
+        try:
+            find_root(root)
+        except UserError:  # no classification either
+            masks = True
+    return check_masks(config) if masks else check_classes(config, output)
+
+
+if __name__ == "__main__":
+    run_script(main)

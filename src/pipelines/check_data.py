@@ -1,0 +1,306 @@
+"""Check of a data set before training: counts, sizes, copies, conflicts, shift, suspicious labels.
+
+Every image is read once. Nothing is deleted or changed; results are a page, a JSON file and, where
+labels can be judged, ``suspect_labels.csv``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from src.classes import nfc
+from src.data.audit import Audit, audit_images
+from src.data.folds import read_folds
+from src.data.index import find_root, read_test, read_train
+from src.data.shift import FEATURES, ImageShift, find_shift, measure_image
+from src.files import write_text
+from src.page import Html, gallery, line_plot, note, number, page, picture, plots, table, terms
+from src.pipelines.pictures import encode_photograph
+from src.runs import Output
+from src.script import UserError
+from src.tool_config import CheckConfig
+
+MAX_SETS = 200  # of copies that are listed
+GRAVITY = ("error", "warning", "note")
+
+
+@dataclass
+class Check:
+    """What was found: ``findings`` (gravity, text), numbers for JSON, parts of the page."""
+
+    findings: list[tuple[str, str]] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+    sections: dict[str, list[Html]] = field(default_factory=dict)
+
+    def say(self, gravity: str, text: str) -> None:
+        """Add a finding: an ``error`` stops training or prediction, a ``warning`` costs score."""
+        assert gravity in GRAVITY
+        self.findings.append((gravity, text))
+
+    @property
+    def num_errors(self) -> int:
+        """How many findings are errors."""
+        return sum(gravity == "error" for gravity, _ in self.findings)
+
+    def write(self, output: Output, title: str) -> Path:
+        """Write ``report/data.html`` and ``data.json``; return the page's path."""
+        rows = sorted(self.findings, key=lambda finding: GRAVITY.index(finding[0]))
+        findings = table(["", "finding"], rows, caption="findings") if rows else note("none")
+        folder = output.report
+        folder.mkdir(parents=True, exist_ok=True)
+        found = [{"gravity": gravity, "finding": text} for gravity, text in rows]
+        text = json.dumps(self.numbers | {"findings": found}, ensure_ascii=False, indent=1)
+        write_text(folder / "data.json", text.encode("utf-8", "replace").decode() + "\n")
+        html = page(title, {"Findings": [findings], **self.sections})
+        write_text(folder / "data.html", html)
+        return folder / "data.html"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Train and, where there are any, test images in one table with a ``split``."""
+
+    root: Path
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+
+    @cached_property
+    def is_test(self) -> np.ndarray:
+        """Bool (N,)."""
+        return (self.table["split"] == "test").to_numpy()
+
+    def name(self, row: int) -> str:
+        """Return split, id and label of a row, for people."""
+        split, name, target = (str(self.table[c].iat[row]) for c in ("split", "id", "target"))
+        place = "" if name.startswith(f"{split}/") else f"{split} "
+        return f"{place}{name}" + (f" ({target})" if target else "")
+
+
+def check_classes(config: CheckConfig, output: Output) -> Check:
+    """Check photographs of classes.
+
+    Raises:
+        UserError: what the index refuses: no data, no classes, missing images.
+    """
+    check = Check()
+    root = find_root(config.data_dir)
+    train = read_train(root, allow_outside=config.allow_outside)
+    tables, notes = [train.table], list(train.notes)
+    try:
+        test = read_test(root, allow_outside=config.allow_outside)
+        tables.append(test.table)
+        notes += test.notes
+    except UserError as error:
+        check.say("warning", f"no test images: {error}")
+    for line in notes:
+        check.say("note", line)
+    rows = Rows(root, pd.concat(tables, ignore_index=True), train.classes)
+    bar = partial(tqdm, desc="images", total=len(rows.table), leave=False, disable=None)
+    audit = audit_images(rows.table, root, progress=bar, measure=measure_image)
+    count_classes(check, rows, output)
+    known = np.array(sorted(audit.measured), np.int64)
+    features = np.stack([audit.measured[r] for r in known.tolist()]) if len(known) else None
+    if features is not None:
+        show_sizes(check, features, rows.is_test[known])
+    show_unreadable(check, rows, audit)
+    show_copies(check, rows, audit, output, config.examples)
+    if features is not None and rows.is_test.any():
+        show_shift(check, rows, known, find_shift(features, rows.is_test[known], seed=config.seed),
+                   config.examples)  # fmt: skip
+    show_aliases(check, train.classes)
+    from src.pipelines.check_labels import check_labels
+
+    check_labels(check, config, output, train, set(audit.unreadable))
+    return check
+
+
+def count_classes(check: Check, rows: Rows, output: Output) -> None:
+    """Count images by class and group."""
+    train = rows.table[~rows.is_test]
+    counts = Counter(train["target"])
+    groups = train[train["group"] != ""].groupby("target")["group"].nunique()
+    listed = [[name, n, int(groups.get(name, 0)) or None] for name, n in counts.most_common()]
+    few = [name for name, n in counts.items() if n < 5]
+    if few:
+        check.say("warning", f"{len(few)} classes have fewer than 5 images, as {few[0]!r}")
+    most, least = max(counts.values()), min(counts.values())
+    numbers = {"train": len(train), "test": int(rows.is_test.sum()), "classes": len(counts)}
+    check.numbers |= numbers | {"most": most, "least": least, "by_class": dict(counts)}
+    curve = {"classes": [(float(k + 1), float(row[1])) for k, row in enumerate(listed)]}
+    pairs = [(f"{name}", f"{value:,}") for name, value in numbers.items()]
+    check.sections["Classes"] = [
+        terms([*pairs, ("images of a class", f"{least:,} to {most:,}")]),
+        plots([line_plot(curve, title="images of each class, most frequent first",
+                         x_label="class", y_label="images")]),
+        table(["class", "images", "groups"], listed, caption="images by class"),
+    ]  # fmt: skip
+
+
+def show_sizes(check: Check, features: np.ndarray, is_test: np.ndarray) -> None:
+    """Show sizes and shapes of train and test images."""
+    splits = {name: features[mask] for name, mask in (("train", ~is_test), ("test", is_test))
+              if mask.any()}  # fmt: skip
+    quantiles = (0, 0.05, 0.5, 0.95, 1)
+    rows = []
+    for name in ("width", "height", "aspect", "bytes a pixel"):
+        column = FEATURES.index(name)
+        for split, values in splits.items():
+            rows.append([name, split, *map(float, np.quantile(values[:, column], quantiles))])
+    common = Counter(map(tuple, features[:, :2].astype(int).tolist())).most_common(12)
+    sizes = [[f"{w} × {h}", count] for (w, h), count in common]
+    check.numbers["sizes"] = {f"{row[0]} {row[1]}": row[2:] for row in rows}
+    heads = ["", "split", "least", "5 %", "median", "95 %", "most"]
+    check.sections["Sizes"] = [
+        table(heads, rows, caption="quantiles"), table(["size", "images"], sizes,
+                                                       caption="most frequent sizes"),
+    ]  # fmt: skip
+    small = int((features[:, :2].min(axis=1) < 32).sum())
+    if small:
+        check.say("note", f"{small} images are smaller than 32 px: near copies are not looked for")
+
+
+def show_unreadable(check: Check, rows: Rows, audit: Audit) -> None:
+    """List the images that cannot be decoded."""
+    test = [row for row in audit.unreadable if rows.is_test[row]]
+    train = len(audit.unreadable) - len(test)
+    if train:
+        check.say("warning", f"{train} unreadable train images will be quarantined")
+    if test:
+        check.say("error", f"{len(test)} test images are unreadable: restore {rows.name(test[0])}")
+    check.numbers["unreadable"] = {"train": train, "test": len(test)}
+    listed = [[rows.name(row), why] for row, why in audit.unreadable.items()]
+    if listed:
+        check.sections["Unreadable"] = [table(["image", "why"], listed, caption="unreadable")]
+
+
+WARNED = {
+    "exact, several labels": "sets of exact copies have several labels",
+    "near, several labels": "sets of near copies have several labels",
+    "exact, several folds": "sets of exact copies lie in several folds: OOF is flattered",
+    "near, several folds": "sets of near copies lie in several folds: OOF is flattered",
+}
+
+
+def show_copies(check: Check, rows: Rows, audit: Audit, output: Output, examples: int) -> None:
+    """Show exact and near copies, those across train and test and across folds, and conflicts."""
+    fold = _folds(rows, output)
+    kinds: dict[str, int] = Counter()
+    listed, shown = [], []
+    sets = [("exact", s) for s in audit.exact] + [("near", s) for s in audit.near]
+    for kind, members in sets:
+        marks = _marks(rows, members, fold)
+        kinds.update([kind, *(f"{kind}, {mark}" for mark in marks)])
+        name = ", ".join([kind, *marks])
+        listed.append([name, len(members), "; ".join(map(rows.name, members[:6]))])
+        if len(shown) < examples and (marks or kind == "near"):
+            shown += _pictures(rows, members[:2], name)
+    for name, text in WARNED.items():
+        if kinds[name]:
+            check.say("warning", f"{kinds[name]} {text}")
+    for kind in ("exact", "near"):
+        across = f"{kind}, train and test"
+        if kinds[across]:
+            check.say("note", f"{kinds[across]} sets of {kind} copies reach from train to test")
+    check.numbers["copies"] = dict(kinds)
+    if listed:
+        listed.sort(key=lambda row: -len(str(row[0])))
+        counts = [[name, count] for name, count in sorted(kinds.items())]
+        check.sections["Copies"] = [
+            table(["sets of copies", "number"], counts, caption="copies"),
+            gallery(shown),
+            table(["kind", "images", "which"], listed[:MAX_SETS], caption="sets of copies"),
+        ]
+
+
+def _marks(rows: Rows, members: Sequence[int], fold: Mapping[int, int]) -> list[str]:
+    """Return what is wrong with a set of copies."""
+    test = rows.is_test[list(members)]
+    labels = {str(rows.table["target"].iat[row]) for row in members if not rows.is_test[row]}
+    places = {fold[row] for row in members if fold.get(row, -1) >= 0}
+    found = {
+        "train and test": test.any() and not test.all(),
+        "several labels": len(labels) > 1,
+        "several folds": len(places) > 1,
+    }
+    return [mark for mark, holds in found.items() if holds]
+
+
+def _folds(rows: Rows, output: Output) -> dict[int, int]:
+    """Return row → fold where folds were made, nothing where not."""
+    try:
+        folds = read_folds(output.folds)
+    except UserError:
+        return {}
+    known = dict(zip(folds.table["id"].tolist(), folds.fold.tolist(), strict=True))
+    train = np.flatnonzero(~rows.is_test).tolist()
+    ids = rows.table["id"].tolist()
+    return {row: known[ids[row]] for row in train if ids[row] in known}
+
+
+def _pictures(rows: Rows, members: Sequence[int], caption: str) -> list[Html]:
+    """Return the photographs of some rows that can be read."""
+    found = []
+    for row in members:
+        jpeg = encode_photograph(rows.root / str(rows.table["image"].iat[row]))
+        if jpeg is not None:
+            found.append(picture(jpeg, f"{caption}: {rows.name(row)}"))
+    return found
+
+
+def show_shift(
+    check: Check, rows: Rows, known: np.ndarray, found: ImageShift | None, examples: int
+) -> None:
+    """Show whether simple features tell test images from train images, and by which."""
+    if found is None:
+        check.say("note", "too few images to compare train with test")
+        return
+    text = f"AUC {found.auc:.3f} (95 %: {found.low:.3f} to {found.high:.3f})"
+    if found.beyond_chance:
+        name, alone, train, test = found.features[0]
+        strong = "warning" if found.low > 0.6 else "note"
+        check.say(strong, f"test images differ from train images: {text}; {name} alone {alone:.3f} "
+                          f"(median {number(train)} and {number(test)})")  # fmt: skip
+    check.numbers["shift"] = {"auc": found.auc, "low": found.low, "high": found.high}
+    check.numbers["shift"] |= {"features": {name: value for name, value, *_ in found.features}}
+    heads = ["feature", "AUC alone", "median, train", "median, test"]
+    parts = [
+        terms([("telling test from train, AUC (95 % interval)", text.removeprefix("AUC "))]),
+        note("0.5: no difference that these features see; 1: every image can be told"),
+        table(heads, found.features, caption="features, the most telling first"),
+    ]
+    if examples:
+        places = known[found.rows]
+        order = np.argsort(found.likeness, kind="stable")
+        test_side, half = rows.is_test[places], min(examples // 2, 6)
+        like_test = [r for r in places[order[::-1]] if not rows.is_test[r]][:half]
+        like_train = [r for r, t in zip(places[order], test_side[order], strict=True) if t][:half]
+        shown = _pictures(rows, [int(r) for r in like_test], "most like test")
+        shown += _pictures(rows, [int(r) for r in like_train], "most like train")
+        parts.append(gallery(shown))
+    check.sections["Train and test"] = parts
+
+
+def show_aliases(check: Check, classes: Sequence[str]) -> None:
+    """List class names with the same letters in another order, spacing or case."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        letters = sorted(c for c in nfc(name).casefold() if c.isalnum())
+        alike.setdefault("".join(letters), []).append(name)
+    pairs = [names for letters, names in alike.items() if len(names) > 1 and letters]
+    check.numbers["names_alike"] = pairs
+    if pairs:
+        first = " and ".join(pairs[0])
+        check.say("warning", f"{len(pairs)} sets of class names have the same letters, as {first}; "
+                             "if they mean the same, say so in aliases.csv")  # fmt: skip
+        listed = [[" · ".join(names)] for names in pairs]
+        check.sections["Names alike"] = [table(["classes"], listed, caption="same letters")]

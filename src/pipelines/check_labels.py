@@ -1,0 +1,184 @@
+"""Suspicious labels: rows that a probe fitted without them, or OOF predictions, contradict.
+
+The probe is a ridge classifier on features of a pretrained backbone, left out row by row in closed
+form (``src/models/probe.py``). Source of the idea: Northcutt et al. 2021, "Confident Learning",
+https://arxiv.org/abs/1911.00068; here rows are ranked by their loss alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from src.data.csv_io import write_csv
+from src.data.index import Index
+from src.engine.runtime import start_runtime
+from src.ensemble.aliases import suggest_aliases
+from src.models.classifier import build_classifier
+from src.models.folding import fold_norms
+from src.models.pretrained import find_weights
+from src.models.probe import fit_probe
+from src.models.zoo import check_timm_id, find_data_config
+from src.page import Html, gallery, note, picture, table
+from src.pipelines.classification.panels import study
+from src.pipelines.classification.survey import embed, find_backbones
+from src.pipelines.pictures import encode_photograph
+from src.runs import Output
+from src.script import UserError
+from src.tool_config import CheckConfig
+
+COLUMNS = ("rank", "id", "image", "label", "suggested", "p_label", "p_suggested", "judge")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one judge says of rows it was not fitted on.
+
+    Attributes:
+        judge: its name.
+        ids: (N,) rows.
+        losses: (N,) -log p(label).
+        chosen: (N,) the class it prefers, by name.
+        confidence: (N,) the probability of that class.
+    """
+
+    judge: str
+    ids: list[str]
+    losses: np.ndarray
+    chosen: list[str]
+    confidence: np.ndarray
+
+
+def check_labels(
+    check: Any, config: CheckConfig, output: Output, train: Index, unreadable: set[int]
+) -> None:
+    """Rank the rows whose label is contradicted, on the page and in ``suspect_labels.csv``."""
+    parts: list[Html] = []
+    verdicts = []
+    if output.folds.exists():
+        try:
+            verdicts.append(from_oof(output))
+        except UserError as error:
+            parts.append(note(f"no OOF predictions to judge by: {error}"))
+    if config.probe != "off":
+        try:
+            verdicts.append(from_probe(check, config, train, unreadable))
+        except UserError as error:
+            parts.append(note(f"no probe: {error}"))
+    image = dict(zip(train.table["id"].tolist(), train.table["image"].tolist(), strict=True))
+    label = dict(zip(train.table["id"].tolist(), train.table["target"].tolist(), strict=True))
+    rows = rank(verdicts, label)
+    if verdicts:
+        path = output.root / "suspect_labels.csv"
+        full = [(n + 1, row[0], image[row[0]], *row[1:]) for n, row in enumerate(rows)]
+        write_csv(path, COLUMNS, full)
+        share = len(rows) / max(len(label), 1)
+        check.numbers["suspect_labels"] = len(rows)
+        check.say("note", f"{len(rows)} labels ({share:.1%}) are contradicted by "
+                          f"{' or '.join(v.judge for v in verdicts)}: {path}")  # fmt: skip
+        heads = ["id", "label", "suggested", "p of label", "p of suggested", "judge"]
+        shown = []
+        for row in rows[: config.examples]:
+            jpeg = encode_photograph(train.root / image[row[0]])
+            if jpeg is not None:
+                shown.append(picture(jpeg, f"{row[1]}? {row[2]} {row[4]:.0%}"))
+        caption = "the most contradicted first; suspect_labels.csv has all"
+        parts += [gallery(shown), table(heads, rows[:500], caption=caption)]
+    check.sections["Suspicious labels"] = parts
+
+
+def rank(verdicts: list[Verdict], label: dict[str, str]) -> list[list[Any]]:
+    """Return (id, label, suggested, p of it, p of suggested, judge) of contradicted rows.
+
+    A row is suspected where a judge prefers another class; the highest loss comes first, and what
+    several judges contradict counts with the smaller loss of those that do, before the others.
+    """
+    found: dict[str, list[tuple[float, str, float, str]]] = {}
+    for verdict in verdicts:
+        said = zip(verdict.ids, verdict.losses, verdict.chosen, verdict.confidence, strict=True)
+        for name, loss, chosen, confidence in said:
+            if name in label and chosen != label[name]:
+                item = (float(loss), chosen, float(confidence), verdict.judge)
+                found.setdefault(name, []).append(item)
+
+    def key(name: str) -> tuple[int, float, str]:
+        return -len(found[name]), -min(found[name])[0], name
+
+    rows = []
+    for name in sorted(found, key=key):
+        loss, chosen, confidence, _ = min(found[name])
+        judges = " and ".join(item[3] for item in found[name])
+        rows.append([name, label[name], chosen, float(np.exp(-loss)), confidence, judges])
+    return rows
+
+
+def from_oof(output: Output) -> Verdict:
+    """Judge by the OOF predictions of the blend.
+
+    Raises:
+        UserError: none there.
+    """
+    found = study(output)
+    diagnosis, weights = found.diagnosis, found.weights
+    names = diagnosis.oof.classes
+    label = dict(zip(found.folds.table["id"].tolist(), found.folds.table["target"].tolist(),
+                     strict=True))  # fmt: skip
+    same = {other: group for group in (weights.alias_groups if weights else ()) for other in group}
+    chosen = []
+    for row, name in enumerate(diagnosis.oof.ids.tolist()):
+        said = names[diagnosis.chosen[row]]
+        own = label[name]
+        chosen.append(own if said in same.get(own, ()) else said)  # another name of the same
+    ids = diagnosis.oof.ids.tolist()
+    return Verdict("OOF", ids, diagnosis.losses, chosen, diagnosis.confidence)
+
+
+def _backbone_at_hand() -> str:
+    try:
+        return find_backbones(())[0]
+    except UserError:
+        raise UserError(
+            "no weights in input/weights: run python scripts/fetch_weights.py "
+            "tf_efficientnet_lite0, or name a backbone with --model"
+        ) from None
+
+
+def from_probe(check: Any, config: CheckConfig, train: Index, unreadable: set[int]) -> Verdict:
+    """Judge by a linear probe on a backbone's features, each row left out; list alias pairs.
+
+    Raises:
+        UserError: no weights, or too few images.
+    """
+    timm_id = check_timm_id(config.model) if config.model else _backbone_at_hand()
+    size = config.image_size or find_data_config(timm_id).image_size
+    weights = find_weights(timm_id)
+    rows = np.array([row for row in range(len(train.table)) if row not in unreadable])
+    if len(rows) < 2 or len(train.classes) < 2:
+        raise UserError("a linear probe needs two images and two classes")
+    model = build_classifier(
+        timm_id, len(train.classes), image_size=size, pool="avg", weights=weights
+    )
+    runtime = start_runtime(config.device, config.precision)
+    print(f"probe: {timm_id} at {size} px on {len(rows)} images", flush=True)
+    features = embed(fold_norms(model, size), train, rows, size, runtime)
+    number = {name: k for k, name in enumerate(train.classes)}
+    targets = np.array([number[name] for name in train.table["target"].iloc[rows]])
+    probe = fit_probe(features, torch.from_numpy(targets), len(train.classes))
+    left_out = probe.left_out.numpy()
+    check.numbers["probe"] = {"log_loss": probe.log_loss, "accuracy": probe.accuracy}
+    pairs = suggest_aliases(left_out, targets, train.classes)
+    if pairs:
+        first = f"{pairs[0].first} and {pairs[0].second}"
+        check.say("warning", f"{len(pairs)} pairs of classes cannot be told apart, as {first}")
+        listed = [[p.first, p.second, p.num_rows, p.num_right] for p in pairs]
+        heads = ["class", "other", "rows", "told right"]
+        caption = "pairs that the probe cannot tell apart"
+        check.sections["Alias pairs"] = [table(heads, listed, caption=caption)]
+    best = left_out.argmax(axis=1)
+    losses = -left_out[np.arange(len(rows)), targets].astype(np.float64)
+    ids = train.table["id"].iloc[rows].tolist()
+    chosen = [train.classes[k] for k in best]
+    return Verdict("probe", ids, losses, chosen, np.exp(left_out.max(axis=1)))

@@ -1,0 +1,126 @@
+"""scripts/check_data.py on data with planted faults."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from scripts import check_data
+from src.pipelines.check_labels import Verdict, rank
+from tests.mask_runs import draw
+from tests.scripts.conftest import Place
+
+
+def check(place: Place, *flags: str) -> tuple[int, dict[str, Any], str]:
+    """Return exit status, data.json and the page."""
+    done = place.start("scripts.check_data", "--device", "cpu", *flags)
+    assert "Traceback" not in done.err, done.err
+    folder = place.output / "report"
+    content = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    return done.status, content, (folder / "data.html").read_text(encoding="utf-8")
+
+
+def said(content: dict[str, Any], gravity: str) -> str:
+    return "\n".join(f["finding"] for f in content["findings"] if f["gravity"] == gravity)
+
+
+def test_sound_data_are_counted_and_nothing_is_amiss(fresh: Place) -> None:
+    status, content, html = check(fresh, "--probe", "off")
+    assert status == 0 and not said(content, "error") and not said(content, "warning")
+    assert (content["train"], content["test"], content["classes"]) == (32, 12, 2)
+    assert content["by_class"] == {"evening": 16, "noon": 16}
+    assert content["sizes"]["width train"] == [32.0] * 5
+    assert "too few images to compare" in said(content, "note") and "32 × 32" in html
+    assert not list(fresh.output.glob("*.csv")), "nothing judged the labels"
+
+
+def test_planted_faults_are_found(fresh: Place) -> None:
+    train, test = fresh.data / "train", fresh.data / "test"
+    evening, noon = (sorted((train / name).iterdir()) for name in ("evening", "noon"))
+    shutil.copy(evening[0], train / "noon" / "copy.png")  # a copy under the other label
+    first, second = sorted(test.iterdir())[:2]
+    shutil.copy(noon[0], first)  # a train image in test
+    second.write_bytes(second.read_bytes()[:60])
+    evening[1].write_bytes(b"no image")
+    shutil.copytree(train / "evening", train / "Even ing")
+    status, content, html = check(fresh, "--probe", "off")
+    assert status == 1
+    assert "1 test images are unreadable: restore test " + second.stem in said(content, "error")
+    warned = said(content, "warning")
+    assert "2 unreadable train images" in warned
+    assert "sets of class names have the same letters, as Even ing and evening" in warned
+    assert content["copies"]["exact, several labels"] == 15, "14 doubles and the planted one"
+    assert content["copies"]["exact, train and test"] == 1
+    assert "data:image/jpeg" in html and "several labels" in html
+
+
+def test_copies_in_several_folds_are_a_leak(place: Place) -> None:
+    folds = pd.read_csv(place.output / "folds.csv", dtype=str)
+    one, other = (folds[folds["fold"] == fold]["image"].iloc[0] for fold in ("0", "1"))
+    shutil.copy(place.data / one, place.data / other)
+    _, content, _ = check(place, "--probe", "off")
+    assert "1 sets of exact copies lie in several folds" in said(content, "warning")
+
+
+def test_a_wrong_label_is_the_first_suspect_of_oof(place: Place) -> None:
+    status, content, html = check(place, "--probe", "off", "--examples", "2")
+    suspects = pd.read_csv(place.output / "suspect_labels.csv", dtype={"id": str})
+    assert status == 0 and content["suspect_labels"] == len(suspects)
+    assert (suspects["label"] != suspects["suggested"]).all()
+    assert (suspects["p_suggested"] > suspects["p_label"]).all()
+    assert suspects["p_label"].is_monotonic_increasing and set(suspects["judge"]) <= {"OOF"}
+    assert "Suspicious labels" in html
+
+
+def test_a_probe_judges_where_weights_are(fresh: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    wrong = sorted((fresh.data / "train" / "noon").iterdir())[0]
+    shutil.move(wrong, fresh.data / "train" / "evening" / "wrong.png")
+    monkeypatch.chdir(fresh.data.parent)
+    weights = Path("input") / "weights"
+    weights.mkdir(parents=True)
+    model = timm.create_model("test_resnet.r160_in1k")
+    save_file(model.state_dict(), weights / "test_resnet.r160_in1k.safetensors")
+    _, content, _ = check(fresh, "--image_size", "32")
+    assert content["probe"]["accuracy"] > 0.8, "dark and bright on one side are told apart"
+    suspects = pd.read_csv(fresh.output / "suspect_labels.csv")
+    assert suspects["id"].iloc[0] == "train/evening/wrong.png"
+    assert suspects["suggested"].iloc[0] == "noon" and suspects["judge"].iloc[0] == "probe"
+
+
+def test_what_two_judges_contradict_comes_first() -> None:
+    label = {"a": "x", "b": "x", "c": "x"}
+    one = Verdict("OOF", ["a", "b"], np.array([9.0, 2.0]), ["y", "y"], np.array([0.9, 0.8]))
+    two = Verdict("probe", ["b", "c"], np.array([3.0, 1.0]), ["y", "x"], np.array([0.9, 0.6]))
+    rows = rank([one, two], label)
+    assert [row[0] for row in rows] == ["b", "a"], "c's label is not contradicted"
+    assert rows[0][5] == "OOF and probe" and rows[0][3] == pytest.approx(np.exp(-2.0))
+
+
+def test_masks_are_counted_and_unusable_ones_are_errors(tmp_path: Path) -> None:
+    data, out = tmp_path / "bars", tmp_path / "out"
+    draw(data, "train", "abcdef", 2, seed=0)
+    argv = ["--data_dir", str(data), "--output_dir", str(out)]
+    masks = data / "train" / "masks"
+    cv2.imwrite(str(masks / "a.png"), np.zeros((40, 48), np.uint8))
+    assert check_data.main(argv) == 0
+    content = json.loads((out / "report" / "data.json").read_text())
+    assert content["images"] == 6 and content["without_foreground"] == 1
+    assert content["labels"]["foreground"]["share"] == pytest.approx(5 * 8 / (6 * 48))
+    assert content["sizes"] == {"48 × 40": 6} and content["foreground"]["least"] == 0
+    cv2.imwrite(str(masks / "b.png"), np.zeros((20, 48), np.uint8))
+    assert check_data.main(argv) == 1
+    assert "1 masks or images cannot be used" in (out / "report" / "data.json").read_text()
+
+
+def test_no_data_is_one_line(tmp_path: Path, call: Any) -> None:
+    assert call("scripts.check_data", "--data_dir", str(tmp_path / "gone")).is_one_line("missing")
