@@ -220,14 +220,21 @@ def _read_header(line: str, separator: str, path: Path | str) -> list[str]:
 
 def refuse_rows(cells: Sequence[str], separator: str, path: Path | str) -> NoReturn:
     """Raise a UserError for a file whose first line holds the ``cells`` of a row, not names."""
+    said = f"{path} has no line of column names: its first line is {separator.join(cells)[:60]!r}"
+    if len(cells) > 1 and all(map(_is_number, cells[1:])):
+        raise UserError(
+            f"{said}; write one above it: id, then the class of each of the {len(cells) - 1} "
+            f"columns of numbers, set apart by {separator!r}"
+        )
     names = ["label", *(f"column{n}" for n in range(3, 1 + len(cells)))]
     image = next((place for place, cell in enumerate(cells) if _is_image(cell)), 0)
     names.insert(image, "image")
     example = separator.join(names[: len(cells)])
-    raise UserError(
-        f"{path} has no line of column names: its first line is {separator.join(cells)[:60]!r}; "
-        f"write one above it, such as {example!r}"
-    )
+    raise UserError(f"{said}; write one above it, such as {example!r}")
+
+
+def _is_number(cell: str) -> bool:
+    return re.fullmatch(r"[+-]?\d*\.?\d+(e[+-]?\d+)?", cell) is not None
 
 
 def _is_image(cell: str) -> bool:
@@ -240,7 +247,7 @@ def _is_row(cells: Sequence[str]) -> bool:
         return True
     if not re.search(r"\d", cells[0]):
         return False
-    numbers = [cell for cell in cells[1:] if re.fullmatch(r"[+-]?\d*\.?\d+(e[+-]?\d+)?", cell)]
+    numbers = [cell for cell in cells[1:] if _is_number(cell)]
     if not numbers or len(numbers) < len(cells) - 1:
         return False
     return len(set(numbers)) < len(numbers) or any("." in cell for cell in numbers)

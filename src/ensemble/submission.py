@@ -184,9 +184,11 @@ def _guess_rest(
     positive = _POSITIVE.get(frozenset(plain)) if len(classes) == 2 else None
     if found == [None] and positive:
         found[0] = plain[positive]
+        other = classes[1 - plain[positive]]
         notes.append(
             f"{source}: its one column {names[0]!r} is taken for the probability of the positive "
-            f"class, {classes[plain[positive]]!r}; for the other write its name into the sample"
+            f"class, {classes[plain[positive]]!r}; for the other one write the line "
+            f"`{other},{names[0]}` into aliases.csv beside it"
         )
     return found, notes
 

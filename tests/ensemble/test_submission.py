@@ -111,6 +111,13 @@ def test_a_column_that_may_be_another_class_is_refused_with_a_remedy_that_works(
     np.testing.assert_allclose(to_columns(log([[0.2, 0.8]]), columns), [[0.2, 0.8]], rtol=1e-6)
 
 
+def test_the_other_of_two_classes_is_asked_for_by_an_alias():
+    note = match_columns(["target"], ["no", "yes"]).notes[0]
+    assert "class, 'yes'" in note and "the line `no,target` into aliases.csv" in note
+    columns = match_columns(["target"], ["no", "yes"], alias_groups=[("no", "target")])
+    np.testing.assert_allclose(to_columns(log([[0.25, 0.75]]), columns), [[0.25]])
+
+
 def test_one_column_may_be_named_in_aliases():
     with pytest.raises(
         UserError, match=r"write the line `ill,target` .with that class. into aliases"
