@@ -17,7 +17,7 @@ import yaml
 
 import infer_segmentation
 import train_lane
-from scripts import report
+from scripts import predict, report
 from src.engine.checkpoint import load_weights
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.pipelines.run_folder import find_images
@@ -102,6 +102,13 @@ def test_lanes_from_images_to_submitted_masks(
     iou = done["scores"]["pooled_iou/lane"]
     assert f'<td>lane</td><td class="n" data-v="{iou!r}">' in page
     capsys.readouterr()
+    images = bars / "test" / "images"
+    assert predict.main(["--run", one[1], str(images), "--output", str(tmp_path / "p"),
+                         "--device", "cpu"]) == 0  # fmt: skip
+    assert "background" in capsys.readouterr().out.splitlines()[0]
+    drawn = cv2.imread(str(tmp_path / "p" / "masks" / "l.png"), cv2.IMREAD_UNCHANGED)
+    assert drawn.shape == (40, 48) and set(np.unique(drawn)) <= {0, 1}
+    assert (tmp_path / "p" / "overlays" / "m.jpg").is_file()
     pair = [str(out / "lane" / f"net{seed}" / "fold0") for seed in "01"]
     assert infer_segmentation.main(["--compare", *pair]) == 0
     assert "pooled_mean_iou_foreground: " in capsys.readouterr().out

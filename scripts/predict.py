@@ -1,0 +1,117 @@
+"""Classes or masks of photographs: python scripts/predict.py --run output/lite0/fold0 a.jpg b/.
+
+Without --run the ensemble of --output_dir predicts. The likeliest classes of each are printed;
+--output writes all of them as CSV or JSON. A mask run writes masks and overlays to a folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src.reader import parse
+from src.script import UserError, run_script
+from src.tool_config import PredictConfig
+
+if TYPE_CHECKING:
+    from src.pipelines.library import MaskPredictions, Predictions
+
+
+def main(argv: list[str]) -> int:
+    """Predict the photographs that ``argv`` names."""
+    flags = name_images(argv)
+    config = parse(PredictConfig, flags, prog="scripts/predict.py", description=__doc__ or "")
+    if not config.images:
+        raise UserError("no photographs: name files or folders, as in scripts/predict.py a.jpg b/")
+    if config.output and Path(config.output).suffix not in ("", ".csv", ".json"):
+        raise UserError(f"--output {config.output}: expected a name ending in .csv or .json")
+    from src.pipelines.library import MaskRun, load_ensemble, load_run
+
+    where: dict[str, Any] = {"device": config.device, "precision": config.precision}
+    if not config.run:
+        return tell(config, load_ensemble(config.output_dir, **where).predict(config.images))
+    run = load_run(config.run, **where)
+    if isinstance(run, MaskRun):
+        return write_masks(config, run.predict(config.images))
+    return tell(config, run.predict(config.images, tta_steps=config.tta_steps))
+
+
+def name_images(argv: Sequence[str]) -> list[str]:
+    """Return ``argv`` with what stands without a flag as values of ``--images``."""
+    flags: list[str] = []
+    images: list[str] = []
+    several = False  # of --images, until the next flag
+    for token in argv:
+        last = flags[-1] if flags else ""
+        if token.startswith("--") and token != "--":
+            several = token == "--images"
+            if not several:
+                flags.append(token)
+        elif not several and last.startswith("--") and "=" not in last and last != "--help":
+            flags.append(token)  # every other option takes one value
+        elif token != "--":
+            images.append(token)
+    return [*flags, *(["--images", *images] if images else [])]
+
+
+def tell(config: PredictConfig, found: Predictions) -> int:
+    """Print the likeliest classes; write all of them where ``--output`` asks for it."""
+    from src.data.csv_io import write_csv
+    from src.files import write_json
+
+    best = found.top(config.top)
+    for image, classes in zip(found.images, best, strict=True):
+        print(f"{image}: " + ", ".join(f"{name} {p:.3f}" for name, p in classes))
+    if not config.output:
+        return 0
+    path = Path(config.output)
+    if path.suffix == ".json":
+        rows = [
+            {"image": image, "classes": {name: round(p, 6) for name, p in classes}}
+            for image, classes in zip(found.images, found.top(len(found.classes)), strict=True)
+        ]
+        write_json(path, {"predictions": rows})
+    else:
+        lines = ((image, *(f"{p:.6f}" for p in row.tolist()))
+                 for image, row in zip(found.images, found.probs, strict=True))  # fmt: skip
+        write_csv(path, ["image", *found.classes], lines)
+    print(f"{path} written: {len(found.images)} photographs × {len(found.classes)} classes")
+    return 0
+
+
+def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
+    """Write masks and overlays, named as the photographs; print the share of each label."""
+    import numpy as np
+
+    from src.data.decode import decode_image
+    from src.pipelines.segmentation.report import draw_overlay, write_index_png, write_picture
+    from src.tasks.segmentation import background_label
+
+    folder = Path(config.output or "predicted")
+    if folder.suffix:
+        raise UserError(f"--output {folder}: masks are written to a folder")
+    background = background_label(found.classes)
+    for sub in ("masks", "overlays"):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
+    for image, mask in zip(found.images, found.masks, strict=True):
+        name = Path(image).stem
+        if name in taken:  # of another folder
+            name = f"{name}-{len(taken)}"
+        taken.add(name)
+        write_index_png(folder / "masks" / f"{name}.png", mask)
+        overlay = draw_overlay(decode_image(image), mask, background=background)
+        write_picture(folder / "overlays" / f"{name}.jpg", overlay)
+        share = np.bincount(mask.ravel(), minlength=len(found.classes)) / mask.size
+        said = ", ".join(f"{c} {s:.1%}" for c, s in zip(found.classes, share, strict=False) if s)
+        print(f"{image}: {said}")
+    print(f"{folder}: masks and overlays of {len(found.images)} photographs")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,59 @@
+"""scripts/predict.py: what it prints and writes is what the library predicts."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+import src
+from scripts.predict import name_images
+from tests.scripts.conftest import Place
+
+
+def test_photographs_need_no_flag() -> None:
+    assert name_images(["a.jpg", "--run", "r", "b/", "--top=3", "c"]) == [
+        "--run", "r", "--top=3", "--images", "a.jpg", "b/", "c",
+    ]  # fmt: skip
+    assert name_images(["--images", "a", "b", "--top", "2", "c"]) == [
+        "--top", "2", "--images", "a", "b", "c",
+    ]  # fmt: skip
+    assert name_images(["--help"]) == ["--help"]
+
+
+@pytest.mark.parametrize("of", ["run", "ensemble"])
+def test_classes_are_printed_and_written(place: Place, call: Any, of: str) -> None:
+    images = place.data / "test"
+    flags = ["--run", str(place.run)] if of == "run" else ["--output_dir", str(place.output)]
+    loaded = src.load_run(place.run, device="cpu") if of == "run" else src.load_ensemble(
+        place.output, device="cpu"
+    )  # fmt: skip
+    expected = loaded.predict(images)
+    table = place.output / "found.csv"
+    done = call("scripts.predict", str(images), *flags, "--device", "cpu", "--output", str(table))
+    assert done.status == 0, done.err
+    first = done.out.splitlines()[0]
+    (best, p), *_ = expected.top(1)[0]
+    assert first.startswith(f"{expected.images[0]}: {best} {p:.3f}, ")
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    written = np.array([[float(row[c]) for c in expected.classes] for row in rows])
+    np.testing.assert_allclose(written, expected.probs, atol=1e-5)
+    one = place.output / "one.json"
+    image = sorted(images.iterdir())[0]
+    assert call("scripts.predict", *flags, "--device", "cpu", "--top", "1", "--output", str(one),
+                str(image)).status == 0  # fmt: skip
+    (row,) = json.loads(one.read_text(encoding="utf-8"))["predictions"]
+    assert row["image"] == str(image) and next(iter(row["classes"])) == best
+
+
+def test_mistakes_are_one_line(place: Place, call: Any) -> None:
+    run = ("--run", str(place.run))
+    assert call("scripts.predict", *run).is_one_line("no photographs")
+    assert call("scripts.predict", *run, "gone.jpg").is_one_line("gone.jpg", "no such image")
+    assert call("scripts.predict", "--run", "nowhere", "a.jpg").is_one_line("nowhere")
+    assert call("scripts.predict", *run, "a.jpg", "--output", "x.txt").is_one_line(".csv or .json")
+    assert call("scripts.predict", *run, "a.jpg", "--topp", "1").is_one_line("--top")
