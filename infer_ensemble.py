@@ -194,7 +194,10 @@ def describe(
     print(f"{report.agreement_table(predictions)}\n")
     print(f"{report.least_certain_table(predictions, ids, weights.classes)}\n")
     print("\n".join(report.shift_lines(shift, weights.classes, corrected=corrected)))
-    print("\n" + "\n".join(report.score_lines(weights.summary, predictions, tally)))
+    lines = report.score_lines(weights.summary, predictions, tally)
+    if counted and counted.metric == "accuracy":
+        del lines[-1]  # one forecast of it is enough
+    print("\n" + "\n".join(lines))
     if counted:
         print(report.counted_lines(counted, score))
 

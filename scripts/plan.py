@@ -249,9 +249,11 @@ def submit(
         sweep(output.root)
         optimize_weights.optimize(blend, output, {})
         infer_ensemble.infer(infer_options(config), output)
-    loss = read_json(output.prediction)["oof_log_loss"]
-    forecast = read_json(output.prediction)["test_log_loss"]["value"]
-    print(f"submission of {len(models)} models: nested {loss:.4f}, forecast {forecast:.4f}")
+    counted, said = read_json(output.prediction), ""
+    loss, forecast = counted["oof_log_loss"], counted["test_log_loss"]["value"]
+    if "metric" in counted:
+        said = f"; {counted['metric']}: nested {counted['oof']:.4f}"
+    print(f"submission of {len(models)} models: nested {loss:.4f}, forecast {forecast:.4f}{said}")
     return float(loss), float(forecast)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from src.config import FoldConfig, config_hash, learned_options
-from src.reader import parse
+from scripts.plan import fold_flags
+from src.config import FoldConfig, PlanConfig, config_hash, learned_options
+from src.reader import fill, parse
+from src.runs import Output
 from src.script import UserError
 
 
@@ -26,6 +30,21 @@ def test_names_of_metrics() -> None:
     assert read().metric == "log_loss"
     assert read("--metric", "map@5").metric == "map@5"
     assert read("--metric", "qwk", "--ordinal", "low", "high").ordinal == ("low", "high")
-    for wrong in ("acc", "map@0", "map", "map@K", "mean_auc", "f1_samples"):
-        with pytest.raises(UserError, match="balanced_accuracy"):
+    for wrong in ("acc", "map@0", "map@K"):
+        with pytest.raises(UserError, match=r"expected .*balanced_accuracy"):
             read("--metric", wrong)
+
+
+def test_what_is_not_learned_is_said() -> None:
+    for wrong in ("mean_auc", "f1_samples", "map", "rmse"):
+        with pytest.raises(UserError, match=r"one class an image .* qwk, auc, map@K$"):
+            read("--metric", wrong)
+
+
+def test_a_plan_trains_for_the_metric() -> None:
+    plan = parse(
+        PlanConfig, ["--metric", "qwk", "--ordinal", "low", "high"], prog="p", description=""
+    )
+    flags = fold_flags(plan, Output(Path("nowhere")))
+    row = fill(FoldConfig, flags | {"config": ""}, row_by="model")
+    assert row.metric == "qwk" and row.ordinal == ("low", "high")

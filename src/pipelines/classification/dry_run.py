@@ -13,6 +13,7 @@ from src.classes import nfc
 from src.config import FoldConfig
 from src.data.folds import Folds, load_folds, make_folds
 from src.data.index import Index, has_test, read_sample_submission, read_test
+from src.metrics.contest import find_metric
 from src.pipelines.classification.prepare import (
     check_recipe,
     check_test,
@@ -37,6 +38,10 @@ def show_data(config: FoldConfig, output: Output) -> None:
     joined = [names for names in aliases.members() if len(names) > 1]
     if joined:
         print(f"aliases: {'; '.join(' = '.join(names) for names in joined)}")
+    metric = find_metric(config.metric, aliases.trained, config.ordinal)
+    if metric.name != "log_loss":
+        order = " < ".join(aliases.trained[k] for k in metric.order)
+        print(f"metric: {metric.name} of {metric.holds}" + (f", grades {order}" if order else ""))
     made = output.folds.exists()
     folds = find_folds(config, output, index)
     print("\n".join(fold_lines(folds, f"as {output.folds} has them" if made else "not made yet")))

@@ -60,6 +60,7 @@ def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
     index = read_index(config)
     for note in index.notes:
         print(f"note: {note}")
+    find_metric(config.metric, find_aliases(config, index).trained, config.ordinal)  # or refuse
     if not output.folds.exists():
         output.root.mkdir(parents=True, exist_ok=True)
         with hold(output.folds_lock, str(output.folds), wait=True):
