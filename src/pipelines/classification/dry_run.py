@@ -5,6 +5,7 @@ Nothing is written, no image is decoded and no network built, so it ends within 
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 
 import numpy as np
@@ -18,6 +19,7 @@ from src.pipelines.classification.prepare import (
     check_recipe,
     check_test,
     find_aliases,
+    read_form,
     read_index,
 )
 from src.runs import Output
@@ -99,6 +101,14 @@ def test_lines(config: FoldConfig, index: Index) -> list[str]:
         return [*lines, "sample submission: none, so the columns are ID and the classes"]
     names = [str(name) for name in sample.columns]
     shown = ", ".join(names[1:7]) + (", …" if len(names) > 7 else "")
+    with contextlib.suppress(UserError):  # check_test says it
+        form = read_form(
+            index.root, index.classes, metric=config.metric, ordinal=config.ordinal,
+            ids=test.table["id"].tolist(),
+        )  # fmt: skip
+        if form.kind != "columns":
+            asked = f"ids in {names[0]}, asks for {shown}: {form}"
+            return [*lines, f"sample submission: {len(sample)} rows, {asked}"]
     known = sum(nfc(name) in index.classes for name in names[1:])
     return [
         *lines,

@@ -65,3 +65,14 @@ def test_the_script_needs_no_model_and_no_torch(tmp_path, data):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "dry run: nothing was written" in done.stdout and not (tmp_path / "o").exists()
+
+
+def test_a_sample_of_labels_and_the_metric_are_shown(tmp_path, data, capsys):
+    (data / "sample_submission.csv").write_text("id,room\nx,kitchen\n")
+    flags = {"data_dir": str(data), "output_dir": str(tmp_path / "out"), "folds": 3}
+    show_data(FoldConfig(**flags, metric="qwk", ordinal=("kitchen", "bath")), Output(tmp_path))
+    said = capsys.readouterr().out
+    assert "metric: qwk of labels, grades kitchen < bath" in said
+    assert "sample submission: 1 rows, ids in id, asks for room: one label" in said
+    with pytest.raises(UserError, match="--ordinal bath kitchen"):
+        show_data(FoldConfig(**flags, metric="qwk"), Output(tmp_path))
