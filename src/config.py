@@ -24,7 +24,7 @@ MAX_MEMBERS = 16  # of a plan
 SIZE = r"(1[6-9]|[2-9]\d|\d{3}|[1-8]\d{3})"  # 16 to 8999 pixels
 SIZES = rf"native|{SIZE}([xX×]{SIZE})?"
 METRICS = r"log_loss|accuracy|balanced_accuracy|macro_f1|micro_f1|qwk|auc|map@[1-9]\d?"
-NOT_COUNTED = ("mean_auc", "f1_samples", "map", "rmse", "mae")
+NOT_COUNTED = "mean_auc|f1_samples|map|rmse|mae"  # find_metric() says why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,20 +209,11 @@ class MetricConfig(Options, group="validation and inference"):
         "what the contest counts, for early stopping, the weights that are kept and the blend: "
         "log_loss, accuracy, balanced_accuracy, macro_f1, micro_f1, qwk (ordered classes), auc, "
         "map@K (as in map@3); optimize_weights.py: runs = what they were trained for",
-        form=rf"{METRICS}|runs",
+        form=rf"{METRICS}|{NOT_COUNTED}|runs",
     )
     ordinal: tuple[str, ...] = option(
         (), "classes from the lowest grade to the highest, for --metric qwk; none = by number"
     )
-
-    def __post_init__(self) -> None:
-        """Say what is not learned, besides each option's own bounds."""
-        if self.metric in NOT_COUNTED:
-            raise UserError(
-                f"--metric {self.metric}: one class an image is learned here, not several labels "
-                f"and no number; choose one of {', '.join(METRICS.split('|')[:-1])}, map@K"
-            )
-        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)

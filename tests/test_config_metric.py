@@ -8,6 +8,7 @@ import pytest
 
 from scripts.plan import fold_flags
 from src.config import FoldConfig, PlanConfig, config_hash, learned_options
+from src.metrics.contest import find_metric
 from src.reader import fill, parse
 from src.runs import Output
 from src.script import UserError
@@ -38,7 +39,7 @@ def test_names_of_metrics() -> None:
 def test_what_is_not_learned_is_said() -> None:
     for wrong in ("mean_auc", "f1_samples", "map", "rmse"):
         with pytest.raises(UserError, match=r"one class an image .* qwk, auc, map@K$"):
-            read("--metric", wrong)
+            find_metric(read("--metric", wrong).metric, ("a", "b"))
 
 
 def test_a_plan_trains_for_the_metric() -> None:

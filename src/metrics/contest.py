@@ -86,7 +86,10 @@ def find_metric(name: str, classes: Sequence[str], ordinal: Sequence[str] = ()) 
         "auc": Metric(name, "probabilities", mean_auc),
     }
     if name not in table:
-        raise UserError(f"--metric {name}: is none of {', '.join(NAMES)}")
+        raise UserError(
+            f"--metric {name}: one class an image is learned here, not several labels and no "
+            f"number; choose one of {', '.join(NAMES)}"
+        )
     return table[name]
 
 
