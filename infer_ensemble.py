@@ -90,7 +90,10 @@ def infer(config: InferConfig, output: Output) -> None:
     corrected = config.prior_correction == "on" and shift.significant
     with own_file(path, ours=path == output.submission):
         submit(path, form, ids, weights, predictions, shift if corrected else None)
-    describe(output.prediction, weights, predictions, shift, ids, corrected=corrected)
+    describe(
+        output.prediction, weights, predictions, shift, ids, corrected=corrected,
+        temperature=predictor.temperature,
+    )  # fmt: skip
     print(f"\n{path}: {len(ids)} rows × {form}, read back and sound")
 
 
@@ -125,10 +128,16 @@ def infer_models(
     """Return the test logits of every model and fold, inferring those that are not there yet."""
     from src.ensemble.predictions import has_test_run, open_test_run
     from src.ensemble.weights import needed_views, used_models
-    from src.pipelines.classification.infer import blended_runs, hash_images, infer_fold
+    from src.pipelines.classification.infer import (
+        DecodedImages,
+        blended_runs,
+        hash_images,
+        infer_fold,
+    )
     from src.pipelines.run_folder import read_done
 
     ids_hash = hash_images(index)
+    images = DecodedImages(index.root, index.table["image"].tolist(), abs(config.num_workers))
     threshold = weights.adaptive_threshold if config.tta_adaptive else None
     runs: dict[str, list[TestRun]] = {}
     for model in used_models(blend):
@@ -143,7 +152,7 @@ def infer_models(
                 threshold=threshold,
             ):
                 with run.hold():
-                    infer_fold(config, run, index, views, threshold)
+                    infer_fold(config, run, index, views, threshold, images)
             opened = open_test_run(
                 run.folder,
                 num_rows=len(index.table),
@@ -172,6 +181,7 @@ def describe(
     ids: list[str],
     *,
     corrected: bool,
+    temperature: float,
 ) -> None:
     """Write the expected score to ``prediction``; print it, and how sure the models are."""
     from src.ensemble import calibration, report
@@ -184,6 +194,7 @@ def describe(
         tally.add(posterior if corrected else log_probs, posterior)
     expected = asdict(calibration.expected_loss(weights.summary, tally))
     forecast = {"oof_log_loss": weights.summary.loss, "test_log_loss": expected}
+    forecast |= {"average_temperature": temperature}
     counted = weights.counted
     if counted:
         score = Score(counted.score, counted.low, counted.high)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.config import FoldConfig, InferConfig
+from src.files import read_json
 from src.pipelines.resume_from import bring_folds, bring_run
 from src.pipelines.run_folder import finished, fold_of, read_config
 from src.runs import Output, Run
@@ -86,10 +87,11 @@ class ClassifierRun:
             UserError: an image that is missing or cannot be decoded.
         """
         from src.metrics.classification import softmax
+        from src.pipelines.classification.infer import DecodedImages
 
         paths = list_images(images)
         views = view_names(tta_steps)
-        logits = self.fold.predict(Path(), paths, views)
+        logits = self.fold.predict(DecodedImages(Path(), paths), views)
         probs = np.mean([softmax(view.astype(np.float64)) for view in logits], axis=0)
         return Predictions(tuple(paths), self.classes, probs.astype(np.float32))
 
@@ -122,11 +124,17 @@ class MaskRun:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """All models, folds and views of ``weights.json``."""
+    """All models, folds and views of ``weights.json``.
 
-    output: Output
+    Attributes:
+        weights: the blend.
+        folds: model → its finished folds.
+        temperature: of the folds' average, as the last submission estimated it; 1 = none was.
+    """
+
     weights: Weights
     folds: Mapping[str, Sequence[TrainedFold]]
+    temperature: float
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -142,15 +150,19 @@ class Ensemble:
         from src.classes import merge_classes
         from src.ensemble.test_predictions import EnsemblePredictor
         from src.ensemble.weights import needed_views
+        from src.pipelines.classification.infer import DecodedImages
 
         paths = list_images(images)
         weights = self.weights
+        images = DecodedImages(Path(), paths)
         runs: dict[str, list[TestRun]] = {}
         for model, folds in self.folds.items():
             views = needed_views(weights.blend, model, view_names())
-            runs[model] = [fold.as_test_run(Path(), paths, views) for fold in folds]
+            runs[model] = [fold.as_test_run(images, views) for fold in folds]
         columns = merge_classes(weights.source_classes, weights.alias_groups).trained_of
-        predictor = EnsemblePredictor(runs, weights.blend, columns, len(paths))
+        predictor = EnsemblePredictor(
+            runs, weights.blend, columns, len(paths), temperature=self.temperature
+        )
         probs = np.exp(predictor.predict(slice(None)).log_probs)
         return Predictions(tuple(paths), self.classes, probs.astype(np.float32))
 
@@ -201,7 +213,11 @@ def load_ensemble(
         model: [load_fold(run, config) for run in blended_runs(config, output, model, weights)]
         for model in used_models(weights.blend)
     }
-    return Ensemble(output, weights, folds)
+    try:
+        temperature = float(read_json(output.prediction).get("average_temperature", 1.0))
+    except FileNotFoundError:
+        temperature = 1.0
+    return Ensemble(weights, folds, temperature)
 
 
 def train(config: FoldConfig) -> list[Path]:

@@ -54,3 +54,19 @@ def test_mistakes_are_one_line(place: Place) -> None:
         src.load_run(place.output)
     with pytest.raises(AttributeError, match="no attribute"):
         _ = src.load_anything
+
+
+def test_test_images_are_decoded_once_for_all_folds(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from src.data import canonical
+
+    read, decode = [], canonical.decode_image
+    monkeypatch.setattr(
+        canonical, "decode_image", lambda path, **how: read.append(path) or decode(path, **how)
+    )
+    for sidecar in place.output.rglob("test.json"):
+        sidecar.unlink()
+    assert len(list(place.output.rglob("test_logits.npy"))) == 2
+    assert place.infer().status == 0
+    assert len(read) == len(set(read)) == 12

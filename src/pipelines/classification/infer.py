@@ -12,7 +12,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from src.config import InferConfig
-from src.data.canonical import ImageSource
+from src.data.cache import open_cache
+from src.data.canonical import ImageSource, Source
 from src.data.dataset import EpochSampler, ImageDataset, Loader, default_num_workers, make_loader
 from src.data.folds import file_marks
 from src.data.index import Index
@@ -32,6 +33,25 @@ from src.script import UserError
 from src.tasks.classification import Classification
 from src.tasks.protocols import Task
 from src.views import by_scale, scaled_size
+
+
+class DecodedImages:
+    """Images to predict, decoded once a size for all networks, where memory allows keeping them."""
+
+    def __init__(self, root: Path, images: Sequence[str], num_workers: int = 0) -> None:
+        """Take ``images``, paths relative to ``root``; nothing is opened yet."""
+        self.root, self.images, self.num_workers = root, list(images), num_workers
+        self._sources: dict[int, Source] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def at(self, side: int) -> Source:
+        """Return the source of (side, side, 3) uint8 pixels."""
+        if side not in self._sources:
+            source = ImageSource(self.root, self.images, side)
+            self._sources[side] = open_cache(source, "auto", num_workers=self.num_workers)
+        return self._sources[side]
 
 
 @dataclass(frozen=True)
@@ -58,8 +78,7 @@ class TrainedFold:
 
     def predict(
         self,
-        root: Path,
-        images: Sequence[str],
+        images: DecodedImages,
         views: Sequence[str],
         *,
         out: npt.NDArray[np.float16] | None = None,
@@ -68,8 +87,7 @@ class TrainedFold:
         """Return logits (V, N, K) float16 of the V views.
 
         Args:
-            root: folder that the paths are relative to.
-            images: N paths.
+            images: N images.
             views: names of the views, the upright one first.
             out: where to write them; None = a new array.
             threshold: from which confidence of the first view (largest softmax probability) the
@@ -82,7 +100,7 @@ class TrainedFold:
         def loader_at(side: int) -> Loader:
             batch_size = self.batch_size or default_batch_size(side, self.runtime.device)
             return make_loader(
-                ImageDataset(ImageSource(root, images, side), None, eval_transform(side)),
+                ImageDataset(images.at(side), None, eval_transform(side)),
                 EpochSampler(len(images), batch_size),
                 num_workers=self.num_workers if len(images) > batch_size else 0,
                 device_type=self.runtime.device.type,
@@ -103,9 +121,9 @@ class TrainedFold:
             )
         return out
 
-    def as_test_run(self, root: Path, images: Sequence[str], views: Sequence[str]) -> TestRun:
+    def as_test_run(self, images: DecodedImages, views: Sequence[str]) -> TestRun:
         """Return the logits of images as the blend takes them."""
-        logits = self.predict(root, images, views)
+        logits = self.predict(images, views)
         return TestRun(self.run.folder, logits, tuple(views), self.classes, "")
 
 
@@ -150,7 +168,12 @@ def load_fold(run: Run, config: InferConfig) -> TrainedFold:
 
 
 def infer_fold(
-    config: InferConfig, run: Run, index: Index, views: Sequence[str], threshold: float | None
+    config: InferConfig,
+    run: Run,
+    index: Index,
+    views: Sequence[str],
+    threshold: float | None,
+    images: DecodedImages | None = None,
 ) -> None:
     """Write ``test_logits.npy`` and ``test.json`` of one fold of one model.
 
@@ -160,12 +183,14 @@ def infer_fold(
         index: test images.
         views: names of the views, the upright one first.
         threshold: of :meth:`TrainedFold.predict`.
+        images: those of ``index``, shared by the folds of one size; None = decoded here.
     """
-    fold, images = load_fold(run, config), index.table["image"].tolist()
+    fold = load_fold(run, config)
+    images = images or DecodedImages(index.root, index.table["image"].tolist(), fold.num_workers)
     run.test_info.unlink(missing_ok=True)  # it must not declare other logits than its own whole
     shape = (len(views), len(images), len(fold.classes))
     with atomic_array(run.test_logits, shape, np.float16) as logits:
-        fold.predict(index.root, images, views, out=logits, threshold=threshold)
+        fold.predict(images, views, out=logits, threshold=threshold)
     save_test_info(
         run.test_info,
         logits=np.load(run.test_logits, mmap_mode="r", allow_pickle=False),
