@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -40,6 +41,7 @@ SHORT_HOURS = 2.0  # below, three folds; from here on, five
 
 def main(argv: list[str]) -> int:
     """Survey, plan, train and submit, as ``argv`` asks."""
+    started = time.monotonic()  # imports count, too
     config = parse(PlanConfig, argv, prog="scripts/plan.py", description=__doc__ or "")
     if config.pretrained not in ("auto",) and len(config.models) != 1:
         raise UserError(f"--pretrained {config.pretrained}: name the one model with --models")
@@ -53,7 +55,7 @@ def main(argv: list[str]) -> int:
     with hold(output.root / ".plan.lock", f"the plan of {output.root}"):
         if config.resume_from:
             bring_plan(config.resume_from, output)
-        clock = Clock(output.plan_state, config.hours)
+        clock = Clock(output.plan_state, config.hours, began=started)
         if clock.left() <= 0:
             print(f"the {config.hours:g} hours are spent; pass more --hours to go on")
             return 0

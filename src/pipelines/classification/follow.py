@@ -39,17 +39,19 @@ class Clock:
         path: file that remembers them.
         hours: all there are.
         now: a clock.
+        began: when the process began, by that clock; 0 = now.
         state: what else the file remembers.
     """
 
     path: Path
     hours: float
     now: Callable[[], float] = time.monotonic
+    began: float = 0.0
     state: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Read what earlier processes left."""
-        self.began = self.now()
+        self.began = self.began or self.now()
         self.before = 0.0
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
