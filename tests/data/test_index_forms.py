@@ -305,11 +305,20 @@ def test_ids_of_test_and_sample_may_be_written_differently(tmp_path, mine, their
     assert any("the submission has the sample's" in note for note in index.notes)
 
 
-def test_ids_that_would_become_one_are_not_joined(tmp_path):
+@pytest.mark.parametrize("sample", ["1,0\n2,0\n", "1,0\n01,0\n"])
+def test_ids_that_would_become_one_are_not_joined(tmp_path, sample):
     put(tmp_path, "test/x.jpg", "test/y.jpg")
-    lay(tmp_path, test="id,image\n1.jpg,x.jpg\n1.png,y.jpg\n", sample_submission="id,a\n1,0\n2,0\n")
+    lay(tmp_path, test="id,image\n1.jpg,x.jpg\n1.png,y.jpg\n", sample_submission=f"id,a\n{sample}")
     with pytest.raises(UserError, match="2 ids only in the sample, 2 only in"):
         read_test(tmp_path)
+
+
+def test_ids_that_differ_in_case_stay_apart(tmp_path):
+    put(tmp_path, "test/x.jpg", "test/y.jpg")
+    lay(tmp_path, test="id,image\na,x.jpg\nA,y.jpg\n",
+        sample_submission="id,a\nA.png,0\na.png,0\n")  # fmt: skip
+    index = read_test(tmp_path)
+    assert rows(index, "id", "image") == [("A.png", "test/y.jpg"), ("a.png", "test/x.jpg")]
 
 
 def test_a_sample_may_name_files_with_another_ending(tmp_path):
