@@ -248,22 +248,25 @@ class Follower:
     def train(self, member: Member, fold: int) -> None:
         """Train a fold, and learn what it costs."""
         others = [(m.epochs, m) for m, f in self.tasks() if (m, f) != (member, fold)]
-        begun, measured = [self.clock.spent()], [member.epoch_s]
+        marks, epoch_s = [self.clock.spent()], member.epoch_s  # the begin of each epoch
+        left = member.epochs
 
         def shorten(done: int, epochs: int) -> int:
-            now = self.clock.spent()
-            spent, begun[0] = now - begun[0], now
-            # the first epoch also decodes the images, fits a head and measures the machine
-            measured[0] = min(spent, measured[0] * 1.5) if len(begun) == 1 else spent
-            begun.append(now)
-            return trim(done, epochs, measured[0], member.tail_s, others, self.seconds())
+            nonlocal epoch_s, left
+            marks.append(self.clock.spent())
+            spent = marks[-1] - marks[-2]
+            # the first epoch also decodes the images and fits a head
+            epoch_s = min(spent, epoch_s * 1.5) if len(marks) == 2 else spent
+            asked = trim(done, epochs, epoch_s, member.tail_s, others, self.seconds())
+            left = asked - done
+            return asked
 
         self.clock.state["begun"] = [member.name, fold]
         self.clock.save()
         self.steps.train(member, fold, shorten)
-        tail_s = self.clock.spent() - begun[0] + self.blend_s
-        if len(begun) > 1:
-            self.learn(member, measured[0], tail_s)
+        if len(marks) > 1:  # nobody asks after the last epoch, so it is in what follows the mark
+            rest_s = max(self.clock.spent() - marks[-1] - min(left, 1) * epoch_s, 0.0)
+            self.learn(member, epoch_s, rest_s + self.blend_s)
 
     def learn(self, member: Member, epoch_s: float, tail_s: float) -> None:
         """Take over what a fold has cost; what is not known yet is taken to be off by as much."""

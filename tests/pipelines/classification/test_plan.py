@@ -107,6 +107,9 @@ def test_the_deadline_is_kept_and_the_time_is_used(
     assert whole or world.time > 0.7 * hours * 3600  # what is left is too short for a fold
     assert world.submitted[-1][0] == world.time
     assert len(world.submitted) == len(world.finished) + 1  # after every fold, and at the end
+    epoch_s, tail_s = follower.clock.state["seconds"][follower.members[0].name]
+    assert epoch_s == pytest.approx(7.5 * slowness) or epoch_s == pytest.approx(30 * slowness)
+    assert tail_s == pytest.approx(11 * slowness)  # 8 after the last epoch, 3 for the blend
     rounds = [fold for _, fold in world.finished][: 3 * 2]
     assert rounds == sorted(rounds)  # round by round
 
