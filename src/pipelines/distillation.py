@@ -309,8 +309,7 @@ class Watched:
     """A task that reports the monitored score of every validation.
 
     Attributes:
-        inner: what the scores are of.
-        task: the task itself.
+        task: the task itself, whose other attributes it passes on.
         report: called with each score; may raise to stop the trial.
     """
 
@@ -342,6 +341,14 @@ class WatchedMeter:
         scores = self.meter.compute()
         self.report(scores[self.monitor])
         return scores
+
+    def counted(self) -> Any:
+        """Return what was counted, for another process."""
+        return self.meter.counted()
+
+    def join(self, parts: Sequence[Any]) -> None:
+        """Hold what all processes counted instead, by rank."""
+        self.meter.join(parts)
 
 
 def tune(

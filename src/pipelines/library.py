@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from src.config import FoldConfig, InferConfig
 from src.files import read_json
 from src.pipelines.resume_from import bring_folds, bring_run
@@ -29,6 +26,9 @@ from src.script import UserError, is_launched
 from src.views import view_names
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from src.ensemble.test_predictions import TestRun
     from src.ensemble.weights import Weights
     from src.pipelines.classification.infer import TrainedFold
@@ -53,6 +53,8 @@ class Predictions:
 
     def top(self, num: int = 5) -> list[list[tuple[str, float]]]:
         """Return the ``num`` most probable (class, probability) of each image, best first."""
+        import numpy as np
+
         order = np.argsort(-self.probs, axis=1, kind="stable")[:, :num]
         return [
             [(self.classes[k], float(row[k])) for k in best]
@@ -86,6 +88,8 @@ class ClassifierRun:
         Raises:
             UserError: an image that is missing or cannot be decoded.
         """
+        import numpy as np
+
         from src.metrics.classification import softmax
         from src.pipelines.classification.infer import DecodedImages
 
@@ -108,6 +112,8 @@ class MaskRun:
         Raises:
             UserError: an image that is missing or cannot be decoded.
         """
+        import numpy as np
+
         from src.data.sources.masks import index_images
         from src.engine.runtime import start_runtime
         from src.pipelines.segmentation.ensemble import blend_maps
@@ -147,6 +153,8 @@ class Ensemble:
         Raises:
             UserError: an image that is missing or cannot be decoded.
         """
+        import numpy as np
+
         from src.classes import merge_classes
         from src.ensemble.test_predictions import EnsemblePredictor
         from src.ensemble.weights import needed_views

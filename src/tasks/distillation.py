@@ -165,4 +165,4 @@ def _write(buffer: Tensor, values: Mapping[str, Tensor]) -> None:
 
 def inner_task(task: Any) -> Any:
     """Return the task that a distillation contains, else the task itself."""
-    return task.inner if isinstance(task, Distillation) else task
+    return getattr(task, "inner", task)  # wrappers pass the attribute on

@@ -14,6 +14,7 @@ import torch
 from src.config import EngineConfig
 from src.engine import autotune as room
 from src.engine.runtime import start_runtime
+from src.files import read_json
 from src.losses.classification import build_loss
 from src.runs import Run
 from src.tasks.classification import Classification
@@ -53,7 +54,7 @@ def test_the_record_decides_on_resume_and_for_other_folds(tmp_path: Path) -> Non
             TinyNet(), None, None, start_runtime("cpu"), run, EngineConfig()
         )
         assert (runtime.precision, runtime.channels_last) == ("bf16", False)
-        assert json.loads(run.tuned.read_text()) == chosen
+        assert read_json(run.tuned) == chosen
     asked = EngineConfig(precision="fp32", autotune="off")
     runtime = start_runtime("cpu", "fp32")
     other = Run(tmp_path / "m" / "fold2")
