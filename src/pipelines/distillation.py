@@ -342,13 +342,8 @@ class WatchedMeter:
         self.report(scores[self.monitor])
         return scores
 
-    def counted(self) -> Any:
-        """Return what was counted, for another process."""
-        return self.meter.counted()
-
-    def join(self, parts: Sequence[Any]) -> None:
-        """Hold what all processes counted instead, by rank."""
-        self.meter.join(parts)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.meter, name)
 
 
 def tune(
