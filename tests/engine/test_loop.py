@@ -6,14 +6,17 @@ import csv
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.engine.checkpoint import read_about, save_state
+from src.engine.checkpoint import TrainState, read_about, save_state
 from src.engine.interrupt import Interrupted
+from src.engine.loop import warn_of_overfitting
+from src.engine.runtime import start_runtime
 from src.losses.classification import build_loss
 from src.runs import Run
 from src.script import MachineError, UserError
@@ -154,6 +157,39 @@ def test_patience_counts_validations_without_a_better_score(train: Any, patience
     assert (state.best_epoch, state.epoch) == (1, 1 + patience)
     _, state = train("second", **still, patience=patience, valid_every=2)
     assert (state.best_epoch, state.epoch) == (2, 2 + 2 * patience)
+
+
+def test_an_equal_score_is_no_better_one(train: Any) -> None:
+    class Flat(Classification):
+        def meter(self) -> Any:
+            scores = {"calibrated_log_loss": 1.0}
+            return SimpleNamespace(update=lambda *_: None, compute=lambda: scores)
+
+    task = Flat(CLASSES, build_loss("cross_entropy"))
+    _, state = train(epochs=9, task=task, patience=2, ema_decay=0.0)
+    assert (state.best_epoch, state.epoch) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "misses", "said"),
+    [
+        ([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], 5, True),
+        ([9.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5], 5, True),
+        ([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], 4, False),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 5, False),
+        ([0.0, 0.1, 0.2, 0.2, 0.4, 0.5], 5, False),
+    ],
+)
+def test_over_fitting_is_said_after_five_growing_gaps(
+    gaps: list[float], misses: int, said: bool, capsys: Any
+) -> None:
+    job: Any = SimpleNamespace(
+        task=Classification(CLASSES, build_loss("cross_entropy")), runtime=start_runtime("cpu")
+    )
+    history = [{"valid_log_loss": 1.0 + gap, "train_loss": 1.0} for gap in gaps]
+    state = TrainState(micro_batch_size=1, steps_per_epoch=1, history=history, misses=misses)
+    warn_of_overfitting(job, state)
+    assert ("over-fitting?" in capsys.readouterr().out) == said
 
 
 def test_without_validation_the_last_average_is_kept(train: Any) -> None:
