@@ -84,14 +84,19 @@ def test_bad_losses_are_passed_over_up_to_n(train: Any) -> None:
         train("other", task=Poisoned(CLASSES, LOSS), skip_nonfinite=2)
 
 
-def test_a_step_that_is_passed_over_leaves_the_running_statistics(train: Any) -> None:
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_a_step_that_is_passed_over_leaves_weights_and_statistics(train: Any, bad: str) -> None:
     class Lost(Classification):
         def loss(self, model: Any, batch: Any) -> Any:
-            return {"loss": super().loss(model, batch)["loss"] * float("nan")}
+            value = super().loss(model, batch)["loss"]
+            if bad == "loss":
+                return {"loss": value * float("nan")}
+            return {"loss": value + (value * 0).sqrt()}  # the slope of a root at 0 is infinite
 
     model = TinyNet()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    _, state = train(task=Lost(CLASSES, LOSS), model=model, epochs=1, skip_nonfinite=9, valid=None)
+    task = Lost(CLASSES, LOSS)
+    _, state = train(task=task, model=model, epochs=1, skip_nonfinite=9, valid=None)
     assert state.nonfinite == state.step == 4
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
