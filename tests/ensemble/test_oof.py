@@ -127,7 +127,7 @@ class Exploit:
     "harm", ["truncate", "garbage", "pickle", "lacking", "float64", "empty", "bit"]
 )
 def test_broken_files_are_refused(make_world, harm):
-    world = make_world()
+    world = make_world(num_rows=3000)  # zipfile itself compares what it reads in one piece
     world.save("a", world.logits())
     path = world.root / "a" / "fold0" / "oof.npz"
     whole = path.read_bytes()

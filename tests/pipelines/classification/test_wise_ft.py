@@ -41,7 +41,8 @@ def walk(folder: Path, monkeypatch: Any, optimum: float, task: Any = TASK) -> tu
 
 
 @pytest.mark.parametrize(
-    ("optimum", "share", "tries"), [(1.0, 1.0, 1), (0.8, 0.75, 2), (0.5, 0.5, 3), (0.0, 0.0, 4)]
+    ("optimum", "share", "tries"),
+    [(1.0, 1.0, 1), (0.875, 1.0, 1), (0.8, 0.75, 2), (0.5, 0.5, 3), (0.0, 0.0, 4)],
 )
 @pytest.mark.parametrize("lower", [True, False])
 def test_it_stops_where_the_score_is_best(
