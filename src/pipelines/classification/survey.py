@@ -192,8 +192,8 @@ def _elsewhere(
         own = find_data_config(timm_id).image_size
         for candidate in dict.fromkeys(best):
             wanted = candidate.image_size * own / native
-            nearest = min(sizes_of(timm_id, sizes), key=lambda size, w=wanted: abs(size - w))
-            todo.append((timm_id, nearest))
+            away = {abs(size - wanted): size for size in sizes_of(timm_id, sizes)}
+            todo.append((timm_id, away[min(away)]))
     return list(dict.fromkeys(todo))
 
 
