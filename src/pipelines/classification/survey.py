@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from src.tasks.classification import Classification
 SHARES = (0.29, 0.43, 0.57, 0.86, 1.14)  # of the native size: 64, 96, 128, 192, 256 px for 224
 STRIDE = 32
 MAX_ROWS = 400
+LEAST_SHARE = 0.6  # of a backbone's best pixels a second; small sizes have some overhead
 TRIAL_ROWS = 16
 BEYOND_THE_STEP = 1.15  # optimizer, data and averaging beside forward and backward
 
@@ -174,8 +175,24 @@ def survey(
         else:
             say(runtime, f"survey: {found[-1].summary}")
         if not todo and found and timm_id == backbones[0]:
+            found = steady_rates(found)
             todo = _elsewhere(found, backbones[1:], sizes, expected)
-    return found
+    return steady_rates(found)
+
+
+def steady_rates(found: Sequence[Candidate]) -> list[Candidate]:
+    """Raise training rates that a disturbed machine made too low.
+
+    A backbone sees about as many pixels a second at every size; a rate below ``LEAST_SHARE`` of the
+    best one measured for it was disturbed, and would rule its size out for good.
+    """
+    best: dict[str, float] = {}
+    for c in found:
+        best[c.timm_id] = max(best.get(c.timm_id, 0.0), c.train_rate * c.image_size**2)
+    return [
+        replace(c, train_rate=max(c.train_rate, LEAST_SHARE * best[c.timm_id] / c.image_size**2))
+        for c in found
+    ]
 
 
 def _elsewhere(

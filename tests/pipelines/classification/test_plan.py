@@ -13,7 +13,7 @@ from src.config import MAX_MEMBERS, FoldConfig
 from src.pipelines.classification import follow, plan
 from src.pipelines.classification.follow import Clock, Follower, Steps
 from src.pipelines.classification.plan import Member, Work
-from src.pipelines.classification.survey import Candidate
+from src.pipelines.classification.survey import Candidate, steady_rates
 from src.reader import fill
 
 WORK = Work(train_rows=600, valid_rows=300, test_rows=300, num_folds=3)
@@ -198,3 +198,13 @@ def test_history_has_a_row_a_submission(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["minutes"]) for row in rows] == [1.5, 3.0]
     assert rows[0]["models"] == "a b" and float(rows[1]["nested_oof_log_loss"]) == 0.125
+
+
+def test_a_disturbed_timing_rules_no_size_out() -> None:
+    """5 images/s at 96 px beside 21 at 192: the small size takes a share of the best pixel rate."""
+    slow, fast = (
+        Candidate("net", 96, 0.5, 0.9, 5.0, 50.0),
+        Candidate("net", 192, 0.4, 0.9, 21.0, 20.0),
+    )
+    small, large = steady_rates([slow, fast])
+    assert small.train_rate == pytest.approx(0.6 * 21 * 4) and large.train_rate == 21
