@@ -186,7 +186,8 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
             whole = len(batch["image"]) >= config.batch_size // runtime.num_processes
             search_algorithms(runtime.device, is_repeated and whole)
             if job.mix:
-                batch = job.mix(batch, state.step, state.epoch)
+                # a shortened run stops mixing as long before its end as the whole one would
+                batch = job.mix(batch, state.step, state.epoch + config.epochs - epochs)
             terms = train_step(
                 parts, job.task, batch, job.guard,
                 epoch=state.epoch, seed=config.seed, clip=config.clip_grad,

@@ -244,6 +244,18 @@ def test_shortened_run_ends_its_schedule_there(train: Any) -> None:
     assert rates[-1] == pytest.approx(1e-6)  # the cosine ends at its floor, not cut half-way
 
 
+def test_shortened_run_stops_mixing_as_long_before_its_end(train: Any) -> None:
+    """The last of four epochs is mixed as the last of nine would have been."""
+    seen: list[int] = []
+
+    def mix(batch: dict[str, Any], step: int, epoch: int) -> dict[str, Any]:
+        seen.append(epoch)
+        return batch
+
+    train(epochs=9, shorten=to_four, mix=mix)
+    assert list(dict.fromkeys(seen)) == [0, 1, 7, 8]
+
+
 def test_shortening_below_what_is_done_ends_the_run(train: Any) -> None:
     _, state = train(epochs=9, shorten=lambda done, epochs: 0 if done == 3 else epochs)
     assert state.done and state.step == 3 * 4 and state.best_epoch > 0
