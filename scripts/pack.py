@@ -1,0 +1,81 @@
+"""Code, weights and wheels in one folder and zip, for machines without internet: scripts/pack.py.
+
+    python scripts/pack.py                                          packed/ and packed.zip
+    python scripts/pack.py --wheels segmentation-models-pytorch     and what the image lacks
+
+Upload the zip as a data set (it is unpacked there), attach it to notebooks/kaggle.ipynb. Inside:
+code/ (what runs; no tests, data or results), weights/ (of --weights), wheels/ (of --wheels) and
+wheels.txt, the list of packages that the image or wheels/ must have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ("*.py", "src/**/*.py", "scripts/*.py", "configs/*.yaml", "requirements.txt", "LICENSE")
+WEIGHTS = ("*.safetensors", "*.pth")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Pack what ``arguments`` ask for; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--dest", type=Path, default=Path("packed"), help="folder; DEST.zip beside")
+    parser.add_argument("--weights", type=Path, default=Path("input/weights"), help="their folder")
+    parser.add_argument(
+        "--wheels", nargs="+", default=[], metavar="PACKAGE", help="to add as wheels"
+    )
+    parser.add_argument("--python", default="3.11", help="of the image the wheels are for [3.11]")
+    options = parser.parse_args(arguments)
+    if options.dest.exists() and not (options.dest / "wheels.txt").exists():
+        print(f"pack.py: {options.dest}: is no packed folder; name another --dest", file=sys.stderr)
+        return 2
+    shutil.rmtree(options.dest, ignore_errors=True)
+    copy(ROOT, CODE, options.dest / "code")
+    copy(options.weights, WEIGHTS, options.dest / "weights")
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [line for line in lines if line and line[0] != "#"]
+    (options.dest / "wheels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    if options.wheels and not download(options.wheels, options.dest / "wheels", options.python):
+        return 1
+    archive = Path(shutil.make_archive(str(options.dest), "zip", options.dest))
+    for folder in sorted(path for path in options.dest.iterdir() if path.is_dir()):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        print(f"{folder}: {len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.1f} MB")
+    print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB; upload it as a data set")
+    return 0
+
+
+def copy(source: Path, patterns: tuple[str, ...], target: Path) -> None:
+    """Copy the files of ``source`` that match, with their folders."""
+    target.mkdir(parents=True)
+    for pattern in patterns:
+        for path in sorted(source.glob(pattern)):
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+
+
+def download(packages: list[str], folder: Path, python: str) -> bool:
+    """Fetch wheels for an image of Linux; tell whether all were found."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(folder),
+    ]
+    command += ["--only-binary", ":all:", "--python-version", python]
+    command += ["--platform", "manylinux2014_x86_64", "--platform", "any"]
+    return subprocess.run([*command, *packages], check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
