@@ -221,8 +221,9 @@ def search(config: BlendConfig, output: Output, panel: Panel, start: Structure) 
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     trials = min(config.trials, affordable_trials(panel))
     best, value = search_structures(
-        panel.score, start, journal=output.study, name=name, trials=trials, seed=config.seed
-    )
+        panel.score, start, journal=output.study, name=name, trials=trials, seed=config.seed,
+        storage=config.storage,
+    )  # fmt: skip
     print(
         f"Optuna, {trials} structures: nested {value:.5f} with {best.pool} pool, members "
         f"calibrated {'first too' if best.order == 'before' else 'after pooling only'}, "

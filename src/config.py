@@ -327,9 +327,7 @@ class FoldConfig(
         False, "show index, classes, folds, columns and sample, and write and train nothing",
         group="run", first=True,
     )  # fmt: skip
-    prior_weight: float = option(
-        0.0, "weight of the model in the seed blend", least=0, most=1_000_000, group="model"
-    )
+    prior_weight: float = option(0.0, "weight in seed blend", least=0, most=10**6, group="model")
 
     def __post_init__(self) -> None:
         """Check that there is something to learn, besides each option's own bounds."""
@@ -375,8 +373,17 @@ class PlanConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyConfig(Options, group="run"):
+    """Where an Optuna study lies that several machines share."""
+
+    storage: str = option("", "database URL or file of a study that machines share; empty = alone")
+
+
+@dataclass(frozen=True, kw_only=True)
 @defaults(metric="runs")
-class BlendConfig(PlaceConfig, AliasConfig, MetricConfig, ViewsConfig, group="ensemble"):
+class BlendConfig(
+    PlaceConfig, AliasConfig, MetricConfig, ViewsConfig, StudyConfig, group="ensemble"
+):
     """``optimize_weights.py``: OOF predictions → weights.json."""
 
     models: tuple[str, ...] = option(
@@ -425,7 +432,7 @@ NOT_LEARNED = frozenset(
         *("device", "num_workers", "cache", "infer_batch_size", "checkpoint_minutes"),
         "grow_micro_batch",  # as much as the device itself
         *("skip_nonfinite", "dry_run", "wandb", "accept_changes", "prior_weight", "audit"),
-        *("keep_last", "resume_from"),
+        *("keep_last", "resume_from", "storage"),
     }
 )
 

@@ -14,6 +14,7 @@ from src.config import (
     EngineConfig,
     HardwareConfig,
     PlaceConfig,
+    StudyConfig,
     ViewsConfig,
 )
 from src.option import Options, defaults, option
@@ -241,7 +242,9 @@ class TeachingConfig(Options, group="distillation"):
 
 @dataclass(frozen=True, kw_only=True)
 @defaults(config="configs/distill.yaml", head_lr_mult=10.0, tta_steps=1, loss="")
-class DistillConfig(SceneConfig, SegmentationConfig, TeachingConfig, RepeatConfig, group="model"):
+class DistillConfig(
+    SceneConfig, SegmentationConfig, TeachingConfig, RepeatConfig, StudyConfig, group="model"
+):
     """``train_distill.py``: a student alone, a teacher, and the student taught by it.
 
     An empty ``--loss`` is ``ce + dice`` for masks and ``cross_entropy`` for photographs, whose

@@ -26,6 +26,7 @@ from src.ensemble.blend import NUM_FLOORS, THREADS, Tables, convex
 from src.ensemble.oof import Oof
 from src.ensemble.pool import MAX_LOSS, TINY, Member, log_softmax, row_blocks
 from src.ensemble.solvers import finished_losses, fit_finish, fit_log_pool
+from src.ensemble.studies import ask_until, open_study
 from src.journal import Journal
 
 Array = npt.NDArray[Any]
@@ -68,6 +69,7 @@ def search_structures(
     name: str,
     trials: int,
     seed: int = 0,
+    storage: str = "",
 ) -> tuple[Structure, float]:
     """Search pool, order, models and views; return the best structure and its score.
 
@@ -81,16 +83,17 @@ def search_structures(
         name: of the study; another name (other data) starts afresh in the same file.
         trials: in all, those of earlier runs included; at least 1.
         seed: of the sampler.
+        storage: of a study that several machines share; see :mod:`src.ensemble.studies`.
     """
     optuna = _quiet_optuna()
     kept = Journal(journal, name) if journal else None
     known = _read_scores(kept, start) if kept else {}
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
-    study = optuna.create_study(sampler=sampler)
+    study = open_study(storage, name) if storage else optuna.create_study(sampler=sampler)
     for pool, order in product(*(_choices(start)[key] for key in ("pool", "order"))):
-        study.enqueue_trial(_to_params(replace(start, pool=pool, order=order)))
-    for _ in range(trials):
-        trial = study.ask()
+        params = _to_params(replace(start, pool=pool, order=order))
+        study.enqueue_trial(params, skip_if_exists=True)
+    for trial in ask_until(study, trials):
         structure = _suggest(trial, start)
         if not structure.models or not structure.views:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)

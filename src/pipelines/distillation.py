@@ -23,6 +23,7 @@ from torch import nn
 from src.config import config_hash
 from src.engine.checkpoint import load_weights
 from src.engine.runtime import Runtime
+from src.ensemble.studies import ask_until, open_study
 from src.files import hold
 from src.journal import Journal
 from src.losses.distillation import TERMS
@@ -366,19 +367,19 @@ def tune(
     terms = tuple(weights_of(config)) or field.terms
     epochs = config.tune_epochs or max(1, config.epochs // 4)
     short = replace(config, epochs=epochs, valid_ema_only=True)
-    study = optuna.create_study(
-        direction="minimize" if field.task.lower_is_better else "maximize",
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
-    )
+    study_name = f"{'+'.join(terms)} {config_hash(role_config(with_weights(short, {}), ''))}"
+    direction = "minimize" if field.task.lower_is_better else "maximize"
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
+    sampler = optuna.samplers.TPESampler(seed=config.seed)
+    if config.storage:
+        study = open_study(config.storage, study_name, direction=direction, pruner=pruner)
+    else:
+        study = optuna.create_study(direction=direction, sampler=sampler, pruner=pruner)
     path = output.trials(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with hold(path.with_suffix(".held"), str(path)):
-        kept = Journal(
-            path, f"{'+'.join(terms)} {config_hash(role_config(with_weights(short, {}), ''))}"
-        )
-        for _ in range(config.tune):
-            trial = study.ask()
+        kept = Journal(path, study_name)
+        for trial in ask_until(study, config.tune):
             own = suggest(trial, short, terms)
             record = find_trial(kept, trial)
             if record is None:

@@ -20,7 +20,7 @@ from src.script import UserError
 from tests.scripts.conftest import RUNNING, Place
 
 ROOT = Path(__file__).resolve().parents[2]
-LONGER = ["--epochs", "40", "--patience", "0", "--checkpoint_minutes", "0"]
+LONGER = ["--epochs", "8", "--patience", "0", "--checkpoint_minutes", "0"]
 
 
 def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
