@@ -414,9 +414,7 @@ class InferConfig(PlaceConfig, ViewsConfig, HardwareConfig, group="ensemble"):
     models: tuple[str, ...] = option(
         (), "models to use; none = all that weights.json gives weight", first=True
     )
-    allow_missing_folds: bool = option(
-        False, "predict without folds of weights.json that are lost", group="ensemble"
-    )
+    allow_missing_folds: bool = option(False, "predict without folds of weights.json that are lost")
     prior_correction: Literal["off", "on"] = option(
         "off", "adapt to the test set's class frequencies (some competitions forbid it)"
     )
