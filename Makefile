@@ -38,7 +38,7 @@ demo: install
 	@$(RUN) scripts/demo.py
 
 test: install-test
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2
 
 test-slow: install-test
 	$(RUN) -m pytest -m slow --timeout=3600

@@ -6,6 +6,7 @@ import builtins
 import errno
 import io
 import os
+import pathlib
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,8 @@ def test_no_reader_takes_it_for_damage(tmp_path, monkeypatch, name, code):
 
     monkeypatch.setattr(builtins, "open", refusing(open))
     monkeypatch.setattr(io, "open", builtins.open)
+    if hasattr(pathlib, "_NormalAccessor"):  # Python 3.10 keeps references of its own
+        monkeypatch.setattr(pathlib._NormalAccessor, "open", staticmethod(builtins.open))
     monkeypatch.setattr(os, "open", refusing(os.open))
     monkeypatch.setattr(src.files, "_PAUSES", (0.0, 0.0))
     with pytest.raises(OSError, match="a") as caught:
