@@ -17,6 +17,7 @@ from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig, 
 from src.option import GROUPS, Options, defaults, option
 from src.reader import build_parser, field_types, fill, parse, read_yaml
 from src.script import UserError
+from src.tool_config import CheckConfig, ExportConfig, PredictConfig, ReportConfig
 
 CONFIGS: dict[str, Any] = {
     "train_fold": FoldConfig,
@@ -26,6 +27,10 @@ CONFIGS: dict[str, Any] = {
     "train_micro": MicroConfig,
     "train_distill": DistillConfig,
     "infer_segmentation": InferSegmentationConfig,
+    "scripts.report": ReportConfig,
+    "scripts.check_data": CheckConfig,
+    "scripts.predict": PredictConfig,
+    "scripts.export": ExportConfig,
 }
 ABSURD = ("-1", "-0.5", "1e9", "-1e9", "inf", "-1e400", "nan", "²", "1" * 5000, "0x10", "1_0", "")
 ABSURD_TEXT = ("a\0b", "../\udcff", "9" * 5000)

@@ -85,9 +85,14 @@ def test_a_damaged_file_is_named_in_its_place(place: Place) -> None:
     (place.output / "weights.json").write_text("{")
     (place.output / "prediction.json").write_text("[]")
     (place.run / "metrics.csv").write_bytes(b"epoch\n\xff,,,\n1,2,3\n")
-    (place.output / MODEL / "fold1" / "finished.json").write_text('{"score": "high"')
     html = write(place)
-    assert "weights.json: " in html and "finished.json" in html and "Classes" in headings(html)
+    assert "weights.json: " in html and headings(html) == list(SECTIONS)
+    done = place.output / MODEL / "fold1" / "finished.json"
+    whole = done.read_bytes()
+    done.write_text('{"score": "high"')
+    html = write(place)  # OOF predictions count only where their run says that they are whole
+    assert headings(html)[:2] == ["Forecast", "Runs"] and html.count("finished.json: damaged") == 2
+    done.write_bytes(whole)
     oof = place.run / "oof.npz"
     oof.write_bytes(oof.read_bytes()[:-40])
     html = write(place)
