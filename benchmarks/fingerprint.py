@@ -11,8 +11,13 @@ WHOLE = ("folds.csv", "weights.json", "submission.csv", "best.safetensors", "met
 PARTS = ("model", "ema", "optimizer", "state")
 
 
-def fingerprint(output: Path) -> dict[str, str]:
-    """Return file (or part of one) → SHA-256 of what must not depend on kills."""
+def fingerprint(output: Path, *, states: bool = True) -> dict[str, str]:
+    """Return file (or part of one) → SHA-256 of what must not depend on kills.
+
+    Args:
+        output: the folder.
+        states: whether ``last.pt`` counts, which a finished run needs no more.
+    """
     import numpy as np
     import torch
 
@@ -21,7 +26,7 @@ def fingerprint(output: Path) -> dict[str, str]:
         name = path.relative_to(output).as_posix()
         if path.name in WHOLE:
             found[name] = digest(path.read_bytes())
-        elif path.name == "last.pt":
+        elif path.name == "last.pt" and states:
             state = torch.load(path, weights_only=True)
             found |= {f"{name} {part}": digest(*flat(state[part])) for part in PARTS}
         elif path.name == "oof.npz":

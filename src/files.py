@@ -19,7 +19,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -319,6 +319,21 @@ def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
         )
     content.pop("checksum", None)
     return content
+
+
+Kinds = Mapping[str, type | tuple[type, ...]]
+
+
+def refuse_shape(path: Path, content: Mapping[str, Any], kinds: Kinds, remedy: str) -> None:
+    """Raise unless ``content``, read from ``path``, has every key of ``kinds`` with its type.
+
+    Raises:
+        UserError: a key is missing, or its value is of another type; ends with ``remedy``.
+    """
+    for key, kind in kinds.items():
+        value = content.get(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+            raise UserError(f"{path}: damaged ({key} is not what it should be); {remedy}")
 
 
 _HELD: dict[Path, IO[str]] = {}  # this process's locks

@@ -29,8 +29,8 @@ from src.engine.runtime import (
     search_algorithms,
     seed_step,
 )
-from src.files import read_json, write_json
-from src.runs import Run
+from src.files import read_json, refuse_shape, write_json
+from src.runs import REMAKE, Run
 from src.script import UserError
 from src.tasks.protocols import BatchLoader, Task
 
@@ -282,6 +282,9 @@ def settle_runtime(
     )
 
 
+CHOICE = {"precision": str, "channels_last": bool}
+
+
 def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> dict[str, Any] | None:
     """Return this run's choice, else that of another fold on such a device, else None.
 
@@ -294,7 +297,10 @@ def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> dict[st
         paths += [path for path in others if path != run.tuned]
     here = runtime.describe_device()
     for path in paths:
-        chosen = read_json(path)
+        chosen = read_json(path, REMAKE)
+        refuse_shape(path, chosen, CHOICE, REMAKE)
+        if chosen["precision"] not in ("fp32", "bf16", "fp16"):
+            raise UserError(f"{path}: damaged (precision {chosen['precision']!r}); {REMAKE}")
         own = path == run.tuned and chosen.get("device") == here["device"]
         if not own and any(chosen.get(key) != value for key, value in here.items()):
             continue

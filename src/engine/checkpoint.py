@@ -114,7 +114,9 @@ def load_state(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
             continue
         try:
             state = patiently(partial(torch.load, path, map_location="cpu", weights_only=True))
-            if set(state) >= PARTS:
+            if set(state) >= PARTS and all(
+                isinstance(state[key], dict) for key in ("state", "model", "optimizer", "config")
+            ):
                 return state, troubles
             troubles.append(f"{path}: no training state of this program")
         except (
@@ -388,6 +390,11 @@ def take_over(parts: Parts, saved: dict[str, Any], run: Run, config: EngineConfi
     Raises:
         UserError: other options, another network, or another number of steps an epoch.
     """
+    if saved.get("fold", run.folder.name) != run.folder.name:
+        raise UserError(
+            f"{run.last} is of {saved['fold']}, not of {run.folder.name}; restore it, or delete "
+            f"{run.folder} to start afresh"
+        )
     if saved["config_hash"] != config_hash(config):
         own, other = learned_options(config), saved["config"]
         changed = [
@@ -415,7 +422,7 @@ def take_over(parts: Parts, saved: dict[str, Any], run: Run, config: EngineConfi
     try:
         parts.unpack(saved)
         parts.state.steps_per_epoch = now
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"{run.last}: of another network ({reason}); restore classes and aliases, or delete "

@@ -107,7 +107,7 @@ def fit(
         guard.settle()
         state.nonfinite = guard.skipped
         if runtime.is_main:
-            save_state(run, parts.pack(config))
+            save_state(run, parts.pack(config) | {"fold": run.folder.name})
         saved = time.monotonic()
 
     def save_when_due() -> None:

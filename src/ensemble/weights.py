@@ -13,6 +13,7 @@ import numpy.typing as npt
 from src.ensemble.pool import Blend
 from src.files import read_json, write_json
 from src.metrics.decisions import Decision, read_decision
+from src.runs import safe_name
 from src.script import UserError
 from src.views import base_view
 
@@ -216,11 +217,37 @@ def read_weights(path: Path) -> Weights:
         raise UserError(
             f"{path}: not a blend ({type(error).__name__}: {reason}); run optimize_weights.py again"
         ) from None
-    blend = weights.blend
-    numbers = np.r_[blend.weights, blend.floors, blend.temperatures, blend.temperature]
-    if not (np.isfinite(numbers).all() and (numbers >= 0).all() and blend.weights.sum() > 0):
-        raise UserError(f"{path}: weights are not what they should be; run optimize_weights.py")
+    wrong = _find_senseless(weights)
+    if wrong:
+        raise UserError(f"{path}: {wrong} out of range; run optimize_weights.py again")
     return weights
+
+
+def _find_senseless(weights: Weights) -> str:
+    """Return what about the numbers or names cannot be a blend's, "" if nothing is."""
+    blend, summary = weights.blend, weights.summary
+    heats = np.r_[blend.temperatures, blend.temperature]
+    priors = (blend.prior, summary.prior)
+    numbers = (summary.loss, summary.accuracy, summary.entropy, summary.confidence)
+    hashes = weights.config_hashes
+    checks = {
+        "weights": np.isfinite(blend.weights).all() and (blend.weights >= 0).all(),
+        "sum of weights": 1e-6 < blend.weights.sum() < 1e3,
+        "temperatures": ((heats > 1e-4) & (heats < 1e4)).all(),
+        "floors": all(0 <= floor <= 1 for floor in blend.floors),
+        "priors": all(
+            len(p) == len(weights.classes) and (p >= 0).all() and abs(p.sum() - 1) < 1e-3
+            for p in priors
+        ),
+        "scores": np.isfinite(numbers).all(),
+        "members": len(set(blend.members)) == len(blend.members)
+        and all(safe_name(model) == model for model, _ in blend.members),
+        "order": weights.order in ("after", "before"),
+        "adaptive_threshold": weights.adaptive_threshold >= 0,
+        "config_hash": isinstance(hashes, dict)
+        and all(isinstance(folds, dict) for folds in hashes.values()),
+    }
+    return next((name for name, sound in checks.items() if not sound), "")
 
 
 def _from_json(content: Mapping[str, Any]) -> Weights:

@@ -20,6 +20,7 @@ from src.files import (
     patiently,
     read_json,
     read_small,
+    refuse_shape,
     seal,
     write_json,
 )
@@ -123,8 +124,9 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, 
         )
     if split_hash and done.get("split_hash", split_hash) != split_hash:
         raise UserError(
-            f"{run.folder} was trained on other images, labels or folds than there are now: pass "
-            "another --name, or delete the folder"
+            f"{run.folder} was trained on other images, labels or folds than there are now: restore "
+            "them (folds.csv is made again if you delete it), pass another --name, or delete the "
+            "folder"
         )
     lost = lost_files(run, done)
     if lost:
@@ -141,6 +143,7 @@ DONE: dict[str, type | tuple[type, ...]] = {
     "monitor": str,
     "score": (float, int, type(None)),
     "files": dict,
+    "history": list,
 }
 
 
@@ -153,9 +156,7 @@ def read_done(run: Run) -> dict[str, Any]:
     """
     done = read_json(run.finished, REMAKE)
     kinds = {key: kind for key, kind in DONE.items() if key in done or key == "config_hash"}
-    wrong = [key for key, kind in kinds.items() if not isinstance(done.get(key), kind)]
-    if wrong:
-        raise UserError(f"{run.finished}: damaged ({wrong[0]} is not what it should be); {REMAKE}")
+    refuse_shape(run.finished, done, kinds, REMAKE)
     return done
 
 
@@ -205,6 +206,10 @@ def take_up(run: Run) -> dict[str, Any] | None:
         return None
     lost = lost_files(run, done)
     if run.best.name not in lost:
+        if run.metrics.name in lost:
+            from src.engine.log import write_metrics
+
+            write_metrics(run, done.get("history", []))
         return done
     print(f"note: {run.best}: lost or damaged; trained again from the start", flush=True)
     for path in (run.finished, run.last, run.previous, run.start, run.best, run.metrics):
@@ -277,7 +282,7 @@ def finish_run(run: Run, done: dict[str, Any], *, keep_last: bool) -> None:
     """Declare a run complete, and drop the states that only an interrupted one needs."""
     check_held(run.lock)
     run.previous.unlink(missing_ok=True)
-    results = (run.best, run.oof, run.oof_counts, run.config)
+    results = (run.best, run.oof, run.oof_counts, run.config, run.metrics)
     files = {path.name: describe_file(path) for path in results if path.exists()}
     write_json(run.finished, done | {"files": files})
     run.start.unlink(missing_ok=True)

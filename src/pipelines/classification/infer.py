@@ -24,7 +24,7 @@ from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime
 from src.ensemble.predictions import TestRun, hash_ids, save_test_info
 from src.ensemble.weights import Weights
-from src.files import atomic_array
+from src.files import atomic_array, refuse_shape
 from src.models.classifier import build_classifier
 from src.models.folding import fold_norms
 from src.pipelines.run_folder import read_config, read_done, refuse_lost
@@ -127,6 +127,9 @@ class TrainedFold:
         return TestRun(self.run.folder, logits, tuple(views), self.classes, "")
 
 
+RESOLVED = {"timm_id": str, "classes": list, "image_size": int}
+
+
 def load_fold(run: Run, config: InferConfig) -> TrainedFold:
     """Build the network of a finished fold with its best weights.
 
@@ -140,6 +143,8 @@ def load_fold(run: Run, config: InferConfig) -> TrainedFold:
     refuse_lost(run, read_done(run), run.best, run.config)
     saved = read_config(run)
     options, resolved = saved["options"], saved["resolved"]
+    refuse_shape(run.config, resolved, RESOLVED, REPAIR)
+    refuse_shape(run.config, options, {"pool": str, "gem_p": (float, int)}, REPAIR)
     runtime = start_runtime(config.device, config.precision)
     if config.precision == "auto":
         runtime = runtime.as_recorded(saved["runtime"])

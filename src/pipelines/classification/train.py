@@ -240,7 +240,7 @@ def train_classes(
             save_weights(run.start if config.epochs else run.best, model.state_dict(), {})
     names = data.index.table["id"].iloc[rows].tolist()
     if kept is not None:
-        outcome = {key: kept.get(key) for key in ("score", "best_epoch", "epochs")}
+        outcome = {key: kept.get(key) for key in ("score", "best_epoch", "epochs", "history")}
     else:
         if config.epochs:
             state = fit(
@@ -257,6 +257,7 @@ def train_classes(
         # fewer epochs where the schedule was shortened
         outcome = {"score": None if score is None else round(score, 6)}
         outcome |= {"best_epoch": state.best_epoch, "epochs": state.epochs or config.epochs}
+        outcome |= {"history": state.history}
     minutes = (time.monotonic() - started) / 60
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
     done |= {"split_hash": data.folds.folds_hash}

@@ -241,9 +241,9 @@ def train_masks(
             model, task, train, valid, config=config, run=run, runtime=runtime, names=names
         )  # fmt: skip
         runtime.accelerator.wait_for_everyone()  # until the best weights are written
-        score, best_epoch = state.best, state.best_epoch
+        score, best_epoch, history = state.best, state.best_epoch, state.history
     else:
-        score, best_epoch = kept["score"], kept["best_epoch"]
+        score, best_epoch, history = (kept[key] for key in ("score", "best_epoch", "history"))
     minutes = (time.monotonic() - started) / 60
     model.load_state_dict(load_weights(run.best))
     if config.renorm_images and kept is None:
@@ -251,7 +251,7 @@ def train_masks(
         if runtime.is_main:
             save_weights(run.best, model.state_dict(), {"kind": "norms measured anew"})
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
-    done |= {"split_hash": data.split.hash}
+    done |= {"split_hash": data.split.hash, "history": history}
     done |= {"monitor": masks.monitor, "score": score, "best_epoch": best_epoch}
     if valid is not None:
         held = HeldOut(data.index, data.split.valid, valid)
