@@ -17,6 +17,27 @@ class UserError(ValueError):
     """A mistake the user can mend; the message is one line that names the remedy."""
 
 
+# What allocators and the system say where a plain RuntimeError is raised.
+SHORT_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "failed to allocate",
+    "bad_alloc",
+    "could not create a primitive",  # oneDNN: its scratch memory
+    "can't start new thread",  # a thread's stack
+    "cublas_status_alloc_failed",
+    # cuDNN's, when no algorithm's workspace fits
+    "cudnn_status_alloc_failed",
+    "unable to find an engine to execute this computation",
+    "unable to find a valid cudnn algorithm",
+    "invalid buffer size",  # MPS
+    "unable to allocate shared memory",
+    "unable to mmap",
+)
+
+
 class MachineError(Exception):
     """What the machine did to a run (a killed process, no shared memory), in one line."""
 
@@ -46,7 +67,9 @@ def run_script(main: Callable[[list[str]], int | None], *, launched: bool = Fals
     except MachineError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         status = 1
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not says_short_memory(error):
+            raise
         print(f"error: out of memory ({one_line(error)[:150] or 'host'})", file=sys.stderr)
         status = 1
     except OSError as error:
@@ -56,6 +79,14 @@ def run_script(main: Callable[[list[str]], int | None], *, launched: bool = Fals
         print(f"error: {place}: {error.strerror}; earlier results are whole", file=sys.stderr)
         status = 1
     sys.exit(status or 0)
+
+
+def says_short_memory(error: BaseException) -> bool:
+    """Tell whether an error is one of the ways to say that memory is short."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in SHORT_MEMORY)
 
 
 def is_launched() -> bool:

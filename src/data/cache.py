@@ -247,23 +247,46 @@ def num_bytes(source: Source) -> int:
     return len(source) * math.prod(source.shape) if source.shape else 0
 
 
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def _own_groups() -> list[Path]:
+    """Return the control groups this process is in, of version 2 from its own up, and of 1."""
+    found = [CGROUPS, CGROUPS / "memory"]
+    try:
+        lines = Path("/proc/self/cgroup").read_text("ascii").splitlines()
+    except (OSError, ValueError):  # no Linux
+        return found
+    for line in lines:
+        _, kinds, inner = line.split(":", 2)
+        if kinds in ("", "memory"):
+            own = CGROUPS / kinds / inner.lstrip("/")
+            found += [group for group in (own, *own.parents) if CGROUPS in group.parents]
+    return list(dict.fromkeys(found))
+
+
+def _room_in(group: Path) -> int | None:
+    """Return the bytes that a control group still gives, None where it sets no limit."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            room = int((group / limit).read_text("ascii")) - int((group / used).read_text("ascii"))
+            statistics = (group / "memory.stat").read_text("ascii").split()
+        except (OSError, ValueError):  # no such limit, or "max"
+            continue
+        # Cached files count as used, but give way.
+        return room + int(statistics[statistics.index("inactive_file") + 1])
+    return None
+
+
 def free_memory(*, shared: bool = False) -> int:
     """Return the bytes this process may still take: of the machine, its container, its shm."""
     import psutil
 
     free = [psutil.virtual_memory().available]
-    group = Path("/sys/fs/cgroup")
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            room = int((group / limit).read_text("ascii")) - int((group / used).read_text("ascii"))
-            statistics = ((group / limit).parent / "memory.stat").read_text("ascii").split()
-        except (OSError, ValueError):  # no such limit, or "max"
-            continue
-        # Cached files count as used, but give way.
-        free.append(room + int(statistics[statistics.index("inactive_file") + 1]))
+    free += [room for group in _own_groups() if (room := _room_in(group)) is not None]
     if shared and Path("/dev/shm").is_dir():
         free.append(shutil.disk_usage("/dev/shm").free)
     return min(free)

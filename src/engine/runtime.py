@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import default_generator, distributed, nn
 
 from src.engine import cpu
-from src.script import MachineError, UserError
+from src.script import MachineError, UserError, says_short_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LARGE_CARD = 40e9  # bytes
@@ -293,27 +293,11 @@ def seed_step(*key: int) -> None:
     seed(state >> 1)
 
 
-# What allocators say where torch raises a plain RuntimeError.
-MESSAGES = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "failed to allocate",
-    "cublas_status_alloc_failed",
-    # cuDNN's, when no algorithm's workspace fits
-    "cudnn_status_alloc_failed",
-    "unable to find an engine to execute this computation",
-    "unable to find a valid cudnn algorithm",
-    "invalid buffer size",  # MPS
-)
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether ``error`` is any device's way to say that memory is short."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(m in str(error).lower() for m in MESSAGES)
+    return says_short_memory(error)
 
 
 def release_memory(device: torch.device) -> None:

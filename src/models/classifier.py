@@ -25,7 +25,7 @@ from src.models.folding import hold_norms
 from src.models.pooling import GeM, MeanPool, pool_to_one_cell
 from src.models.pretrained import load_pretrained
 from src.models.zoo import find_data_config
-from src.script import UserError
+from src.script import UserError, says_short_memory
 
 POOLS = ("gem", "avg", "native")
 # Signed maps end pretraining before a mean (and mostly a norm after it): GeM starts next to that.
@@ -181,6 +181,8 @@ def build_classifier(
         try:
             pooling = _try_pool(backbone, pool, gem_p, side)
         except _CANNOT as error:
+            if says_short_memory(error):
+                raise
             remedy = f"--image_size {config.image_size}"
             with contextlib.suppress(*_CANNOT):
                 if pool != "native" and not resized:

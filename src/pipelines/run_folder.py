@@ -124,9 +124,9 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, 
         )
     if split_hash and done.get("split_hash", split_hash) != split_hash:
         raise UserError(
-            f"{run.folder} was trained on other images, labels or folds than there are now: restore "
-            "them (folds.csv is made again if you delete it), pass another --name, or delete the "
-            "folder"
+            f"{run.folder} was trained on other images, labels or folds than there are now: "
+            "restore them (folds.csv is made again if you delete it), pass another --name, or "
+            "delete the folder"
         )
     lost = lost_files(run, done)
     if lost:

@@ -227,3 +227,18 @@ def test_a_row_damaged_on_disk_is_decoded_again(images, tmp_path):
     again = DiskCache(source, tmp_path)
     for row in range(len(NAMES)):
         np.testing.assert_array_equal(again[row], source[row])
+
+
+def test_a_control_group_limits_what_is_free(tmp_path, monkeypatch):
+    import src.data.cache as cache
+
+    group = tmp_path / "group"
+    group.mkdir()
+    (group / "memory.max").write_text("3000000\n")
+    (group / "memory.current").write_text("2000000\n")
+    (group / "memory.stat").write_text("anon 5\ninactive_file 250000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setattr(cache, "_own_groups", lambda: [tmp_path, group])
+    assert cache.free_memory() == 1_250_000
+    monkeypatch.setattr(cache, "_own_groups", lambda: [tmp_path])
+    assert cache.free_memory() > 1_250_000

@@ -265,6 +265,10 @@ def test_frozen_norms_are_not_copied() -> None:
         "Unable to find a valid cuDNN algorithm to run convolution",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "Invalid buffer size: 12.00 GiB",
+        "could not create a primitive",
+        "can't start new thread",
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried",
+        "unable to allocate shared memory(shm) for file </torch_1>: Resource unavailable (11)",
     ],
 )
 def test_short_memory_is_known_by_every_name(message: str) -> None:
