@@ -105,9 +105,7 @@ def throughput(setting: Setting, report: Report) -> None:
     """Measure bare steps, the loop, and the loop on photographs."""
     runtime = start(setting)
     steps, rows, workers = setting.pick((40, 64, 15), (2, 4, 2))
-    nets = setting.pick(
-        (("convnext_base", 224), ("tf_efficientnet_lite0", 224)), (("test_convnext", 32),)
-    )
+    nets = setting.pick((("convnext_base", 224), ("resnet50", 224)), (("test_convnext", 32),))
     for name, size in nets:
         if not setting.wants(name):
             continue
@@ -213,12 +211,12 @@ def norms(setting: Setting, report: Report) -> None:
     from src.models.folding import hold_norms
 
     runtime = start(setting)
+    torch.backends.cudnn.benchmark = False  # the search takes longer than all the rest
     if setting.device == "cpu":  # gradients are wide in autocast alone
         runtime = runtime.with_choice("bf16", runtime.channels_last)
     nets = setting.pick(
-        (("convnext_base", 224, 64), ("resnet152d", 224, 48), ("tf_efficientnet_lite0", 224, 64)),
-        (("test_efficientnet", 32, 4),),
-    )  # fmt: skip
+        (("convnext_base", 224, 64), ("resnet152d", 224, 48)), (("test_efficientnet", 32, 4),)
+    )
     for name, size, rows in nets:
         if not setting.wants(name):
             continue
@@ -303,7 +301,7 @@ def layouts(setting: Setting, report: Report) -> None:
     """Let autotune choose a layout in a cold process, then time both warm."""
     runtime = start(setting)
     nets = setting.pick(
-        (("resnet152d", 224, 24), ("convnext_base", 224, 32), ("tf_efficientnet_lite0", 224, 64)),
+        (("resnet152d", 224, 24), ("tf_efficientnet_lite0", 224, 64)),
         (("test_resnet", 32, 4),),
     )
     for name, size, rows in nets:
@@ -344,9 +342,7 @@ def compiling(setting: Setting, report: Report) -> None:
     from torch._dynamo.utils import counters
 
     runtime = start(setting)
-    nets = setting.pick(
-        (("convnext_base", 224, 64), ("resnet50", 224, 64)), (("test_convnext", 32, 4),)
-    )
+    nets = setting.pick((("convnext_base", 224, 64),), (("test_convnext", 32, 4),))
     for name, size, rows in nets:
         if not setting.wants(name):
             continue
@@ -373,7 +369,7 @@ def compiling(setting: Setting, report: Report) -> None:
              spread(gains, 2), f"{first:.0f}", graphs),
         )  # fmt: skip
         report.expect(
-            graphs <= 3,
+            graphs == 1,  # the last batch is computed without
             f"{name}: {graphs} graphs, {statistics.median(gains):.2f} × after {first:.0f} s",
         )
         del model, epochs
@@ -383,8 +379,7 @@ def search(setting: Setting, report: Report) -> None:
     """Let cuDNN time its algorithms, and take its first choice: what the search costs and gains."""
     runtime = start(setting)
     nets = setting.pick(
-        (("convnext_base", 224, 64), ("resnet152d", 224, 48), ("tf_efficientnet_lite0", 224, 64)),
-        (("test_resnet", 32, 4),),
+        (("convnext_base", 224, 64), ("resnet152d", 224, 48)), (("test_resnet", 32, 4),)
     )
     for name, size, rows in nets:
         if not setting.wants(name):

@@ -142,10 +142,13 @@ class EngineConfig(PlaceConfig, ScheduleConfig, OptimizerConfig, HardwareConfig,
         "auto", "memory layout of the images", group="hardware"
     )
     autotune: Literal["on", "off"] = option(
-        "on", "measure layout, precision and compile before a run", group="hardware"
+        "on",
+        "measure layout, precision and compile before a run; a CUDA card keeps its defaults",
+        group="hardware",
     )
     compile: Literal["auto", "on", "off"] = option(
-        "auto", "torch.compile the network; auto = tried on long runs, kept where it repays itself",
+        "auto", "torch.compile the network; auto = tried on long runs, not on CUDA, kept where it "
+        "repays itself",
         group="hardware",
     )  # fmt: skip
     grad_checkpointing: bool = option(

@@ -265,8 +265,10 @@ def settle_runtime(
     if chosen is None:
         seconds: dict[str, float] = {}
         compiled = config.compile == "on"
+        # a card's defaults won every trial so far, and a trial takes 7 to 23 s (docs/hardware.md)
+        alone = runtime.num_processes == 1 and runtime.device.type != "cuda"
         open_options = "auto" in (config.precision, config.channels_last, config.compile)
-        if config.autotune == "on" and open_options and runtime.num_processes == 1:
+        if config.autotune == "on" and open_options and alone:
             runtime, seconds, compiled = measure(model, task, loader, runtime, config)
         chosen = {
             **runtime.describe_device(),

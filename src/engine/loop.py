@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,10 +189,12 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
             if job.mix:
                 # a shortened run stops mixing as long before its end as the whole one would
                 batch = job.mix(batch, state.step, state.epoch + config.epochs - epochs)
-            terms = train_step(
-                parts, job.task, batch, job.guard,
-                epoch=state.epoch, seed=config.seed, clip=config.clip_grad,
-            )  # fmt: skip
+            # a smaller last batch would be compiled anew, for one step an epoch
+            with nullcontext() if whole else runtime.eagerly():
+                terms = train_step(
+                    parts, job.task, batch, job.guard,
+                    epoch=state.epoch, seed=config.seed, clip=config.clip_grad,
+                )  # fmt: skip
             state.step += 1
             if terms is not None:
                 rows = len(batch["image"])

@@ -18,7 +18,13 @@ from tqdm import tqdm
 
 from src.engine.interrupt import Pause
 from src.engine.log import bar_options
-from src.engine.runtime import Runtime, is_out_of_memory, release_memory, search_algorithms
+from src.engine.runtime import (
+    SEARCH_STEPS,
+    Runtime,
+    is_out_of_memory,
+    release_memory,
+    search_algorithms,
+)
 from src.script import UserError
 from src.tasks.protocols import BatchLoader, Predictor, Task
 from src.views import VIEWS, View
@@ -29,7 +35,7 @@ Write = Callable[[dict[str, Tensor], list[Tensor]], None]
 @torch.inference_mode()
 def predict(
     model: nn.Module,
-    loader: Iterable[dict[str, Tensor]],
+    loader: BatchLoader,
     task: Predictor,
     runtime: Runtime,
     *,
@@ -64,6 +70,7 @@ def predict(
     pause = pause or Pause(runtime.agree)
     seen = np.zeros(num_rows, np.int64)
     limit, most = batch_size or num_rows, 0
+    is_long = len(loader) * len(views) >= SEARCH_STEPS
     for host_batch in pause.between(tqdm(loader, label, leave=False, **bar_options(runtime))):
         if not host_batch:  # the last rows went to other processes
             continue
@@ -71,7 +78,7 @@ def predict(
         rows = len(batch["image"])
         most = max(most, rows)
         # images one by one are of many sizes, and the last batch comes once
-        search_algorithms(runtime.device, 1 < rows == most)
+        search_algorithms(runtime.device, is_long and 1 < rows == most)
         size, largest = min(limit, rows), 0
         for piece, outputs in pieces(model, batch, task, runtime, views, size, go_on):
             write(piece, outputs)

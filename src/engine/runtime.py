@@ -26,7 +26,9 @@ from src.script import MachineError, UserError, says_short_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LARGE_CARD = 40e9  # bytes
-SEARCH_STEPS = 300  # of a run from which cuDNN's search for the fastest algorithms pays
+# Passes from which cuDNN's search for the fastest algorithms may pay: on an H200 it took 8 to 30 s
+# a network and size, and gained nothing on two EfficientNets (docs/hardware.md).
+SEARCH_STEPS = 2000
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,13 @@ def test_a_choice_made_on_another_card(
     assert record["card"] == ("A100" if kept else card)
 
 
+def test_a_card_keeps_its_defaults_without_a_trial(insert: Any, tmp_path: Path) -> None:
+    settled = autotune.settle_runtime(
+        TinyNet(), None, None, insert("H100"), Run(tmp_path), EngineConfig()
+    )  # there is no loader to measure with
+    assert (settled.precision, settled.channels_last, settled.compiled) == ("bf16", True, False)
+
+
 def time_layouts(
     here: MadeUp, monkeypatch: pytest.MonkeyPatch, step: dict[bool, float], start_up: list[float]
 ) -> tuple[Runtime, dict[str, float], int]:
@@ -291,6 +298,8 @@ def test_algorithms_are_searched_for_shapes_that_come_again(
         )  # fmt: skip
         return asked
 
+    assert predicted(12, 5) == [False] * 3  # too few batches to search for
+    monkeypatch.setattr(predict, "SEARCH_STEPS", 3)
     assert predicted(12, 5) == [True, True, False]
     assert predicted(3, 1) == [False] * 3  # masks of native size
     for least, long in ((1, True), (10**6, False)):

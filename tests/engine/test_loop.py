@@ -96,6 +96,21 @@ def test_a_compiled_run_that_was_interrupted_ends_bit_identical(train: Any) -> N
         assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
 
 
+def test_a_smaller_last_batch_is_not_compiled(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 rows by 8: the last of an epoch has 6."""
+    seen: list[int] = []
+
+    def compiler(graph: Any, inputs: Any) -> Any:
+        seen.append(next(x.shape[0] for x in inputs if x.ndim == 4 and x.shape[1] == 3))
+        return graph.forward
+
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda m: original(m, backend=compiler))
+    torch._dynamo.reset()
+    train("compiled", compiled=True, epochs=2, valid=None)
+    assert seen == [8]
+
+
 def test_another_seed_ends_elsewhere(train: Any) -> None:
     a, _ = train("a")
     b, _ = train("b", seed=1)  # dropout differs

@@ -43,6 +43,9 @@ class Held:
     def __init__(self, rank: int, world_size: int = 2) -> None:
         self.batch_sampler = EpochSampler(ROWS, BATCH, rank=rank, world_size=world_size)
 
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for keys in self.batch_sampler:
             rows = [row for _, row in keys]
