@@ -142,9 +142,7 @@ class EngineConfig(PlaceConfig, ScheduleConfig, OptimizerConfig, HardwareConfig,
         "auto", "memory layout of the images", group="hardware"
     )
     autotune: Literal["on", "off"] = option(
-        "on",
-        "measure layout, precision and compile before a run; a CUDA card keeps its defaults",
-        group="hardware",
+        "on", "measure layout, precision and compile before a run, not on CUDA", group="hardware"
     )
     compile: Literal["auto", "on", "off"] = option(
         "auto", "torch.compile the network; auto = tried on long runs, not on CUDA, kept where it "
