@@ -153,8 +153,8 @@ def _name_kinds(folder: Path) -> str:
     path = find_entry(folder, "train.txt", "train.lst", "train.list")
     if path is not None:
         return f"write {path.name} as train.csv, with a first line image,label, else "
-    endings = (".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl", ".feather", ".pkl", ".db")
-    path = find_entry(folder, *(f"train{ending}" for ending in endings))
+    others = (".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl", ".feather", ".pkl", ".db")
+    path = find_entry(folder, *(f"train{ending}" for ending in others))
     return "" if path is None else f"save {path.name} as train.csv, else "
 
 

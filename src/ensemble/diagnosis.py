@@ -72,7 +72,7 @@ class Diagnosis:
     def fold_losses(self) -> tuple[Array, Array]:
         """Return fold numbers (F,) and mean losses (M + 1, F) of the members and the blend."""
         folds = np.unique(self.oof.folds)
-        table = np.c_[np.minimum(-self.member_logs, MAX_LOSS), self.losses]
+        table = np.c_[np.minimum(-self.member_logs, MAX_LOSS), self.losses]  # type: ignore[misc]
         return folds, np.stack([table[self.oof.folds == fold].mean(0) for fold in folds], axis=1)
 
     def agreement(self) -> Array:
@@ -86,7 +86,7 @@ class Diagnosis:
 
         What is mistaken both ways stands once, the more frequent direction first.
         """
-        targets, chosen = (x[~self.right].astype(np.int64) for x in (self.oof.targets, self.chosen))
+        targets, chosen = (x[~self.right].astype(np.int64) for x in (self.oof.targets, self.chosen))  # type: ignore[misc,index]
         size = len(self.oof.classes)
         low, high = np.minimum(targets, chosen), np.maximum(targets, chosen)
         codes, counts = np.unique(low * size + high, return_counts=True)
@@ -101,7 +101,7 @@ class Diagnosis:
 
     def mistaken_for(self) -> dict[int, tuple[int, int]]:
         """Return class → (the class it is most often taken for, rows)."""
-        targets, chosen = (x[~self.right].astype(np.int64) for x in (self.oof.targets, self.chosen))
+        targets, chosen = (x[~self.right].astype(np.int64) for x in (self.oof.targets, self.chosen))  # type: ignore[misc,index]
         codes, counts = np.unique(targets * len(self.oof.classes) + chosen, return_counts=True)
         found: dict[int, tuple[int, int]] = {}
         for place in np.argsort(-counts, kind="stable"):
@@ -177,4 +177,4 @@ def diagnose(oof: Oof, blend: Blend) -> Diagnosis:
 
 def costliest(losses: Array, num: int) -> Sequence[int]:
     """Return the numbers of the ``num`` rows with the highest losses, the highest first."""
-    return np.argsort(-losses, kind="stable")[:num].tolist()
+    return np.argsort(-losses, kind="stable")[:num].tolist()  # type: ignore[misc]

@@ -14,7 +14,7 @@ from typing import Any
 from src.script import UserError, one_line
 
 
-def open_study(storage: str, name: str, *, direction: str = "minimize", pruner: Any = None) -> Any:
+def open_study(storage: str, name: str, *, direction: Any = "minimize", pruner: Any = None) -> Any:
     """Return the study ``name`` of a storage, made if absent.
 
     Args:

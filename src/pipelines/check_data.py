@@ -194,8 +194,9 @@ WARNED = {
 def show_copies(check: Check, rows: Rows, audit: Audit, output: Output, examples: int) -> None:
     """Show exact and near copies, those across train and test and across folds, and conflicts."""
     fold = _folds(rows, output)
-    kinds: dict[str, int] = Counter()
-    listed, shown = [], []
+    kinds: Counter[str] = Counter()
+    listed: list[list[Any]] = []
+    shown: list[Any] = []
     sets = [("exact", s) for s in audit.exact] + [("near", s) for s in audit.near]
     for kind, members in sets:
         marks = _marks(rows, members, fold)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -30,7 +31,8 @@ def check_masks(config: CheckConfig) -> Check:
         check.say("note", line)
     names, read = index.table["id"].tolist(), VoidReader(index)
     background = background_label(index.classes)
-    pixels, sizes, foreground, damaged = [], Counter(), {}, []
+    sizes: Counter[Any] = Counter()
+    pixels, foreground, damaged = [], {}, []
     for row in tqdm(range(len(index)), "masks", leave=False, disable=None):
         path = index.image_path(row)
         try:
@@ -86,7 +88,7 @@ def check_masks(config: CheckConfig) -> Check:
     return check
 
 
-def show_copies(check: Check, config: CheckConfig, index: object) -> None:
+def show_copies(check: Check, config: CheckConfig, index: Any) -> None:
     """Show images that are copies of each other and lie in different groups."""
     rows = index.table.assign(target="")
     bar = partial(tqdm, desc="copies", total=len(rows), leave=False, disable=None)

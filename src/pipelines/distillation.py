@@ -368,7 +368,7 @@ def tune(
     epochs = config.tune_epochs or max(1, config.epochs // 4)
     short = replace(config, epochs=epochs, valid_ema_only=True)
     study_name = f"{'+'.join(terms)} {config_hash(role_config(with_weights(short, {}), ''))}"
-    direction = "minimize" if field.task.lower_is_better else "maximize"
+    direction: Any = "minimize" if field.task.lower_is_better else "maximize"
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
     sampler = optuna.samplers.TPESampler(seed=config.seed)
     if config.storage:

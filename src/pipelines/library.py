@@ -162,11 +162,11 @@ class Ensemble:
 
         paths = list_images(images)
         weights = self.weights
-        images = DecodedImages(Path(), paths)
+        decoded = DecodedImages(Path(), paths)
         runs: dict[str, list[TestRun]] = {}
         for model, folds in self.folds.items():
             views = needed_views(weights.blend, model, view_names())
-            runs[model] = [fold.as_test_run(images, views) for fold in folds]
+            runs[model] = [fold.as_test_run(decoded, views) for fold in folds]
         columns = merge_classes(weights.source_classes, weights.alias_groups).trained_of
         predictor = EnsemblePredictor(
             runs, weights.blend, columns, len(paths), temperature=self.temperature

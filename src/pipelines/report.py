@@ -106,7 +106,7 @@ def class_sections(config: ReportConfig, output: Output) -> dict[str, list[Html]
         "Classes": lambda: panels.classes(found),
     }
     for name, build in parts.items():
-        sections |= guarded(lambda n=name, b=build: {n: b()}, name)
+        sections |= guarded(lambda n=name, b=build: {n: b()}, name)  # type: ignore[misc]
     shown = guarded(lambda: panels.mistakes(found, root, config.examples, heat), "Mistakes")
     if why:
         shown = {name: [*parts, note(why)] for name, parts in shown.items()}

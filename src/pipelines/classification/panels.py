@@ -159,7 +159,7 @@ def losses(found: Study) -> list[Html]:
     oof, blend = diagnosis.oof, diagnosis.blend
     share = dict(zip(blend.members, blend.weights.tolist(), strict=True))
     own = dict(zip(blend.members, blend.temperatures.tolist(), strict=True))
-    mean = np.minimum(-diagnosis.member_logs, 34.54).mean(axis=0).tolist()
+    mean = np.minimum(-diagnosis.member_logs, 34.54).mean(axis=0).tolist()  # type: ignore[misc]
     right = diagnosis.member_right.mean(axis=0).tolist()
     rows = [
         [model, view, mean[m], right[m], share.get((model, view), 0.0), own.get((model, view), 1.0)]

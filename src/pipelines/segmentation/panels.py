@@ -82,7 +82,7 @@ def class_panel(
     if units >= MIN_UNITS:
         low, high = np.nanquantile(class_iou(counts, weights), [0.025, 0.975], axis=0)
     pixels = counts.target.sum(0)
-    rows = [
+    rows: list[list[Any]] = [
         [names[k], float(iou[k]), float(low[k]), float(high[k]), float(precision[k]),
          float(recall[k]), int((counts.target[:, k] > 0).sum()), float(pixels[k] / pixels.sum())]
         for k in range(len(iou))
