@@ -247,21 +247,21 @@ def num_bytes(source: Source) -> int:
     return len(source) * math.prod(source.shape) if source.shape else 0
 
 
-CGROUPS = Path("/sys/fs/cgroup")
-
-
 def _own_groups() -> list[Path]:
     """Return the control groups this process is in, of version 2 from its own up, and of 1."""
-    found = [CGROUPS, CGROUPS / "memory"]
+    root = Path("/sys/fs/cgroup")
+    if not root.is_dir():  # no Linux
+        return []
+    found = [root, root / "memory"]
     try:
         lines = Path("/proc/self/cgroup").read_text("ascii").splitlines()
-    except (OSError, ValueError):  # no Linux
+    except (OSError, ValueError):
         return found
     for line in lines:
         _, kinds, inner = line.split(":", 2)
         if kinds in ("", "memory"):
-            own = CGROUPS / kinds / inner.lstrip("/")
-            found += [group for group in (own, *own.parents) if CGROUPS in group.parents]
+            own = root / kinds / inner.lstrip("/")
+            found += [group for group in (own, *own.parents) if root in group.parents]
     return list(dict.fromkeys(found))
 
 
