@@ -1,0 +1,69 @@
+"""Seals: a changed byte of a file that carries its own checksum is found wherever it is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.engine.checkpoint import load_weights, save_weights
+from src.files import SEAL, is_sound, read_json, seal, write_json
+from src.pipelines.run_folder import read_config
+from src.runs import Run
+from src.script import UserError
+
+CONTENT = {"weight": 0.25, "names": ["a", "고양이"]}
+
+
+def test_every_changed_digit_is_refused_or_harmless(tmp_path: Path) -> None:
+    """Each byte in turn has its lowest bit flipped, as 0.25 becomes 0.35."""
+    path = tmp_path / "weights.json"
+    write_json(path, CONTENT)
+    whole, refused = path.read_bytes(), 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert {k: v for k, v in read_json(path).items() if k in CONTENT} == CONTENT
+        except UserError as error:
+            assert "weights.json" in str(error)
+            refused += 1
+    assert refused > len(whole) / 2
+
+
+def test_an_edit_on_purpose_is_taken_as_the_refusal_says(tmp_path: Path) -> None:
+    path = tmp_path / "weights.json"
+    write_json(path, CONTENT)
+    edited = json.loads(path.read_text(encoding="utf-8")) | {"weight": 0.5}
+    path.write_text(json.dumps(edited), encoding="utf-8")
+    with pytest.raises(UserError, match='take its "checksum" out'):
+        read_json(path)
+    del edited["checksum"]
+    path.write_text(json.dumps(edited), encoding="utf-8")
+    assert read_json(path)["weight"] == 0.5
+
+
+def test_a_changed_weight_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    save_weights(path, {"w": torch.arange(8.0)}, {})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
+    with pytest.raises(UserError, match="checksum does not match"):
+        load_weights(path)
+    path.write_bytes(whole)
+    assert load_weights(path)["w"].tolist() == list(range(8))
+
+
+def test_a_changed_option_of_a_run_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    text = f"# {SEAL}\noptions: {{lr: 0.001}}\nresolved: {{image_size: 224}}\nruntime: {{}}\n"
+    run.config.write_bytes(seal(text.encode()))
+    assert read_config(run)["resolved"]["image_size"] == 224
+    run.config.write_bytes(run.config.read_bytes().replace(b"224", b"225"))
+    with pytest.raises(UserError, match="damaged"):
+        read_config(run)
+
+
+def test_what_carries_no_seal_is_taken_as_it_is() -> None:
+    assert is_sound(b"written by hand") and not is_sound(b"crc32:00000000 of something else")
