@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import InferConfig
-from src.files import hold, sweep, write_json
+from src.files import describe_file, hold, sweep, write_json
 from src.reader import parse
 from src.runs import Output
 from src.script import UserError, run_script
@@ -92,7 +92,7 @@ def infer(config: InferConfig, output: Output) -> None:
         submit(path, form, ids, weights, predictions, shift if corrected else None)
     describe(
         output.prediction, weights, predictions, shift, ids, corrected=corrected,
-        temperature=predictor.temperature,
+        temperature=predictor.temperature, fitted=describe_file(output.weights)["crc32"],
     )  # fmt: skip
     print(f"\n{path}: {len(ids)} rows × {form}, read back and sound")
 
@@ -134,7 +134,7 @@ def infer_models(
         hash_images,
         infer_fold,
     )
-    from src.pipelines.run_folder import read_done
+    from src.runs import read_done, training_mark
 
     ids_hash = hash_images(index)
     images = DecodedImages(index.root, index.table["image"].tolist(), abs(config.num_workers))
@@ -143,11 +143,10 @@ def infer_models(
     for model in used_models(blend):
         views = needed_views(blend, model, view_names())
         for run in blended_runs(config, output, model, weights):
-            config_hash = read_done(run)["config_hash"]
             if not has_test_run(
                 run.folder,
                 ids_hash=ids_hash,
-                config_hash=config_hash,
+                trained=training_mark(read_done(run)),
                 views=views,
                 threshold=threshold,
             ):
@@ -182,6 +181,7 @@ def describe(
     *,
     corrected: bool,
     temperature: float,
+    fitted: str,
 ) -> None:
     """Write the expected score to ``prediction``; print it, and how sure the models are."""
     from src.ensemble import calibration, report
@@ -194,7 +194,7 @@ def describe(
         tally.add(posterior if corrected else log_probs, posterior)
     expected = asdict(calibration.expected_loss(weights.summary, tally))
     forecast = {"oof_log_loss": weights.summary.loss, "test_log_loss": expected}
-    forecast |= {"average_temperature": temperature}
+    forecast |= {"average_temperature": temperature, "weights": fitted}
     counted = weights.counted
     if counted:
         score = Score(counted.score, counted.low, counted.high)

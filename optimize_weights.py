@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config import BlendConfig, FoldConfig
-from src.files import hold, read_json, sweep
+from src.files import hold, sweep
 from src.reader import coerce, parse, read_rows
-from src.runs import Output, safe_name
+from src.runs import Output, read_done, safe_name
 from src.script import UserError, run_script
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def find_counted(config: BlendConfig, output: Output, oof: Oof) -> Metric | None
             (done.get("metric", "log_loss"), tuple(done.get("ordinal", ())))
             for model in oof.models
             for run in output.finished_runs(model)
-            for done in [read_json(run.finished).get("config", {})]
+            for done in [read_done(run).get("config", {})]
         } or {("log_loss", ())}
         if len(trained) > 1:
             names = ", ".join(sorted({name for name, _ in trained}))

@@ -3,17 +3,20 @@
     python benchmarks/damage.py --limit 40                  a quick look
     python benchmarks/damage.py --tracks classify lane      all files of two of the tracks
 
-A tiny run of each track (classification, lane, micro, distillation) is made once, finished and
-stopped half way. Then one file is deleted, emptied, halved, filled with zeros or noise, gets one
-bit flipped, or is replaced by the file of that name of another run, and the track's commands are
-run again. Handled is: the results are bit-identical; or a command refuses in one line, and when
-what it says is done (delete, run this again) the results are. Anything else is printed, and the
-exit status says so.
+A tiny run of each track (classification, lane, micro, distillation, plan) is made once, finished
+and stopped half way. Then one file is deleted, emptied, halved, filled with zeros or noise, gets
+one bit flipped (in its head, its tail, anywhere), or is replaced by the file of that name of
+another run or another fold, and the track's commands are run again: of a finished track the last
+one alone half of the time, and then all. Handled is: the results are bit-identical; or a command
+refuses in one line, and when what it says is done (delete, run this again) the results are. A plan
+depends on the clock, so its result is a valid submission of all members that had begun. Anything
+else is printed, and the exit status says so.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import re
 import shutil
@@ -22,15 +25,26 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.fingerprint import digest, fingerprint
-from benchmarks.kill_resume import LEARNED, PRELOADED, Server, make_competition
+from benchmarks.kill_resume import (
+    LEARNED,
+    MODEL,
+    PRELOADED,
+    WEIGHTS,
+    Server,
+    make_competition,
+    make_weights,
+)
 
-HARMS = ("delete", "empty", "half", "zeros", "noise", "bit", "other")
+HARMS = ("delete", "empty", "half", "zeros", "noise")
+HARMS += ("head", "bit", "bits", "tail", "other", "fold")
+HEAD = 96  # bytes in which "head" flips a bit: magic numbers, lengths, shapes
 MASKS = (
     *("segmentation_models_pytorch", "src.pipelines.segmentation.train", "src.pipelines.micro"),
     *("src.pipelines.segmentation.ensemble", "src.pipelines.segmentation.report"),
@@ -41,6 +55,10 @@ TINY = (
     "--config= --device cpu --autotune off --precision fp32 --num_workers 0 --warmup_epochs 0 "
     "--resolution 32x32 --ema_decay 0 --batch_size 4 --lr 2e-3 --checkpoint_minutes 0"
 )
+PROBED = "--head_start probe --norms frozen --head_lr_mult 1 --pretrained"
+SUBMISSION = "submission.csv"
+PLAN_S = 30.0
+MORE_S = 6.0  # seconds that a plan gets when it is started again
 LANE = (
     "--arch unet --encoder tu-test_resnet --pretrained none --decoder_width 16 --epochs 2 "
     "--name net --folds 2"
@@ -71,10 +89,11 @@ def classify(data: Path, output: Path, seed: int) -> list[list[str]]:
     """Two folds, blend, submission."""
     place = ["--data_dir", str(data), "--output_dir", str(output)]
     train = ["train_fold", *place, *LEARNED.split(), "--epochs", "2", "--seed", str(seed)]
+    train += [*PROBED.split(), str(data.parent / WEIGHTS)]
     train += ["--num_workers", "0", "--device", "cpu", "--cache", "disk", "--config="]
     train += ["--checkpoint_minutes", "0"]
     infer = ["infer_ensemble", *place, "--num_workers", "0", "--device", "cpu"]
-    blend = ["optimize_weights", *place, "--trials", "6", "--presets", ""]
+    blend = ["optimize_weights", *place, "--trials", "5", "--presets", ""]
     return [[*train, "--fold", "0"], [*train, "--fold", "1"], blend, infer]
 
 
@@ -101,6 +120,35 @@ def distill(data: Path, output: Path, seed: int) -> list[list[str]]:
     train += DISTILL.split()
     runs = str(output / "distill" / "trio-distilled" / "fold*")
     return [[*train, "--seed", str(seed)], predict(output, runs)]
+
+
+def plan(data: Path, output: Path, seed: int) -> list[list[str]]:
+    """Half a minute in; the hours are raised when it goes on."""
+    spent, state = 0.0, output / "plan_state.json"
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        spent = float(json.loads(state.read_bytes())["spent_s"])
+    hours = max(PLAN_S, min(spent, 3 * PLAN_S) + MORE_S * bool(spent)) / 3600
+    place = ["--data_dir", str(data), "--output_dir", str(output), "--device", "cpu"]
+    weights = ["--models", MODEL, "--pretrained", str(data.parent / WEIGHTS), "--sizes", "32"]
+    flags = ["--folds", "2", "--num_workers", "0", "--seed", str(seed), "--hours", f"{hours:.6f}"]
+    return [["scripts.plan", *place, *weights, *flags]]
+
+
+def is_valid(path: Path) -> bool:
+    """Tell whether a submission of the competition has its rows, and probabilities in them."""
+    try:
+        rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
+        numbers = [[float(cell) for cell in row[1:]] for row in rows[1:]]
+    except (OSError, ValueError):
+        return False
+    sums = [sum(row) for row in numbers]
+    inside = all(0 <= cell <= 1 for row in numbers for cell in row)
+    return (
+        rows[0] == ["ID", "evening", "noon"]
+        and len(rows) == 13
+        and inside
+        and all(abs(total - 1) < 1e-3 for total in sums)
+    )
 
 
 def predict(output: Path, runs: str) -> list[str]:
@@ -134,6 +182,7 @@ TRACKS = {
     "lane": Track(lane, draw_masks),
     "micro": Track(micro, lambda root: draw_masks(root / "CFD")),
     "distill": Track(distill, lambda root: draw_masks(root, num_classes=3)),
+    "plan": Track(plan, make_competition),
 }
 
 
@@ -146,13 +195,22 @@ def results(output: Path) -> dict[str, str]:
     return found
 
 
+def members(output: Path) -> set[str]:
+    """Return the finished folds below an output folder, trials left out."""
+    return {
+        path.parent.relative_to(output).as_posix()
+        for path in output.rglob("finished.json")
+        if "-trial" not in path.as_posix()
+    }
+
+
 def harm_file(path: Path, harm: str, other: Path, rng: random.Random) -> bool:
     """Damage one file; return whether that is possible."""
     content = path.read_bytes()
     size = len(content)
     if harm == "delete":
         path.unlink()
-    elif harm == "other":
+    elif harm in ("other", "fold"):
         if not other.is_file() or other.read_bytes() == content:
             return False
         shutil.copyfile(other, path)
@@ -160,9 +218,12 @@ def harm_file(path: Path, harm: str, other: Path, rng: random.Random) -> bool:
         path.write_bytes(b"")
     elif not size:
         return False
-    elif harm == "bit":
+    elif harm in ("head", "bit", "bits", "tail"):
         flipped = bytearray(content)
-        flipped[rng.randrange(size)] ^= 1 << rng.randrange(8)
+        first = max(0, size - HEAD) if harm == "tail" else 0
+        last = min(size, HEAD) if harm == "head" else size
+        for _ in range(3 if harm == "bits" else 1):
+            flipped[rng.randrange(first, last)] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)
     else:
         half = content[: size // 2]
@@ -185,6 +246,7 @@ class Bench:
         """Make data and the two runs, and stop a third one half way."""
         self.track, self.data = TRACKS[self.name], self.folder / "data"
         self.track.make(self.data)
+        make_weights(self.folder / WEIGHTS)
         self.output = self.folder / "output"  # every attempt has this path, which runs record
         self.states: dict[str, Path] = {}
         for state, seed in (("other", 1), ("finished", 0)):
@@ -193,12 +255,19 @@ class Bench:
                 assert not said, f"{command}: {said}"
             self.keep(state)
         self.expected = results(self.states["finished"])
+        self.stop_halfway()
+        self.keep("stopped")
+
+    def stop_halfway(self) -> None:
+        """Kill the first command when it has something to go on from."""
+        state = "last.pt" if self.name == "plan" else "last.previous.pt"
         for kill_at in range(14, 400, 6):
             self.server.attempt(self.commands[0], kill_at=kill_at)
-            if list(self.output.rglob("last.previous.pt")) and list(self.output.rglob("best.*")):
-                break
-            shutil.rmtree(self.output)
-        self.keep("stopped")
+            begun = self.name != "plan" or (self.output / "history.csv").exists()
+            if begun and list(self.output.rglob(state)) and list(self.output.rglob("best.*")):
+                return
+            if self.name != "plan":
+                shutil.rmtree(self.output)
 
     @property
     def commands(self) -> list[list[str]]:
@@ -245,37 +314,67 @@ class Bench:
             return False
         return True
 
+    def other(self, state: str, name: str, harm: str) -> Path:
+        """Return the file that replaces another: of another run, or of another fold."""
+        if harm == "other":
+            return self.states["other"] / name
+        swapped = re.sub(r"fold(0|1)(?=/)", lambda found: f"fold{1 - int(found[1])}", name)
+        return self.states[state] / swapped
+
     def try_harm(self, state: str, name: str, harm: str) -> None:
         """Damage one file of a state, run everything, obey refusals, compare."""
         shutil.rmtree(self.output, ignore_errors=True)
         shutil.copytree(self.states[state], self.output)
-        if not harm_file(self.output / name, harm, self.states["other"] / name, self.rng):
+        other = self.other(state, name, harm)
+        if not harm_file(self.output / name, harm, other, self.rng):
             return
+        hit = name.rpartition("/")[0]  # a plan may lack the time to train this fold again
+        self.members = members(self.output) - {hit}
         heard: list[str] = []
-        while True:
-            said = next(filter(None, map(self.run, self.commands)), "")
-            heard += [said] * bool(said)
-            if not said:
-                wrong = self.differences()
-                outcome = f"DIFFERENT {', '.join(wrong)[:200]}" if wrong else ""
+        outcome = ""
+        if state == "finished" and self.rng.random() < 0.5:
+            outcome = self.follow(self.commands[-1:], heard, last=True)
+        while not outcome and len(heard) <= MOST_REMEDIES:
+            before = len(heard)
+            outcome = self.follow(self.commands, heard)
+            if len(heard) == before:
                 break
-            if said.startswith("FAULT") or len(heard) > MOST_REMEDIES or not self.obey(said):
-                outcome = said if said.startswith("FAULT") else f"NO WAY OUT {said}"
-                break
+        else:
+            outcome = outcome or "NO END"
         self.counts[harm] += 1
-        kind = "wrong" if outcome else "remedied" if heard else "identical"
-        self.counts[kind] += 1
+        self.counts["wrong" if outcome else "remedied" if heard else "identical"] += 1
         if outcome:
-            place = f"{self.name} {state} {name.replace(str(self.folder), '')} {harm}"
-            self.wrong.append(f"{place}: {outcome} | {' | '.join(heard)}"[:700])
-            print(self.wrong[-1], flush=True)
+            self.wrong.append(f"{self.name} {state} {name} {harm}: {outcome} | {' | '.join(heard)}")
+            print(self.wrong[-1][:700], flush=True)
 
-    def differences(self) -> list[str]:
-        """Return the names of results that are not those of an unharmed run."""
+    def follow(self, commands: list[list[str]], heard: list[str], *, last: bool = False) -> str:
+        """Run commands up to a refusal and obey it; return what is wrong, "" if nothing is.
+
+        Args:
+            commands: scripts and flags.
+            heard: gets the refusal.
+            last: compare what the last command makes, instead of everything.
+        """
+        said = next(filter(None, map(self.run, commands)), "")
+        if not said:
+            wrong = self.differences(last=last)
+            return f"DIFFERENT{' at once' * last}: {', '.join(wrong)[:200]}" if wrong else ""
+        heard.append(said)
+        if said.startswith("FAULT"):
+            return said
+        return "" if self.obey(said) else f"NO WAY OUT {said}"
+
+    def differences(self, *, last: bool = False) -> list[str]:
+        """Return the names of results (of the last command alone) that harm has changed."""
+        if self.name == "plan":
+            gone = set() if last else self.members - members(self.output)
+            valid = is_valid(self.output / SUBMISSION)
+            return sorted(gone) + [SUBMISSION] * (not valid)
         found = results(self.output)
-        return sorted(
-            k for k in self.expected.keys() | found.keys() if self.expected.get(k) != found.get(k)
-        )
+        names = self.expected.keys() | found.keys()
+        if last:
+            names = {k for k in names if k == SUBMISSION or k.startswith("masks/")}
+        return sorted(k for k in names if self.expected.get(k) != found.get(k))
 
     def cases(self) -> Iterator[tuple[str, str, str]]:
         """Yield (state, file, harm)."""

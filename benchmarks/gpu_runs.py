@@ -136,8 +136,8 @@ def compare_oof(setting: Setting, run: Run, size: int, report: Report) -> None:
     from src.data.dataset import EpochSampler, ImageDataset, make_loader
     from src.data.index import find_root, read_train
     from src.data.transforms import eval_transform
-    from src.engine.checkpoint import load_weights
     from src.engine.predict import predict_logits
+    from src.engine.weights import load_weights
     from src.views import first_views
 
     allow_tf32(False)

@@ -22,11 +22,10 @@ from src.config import (
     FoldConfig,
     InferConfig,
     PlanConfig,
-    config_hash,
 )
-from src.files import hold, read_json, sweep, write_json
+from src.files import describe_file, hold, sweep, write_json
 from src.pipelines.resume_from import bring_plan
-from src.reader import fill, parse, read_rows
+from src.reader import fill, parse
 from src.runs import Output
 from src.script import UserError, run_script
 from src.views import view_names
@@ -51,12 +50,14 @@ def main(argv: list[str]) -> int:
     output = Output(Path(config.output_dir))
     output.root.mkdir(parents=True, exist_ok=True)
     from src.pipelines.classification.follow import Clock
+    from src.pipelines.classification.plan_files import last_seconds
 
     with hold(output.root / ".plan.lock", f"the plan of {output.root}"):
         if config.resume_from:
             bring_plan(config.resume_from, output)
-        clock = Clock(output.plan_state, config.hours, began=started)
-        if clock.left() <= 0:
+        earlier = last_seconds(output.history)
+        clock = Clock(output.plan_state, config.hours, began=started, earlier=earlier)
+        if clock.left() <= 0 and stands(output, clock):
             print(f"the {config.hours:g} hours are spent; pass more --hours to go on")
             return 0
         from src.engine.interrupt import Interrupted
@@ -75,7 +76,8 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     from src.data.index import find_root, read_test
     from src.engine.runtime import start_runtime
     from src.pipelines.classification import plan
-    from src.pipelines.classification.follow import Follower, add_history
+    from src.pipelines.classification.follow import Follower
+    from src.pipelines.classification.plan_files import add_history, keep_begun, read_plan
     from src.pipelines.classification.prepare import prepare_data
 
     base = fold_flags(config, output)
@@ -87,16 +89,20 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     probe = plan.pick_probe(found, work, clock.left(), config.seed)
     left = clock.left() - probe.tail_s
     ranked = plan.rank(found, work, left)
+    place = Place(config, output, base, index, folds, test, runtime)
     common = plan.COMMON | {"precision": runtime.precision, "autotune": "off", "compile": "off"}
     common["channels_last"] = "on" if runtime.channels_last else "off"
-    if not output.plan.exists():
+    kept = read_plan(output.plan, output, place.flags)
+    if kept is None:
         members = [probe, *plan.first_members(ranked, work, left, config.seed)]
-        head = plan.describe(members, work, clock.hours, clock.spent())
-        plan.write_plan(output.plan, members, common, head)
-    rows = read_rows(output.plan, FoldConfig)[1]
+        planned = {member.name: dict(member.options) for member in members}
+        kept = common, keep_begun(output, common, planned, place.flags)
+    common, rows = kept
     known = [plan.known_member(name, row, found, work) for name, row in rows.items()]
     probes, members = [m for m in known if not m.epochs], [m for m in known if m.epochs]
-    print(plan.describe(members, work, clock.hours, clock.spent()), flush=True)
+    head = plan.describe(members, work, clock.hours, clock.spent())
+    plan.write_plan(output.plan, known, common, head)
+    print(head, flush=True)
     if config.dry_run:
         return
 
@@ -106,17 +112,28 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
 
     def after(models: Sequence[str], loss: float, forecast: float) -> None:
         add_history(output.history, clock.spent(), models, loss, forecast)
+        clock.state["submission"] = describe_file(output.submission)
 
-    place = Place(config, output, base, index, folds, test, runtime)
     follower = Follower(
         members, [probe.name for probe in probes], ranked, work, clock, place.steps(),
         seed=config.seed, keep=keep, after=after,
     )  # fmt: skip
-    for probe in probes:
+    for member in known:
+        place.mend(member.name)
+    for probe in probes if clock.left() > 0 else ():
         place.train_probe(probe.name)
-    follower.submit(final=False)
+    if clock.left() > 0:
+        follower.submit(final=False)
     follower.run()
     print(f"{output.submission} stands after {clock.spent() / 60:.1f} minutes", flush=True)
+
+
+def stands(output: Output, clock: Clock) -> bool:
+    """Tell whether the submission is the one that was written last, if one was."""
+    written = clock.state.get("submission")
+    if not output.submission.is_file():
+        return not written and not output.history.exists()
+    return written in (None, describe_file(output.submission))
 
 
 @dataclass(frozen=True)
@@ -131,11 +148,45 @@ class Place:
     test: Any
     runtime: Any
 
+    @property
+    def flags(self) -> dict[str, Any]:
+        """What goes before the rows of plan.yaml."""
+        return {k: v for k, v in self.base.items() if k not in ("seed", "precision")}
+
     def row(self, name: str, fold: int) -> FoldConfig:
         """Return the options of a row of plan.yaml, as train_fold.py reads them."""
-        flags = {k: v for k, v in self.base.items() if k not in ("seed", "precision")}
-        flags |= {"config": str(self.output.plan), "model": name, "fold": str(fold)}
-        return fill(FoldConfig, flags, row_by="model")
+        own = {"config": str(self.output.plan), "model": name, "fold": str(fold)}
+        return fill(FoldConfig, self.flags | own, row_by="model")
+
+    def mend(self, name: str) -> None:
+        """Make again what finished folds of a member have lost; without weights, they begin anew.
+
+        What a fold that is not finished has written of its OOF logits is taken away: no blend
+        must use it.
+        """
+        from src.pipelines.classification.train import train_fold
+        from src.pipelines.run_folder import finished, take_up
+        from src.runs import read_done
+
+        for fold in range(self.folds.num_folds):
+            run, row = self.output.run(name, fold), self.row(name, fold)
+            if not run.folder.is_dir():
+                continue
+            with run.hold():
+                try:
+                    read_done(run)
+                except FileNotFoundError:
+                    run.oof.unlink(missing_ok=True)
+                    continue
+                except UserError as error:
+                    print(f"note: {str(error).partition(';')[0]}; trained again", flush=True)
+                    run.finished.unlink()
+                    run.oof.unlink(missing_ok=True)
+                    continue
+                if finished(run, row, self.folds.folds_hash):
+                    continue
+                if take_up(run) is not None and row.epochs:
+                    train_fold(row, self.output, run, self.index, self.folds, fold, self.runtime)
 
     def train_probe(self, name: str) -> None:
         """Fit the probe of every fold."""
@@ -150,6 +201,7 @@ class Place:
         from src.pipelines.classification.infer import hash_images, infer_fold
         from src.pipelines.classification.train import train_fold
         from src.pipelines.run_folder import finished
+        from src.runs import read_done, training_mark
 
         run, row = self.output.run(member.name, fold), self.row(member.name, fold)
         with run.hold():
@@ -158,7 +210,7 @@ class Place:
                     row, self.output, run, self.index, self.folds, fold, self.runtime, shorten
                 )
             views = view_names(row.tta_steps, row.tta_scale)
-            known = {"ids_hash": hash_images(self.test), "config_hash": config_hash(row)}
+            known = {"ids_hash": hash_images(self.test), "trained": training_mark(read_done(run))}
             if not has_test_run(run.folder, views=views, threshold=None, **known):
                 infer_fold(infer_options(self.config), run, self.test, views, None)
 
@@ -200,13 +252,14 @@ def survey_data(
     from src.ensemble.report import format_table
     from src.pipelines.classification import survey
     from src.pipelines.classification.plan import expected_in
+    from src.pipelines.classification.plan_files import read_survey
     from src.pipelines.classification.prepare import find_aliases
     from src.pipelines.classification.train import ClassData
 
-    if output.survey.exists():
-        kept = read_json(output.survey)
-        runtime = runtime.with_choice(kept["precision"], kept["channels_last"])
-        return survey.from_json(kept["candidates"]), runtime
+    kept = read_survey(output.survey)
+    if kept is not None:
+        precision, channels_last, found = kept
+        return found, runtime.with_choice(precision, channels_last)
     backbones = survey.find_backbones(config.models)
     data = ClassData(index, folds, find_aliases(FoldConfig(aliases=config.aliases), index), 0)
     runtime = survey.settle(data, backbones[0], runtime, config)
@@ -235,6 +288,7 @@ def submit(
     """Blend and write the submission; what the two scripts print goes to a log."""
     import infer_ensemble
     import optimize_weights
+    from src.ensemble.weights import read_forecast
 
     blend = BlendConfig(
         data_dir=config.data_dir, output_dir=config.output_dir, models=tuple(models), presets="",
@@ -251,7 +305,7 @@ def submit(
         sweep(output.root)
         optimize_weights.optimize(blend, output, {})
         infer_ensemble.infer(infer_options(config), output)
-    counted, said = read_json(output.prediction), ""
+    counted, said = read_forecast(output.prediction), ""
     loss, forecast = counted["oof_log_loss"], counted["test_log_loss"]["value"]
     if "metric" in counted:
         said = f"; {counted['metric']}: nested {counted['oof']:.4f}"

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib.util
 import typing
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -125,7 +126,7 @@ def read_yaml(path: Path, flag: str = "config") -> dict[str, Any]:
     path = shipped(path)
     try:
         data = patiently(lambda: read_small(path, MAX_YAML_BYTES))
-        content = yaml.safe_load(data.decode("utf-8-sig"))
+        content = yaml.load(data.decode("utf-8-sig"), _strict_loader())
     except FileNotFoundError:
         raise UserError(f"--{flag} {path}: no such file") from None
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -138,6 +139,22 @@ def read_yaml(path: Path, flag: str = "config") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"--{flag} {path}: expected a mapping with `train:` and `models:`")
     return content
+
+
+@functools.cache
+def _strict_loader() -> Any:
+    """Return YAML's safe loader that takes no key twice, which would silently lose the first."""
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if key.tag == "tag:yaml.org,2002:str"]
+            doubled = Counter(keys).most_common(1)
+            if doubled and doubled[0][1] > 1:
+                raise yaml.YAMLError(f"{quote(doubled[0][0])} is there twice")
+            return super().construct_mapping(node, deep)
+
+    return Strict
 
 
 def read_rows(path: Path, config_class: type, flag: str = "config") -> tuple[dict, dict]:

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from src.files import hold, sweep
+from src.files import hold, read_json, refuse_shape, sweep
 from src.script import process_rank
 
 AFRESH = "delete its folder and train this fold again"
 REMAKE = "delete it and run its training command again, which makes it again"
+GO_ON = "run its training command again"
 REPAIR = "run its training command again, which makes it again"
 
 
@@ -228,6 +230,40 @@ class Output:
         """Return the finished folds of ``model``."""
         found = sorted((self.root / safe_name(model)).glob("fold*/finished.json"))
         return [Run(path.parent) for path in found]
+
+
+DONE: dict[str, type | tuple[type, ...]] = {
+    "config_hash": str,
+    "config": dict,
+    "split_hash": str,
+    "monitor": str,
+    "score": (float, int, type(None)),
+    "files": dict,
+    "history": list,
+}
+
+
+def read_done(run: Run) -> dict[str, Any]:
+    """Read a run's ``finished.json``.
+
+    Raises:
+        FileNotFoundError: it is not finished.
+        UserError: damaged, or not of this form.
+    """
+    done = read_json(run.finished, REMAKE)
+    kinds = {key: kind for key, kind in DONE.items() if key in done or key == "config_hash"}
+    refuse_shape(run.finished, done, kinds, REMAKE)
+    return done
+
+
+def training_mark(done: dict[str, Any]) -> str:
+    """Return what names the options and weights of a finished run.
+
+    Args:
+        done: content of ``finished.json``.
+    """
+    weights = done.get("files", {}).get(Run(Path()).best.name, {})
+    return f"{done['config_hash']} {weights.get('crc32', '')}".rstrip()
 
 
 def safe_name(text: str) -> str:

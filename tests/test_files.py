@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.engine.checkpoint import load_weights, save_weights
+from src.engine.weights import load_weights, save_weights
 from src.files import SEAL, is_sound, read_json, seal, write_json
 from src.pipelines.run_folder import read_config
 from src.runs import Run

@@ -48,7 +48,7 @@ def place(tmp_path):
             np.save(folder / "test_logits.npy", logits)
             save_test_info(
                 folder / "test.json", logits=logits, ids_hash=hash_images(read_test(data)),
-                views=VIEWS, classes=CLASSES, config_hash=model,
+                views=VIEWS, classes=CLASSES, trained=model,
             )  # fmt: skip
             write_json(folder / "finished.json", {"config_hash": model})
     members = tuple((model, view) for model in "ab" for view in VIEWS)

@@ -18,7 +18,7 @@ import yaml
 import infer_segmentation
 import train_lane
 from scripts import predict, report
-from src.engine.checkpoint import load_weights
+from src.engine.weights import load_weights
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.pipelines.run_folder import find_images
 from src.pipelines.segmentation.report import decode_rle

@@ -16,7 +16,8 @@ import src.files
 from src.data.csv_io import read_csv
 from src.data.decode import decode_image, decode_mask
 from src.data.folds import file_marks, read_folds
-from src.engine.checkpoint import load_state, load_weights
+from src.engine.checkpoint import load_state
+from src.engine.weights import load_weights
 from src.ensemble.predictions import open_oof
 from src.ensemble.weights import read_weights
 from src.files import patiently, read_json

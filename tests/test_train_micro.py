@@ -13,7 +13,7 @@ import pytest
 
 import infer_segmentation
 import train_micro
-from src.engine.checkpoint import load_weights
+from src.engine.weights import load_weights
 from src.mask_config import MicroConfig
 from src.models.micro.registry import MICRO_NETS
 from src.pipelines.micro import (

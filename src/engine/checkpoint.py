@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import pickle
 from dataclasses import dataclass, field
@@ -24,16 +23,9 @@ from src.config import EngineConfig, config_hash, learned_options
 from src.engine.log import say
 from src.engine.optim import averaging_decay, build_optimizer, group_parameters
 from src.engine.runtime import Runtime, is_large
-from src.files import (
-    HALF_WRITTEN,
-    SEAL,
-    atomic_write,
-    check_held,
-    file_is_sound,
-    patiently,
-    seal,
-)
-from src.runs import AFRESH, Run
+from src.engine.weights import refuse_foreign, run_identity
+from src.files import HALF_WRITTEN, atomic_write, check_held, patiently
+from src.runs import Run
 from src.script import UserError
 
 MAGIC = b"train-state-sha256:"
@@ -153,60 +145,6 @@ def damage(path: Path) -> str:
     return "" if trailer[len(MAGIC) :] == digest.digest() else "its checksum does not match"
 
 
-def save_weights(path: Path, weights: dict[str, torch.Tensor], about: dict[str, str]) -> None:
-    """Write ``weights`` as safetensors, sealed, atomically, with ``about`` as metadata.
-
-    The metadata are one JSON text: safetensors writes several in random order, and equal weights
-    should be equal files.
-    """
-    from safetensors.torch import save
-
-    plain = {k: v.detach().to("cpu").contiguous() for k, v in weights.items()}
-    with atomic_write(path) as file:
-        file.write(seal(save(plain, {"about": json.dumps(about | {"checksum": SEAL})})))
-
-
-def read_about(path: Path) -> dict[str, str]:
-    """Return the metadata that ``save_weights`` was given.
-
-    Raises:
-        UserError: missing, or its content is damaged.
-        OSError: it cannot be read at present.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        patiently(lambda: path.open("rb").close())  # safe_open says "not found" of any error
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["about"])
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; {AFRESH}") from None
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None
-    about.pop("checksum", None)
-    return about
-
-
-def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read safetensors whose seal is whole.
-
-    Raises:
-        UserError: missing, or its content is damaged.
-        OSError: it cannot be read at present.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if not patiently(lambda: file_is_sound(path)):
-            raise UserError(f"{path}: its checksum does not match; {AFRESH}")
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; restore it, or train this fold again") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None
-
-
 @dataclass
 class TrainState:
     """All the loop remembers between steps, saved as it is.
@@ -225,6 +163,7 @@ class TrainState:
         epochs: length of the run where it was shortened, 0 = the config's.
         done: nothing is left to train.
         steps_per_epoch: steps of an epoch, which batch size and number of processes settle.
+        identity: of the run as it began, from :func:`run_identity`.
     """
 
     step: int = 0
@@ -240,6 +179,7 @@ class TrainState:
     epochs: int = 0
     done: bool = False
     steps_per_epoch: int = 0
+    identity: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and containers."""
@@ -363,18 +303,22 @@ def first_micro_batch(config: EngineConfig, runtime: Runtime) -> int:
 FIXED = ("batch_size", "layer_decay", "optimizer", "metric", "ordinal")
 
 
-def resume(parts: Parts, run: Run, config: EngineConfig) -> None:
+def resume(parts: Parts, run: Run, config: EngineConfig, split_hash: str = "") -> None:
     """Restore the newest whole state, if there is one, and say so.
 
     Raises:
-        UserError: the interrupted run had other options, named here; or the processes found
-            different states.
+        UserError: the interrupted run had other options, named here, or other data; its weights
+            are missing or another run's; or the processes found different states.
     """
+    parts.state.identity = run_identity(config, run, split_hash)
     saved, troubles = load_state(run)
     for trouble in troubles:
         say(parts.runtime, f"warning: {trouble}; going on from the state before it")
     if saved is not None:
-        take_over(parts, saved, run, config)
+        take_over(parts, saved, run, config, split_hash)
+        for path in (run.start, *([run.best] if parts.state.best_epoch else ())):
+            if path.exists() or path == run.best:
+                refuse_foreign(path, parts.state.identity)
     starts = parts.runtime.gather((parts.state.step, config_hash(config)))
     if len(set(starts)) > 1:
         steps = ", ".join(str(step) for step, _ in starts)
@@ -384,7 +328,9 @@ def resume(parts: Parts, run: Run, config: EngineConfig) -> None:
         )
 
 
-def take_over(parts: Parts, saved: dict[str, Any], run: Run, config: EngineConfig) -> None:
+def take_over(
+    parts: Parts, saved: dict[str, Any], run: Run, config: EngineConfig, split_hash: str
+) -> None:
     """Restore ``saved`` unless it is of another run.
 
     Raises:
@@ -394,6 +340,11 @@ def take_over(parts: Parts, saved: dict[str, Any], run: Run, config: EngineConfi
         raise UserError(
             f"{run.last} is of {saved['fold']}, not of {run.folder.name}; restore it, or delete "
             f"{run.folder} to start afresh"
+        )
+    if saved.get("split_hash", split_hash) != split_hash:
+        raise UserError(
+            f"{run.last} is of other images or folds; restore it, or delete {run.folder} to start "
+            "afresh"
         )
     if saved["config_hash"] != config_hash(config):
         own, other = learned_options(config), saved["config"]
@@ -418,10 +369,11 @@ def take_over(parts: Parts, saved: dict[str, Any], run: Run, config: EngineConfi
             "with as many processes as then (their number settles the last batch), or pass "
             "another --name"
         )
-    micro_batch_size = parts.state.micro_batch_size
+    micro_batch_size, identity = parts.state.micro_batch_size, parts.state.identity
     try:
         parts.unpack(saved)
         parts.state.steps_per_epoch = now
+        parts.state.identity = parts.state.identity or identity  # earlier versions kept none
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(

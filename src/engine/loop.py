@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from src.config import EngineConfig, learned_options
-from src.engine.checkpoint import Parts, TrainState, prepare_parts, resume, save_state, save_weights
+from src.engine.checkpoint import Parts, TrainState, prepare_parts, resume, save_state
 from src.engine.interrupt import Interrupted, Pause, catch_signals
 from src.engine.log import bar_options, open_trackers, say, write_metrics
 from src.engine.optim import ends_mid_cycle, learning_rate, set_lr
 from src.engine.predict import evaluate
 from src.engine.runtime import SEARCH_STEPS, Runtime, search_algorithms
 from src.engine.step import LossGuard, check_scale, train_step
+from src.engine.weights import save_weights
 from src.runs import Run
 from src.script import MachineError, UserError
 from src.tasks.protocols import BatchLoader, Task
@@ -68,6 +69,7 @@ def fit(
     names: Sequence[str],
     mix: Mix | None = None,
     shorten: Shorten | None = None,
+    split_hash: str = "",
 ) -> TrainState:
     """Train ``model`` on ``task``, from the start or from where the run stopped.
 
@@ -86,6 +88,7 @@ def fit(
         shorten: ``shorten(epochs done, epochs)`` returns the epochs of the whole run, at least
             those done; asked after each epoch. The rest of the schedule then ends there. The
             answer is saved with the state, so a resumed run keeps to it.
+        split_hash: names data and folds; a state or weights of others are refused.
 
     Raises:
         UserError: other options than the interrupted run's, too little memory for one row, a loss
@@ -97,7 +100,7 @@ def fit(
         raise UserError("no training batch: the fold has too few images")
     warn_of_schedule(config, runtime)
     parts = prepare_parts(model, config, runtime, len(train_loader))
-    resume(parts, run, config)
+    resume(parts, run, config, split_hash)
     state = parts.state
     guard = LossGuard(run, runtime, names, config.skip_nonfinite)
     guard.skipped = state.nonfinite
@@ -108,7 +111,8 @@ def fit(
         guard.settle()
         state.nonfinite = guard.skipped
         if runtime.is_main:
-            save_state(run, parts.pack(config) | {"fold": run.folder.name})
+            about = {"fold": run.folder.name, "split_hash": split_hash}
+            save_state(run, parts.pack(config) | about)
         saved = time.monotonic()
 
     def save_when_due() -> None:
@@ -258,7 +262,8 @@ def close_epoch(parts: Parts, job: Job) -> dict[str, Any]:
         keep_best(parts, job, row)
     elif job.valid_loader is None and last:
         weights = (parts.ema.module if parts.ema else parts.model).state_dict()
-        write_best(job, weights, {"epoch": str(epoch), "kind": "ema" if parts.ema else "raw"})
+        about = {"epoch": str(epoch), "kind": "ema" if parts.ema else "raw"}
+        write_best(job, weights, about | {"run": state.identity})
     state.history.append(row)
     state.epoch, state.sums, state.rows = epoch, {}, 0
     state.done = last or bool(config.patience and state.misses >= config.patience)
@@ -308,7 +313,7 @@ def keep_best(parts: Parts, job: Job, row: dict[str, Any]) -> None:
     state.best, state.best_epoch, state.misses = scores[kind], state.epoch + 1, 0
     model = parts.ema.module if kind == "ema" and parts.ema else parts.model
     about = {"epoch": str(state.epoch + 1), "kind": kind, task.monitor: repr(scores[kind])}
-    write_best(job, model.state_dict(), about)
+    write_best(job, model.state_dict(), about | {"run": state.identity})
 
 
 def write_best(job: Job, weights: dict[str, Tensor], about: dict[str, str]) -> None:

@@ -18,8 +18,7 @@ import numpy.typing as npt
 from src.classes import merge_classes, nfc
 from src.ensemble.pool import Member, member_log_probs
 from src.ensemble.predictions import OofFile, open_oof
-from src.files import read_json
-from src.runs import AFRESH, REMAKE, REPAIR, Run
+from src.runs import AFRESH, GO_ON, REPAIR, Run, read_done
 from src.script import UserError
 from src.views import base_view
 
@@ -175,20 +174,21 @@ def _open_model(output_dir: Path, name: str, folds: FoldTable) -> dict[int, OofF
                 f"{path}: made with other folds ({file.folds_hash[:12]}) than folds.csv "
                 f"({folds.hash[:12]}); {AFRESH}"
             )
-        if not file.fold.isdigit() or int(file.fold) in files:
-            raise UserError(f"{path}: says it is fold {file.fold!r}; {AFRESH}")
+        if not file.fold.isdigit() or f"fold{file.fold}" != path.parent.name:
+            raise UserError(f"{path}: of fold {file.fold!r}; {REPAIR}")
         _refuse_strange(file)
         files[int(file.fold)] = file
     return files
 
 
 def _refuse_strange(file: OofFile) -> None:
-    """Raise a UserError where the run beside an OOF file was trained otherwise than the file."""
+    """Raise a UserError where the run beside an OOF file is another, or not finished."""
     run = Run(file.path.parent)
     if run.finished.is_file():
-        known = read_json(run.finished, REMAKE).get("config_hash")
-        if known != file.config_hash:
+        if read_done(run)["config_hash"] != file.config_hash:
             raise UserError(f"{file.path}: of a run with other options; {REPAIR}")
+    elif run.config.is_file():  # killed before it was finished, or finished.json is lost
+        raise UserError(f"{file.path}: of a run that is not finished; {GO_ON}")
 
 
 def _check_classes(files: Mapping[str, Mapping[int, OofFile]], reference: OofFile) -> None:

@@ -51,7 +51,6 @@ class TestRun:
     logits: Array
     views: tuple[str, ...]
     classes: tuple[str, ...]
-    config_hash: str
 
 
 def save_oof(
@@ -102,7 +101,7 @@ def save_test_info(
     ids_hash: str,
     views: Sequence[str],
     classes: Sequence[str],
-    config_hash: str,
+    trained: str,
     threshold: float | None = None,
 ) -> None:
     """Write ``test.json``, which declares the logits beside it whole; written after them.
@@ -113,7 +112,7 @@ def save_test_info(
         ids_hash: names the images in their order.
         views: V names.
         classes: K0 names.
-        config_hash: names what the run was taught.
+        trained: names options and weights of the run, as ``training_mark`` does.
         threshold: of adaptive views, None if every image was shown in all views.
     """
     write_json(
@@ -123,7 +122,7 @@ def save_test_info(
             "ids_hash": ids_hash,
             "views": list(views),
             "classes": list(classes),
-            "config_hash": config_hash,
+            "trained": trained,
             "threshold": threshold,
         },
     )
@@ -133,7 +132,7 @@ def has_test_run(
     folder: Path,
     *,
     ids_hash: str,
-    config_hash: str,
+    trained: str,
     views: Sequence[str],
     threshold: float | None,
 ) -> bool:
@@ -143,7 +142,7 @@ def has_test_run(
     """
     try:
         info, logits = _read_test_files(folder)
-        same = (info["ids_hash"], info["config_hash"]) == (ids_hash, config_hash)
+        same = (info["ids_hash"], info["trained"]) == (ids_hash, trained)
         enough = len(logits) == len(info["views"]) and set(views) <= set(info["views"])
         return same and enough and info["threshold"] in (None, threshold)
     except (FileNotFoundError, UserError, ValueError, KeyError, TypeError, EOFError):
@@ -261,7 +260,6 @@ def open_test_run(
             logits,
             tuple(map(str, info["views"])),
             tuple(map(str, info["classes"])),
-            str(info["config_hash"]),
         )
         known_ids = str(info["ids_hash"])
     except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError) as error:

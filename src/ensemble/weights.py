@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.ensemble.pool import Blend
-from src.files import read_json, write_json
+from src.files import read_json, refuse_shape, write_json
 from src.metrics.decisions import Decision, read_decision
 from src.runs import safe_name
 from src.script import UserError
@@ -20,6 +20,7 @@ from src.views import base_view
 Array = npt.NDArray[Any]
 
 VERSION = 2
+FORECAST_AGAIN = "delete it, or run infer_ensemble.py again"
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,27 @@ def read_weights(path: Path) -> Weights:
     if wrong:
         raise UserError(f"{path}: {wrong} out of range; run optimize_weights.py again")
     return weights
+
+
+def read_forecast(path: Path) -> dict[str, Any]:
+    """Read ``prediction.json``, the forecast of the last submission.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: not what ``infer_ensemble.py`` writes.
+    """
+    content = read_json(path, FORECAST_AGAIN)
+    number = (float, int)
+    kinds: dict[str, Any] = {"test_log_loss": dict, "oof_log_loss": number, "weights": str}
+    refuse_shape(path, content, kinds | {"average_temperature": number}, FORECAST_AGAIN)
+    expected = content["test_log_loss"]
+    refuse_shape(path, expected, dict.fromkeys(("value", "low", "high"), number), FORECAST_AGAIN)
+    found = (content["oof_log_loss"], *(expected[key] for key in ("value", "low", "high")))
+    if not (np.isfinite(found).all() and 1e-4 < content["average_temperature"] < 1e4):
+        raise UserError(f"{path}: numbers out of range; {FORECAST_AGAIN}")
+    if "metric" in content:
+        refuse_shape(path, content, {"metric": str, "oof": number}, FORECAST_AGAIN)
+    return content
 
 
 def _find_senseless(weights: Weights) -> str:

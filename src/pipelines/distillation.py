@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +23,8 @@ import torch
 from torch import nn
 
 from src.config import config_hash
-from src.engine.checkpoint import load_weights
 from src.engine.runtime import Runtime
+from src.engine.weights import load_weights
 from src.ensemble.studies import ask_until, open_study
 from src.files import hold
 from src.journal import Journal
@@ -31,9 +33,9 @@ from src.mask_config import DistillConfig
 from src.metrics.bootstrap import Difference, Score, bootstrap_difference
 from src.metrics.counts import STATISTICS, SegmentationCounts
 from src.models.distilled import build_student, show_features
-from src.pipelines.run_folder import finished, fold_of, read_done, refuse_lost
+from src.pipelines.run_folder import finished, fold_of, refuse_lost
 from src.pipelines.segmentation.report import load_held_out
-from src.runs import Output, Run
+from src.runs import Output, Run, read_done
 from src.script import UserError
 from src.table import format_table
 from src.tasks.classification import Classification
@@ -382,10 +384,13 @@ def tune(
         for trial in ask_until(study, config.tune):
             own = suggest(trial, short, terms)
             record = find_trial(kept, trial)
+            run = output.run(f"{name}-trial{trial.number}", fold_of(own.fold))
             if record is None:
-                run = output.run(f"{name}-trial{trial.number}", fold_of(own.fold))
                 record = run_trial(trial, own, field, output, runtime, name, run)
                 kept.append(record)
+            shutil.rmtree(run.folder, ignore_errors=True)  # nobody reads what the journal has
+            with suppress(OSError):  # other folds' trials are in it, or it is gone
+                run.folder.parent.rmdir()
             if record["score"] is None:
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             else:
@@ -428,14 +433,11 @@ def run_trial(
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    def clear() -> None:
-        for path in (run.last, run.previous, run.start, run.best):
-            path.unlink(missing_ok=True)
-
     score = None
     with run.hold():
-        run.finished.unlink(missing_ok=True)
-        clear()  # a state to go on from would lack the scores reported before it
+        # a state to go on from would lack the scores reported before it
+        for path in (run.finished, run.last, run.previous, run.start, run.best):
+            path.unlink(missing_ok=True)
         try:
             done = train_fresh(
                 own, "trial", field, output, runtime, name, run, lambda task: Watched(task, report)
@@ -443,6 +445,4 @@ def run_trial(
             score = float(done["score"])
         except optuna.TrialPruned:
             pass
-        finally:  # the scores stay; a trial's weights are never used again
-            clear()
     return {"number": trial.number, "params": trial.params, "scores": scores, "score": score}

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from src.config import FoldConfig, PlaceConfig
-from src.files import read_json
 from src.option import option
 from src.reader import build_parser, parse, read_rows
-from src.runs import Output, Run, safe_name
+from src.runs import Output, Run, read_done, safe_name
 from src.script import UserError
 from src.table import format_table
 
@@ -129,7 +128,7 @@ def count_states(states: Mapping[Cell, str], cells: Collection[Cell]) -> str:
 def _progress(run: Run, state: str) -> list[Any]:
     """Return state, epochs, monitored score and its value."""
     try:
-        done = read_json(run.finished)
+        done = read_done(run)
         return ["finished", done.get("epochs", ""), done.get("monitor", ""), done.get("score", "")]
     except (OSError, UserError):
         pass

@@ -13,12 +13,13 @@ The scripts call the same functions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import FoldConfig, InferConfig
-from src.files import read_json
+from src.files import describe_file
 from src.pipelines.resume_from import bring_folds, bring_run
 from src.pipelines.run_folder import finished, fold_of, read_config
 from src.runs import Output, Run
@@ -135,7 +136,7 @@ class Ensemble:
     Attributes:
         weights: the blend.
         folds: model → its finished folds.
-        temperature: of the folds' average, as the last submission estimated it; 1 = none was.
+        temperature: of the folds' average, as this blend's submission estimated it; 1 = none was.
     """
 
     weights: Weights
@@ -211,7 +212,7 @@ def load_ensemble(
     Raises:
         UserError: no blend, a fold that is missing or was trained otherwise, or damage.
     """
-    from src.ensemble.weights import read_weights, used_models
+    from src.ensemble.weights import read_forecast, read_weights, used_models
     from src.pipelines.classification.infer import blended_runs, load_fold
 
     output = Output(Path(output_dir))
@@ -221,10 +222,11 @@ def load_ensemble(
         model: [load_fold(run, config) for run in blended_runs(config, output, model, weights)]
         for model in used_models(weights.blend)
     }
-    try:
-        temperature = float(read_json(output.prediction).get("average_temperature", 1.0))
-    except FileNotFoundError:
-        temperature = 1.0
+    temperature = 1.0
+    with suppress(FileNotFoundError):
+        forecast = read_forecast(output.prediction)
+        if forecast["weights"] == describe_file(output.weights)["crc32"]:  # else of another blend
+            temperature = float(forecast["average_temperature"])
     return Ensemble(weights, folds, temperature)
 
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from src.files import read_json, write_text
+from src.files import write_text
 from src.page import Html, line_plot, note, page, plots, table
 from src.pipelines.classification import panels
 from src.pipelines.classification.panels import as_number
 from src.pipelines.run_folder import read_config
 from src.pipelines.segmentation.panels import mask_panels
-from src.runs import Output, Run
+from src.runs import Output, Run, read_done
 from src.script import UserError
 from src.tool_config import ReportConfig
 
@@ -146,7 +146,7 @@ def read_run(run: Run, name: str) -> RunSummary:
     """
     metrics = read_metrics(run.metrics)
     try:
-        done = read_json(run.finished)
+        done = read_done(run)
     except FileNotFoundError:
         return RunSummary(run, name, read_config(run)["options"], {}, metrics)
     minutes = float("nan")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from src.files import atomic_write, hold, read_json, write_json
 from src.pipelines.run_folder import lost_files
-from src.runs import Output, Run
+from src.runs import Output, Run, read_done
 from src.script import UserError, process_rank
 
 
@@ -62,7 +62,7 @@ def _bring(source: Run, run: Run) -> None:
     done = None
     if source.finished.exists():
         try:
-            done = read_json(source.finished)
+            done = read_done(source)
         except UserError as error:
             _leave(source, run, str(error))
             return

@@ -18,14 +18,12 @@ from src.files import (
     describe_file,
     is_sound,
     patiently,
-    read_json,
     read_small,
-    refuse_shape,
     seal,
     write_json,
 )
 from src.mask_config import LaneConfig, SegmentationConfig
-from src.runs import REMAKE, REPAIR, Output, Run
+from src.runs import REPAIR, Output, Run, read_done
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -136,30 +134,6 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, 
     return done
 
 
-DONE: dict[str, type | tuple[type, ...]] = {
-    "config_hash": str,
-    "config": dict,
-    "split_hash": str,
-    "monitor": str,
-    "score": (float, int, type(None)),
-    "files": dict,
-    "history": list,
-}
-
-
-def read_done(run: Run) -> dict[str, Any]:
-    """Read a run's ``finished.json``.
-
-    Raises:
-        FileNotFoundError: it is not finished.
-        UserError: damaged, or not of this form.
-    """
-    done = read_json(run.finished, REMAKE)
-    kinds = {key: kind for key, kind in DONE.items() if key in done or key == "config_hash"}
-    refuse_shape(run.finished, done, kinds, REMAKE)
-    return done
-
-
 def lost_files(run: Run, done: dict[str, Any]) -> list[str]:
     """Return the names of a finished run's files that are not there, or not what was written.
 
@@ -212,7 +186,8 @@ def take_up(run: Run) -> dict[str, Any] | None:
             write_metrics(run, done.get("history", []))
         return done
     print(f"note: {run.best}: lost or damaged; trained again from the start", flush=True)
-    for path in (run.finished, run.last, run.previous, run.start, run.best, run.metrics):
+    states = (run.last, run.previous, run.start)
+    for path in (run.finished, *states, run.best, run.oof, run.oof_counts, run.metrics):
         path.unlink(missing_ok=True)
     return None
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from src.engine.checkpoint import MAGIC, load_state, load_weights, save_state, save_weights
+from src.engine.checkpoint import MAGIC, load_state, save_state
+from src.engine.weights import load_weights, save_weights
 from src.runs import Run
 from src.script import UserError
 

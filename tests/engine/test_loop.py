@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.engine.checkpoint import TrainState, read_about, save_state
+from src.engine.checkpoint import TrainState, save_state
 from src.engine.interrupt import Interrupted
 from src.engine.loop import warn_of_overfitting
 from src.engine.runtime import start_runtime
+from src.engine.weights import read_about
 from src.losses.classification import build_loss
 from src.runs import Run
 from src.script import MachineError, UserError

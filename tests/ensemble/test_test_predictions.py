@@ -27,7 +27,7 @@ def write_run(folder, logits, **changes):
         "ids_hash": hash_ids(IDS),
         "views": ["identity", "hflip"],
         "classes": CLASSES,
-        "config_hash": "c",
+        "trained": "c",
     }
     kept = np.load(folder / "test_logits.npy")
     save_test_info(folder / "test.json", logits=kept, **(info | changes))
@@ -160,7 +160,7 @@ def test_foreign_test_logits_are_refused(tmp_path, changes, message):
 def test_without_sidecar_or_damaged_the_logits_do_not_count(tmp_path):
     wanted = {
         "ids_hash": hash_ids(IDS),
-        "config_hash": "c",
+        "trained": "c",
         "views": ("identity", "hflip"),
         "threshold": None,
     }
@@ -169,7 +169,7 @@ def test_without_sidecar_or_damaged_the_logits_do_not_count(tmp_path):
     assert has_test_run(tmp_path, **wanted)
     assert has_test_run(tmp_path, **(wanted | {"threshold": 0.9}))  # all views are there
     assert not has_test_run(tmp_path, **(wanted | {"views": ("identity", "hflip", "vflip")}))
-    assert not has_test_run(tmp_path, **(wanted | {"config_hash": "d"}))
+    assert not has_test_run(tmp_path, **(wanted | {"trained": "d"}))
     assert not has_test_run(tmp_path, **(wanted | {"ids_hash": hash_ids(["1", "23"])}))
     write_run(tmp_path, np.zeros((2, 3, 3)), threshold=0.9)
     assert has_test_run(tmp_path, **(wanted | {"threshold": 0.9}))

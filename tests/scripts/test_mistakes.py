@@ -176,7 +176,7 @@ def pickled_weights(place: Place) -> None:
 def foreign_weights(place: Place) -> None:
     import torch
 
-    from src.engine.checkpoint import save_weights
+    from src.engine.weights import save_weights
 
     save_weights(place.run / "best.safetensors", {"w": torch.zeros(2)}, {})
 

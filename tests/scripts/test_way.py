@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.kill_resume import WEIGHTS, make_weights
-from src.engine.checkpoint import load_weights
+from src.engine.weights import load_weights
 from tests.scripts.conftest import Place
 
 

@@ -8,7 +8,6 @@ time instead of one that is cut.
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -23,9 +22,10 @@ import numpy as np
 from src.config import MAX_MEMBERS
 from src.ensemble.pool import log_softmax, true_losses
 from src.ensemble.predictions import open_oof
-from src.files import HALF_WRITTEN, write_json, write_text
+from src.files import HALF_WRITTEN, write_json
 from src.metrics.classification import fit_temperature
 from src.pipelines.classification.plan import MIN_EPOCHS, RECIPES, Member, Work, next_member
+from src.pipelines.classification.plan_files import read_state
 from src.pipelines.classification.survey import Candidate
 
 BEAT_S = 2.0
@@ -40,6 +40,7 @@ class Clock:
         hours: all there are.
         now: a clock.
         began: when the process began, by that clock; 0 = now.
+        earlier: seconds that are known to be spent, should the file be lost.
         state: what else the file remembers.
     """
 
@@ -47,18 +48,13 @@ class Clock:
     hours: float
     now: Callable[[], float] = time.monotonic
     began: float = 0.0
+    earlier: float = 0.0
     state: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Read what earlier processes left."""
         self.began = self.began or self.now()
-        self.before = 0.0
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            self.before = float(content.pop("spent_s"))
-            self.state = content
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # the first process, or one that was killed before it wrote anything
+        self.before, self.state = read_state(self.path, self.earlier)
 
     def spent(self) -> float:
         """Return the seconds spent so far."""
@@ -155,16 +151,6 @@ def calibrated_losses(path: Path) -> np.ndarray:
     log_probs = log_softmax(np.asarray(oof.logits, dtype=np.float32).mean(0))
     temperature = fit_temperature(log_probs, oof.targets)
     return true_losses(log_softmax(log_probs, temperature), oof.targets)
-
-
-def add_history(
-    path: Path, seconds: float, models: Sequence[str], loss: float, forecast: float
-) -> None:
-    """Add a row to ``history.csv``; it is whole at any moment."""
-    head = "minutes,models,nested_oof_log_loss,forecast_test_log_loss\n"
-    before = path.read_text(encoding="utf-8") if path.exists() else head
-    row = f"{seconds / 60:.2f},{' '.join(models)},{loss:.6f},{forecast:.6f}\n"
-    write_text(path, before + row)
 
 
 @dataclass

@@ -18,17 +18,17 @@ from src.data.dataset import EpochSampler, ImageDataset, Loader, default_num_wor
 from src.data.folds import file_marks
 from src.data.index import Index
 from src.data.transforms import eval_transform
-from src.engine.checkpoint import load_weights
 from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime
+from src.engine.weights import load_weights
 from src.ensemble.predictions import TestRun, hash_ids, save_test_info
 from src.ensemble.weights import Weights
 from src.files import atomic_array, refuse_shape
 from src.models.classifier import build_classifier
 from src.models.folding import fold_norms
-from src.pipelines.run_folder import read_config, read_done, refuse_lost
-from src.runs import REPAIR, Output, Run
+from src.pipelines.run_folder import read_config, refuse_lost
+from src.runs import REPAIR, Output, Run, read_done, training_mark
 from src.script import UserError
 from src.tasks.classification import Classification
 from src.tasks.protocols import Task
@@ -124,7 +124,7 @@ class TrainedFold:
     def as_test_run(self, images: DecodedImages, views: Sequence[str]) -> TestRun:
         """Return the logits of images as the blend takes them."""
         logits = self.predict(images, views)
-        return TestRun(self.run.folder, logits, tuple(views), self.classes, "")
+        return TestRun(self.run.folder, logits, tuple(views), self.classes)
 
 
 RESOLVED = {"timm_id": str, "classes": list, "image_size": int}
@@ -202,7 +202,7 @@ def infer_fold(
         ids_hash=hash_images(index),
         views=views,
         classes=fold.classes,
-        config_hash=read_done(run)["config_hash"],
+        trained=training_mark(read_done(run)),
         threshold=threshold,
     )
 

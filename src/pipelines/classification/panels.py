@@ -18,8 +18,7 @@ from src.data.index import find_root
 from src.ensemble.calibration import EDGES
 from src.ensemble.diagnosis import Diagnosis, costliest, diagnose, mean_blend
 from src.ensemble.oof import FoldTable, find_models, load_oof
-from src.ensemble.weights import Weights, read_weights
-from src.files import read_json
+from src.ensemble.weights import Weights, read_forecast, read_weights
 from src.page import (
     Html,
     escape,
@@ -110,7 +109,7 @@ def forecast(output: Output, found: Study) -> list[Html]:
     pairs: list[tuple[str, Any]] = []
     rows: list[tuple[str, float, float, float]] = []
     if output.prediction.exists() and weights is not None:
-        said = read_json(output.prediction)
+        said = read_forecast(output.prediction)
         expected = {k: float(v) for k, v in said["test_log_loss"].items()}
         value, low, high = (expected[k] for k in ("value", "low", "high"))
         pairs.append((f"forecast test log loss (95 %: {low:.4f} to {high:.4f})", number(value)))

@@ -15,8 +15,8 @@ from torch import Tensor
 from src.config import FoldConfig, config_hash, learned_options
 from src.data.folds import Folds
 from src.data.index import Index
-from src.engine.checkpoint import save_weights
 from src.engine.runtime import Runtime
+from src.engine.weights import run_identity, save_weights
 from src.ensemble.predictions import save_oof, save_test_info
 from src.files import atomic_array
 from src.losses.classification import build_loss
@@ -31,7 +31,7 @@ from src.pipelines.classification.survey import embed
 from src.pipelines.classification.train import ClassData
 from src.pipelines.classification.wise_ft import pick_rows
 from src.pipelines.run_folder import finish_run, finished, write_config
-from src.runs import Output, Run
+from src.runs import Output, Run, read_done, training_mark
 from src.tasks.classification import MONITOR, Classification
 from src.views import first_views, view_names
 
@@ -83,11 +83,11 @@ def train_probes(
         with runs[fold].hold():
             write_config(runs[fold], config, about | {"fold": str(fold)}, runtime)
             score = fit_fold(config, runs[fold], data, fold, model, features, place)
-            write_test(config, runs[fold], data, model, unseen, test)
             done: dict[str, Any] = {"config_hash": config_hash(config), "epochs": 0}
             done |= {"config": learned_options(config), "split_hash": folds.folds_hash}
             done |= {"monitor": MONITOR, "score": score, "best_epoch": 0}
             finish_run(runs[fold], done, keep_last=False)
+            write_test(config, runs[fold], data, model, unseen, test)
             print(f"{runs[fold].folder}: linear probe, {done['monitor']} {score}", flush=True)
 
 
@@ -116,7 +116,8 @@ def fit_fold(
     task = Classification(num_classes, build_loss("cross_entropy"))
     meter = task.meter()
     meter.update(torch.from_numpy(logits[0]), {"target": torch.as_tensor(targets_of(held))})
-    save_weights(run.best, model.state_dict(), {"kind": "probe"})
+    identity = run_identity(config, run, data.folds.folds_hash)
+    save_weights(run.best, model.state_dict(), {"kind": "probe", "run": identity})
     save_oof(
         run.oof,
         logits=logits,
@@ -134,7 +135,8 @@ def fit_fold(
 def write_test(
     config: FoldConfig, run: Run, data: ClassData, model: Classifier, unseen: Tensor, test: Index
 ) -> None:
-    """Write the test logits of every view."""
+    """Write the test logits of every view of a finished fold."""
+    done = read_done(run)
     logits = classify(model, unseen)
     run.test_info.unlink(missing_ok=True)  # it must not declare other logits than its own whole
     with atomic_array(run.test_logits, logits.shape, np.float16) as array:
@@ -145,7 +147,7 @@ def write_test(
         ids_hash=hash_images(test),
         views=view_names(config.tta_steps),
         classes=data.classes,
-        config_hash=config_hash(config),
+        trained=training_mark(done),
     )
 
 

@@ -304,8 +304,3 @@ def survey_table(found: Sequence[Candidate], num_rows: int) -> list[list[Any]]:
 def to_json(found: Sequence[Candidate]) -> list[dict[str, Any]]:
     """Return candidates as plain values."""
     return [asdict(candidate) for candidate in found]
-
-
-def from_json(rows: Sequence[dict[str, Any]]) -> list[Candidate]:
-    """Return the candidates of :func:`to_json`."""
-    return [Candidate(**row) for row in rows]

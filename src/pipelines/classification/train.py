@@ -32,13 +32,14 @@ from src.data.index import Index
 from src.data.mixing import mix
 from src.data.transforms import Transform, eval_transform, train_transform
 from src.engine.autotune import settle_runtime
-from src.engine.checkpoint import TrainState, load_weights, save_weights
+from src.engine.checkpoint import TrainState
 from src.engine.cpu import tune_for_cpu
 from src.engine.interrupt import catch_signals
 from src.engine.log import say
 from src.engine.loop import Mix, Shorten, fit
 from src.engine.predict import default_batch_size, evaluate
 from src.engine.runtime import Runtime
+from src.engine.weights import load_weights, run_identity, save_weights
 from src.ensemble.predictions import save_oof
 from src.losses.classification import build_loss
 from src.mask_config import DistillConfig
@@ -234,10 +235,12 @@ def train_classes(
     started = time.monotonic()
     network: Any = inner_network(model)  # a student is wrapped
     probe = probe and network.pretrained_share > 0
+    identity = run_identity(config, run, data.folds.folds_hash)
     if probe and not run.has_state and kept is None:
         fit_head(network, in_turn(pick_rows(rows, config.seed)), len(data.classes), runtime)
         if runtime.is_main and (fold is not None or not config.epochs):
-            save_weights(run.start if config.epochs else run.best, model.state_dict(), {})
+            path = run.start if config.epochs else run.best
+            save_weights(path, model.state_dict(), {"run": identity})
     names = data.index.table["id"].iloc[rows].tolist()
     if kept is not None:
         outcome = {key: kept.get(key) for key in ("score", "best_epoch", "epochs", "history")}
@@ -245,14 +248,15 @@ def train_classes(
         if config.epochs:
             state = fit(
                 model, task, train, valid, config=config, run=run, runtime=runtime, names=names,
-                mix=mix, shorten=shorten,
+                mix=mix, shorten=shorten, split_hash=data.folds.folds_hash,
             )  # fmt: skip
+            identity = state.identity  # of its beginning: options may have changed since
         else:
             state = probe_alone(model, task, valid, runtime)
         runtime.accelerator.wait_for_everyone()  # until the best weights are written
         score = state.best
         if score is not None and valid is not None and probe and config.epochs:
-            score = walk_back(run, model, task, valid, runtime, score)
+            score = walk_back(run, model, task, valid, runtime, score, identity)
             runtime.accelerator.wait_for_everyone()
         # fewer epochs where the schedule was shortened
         outcome = {"score": None if score is None else round(score, 6)}
@@ -263,7 +267,7 @@ def train_classes(
     done |= {"split_hash": data.folds.folds_hash}
     done |= {"monitor": task.monitor, **outcome}
     if fold is not None and valid is not None:
-        model.load_state_dict(load_weights(run.best))
+        model.load_state_dict(load_weights(run.best, "" if kept else identity))
         held = data.folds.valid_rows(fold)
 
         def loader_at(pixels: int) -> Loader:

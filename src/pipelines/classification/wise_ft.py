@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from src.data.dataset import Loader
-from src.engine.checkpoint import load_weights, read_about, save_weights
 from src.engine.interrupt import catch_signals
 from src.engine.log import say
 from src.engine.predict import evaluate, predict
 from src.engine.runtime import Runtime
+from src.engine.weights import load_weights, read_about, save_weights
 from src.models.classifier import Classifier
 from src.models.probe import fit_probe
 from src.runs import Run
@@ -92,7 +92,13 @@ SHARES = (0.75, 0.5, 0.25, 0.0)  # of the end
 
 
 def walk_back(
-    run: Run, model: nn.Module, task: Task, valid: BatchLoader, runtime: Runtime, score: float
+    run: Run,
+    model: nn.Module,
+    task: Task,
+    valid: BatchLoader,
+    runtime: Runtime,
+    score: float,
+    identity: str = "",
 ) -> float:
     """Go back from the best weights towards the start while the held-out images score better.
 
@@ -103,6 +109,7 @@ def walk_back(
         valid: loader of the held-out images.
         runtime: device and precision.
         score: of the best weights.
+        identity: of the run, which both weights must have.
 
     Returns:
         The score of the best weights now.
@@ -113,7 +120,7 @@ def walk_back(
     about = read_about(run.best)
     if about.get("kind") == "mixed":  # stopped between this and the end of the run
         return float(about[task.monitor])
-    start, end = load_weights(run.start), load_weights(run.best)
+    start, end = (load_weights(path, identity) for path in (run.start, run.best))
     sign, best = (1 if task.lower_is_better else -1), 1.0
     with catch_signals(runtime.agree) as pause:
         for share in SHARES:

@@ -26,10 +26,10 @@ from src.ensemble.solvers import solve_mixture
 from src.files import read_arrays
 from src.models.folding import FOLDING_SIDE, fold_norms
 from src.models.pretrained import read_state
-from src.pipelines.run_folder import parse_size, read_config, read_done, refuse_lost
+from src.pipelines.run_folder import parse_size, read_config, refuse_lost
 from src.pipelines.segmentation.score import fit_size, mean_probs
 from src.pipelines.segmentation.train import build_network
-from src.runs import REPAIR, Run
+from src.runs import REPAIR, Run, read_done
 from src.script import UserError
 from src.tasks.segmentation import Segmentation
 from src.views import first_views

@@ -10,7 +10,6 @@ import numpy as np
 
 from src.data.masks import read_labelled
 from src.engine.runtime import start_runtime
-from src.files import read_json
 from src.metrics.bootstrap import MIN_UNITS, draw_weights
 from src.metrics.counts import SegmentationCounts, class_iou, class_precision, class_recall
 from src.page import Html, gallery, interval_plot, line_plot, note, picture, plots, table
@@ -18,7 +17,7 @@ from src.pipelines.pictures import encode_jpeg
 from src.pipelines.segmentation.ensemble import blend_maps, find_source, load_member
 from src.pipelines.segmentation.report import MaskFolder, image_ious, load_counted
 from src.pipelines.segmentation.score import to_mask
-from src.runs import Run
+from src.runs import Run, read_done
 from src.script import UserError
 from src.tool_config import ReportConfig
 
@@ -34,7 +33,7 @@ def mask_panels(config: ReportConfig, runs: Sequence[Run]) -> dict[str, list[Htm
         name = f"Masks: {run.folder.parent.name} {run.folder.name}"
         try:
             counts, ids, groups = load_counted(run.folder)
-            done = read_json(run.finished)
+            done = read_done(run)
         except (UserError, FileNotFoundError) as error:
             found[name] = [note(error)]
             continue

@@ -20,9 +20,9 @@ from src.files import atomic_write, read_arrays, read_json, write_json
 from src.metrics.bootstrap import compare_counts
 from src.metrics.counts import SegmentationCounts, class_iou, load_counts
 from src.metrics.segmentation import SegmentationMeter, score_counts
-from src.pipelines.run_folder import read_done, refuse_lost
+from src.pipelines.run_folder import refuse_lost
 from src.pipelines.segmentation.score import BOUNDARY_PX, report
-from src.runs import REPAIR, Run
+from src.runs import REPAIR, Run, read_done
 from src.script import UserError
 from src.tasks.segmentation import background_label
 

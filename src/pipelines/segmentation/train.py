@@ -36,12 +36,12 @@ from src.data.transforms import (
     train_mask_transform,
 )
 from src.engine.autotune import settle_runtime
-from src.engine.checkpoint import load_weights, save_weights
 from src.engine.cpu import tune_for_cpu
 from src.engine.log import say
 from src.engine.loop import fit
 from src.engine.predict import default_batch_size, renew_norms
 from src.engine.runtime import Runtime
+from src.engine.weights import load_weights, save_weights
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import SegmentationConfig
 from src.models.distilled import inner_network
@@ -238,18 +238,22 @@ def train_masks(
     names = data.index.table["id"].iloc[data.split.train].tolist()
     if kept is None:
         state = fit(
-            model, task, train, valid, config=config, run=run, runtime=runtime, names=names
+            model, task, train, valid, config=config, run=run, runtime=runtime, names=names,
+            split_hash=data.split.hash,
         )  # fmt: skip
         runtime.accelerator.wait_for_everyone()  # until the best weights are written
         score, best_epoch, history = state.best, state.best_epoch, state.history
+        identity = state.identity
     else:
         score, best_epoch, history = (kept[key] for key in ("score", "best_epoch", "history"))
+        identity = ""  # finished.json has the checksum of its weights
     minutes = (time.monotonic() - started) / 60
-    model.load_state_dict(load_weights(run.best))
+    model.load_state_dict(load_weights(run.best, identity))
     if config.renorm_images and kept is None:
         renew_norms(inner_network(model), train, runtime, config.renorm_images)
         if runtime.is_main:
-            save_weights(run.best, model.state_dict(), {"kind": "norms measured anew"})
+            about = {"kind": "norms measured anew", "run": identity}
+            save_weights(run.best, model.state_dict(), about)
     done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
     done |= {"split_hash": data.split.hash, "history": history}
     done |= {"monitor": masks.monitor, "score": score, "best_epoch": best_epoch}

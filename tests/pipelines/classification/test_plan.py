@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from src.config import MAX_MEMBERS, FoldConfig
-from src.pipelines.classification import follow, plan
+from src.pipelines.classification import follow, plan, plan_files
 from src.pipelines.classification.follow import Clock, Follower, Steps
 from src.pipelines.classification.plan import Member, Work
 from src.pipelines.classification.survey import Candidate, steady_rates
@@ -192,8 +192,8 @@ def test_rows_are_what_train_fold_takes(tmp_path: Path) -> None:
 
 def test_history_has_a_row_a_submission(tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
-    follow.add_history(path, 90.0, ["a", "b"], 0.25, 0.26)
-    follow.add_history(path, 180.0, ["a"], 0.125, 0.25)
+    plan_files.add_history(path, 90.0, ["a", "b"], 0.25, 0.26)
+    plan_files.add_history(path, 180.0, ["a"], 0.125, 0.25)
     with path.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["minutes"]) for row in rows] == [1.5, 3.0]

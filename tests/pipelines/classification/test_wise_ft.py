@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.engine.checkpoint import load_weights, read_about, save_weights
+from src.engine.weights import load_weights, read_about, save_weights
 from src.pipelines.classification import wise_ft as module
 from src.pipelines.classification.wise_ft import mix_weights, walk_back
 from src.runs import Run

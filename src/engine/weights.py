@@ -1,0 +1,94 @@
+"""Weights of a run as sealed safetensors that name the run they are of.
+
+The header holds a CRC-32 of the file and the run's identity: a changed byte and another fold's or
+model's weights under the same name are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from src.config import EngineConfig, config_hash
+from src.files import SEAL, atomic_write, file_is_sound, patiently, seal
+from src.runs import AFRESH, Run
+from src.script import UserError
+
+
+def save_weights(path: Path, weights: dict[str, torch.Tensor], about: dict[str, str]) -> None:
+    """Write ``weights`` as safetensors, sealed, atomically, with ``about`` as metadata.
+
+    The metadata are one JSON text: safetensors writes several in random order, and equal weights
+    should be equal files.
+    """
+    from safetensors.torch import save
+
+    plain = {k: v.detach().to("cpu").contiguous() for k, v in weights.items()}
+    with atomic_write(path) as file:
+        file.write(seal(save(plain, {"about": json.dumps(about | {"checksum": SEAL})})))
+
+
+def run_identity(config: EngineConfig, run: Run, split_hash: str) -> str:
+    """Return 12 hex digits that name the options, fold and data of a run."""
+    text = f"{config_hash(config)} {run.folder.name} {split_hash}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def refuse_foreign(path: Path, identity: str) -> None:
+    """Raise unless the weights at ``path`` are of the run that ``identity`` names.
+
+    Raises:
+        UserError: missing, damaged, or of another model, fold or data.
+    """
+    if read_about(path).get("run", identity) != identity:  # earlier versions named none
+        raise UserError(f"{path}: weights of another run; {AFRESH}")
+
+
+def read_about(path: Path) -> dict[str, str]:
+    """Return the metadata that ``save_weights`` was given.
+
+    Raises:
+        UserError: missing, or its content is damaged.
+        OSError: it cannot be read at present.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        patiently(lambda: path.open("rb").close())  # safe_open says "not found" of any error
+        with safe_open(path, "pt") as file:
+            about = dict(json.loads(file.metadata()["about"]))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {AFRESH}") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None
+    about.pop("checksum", None)
+    return about
+
+
+def load_weights(path: Path, identity: str = "") -> dict[str, torch.Tensor]:
+    """Read safetensors whose seal is whole.
+
+    Args:
+        path: the file.
+        identity: of the run that must have written them; empty = any.
+
+    Raises:
+        UserError: missing, damaged, or of another run.
+        OSError: it cannot be read at present.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if not patiently(lambda: file_is_sound(path)):
+            raise UserError(f"{path}: its checksum does not match; {AFRESH}")
+        if identity:
+            refuse_foreign(path, identity)
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {AFRESH}") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None

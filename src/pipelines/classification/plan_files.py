@@ -1,0 +1,243 @@
+"""Files of a plan, read with checks: state, survey, history, and the rows of ``plan.yaml``.
+
+What can be made again is made again, with a note; what a user writes is refused by name where it
+makes no sense; and a member that has begun keeps the options it began with, whatever its row says.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.config import FoldConfig, config_hash, learned_options
+from src.files import patiently, read_json, read_small, write_text
+from src.models.zoo import check_timm_id
+from src.pipelines.classification.plan import RECIPES
+from src.pipelines.classification.survey import Candidate
+from src.pipelines.run_folder import read_config
+from src.reader import fill, read_rows
+from src.runs import Output, Run, safe_name
+from src.script import UserError
+
+HISTORY = ("minutes", "models", "nested_oof_log_loss", "forecast_test_log_loss")
+MAX_HISTORY_BYTES = 1 << 24
+MAX_SECONDS = 1e9
+PLAN_AGAIN = "correct it, or delete it to plan again (what has begun goes on)"
+_OF_A_PLAN = re.compile(rf"_(probe|{'|'.join(RECIPES)})(_\d+)?")
+
+
+def is_number(value: Any, least: float = 0.0, most: float = math.inf) -> bool:
+    """Tell whether ``value`` is a finite number in [least, most]."""
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return plain and math.isfinite(value) and least <= value <= most
+
+
+def _is_fold(value: Any) -> bool:
+    return isinstance(value, list) and [type(part) for part in value] == [str, int]
+
+
+def _is_costs(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(is_number(s, 1e-6, 1e7) for s in pair)
+        for pair in value.values()
+    )
+
+
+SOUND: dict[str, Callable[[Any], bool]] = {
+    "spent_s": lambda value: is_number(value, 0.0, MAX_SECONDS),
+    "dropped": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+    "begun": _is_fold,
+    "seconds": _is_costs,
+    "pace": lambda value: is_number(value, 1e-4, 1e4),
+    "judged": lambda value: isinstance(value, bool),
+    "submission": lambda value: isinstance(value, dict),
+}
+
+
+def read_state(path: Path, earlier: float = 0.0) -> tuple[float, dict[str, Any]]:
+    """Return the seconds spent, and what else ``plan_state.json`` remembers.
+
+    Args:
+        path: the file.
+        earlier: seconds that are known to be spent, where the file says less.
+    """
+    try:
+        content = read_json(path)
+        found = {"spent_s": None, **content}
+        wrong = [key for key, sound in SOUND.items() if key in found and not sound(found[key])]
+    except FileNotFoundError:
+        content, wrong = {}, ["spent_s"] if earlier else []
+    except UserError:
+        content, wrong = {}, ["it"]
+    if wrong:
+        print(
+            f"note: {path}: {', '.join(wrong)} lost or damaged; at least {earlier / 60:.1f} minutes"
+            " are spent, the rest is found out again",
+            flush=True,
+        )
+    kept = {key: content[key] for key in SOUND if key in content and key not in wrong}
+    return max(float(kept.pop("spent_s", 0.0)), earlier), kept
+
+
+def read_history(path: Path) -> list[list[str]]:
+    """Return the rows of ``history.csv``, without those that are damaged or there twice."""
+    try:
+        data = patiently(lambda: read_small(path, MAX_HISTORY_BYTES))
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; move it away and run this again") from None
+    text = data.decode("utf-8", errors="replace").replace("\0", "\ufffd")
+    lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+    rows: list[list[str]] = []
+    for row in lines:
+        if len(row) == len(HISTORY) and row not in rows and all(map(_is_amount, row[:1] + row[2:])):
+            rows.append(row)
+    damaged = len([line for line in lines if line != list(HISTORY)]) - len(rows)
+    if damaged:
+        print(f"note: {path}: {damaged} of {len(lines)} lines are no submissions; left out")
+    return rows
+
+
+def _is_amount(text: str) -> bool:
+    try:
+        return is_number(float(text), 0.0, MAX_SECONDS)
+    except ValueError:
+        return False
+
+
+def add_history(
+    path: Path, seconds: float, models: Sequence[str], loss: float, forecast: float
+) -> None:
+    """Add a row to ``history.csv``; it is whole at any moment."""
+    row = [f"{seconds / 60:.2f}", " ".join(models), f"{loss:.6f}", f"{forecast:.6f}"]
+    rows = [list(HISTORY), *read_history(path), row]
+    write_text(path, "".join(",".join(cells) + "\n" for cells in rows))
+
+
+def last_seconds(path: Path) -> float:
+    """Return when the last submission in ``history.csv`` was made, in seconds of the plan."""
+    return max((60 * float(row[0]) for row in read_history(path)), default=0.0)
+
+
+def read_survey(path: Path) -> tuple[str, bool, list[Candidate]] | None:
+    """Return precision, layout (channels last?) and candidates; None = to be measured."""
+    try:
+        kept = read_json(path)
+        found = [Candidate(**row) for row in kept["candidates"]]
+        sound = kept["precision"] in ("fp32", "bf16", "fp16") and found
+        if sound and type(kept["channels_last"]) is bool and all(map(_is_measured, found)):
+            return kept["precision"], kept["channels_last"], found
+    except FileNotFoundError:
+        return None
+    except (UserError, KeyError, TypeError):
+        pass
+    print(f"note: {path}: damaged; measured again", flush=True)
+    return None
+
+
+def _is_measured(candidate: Candidate) -> bool:
+    rates = (candidate.train_rate, candidate.infer_rate)
+    try:
+        check_timm_id(candidate.timm_id)
+    except (UserError, TypeError, AttributeError):
+        return False
+    return (
+        isinstance(candidate.image_size, int)
+        and is_number(candidate.image_size, 16, 8192)
+        and is_number(candidate.log_loss)
+        and is_number(candidate.accuracy, 0, 1)
+        and all(is_number(rate, 1e-6, 1e9) for rate in rates)
+        and isinstance(candidate.fixed_size, bool)
+    )
+
+
+def read_plan(
+    path: Path, output: Output, flags: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]] | None:
+    """Return the ``train:`` block and the rows of ``plan.yaml``; None = to be planned.
+
+    Args:
+        path: the file.
+        output: folder of everything.
+        flags: what goes before the rows.
+
+    Raises:
+        UserError: what a user wrote there makes no sense.
+    """
+    if not path.exists():
+        return None
+    try:
+        common, rows = read_rows(path, FoldConfig)
+    except UserError as error:
+        raise UserError(f"{str(error).removeprefix('--config ')}; {PLAN_AGAIN}") from None
+    rows = keep_begun(output, common, rows, flags)
+    if not rows:
+        raise UserError(f"{path}: has no rows; {PLAN_AGAIN}")
+    for name, row in rows.items():
+        try:
+            config = fill(FoldConfig, {**common, **row, **flags, "model": name})
+            check_timm_id(config.timm_id or config.model)
+            if config.epochs == 0 and config.head_start != "probe":
+                raise UserError("epochs: 0 needs head_start: probe")
+        except UserError as error:
+            raise UserError(f"{path}: {name}: {error}; {PLAN_AGAIN}") from None
+    return common, rows
+
+
+def keep_begun(
+    output: Output,
+    common: Mapping[str, Any],
+    rows: Mapping[str, dict[str, Any]],
+    flags: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Return rows in which every member that has begun has the options it began with.
+
+    Args:
+        output: folder of everything.
+        common: the ``train:`` block.
+        rows: as they are read, or newly planned.
+        flags: what goes before the rows.
+    """
+    begun = {
+        path.parent.parent.name: Run(path.parent)
+        for path in sorted(output.root.glob("*/fold*/config.yaml"), reverse=True)
+    }
+    own = {safe_name(name): name for name in rows}
+    own |= {name: name for name in begun if _OF_A_PLAN.search(name) and name not in own}
+    kept = dict(rows)
+    for folder, name in own.items():
+        then = _options_of(begun[folder], flags, name) if folder in begun else None
+        if then is None:
+            continue
+        try:
+            now = config_hash(
+                fill(FoldConfig, {**common, **rows.get(name, {}), **flags, "model": name})
+            )
+        except UserError:
+            now = ""
+        if name not in rows or now != config_hash(then):
+            print(f"note: plan.yaml: {name} has begun, so its row stays as it was", flush=True)
+            usual = learned_options(FoldConfig())
+            kept[name] = {
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in learned_options(then).items()
+                if key not in flags and (value != usual.get(key) or key in common)
+            }
+    return kept
+
+
+def _options_of(run: Run, flags: Mapping[str, Any], name: str) -> FoldConfig | None:
+    """Return the options a run was started with, under the same flags; None = unknown."""
+    try:
+        saved = read_config(run)["options"]
+        fields = learned_options(FoldConfig())
+        known = {key: value for key, value in saved.items() if key in fields}
+        return fill(FoldConfig, {**known, **flags, "model": name})
+    except UserError:
+        return None
