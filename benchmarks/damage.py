@@ -186,13 +186,12 @@ TRACKS = {
 }
 
 
-def results(output: Path) -> dict[str, str]:
-    """Return file → hash of all that a user takes away."""
-    found = fingerprint(output, states=False)
-    for path in sorted((output / "masks").rglob("*")):
-        if path.suffix == ".png" or path.name == "masks.csv":
-            found[path.relative_to(output).as_posix()] = digest(path.read_bytes())
-    return found
+def results(output: Path, *, last: bool = False) -> dict[str, str]:
+    """Return file → hash of all that a user takes away, or of what the last command makes."""
+    paths = [output / SUBMISSION, *sorted((output / "masks").rglob("*"))]
+    made = [p for p in paths if p.suffix == ".png" or p.name in (SUBMISSION, "masks.csv")]
+    found = {p.relative_to(output).as_posix(): digest(p.read_bytes()) for p in made if p.exists()}
+    return found if last else found | fingerprint(output, states=False)
 
 
 def members(output: Path) -> set[str]:
@@ -254,7 +253,8 @@ class Bench:
                 said = self.run(command)
                 assert not said, f"{command}: {said}"
             self.keep(state)
-        self.expected = results(self.states["finished"])
+        whole = self.states["finished"]
+        self.expected = [results(whole), results(whole, last=True)]
         self.stop_halfway()
         self.keep("stopped")
 
@@ -370,11 +370,9 @@ class Bench:
             gone = set() if last else self.members - members(self.output)
             valid = is_valid(self.output / SUBMISSION)
             return sorted(gone) + [SUBMISSION] * (not valid)
-        found = results(self.output)
-        names = self.expected.keys() | found.keys()
-        if last:
-            names = {k for k in names if k == SUBMISSION or k.startswith("masks/")}
-        return sorted(k for k in names if self.expected.get(k) != found.get(k))
+        expected, found = self.expected[last], results(self.output, last=last)
+        names = expected.keys() | found.keys()
+        return sorted(k for k in names if expected.get(k) != found.get(k))
 
     def cases(self) -> Iterator[tuple[str, str, str]]:
         """Yield (state, file, harm)."""

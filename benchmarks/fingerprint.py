@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from src.files import NOT_WHOLE
+
 WHOLE = ("folds.csv", "weights.json", "submission.csv", "best.safetensors", "metrics.csv")
 PARTS = ("model", "ema", "optimizer", "state")
 
@@ -18,23 +20,32 @@ def fingerprint(output: Path, *, states: bool = True) -> dict[str, str]:
         output: the folder.
         states: whether ``last.pt`` counts, which a finished run needs no more.
     """
-    import numpy as np
-    import torch
-
     found = {}
     for path in sorted(output.rglob("*")):
         name = path.relative_to(output).as_posix()
         if path.name in WHOLE:
             found[name] = digest(path.read_bytes())
-        elif path.name == "last.pt" and states:
-            state = torch.load(path, weights_only=True)
-            found |= {f"{name} {part}": digest(*flat(state[part])) for part in PARTS}
-        elif path.name == "oof.npz":
-            with np.load(path, allow_pickle=False) as oof:
-                found |= {f"{name} {part}": digest(oof[part].tobytes()) for part in oof.files}
-        elif path.name == "test_logits.npy":
-            found[name] = digest(np.load(path, allow_pickle=False).tobytes())
+        elif path.name in ("oof.npz", "test_logits.npy") or (path.name == "last.pt" and states):
+            try:
+                found |= {f"{name} {part}": value for part, value in hash_parts(path).items()}
+            except NOT_WHOLE:
+                found[name] = digest(path.read_bytes())
     return found
+
+
+def hash_parts(path: Path) -> dict[str, str]:
+    """Return part → hash of a file whose bytes may differ where its content does not."""
+    import numpy as np
+    import torch
+
+    if path.suffix == ".pt":
+        state = torch.load(path, weights_only=True)
+        return {part: digest(*flat(state[part])) for part in PARTS}
+    content = np.load(path, allow_pickle=False)
+    if path.suffix == ".npy":
+        return {"": digest(content.tobytes())}
+    with content:
+        return {part: digest(content[part].tobytes()) for part in content.files}
 
 
 def digest(*blocks: bytes) -> str:

@@ -110,6 +110,7 @@ def load_oof(
     models: Sequence[str] = (),
     alias_groups: Sequence[Sequence[str]] = (),
     tta_steps: int = 0,
+    finished_only: bool = True,
 ) -> Oof:
     """Join the OOF predictions of ``models`` against the folds.
 
@@ -119,6 +120,7 @@ def load_oof(
         models: which models; empty means all that are found.
         alias_groups: class names that mean the same; their columns are added up.
         tta_steps: use only the first so many views of each model, at whatever size; 0 means all.
+        finished_only: refuse the OOF predictions of runs that are not finished.
 
     Raises:
         UserError: no OOF file, a file of other folds or another class list, ids that the folds do
@@ -127,7 +129,7 @@ def load_oof(
     names = tuple(dict.fromkeys(models)) or find_models(output_dir)
     if not names:
         raise UserError(f"{output_dir}: no <model>/fold<k>/oof.npz; run train_fold.py first")
-    files = {name: _open_model(output_dir, name, folds) for name in names}
+    files = {name: _open_model(output_dir, name, folds, finished_only) for name in names}
     reference = next(iter(files[names[0]].values()))
     _check_classes(files, reference)
     position = {id_: row for row, id_ in enumerate(folds.ids.tolist())}
@@ -159,7 +161,9 @@ def load_oof(
     )
 
 
-def _open_model(output_dir: Path, name: str, folds: FoldTable) -> dict[int, OofFile]:
+def _open_model(
+    output_dir: Path, name: str, folds: FoldTable, finished_only: bool
+) -> dict[int, OofFile]:
     paths = sorted((output_dir / name).glob("fold*/oof.npz"))
     if not paths:
         raise UserError(
@@ -176,18 +180,20 @@ def _open_model(output_dir: Path, name: str, folds: FoldTable) -> dict[int, OofF
             )
         if not file.fold.isdigit() or f"fold{file.fold}" != path.parent.name:
             raise UserError(f"{path}: of fold {file.fold!r}; {REPAIR}")
-        _refuse_strange(file)
+        _refuse_strange(file, finished_only)
         files[int(file.fold)] = file
     return files
 
 
-def _refuse_strange(file: OofFile) -> None:
+def _refuse_strange(file: OofFile, finished_only: bool) -> None:
     """Raise a UserError where the run beside an OOF file is another, or not finished."""
     run = Run(file.path.parent)
     if run.finished.is_file():
         if read_done(run)["config_hash"] != file.config_hash:
             raise UserError(f"{file.path}: of a run with other options; {REPAIR}")
-    elif run.config.is_file():  # killed before it was finished, or finished.json is lost
+    elif (
+        finished_only and run.config.is_file()
+    ):  # killed before it was finished, or finished.json is lost
         raise UserError(f"{file.path}: of a run that is not finished; {GO_ON}")
 
 

@@ -84,7 +84,7 @@ def train(tmp_path: Path) -> Callable[..., Any]:
         valid = options.pop("valid", TinyLoader(12, 5, shuffle=False))
         mix, precision = options.pop("mix", None), options.pop("computed_in", "fp32")
         compiled = options.pop("compiled", False)
-        shorten = options.pop("shorten", None)
+        shorten, split_hash = options.pop("shorten", None), options.pop("split_hash", "")
         config = EngineConfig(**({"epochs": 3, "batch_size": 8, "device": "cpu"} | options))
         run = Run(tmp_path / name)
         state = fit(
@@ -98,6 +98,7 @@ def train(tmp_path: Path) -> Callable[..., Any]:
             names=[f"id{i}" for i in range(30)],
             mix=mix,
             shorten=shorten,
+            split_hash=split_hash,
         )
         return run, state
 

@@ -174,3 +174,25 @@ def test_a_second_name_that_stands_already_leaves_nothing_behind(run: Run) -> No
     save_state(run, STATE | {"state": {"step": 2}})
     assert {p.name for p in run.folder.iterdir()} == {run.last.name, run.previous.name}
     assert torch.load(run.previous, weights_only=True)["state"]["step"] == 1
+
+
+@pytest.mark.parametrize("foreign", ["fold1", "other options", "other data", "lost"])
+def test_weights_of_another_run_under_the_same_name_are_refused(train: Any, foreign: str) -> None:
+    """In a run that goes on: the same network, so that nothing but the identity differs."""
+    run, _ = train("run/fold0", epochs=1, split_hash="a")
+    other = {"other options": {"lr": 1e-4}, "other data": {"split_hash": "b"}}.get(foreign, {})
+    name = "other/fold1" if foreign == "fold1" else "other/fold0"
+    strange, _ = train(name, **{"epochs": 1, "split_hash": "a"} | other)
+    run.best.unlink()
+    if foreign != "lost":
+        run.best.write_bytes(strange.best.read_bytes())
+    with pytest.raises(UserError, match=r"best\.safetensors: .*delete its folder"):
+        train("run/fold0", epochs=1, split_hash="a")
+    run.best.write_bytes(train("same/fold0", epochs=1, split_hash="a")[0].best.read_bytes())
+    train("run/fold0", epochs=1, split_hash="a")
+
+
+def test_a_state_of_other_data_is_refused(train: Any) -> None:
+    train("run/fold0", epochs=1, split_hash="a")
+    with pytest.raises(UserError, match=r"last\.pt is of other images or folds"):
+        train("run/fold0", epochs=1, split_hash="b")

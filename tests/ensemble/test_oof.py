@@ -72,8 +72,8 @@ def test_a_missing_fold_restricts_all_models_and_says_so(make_world):
     [
         ({"folds_hash": "0" * 16}, "other folds"),
         ({"classes": ("x", "y", "z", "w")}, "classes"),
-        ({"fold": "full"}, "says it is fold 'full'"),
-        ({"fold": "2"}, "is in fold 0 there"),
+        ({"fold": "full"}, "of fold 'full'"),
+        ({"fold": "2"}, "of fold '2'"),
         ({"targets": np.zeros(100, int)}, "another class for id"),
         ({"ids": np.array(["new", *map(str, range(99))])}, "'new' is not in folds.csv"),
         ({"targets": np.full(100, 9)}, "no class number"),

@@ -86,10 +86,11 @@ def study(output: Output) -> Study:
         weights = None
     if weights is not None:
         names = tuple(dict.fromkeys(model for model, _ in weights.blend.members))
-        oof = load_oof(output.root, rows, models=names, alias_groups=weights.alias_groups)
+        groups = weights.alias_groups
+        oof = load_oof(output.root, rows, models=names, alias_groups=groups, finished_only=False)
         blend = weights.blend
     else:
-        oof = load_oof(output.root, rows, models=_fullest(output))
+        oof = load_oof(output.root, rows, models=_fullest(output), finished_only=False)
         blend = mean_blend(oof)
         notes.append("no blend yet: what stands below is of the plain mean of all members")
     return Study(diagnose(oof, blend), folds, weights, (*notes, *oof.notes))
