@@ -119,7 +119,7 @@ def predict_images(
     from tqdm import tqdm
 
     from src.engine.runtime import start_runtime
-    from src.pipelines.segmentation.ensemble import blend_maps
+    from src.pipelines.segmentation.ensemble import blend_maps, settle_threshold
     from src.pipelines.segmentation.report import MaskFolder, write_index_png
     from src.pipelines.segmentation.score import to_mask
 
@@ -127,10 +127,9 @@ def predict_images(
     default = Output(Path(config.output_dir)).masks(config.split)
     folder = MaskFolder(Path(config.output) if config.output else default)
     own_folder(folder.root, ("masks", "overlays"), ours=folder.root == default)
-    threshold = config.threshold
+    threshold, origin = config.threshold, "given"
     if threshold < 0:
-        mass = sum(member.share for member in members)
-        threshold = sum(member.share * member.threshold for member in members) / mass
+        threshold, origin = settle_threshold(members)
     clean = find_cleaning(members) if config.postprocess else None
     folder.start(index, rows)
     maps = blend_maps(
@@ -146,8 +145,9 @@ def predict_images(
     views = sorted({member.num_views for member in members})
     how = f"{len(rows)} {config.split} images at native size, views {views}"
     tuned = config.threshold < 0 and all("views" in member.done for member in members)
-    if (len(index.classes) == 2 or threshold != 0.5) and tuned:
-        how += f", threshold {threshold:.3g} from valid"
+    if threshold != 0.5 and tuned:
+        how += f", threshold {threshold:.3g} {origin}"
+        how += " (chosen on these images)" * (config.split == "valid")
     print(f"{folder.masks}: masks of {how}; {lines} lines of run lengths checked", flush=True)
     if config.overlays:
         folder.write_overlays()

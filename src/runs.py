@@ -75,6 +75,11 @@ class Run:
         return self.folder / "oof_counts.npz"
 
     @property
+    def oof_sweep(self) -> Path:
+        """Pixel counts of every held-out image at every threshold and number of views (masks)."""
+        return self.folder / "oof_sweep.npz"
+
+    @property
     def test_logits(self) -> Path:
         """Logits of the test rows, (V, N, K) float16."""
         return self.folder / "test_logits.npy"

@@ -92,8 +92,11 @@ def test_lanes_from_images_to_submitted_masks(
     one = ["--runs", str(out / "lane" / "net0" / "fold0")]
     assert infer_segmentation.main([*one, *valid, "--output", str(tmp_path / "v")]) == 0
     # the same net, views and threshold on the same images: the same pixels
-    again = read(tmp_path / "v" / "scores.json")["scores"]
-    assert again == pytest.approx(done["scores"], abs=2e-3)
+    again = read(tmp_path / "v" / "scores.json")
+    row = done["views"][done["tta_steps"] - 1]
+    assert again["scores"]["pooled_iou/lane"] == pytest.approx(row["score"], abs=2e-3)
+    assert ("chosen on these images" in again["counted"]) == (row["threshold"] != 0.5)
+    assert 0 < done["nested"] <= row["best"] + 1e-9
     assert (tmp_path / "v" / "worst.png").is_file()
     assert report.main(["--output_dir", str(out), "--device", "cpu"]) == 0
     page = (out / "report" / "index.html").read_text(encoding="utf-8")

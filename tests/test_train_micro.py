@@ -93,7 +93,7 @@ def test_sets_seeds_report_and_masks(
     argv = ("--dataset", "all", "--seeds", "0", "1", "--report", "--name", "net")
     assert micro(out, root, *argv) == 0
     said = capsys.readouterr().out
-    scores = [[read(out / "micro" / f"net-{s}-seed{n}" / "fold0" / "finished.json")["score"]
+    scores = [[read(out / "micro" / f"net-{s}-seed{n}" / "fold0" / "finished.json")["nested"]
                for n in (0, 1)] for s in ("CVPPP", "CFD")]  # fmt: skip
     assert scores[0][0] != scores[0][1]
     per_seed = np.mean(scores, axis=0)

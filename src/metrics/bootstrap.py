@@ -119,6 +119,15 @@ def draw_weights(
     return draws[:, unit].astype(np.float64), num_units
 
 
+def assign_parts(
+    groups: Sequence[str] | np.ndarray, num_parts: int = 5, seed: int = 0
+) -> np.ndarray:
+    """Split rows into parts, groups whole, "" alone: (N,) numbers below ``num_parts``."""
+    unit = _number_groups(groups, len(groups))
+    order = np.random.default_rng(seed).permutation(int(unit.max()) + 1)
+    return order[unit] % num_parts
+
+
 def compare_counts(
     first: SegmentationCounts,
     second: SegmentationCounts,

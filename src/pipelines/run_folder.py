@@ -257,7 +257,7 @@ def finish_run(run: Run, done: dict[str, Any], *, keep_last: bool) -> None:
     """Declare a run complete, and drop the states that only an interrupted one needs."""
     check_held(run.lock)
     run.previous.unlink(missing_ok=True)
-    results = (run.best, run.oof, run.oof_counts, run.config, run.metrics)
+    results = (run.best, run.oof, run.oof_counts, run.oof_sweep, run.config, run.metrics)
     files = {path.name: describe_file(path) for path in results if path.exists()}
     write_json(run.finished, done | {"files": files})
     run.start.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime
 from src.ensemble.solvers import solve_mixture
 from src.files import read_arrays
+from src.metrics.thresholds import SweepCounts
 from src.models.folding import FOLDING_SIDE, fold_norms
 from src.models.pretrained import read_state
 from src.pipelines.run_folder import parse_size, read_config, refuse_lost
@@ -99,6 +100,21 @@ class Member:
             reason = str(error).splitlines()[1].strip()[:150]
             raise UserError(f"{self.weights} does not fit {self.run.folder}: {reason}") from None
         return model
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Counts of a run's held-out images at every threshold.
+
+    Attributes:
+        statistic: what the threshold is chosen by.
+        sweeps: for 1, 2, … views.
+        units: of each image: its group, or itself.
+    """
+
+    statistic: str
+    sweeps: list[SweepCounts]
+    units: list[str]
 
 
 def find_runs(patterns: Sequence[str]) -> list[Run]:
@@ -213,6 +229,52 @@ def settle_shares(members: Sequence[Member], mode: str) -> tuple[list[float], st
             how = "uniform, since no image was held out by all models"
     text = ", ".join(f"{name} {weight:.3f}" for name, weight in share.items())
     return [share[m.name] / folds[m.name] for m in members], f"weights {how}: {text}"
+
+
+def load_sweeps(run: Run, done: Mapping[str, Any]) -> Swept | None:
+    """Read what a run's held-out images count at every threshold; None where it swept none.
+
+    Raises:
+        UserError: lost, or not what its training wrote.
+    """
+    refuse_lost(run, dict(done), run.oof, run.oof_sweep)
+    if run.oof_sweep.name not in done.get("files", {}):
+        return None
+    names = ("statistic", "thresholds", "hits", "union", "target")
+    found = read_arrays(run.oof_sweep, names, REPAIR)
+    oof = read_arrays(run.oof, ("ids", "groups"), REPAIR)
+    sweeps = [
+        SweepCounts(found["thresholds"], hits, union, found["target"])
+        for hits, union in zip(found["hits"], found["union"], strict=True)
+    ]
+    pairs = zip(oof["groups"].tolist(), oof["ids"].tolist(), strict=True)
+    return Swept(str(found["statistic"]), sweeps, [group or f"\0{name}" for group, name in pairs])
+
+
+def settle_threshold(members: Sequence[Member]) -> tuple[float, str]:
+    """Return the threshold of a blend and one line about where it comes from.
+
+    A run's own was chosen on its held-out images; for several runs it is chosen once more on
+    those of all, an image (or group) being one piece of evidence however many runs held it out.
+    """
+    if len(members) == 1:
+        return members[0].threshold, "from valid"
+    found = [load_sweeps(member.run, member.done) for member in members]
+    swept = [sweep for sweep in found if sweep is not None]
+    fits = len(swept) == len(members) and all(
+        sweep.statistic == swept[0].statistic and member.num_views <= len(sweep.sweeps)
+        for member, sweep in zip(members, swept, strict=True)
+    )
+    if not fits:
+        mass = sum(member.share for member in members)
+        mean = sum(member.share * member.threshold for member in members) / mass
+        return mean, "from valid, mean of the runs'"
+    parts = [s.sweeps[m.num_views - 1] for m, s in zip(members, swept, strict=True)]
+    units = [unit for sweep in swept for unit in sweep.units]
+    joined = SweepCounts.join(parts)
+    place = joined.choose(swept[0].statistic, units)
+    how = f"from valid, {len(set(units))} images or groups of {len(members)} runs"
+    return float(joined.thresholds[place]), how
 
 
 def _read_oof(members: Sequence[Member]) -> dict[str, np.ndarray]:

@@ -53,16 +53,18 @@ def contract(done: dict[str, Any]) -> list[Html]:
     """Show the scores by their full names, how they were counted, and views and thresholds."""
     scores = {k: float(v) for k, v in done["scores"].items() if "/" not in k}
     rows = [[name, value] for name, value in scores.items()]
+    keys = ("plain", "nested", "threshold", "score", "best_threshold", "best")
     views = [
-        [int(row["views"]), float(row["score"]), float(row["threshold"]), float(row["plain"])]
+        [int(row["views"]), *(float(row[key]) for key in keys)]
         for row in done["views"]
-        if "plain" in row
+        if "nested" in row
     ]
     parts = [note(f"counted on {done['counted']}")]
     parts.append(table(["score", "value"], rows, caption="scores; trivial: all background"))
     if views:
-        heads = ["views", "best score", "threshold", "score at 0.5"]
-        parts.append(table(heads, views, caption=f"{done['monitor']} by number of views"))
+        heads = ["views", "score at 0.5", "nested", "threshold", "there", "best threshold", "there"]
+        how = "nested: each fold at what the others chose; the last four on the images that chose"
+        parts.append(table(heads, views, caption=f"{done['monitor']} by number of views; {how}"))
     return parts
 
 

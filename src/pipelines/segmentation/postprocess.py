@@ -14,7 +14,7 @@ from itertools import product
 import cv2
 import numpy as np
 
-from src.metrics.bootstrap import Difference, bootstrap_difference
+from src.metrics.bootstrap import Difference, assign_parts, bootstrap_difference
 
 NUM_PARTS = 5
 
@@ -99,10 +99,8 @@ def judge_cleaning(
         seed: of the parts.
     """
     num_images = len(counts)
-    names = [name or f"\0{row}" for row, name in enumerate(groups or [""] * num_images)]
-    unit = np.unique(names, return_inverse=True)[1]
-    order = np.random.default_rng(seed).permutation(int(unit.max()) + 1)
-    part = order[unit] % NUM_PARTS
+    names = list(groups or [""] * num_images)
+    part = assign_parts(names, NUM_PARTS, seed)
     chosen = np.empty((num_images, 2), np.int64)
     for number in range(NUM_PARTS):
         inside = part == number

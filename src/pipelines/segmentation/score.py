@@ -1,6 +1,7 @@
 """Scoring of a mask run on its held-out images at native size: views, threshold, ``oof.npz``.
 
-Two passes: the first settles how many views and which threshold, the second counts everything.
+Two passes: the first settles how many views and which threshold, the second counts everything,
+each image with what the folds without it chose.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,16 @@ from src.engine.interrupt import catch_signals
 from src.engine.predict import predict
 from src.engine.runtime import Runtime
 from src.files import atomic_write
+from src.metrics.counts import SegmentationCounts
 from src.metrics.segmentation import SegmentationMeter, score_counts
-from src.metrics.thresholds import ThresholdSweep
+from src.metrics.thresholds import (
+    PERCENT,
+    Choice,
+    SweepCounts,
+    ThresholdSweep,
+    choose_views,
+    foreground_share,
+)
 from src.models.folding import FOLDING_SIDE, fold_norms
 from src.pipelines.segmentation.postprocess import count_cleaned, judge_cleaning
 from src.runs import Run
@@ -71,21 +81,21 @@ def score_held_out(
         about: texts to keep in ``oof.npz``.
 
     Returns:
-        ``views`` (a row each), ``tta_steps`` and ``threshold`` chosen, ``scores`` and how they
-        were counted, ``cleaning`` (None unless it was kept).
+        ``views`` (a row each), ``tta_steps`` and ``threshold`` chosen, ``nested`` score of
+        choosing them, ``scores`` and how they were counted, ``cleaning`` (None unless kept).
     """
     model = runtime.place(fold_norms(model, FOLDING_SIDE))
-    with catch_signals(runtime.agree) as pause:
-        if (
-            max_views == 1 and task.num_outputs > 1 and len(class_thresholds(task)) == 1
-        ):  # nothing is to be settled
-            table = [{"views": 1, "score": 0.0, "threshold": 0.5}]
-        else:
-            table = score_views(model, task, held, runtime, max_views, pause)
-        best = max(table, key=lambda row: row["score"])
-        passed = count_held_out(model, task, held, runtime, best, cleaning=cleaning, pause=pause)
     names = held.index.table["id"].iloc[held.rows].to_numpy(dtype=str)
     groups = held.index.table["group"].iloc[held.rows].tolist()
+    choice: Choice | None = None
+    with catch_signals(runtime.agree) as pause:
+        if max_views > 1 or len(class_thresholds(task)) > 1:  # else nothing is to be settled
+            sweeps = sweep_views(model, task, held, runtime, max_views, pause)
+            if runtime.is_main:
+                save_sweeps(run, sweeps, task.statistic)
+            choice = choose_views(sweeps, task.statistic, groups)
+        own = choice.held if choice else [(1, 0.5)] * len(names)
+        passed = count_held_out(model, task, held, runtime, own, cleaning=cleaning, pause=pause)
     if runtime.is_main:
         save_oof(run, names, groups, passed.true_probs, task.class_names, about or {})
         passed.meter.counts().save(run.oof_counts)
@@ -95,35 +105,52 @@ def score_held_out(
         print(verdict, flush=True)
         kept = asdict(verdict.cleaning) if verdict.kept else None
     scores = score_counts(passed.meter.counts(), task.class_names)
-    best["score"] = scores.get(task.monitor, best["score"])
-    best.setdefault("plain", best["score"])
-    how = f"{len(names)} held-out images at native size, {best['views']:.0f} views"
-    if task.num_outputs == 1 or best["threshold"] != 0.5:
-        how += f", threshold {best['threshold']:.3g} chosen on the same images"
+    done = settled(task, choice, scores)
+    how = f"{len(names)} held-out images at native size, {counted_how(choice)}"
     if runtime.is_main:
         report(task.class_names, scores, how)
-    return {
-        "views": table,
-        "tta_steps": int(best["views"]),
-        "threshold": best["threshold"],
-        "cleaning": kept,
-        "counted": how,
-        "scores": scores,
-    }
+        if choice is not None and len(class_thresholds(task)) > 1:
+            print(f"  {task.statistic}, {choice}", flush=True)
+    return {**done, "cleaning": kept, "counted": how, "scores": scores}
 
 
-def score_views(
+def settled(
+    task: Segmentation, choice: Choice | None, scores: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return what was chosen, as ``finished.json`` has it."""
+    if choice is not None:
+        return {"views": choice.table, "tta_steps": choice.views, "threshold": choice.threshold,
+                "nested": choice.nested}  # fmt: skip
+    score = scores.get(task.monitor, 0.0)
+    row = dict.fromkeys(("score", "plain", "best", "nested"), score)
+    row |= {"views": 1, "threshold": 0.5, "best_threshold": 0.5}
+    return {"views": [row], "tta_steps": 1, "threshold": 0.5, "nested": score}
+
+
+def counted_how(choice: Choice | None) -> str:
+    """Say with which views and thresholds images were counted."""
+    if choice is None:
+        return "1 view"
+    views = " or ".join(map(str, sorted({views for views, _ in choice.held})))
+    how = f"{views} view{'s' * (views != '1')}"
+    cuts = sorted({threshold for _, threshold in choice.held})
+    if cuts != [0.5]:
+        how += f", threshold {' or '.join(f'{cut:.3g}' for cut in cuts)}"
+    return f"{how}, chosen on the other folds" if views != "1" or cuts != [0.5] else how
+
+
+def sweep_views(
     model: nn.Module, task: Segmentation, held: HeldOut, runtime: Runtime, views: int, pause: Any
-) -> list[dict[str, float]]:
-    """Return {views, score, threshold} for the mean of the first 1 .. ``views`` views."""
-    scorer = ViewsScore(task, views)
+) -> list[SweepCounts]:
+    """Count the mean of the first 1 .. ``views`` views at every threshold."""
+    scorer = ViewsSweep(task, views)
 
     def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
         for place, row in enumerate(batch["index"].tolist()):
             mask = held.mask(row)
             for number in range(1, views + 1):
                 probs = mean_probs([view[place, None] for view in outputs[:number]])[0]
-                scorer.update(number, fit_size(probs, mask.shape[:2]), mask)
+                scorer.update(number, fit_size(probs, mask.shape[:2]), mask, row)
 
     predict(
         model, held.loader, task, runtime,
@@ -131,7 +158,7 @@ def score_views(
     )  # fmt: skip
     if runtime.num_processes > 1:
         scorer.join(runtime.gather(scorer.counted()))
-    return scorer.table()
+    return scorer.counts()
 
 
 @dataclass(frozen=True)
@@ -148,22 +175,23 @@ def count_held_out(
     task: Segmentation,
     held: HeldOut,
     runtime: Runtime,
-    chosen: Mapping[str, float],
+    chosen: Sequence[tuple[int, float]],
     *,
     cleaning: bool,
     pause: Any,
 ) -> Passed:
-    """Predict every image with the ``chosen`` views and threshold, and count."""
+    """Predict every image with its own ``chosen`` (number of views, threshold), and count."""
     meter = task.full_meter(BOUNDARY_PX)
     passed = Passed(meter, [], [])
     names = held.index.table["id"].iloc[held.rows].tolist()
 
     def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
-        mean = mean_probs(outputs)
-        for probs, place in zip(mean, batch["index"].tolist(), strict=True):
+        for number, place in enumerate(batch["index"].tolist()):
             mask = held.mask(place)
+            num_views, threshold = chosen[place]
+            probs = mean_probs([view[number, None] for view in outputs[:num_views]])[0]
             native = fit_size(probs, mask.shape[:2])
-            labels = to_mask(native, chosen["threshold"])
+            labels = to_mask(native, threshold)
             row = torch.tensor([int(held.rows[place])])
             target = torch.from_numpy(mask)[None]
             meter.update(
@@ -176,7 +204,7 @@ def count_held_out(
 
     predict(
         model, held.loader, task, runtime, num_rows=len(held.rows), write=write,
-        views=first_views(int(chosen["views"])), pause=pause, label="held out",
+        views=first_views(max(views for views, _ in chosen)), pause=pause, label="held out",
     )  # fmt: skip
     if runtime.num_processes == 1:
         return passed
@@ -242,60 +270,74 @@ REPORTED = (
 
 
 def class_thresholds(task: Segmentation) -> tuple[float, ...]:
-    """Return the thresholds worth trying for K > 2 classes.
+    """Return the thresholds worth trying, rising.
 
-    Only the micro track's score, which no false alarm in an absent class lowers, wants more
-    foreground than the plain maximum gives: 0 to 6 nats in its favour.
+    Of more classes than two only the micro track's score, which no false alarm in an absent class
+    lowers, wants more foreground than the plain maximum gives: 0 to 6 nats in its favour.
     """
+    if task.num_outputs == 1:
+        return PERCENT
     if task.statistic != "micro_protocol_iou" or background_label(task.class_names) != 0:
         return (0.5,)
-    return tuple(1 / (1 + math.exp(nats / 2)) for nats in range(13))
+    return tuple(1 / (1 + math.exp(nats / 2)) for nats in range(12, -1, -1))
 
 
-class ViewsScore:
-    """Score the mean of the first n views, for every n and threshold at once."""
+class ViewsSweep:
+    """Count the mean of the first n views, for every n and threshold at once."""
 
     def __init__(self, task: Segmentation, num_views: int) -> None:
         self.task = task
-        self.thresholds = class_thresholds(task)
-        self.sweeps = [ThresholdSweep(task.ignore_index) for _ in range(num_views)]
-        self.meters = [[task.full_meter() for _ in self.thresholds] for _ in range(num_views)]
+        cuts = class_thresholds(task)
+        self.sweeps: list[ThresholdSweep] = []
+        self.meters: list[SegmentationMeter] = []
+        if len(cuts) > 1:
+            sweep = partial(ThresholdSweep, task.ignore_index, cuts, task.num_classes)
+            self.sweeps = [sweep() for _ in range(num_views)]
+        else:
+            self.meters = [task.full_meter() for _ in range(num_views)]
 
-    def update(self, num_views: int, probs: Tensor, mask: np.ndarray) -> None:
+    def update(self, num_views: int, probs: Tensor, mask: np.ndarray, row: int) -> None:
         """Count the mean probabilities (1 or K, H, W) of the first ``num_views`` views."""
-        target = torch.from_numpy(mask)[None]
-        if self.task.num_outputs == 1:
-            self.sweeps[num_views - 1].update(probs, target)
-            return
-        for threshold, meter in zip(self.thresholds, self.meters[num_views - 1], strict=True):
-            labels = torch.from_numpy(to_mask(probs, threshold).astype(np.int64))[None]
-            meter.update(labels, target)
+        batch = {"mask": torch.from_numpy(mask)[None], "index": torch.tensor([row])}
+        if self.sweeps:
+            self.sweeps[num_views - 1].update(probs if len(probs) == 1 else probs[None], batch)
+        else:
+            self.meters[num_views - 1].update(probs[None], batch)
 
     def counted(self) -> list[Any]:
         """Return what was counted, for another process."""
-        return [part.counted() for part in self._parts()]
+        return [part.counted() for part in (*self.sweeps, *self.meters)]
 
     def join(self, parts: Sequence[list[Any]]) -> None:
         """Hold what all processes counted instead, by rank."""
-        for own, counted in zip(self._parts(), zip(*parts, strict=True), strict=True):
+        for own, counted in zip(
+            (*self.sweeps, *self.meters), zip(*parts, strict=True), strict=True
+        ):
             own.join(counted)
 
-    def _parts(self) -> list[Any]:
-        return [*self.sweeps, *(meter for meters in self.meters for meter in meters)]
+    def counts(self) -> list[SweepCounts]:
+        """Hand over the counts for each n, images ordered by row."""
+        if self.sweeps:
+            return [sweep.counts() for sweep in self.sweeps]
+        return [self._at_maximum(meter.counts()) for meter in self.meters]
 
-    def table(self) -> list[dict[str, float]]:
-        """Return {views, score, threshold} for each n; ``plain`` is the score at 0.5."""
-        rows = []
-        for number, (sweep, meters) in enumerate(zip(self.sweeps, self.meters, strict=True), 1):
-            if self.task.num_outputs == 1:
-                threshold, score = sweep.best(self.task.statistic)
-                plain = float(sweep.scores(self.task.statistic)[sweep.num_bins // 2])
-            else:
-                scores = [meter.compute()[self.task.monitor] for meter in meters]
-                best = int(np.argmax(scores))
-                threshold, score, plain = self.thresholds[best], scores[best], scores[0]
-            rows.append({"views": number, "score": score, "threshold": threshold, "plain": plain})
-        return rows
+    def _at_maximum(self, counts: SegmentationCounts) -> SweepCounts:
+        shown = np.ones(self.task.num_classes, bool)
+        if self.task.statistic == "micro_protocol_iou":
+            shown = counts.foreground
+        hits, predicted, target = (
+            part[:, shown] for part in (counts.intersection, counts.predicted, counts.target)
+        )
+        union = predicted + target - hits
+        return SweepCounts(np.array([0.5]), hits[:, None], union[:, None], target)
+
+
+def save_sweeps(run: Run, sweeps: Sequence[SweepCounts], statistic: str) -> None:
+    """Write ``oof_sweep.npz``: counts at every threshold, images in the order of ``oof.npz``."""
+    arrays: dict[str, Any] = {"thresholds": sweeps[0].thresholds, "target": sweeps[0].target}
+    arrays |= {name: np.stack([getattr(s, name) for s in sweeps]) for name in ("hits", "union")}
+    with atomic_write(run.oof_sweep) as file:
+        np.savez_compressed(file, statistic=np.array(statistic), **arrays)
 
 
 def to_probs(logits: Tensor) -> Tensor:
@@ -328,8 +370,9 @@ def to_mask(probs: Tensor, threshold: float) -> np.ndarray:
     elif threshold == 0.5:
         labels = probs.argmax(0)
     else:
-        best, label = probs[1:].max(0)
-        labels = (label + 1) * (best * (1 - threshold) >= probs[0] * threshold)
+        share, label = foreground_share(probs[None])
+        assert label is not None
+        labels = (label * (share >= threshold))[0]
     return labels.to(torch.uint8).cpu().numpy()
 
 

@@ -266,8 +266,10 @@ def train_masks(
             about={"config_hash": done["config_hash"], "split_hash": data.split.hash},
         )  # fmt: skip
         if config.renorm_images:  # the weights are no longer those that the loop scored
-            done["score"] = max(row["score"] for row in done["views"])
-    shown = "none held out" if done["score"] is None else f"{masks.monitor} {done['score']:.4f}"
+            done["score"] = done["views"][done["tta_steps"] - 1]["best"]
+    shown = "none held out"
+    if valid is not None:
+        shown = f"{masks.monitor} {done['score']:.4f}, nested {done['nested']:.4f}"
     if runtime.is_main:
         finish_run(run, done, keep_last=config.keep_last)
         print(f"{run.folder}: finished in {minutes:.1f} min, {shown}", flush=True)

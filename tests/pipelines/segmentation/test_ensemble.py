@@ -5,8 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.files import write_text
-from src.pipelines.segmentation.ensemble import Member, check_alike, find_runs, settle_shares
+from src.files import describe_file, write_text
+from src.metrics.thresholds import SweepCounts
+from src.pipelines.segmentation.ensemble import (
+    Member,
+    check_alike,
+    find_runs,
+    settle_shares,
+    settle_threshold,
+)
+from src.pipelines.segmentation.score import save_oof, save_sweeps
 from src.runs import Run
 from src.script import UserError
 
@@ -59,3 +67,41 @@ def test_foreign_runs_are_not_joined(tmp_path: Path) -> None:
         check_alike([one, other], one_data_set=True)
     found = find_runs([str(tmp_path / "*" / "fold*"), str(one.run.folder)])
     assert [run.folder for run in found] == [one.run.folder, other.run.folder]
+
+
+def swept(root: Path, name: str, lift: float, threshold: float, images: str) -> Member:
+    """A run whose images have IoU 0.5 at thresholds 0.5 and 0.7, and ``lift`` more at 0.3."""
+    run = Run(root / name / "fold0")
+    run.folder.mkdir(parents=True)
+    hits = np.full((len(images), 3, 1), 500)
+    hits[:, 0] += round(1000 * lift)
+    counts = SweepCounts(
+        np.array([0.3, 0.5, 0.7]), hits, np.full_like(hits, 1000), np.full((len(images), 1), 600)
+    )
+    save_sweeps(run, [counts], "pooled_iou")
+    values = [np.ones(4, np.float32)] * len(images)
+    save_oof(run, np.array(list(images)), [""] * len(images), values, ("background", "lane"), {})
+    files = {path.name: describe_file(path) for path in (run.oof, run.oof_sweep)}
+    return Member(run, {}, {}, {"files": files}, run.best, 1, threshold)
+
+
+def test_the_threshold_of_several_runs_is_chosen_on_all_their_held_out_images(
+    tmp_path: Path,
+) -> None:
+    up, down = (
+        swept(tmp_path, "up", 0.1, 0.3, "abcdef"),
+        swept(tmp_path, "down", -0.2, 0.5, "abcdef"),
+    )
+    assert settle_threshold([up])[0] == 0.3
+    assert settle_threshold([up, down])[0] == 0.5, "together they lose 0.1"
+    third = swept(tmp_path, "third", 0.3, 0.3, "ghijkl")
+    threshold, how = settle_threshold([up, down, third])
+    assert threshold == 0.3 and "12 images or groups of 3 runs" in how
+    one = swept(tmp_path, "one", 0.1, 0.5, "a")
+    again = swept(tmp_path, "again", 0.1, 0.5, "a")
+    assert settle_threshold([one, again])[0] == 0.5, "one image, however often"
+    (down.run.oof_sweep).unlink()
+    with pytest.raises(UserError, match=r"oof_sweep\.npz: missing"):
+        settle_threshold([up, down])
+    older = Member(down.run, {}, {}, {}, down.run.best, 1, 0.5)  # scored before sweeps were kept
+    assert settle_threshold([up, older])[0] == pytest.approx(0.4)

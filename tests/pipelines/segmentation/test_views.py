@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.pipelines.segmentation.score import ViewsScore
+from src.metrics.thresholds import choose_views
+from src.pipelines.segmentation.score import ViewsSweep, counted_how
 from src.tasks.segmentation import Segmentation
 
 TASK = Segmentation(("background", "a", "b"), lambda *_: {}, statistic="micro_protocol_iou")
@@ -18,13 +19,24 @@ PROBS = torch.tensor([[[0.6, 0.6, 0.99]], [[0.3, 0.0, 0.01]], [[0.1, 0.2, 0.0]]]
 MASK = np.array([[1, 2, 0]])
 
 
+def swept(task: Segmentation, images: int, views: int = 1) -> ViewsSweep:
+    scorer = ViewsSweep(task, views)
+    for row in range(images):
+        for number in range(1, views + 1):
+            scorer.update(number, PROBS, MASK, row)
+    return scorer
+
+
 def test_the_protocols_score_wants_the_foreground_favoured() -> None:
-    scorer = ViewsScore(TASK, 1)
-    scorer.update(1, PROBS, MASK)
-    row = scorer.table()[0]
+    choice = choose_views(swept(TASK, 6).counts(), TASK.statistic, [""] * 6)
     # 1/3 and 1/4 pass first at 1.5 nats in favour: 1 / (1 + e^1.5) = 0.18
-    assert row["threshold"] == pytest.approx(1 / (1 + math.exp(1.5)))
+    assert choice.threshold == pytest.approx(1 / (1 + math.exp(1.5)))
+    row = choice.table[0]
     assert row["plain"] == 0 and row["score"] == pytest.approx(1, abs=1e-5)
+    assert choice.nested == pytest.approx(1, abs=1e-5)
+    assert counted_how(choice) == "1 view, threshold 0.182, chosen on the other folds"
+    one = choose_views(swept(TASK, 1).counts(), TASK.statistic, [""])
+    assert one.threshold == 0.5 and counted_how(one) == "1 view"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +45,12 @@ def test_the_protocols_score_wants_the_foreground_favoured() -> None:
     ids=["another score", "no background"],
 )
 def test_else_the_maximum_decides(task: Segmentation) -> None:
-    scorer = ViewsScore(task, 1)
-    scorer.update(1, PROBS, MASK)
-    row = scorer.table()[0]
-    assert row["threshold"] == 0.5 and row["score"] == row["plain"]
+    counts = swept(task, 6, views=2).counts()
+    choice = choose_views(counts, task.statistic, [""] * 6)
+    row = choice.table[0]
+    assert choice.threshold == 0.5 and row["score"] == row["plain"]
+    assert choice.nested == pytest.approx(row["plain"])
+    meter = task.full_meter()
+    batch = {"mask": torch.from_numpy(MASK).expand(6, 1, 3), "index": torch.arange(6)}
+    meter.update(PROBS.expand(6, 3, 1, 3), batch)
+    assert row["score"] == pytest.approx(meter.compute()[task.monitor])
