@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from src.data.road_conditions import CONDITIONS, SHARE
 from src.data.road_scenes import write_scenes
 
 
@@ -22,6 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--num_frames", type=int, default=8, help="frames of each scene")
     parser.add_argument("--size", type=int, nargs=2, default=(384, 384), metavar=("H", "W"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--conditions", nargs="*", default=CONDITIONS, choices=CONDITIONS,
+        help="what makes scenes hard and may occur; none named = none",
+    )  # fmt: skip
+    parser.add_argument("--share", type=float, default=SHARE, help="of scenes with each of them")
     options = vars(parser.parse_args(arguments))
     dest, size = options.pop("dest"), tuple(options.pop("size"))
     print(f"{write_scenes(dest, size=size, **options)}: written; pass it as --data_dir")

@@ -2,71 +2,46 @@
 
 A pinhole camera looks along a flat road. Every pixel below the horizon knows its place on the
 ground (X across, Z ahead, metres), so lines stay lines however the road bends. Varied: bends,
-number and kind of lines, worn paint, asphalt, sun glare, tree and bridge shadows, vehicles that
-hide lines, and white things that are no lanes (stop lines, tar seams, kerbs).
+number and kind of lines, asphalt, sun glare, bridge shadows, vehicles that hide lines, and white
+things that are no lanes (stop lines, tar seams, kerbs). A quarter of the scenes each also have what
+``road_conditions.py`` holds: night, rain, worn paint, trees, traffic, a tilted camera, compression.
 
-As in lane data sets, the mask follows a dashed line through its gaps and through shadow; it stops
-where a vehicle hides it. A frame is a pure function of (seed, scene, frame). Images are float32
-(H, W, 3) in 0..255 while they are painted, in place; lengths are metres on the ground.
+As in lane data sets, the mask follows a dashed line through its gaps, through shadow and where its
+paint is gone; it stops where a vehicle hides it. A frame is a pure function of (seed, scene, frame)
+and the conditions allowed. Images are float32 (H, W, 3) in 0..255 while they are painted, in place;
+lengths are metres on the ground.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from src.files import atomic_write, write_json, write_text
+from src.data.road_conditions import (
+    CONDITIONS,
+    SHARE,
+    Car,
+    compress,
+    darken,
+    draw_conditions,
+    paint_car,
+    place_traffic,
+    rain,
+    shade_trees,
+    tilt,
+    wear,
+)
+from src.data.road_ground import SKY, Ground, cloud, look
+from src.files import atomic_write, read_json, write_json, write_text
 
 STEP = 1.2  # metres the camera moves from one frame to the next
 FAR = 55.0  # metres up to which lines are drawn and labelled
 LANE_WIDTH = 3.5
 PAINT_WIDTH = 0.18
 MIN_LABEL = 1.4  # pixels: a labelled line is at least so wide
-SKY = 1e4  # metres: "ahead" of a pixel above the horizon
-
-
-@dataclass(frozen=True)
-class Ground:
-    """Where each pixel looks.
-
-    Attributes:
-        X: (H, W) metres to the right; 0 above the horizon.
-        Z: (H, W) metres ahead; SKY above the horizon.
-        metres: (H, W) width of a pixel on the ground.
-        horizon: row.
-        focal: focal length in pixels.
-        height: of the camera over the road, metres.
-    """
-
-    X: np.ndarray
-    Z: np.ndarray
-    metres: np.ndarray
-    horizon: float
-    focal: float
-    height: float
-
-
-def look(rng: np.random.Generator, size: tuple[int, int]) -> Ground:
-    """Mount the camera: its height, pitch and focal length vary."""
-    height, width = size
-    focal = width * rng.uniform(0.8, 1.2)
-    horizon = height * rng.uniform(0.3, 0.45)
-    above = rng.uniform(1.2, 1.8)
-    down = np.arange(height)[:, None] + 0.5 - horizon
-    Z = np.where(down > 0, focal * above / np.maximum(down, 1e-3), SKY) + np.zeros(size)
-    sideways = np.arange(width)[None] + 0.5 - width * rng.uniform(0.42, 0.58)
-    metres = (np.where(Z < SKY, Z, 0) / focal).astype(np.float32)
-    X = (sideways * metres).astype(np.float32)
-    return Ground(X, Z.astype(np.float32), metres, horizon, focal, above)
-
-
-def _cloud(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
-    """Smooth noise in 0..1, (H, W)."""
-    coarse = rng.random((cells, cells)).astype(np.float32)
-    return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
 
 
 def paint_land(
@@ -81,17 +56,16 @@ def paint_land(
     rows = np.linspace(0, 1, size[0])[:, None, None]
     sky = np.array([120, 160, 215]) + np.array([110, 75, 25]) * rows / 0.45
     image = (sky * rng.uniform(0.6, 1.1) + np.zeros((*size, 3))).astype(np.float32)
-    hills = ground.horizon - size[0] * 0.12 * _cloud(rng, (1, size[1]), 9)[0]
-    is_hill = np.arange(size[0])[:, None] > hills[None]
+    is_hill = ground.down > -size[0] * 0.12 * cloud(rng, (1, size[1]), 9)[0]
     green = np.array([60, 85, 50]) * rng.uniform(0.6, 1.3)
-    image[is_hill] = green * (0.7 + 0.6 * _cloud(rng, size, 40)[is_hill])[:, None]
+    image[is_hill] = green * (0.7 + 0.6 * cloud(rng, size, 40)[is_hill])[:, None]
     land = ground.Z < SKY
     verge = np.array([[95, 115, 60], [140, 125, 95], [150, 150, 145]])[rng.integers(3)]
-    image[land] = verge * (0.7 + 0.6 * _cloud(rng, size, 60)[land])[:, None]
+    image[land] = verge * (0.7 + 0.6 * cloud(rng, size, 60)[land])[:, None]
     shoulder = rng.uniform(0.3, 1.8)
     road = land & (across > offsets[0] - shoulder) & (across < offsets[-1] + shoulder)
     grey = rng.uniform(55, 130) + np.array([0, 0, rng.uniform(-4, 8)])
-    grain = 0.85 + 0.3 * _cloud(rng, size, 90)[road] + 0.04 * np.sin(ground.Z[road] + travelled)
+    grain = 0.85 + 0.3 * cloud(rng, size, 90)[road] + 0.04 * np.sin(ground.Z[road] + travelled)
     beside = np.abs(across[road] - np.mean(offsets[:2])) - 0.8  # wheels darken the asphalt
     image[road] = grey * (grain * (1 - 0.12 * np.exp(-((beside / 0.3) ** 2))))[:, None]
     return image
@@ -105,8 +79,12 @@ def paint_line(
     travelled: float,
     *,
     dashed: bool,
+    left: np.ndarray | float,
 ) -> np.ndarray:
-    """Paint the line at ``away == 0`` and return where it is labelled: bool (H, W)."""
+    """Paint the line at ``away == 0`` and return where it is labelled: bool (H, W).
+
+    ``left`` is what wear has left of the paint, (H, W) in 0..1.
+    """
     half = PAINT_WIDTH / 2 * rng.uniform(0.8, 1.4)
     labelled = np.maximum(half, MIN_LABEL / 2 * ground.metres)
     at = np.nonzero((ground.Z < FAR) & (np.abs(away) < labelled + ground.metres))
@@ -115,8 +93,9 @@ def paint_line(
     cover = np.clip((half - off) / pixels + 0.5, 0, 1) * np.minimum(1, 2 * half / pixels)
     period, share = (rng.uniform(8, 13), rng.uniform(0.35, 0.6)) if dashed else (1.0, 1.0)
     distance = ground.Z[at] + (travelled + rng.uniform(0, period))
-    worn = rng.uniform(0.75, 1.3) - rng.uniform(0, 0.6) * _cloud(rng, away.shape, 70)[at]
-    alpha = (cover * (distance % period < period * share) * np.clip(worn, 0, 1))[:, None]
+    worn = rng.uniform(0.75, 1.3) - rng.uniform(0, 0.6) * cloud(rng, away.shape, 70)[at]
+    worn = np.clip(worn, 0, 1) * np.broadcast_to(left, away.shape)[at]
+    alpha = (cover * (distance % period < period * share) * worn)[:, None]
     colour = np.array([[235, 235, 230], [225, 180, 60]])[int(rng.random() < 0.25)]
     image[at] += (colour * rng.uniform(0.75, 1.0) - image[at]) * alpha
     mask = np.zeros(away.shape, bool)
@@ -158,7 +137,7 @@ def cast_shadows(
     for _ in range(int(rng.integers(0, 4))):
         start, length = rng.uniform(3, 45) - travelled, rng.uniform(1, 8)
         slant, ragged = rng.uniform(-0.6, 0.6), rng.uniform(0, 3)
-        depth = ground.Z + slant * across + ragged * _cloud(rng, across.shape, 24)
+        depth = ground.Z + slant * across + ragged * cloud(rng, across.shape, 24)
         reach = rng.uniform(-6, 6)
         shadow = (
             (depth > start) & (depth < start + length) & (np.sign(reach) * across > -abs(reach))
@@ -168,38 +147,42 @@ def cast_shadows(
 
 def drive_vehicles(
     rng: np.random.Generator,
+    more: np.random.Generator | None,
     image: np.ndarray,
     mask: np.ndarray,
     ground: Ground,
     bend: tuple[float, float],
     offsets: list[float],
     travelled: float,
+    glow: np.ndarray | None,
 ) -> None:
-    """Put boxes with windows and wheels on the road, far ones first; they hide what is behind."""
-    H, W = mask.shape
-    left = float(ground.X[-1, 0] / ground.metres[-1, 0])  # of the image's edge, in pixels
+    """Put vehicles on the road, far ones first; they hide what is behind.
+
+    Args:
+        rng: of the scene, for up to three in its lanes.
+        more: of the traffic, for many and beside the road; None without it.
+        image: (H, W, 3).
+        mask: (H, W) bool.
+        ground: camera.
+        bend: curvature and heading of the road.
+        offsets: of the lines, metres across.
+        travelled: by the camera.
+        glow: (H, W, 3) takes the light of their lamps at night; None by day.
+    """
     cars = []
     for _ in range(int(rng.integers(0, 4))):
         speed = rng.uniform(-0.5, 0.8)
         lane = int(rng.integers(len(offsets) - 1))
         colour = rng.uniform(20, 220, 3)
-        cars.append((rng.uniform(7, 40) + speed * travelled, lane, colour, rng.uniform(1.4, 2.6)))
-    for Z, lane, colour, tall in sorted(cars, key=lambda car: -car[0]):
-        if Z < 5:
-            continue
-        scale = ground.focal / Z
-        centre = offsets[lane] + LANE_WIDTH / 2 + Z * bend[1] + Z**2 * bend[0] / 2
-        x, y = centre * scale - left, ground.horizon + ground.height * scale
-        half, top = 0.9 * scale, y - tall * scale
-        x0, x1, y0, y1 = (int(np.clip(v, 0, m)) for v, m in
-                          ((x - half, W), (x + half, W), (top, H), (y, H)))  # fmt: skip
-        image[y1 : int(y1 + 0.15 * scale), x0:x1] *= 0.4
-        image[y0:y1, x0:x1] = colour
-        window = int(y0 + 0.15 * (y1 - y0)), int(y0 + 0.45 * (y1 - y0))
-        edge = int(0.12 * (x1 - x0))
-        image[window[0] : window[1], x0 + edge : max(x0 + edge, x1 - edge)] = 40
-        image[int(y1 - 0.12 * (y1 - y0)) : y1, x0:x1] = 25
-        mask[y0:y1, x0:x1] = False
+        Z, tall = rng.uniform(7, 40) + speed * travelled, rng.uniform(1.4, 2.6)
+        cars.append((Z, offsets[lane] + LANE_WIDTH / 2, tall, colour, False))
+    if more is not None:
+        middles = [offset + LANE_WIDTH / 2 for offset in offsets]
+        cars += place_traffic(more, middles, travelled)
+    for Z, offset, tall, colour, oncoming in sorted(cars, key=lambda car: -car[0]):
+        if Z >= 5:
+            X = offset + Z * bend[1] + Z**2 * bend[0] / 2
+            paint_car(image, mask, ground, Car(Z, X, tall, colour, oncoming), glow)
 
 
 def shine(rng: np.random.Generator, image: np.ndarray, ground: Ground) -> None:
@@ -207,15 +190,20 @@ def shine(rng: np.random.Generator, image: np.ndarray, ground: Ground) -> None:
     H, W = image.shape[:2]
     image *= rng.uniform(0.45, 1.2) * (1 + rng.normal(0, 0.04, 3))
     if rng.random() < 0.4:
-        x, y = rng.uniform(0, W), rng.uniform(0, ground.horizon)
-        rows, columns = np.arange(H)[:, None], np.arange(W)[None]
+        x, up = rng.uniform(0, W), rng.uniform(0, 0.45 * H)
         spread = W * rng.uniform(0.15, 0.6)
-        glow = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * spread**2))
+        away = (ground.down + up) ** 2 + (np.arange(W)[None] - x) ** 2
+        glow = np.exp(-away / (2 * spread**2))
         image += glow[..., None] * rng.uniform(80, 200) * np.array([1.0, 0.95, 0.8])
 
 
 def render_frame(
-    seed: int, scene: int, frame: int = 0, size: tuple[int, int] = (384, 384)
+    seed: int,
+    scene: int,
+    frame: int = 0,
+    size: tuple[int, int] = (384, 384),
+    conditions: Sequence[str] = CONDITIONS,
+    share: float = SHARE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Render one frame.
 
@@ -224,13 +212,17 @@ def render_frame(
         scene: number of the scene: road, weather, camera and traffic.
         frame: number within the scene; the camera drives on.
         size: (H, W) in pixels.
+        conditions: that may occur.
+        share: of the scenes that have each of them.
 
     Returns:
         image (H, W, 3) uint8 RGB and mask (H, W) uint8, 1 on lane lines.
     """
     rng = np.random.default_rng([seed, scene])
     noise = np.random.default_rng([seed, scene, frame])
-    ground = look(rng, size)
+    hard = draw_conditions(seed, scene, conditions, share)
+    roll, nod = tilt(hard.get("tilt"), noise)
+    ground = look(rng, size, roll, nod)
     travelled = frame * STEP
     bend = rng.normal(0, 0.0018), rng.normal(0, 0.012)
     num_lanes = int(rng.integers(1, 4))
@@ -243,15 +235,28 @@ def render_frame(
     across = ground.X - centre
     image = paint_land(rng, ground, across, offsets, size, travelled)
     mask = np.zeros(size, bool)
+    left = wear(hard.get("wear"), size)
     for number, offset in enumerate(offsets):
         inner = 0 < number < num_lanes
-        mask |= paint_line(rng, image, ground, across - offset, travelled, dashed=inner)
+        away = across - offset
+        mask |= paint_line(rng, image, ground, away, travelled, dashed=inner, left=left)
     paint_distractors(rng, image, ground, across, offsets, travelled)
     cast_shadows(rng, image, ground, across, travelled)
-    drive_vehicles(rng, image, mask, ground, bend, offsets, travelled)
-    shine(rng, image, ground)
+    if "trees" in hard:
+        shade_trees(hard["trees"], image, ground, travelled)
+    glow = np.zeros_like(image) if "night" in hard else None
+    drive_vehicles(rng, hard.get("traffic"), image, mask, ground, bend, offsets, travelled, glow)
+    if "rain" in hard:
+        rain(hard["rain"], noise, image, ground)
+    if glow is None:
+        shine(rng, image, ground)
+    else:
+        darken(hard["night"], noise, image, ground, glow)
     image += noise.standard_normal((*size, 1), np.float32) * np.float32(rng.uniform(1, 6))
-    return np.clip(image, 0, 255).astype(np.uint8), mask.astype(np.uint8)
+    pixels = np.clip(image, 0, 255).astype(np.uint8)
+    if "jpeg" in hard:
+        pixels = compress(hard["jpeg"], pixels)
+    return pixels, mask.astype(np.uint8)
 
 
 def write_scenes(
@@ -262,6 +267,8 @@ def write_scenes(
     size: tuple[int, int] = (384, 384),
     seed: int = 0,
     test_share: float = 0.2,
+    conditions: Sequence[str] = CONDITIONS,
+    share: float = SHARE,
 ) -> Path:
     """Write scenes as ``images/`` + ``masks/`` folders with train.txt and test.txt, once.
 
@@ -272,15 +279,16 @@ def write_scenes(
     """
     root = Path(root)
     spec = {"num_scenes": num_scenes, "num_frames": num_frames, "size": list(size), "seed": seed}
-    done = root / f"scenes_{num_scenes}x{num_frames}_{size[1]}x{size[0]}_seed{seed}.json"
-    if done.is_file():
+    spec |= {"conditions": [name for name in CONDITIONS if name in conditions], "share": share}
+    done = root / "scenes.json"
+    if done.is_file() and read_json(done, "delete it and make the scenes again") == spec:
         return root
     first_test = num_scenes - round(num_scenes * test_share)
     lists: dict[str, list[str]] = {"train": [], "test": []}
     for scene in range(num_scenes):
         for frame in range(num_frames):
             name = f"scene{scene:03d}_{frame:03d}"
-            image, mask = render_frame(seed, scene, frame, size)
+            image, mask = render_frame(seed, scene, frame, size, conditions, share)
             _write_image(root / "images" / f"{name}.jpg", image[..., ::-1])
             _write_image(root / "masks" / f"{name}.png", mask * 255)
             lists["train" if scene < first_test else "test"].append(name)

@@ -1,8 +1,11 @@
 import importlib.util
 from pathlib import Path
 
+import cv2
 import numpy as np
+import pytest
 
+from src.data.road_conditions import CONDITIONS, draw_conditions
 from src.data.road_scenes import render_frame, write_scenes
 from src.data.sources.lanes import read_lanes
 
@@ -30,7 +33,7 @@ def test_neighbouring_frames_show_nearly_the_same():
 def test_lanes_are_thin_lie_on_the_road_and_mostly_show():
     contrast = []
     for scene in range(12):
-        image, mask = render_frame(0, scene, 0, (192, 192))
+        image, mask = render_frame(0, scene, 0, (192, 192), conditions=())
         lane = mask.astype(bool)
         assert 0.001 < lane.mean() < 0.12
         assert not lane[: int(192 * 0.3)].any()  # the horizon is never higher
@@ -54,6 +57,10 @@ def test_written_scenes_are_read_as_lanes_whole_scenes_in_test(tmp_path):
     stamp = (tmp_path / "roads/train.txt").stat().st_mtime_ns
     write_scenes(tmp_path / "roads", **options)
     assert (tmp_path / "roads/train.txt").stat().st_mtime_ns == stamp
+    write_scenes(tmp_path / "roads", **options, conditions=["traffic"], share=1)
+    assert (tmp_path / "roads/train.txt").stat().st_mtime_ns != stamp
+    expected = render_frame(0, 1, 1, (48, 64), ["traffic"], 1)[1]
+    assert np.array_equal(index.read_mask(row["target"], (48, 64)), expected)
 
 
 def test_the_script_writes_the_set_that_was_asked_for(tmp_path):
@@ -63,8 +70,85 @@ def test_the_script_writes_the_set_that_was_asked_for(tmp_path):
     spec.loader.exec_module(script)
     dest = tmp_path / "roads"
     flags = ["--num_scenes", "5", "--num_frames", "1", "--size", "32", "48", "--seed", "3"]
-    assert script.main([str(dest), *flags]) == 0
+    assert script.main([str(dest), *flags, "--conditions", "tilt", "--share", "1"]) == 0
     index = read_lanes(dest)
     assert len(index.table) == 5
-    expected = render_frame(3, 0, 0, (32, 48))[1]
+    expected = render_frame(3, 0, 0, (32, 48), ["tilt"], 1)[1]
     assert np.array_equal(index.read_mask(index.table["target"].iloc[0], (32, 48)), expected)
+
+
+SIZE = (96, 128)
+
+
+def pair(condition, scene, frame=0):
+    """A frame without any condition, and with one."""
+    plain = render_frame(0, scene, frame, SIZE, conditions=())
+    return plain, render_frame(0, scene, frame, SIZE, [condition], 1)
+
+
+@pytest.mark.parametrize("condition", ["night", "rain", "wear", "trees", "jpeg"])
+def test_light_weather_and_wear_change_pixels_and_no_label(condition):
+    for scene in range(4):
+        (image, mask), (hard, labels) = pair(condition, scene, frame=1)
+        assert np.array_equal(mask, labels)
+        changed = (image != hard).any(-1)
+        if condition == "wear":  # the paint alone
+            assert (
+                changed.sum() > 0
+                and changed[~cv2.dilate(mask, np.ones((5, 5))).astype(bool)].mean() < 0.02
+            )
+        else:
+            assert changed.mean() > 0.05
+        if condition == "night":
+            assert hard.mean() < 0.6 * image.mean()
+
+
+def test_other_cars_hide_the_lines_behind_them_also_in_the_mask():
+    hidden = 0
+    for scene in range(8):
+        (image, mask), (hard, labels) = pair("traffic", scene)
+        assert not (labels & ~mask & 1).any(), "a car adds no line"
+        gone = (mask == 1) & (labels == 0)
+        assert (image != hard).any(-1)[gone].mean() > 0.95 if gone.any() else True
+        hidden += gone.sum()
+        # what is left shows the same pixels as before
+        kept = (labels == 1) & ~(image != hard).any(-1)
+        assert kept.sum() > 0.5 * labels.sum()
+    assert hidden > 50
+
+
+def test_a_tilted_camera_turns_the_mask_with_the_image():
+    found = []
+    for scene in range(6):
+        (_, mask), (_, labels) = pair("tilt", scene)
+        best = max(
+            _overlap(cv2.warpAffine(mask, _turn(angle, shift), SIZE[::-1]), labels)
+            for angle in np.arange(-7, 7.1, 0.5)
+            for shift in range(-9, 7)
+        )
+        found.append((best, _overlap(mask, labels)))
+    best, still = np.array(found).T
+    assert np.mean(best) > 0.5 > 0.3 > np.mean(still)
+
+
+def _turn(angle, shift):
+    matrix = cv2.getRotationMatrix2D((SIZE[1] / 2, SIZE[0] * 0.375), angle, 1)
+    matrix[1, 2] += shift
+    return matrix
+
+
+def _overlap(one, other):
+    return (one & other).sum() / max(1, (one | other).sum())
+
+
+def test_conditions_are_drawn_from_the_seed_each_by_itself():
+    drawn = [set(draw_conditions(5, scene)) for scene in range(400)]
+    for name in CONDITIONS:
+        assert 60 < sum(name in found for found in drawn) < 140, name  # a quarter
+    assert drawn[:50] == [set(draw_conditions(5, scene)) for scene in range(50)]
+    assert drawn[:50] != [set(draw_conditions(6, scene)) for scene in range(50)]
+    without = [
+        set(draw_conditions(5, n, [c for c in CONDITIONS if c != "night"])) for n in range(50)
+    ]
+    assert without == [found - {"night"} for found in drawn[:50]]
+    assert not draw_conditions(5, 0, (), 1)

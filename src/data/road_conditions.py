@@ -1,0 +1,185 @@
+"""Conditions that make generated road scenes hard: night, rain, wear, trees, traffic, tilt, JPEG.
+
+Each is there or not, and how strong, by a random stream of its own (seed, scene, condition), so
+that one more condition changes no other and a scene's road and lines stay where they are. Night,
+rain, wear, trees and JPEG change pixels alone; a vehicle hides the lines behind it, also in the
+mask; a tilted camera turns image and mask. Images are float32 (H, W, 3) in 0..255, changed in
+place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from src.data.road_ground import SKY, Ground, cloud, on_ground
+
+CONDITIONS = ("night", "rain", "wear", "trees", "traffic", "tilt", "jpeg")
+SHARE = 0.25  # of the scenes that have a given condition
+CAR_WIDTH = 1.8  # metres
+
+Conditions = dict[str, np.random.Generator]
+
+
+def draw_conditions(
+    seed: int, scene: int, allowed: Sequence[str] = CONDITIONS, share: float = SHARE
+) -> Conditions:
+    """Return the conditions of a scene, each with its own generator."""
+    streams = {
+        name: np.random.default_rng([seed, scene, 1 << 20, number])
+        for number, name in enumerate(CONDITIONS)
+    }
+    return {name: rng for name, rng in streams.items() if rng.random() < share and name in allowed}
+
+
+def tilt(rng: np.random.Generator | None, noise: np.random.Generator) -> tuple[float, float]:
+    """Return the camera's roll (radians) and nod of a frame (share of the height)."""
+    if rng is None:
+        return 0.0, 0.0
+    roll = np.deg2rad(rng.uniform(2, 7)) * rng.choice([-1, 1])
+    return float(roll), float(rng.uniform(-0.08, 0.05) + noise.normal(0, 0.006))
+
+
+def wear(rng: np.random.Generator | None, size: tuple[int, int]) -> np.ndarray | float:
+    """Return what is left of the paint, 0..1: (H, W), patches of it gone; 1.0 without wear."""
+    if rng is None:
+        return 1.0
+    patches = cloud(rng, size, 45) + 0.5 * (cloud(rng, size, 130) - 0.5)
+    gone = np.clip((patches - rng.uniform(0.35, 0.6)) * 6, 0, 1)
+    return rng.uniform(0.35, 0.8) * (1 - gone)
+
+
+@dataclass(frozen=True)
+class Car:
+    """One vehicle: metres ahead and to the right of the camera, height, colour, lamps."""
+
+    Z: float
+    X: float
+    tall: float
+    colour: np.ndarray
+    oncoming: bool = False
+
+
+def place_traffic(
+    rng: np.random.Generator, lanes: Sequence[float], travelled: float
+) -> list[tuple[float, float, float, np.ndarray, bool]]:
+    """Return more vehicles: (Z, offset across, height, colour, oncoming) of each.
+
+    Args:
+        rng: of the condition.
+        lanes: middles of the lanes and of the strip beside the road, metres across.
+        travelled: by the camera.
+    """
+    cars = []
+    for _ in range(int(rng.integers(4, 9))):
+        oncoming = bool(rng.random() < 0.3)
+        speed = rng.uniform(-2.5, -1.2) if oncoming else rng.uniform(-0.6, 0.6)
+        where = lanes[int(rng.integers(len(lanes)))] + rng.normal(0, 0.4)
+        tall = rng.choice([rng.uniform(1.4, 1.9), rng.uniform(2.4, 3.6)], p=[0.75, 0.25])
+        start = rng.uniform(6, 45)
+        cars.append((start + speed * travelled, where, float(tall), rng.uniform(20, 230, 3),
+                     oncoming))  # fmt: skip
+    return cars
+
+
+def paint_car(
+    image: np.ndarray, mask: np.ndarray, ground: Ground, car: Car, glow: np.ndarray | None
+) -> None:
+    """Paint a box with window, wheels and shadow, and clear the mask where it stands.
+
+    Args:
+        image: (H, W, 3).
+        mask: (H, W) bool.
+        ground: camera.
+        car: the vehicle.
+        glow: (H, W, 3) light that is added at night, or None.
+    """
+    scale = ground.focal / car.Z
+    x, y = car.X * scale, ground.height * scale
+    half, high = CAR_WIDTH / 2 * scale, car.tall * scale
+    across, up = (ground.right - x) / half, (y - ground.down) / high  # -1..1, 0..1 in the box
+    wide = np.abs(across) < 1
+    image[wide & (up < 0) & (up > -0.15 / car.tall)] *= 0.4
+    body = wide & (up >= 0) & (up < 1)
+    image[body] = car.colour
+    image[body & (up > 0.55) & (up < 0.85) & (np.abs(across) < 0.88)] = 40
+    image[body & (up < 0.12)] = 25
+    mask[body] = False
+    if glow is None:
+        return
+    lamp = np.array([1.0, 0.95, 0.8]) * 900 if car.oncoming else np.array([1.0, 0.08, 0.05]) * 380
+    for side in (-0.7, 0.7):
+        away = (across - side) ** 2 + ((up - 0.4) * car.tall / CAR_WIDTH * 2) ** 2
+        spread = 0.25 if car.oncoming else 0.06
+        glow += np.exp(-away / spread)[..., None] * lamp
+
+
+def shade_trees(
+    rng: np.random.Generator, image: np.ndarray, ground: Ground, travelled: float
+) -> None:
+    """Dapple the road with the shadow of leaves, which lies still on the ground."""
+    leaves = np.zeros((128, 128), np.float32)
+    for cells, weight in ((4, 0.5), (14, 0.3), (40, 0.3)):
+        leaves += weight * cloud(rng, leaves.shape, cells)
+    leaves = np.concatenate([leaves, leaves[::-1]])  # mirrored, it repeats without a seam
+    leaves = np.concatenate([leaves, leaves[:, ::-1]], axis=1)
+    laid = on_ground(leaves, ground, travelled, rng.uniform(15, 30))
+    dark = np.clip((laid - rng.uniform(0.4, 0.55)) * 14, 0, 1)
+    edge, side = rng.uniform(-1, 6), rng.choice([-1, 1])
+    reach = np.clip((side * ground.X + edge) / 1.5, 0, 1) * (ground.Z < SKY)
+    image *= (1 - rng.uniform(0.4, 0.7) * dark * reach)[..., None]
+
+
+def rain(
+    rng: np.random.Generator, noise: np.random.Generator, image: np.ndarray, ground: Ground
+) -> None:
+    """Haze with distance, a wet road that mirrors the sky, streaks, and drops on the lens."""
+    H, W = image.shape[:2]
+    grey = rng.uniform(110, 175) * np.array([0.97, 1.0, 1.03])
+    shine = rng.uniform(0.15, 0.4) * cloud(rng, (H, W), 14) * (ground.Z < 60)
+    image += (grey - image) * shine[..., None]
+    clear = np.exp(-np.minimum(ground.Z, 400) / rng.uniform(25, 80))
+    image += (grey - image) * (1 - clear)[..., None]
+    streaks = np.zeros((H, W), np.float32)
+    lean, length = rng.uniform(-0.35, 0.35), H * rng.uniform(0.02, 0.07)
+    for x, y in noise.uniform(0, [W, H], (int(rng.integers(60, 260)), 2)):
+        end = (int(x + lean * length), int(y + length))
+        cv2.line(streaks, (int(x), int(y)), end, float(noise.uniform(0.1, 0.45)), 1, cv2.LINE_AA)
+    image += (225 - image) * streaks[..., None]
+    drops = np.zeros((H, W), np.float32)
+    for x, y in rng.uniform(0, [W, H], (int(rng.integers(0, 14)), 2)):
+        cv2.circle(drops, (int(x), int(y)), int(W * rng.uniform(0.01, 0.035)), 1.0, -1, cv2.LINE_AA)
+    blurred = cv2.GaussianBlur(image, (0, 0), W * 0.02)
+    image += (blurred - image) * drops[..., None]
+
+
+def darken(
+    rng: np.random.Generator,
+    noise: np.random.Generator,
+    image: np.ndarray,
+    ground: Ground,
+    glow: np.ndarray,
+) -> None:
+    """Night: headlights on the near road, lamps of others, a dark sky and a noisy sensor."""
+    reach, width = rng.uniform(10, 24), rng.uniform(2.5, 6)
+    beam = np.exp(-ground.Z / reach) * np.exp(-((ground.X / (width + 0.12 * ground.Z)) ** 2))
+    light = rng.uniform(0.03, 0.14) + rng.uniform(0.6, 1.3) * beam * (ground.Z < SKY)
+    image *= light[..., None] * np.array([1.05, 0.98, 0.85])
+    for _ in range(int(rng.integers(0, 6))):  # lamps beside the road
+        x, y = rng.uniform(-0.5, 0.5) * image.shape[1], -rng.uniform(0.02, 0.3) * image.shape[0]
+        away = (ground.right - x) ** 2 + (ground.down - y) ** 2
+        size = image.shape[1] * rng.uniform(0.006, 0.02)
+        glow += np.exp(-away / (2 * size**2))[..., None] * np.array([255, 215, 140])
+    image += cv2.GaussianBlur(glow, (0, 0), image.shape[1] * 0.008)
+    image += noise.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(3, 10))
+
+
+def compress(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Return the image (H, W, 3) uint8 after JPEG at quality 12 to 50."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(12, 51))]
+    done, data = cv2.imencode(".jpg", image[..., ::-1], quality)
+    assert done
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
