@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import InferConfig
+from src.engine.interrupt import stoppable
 from src.files import describe_file, hold, sweep, write_json
 from src.reader import parse
 from src.runs import Output
@@ -28,22 +29,17 @@ if TYPE_CHECKING:
     from src.ensemble.weights import Weights
 
 
+@stoppable("finished folds are kept, the same command goes on from here")
 def main(argv: list[str]) -> int:
     """Infer, pool, report and write the submission."""
     config = parse(InferConfig, argv, prog="infer_ensemble.py", description=__doc__ or "")
     output = Output(Path(config.output_dir))
     if not output.weights.exists():
         raise UserError(f"{output.weights} does not exist; run optimize_weights.py first")
-    from src.engine.interrupt import Interrupted
-
-    try:
-        with hold(output.root / ".infer.lock", f"inference into {output.root}"):
-            written = (output.submission, output.prediction, output.root / "test_log_probs.npy")
-            sweep(output.root, *(path.name for path in written))
-            infer(config, output)
-    except Interrupted as stop:
-        print(f"{stop}; finished folds are kept, the same command goes on from here")
-        return stop.status
+    with hold(output.root / ".infer.lock", f"inference into {output.root}"):
+        written = (output.submission, output.prediction, output.root / "test_log_probs.npy")
+        sweep(output.root, *(path.name for path in written))
+        infer(config, output)
     return 0
 
 
@@ -169,7 +165,7 @@ def find_shift(predictions: BlendedPredictions, weights: Weights) -> Shift:
 
     num_rows, num_classes = predictions.log_probs.shape
     step = -(-num_rows * num_classes // MAX_VALUES)
-    return estimate_shift(predictions.log_probs[:: max(step, 1)], weights.summary.prior)
+    return estimate_shift(predictions.log_probs[:: max(step, 1)], weights.summary.implied_prior)
 
 
 def describe(

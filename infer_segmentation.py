@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from src.engine.interrupt import stoppable
 from src.mask_config import InferSegmentationConfig
 from src.reader import parse
 from src.runs import Output, Run
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from src.data.sources.masks import MaskIndex
     from src.engine.runtime import Runtime
     from src.pipelines.segmentation.ensemble import Member
+    from src.pipelines.segmentation.postprocess import Cleaning
 
 
+@stoppable("the same command starts again")
 def main(argv: list[str]) -> int:
     """Predict, or compare."""
     config = parse(
@@ -32,18 +35,11 @@ def main(argv: list[str]) -> int:
     )
     if config.compare:
         return compare(config.compare)
-
-    from src.engine.interrupt import Interrupted
-
     members = find_members(config)
     index, rows = find_images(config, members)
     for note in index.notes:
         print(f"note: {note}")
-    try:
-        predict_images(config, members, index, rows)
-    except Interrupted as stop:
-        print(f"{stop}; the same command starts again")
-        return stop.status
+    predict_images(config, members, index, rows)
     return 0
 
 
@@ -154,13 +150,13 @@ def predict_images(
     folder.score(how, worst=config.worst)
 
 
-def find_cleaning(members: Sequence[Member]) -> Any:
+def find_cleaning(members: Sequence[Member]) -> Cleaning | None:
     """Return the post-processing of the heaviest member if all found theirs to help, else None."""
     from src.pipelines.segmentation.postprocess import Cleaning
 
     if not all(member.done.get("cleaning") for member in members):
         return None
-    clean = Cleaning(**max(members, key=lambda member: member.share).done["cleaning"])
+    clean = Cleaning(**(max(members, key=lambda member: member.share).done["cleaning"] or {}))
     print(f"post-processing: {clean}")
     return clean
 

@@ -21,11 +21,12 @@ from src.script import UserError, run_script
 
 if TYPE_CHECKING:
     from src.classes import Aliases
-    from src.ensemble.blend import Array, Tables
+    from src.ensemble.blend import Tables
     from src.ensemble.nested import Fitted
     from src.ensemble.oof import Oof
     from src.ensemble.search import Panel, Structure
     from src.ensemble.weights import Counted, Weights
+    from src.metrics.classification import Array
     from src.metrics.contest import Metric
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from src.engine.interrupt import stoppable
 from src.mask_config import DistillConfig
 from src.pipelines.run_folder import data_label, fold_of
 from src.reader import parse
@@ -19,12 +20,18 @@ from src.runs import Output, Run
 from src.script import UserError, run_script
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from src.engine.runtime import Runtime
     from src.pipelines.distillation import Field
+    from src.pipelines.segmentation.train import NetworkSpec
+    from src.runs import Done
+    from src.tasks.protocols import Task
 
 LOSSES = {"segmentation": "ce + dice", "classification": "cross_entropy"}  # where none is named
 
 
+@stoppable()
 def main(argv: list[str]) -> int:
     """Train all roles that ``argv`` asks for and print how they stand."""
     config = parse(
@@ -39,15 +46,10 @@ def main(argv: list[str]) -> int:
     output = Output(Path(config.output_dir)).track("distill")
     name = config.name or f"{data_label(config.data_dir)}-{config.student}-{config.teacher}"
 
-    from src.engine.interrupt import Interrupted
     from src.engine.runtime import start_runtime
 
     runtime = start_runtime(config.device, config.precision, config.channels_last)
-    try:
-        train_all(config, output, name, runtime)
-    except Interrupted as stop:
-        print(f"{stop}; the state is saved, the same command goes on from here")
-        return stop.status
+    train_all(config, output, name, runtime)
     return 0
 
 
@@ -58,12 +60,12 @@ def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime
     make_field = segmentation_field if config.kind == "segmentation" else classification_field
     field = make_field(config, output)
     config = fit_terms(config, field.terms)
-    results: dict[str, list[tuple[Run, dict[str, Any]]]] = {}
+    results: dict[str, list[tuple[Run, Done]]] = {}
     for number, seed in enumerate(config.seeds or (config.seed,)):
         tag = f"{name}-seed{seed}" if config.seeds else name
         own = replace(config, seed=seed)
 
-        def train(role: str, options: DistillConfig, tag: str = tag) -> tuple[Run, dict[str, Any]]:
+        def train(role: str, options: DistillConfig, tag: str = tag) -> tuple[Run, Done]:
             result = train_role(options, role, field, output, runtime, tag)
             results.setdefault(role, []).append(result)
             return result
@@ -85,7 +87,7 @@ def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime
         print_intervals(results)
 
 
-def print_intervals(results: dict[str, list[tuple[Run, dict[str, Any]]]]) -> None:
+def print_intervals(results: dict[str, list[tuple[Run, Done]]]) -> None:
     """Print each role's gain over the student alone, with its interval over images."""
     from src.pipelines.distillation import compare_roles
 
@@ -114,26 +116,26 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
     data = read_data(config, source=source, data_dir=str(root))
     task = build_task(config, data)
 
-    def spec(role: str) -> dict[str, Any]:
+    def spec(role: str) -> NetworkSpec:
         arch = getattr(config, f"{role}_arch") or config.arch
         width = getattr(config, f"{role}_width")
         return segmenter_spec(arch, getattr(config, role), task.num_outputs, width)
 
-    def build(role: str, spec: Any, pretrained: bool) -> Any:
+    def build(role: str, pretrained: bool) -> nn.Module:
         mode = getattr(config, f"{role}_pretrained") if pretrained else "none"
-        model = build_network(spec, find_encoder_weights(spec["encoder"], mode))
+        model = build_network(spec(role), find_encoder_weights(getattr(config, role), mode))
         if pretrained and config.prior:
             start_at_prior(model, data)
         return model
 
-    def train(own: Any, run: Run, model: Any, task: Any, spec: Any) -> dict[str, Any]:
+    def train(own: DistillConfig, run: Run, model: nn.Module, task: Task, role: str) -> Done:
         runtime = own_runtime(own)
         return train_masks(
-            own, run, data, model, task, output=output, network=spec, runtime=runtime,
+            own, run, data, model, task, output=output, network=spec(role), runtime=runtime,
             extra={"track": "distill"},
         )  # fmt: skip
 
-    return Field(task, spec, build, train)
+    return Field(task, build, train)
 
 
 def classification_field(config: DistillConfig, output: Output) -> Field:
@@ -159,29 +161,27 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     data = ClassData(index, folds, find_aliases(where, index), size)
     num_classes = len(data.classes)
 
-    def spec(role: str) -> dict[str, Any]:
-        return {"kind": "classifier", "timm_id": check_timm_id(getattr(config, role))}
-
-    def build(role: str, spec: Any, pretrained: bool) -> Any:
+    def build(role: str, pretrained: bool) -> nn.Module:
         mode = getattr(config, f"{role}_pretrained") if pretrained else "none"
+        weights = find_weights(timm_id := check_timm_id(getattr(config, role)), mode)
         return build_classifier(
-            spec["timm_id"], num_classes, image_size=size,
-            weights=find_weights(spec["timm_id"], mode), frozen_norms=True,
-        )  # fmt: skip
+            timm_id, num_classes, image_size=size, weights=weights, frozen_norms=True
+        )
 
-    def train(own: Any, run: Run, model: Any, task: Any, spec: Any) -> dict[str, Any]:
+    def train(own: DistillConfig, run: Run, model: nn.Module, task: Task, role: str) -> Done:
         augment = train_transform(
             size, hflip=own.hflip, vflip=own.vflip, rotate=own.rotate, color=own.color,
             augment=own.augment,
         )  # fmt: skip
+        about = {"kind": "classifier", "timm_id": check_timm_id(getattr(config, role))}
         return train_classes(
             own, run, data, fold_of(own.fold), model, task, augment,
-            output=output, about=spec, runtime=own_runtime(own),
+            output=output, about=about, runtime=own_runtime(own),
         )  # fmt: skip
 
     terms = ("kl", "attention", "similarity", "feature")
     task = Classification(num_classes, criterion)
-    return Field(task, spec, build, train, terms, size)
+    return Field(task, build, train, terms, size)
 
 
 def own_runtime(config: DistillConfig) -> Runtime:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.config import FoldConfig
-from src.engine.interrupt import Interrupted
+from src.engine.interrupt import stoppable
 from src.pipelines.library import train
 from src.reader import parse
 from src.runs import Output
 from src.script import run_script
 
 
+@stoppable()
 def main(argv: list[str]) -> int:
     """Train the folds that ``argv`` asks for, one after another."""
     config = parse(
@@ -26,11 +27,7 @@ def main(argv: list[str]) -> int:
 
         show_data(config, Output(Path(config.output_dir)))
         return 0
-    try:
-        train(config)
-    except Interrupted as stop:
-        print(f"{stop}; the state is saved, the same command goes on from here")
-        return stop.status
+    train(config)
     return 0
 
 

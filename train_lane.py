@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.engine.interrupt import stoppable
 from src.mask_config import LaneConfig
 from src.pipelines.run_folder import data_label, finished, fold_of
 from src.reader import parse
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from src.pipelines.segmentation.train import MaskData
 
 
+@stoppable()
 def main(argv: list[str]) -> int:
     """Train the run that ``argv`` asks for."""
     config = parse(
@@ -35,15 +37,9 @@ def main(argv: list[str]) -> int:
     if finished(run, config):
         return 0  # before anything heavy is imported
 
-    from src.engine.interrupt import Interrupted
-
-    try:
-        with run.hold():
-            if not finished(run, config):
-                train(config, output, run)
-    except Interrupted as stop:
-        print(f"{stop}; the state is saved, the same command goes on from here")
-        return stop.status
+    with run.hold():
+        if not finished(run, config):
+            train(config, output, run)
     return 0
 
 

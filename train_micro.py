@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.engine.interrupt import stoppable
 from src.mask_config import MicroConfig
 from src.reader import parse
 from src.runs import Output
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from src.pipelines.micro import Finished, MicroSet
 
 
+@stoppable()
 def main(argv: list[str]) -> int:
     """Train every run that ``argv`` asks for and print how they stand."""
     config = parse(
@@ -33,19 +35,10 @@ def main(argv: list[str]) -> int:
         raise UserError("--ablate: a block's worth is within the seeds' noise; pass --seeds 0 1 2")
     output = Output(Path(config.output_dir)).track("micro")
 
-    from src.engine.interrupt import Interrupted
     from src.pipelines.micro import check_protocol, find_sets
 
     check_protocol(config)
-    try:
-        sets = find_sets(config)
-        if config.chain:
-            teach(config, sets, output)
-        else:
-            compete(config, sets, output)
-    except Interrupted as stop:
-        print(f"{stop}; the state is saved, the same command goes on from here")
-        return stop.status
+    (teach if config.chain else compete)(config, find_sets(config), output)
     return 0
 
 

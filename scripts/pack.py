@@ -62,16 +62,8 @@ def copy(source: Path, patterns: tuple[str, ...], target: Path) -> None:
 
 def download(packages: list[str], folder: Path, python: str) -> bool:
     """Fetch wheels for an image of Linux; tell whether all were found."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        str(folder),
-    ]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--dest", str(folder)]
     command += ["--only-binary", ":all:", "--python-version", python]
     command += ["--platform", "manylinux2014_x86_64", "--platform", "any"]
     return subprocess.run([*command, *packages], check=False).returncode == 0

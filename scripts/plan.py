@@ -23,6 +23,7 @@ from src.config import (
     InferConfig,
     PlanConfig,
 )
+from src.engine.interrupt import stoppable
 from src.files import describe_file, hold, sweep, write_json
 from src.pipelines.resume_from import bring_plan
 from src.reader import fill, parse
@@ -38,6 +39,7 @@ SURVEY_SHARE = 0.07  # of the hours
 SHORT_HOURS = 2.0  # below, three folds; from here on, five
 
 
+@stoppable()
 def main(argv: list[str]) -> int:
     """Survey, plan, train and submit, as ``argv`` asks."""
     started = time.monotonic()  # imports count, too
@@ -60,14 +62,8 @@ def main(argv: list[str]) -> int:
         if clock.left() <= 0 and stands(output, clock):
             print(f"the {config.hours:g} hours are spent; pass more --hours to go on")
             return 0
-        from src.engine.interrupt import Interrupted
-
-        try:
-            with clock.beating():
-                follow(config, output, clock)
-        except Interrupted as stop:
-            print(f"{stop}; the state is saved, the same command goes on from here")
-            return stop.status
+        with clock.beating():
+            follow(config, output, clock)
     return 0
 
 

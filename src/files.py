@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypedDict, TypeVar
 
 from src.script import UserError
 
@@ -71,6 +71,26 @@ def is_of_the_system(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno is not None and error.errno not in _ABSENT
     return isinstance(error, MemoryError)
+
+
+@contextmanager
+def readable(what: object, remedy: str = "restore it") -> Iterator[None]:
+    """Refuse in one line what cannot be read, unless the fault is the machine's.
+
+    Args:
+        what: file or folder, for the message.
+        remedy: what the user can do.
+
+    Raises:
+        UserError: it is not there, or no file.
+        OSError: of the machine, as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_of_the_system(error):
+            raise
+        raise UserError(f"{what} cannot be read ({error.strerror}): {remedy}") from error
 
 
 def seal(content: bytes) -> bytes:
@@ -144,7 +164,14 @@ def file_is_sound(path: Path) -> bool:
                 view.release()
 
 
-def describe_file(path: Path) -> dict[str, Any]:
+class FileMark(TypedDict):
+    """Length and CRC-32 of a file."""
+
+    bytes: int
+    crc32: str
+
+
+def describe_file(path: Path) -> FileMark:
     """Return a file's length in bytes, and the CRC-32 of all of them."""
     check, length = 0, 0
     with path.open("rb") as file:
@@ -285,9 +312,9 @@ def write_text(path: Path | str, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
-def write_json(path: Path | str, content: dict[str, Any]) -> None:
+def write_json(path: Path | str, content: Mapping[str, object]) -> None:
     """Write ``content`` as indented UTF-8 JSON, sealed, atomically."""
-    text = json.dumps(content | {"checksum": SEAL}, ensure_ascii=False, indent=2) + "\n"
+    text = json.dumps({**content, "checksum": SEAL}, ensure_ascii=False, indent=2) + "\n"
     with atomic_write(path) as file:
         file.write(seal(text.encode("utf-8")))
 

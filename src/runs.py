@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
-from src.files import hold, read_json, refuse_shape, sweep
+from src.files import FileMark, hold, read_json, refuse_shape, sweep
 from src.script import process_rank
 
 AFRESH = "delete its folder and train this fold again"
@@ -18,96 +18,50 @@ GO_ON = "run its training command again"
 REPAIR = "run its training command again, which makes it again"
 
 
+class _Below:
+    """A path of a fixed name below a folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, owner: Run | Output, kind: type | None = None) -> Path:
+        return (owner.folder if isinstance(owner, Run) else owner.root) / self.name
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run's folder, ``output/<model>/fold<k>``, and the files in it."""
 
     folder: Path
 
-    @property
-    def config(self) -> Path:
-        """The resolved config, versions and device; inference reads only this."""
-        return self.folder / "config.yaml"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that works on the run."""
-        return self.folder / ".lock"
-
-    @property
-    def metrics(self) -> Path:
-        """One row a validated epoch."""
-        return self.folder / "metrics.csv"
-
-    @property
-    def last(self) -> Path:
-        """The whole training state, to go on from."""
-        return self.folder / "last.pt"
-
-    @property
-    def previous(self) -> Path:
-        """The state before ``last``, kept until the next one is whole."""
-        return self.folder / "last.previous.pt"
-
-    @property
-    def start(self) -> Path:
-        """The weights that training starts from, until the run is finished."""
-        return self.folder / "start.safetensors"
+    # the resolved config, versions and device; inference reads only this
+    config = _Below("config.yaml")
+    lock = _Below(".lock")  # held by the process that works on the run
+    metrics = _Below("metrics.csv")  # one row a validated epoch
+    last = _Below("last.pt")  # the whole training state, to go on from
+    # the state before ``last``, kept until the next one is whole
+    previous = _Below("last.previous.pt")
+    # the weights that training starts from, until the run is finished
+    start = _Below("start.safetensors")
 
     @property
     def has_state(self) -> bool:
         """Whether there is anything to go on from."""
         return self.last.exists() or self.previous.exists()
 
-    @property
-    def best(self) -> Path:
-        """Weights of the best validation."""
-        return self.folder / "best.safetensors"
-
-    @property
-    def oof(self) -> Path:
-        """Logits of the held-out rows, every view."""
-        return self.folder / "oof.npz"
-
-    @property
-    def oof_counts(self) -> Path:
-        """Pixel counts of every held-out image (masks only)."""
-        return self.folder / "oof_counts.npz"
-
-    @property
-    def oof_sweep(self) -> Path:
-        """Pixel counts of every held-out image at every threshold and number of views (masks)."""
-        return self.folder / "oof_sweep.npz"
-
-    @property
-    def test_logits(self) -> Path:
-        """Logits of the test rows, (V, N, K) float16."""
-        return self.folder / "test_logits.npy"
-
-    @property
-    def test_info(self) -> Path:
-        """What ``test_logits`` holds; it exists only when they are whole."""
-        return self.folder / "test.json"
-
-    @property
-    def tuned(self) -> Path:
-        """Layout and precision chosen by measurement."""
-        return self.folder / "runtime.json"
-
-    @property
-    def finished(self) -> Path:
-        """Exists when the run is complete; holds its scores."""
-        return self.folder / "finished.json"
-
-    @property
-    def nonfinite(self) -> Path:
-        """Steps whose loss was not finite, with the ids of their rows."""
-        return self.folder / "nonfinite.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard's event files."""
-        return self.folder / "tensorboard"
+    best = _Below("best.safetensors")  # weights of the best validation
+    oof = _Below("oof.npz")  # logits of the held-out rows, every view
+    oof_counts = _Below("oof_counts.npz")  # pixel counts of every held-out image (masks only)
+    # pixel counts of every held-out image at every threshold and number of views (masks)
+    oof_sweep = _Below("oof_sweep.npz")
+    test_logits = _Below("test_logits.npy")  # logits of the test rows, (V, N, K) float16
+    # what ``test_logits`` holds; it exists only when they are whole
+    test_info = _Below("test.json")
+    tuned = _Below("runtime.json")  # layout and precision chosen by measurement
+    finished = _Below("finished.json")  # exists when the run is complete; holds its scores
+    # steps whose loss was not finite, with the ids of their rows
+    nonfinite = _Below("nonfinite.json")
+    tensorboard = _Below("tensorboard")  # TensorBoard's event files
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -133,80 +87,24 @@ class Output:
 
     root: Path
 
-    @property
-    def folds(self) -> Path:
-        """Who is in which fold, with the hash of the data it was made for."""
-        return self.root / "folds.csv"
-
-    @property
-    def folds_lock(self) -> Path:
-        """Held while ``folds.csv`` is made, so that two runs started together make it once."""
-        return self.root / ".folds.lock"
-
-    @property
-    def quarantine(self) -> Path:
-        """Train images that cannot be read."""
-        return self.root / "quarantine.csv"
-
-    @property
-    def duplicates(self) -> Path:
-        """Exact and near duplicates found by the audit."""
-        return self.root / "duplicates.csv"
-
-    @property
-    def weights(self) -> Path:
-        """The blend."""
-        return self.root / "weights.json"
-
-    @property
-    def study(self) -> Path:
-        """Scores of the blend search, one a line."""
-        return self.root / "blend_study.journal"
-
-    @property
-    def submission(self) -> Path:
-        """The submission."""
-        return self.root / "submission.csv"
-
-    @property
-    def plan(self) -> Path:
-        """Members of a plan, as rows that train_fold.py takes."""
-        return self.root / "plan.yaml"
-
-    @property
-    def plan_state(self) -> Path:
-        """Seconds a plan has spent, and what it decided on the way."""
-        return self.root / "plan_state.json"
-
-    @property
-    def survey(self) -> Path:
-        """What scripts/plan.py measured of backbones and sizes."""
-        return self.root / "survey.json"
-
-    @property
-    def history(self) -> Path:
-        """One row a submission of a plan: time, members, nested OOF loss, forecast."""
-        return self.root / "history.csv"
-
-    @property
-    def prediction(self) -> Path:
-        """The score that the submission is expected to get."""
-        return self.root / "prediction.json"
-
-    @property
-    def report(self) -> Path:
-        """Pages for people: ``index.html``, ``data.html``."""
-        return self.root / "report"
-
-    @property
-    def cache(self) -> Path:
-        """Decoded pixels."""
-        return self.root / "cache"
-
-    @property
-    def logs(self) -> Path:
-        """What scripts/overnight.sh printed."""
-        return self.root / "logs"
+    folds = _Below("folds.csv")  # who is in which fold, with the hash of the data it was made for
+    # held while ``folds.csv`` is made, so that two runs started together make it once
+    folds_lock = _Below(".folds.lock")
+    quarantine = _Below("quarantine.csv")  # train images that cannot be read
+    duplicates = _Below("duplicates.csv")  # exact and near duplicates found by the audit
+    weights = _Below("weights.json")  # the blend
+    study = _Below("blend_study.journal")  # scores of the blend search, one a line
+    submission = _Below("submission.csv")  # the submission
+    plan = _Below("plan.yaml")  # members of a plan, as rows that train_fold.py takes
+    # seconds a plan has spent, and what it decided on the way
+    plan_state = _Below("plan_state.json")
+    survey = _Below("survey.json")  # what scripts/plan.py measured of backbones and sizes
+    # one row a submission of a plan: time, members, nested OOF loss, forecast
+    history = _Below("history.csv")
+    prediction = _Below("prediction.json")  # the score that the submission is expected to get
+    report = _Below("report")  # pages for people: ``index.html``, ``data.html``
+    cache = _Below("cache")  # decoded pixels
+    logs = _Below("logs")  # what scripts/overnight.sh printed
 
     def scenes(self, name: str) -> Path:
         """Images that were generated, where no data were given."""
@@ -237,6 +135,27 @@ class Output:
         return [Run(path.parent) for path in found]
 
 
+class Done(TypedDict, total=False):
+    """Content of ``finished.json``; the last eight are of masks."""
+
+    config_hash: str
+    config: dict[str, Any]
+    split_hash: str
+    monitor: str
+    score: float | None
+    best_epoch: int
+    epochs: int
+    history: list[dict[str, float]]
+    files: dict[str, FileMark]
+    views: list[dict[str, float]]
+    tta_steps: int
+    threshold: float
+    nested: float
+    cleaning: dict[str, Any] | None
+    counted: str
+    scores: dict[str, float]
+
+
 DONE: dict[str, type | tuple[type, ...]] = {
     "config_hash": str,
     "config": dict,
@@ -248,7 +167,7 @@ DONE: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def read_done(run: Run) -> dict[str, Any]:
+def read_done(run: Run) -> Done:
     """Read a run's ``finished.json``.
 
     Raises:
@@ -258,17 +177,17 @@ def read_done(run: Run) -> dict[str, Any]:
     done = read_json(run.finished, REMAKE)
     kinds = {key: kind for key, kind in DONE.items() if key in done or key == "config_hash"}
     refuse_shape(run.finished, done, kinds, REMAKE)
-    return done
+    return cast(Done, done)
 
 
-def training_mark(done: dict[str, Any]) -> str:
+def training_mark(done: Done) -> str:
     """Return what names the options and weights of a finished run.
 
     Args:
         done: content of ``finished.json``.
     """
-    weights = done.get("files", {}).get(Run(Path()).best.name, {})
-    return f"{done['config_hash']} {weights.get('crc32', '')}".rstrip()
+    weights = done.get("files", {}).get(Run(Path()).best.name)
+    return f"{done['config_hash']} {weights['crc32'] if weights else ''}".rstrip()
 
 
 def safe_name(text: str) -> str:

@@ -57,7 +57,7 @@ def place(tmp_path):
         order="after", classes=CLASSES, source_classes=CLASSES, alias_groups=(), folds_hash="f",
         config_hashes={model: {"0": model, "1": model} for model in "ab"}, scores={},
         summary=OofSummary(
-            loss=0.068, prior=prior, accuracy=0.98, entropy=0.07,
+            loss=0.068, implied_prior=prior, accuracy=0.98, entropy=0.07,
             residual_error=0.003, confidence=0.98, confidence_error=0.002,
         ),
         adaptive_threshold=0.99,

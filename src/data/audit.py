@@ -19,7 +19,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 
 from src.data.csv_io import write_csv
-from src.data.decode import MAX_PIXELS, decode_bytes, read_bytes, read_peak
+from src.data.decode import decode_bytes, read_bytes, read_peak
 from src.data.folds import merge_groups
 from src.script import UserError
 
@@ -80,7 +80,6 @@ def audit_images(
     root: Path,
     *,
     threads: int | None = None,
-    max_pixels: int = MAX_PIXELS,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     measure: Callable[[bytes, np.ndarray], Any] | None = None,
 ) -> Audit:
@@ -90,7 +89,6 @@ def audit_images(
         table: the train table.
         root: the data folder.
         threads: how many read at once; None means one per core.
-        max_pixels: larger images count as unreadable.
         progress: wraps the iterable of results, such as ``partial(tqdm, total=len(table))``.
         measure: called with the bytes and the RGB pixels (H, W, 3), large ones decoded at a
             fraction of their size, of every readable image; it runs in threads.
@@ -105,7 +103,7 @@ def audit_images(
     rows: list[int] = []
     hashes: list[int] = []
     thumbnails = np.empty((len(paths), SIDE, SIDE), np.uint8)
-    results = _in_threads(lambda path: _inspect(path, max_pixels, strict, measure), paths, threads)
+    results = _in_threads(lambda path: _inspect(path, strict, measure), paths, threads)
     peaks: dict[int, int] = {}
     measured: dict[int, Any] = {}
     for row, look in enumerate(progress(results)):
@@ -154,13 +152,13 @@ def write_duplicates(audit: Audit, table: pd.DataFrame, path: Path) -> None:
 
 
 def _in_threads(
-    work: Callable[[Path], Any], paths: Sequence[Path], threads: int | None
-) -> Iterator[Any]:
+    work: Callable[[Path], _Look], paths: Sequence[Path], threads: int | None
+) -> Iterator[_Look]:
     """Yield ``work(path)`` in order, with a bounded number of results in flight."""
     remaining = iter(paths)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
 
-        def submit() -> list[Any]:
+        def submit() -> list[Future[_Look]]:
             return [pool.submit(work, path) for path in islice(remaining, 256)]
 
         batch = submit()
@@ -172,13 +170,12 @@ def _in_threads(
 
 def _inspect(
     path: Path,
-    max_pixels: int,
     strict: ModuleType | None,
     measure: Callable[[bytes, np.ndarray], Any] | None,
 ) -> _Look:
     try:
         data = read_bytes(path)
-        image = decode_bytes(data, path, short_side=2 * SIDE, max_pixels=max_pixels)
+        image = decode_bytes(data, path, short_side=2 * SIDE)
     except UserError as error:
         return _Look(str(error))
     damage = _stream_damage(data, strict) if strict and data.startswith(b"\xff\xd8") else ""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from src.data.decode import MAX_PIXELS, decode_image, decode_mask
+from src.data.decode import decode_image, decode_mask
 from src.data.sources.masks import refuse_size
 from src.files import is_of_the_system
 from src.script import MachineError, UserError
@@ -48,31 +48,33 @@ class FileSource(Source, Protocol):
         ...
 
 
-class ImageSource:
-    """Images squashed to a fixed square: ``source[row]`` is (side, side, 3) uint8 RGB."""
+class _Files:
+    """Paths relative to ``root``, kept in one flat array.
 
-    def __init__(
-        self, root: Path | str, images: Iterable[str], side: int, *, max_pixels: int = MAX_PIXELS
-    ):
-        """Keep ``images`` (paths relative to ``root``) in one flat array.
+    A list of strings would be copied, page by page, into every forked loader process.
+    """
 
-        A list of strings would be copied, page by page, into every forked loader process.
-        """
-        self.root = str(root)
-        self.images = pack(images)
-        self.side = side
-        self.max_pixels = max_pixels
-        self.shape: tuple[int, ...] | None = (side, side, 3)
+    def __init__(self, root: Path | str, images: Iterable[str], shape: tuple[int, ...] | None):
+        self.root, self.images, self.shape = str(root), pack(images), shape
 
     def __len__(self) -> int:
         return len(self.images)
 
     def name(self, row: int) -> str:
-        """Return the path of a row's file, for messages."""
+        """Return the path of a row's image, for messages."""
         return os.path.join(self.root, os.fsdecode(self.images[row]))  # noqa: PTH118
 
+
+class ImageSource(_Files):
+    """Images squashed to a fixed square: ``source[row]`` is (side, side, 3) uint8 RGB."""
+
+    def __init__(self, root: Path | str, images: Iterable[str], side: int):
+        """Take paths relative to ``root``."""
+        super().__init__(root, images, (side, side, 3))
+        self.side = side
+
     def __getitem__(self, row: int) -> np.ndarray:
-        image = decode_image(self.name(row), short_side=self.side, max_pixels=self.max_pixels)
+        image = decode_image(self.name(row), short_side=self.side)
         return resize_image(image, (self.side, self.side))
 
     def fingerprint(self) -> str:
@@ -81,7 +83,7 @@ class ImageSource:
         return fingerprint(names, f"image {self.shape}")
 
 
-class MaskSource:
+class MaskSource(_Files):
     """Images with their masks: ``source[row]`` is (H, W, 4) uint8, RGB and the class index.
 
     Without masks (test images) it is (H, W, 3).
@@ -95,7 +97,6 @@ class MaskSource:
         *,
         size: tuple[int, int] | None = None,
         read_mask: Callable[[str], np.ndarray] = decode_mask,
-        max_pixels: int = MAX_PIXELS,
     ):
         """Take paths relative to ``root``.
 
@@ -105,23 +106,11 @@ class MaskSource:
             masks: one path a row, or None where there are none.
             size: resize all to this (height, width); None keeps each at its native size.
             read_mask: path → (H, W) class indices 0..255; must be picklable.
-            max_pixels: refuse larger images.
         """
-        self.root = str(root)
-        self.images = pack(images)
+        super().__init__(root, images, (*size, 3 if masks is None else 4) if size else None)
         self.masks = None if masks is None else pack(masks)
         self.size = size
         self.read_mask = read_mask
-        self.max_pixels = max_pixels
-        channels = 3 if masks is None else 4
-        self.shape: tuple[int, ...] | None = (*size, channels) if size else None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def name(self, row: int) -> str:
-        """Return the path of a row's image, for messages."""
-        return os.path.join(self.root, os.fsdecode(self.images[row]))  # noqa: PTH118
 
     def mask_name(self, row: int) -> str:
         """Return the path of a row's mask."""
@@ -130,7 +119,7 @@ class MaskSource:
 
     def __getitem__(self, row: int) -> np.ndarray:
         short_side = max(self.size) if self.size and self.masks is None else None
-        image = decode_image(self.name(row), short_side=short_side, max_pixels=self.max_pixels)
+        image = decode_image(self.name(row), short_side=short_side)
         pixels = image if self.size is None else resize_image(image, self.size)
         if self.masks is None:
             return pixels

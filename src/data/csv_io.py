@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from src.data.files import IMAGE_ENDINGS
-from src.files import atomic_write, is_of_the_system, patiently, read_small
+from src.files import atomic_write, patiently, read_small, readable
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -68,13 +68,12 @@ def read_text(path: Path | str) -> str:
         UserError: unreadable or in none of these encodings.
     """
     try:
-        data = patiently(lambda: read_small(Path(path), MAX_BYTES))
+        with readable(path, "restore the file"):
+            data = patiently(lambda: read_small(Path(path), MAX_BYTES))
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}): restore the file") from error
-    except OSError as error:
-        if is_of_the_system(error):
-            raise
-        raise UserError(f"{path} cannot be read ({error.strerror}): restore the file") from error
     utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp949"):
         try:

@@ -31,7 +31,7 @@ from src.data.formats import (
     read_other_size,
     refuse_unknown,
 )
-from src.files import is_of_the_system, patiently
+from src.files import is_of_the_system, patiently, readable
 from src.script import UserError
 
 # The size Pillow calls a decompression bomb; 512 MiB of RGB.
@@ -55,14 +55,10 @@ def read_bytes(path: Path | str) -> bytes:
     Raises:
         UserError: missing, unreadable, empty, or not a file (a folder, a pipe, a symlink loop).
     """
-    try:
+    with readable(path, "restore the file"):
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (this runs once per image)
             raise UserError(f"{path} is not a file: remove it, or rename it if it is a folder")
         data = patiently(lambda: _read(path))
-    except OSError as error:
-        if is_of_the_system(error):
-            raise
-        raise UserError(f"{path} cannot be read ({error.strerror}): restore the file") from error
     if not data:
         raise UserError(f"{path} is empty: restore the file")
     return data
@@ -142,8 +138,6 @@ def decode_mask(
     *,
     num_classes: int | None = None,
     ignore_index: int | None = 255,
-    size: tuple[int, int] | None = None,
-    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Read a label mask (H, W) of class indices, uint8 where they fit and int32 elsewhere.
 
@@ -152,21 +146,12 @@ def decode_mask(
             channels counts as grey) or a 2-D integer ``.npy``. JPEG is refused: it blurs labels.
         num_classes: when given, labels must lie in 0..num_classes-1 or equal ``ignore_index``.
         ignore_index: the label of void pixels, or None where there is none.
-        size: the (height, width) of the image that the mask belongs to.
-        max_pixels: refuse anything larger before decoding.
 
     Raises:
-        UserError: naming the file: undecodable, coloured, of another size, unknown labels.
+        UserError: naming the file: undecodable, coloured, too large, unknown labels.
     """
-    if Path(path).suffix.lower() == ".npy":
-        mask = _load_npy(path, max_pixels)
-    else:
-        mask = _decode_indices(read_bytes(path), path, max_pixels)
-    if size is not None and mask.shape != tuple(size):
-        raise UserError(
-            f"mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels but its image is "
-            f"{size[1]}x{size[0]}: give both the same size"
-        )
+    is_array = Path(path).suffix.lower() == ".npy"
+    mask = _load_npy(path) if is_array else _decode_indices(read_bytes(path), path)
     if num_classes is not None:
         _check_labels(mask, path, num_classes, ignore_index)
     return as_labels(mask, path)
@@ -210,10 +195,10 @@ def _tiff_has_alpha(data: bytes) -> bool:
     return TiffImagePlugin.TiffImageFile(io.BytesIO(data)).mode in {"RGBA", "LA", "PA", "RGBa"}
 
 
-def _decode_indices(data: bytes, path: Path | str, max_pixels: int) -> np.ndarray:
+def _decode_indices(data: bytes, path: Path | str) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    kind = _checked_size(data, path, max_pixels)[2]
+    kind = _checked_size(data, path, MAX_PIXELS)[2]
     if kind in _LOSSY:
         raise UserError(f"mask {path} is a {describe(kind)}, which blurs labels: save it as PNG")
     try:
@@ -230,7 +215,7 @@ def _decode_indices(data: bytes, path: Path | str, max_pixels: int) -> np.ndarra
     return mask
 
 
-def _load_npy(path: Path | str, max_pixels: int) -> np.ndarray:
+def _load_npy(path: Path | str) -> np.ndarray:
     try:  # mapped, so that a header that claims more than the file holds costs no memory
         mask = patiently(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
@@ -239,8 +224,8 @@ def _load_npy(path: Path | str, max_pixels: int) -> np.ndarray:
         raise UserError(f"mask {path} is not a plain .npy array: save it with np.save") from error
     if mask.ndim != 2 or mask.dtype.kind not in "bui" or not mask.size:
         raise UserError(f"mask {path} is {mask.dtype} {mask.shape}: expected 2-D integers")
-    if mask.size > max_pixels:
-        raise UserError(f"mask {path} is above the limit of {max_pixels:,} pixels: shrink it")
+    if mask.size > MAX_PIXELS:
+        raise UserError(f"mask {path} is above the limit of {MAX_PIXELS:,} pixels: shrink it")
     return np.array(mask)
 
 

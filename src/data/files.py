@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.classes import nfc
-from src.files import is_of_the_system
+from src.files import is_of_the_system, readable
 from src.script import UserError
 
 # Endings that are images without a look; files with others are opened.
@@ -51,12 +51,8 @@ def find_entry(root: Path, *names: str) -> Path | None:
     Raises:
         UserError: ``root`` cannot be read.
     """
-    try:
+    with readable(f"folder {root}"):
         entries = {name.casefold(): name for name in sorted(os.listdir(root))[::-1]}  # noqa: PTH208
-    except OSError as error:
-        if is_of_the_system(error):
-            raise
-        raise UserError(f"folder {root} cannot be read ({error.strerror}): restore it") from error
     return next((root / entries[name] for name in names if name in entries), None)
 
 
@@ -202,37 +198,25 @@ class Scanner:
         return self._checked(found)
 
     def _entries(self, folder: str) -> Iterable[tuple[str, bool]]:
-        try:
-            with os.scandir(self.root / folder) as entries:
-                for entry in entries:
-                    if is_litter(entry.name):
-                        if entry.name[0] != "." and entry.is_dir():
-                            self._litter.add(entry.name)
-                        continue
-                    try:
-                        is_folder = entry.is_dir()
-                    except OSError as error:  # a link that points at itself
-                        if is_of_the_system(error):
-                            raise
-                        self.notes.append(f"{folder}/{entry.name} is a broken link: left out")
-                        continue
-                    yield entry.name, is_folder
-        except OSError as error:
-            if is_of_the_system(error):
-                raise
-            raise UserError(
-                f"folder {self.root / folder} cannot be read ({error.strerror}): restore it"
-            ) from error
+        place = self.root / folder
+        with readable(f"folder {place}"), os.scandir(place) as entries:
+            for entry in entries:
+                if is_litter(entry.name):
+                    if entry.name[0] != "." and entry.is_dir():
+                        self._litter.add(entry.name)
+                    continue
+                try:
+                    is_folder = entry.is_dir()
+                except OSError as error:  # a link that points at itself
+                    if is_of_the_system(error):
+                        raise
+                    self.notes.append(f"{folder}/{entry.name} is a broken link: left out")
+                    continue
+                yield entry.name, is_folder
 
     def _is_new(self, folder: str) -> bool:
-        try:
+        with readable(f"folder {self.root / folder}"):
             status = (self.root / folder).stat()
-        except OSError as error:
-            if is_of_the_system(error):
-                raise
-            raise UserError(
-                f"folder {self.root / folder} cannot be read ({error.strerror}): restore it"
-            ) from error
         identity = (status.st_dev, status.st_ino)
         if identity in self._seen:
             self.notes.append(f"{folder} links to a folder that was read already: left out")

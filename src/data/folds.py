@@ -29,8 +29,6 @@ from src.files import is_of_the_system, patiently
 from src.script import UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
 

@@ -181,5 +181,6 @@ def compress(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Return the image (H, W, 3) uint8 after JPEG at quality 12 to 50."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(12, 51))]
     done, data = cv2.imencode(".jpg", image[..., ::-1], quality)
-    assert done
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    again = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert done and again is not None
+    return np.ascontiguousarray(again[..., ::-1])

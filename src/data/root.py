@@ -7,7 +7,7 @@ from pathlib import Path
 
 from src.classes import nfc
 from src.data.files import Scanner, find_entry, is_litter
-from src.files import is_of_the_system
+from src.files import readable
 from src.script import UserError
 
 # Tables of labels beside train.csv, and inside the folder of training images.
@@ -98,12 +98,8 @@ def find_root(data_dir: Path | str) -> Path:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    try:
+    with readable(f"folder {folder}"):
         children = sorted(folder.iterdir())
-    except OSError as error:
-        if is_of_the_system(error):
-            raise
-        raise UserError(f"folder {folder} cannot be read ({error.strerror}): restore it") from error
     return [child for child in children if not is_litter(child.name) and child.is_dir()]
 
 

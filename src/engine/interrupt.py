@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import TypeVar
 from src.script import MachineError, UserError
 
 T = TypeVar("T")
+Main = Callable[[list[str]], int]
 
 FAILED = 1000  # what a process says that cannot go on; above every signal's number
 INSIST_AFTER_S = 1.0  # a second Ctrl-C this much later wants no saving; sooner, it is an echo
@@ -28,6 +30,30 @@ class Interrupted(Exception):  # noqa: N818 (it is no error: the state is saved)
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.status = 128 + signum
+
+
+GOES_ON = "the state is saved, the same command goes on from here"
+
+
+def stoppable(said: str = GOES_ON) -> Callable[[Main], Main]:
+    """Let a script's ``main`` end with the signal's exit status where a signal stopped it.
+
+    Args:
+        said: what is printed behind the signal's name.
+    """
+
+    def wrap(main: Main) -> Main:
+        @functools.wraps(main)
+        def run(argv: list[str]) -> int:
+            try:
+                return main(argv)
+            except Interrupted as stop:
+                print(f"{stop}; {said}")
+                return stop.status
+
+        return run
+
+    return wrap
 
 
 class Pause:

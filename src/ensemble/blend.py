@@ -11,17 +11,14 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.ensemble.oof import Oof
 from src.ensemble.pool import FLOORS, MAX_LOSS, TINY, Member, row_blocks
 from src.ensemble.solvers import Mixture, mixture_losses, scaled_probs, solve_mixture
-from src.metrics.classification import fit_temperature
+from src.metrics.classification import Array, fit_temperature
 
-Array = npt.NDArray[Any]
 Fit = Callable[[Array], Array]  # table (n, M + 2) → weights (M + 2,)
 
 NUM_FLOORS = len(FLOORS)

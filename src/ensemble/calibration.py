@@ -14,17 +14,14 @@ frequencies they imply. The EM of Saerens, Latinne and Decaestecker 2002
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.ensemble.oof import Oof
 from src.ensemble.pool import TINY, Blend, log_softmax, row_blocks, true_losses
 from src.ensemble.solvers import solve_mixture
 from src.ensemble.weights import OofSummary
-
-Array = npt.NDArray[Any]
+from src.metrics.classification import Array
 
 EDGES = np.array([0.0, 0.5, 0.7, 0.9, 0.97, 0.99, 1.0 + 1e-6])
 _THRESHOLDS = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
@@ -97,7 +94,7 @@ def summarise_oof(log_probs: Array, targets: Array) -> OofSummary:
     root = np.sqrt(max(num_rows, 1))
     return OofSummary(
         loss=float(losses.mean()),
-        prior=prior / prior.sum(),
+        implied_prior=prior / prior.sum(),
         accuracy=float(right.mean()),
         entropy=float(entropies.mean()),
         residual_error=float((losses - entropies).std() / root),

@@ -13,10 +13,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.ensemble.blend import NUM_FLOORS, Tables, convex, uniform_weights
 from src.ensemble.nested import Fitted, finish_pool
@@ -24,10 +22,10 @@ from src.ensemble.oof import Oof
 from src.ensemble.pool import TINY, Blend, pool_arrays, row_blocks, true_losses
 from src.ensemble.search import Structure, search_structures, whole
 from src.ensemble.solvers import fit_log_pool
+from src.metrics.classification import Array
 from src.metrics.contest import Metric
 from src.metrics.decisions import Decision, fit_decision, plain_decision
 
-Array = npt.NDArray[Any]
 Recipe = Callable[[Array], Blend]  # rows to fit on, (R,) bool → blend
 
 _BOARD_VALUES = 1 << 25  # float32 values for each temperature order: 128 MiB

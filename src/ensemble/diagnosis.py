@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from src.ensemble.blend import THREADS, Tables, convex, make_parts
 from src.ensemble.calibration import bin_confidence
@@ -26,8 +25,8 @@ from src.ensemble.pool import (
     row_blocks,
     true_losses,
 )
+from src.metrics.classification import Array
 
-Array = npt.NDArray[np.generic]
 MAX_SOLVED = 4000  # rows that the gain of a member is computed on
 
 

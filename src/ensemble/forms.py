@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.classes import join_groups, nfc, split_lines
 from src.ensemble.submission import (
@@ -27,10 +26,10 @@ from src.ensemble.submission import (
     write_submission,
 )
 from src.files import atomic_write
+from src.metrics.classification import Array
 from src.metrics.decisions import Decision
 from src.script import UserError
 
-Array = npt.NDArray[Any]
 Predict = Callable[[slice], Array]  # rows → log probabilities (R, K)
 
 _BLOCK_ROWS = 4096

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.ensemble.blend import (
     NUM_FLOORS,
@@ -42,8 +41,7 @@ from src.ensemble.pool import (
 )
 from src.ensemble.search import Panel, Structure
 from src.ensemble.solvers import Mixture, fit_finish
-
-Array = npt.NDArray[Any]
+from src.metrics.classification import Array
 
 _THIN_VALUES = 1 << 22
 

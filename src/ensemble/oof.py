@@ -10,19 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.classes import merge_classes, nfc
 from src.ensemble.pool import Member, member_log_probs
 from src.ensemble.predictions import OofFile, open_oof
+from src.metrics.classification import Array
 from src.runs import AFRESH, GO_ON, REPAIR, Run, read_done
 from src.script import UserError
 from src.views import base_view
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.files import NOT_WHOLE, atomic_write, checksum, crc32, patiently, read_json, write_json
+from src.metrics.classification import Array
 from src.runs import REPAIR
 from src.script import UserError
 
-Array = npt.NDArray[Any]
 _KEYS = ("logits", "ids", "targets", "views", "classes", "fold", "config_hash", "folds_hash")
 
 

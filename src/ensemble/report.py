@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.ensemble.aliases import Suggestion
 from src.ensemble.calibration import (
@@ -20,9 +19,8 @@ from src.ensemble.calibration import (
 from src.ensemble.contest import NUM_PLAIN, Board, Candidate, Score, score_of
 from src.ensemble.test_predictions import BlendedPredictions
 from src.ensemble.weights import Counted, OofSummary
+from src.metrics.classification import Array
 from src.table import format_table
-
-Array = npt.NDArray[Any]
 
 
 def scores_table(scores: Mapping[str, Mapping[str, float]], adopted: str) -> str:

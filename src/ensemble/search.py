@@ -17,10 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.ensemble.blend import NUM_FLOORS, THREADS, Tables, convex
 from src.ensemble.oof import Oof
@@ -28,8 +27,12 @@ from src.ensemble.pool import MAX_LOSS, TINY, Member, log_softmax, row_blocks
 from src.ensemble.solvers import finished_losses, fit_finish, fit_log_pool
 from src.ensemble.studies import ask_until, open_study
 from src.journal import Journal
+from src.metrics.classification import Array
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    from optuna import Trial
+
+POOLS, ORDERS = ("linear", "log"), ("after", "before")
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,14 @@ def search_structures(
         seed: of the sampler.
         storage: of a study that several machines share; see :mod:`src.ensemble.studies`.
     """
-    optuna = _quiet_optuna()
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     kept = Journal(journal, name) if journal else None
     known = _read_scores(kept, start) if kept else {}
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
     study = open_study(storage, name) if storage else optuna.create_study(sampler=sampler)
-    for pool, order in product(*(_choices(start)[key] for key in ("pool", "order"))):
+    for pool, order in product(POOLS, ORDERS):
         params = _to_params(replace(start, pool=pool, order=order))
         study.enqueue_trial(params, skip_if_exists=True)
     for trial in ask_until(study, trials):
@@ -120,17 +125,14 @@ def _read_scores(kept: Journal, start: Structure) -> dict[Structure, float]:
     return known
 
 
-def _suggest(trial: Any, start: Structure) -> Structure:
+def _suggest(trial: Trial, start: Structure) -> Structure:
     for key, choices in _choices(start).items():
         trial.suggest_categorical(key, choices)
     return _from_params(trial.params, start)
 
 
-def _choices(start: Structure) -> dict[str, list[Any]]:
-    choices: dict[str, list[Any]] = {
-        "pool": ["linear", "log"],
-        "order": ["after", "before"],
-    }
+def _choices(start: Structure) -> dict[str, list[str | bool]]:
+    choices: dict[str, list[str | bool]] = {"pool": [*POOLS], "order": [*ORDERS]}
     for kind, names in (("model", start.models), ("view", start.views)):
         if len(names) > 1:
             choices |= {f"{kind} {name}": [True, False] for name in names}
@@ -139,10 +141,7 @@ def _choices(start: Structure) -> dict[str, list[Any]]:
 
 def _to_params(structure: Structure) -> dict[str, Any]:
     params = dict.fromkeys(_choices(structure), True)
-    return params | {
-        "pool": structure.pool,
-        "order": structure.order,
-    }
+    return params | {"pool": structure.pool, "order": structure.order}
 
 
 def _from_params(params: dict[str, Any], start: Structure) -> Structure:
@@ -152,13 +151,6 @@ def _from_params(params: dict[str, Any], start: Structure) -> Structure:
         models=tuple(m for m in start.models if params.get(f"model {m}", True)),
         views=tuple(v for v in start.views if params.get(f"view {v}", True)),
     )
-
-
-def _quiet_optuna() -> Any:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
 
 
 SCORE_VERSION = 4  # of what `Panel.score` computes: trials of another are not comparable

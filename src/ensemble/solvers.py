@@ -19,15 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.ensemble.pool import MAX_LOSS, TINY
-from src.metrics.classification import MAX_TEMPERATURE, MIN_TEMPERATURE
-
-Array = npt.NDArray[Any]
+from src.metrics.classification import MAX_TEMPERATURE, MIN_TEMPERATURE, Array
 
 _EM_STEPS = 5
 _MAX_STEPS = 200

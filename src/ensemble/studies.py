@@ -9,12 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from src.script import UserError, one_line
 
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.pruners import BasePruner
+    from optuna.storages import JournalStorage
 
-def open_study(storage: str, name: str, *, direction: Any = "minimize", pruner: Any = None) -> Any:
+Direction = Literal["minimize", "maximize"]
+
+
+def open_study(
+    storage: str, name: str, *, direction: Direction = "minimize", pruner: BasePruner | None = None
+) -> Study:
     """Return the study ``name`` of a storage, made if absent.
 
     Args:
@@ -41,7 +50,7 @@ def open_study(storage: str, name: str, *, direction: Any = "minimize", pruner: 
         raise UserError(f"--storage {storage}: cannot be opened ({reason[:200]})") from None
 
 
-def ask_until(study: Any, trials: int) -> Iterator[Any]:
+def ask_until(study: Study, trials: int) -> Iterator[Trial]:
     """Yield new trials until ``trials`` of all processes are over."""
     from optuna.trial import TrialState
 
@@ -50,7 +59,7 @@ def ask_until(study: Any, trials: int) -> Iterator[Any]:
         yield study.ask()
 
 
-def _backend(storage: str) -> Any:
+def _backend(storage: str) -> str | JournalStorage:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 

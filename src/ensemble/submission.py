@@ -13,16 +13,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.classes import join_groups, nfc
 from src.files import atomic_write
+from src.metrics.classification import Array
 from src.script import UserError
-
-Array = npt.NDArray[Any]
 
 POLICIES = ("split", "first", "both_equal_renormalised")
 MIN_PROB = 1e-15  # below this the usual grader clips anyway

@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.ensemble.pool import Blend, member_log_probs
 from src.ensemble.predictions import TestRun
 from src.files import atomic_write
+from src.metrics.classification import Array
 from src.script import UserError
-
-Array = npt.NDArray[Any]
 
 _BLOCK_VALUES = 1 << 18
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.ensemble.pool import Blend
 from src.files import read_json, refuse_shape, write_json
+from src.metrics.classification import Array
 from src.metrics.decisions import Decision, read_decision
 from src.runs import safe_name
 from src.script import UserError
 from src.views import base_view
-
-Array = npt.NDArray[Any]
 
 VERSION = 2
 FORECAST_AGAIN = "delete it, or run infer_ensemble.py again"
@@ -29,7 +27,7 @@ class OofSummary:
 
     Attributes:
         loss: mean nested loss, nats.
-        prior: (K,) mean nested probability: the class frequencies the predictions imply.
+        implied_prior: (K,) mean nested probability: the class frequencies the predictions imply.
         accuracy: share of rows whose largest probability is the true class's.
         entropy: mean entropy of the nested predictions, the loss they expect of themselves.
         residual_error: standard error of mean(loss - entropy).
@@ -38,7 +36,7 @@ class OofSummary:
     """
 
     loss: float
-    prior: Array
+    implied_prior: Array
     accuracy: float
     entropy: float
     residual_error: float
@@ -184,15 +182,7 @@ def write_weights(path: Path, weights: Weights) -> None:
             "config_hash": {m: dict(h) for m, h in weights.config_hashes.items()},
             "adaptive_threshold": weights.adaptive_threshold,
             "scores": {name: dict(score) for name, score in weights.scores.items()},
-            "oof": {
-                "loss": summary.loss,
-                "implied_prior": summary.prior.tolist(),
-                "accuracy": summary.accuracy,
-                "entropy": summary.entropy,
-                "residual_error": summary.residual_error,
-                "confidence": summary.confidence,
-                "confidence_error": summary.confidence_error,
-            },
+            "oof": asdict(summary) | {"implied_prior": summary.implied_prior.tolist()},
             **contest,
         },
     )
@@ -249,7 +239,7 @@ def _find_senseless(weights: Weights) -> str:
     """Return what about the numbers or names cannot be a blend's, "" if nothing is."""
     blend, summary = weights.blend, weights.summary
     heats = np.r_[blend.temperatures, blend.temperature]
-    priors = (blend.prior, summary.prior)
+    priors = (blend.prior, summary.implied_prior)
     numbers = (summary.loss, summary.accuracy, summary.entropy, summary.confidence)
     hashes = weights.config_hashes
     checks = {
@@ -285,15 +275,9 @@ def _from_json(content: Mapping[str, Any]) -> Weights:
     )
     if blend.pool not in ("linear", "log") or len(blend.prior) != len(content["classes"]):
         raise ValueError("pool or classes do not fit")
-    summary = OofSummary(
-        loss=float(oof["loss"]),
-        prior=np.array(oof["implied_prior"], dtype=np.float64),
-        accuracy=float(oof["accuracy"]),
-        entropy=float(oof["entropy"]),
-        residual_error=float(oof["residual_error"]),
-        confidence=float(oof["confidence"]),
-        confidence_error=float(oof["confidence_error"]),
-    )
+    implied = np.array(oof["implied_prior"], dtype=np.float64)
+    numbers = {f.name: float(oof[f.name]) for f in fields(OofSummary) if f.name != "implied_prior"}
+    summary = OofSummary(implied_prior=implied, **numbers)
     return Weights(
         blend=blend,
         order=str(content["order"]),

@@ -11,16 +11,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.classes import nfc
-from src.metrics.classification import log_loss, macro_f1
+from src.metrics.classification import Array, log_loss, macro_f1
 from src.script import UserError
 
-Array = npt.NDArray[Any]
 Measure = Callable[[Array, Array], float]
 
 NAMES = ("log_loss", "accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "qwk", "auc", "map@K")

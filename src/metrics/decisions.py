@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from src.metrics.classification import Array
 from src.metrics.contest import Metric
-
-Array = npt.NDArray[Any]
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)  # of the prior correction that are tried
 _BINS = 200  # places that a cut point may take

@@ -55,7 +55,7 @@ class ThresholdSweep:
                 which are then numbered as they come.
         """
         masks = (batch if isinstance(batch, Tensor) else batch["mask"]).cpu()
-        index = range(len(self._parts), len(self._parts) + len(masks))
+        index: Sequence[int] = range(len(self._parts), len(self._parts) + len(masks))
         if not isinstance(batch, Tensor) and "index" in batch:
             index = torch.as_tensor(batch["index"]).tolist()
         share, label = foreground_share(probs.float().cpu())

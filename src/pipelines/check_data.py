@@ -24,8 +24,8 @@ from src.data.folds import read_folds
 from src.data.index import find_root, read_test, read_train
 from src.data.shift import FEATURES, ImageShift, find_shift, measure_image
 from src.files import write_text
-from src.page import Html, gallery, line_plot, note, number, page, picture, plots, table, terms
-from src.pipelines.pictures import encode_photograph
+from src.page import Html, gallery, line_plot, note, number, page, plots, table, terms
+from src.pipelines.pictures import show_photograph
 from src.runs import Output
 from src.script import UserError
 from src.tool_config import CheckConfig
@@ -250,12 +250,13 @@ def _folds(rows: Rows, output: Output) -> dict[int, int]:
 
 def _pictures(rows: Rows, members: Sequence[int], caption: str) -> list[Html]:
     """Return the photographs of some rows that can be read."""
-    found = []
-    for row in members:
-        jpeg = encode_photograph(rows.root / str(rows.table["image"].iat[row]))
-        if jpeg is not None:
-            found.append(picture(jpeg, f"{caption}: {rows.name(row)}"))
-    return found
+    shown = [
+        show_photograph(
+            rows.root / str(rows.table["image"].iat[row]), f"{caption}: {rows.name(row)}"
+        )
+        for row in members
+    ]
+    return [part for parts in shown for part in parts]
 
 
 def show_shift(

@@ -22,10 +22,10 @@ from src.models.folding import fold_norms
 from src.models.pretrained import find_weights
 from src.models.probe import fit_probe
 from src.models.zoo import check_timm_id, find_data_config
-from src.page import Html, gallery, note, picture, table
+from src.page import Html, gallery, note, table
 from src.pipelines.classification.panels import study
 from src.pipelines.classification.survey import embed, find_backbones
-from src.pipelines.pictures import encode_photograph
+from src.pipelines.pictures import show_photograph
 from src.runs import Output
 from src.script import UserError
 from src.tool_config import CheckConfig
@@ -82,9 +82,8 @@ def check_labels(
         heads = ["id", "label", "suggested", "p of label", "p of suggested", "judge"]
         shown = []
         for row in rows[: config.examples]:
-            jpeg = encode_photograph(train.root / image[row[0]])
-            if jpeg is not None:
-                shown.append(picture(jpeg, f"{row[1]}? {row[2]} {row[4]:.0%}"))
+            caption = f"{row[1]}? {row[2]} {row[4]:.0%}"
+            shown += show_photograph(train.root / image[row[0]], caption)
         caption = "the most contradicted first; suspect_labels.csv has all"
         parts += [gallery(shown), table(heads, rows[:500], caption=caption)]
     check.sections["Suspicious labels"] = parts

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from src.data.audit import audit_images
 from src.data.masks import VOID, VoidReader, image_size, read_labelled
-from src.page import gallery, line_plot, picture, plots, table, terms
+from src.page import gallery, line_plot, plots, table, terms
 from src.pipelines.check_data import Check
-from src.pipelines.pictures import encode_photograph
+from src.pipelines.pictures import show_photograph
 from src.script import UserError
 from src.tasks.segmentation import background_label
 from src.tool_config import CheckConfig
@@ -106,9 +106,7 @@ def show_copies(check: Check, config: CheckConfig, index: Any) -> None:
     shown = []
     for kind, members in sets[: config.examples // 2]:
         for row in members[:2]:
-            jpeg = encode_photograph(index.image_path(row))
-            if jpeg is not None:
-                shown.append(picture(jpeg, f"{kind}: {names[row]}"))
+            shown += show_photograph(index.image_path(row), f"{kind}: {names[row]}")
     listed = [[kind, len(m), "; ".join(names[row] for row in m[:6])] for kind, m in sets[:200]]
     check.sections["Copies"] = [
         gallery(shown), table(["kind", "images", "which"], listed, caption="copies across groups")

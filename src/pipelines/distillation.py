@@ -10,22 +10,21 @@ killed search goes on; one that lags behind the median of the others at the same
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.config import config_hash
 from src.engine.runtime import Runtime
 from src.engine.weights import load_weights
-from src.ensemble.studies import ask_until, open_study
+from src.ensemble.studies import Direction, ask_until, open_study
 from src.files import hold
 from src.journal import Journal
 from src.losses.distillation import TERMS
@@ -33,15 +32,18 @@ from src.mask_config import DistillConfig
 from src.metrics.bootstrap import Difference, Score, bootstrap_difference
 from src.metrics.counts import STATISTICS, SegmentationCounts
 from src.models.distilled import build_student, show_features
-from src.pipelines.run_folder import finished, fold_of, refuse_lost
+from src.pipelines.run_folder import finished, fold_of, read_table, refuse_lost
 from src.pipelines.segmentation.report import load_held_out
-from src.runs import Output, Run, read_done
+from src.runs import Done, Output, Run, read_done
 from src.script import UserError
 from src.table import format_table
 from src.tasks.classification import Classification
 from src.tasks.distillation import NAMES, Distillation
-from src.tasks.protocols import Meter, Task
+from src.tasks.protocols import Batch, Meter, Task
 from src.tasks.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 OF_RUNS = ("ablate", "tune", "tune_epochs", "seeds", "allow_weak_teacher", "model")
 OF_TEACHING = (*(f"weight_{name}" for name in TERMS), "temperature", "share_every")
@@ -107,24 +109,22 @@ class Field:
 
     Attributes:
         task: the task itself.
-        spec: role → description of its net.
-        build: (role, description, pretrained?) → the net, with its pretrained weights if asked.
-        train: (config, run, model, task, network description) → content of ``finished.json``.
+        build: (role, pretrained?) → the net, with its pretrained weights if asked.
+        train: (config, run, model, task, role) → content of ``finished.json``.
         terms: distillation terms that exist here.
         image_size: side of a square that every net accepts.
     """
 
     task: Segmentation | Classification
-    spec: Callable[[str], dict[str, Any]]
-    build: Callable[[str, Mapping[str, Any], bool], nn.Module]
-    train: Callable[..., dict[str, Any]]
+    build: Callable[[str, bool], nn.Module]
+    train: Callable[[DistillConfig, Run, nn.Module, Task, str], Done]
     terms: tuple[str, ...] = TERMS
     image_size: int = 64
 
 
 def train_role(
     config: DistillConfig, role: str, field: Field, output: Output, runtime: Runtime, name: str
-) -> tuple[Run, dict[str, Any]]:
+) -> tuple[Run, Done]:
     """Train one role unless it is finished; return its run and what it left.
 
     Args:
@@ -146,13 +146,12 @@ def train_role(
 
 def train_fresh(
     own: DistillConfig, role: str, field: Field, output: Output, runtime: Runtime, name: str,
-    run: Run, wrap: Callable[[Any], Any] = lambda task: task,
-) -> dict[str, Any]:  # fmt: skip
+    run: Run, wrap: Callable[[Task], Task] = lambda task: task,
+) -> Done:  # fmt: skip
     """Train a role in a run that is held; ``wrap`` may watch its task."""
     base = "teacher" if role == "teacher" else "student"
-    spec = field.spec(base)
     torch.manual_seed(own.seed)
-    model = field.build(base, spec, True)
+    model = field.build(base, True)
     task: Task = field.task
     if role not in ("student", "teacher"):
         weights = weights_of(own)
@@ -166,19 +165,19 @@ def train_fresh(
         task = Distillation(
             field.task, teacher, show_features, weights, own.temperature, own.share_every
         )
-    return field.train(own, run, model, wrap(task), spec)
+    return field.train(own, run, model, wrap(task), base)
 
 
 def load_teacher(field: Field, output: Output, name: str, config: DistillConfig) -> nn.Module:
     """Build the finished teacher with its best weights, frozen."""
     run = output.run(f"{name}-teacher", fold_of(config.fold))
     refuse_lost(run, read_done(run), run.best)
-    teacher = field.build("teacher", field.spec("teacher"), False)
+    teacher = field.build("teacher", False)
     teacher.load_state_dict(load_weights(run.best))
     return teacher.eval().requires_grad_(False)
 
 
-def gate(student: Mapping[str, Any], teacher: Mapping[str, Any], *, lower_is_better: bool,
+def gate(student: Done, teacher: Done, *, lower_is_better: bool,
          force: bool) -> None:  # fmt: skip
     """Refuse a teacher that does not beat the student on the same held-out images.
 
@@ -187,6 +186,7 @@ def gate(student: Mapping[str, Any], teacher: Mapping[str, Any], *, lower_is_bet
     """
     sign = -1.0 if lower_is_better else 1.0
     low, high = student["score"], teacher["score"]
+    assert low is not None and high is not None
     said = f"teacher {high:.4f}, student {low:.4f} ({teacher['monitor']}, held-out images)"
     if sign * high > sign * low:
         print(f"gate: {said}: it may teach", flush=True)
@@ -218,29 +218,29 @@ def read_metrics(run: Run) -> list[dict[str, float]]:
     Raises:
         UserError: there are none.
     """
-    with run.metrics.open(encoding="utf-8", newline="") as file:
-        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    rows = [{k: float(v) for k, v in row.items() if v} for row in read_table(run.metrics)]
     rows = [row for row in rows if any(key.startswith(("valid_", "ema_")) for key in row)]
     if not rows:
         raise UserError(f"{run.metrics} has no validated epoch: distillation needs held-out images")
     return rows
 
 
-def best_and_final(run: Run, done: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+def best_and_final(run: Run, done: Done) -> tuple[dict[str, float], dict[str, float]]:
     """Return the scores of the best and of the last validated epoch, of the better weights."""
     rows = read_metrics(run)
     best = next((row for row in rows if row["epoch"] == done["best_epoch"]), rows[-1])
     return _scores(best, done), _scores(rows[-1], done)
 
 
-def _scores(row: Mapping[str, float], done: Mapping[str, Any]) -> dict[str, float]:
+def _scores(row: Mapping[str, float], done: Done) -> dict[str, float]:
     """Drop the prefix, from raw or averaged weights, whichever the best score is of."""
     found = [p for p in ("valid_", "ema_") if f"{p}{done['monitor']}" in row]
-    prefix = min(found, key=lambda p: abs(row[f"{p}{done['monitor']}"] - done["score"]))
+    score = done["score"] or 0.0
+    prefix = min(found, key=lambda p: abs(row[f"{p}{done['monitor']}"] - score))
     return {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
 
 
-def print_table(results: Mapping[str, Sequence[tuple[Run, Mapping[str, Any]]]]) -> None:
+def print_table(results: Mapping[str, Sequence[tuple[Run, Done]]]) -> None:
     """Print best and final scores of every role, mean ± std where there are several seeds.
 
     Args:
@@ -322,9 +322,9 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.task, name)
 
-    def meter(self) -> Any:
+    def meter(self) -> Meter:
         """Return the task's meter, which reports when it is computed."""
-        return WatchedMeter(self.task.meter(), self.task.monitor, self.report)
+        return cast(Meter, WatchedMeter(self.task.meter(), self.task.monitor, self.report))
 
 
 @dataclass(frozen=True)
@@ -335,7 +335,7 @@ class WatchedMeter:
     monitor: str
     report: Callable[[float], None]
 
-    def update(self, prediction: Any, batch: Mapping[str, Any]) -> None:
+    def update(self, prediction: Tensor, batch: Batch) -> None:
         """Count a batch."""
         self.meter.update(prediction, batch)
 
@@ -370,7 +370,7 @@ def tune(
     epochs = config.tune_epochs or max(1, config.epochs // 4)
     short = replace(config, epochs=epochs, valid_ema_only=True)
     study_name = f"{'+'.join(terms)} {config_hash(role_config(with_weights(short, {}), ''))}"
-    direction: Any = "minimize" if field.task.lower_is_better else "maximize"
+    direction: Direction = "minimize" if field.task.lower_is_better else "maximize"
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
     sampler = optuna.samplers.TPESampler(seed=config.seed)
     if config.storage:
@@ -401,14 +401,14 @@ def tune(
     return replace(with_weights(config, weights), temperature=best["temperature"])
 
 
-def suggest(trial: Any, short: DistillConfig, terms: Sequence[str]) -> DistillConfig:
+def suggest(trial: Trial, short: DistillConfig, terms: Sequence[str]) -> DistillConfig:
     """Return the options of a trial."""
     weights = {term: trial.suggest_float(term, *WEIGHTS, log=True) for term in terms}
     temperature = trial.suggest_categorical("temperature", TEMPERATURES)
     return role_config(replace(with_weights(short, weights), temperature=temperature), "trial")
 
 
-def find_trial(kept: Journal, trial: Any) -> dict[str, Any] | None:
+def find_trial(kept: Journal, trial: Trial) -> dict[str, Any] | None:
     """Return what an earlier process made of this trial, its scores reported; None = nothing."""
     for record in kept.records:
         if (record.get("number"), record.get("params")) == (trial.number, trial.params):
@@ -419,7 +419,7 @@ def find_trial(kept: Journal, trial: Any) -> dict[str, Any] | None:
 
 
 def run_trial(
-    trial: Any, own: DistillConfig, field: Field, output: Output, runtime: Runtime, name: str,
+    trial: Trial, own: DistillConfig, field: Field, output: Output, runtime: Runtime, name: str,
     run: Run,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one trial from its start; return its scores, and the best one unless it was stopped."""
@@ -442,7 +442,7 @@ def run_trial(
             done = train_fresh(
                 own, "trial", field, output, runtime, name, run, lambda task: Watched(task, report)
             )
-            score = float(done["score"])
+            score = done["score"]
         except optuna.TrialPruned:
             pass
     return {"number": trial.number, "params": trial.params, "scores": scores, "score": score}

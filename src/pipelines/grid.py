@@ -6,7 +6,6 @@ Nothing heavy is imported here.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from src.config import FoldConfig, PlaceConfig
 from src.option import option
+from src.pipelines.run_folder import read_table
 from src.reader import build_parser, parse, read_rows
 from src.runs import Output, Run, read_done, safe_name
 from src.script import UserError
@@ -132,9 +132,5 @@ def _progress(run: Run, state: str) -> list[Any]:
         return ["finished", done.get("epochs", ""), done.get("monitor", ""), done.get("score", "")]
     except (OSError, UserError):
         pass
-    try:
-        with run.metrics.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError:
-        rows = []
+    rows = read_table(run.metrics)
     return [state, rows[-1].get("epoch", "") if rows else "", "", ""]

@@ -36,7 +36,7 @@ from src.pipelines.segmentation.train import (
     read_data,
     train_masks,
 )
-from src.runs import Output, Run
+from src.runs import Done, Output, Run
 from src.script import UserError
 from src.table import format_table
 from src.tasks.distillation import NAMES, Distillation
@@ -212,7 +212,7 @@ def build_task(config: MicroConfig, data: MaskData, images: Sequence[int]) -> Se
 
 def train_run(
     config: MicroConfig, where: MicroSet, seed: int, name: str, output: Output
-) -> tuple[Run, dict[str, Any]]:
+) -> Finished:
     """Train one set with one seed, unless it is finished.
 
     Args:
@@ -237,7 +237,7 @@ def train_run(
 
 def _train(
     own: MicroConfig, run: Run, data: MaskData, where: MicroSet, seed: int, output: Output
-) -> dict[str, Any]:
+) -> Done:
     pixels, images = count_classes(data.index, data.split.train)
     masks = build_task(own, data, images.tolist())
     task: Task = masks
@@ -259,7 +259,7 @@ def _train(
     )  # fmt: skip
 
 
-Finished = tuple[Run, Mapping[str, Any]]
+Finished = tuple[Run, Done]
 PROTOCOL = (
     "score: I / (U + 1e-6) for each image and foreground class true in it, mean over a class's "
     "images, then over classes; held-out images; nested: each fifth of them at the views and "
@@ -268,7 +268,7 @@ PROTOCOL = (
 )
 
 
-def chosen(done: Mapping[str, Any]) -> Mapping[str, float]:
+def chosen(done: Done) -> Mapping[str, float]:
     """Return the row of the views that were kept, ``nested`` with their choice; nan where none are.
 
     A run that was scored before there was a nested score counts at threshold 0.5.
@@ -335,11 +335,14 @@ def gate_sets(
     """
     for where, runs in students.items():
         low, high = (
-            {"score": float(np.mean([chosen(done)["nested"] for _, done in side])),
-             "monitor": f"{where}, {name}"}
+            Done(score=_mean_score(side), monitor=f"{where}, {name}")
             for side in (runs, teachers[where])
-        )  # fmt: skip
+        )
         gate(low, high, lower_is_better=False, force=force)
+
+
+def _mean_score(runs: Sequence[Finished]) -> float:
+    return float(np.mean([chosen(done)["nested"] for _, done in runs]))
 
 
 OUTPUTS = {"VOC": 21}  # the others have two classes, one logit

@@ -8,18 +8,19 @@ import cv2
 import numpy as np
 
 from src.data.decode import decode_image
+from src.page import Html, picture
 from src.script import UserError
 
 SIDE = 240  # pixels of the longer side
 QUALITY = 80
 
 
-def encode_photograph(path: Path, side: int = SIDE) -> bytes | None:
-    """Return a photograph as a JPEG of at most ``side`` pixels, None where it cannot be read."""
+def show_photograph(path: Path, caption: str) -> list[Html]:
+    """Return the photograph with its caption; an empty list if it cannot be decoded."""
     try:
-        return encode_jpeg(decode_image(path, short_side=side), side)
+        return [picture(encode_jpeg(decode_image(path, short_side=SIDE)), caption)]
     except UserError:
-        return None
+        return []
 
 
 def encode_jpeg(image: np.ndarray, side: int = SIDE) -> bytes:

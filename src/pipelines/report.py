@@ -6,7 +6,6 @@ says so in its place; the others stand.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from src.files import write_text
 from src.page import Html, line_plot, note, page, plots, table
 from src.pipelines.classification import panels
 from src.pipelines.classification.panels import as_number
-from src.pipelines.run_folder import read_config
+from src.pipelines.run_folder import read_config, read_table
 from src.pipelines.segmentation.panels import mask_panels
 from src.runs import Output, Run, read_done
 from src.script import UserError
@@ -144,7 +143,7 @@ def read_run(run: Run, name: str) -> RunSummary:
     Raises:
         UserError: damaged.
     """
-    metrics = read_metrics(run.metrics)
+    metrics = read_table(run.metrics)
     try:
         done = read_done(run)
     except FileNotFoundError:
@@ -154,15 +153,6 @@ def read_run(run: Run, name: str) -> RunSummary:
         seconds = run.finished.stat().st_mtime - run.config.stat().st_mtime
         minutes = max(seconds, 0.0) / 60
     return RunSummary(run, name, done.get("config", {}), done, metrics, minutes)
-
-
-def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Return the rows of ``metrics.csv``, none where there is no such file."""
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            return list(csv.DictReader(file))
-    except (FileNotFoundError, csv.Error):
-        return []
 
 
 def run_tables(runs: Sequence[RunSummary]) -> list[Html]:

@@ -5,6 +5,7 @@ Nothing heavy is imported here: a finished run is recognised in milliseconds.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from src.config import EngineConfig, config_hash, learned_options
 from src.files import (
     SEAL,
+    FileMark,
     atomic_write,
     check_held,
     describe_file,
@@ -23,7 +25,7 @@ from src.files import (
     write_json,
 )
 from src.mask_config import LaneConfig, SegmentationConfig
-from src.runs import REPAIR, Output, Run, read_done
+from src.runs import REPAIR, Done, Output, Run, read_done
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def find_images(
     return source, root
 
 
-def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, Any] | None:
+def finished(run: Run, config: EngineConfig, split_hash: str = "") -> Done | None:
     """Return what a complete run left, and say so; None while there is something to do.
 
     Raises:
@@ -134,7 +136,7 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> dict[str, 
     return done
 
 
-def lost_files(run: Run, done: dict[str, Any]) -> list[str]:
+def lost_files(run: Run, done: Done) -> list[str]:
     """Return the names of a finished run's files that are not there, or not what was written.
 
     Args:
@@ -145,7 +147,7 @@ def lost_files(run: Run, done: dict[str, Any]) -> list[str]:
     return sorted(name for name in files if not _is_whole(run.folder / name, files[name]))
 
 
-def _is_whole(path: Path, known: dict[str, Any]) -> bool:
+def _is_whole(path: Path, known: FileMark) -> bool:
     try:
         # a pipe or folder of that name is never read
         return path.is_file() and patiently(lambda: describe_file(path)) == known
@@ -153,7 +155,7 @@ def _is_whole(path: Path, known: dict[str, Any]) -> bool:
         return False
 
 
-def refuse_lost(run: Run, done: dict[str, Any], *paths: Path) -> None:
+def refuse_lost(run: Run, done: Done, *paths: Path) -> None:
     """Refuse to use files of a finished run that are not those its training wrote.
 
     Raises:
@@ -168,7 +170,16 @@ def refuse_lost(run: Run, done: dict[str, Any], *paths: Path) -> None:
         )
 
 
-def take_up(run: Run) -> dict[str, Any] | None:
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file that this program wrote; none where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, csv.Error):
+        return []
+
+
+def take_up(run: Run) -> Done | None:
     """Return what a finished run left whose weights are whole though other files are lost.
 
     Where the weights themselves are lost, all that stands is taken away: the run starts afresh.
@@ -253,7 +264,7 @@ def write_config(
             file.write(seal(f"# {SEAL}\n{plain}".encode()))
 
 
-def finish_run(run: Run, done: dict[str, Any], *, keep_last: bool) -> None:
+def finish_run(run: Run, done: Done, *, keep_last: bool) -> None:
     """Declare a run complete, and drop the states that only an interrupted one needs."""
     check_held(run.lock)
     run.previous.unlink(missing_ok=True)
@@ -265,7 +276,7 @@ def finish_run(run: Run, done: dict[str, Any], *, keep_last: bool) -> None:
         run.last.unlink(missing_ok=True)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Turn tuples into lists, all the way down: YAML's safe dialect has no tuples."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

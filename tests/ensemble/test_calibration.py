@@ -23,7 +23,7 @@ PRIOR = np.array([0.9, 0.05, 0.05])
 def test_summary_by_hand():
     probs = np.array([[0.8, 0.2], [0.6, 0.4], [0.5, 0.5], [0.1, 0.9]])
     summary = summarise_oof(np.log(probs).astype(np.float32), np.array([0, 0, 1, 1]))
-    np.testing.assert_allclose(summary.prior, [0.5, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(summary.implied_prior, [0.5, 0.5], rtol=1e-6)
     assert summary.loss == pytest.approx(-np.log(0.8 * 0.6 * 0.5 * 0.9) / 4, rel=1e-6)
     assert summary.accuracy == 0.75
     assert summary.confidence == pytest.approx((0.8 + 0.6 + 0.5 + 0.9) / 4)
@@ -44,7 +44,7 @@ def test_the_test_score_is_foreseen_under_shift(corrected):
     inside = 0
     for seed in range(10):
         test, targets = predictions(PRIOR, np.full(3, 1 / 3), num=600, seed=100 + seed)
-        shift = estimate_shift(test, summary.prior)
+        shift = estimate_shift(test, summary.implied_prior)
         posterior = correct(test, shift)
         given = posterior if corrected else test
         tally = TestTally.empty()

@@ -28,8 +28,8 @@ BLEND = Blend(
 
 def example() -> Weights:
     summary = OofSummary(
-        loss=0.1, prior=np.array([1 / 3, 2 / 3]), accuracy=0.9, entropy=0.11, residual_error=0.01,
-        confidence=0.91, confidence_error=0.02,
+        loss=0.1, implied_prior=np.array([1 / 3, 2 / 3]), accuracy=0.9, entropy=0.11,
+        residual_error=0.01, confidence=0.91, confidence_error=0.02,
     )  # fmt: skip
     return Weights(
         blend=BLEND, order="before", classes=("가", "나"), source_classes=("가", "나", "다"),

@@ -33,15 +33,9 @@ class ConvNorm(nn.Sequential):
         zero_gamma: bool = False,
     ) -> None:
         size = (kernel, kernel) if isinstance(kernel, int) else kernel
+        padding = (size[0] // 2 * dilation, size[1] // 2 * dilation)
         conv = nn.Conv2d(
-            channels,
-            out_channels,
-            size,
-            stride,
-            (size[0] // 2 * dilation, size[1] // 2 * dilation),
-            dilation,
-            groups,
-            bias=False,
+            channels, out_channels, size, stride, padding, dilation, groups, bias=False
         )
         norm = nn.BatchNorm2d(out_channels)
         if zero_gamma:
@@ -52,25 +46,9 @@ class ConvNorm(nn.Sequential):
 class DepthwiseSeparableConv(nn.Sequential):
     """A k×k convolution per channel, then a 1×1 across channels (Howard et al. 2017)."""
 
-    def __init__(
-        self,
-        channels: int,
-        out_channels: int,
-        kernel: int = 3,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-    ) -> None:
+    def __init__(self, channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__(
-            ConvNorm(
-                channels,
-                channels,
-                kernel,
-                stride=stride,
-                dilation=dilation,
-                groups=channels,
-                act=False,
-            ),
+            ConvNorm(channels, channels, 3, stride=stride, groups=channels, act=False),
             ConvNorm(channels, out_channels),
         )
 

@@ -73,10 +73,10 @@ class TwoHeadUNet(MaskNet):
         self.filters = FixedFilters() if filters else None
         pixels = 3 + (FixedFilters.out_channels if filters else 0)
         self.stem = ConvNorm(pixels, widths[0], 3, stride=2)
-        self.down = nn.ModuleList(_separable(a, b) for a, b in pairs)
+        self.down = nn.ModuleList(DepthwiseSeparableConv(a, b) for a, b in pairs)
         if context:
             self.down[-1] = MultiDilationSeparableConv2d(*pairs[-1], (1, 2, 4), shared=True)
-        self.up = nn.ModuleList(_separable(a + b, a) for a, b in pairs)
+        self.up = nn.ModuleList(DepthwiseSeparableConv(a + b, a) for a, b in pairs)
         self.head = nn.Conv2d(widths[1], num_classes, 1)
         self.branches = nn.ModuleList()
         channels = widths[0]
@@ -100,7 +100,3 @@ class TwoHeadUNet(MaskNet):
         for branch in self.branches:
             fine = branch(x, fine)
         return resize_to(self.head(coarse), fine) + self.fine_head(fine), maps
-
-
-def _separable(channels: int, out_channels: int) -> nn.Module:
-    return DepthwiseSeparableConv(channels, out_channels)

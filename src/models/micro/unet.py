@@ -82,10 +82,10 @@ class MicroUNet(MaskNet):
         super().__init__()
         pairs = list(itertools.pairwise(widths))
         self.stem = ConvNorm(3, widths[0], 3, stride=2)
-        self.down = nn.ModuleList(_separable(a, b) for a, b in pairs)
+        self.down = nn.ModuleList(DepthwiseSeparableConv(a, b) for a, b in pairs)
         if multi_dilation:
             self.down[-1] = MultiDilationSeparableConv2d(*pairs[-1], shared=True)
-        self.up = nn.ModuleList(_separable(a + b, a) for a, b in pairs)
+        self.up = nn.ModuleList(DepthwiseSeparableConv(a + b, a) for a, b in pairs)
         self.detail = nn.Sequential(
             GradientFeatureModule(widths[0]) if gradient else nn.Identity(),
             DirectionalConv(widths[0]) if directional else nn.Identity(),
@@ -101,7 +101,3 @@ class MicroUNet(MaskNet):
         for level in range(len(self.up) - 1, -1, -1):
             y = self.up[level](torch.cat([resize_to(y, maps[level]), maps[level]], 1))
         return self.head(y), maps
-
-
-def _separable(channels: int, out_channels: int) -> nn.Module:
-    return DepthwiseSeparableConv(channels, out_channels)

@@ -5,7 +5,6 @@ Each function returns parts of a page (``src/page.py``) from what the scripts wr
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,8 @@ from src.page import (
     table,
     terms,
 )
-from src.pipelines.pictures import encode_photograph
+from src.pipelines.pictures import show_photograph
+from src.pipelines.run_folder import read_table
 from src.runs import Output
 from src.script import UserError
 
@@ -132,10 +132,9 @@ def forecast(output: Output, found: Study) -> list[Html]:
 
 def _history(path: Path) -> Html | None:
     """Plot nested OOF loss and forecast of each submission; None where none was recorded."""
-    if not path.exists():
+    rows = read_table(path)
+    if not rows:
         return None
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     names = {"nested_oof_log_loss": "nested OOF", "forecast_test_log_loss": "forecast"}
     series = {
         label: [(as_number(row.get("minutes")), as_number(row.get(name))) for row in rows]
@@ -282,7 +281,7 @@ def mistakes(
         images = found.images
         confused.insert(0, _pairs(diagnosis, pairs, images, root))
         shown = [_photograph(diagnosis, row, images, root, heat) for row in worst[:examples]]
-        costly.insert(0, gallery([part for part in shown if part]))
+        costly.insert(0, gallery([part for parts in shown for part in parts]))
     return {"Confused pairs": confused, "Costliest mistakes": costly}
 
 
@@ -302,11 +301,9 @@ def _pairs(
         rows = (wrong[diagnosis.confidence[wrong].argmax()],
                 other[diagnosis.confidence[other].argmax()])  # fmt: skip
         names = (f"{oof.classes[first]}, taken for {oof.classes[second]}", oof.classes[second])
-        shown = []
+        shown: list[Html] = []
         for row, name in zip(rows, names, strict=True):
-            jpeg = encode_photograph(root / images[str(oof.ids[row])])
-            if jpeg:
-                shown.append(picture(jpeg, name))
+            shown += show_photograph(root / images[str(oof.ids[row])], name)
         title = f"<h3>{escape(f'{count} row' + 's' * (count > 1))}</h3>"
         blocks.append(Html(f'<div class="pair">{title}{join(shown)}</div>'))
     return gallery(blocks, kind="pairs")
@@ -314,21 +311,19 @@ def _pairs(
 
 def _photograph(
     diagnosis: Diagnosis, row: int, images: Mapping[str, str], root: Path, heat: Heat | None
-) -> Html | None:
+) -> list[Html]:
     oof = diagnosis.oof
     label, predicted = oof.classes[oof.targets[row]], oof.classes[diagnosis.chosen[row]]
     name = str(oof.ids[row])
     path = root / images[name]
-    jpeg = encode_photograph(path)
-    if jpeg is None:
-        return None
-    caption = escape(
-        f"{label} → {predicted} {diagnosis.confidence[row]:.1%}, loss {diagnosis.losses[row]:.2f}"
-    )
+    sure, loss = diagnosis.confidence[row], diagnosis.losses[row]
+    shown = show_photograph(path, f"{label} → {predicted} {sure:.1%}, loss {loss:.2f}")
+    if not shown:
+        return []
     warm = heat(name, str(path), int(diagnosis.chosen[row])) if heat else None
-    if warm is None:
-        return picture(jpeg, caption)
-    return join([picture(jpeg, caption), picture(warm, f"what {predicted} was seen in")])
+    if warm is not None:
+        shown = [join([*shown, picture(warm, f"what {predicted} was seen in")])]
+    return shown
 
 
 def find_photographs(data_dir: str) -> tuple[Path | None, str]:

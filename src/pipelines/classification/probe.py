@@ -6,8 +6,6 @@ logits, but embeds each image once instead of once a fold.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,7 +29,7 @@ from src.pipelines.classification.survey import embed
 from src.pipelines.classification.train import ClassData
 from src.pipelines.classification.wise_ft import pick_rows
 from src.pipelines.run_folder import finish_run, finished, write_config
-from src.runs import Output, Run, read_done, training_mark
+from src.runs import Done, Output, Run, read_done, training_mark
 from src.tasks.classification import MONITOR, Classification
 from src.views import first_views, view_names
 
@@ -83,7 +81,7 @@ def train_probes(
         with runs[fold].hold():
             write_config(runs[fold], config, about | {"fold": str(fold)}, runtime)
             score = fit_fold(config, runs[fold], data, fold, model, features, place)
-            done: dict[str, Any] = {"config_hash": config_hash(config), "epochs": 0}
+            done: Done = {"config_hash": config_hash(config), "epochs": 0}
             done |= {"config": learned_options(config), "split_hash": folds.folds_hash}
             done |= {"monitor": MONITOR, "score": score, "best_epoch": 0}
             finish_run(runs[fold], done, keep_last=False)
@@ -102,12 +100,8 @@ def fit_fold(
 ) -> float:
     """Fit the head without a fold, write weights and OOF logits, and return the score."""
     num_classes = len(data.classes)
-
-    def targets_of(rows: np.ndarray) -> np.ndarray:
-        return np.asarray(data.aliases.targets(data.index.table["target"].iloc[rows].tolist()))
-
     rows = pick_rows(data.folds.train_rows(fold), config.seed)
-    probe = fit_probe(features[0, place[rows]], torch.as_tensor(targets_of(rows)), num_classes)
+    probe = fit_probe(features[0, place[rows]], torch.as_tensor(data.targets(rows)), num_classes)
     with torch.no_grad():
         model.head.weight.copy_(probe.weight)
         model.head.bias.copy_(probe.bias)
@@ -115,14 +109,14 @@ def fit_fold(
     logits = classify(model, features[:, place[held]])
     task = Classification(num_classes, build_loss("cross_entropy"))
     meter = task.meter()
-    meter.update(torch.from_numpy(logits[0]), {"target": torch.as_tensor(targets_of(held))})
+    meter.update(torch.from_numpy(logits[0]), {"target": torch.as_tensor(data.targets(held))})
     identity = run_identity(config, run, data.folds.folds_hash)
     save_weights(run.best, model.state_dict(), {"kind": "probe", "run": identity})
     save_oof(
         run.oof,
         logits=logits,
         ids=data.index.table["id"].iloc[held].to_numpy(dtype=str),
-        targets=targets_of(held),
+        targets=data.targets(held),
         views=view_names(config.tta_steps),
         classes=data.classes,
         fold=str(fold),

@@ -121,9 +121,9 @@ def sizes_of(timm_id: str, sizes: Sequence[int]) -> list[int]:
 def sample_rows(data: ClassData, seed: int) -> np.ndarray:
     """Return at most ``MAX_ROWS`` rows that are in a fold, of each class its share."""
     rows = np.flatnonzero(data.folds.fold >= 0)
-    targets = data.aliases.targets(data.index.table["target"].iloc[rows].tolist())
+    targets = data.targets(rows)
     order = np.random.default_rng(seed).permutation(len(rows))
-    ranked = order[np.argsort(np.asarray(targets)[order], kind="stable")]  # class by class
+    ranked = order[np.argsort(targets[order], kind="stable")]  # class by class
     step = max(1.0, len(ranked) / MAX_ROWS)
     return np.sort(rows[ranked[np.arange(0, len(ranked), step).astype(int)]])
 
@@ -248,11 +248,10 @@ def look(
     num_classes = len(data.classes)
     weights = find_weights(timm_id, pretrained)
     model = build_classifier(timm_id, num_classes, image_size=size, pool="avg", weights=weights)
-    targets = data.aliases.targets(data.index.table["target"].iloc[rows].tolist())
     begun = time.monotonic()
     features = embed(fold_norms(model, size), data.index, rows, size, runtime)
     infer_rate = len(rows) / (time.monotonic() - begun)
-    probe = fit_probe(features, torch.as_tensor(np.asarray(targets)), num_classes)
+    probe = fit_probe(features, torch.as_tensor(data.targets(rows)), num_classes)
     tune_for_cpu(model, runtime.device)
     task, batch = trial(num_classes, size)
     step = time_steps(model, task, batch, runtime, 6.0)

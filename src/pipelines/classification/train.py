@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,11 +53,11 @@ from src.pipelines.classification.infer import predict_named_views
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.wise_ft import fit_head, pick_rows, walk_back
 from src.pipelines.run_folder import finish_run, take_up, write_config
-from src.runs import Output, Run
+from src.runs import Done, Output, Run
 from src.script import UserError
 from src.tasks.classification import Classification
 from src.tasks.distillation import inner_task
-from src.tasks.protocols import Task
+from src.tasks.protocols import Batch, Task
 from src.views import view_names
 
 Config = FoldConfig | DistillConfig
@@ -77,6 +77,10 @@ class ClassData:
         """Names of the K classes that are trained."""
         return self.aliases.trained
 
+    def targets(self, rows: np.ndarray) -> np.ndarray:
+        """Return the class numbers (R,) int64 of some rows."""
+        return self.aliases.targets(self.index.table["target"].iloc[rows].tolist())
+
 
 def train_fold(
     config: FoldConfig,
@@ -87,7 +91,7 @@ def train_fold(
     fold: int | None,
     runtime: Runtime,
     shorten: Shorten | None = None,
-) -> dict[str, Any]:
+) -> Done:
     """Build the backbone and what it learns by, and train it to its finished folder.
 
     Args:
@@ -154,7 +158,7 @@ def make_mix(config: FoldConfig, num_classes: int) -> Mix | None:
     if not (config.mixup_alpha or config.cutmix_alpha):
         return None
 
-    def mix_batch(batch: dict[str, Any], step: int, epoch: int) -> dict[str, Any]:
+    def mix_batch(batch: Batch, step: int, epoch: int) -> Batch:
         if epoch >= config.epochs - config.mix_off_epochs:
             return batch
         image, target = mix(
@@ -187,7 +191,7 @@ def train_classes(
     mix: Mix | None = None,
     probe: bool = True,
     shorten: Shorten | None = None,
-) -> dict[str, Any]:
+) -> Done:
     """Train a fold to its finished folder, from the start or from where it stopped.
 
     Args:
@@ -243,7 +247,8 @@ def train_classes(
             save_weights(path, model.state_dict(), {"run": identity})
     names = data.index.table["id"].iloc[rows].tolist()
     if kept is not None:
-        outcome = {key: kept.get(key) for key in ("score", "best_epoch", "epochs", "history")}
+        names_kept = ("score", "best_epoch", "epochs", "history")
+        outcome = cast(Done, {key: kept.get(key) for key in names_kept})
     else:
         if config.epochs:
             state = fit(
@@ -263,9 +268,10 @@ def train_classes(
         outcome |= {"best_epoch": state.best_epoch, "epochs": state.epochs or config.epochs}
         outcome |= {"history": state.history}
     minutes = (time.monotonic() - started) / 60
-    done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
+    done: Done = {"config_hash": config_hash(config), "config": learned_options(config)}
     done |= {"split_hash": data.folds.folds_hash}
-    done |= {"monitor": task.monitor, **outcome}
+    done |= {"monitor": task.monitor}
+    done |= outcome
     if fold is not None and valid is not None:
         model.load_state_dict(load_weights(run.best, "" if kept else identity))
         held = data.folds.valid_rows(fold)
@@ -318,8 +324,7 @@ def _loader(
         num_workers=workers,
         num_processes=local_processes(),
     )
-    targets = data.aliases.targets(data.index.table["target"].iloc[rows].tolist())
-    dataset = ImageDataset(pixels, targets, transform, seed=config.seed)
+    dataset = ImageDataset(pixels, data.targets(rows), transform, seed=config.seed)
     return make_loader(dataset, order, num_workers=workers, device_type=device)
 
 

@@ -30,7 +30,7 @@ from src.models.pretrained import read_state
 from src.pipelines.run_folder import parse_size, read_config, refuse_lost
 from src.pipelines.segmentation.score import fit_size, mean_probs
 from src.pipelines.segmentation.train import build_network
-from src.runs import REPAIR, Run, read_done
+from src.runs import REPAIR, Done, Run, read_done
 from src.script import UserError
 from src.tasks.segmentation import Segmentation
 from src.views import first_views
@@ -56,7 +56,7 @@ class Member:
     run: Run
     options: dict[str, Any]
     resolved: dict[str, Any]
-    done: dict[str, Any]
+    done: Done
     weights: Path
     num_views: int
     threshold: float
@@ -176,7 +176,7 @@ def load_member(run: Run, *, checkpoint: str = "", tta_steps: int = 0) -> Member
     Raises:
         UserError: not finished, or weights that do not exist.
     """
-    done: dict[str, Any] = {}
+    done: Done = {}
     try:
         done = read_done(run)
         refuse_lost(run, done, run.config, *(() if checkpoint else (run.best,)))
@@ -231,13 +231,13 @@ def settle_shares(members: Sequence[Member], mode: str) -> tuple[list[float], st
     return [share[m.name] / folds[m.name] for m in members], f"weights {how}: {text}"
 
 
-def load_sweeps(run: Run, done: Mapping[str, Any]) -> Swept | None:
+def load_sweeps(run: Run, done: Done) -> Swept | None:
     """Read what a run's held-out images count at every threshold; None where it swept none.
 
     Raises:
         UserError: lost, or not what its training wrote.
     """
-    refuse_lost(run, dict(done), run.oof, run.oof_sweep)
+    refuse_lost(run, done, run.oof, run.oof_sweep)
     if run.oof_sweep.name not in done.get("files", {}):
         return None
     names = ("statistic", "thresholds", "hits", "union", "target")
@@ -288,7 +288,7 @@ def _read_oof(members: Sequence[Member]) -> dict[str, np.ndarray]:
     return found
 
 
-def _never(*_: Any) -> Any:
+def _never(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
     raise AssertionError("a member does not learn")
 
 

@@ -17,7 +17,7 @@ from src.pipelines.pictures import encode_jpeg
 from src.pipelines.segmentation.ensemble import blend_maps, find_source, load_member
 from src.pipelines.segmentation.report import MaskFolder, image_ious, load_counted
 from src.pipelines.segmentation.score import to_mask
-from src.runs import Run, read_done
+from src.runs import Done, Run, read_done
 from src.script import UserError
 from src.tool_config import ReportConfig
 
@@ -44,12 +44,12 @@ def mask_panels(config: ReportConfig, runs: Sequence[Run]) -> dict[str, list[Htm
     return found
 
 
-def names_of(done: dict[str, Any]) -> list[str]:
+def names_of(done: Done) -> list[str]:
     """Return the class names that the scores of a run were counted for, in their order."""
     return [k.removeprefix("pooled_iou/") for k in done["scores"] if k.startswith("pooled_iou/")]
 
 
-def contract(done: dict[str, Any]) -> list[Html]:
+def contract(done: Done) -> list[Html]:
     """Show the scores by their full names, how they were counted, and views and thresholds."""
     scores = {k: float(v) for k, v in done["scores"].items() if "/" not in k}
     rows = [[name, value] for name, value in scores.items()]

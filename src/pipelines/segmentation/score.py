@@ -36,7 +36,7 @@ from src.metrics.thresholds import (
 )
 from src.models.folding import FOLDING_SIDE, fold_norms
 from src.pipelines.segmentation.postprocess import count_cleaned, judge_cleaning
-from src.runs import Run
+from src.runs import Done, Run
 from src.tasks.segmentation import Segmentation, background_label
 from src.views import first_views
 
@@ -67,7 +67,7 @@ def score_held_out(
     max_views: int = 5,
     cleaning: bool = False,
     about: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Done:
     """Score the held-out images at native size; write ``oof.npz`` and ``oof_counts.npz``.
 
     Args:
@@ -114,9 +114,7 @@ def score_held_out(
     return {**done, "cleaning": kept, "counted": how, "scores": scores}
 
 
-def settled(
-    task: Segmentation, choice: Choice | None, scores: Mapping[str, float]
-) -> dict[str, Any]:
+def settled(task: Segmentation, choice: Choice | None, scores: Mapping[str, float]) -> Done:
     """Return what was chosen, as ``finished.json`` has it."""
     if choice is not None:
         return {"views": choice.table, "tta_steps": choice.views, "threshold": choice.threshold,
@@ -306,14 +304,15 @@ class ViewsSweep:
 
     def counted(self) -> list[Any]:
         """Return what was counted, for another process."""
-        return [part.counted() for part in (*self.sweeps, *self.meters)]
+        return [part.counted() for part in self._parts()]
 
     def join(self, parts: Sequence[list[Any]]) -> None:
         """Hold what all processes counted instead, by rank."""
-        for own, counted in zip(
-            (*self.sweeps, *self.meters), zip(*parts, strict=True), strict=True
-        ):
+        for own, counted in zip(self._parts(), zip(*parts, strict=True), strict=True):
             own.join(counted)
+
+    def _parts(self) -> list[ThresholdSweep | SegmentationMeter]:
+        return [*self.sweeps, *self.meters]
 
     def counts(self) -> list[SweepCounts]:
         """Hand over the counts for each n, images ordered by row."""

@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -45,9 +46,10 @@ from src.engine.weights import load_weights, save_weights
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import SegmentationConfig
 from src.models.distilled import inner_network
+from src.models.pretrained import SUFFIXES, find_weights
 from src.pipelines.run_folder import finish_run, fold_of, parse_size, take_up, write_config
 from src.pipelines.segmentation.score import HeldOut, score_held_out
-from src.runs import Output, Run
+from src.runs import Done, Output, Run
 from src.script import UserError
 from src.tasks.distillation import inner_task
 from src.tasks.protocols import Task
@@ -166,7 +168,7 @@ def _loader(
     data: MaskData,
     runtime: Runtime,
     cache: Path,
-    rows: Any,
+    rows: np.ndarray,
     transform: Transform,
     order: EpochSampler,
 ) -> Loader:
@@ -200,10 +202,10 @@ def train_masks(
     task: Task,
     *,
     output: Output,
-    network: Mapping[str, Any],
+    network: NetworkSpec,
     runtime: Runtime,
     extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Done:
     """Train a run to its finished folder, from the start or from where it stopped.
 
     Args:
@@ -254,7 +256,7 @@ def train_masks(
         if runtime.is_main:
             about = {"kind": "norms measured anew", "run": identity}
             save_weights(run.best, model.state_dict(), about)
-    done: dict[str, Any] = {"config_hash": config_hash(config), "config": learned_options(config)}
+    done: Done = {"config_hash": config_hash(config), "config": learned_options(config)}
     done |= {"split_hash": data.split.hash, "history": history}
     done |= {"monitor": masks.monitor, "score": score, "best_epoch": best_epoch}
     if valid is not None:
@@ -280,31 +282,34 @@ def train_masks(
 WEIGHTS = Path("input") / "weights"
 
 
-def segmenter_spec(arch: str, encoder: str, num_outputs: int, width: int = 0) -> dict[str, Any]:
+class NetworkSpec(TypedDict, total=False):
+    """What builds a net again: an smp net has ``arch`` to ``decoder_width``, else the rest."""
+
+    kind: Literal["segmenter", "micro"]
+    num_outputs: int
+    arch: str
+    encoder: str
+    decoder_width: int
+    name: str
+    dataset: str
+    drop: list[str]
+
+
+def segmenter_spec(arch: str, encoder: str, num_outputs: int, width: int = 0) -> NetworkSpec:
     """Describe an smp net."""
-    return {
-        "kind": "segmenter",
-        "arch": arch,
-        "encoder": encoder,
-        "num_outputs": num_outputs,
-        "decoder_width": width,
-    }
+    net: NetworkSpec = {"kind": "segmenter", "arch": arch, "encoder": encoder}
+    return {**net, "num_outputs": num_outputs, "decoder_width": width}
 
 
 def micro_spec(
     name: str, num_outputs: int, dataset: str = "", drop: tuple[str, ...] = ()
-) -> dict[str, Any]:
+) -> NetworkSpec:
     """Describe a net of ``src/models/micro``."""
-    return {
-        "kind": "micro",
-        "name": name,
-        "num_outputs": num_outputs,
-        "dataset": dataset,
-        "drop": list(drop),
-    }
+    net: NetworkSpec = {"kind": "micro", "name": name, "num_outputs": num_outputs}
+    return {**net, "dataset": dataset, "drop": list(drop)}
 
 
-def build_network(spec: Mapping[str, Any], weights: Path | str | None = None) -> nn.Module:
+def build_network(spec: NetworkSpec, weights: Path | str | None = None) -> nn.Module:
     """Build the net that ``spec`` describes.
 
     Args:
@@ -317,20 +322,15 @@ def build_network(spec: Mapping[str, Any], weights: Path | str | None = None) ->
     if spec["kind"] == "micro":
         from src.models.micro.registry import build_micro
 
+        drop = tuple(spec["drop"])
         return build_micro(
-            spec["name"],
-            spec["num_outputs"],
-            dataset=spec["dataset"] or None,
-            drop=tuple(spec["drop"]),
+            spec["name"], spec["num_outputs"], dataset=spec["dataset"] or None, drop=drop
         )
     from src.models.segmenter import build_segmenter
 
+    width = spec["decoder_width"] or None
     return build_segmenter(
-        spec["arch"],
-        spec["encoder"],
-        spec["num_outputs"],
-        weights=weights,
-        decoder_width=spec["decoder_width"] or None,
+        spec["arch"], spec["encoder"], spec["num_outputs"], weights=weights, decoder_width=width
     )
 
 
@@ -345,19 +345,13 @@ def find_encoder_weights(encoder: str, mode: str) -> Path | None:
     Raises:
         UserError: there are none; the line says which file to put where.
     """
-    if mode == "none":
-        return None
     if mode != "auto":
-        if not Path(mode).is_file():
-            raise UserError(f"--pretrained {mode}: no such file; give a file, auto or none")
-        return Path(mode)
-    for suffix in (".safetensors", ".pth"):
+        return find_weights(encoder, mode)
+    for suffix in SUFFIXES:
         path = WEIGHTS / f"{encoder.removeprefix('tu-')}{suffix}"
         if path.is_file():
             return path
     import timm
-
-    from src.models.pretrained import find_weights
 
     if encoder.startswith("tu-") or timm.is_model(encoder):
         return find_weights(encoder.removeprefix("tu-"))
