@@ -75,16 +75,7 @@ def is_of_the_system(error: BaseException) -> bool:
 
 @contextmanager
 def readable(what: object, remedy: str = "restore it") -> Iterator[None]:
-    """Refuse in one line what cannot be read, unless the fault is the machine's.
-
-    Args:
-        what: file or folder, for the message.
-        remedy: what the user can do.
-
-    Raises:
-        UserError: it is not there, or no file.
-        OSError: of the machine, as it is.
-    """
+    """Refuse in one line a file or folder that cannot be read, unless the machine is at fault."""
     try:
         yield
     except OSError as error:

@@ -335,14 +335,11 @@ def gate_sets(
     """
     for where, runs in students.items():
         low, high = (
-            Done(score=_mean_score(side), monitor=f"{where}, {name}")
+            Done(score=float(np.mean([chosen(done)["nested"] for _, done in side])),
+                 monitor=f"{where}, {name}")
             for side in (runs, teachers[where])
-        )
+        )  # fmt: skip
         gate(low, high, lower_is_better=False, force=force)
-
-
-def _mean_score(runs: Sequence[Finished]) -> float:
-    return float(np.mean([chosen(done)["nested"] for _, done in runs]))
 
 
 OUTPUTS = {"VOC": 21}  # the others have two classes, one logit
