@@ -34,12 +34,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.fingerprint import digest, fingerprint
 from benchmarks.kill_resume import (
     LEARNED,
-    MODEL,
     PRELOADED,
     WEIGHTS,
     Server,
+    is_valid,
     make_competition,
     make_weights,
+    plan_command,
 )
 
 HARMS = ("delete", "empty", "half", "zeros", "noise")
@@ -127,28 +128,8 @@ def plan(data: Path, output: Path, seed: int) -> list[list[str]]:
     spent, state = 0.0, output / "plan_state.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         spent = float(json.loads(state.read_bytes())["spent_s"])
-    hours = max(PLAN_S, min(spent, 3 * PLAN_S) + MORE_S * bool(spent)) / 3600
-    place = ["--data_dir", str(data), "--output_dir", str(output), "--device", "cpu"]
-    weights = ["--models", MODEL, "--pretrained", str(data.parent / WEIGHTS), "--sizes", "32"]
-    flags = ["--folds", "2", "--num_workers", "0", "--seed", str(seed), "--hours", f"{hours:.6f}"]
-    return [["scripts.plan", *place, *weights, *flags]]
-
-
-def is_valid(path: Path) -> bool:
-    """Tell whether a submission of the competition has its rows, and probabilities in them."""
-    try:
-        rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
-        numbers = [[float(cell) for cell in row[1:]] for row in rows[1:]]
-    except (OSError, ValueError):
-        return False
-    sums = [sum(row) for row in numbers]
-    inside = all(0 <= cell <= 1 for row in numbers for cell in row)
-    return (
-        rows[0] == ["ID", "evening", "noon"]
-        and len(rows) == 13
-        and inside
-        and all(abs(total - 1) < 1e-3 for total in sums)
-    )
+    seconds = max(PLAN_S, min(spent, 3 * PLAN_S) + MORE_S * bool(spent))
+    return [plan_command(data, output, seconds=seconds, seed=seed)]
 
 
 def predict(output: Path, runs: str) -> list[str]:

@@ -2,11 +2,14 @@
 
     python benchmarks/kill_resume.py --kills 50         at random times
     python benchmarks/kill_resume.py --every_write      before each fsync, rename, link, unlink
+    python benchmarks/kill_resume.py --plan --kills 20  scripts/plan.py, at random times
 
 A tiny competition is made up, trained on two folds (accumulation, EMA, mixup, dropout, early
 stopping), blended and answered once without harm. Then the same commands are killed and repeated
 until they end, each attempt with another number of loader processes and another cache. Weights,
 OOF logits, metrics, folds and submission must be those of the first time; the exit status says so.
+A plan depends on the clock: after each kill its submission must be valid once there is one, the
+next start must go on, and the hours must be kept.
 """
 
 from __future__ import annotations
@@ -235,6 +238,60 @@ class Bench:
                 break
 
 
+PLAN_S = 72.0  # the hours of a plan
+GRACE_S = 15.0  # what the last blend and one epoch are slower than those before
+LOST_S = 2.5  # with each kill: the clock is saved every other second
+
+
+def plan_command(data: Path, output: Path, *, seconds: float = PLAN_S, seed: int = 0) -> list[str]:
+    """Return scripts/plan.py with one tiny backbone."""
+    place = ["--data_dir", str(data), "--output_dir", str(output), "--device", "cpu"]
+    weights = ["--models", MODEL, "--pretrained", str(data.parent / WEIGHTS), "--sizes", "32"]
+    flags = ["--folds", "2", "--num_workers", "0", "--seed", str(seed)]
+    return ["scripts.plan", *place, *weights, *flags, "--hours", f"{seconds / 3600:.6f}"]
+
+
+def is_valid(submission: Path) -> bool:
+    """Tell whether a submission has the competition's rows, and probabilities in them."""
+    try:
+        rows = [line.split(",") for line in submission.read_text(encoding="utf-8").splitlines()]
+        numbers = [[float(cell) for cell in row[1:]] for row in rows[1:]]
+    except (OSError, ValueError):
+        return False
+    if rows[:1] != [["ID", "evening", "noon"]] or len(rows) != 13:
+        return False
+    inside = all(0 <= cell <= 1 for row in numbers for cell in row)
+    return inside and all(abs(sum(row) - 1) < 1e-3 for row in numbers)
+
+
+def kill_plans(folder: Path, kills: int, rng: random.Random) -> tuple[int, int, list[str]]:
+    """Kill plans until each is over; return (kills, plans, what went wrong)."""
+    data, server = folder / "data", Server(folder / "log.txt")
+    make_competition(data)
+    make_weights(folder / WEIGHTS)
+    server.attempt(["train_fold", "--help"])
+    done, plans, wrong = 0, 0, []
+    while done < kills:
+        output = folder / f"plan{plans}"
+        command, plans, used, before = plan_command(data, output), plans + 1, 0.0, done
+        while True:
+            begun, first = time.monotonic(), (output / "history.csv").exists()
+            limit = rng.uniform(0.3, 12.0) if done < kills else 3 * PLAN_S
+            ended = server.attempt(command, seconds=limit)
+            used += time.monotonic() - begun
+            if first and not is_valid(output / "submission.csv"):
+                wrong.append(f"{output.name}, kill {done}: no valid submission")
+            if ended:
+                break
+            done += 1
+        if not is_valid(output / "submission.csv") or half_written(output, cache=False):
+            wrong.append(f"{output.name}: ended without a valid submission, or not tidy")
+        late = used - PLAN_S - GRACE_S - LOST_S * (done - before)
+        if late > 0:
+            wrong.append(f"{output.name}: {late:.0f} s late")
+    return done, plans, wrong
+
+
 def main() -> int:
     """Parse the flags, do the harm, report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -242,8 +299,16 @@ def main() -> int:
     parser.add_argument("--every_write", action="store_true", help="kill before each write instead")
     parser.add_argument("--stride", type=int, default=1, help="with --every_write: each n-th")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--plan", action="store_true", help="kill scripts/plan.py instead")
     flags = parser.parse_args()
     started = time.monotonic()
+    if flags.plan:
+        with tempfile.TemporaryDirectory() as folder:
+            rng = random.Random(flags.seed)
+            kills, plans, wrong = kill_plans(Path(folder), flags.kills, rng)
+        print(f"{kills} kills of {plans} plans, {time.monotonic() - started:.0f} s")
+        print("\n".join(wrong) or "every submission valid, every plan ended within its hours")
+        return bool(wrong)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), flags.seed)
         if flags.every_write:
