@@ -42,6 +42,7 @@ class Clock:
         began: when the process began, by that clock; 0 = now.
         earlier: seconds that are known to be spent, should the file be lost.
         state: what else the file remembers.
+        saving: held while the file is written.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class Clock:
     began: float = 0.0
     earlier: float = 0.0
     state: dict[str, Any] = field(default_factory=dict)
+    saving: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Read what earlier processes left."""
@@ -66,7 +68,8 @@ class Clock:
 
     def save(self) -> None:
         """Write seconds and state."""
-        write_json(self.path, {"spent_s": round(self.spent(), 2), **self.state})
+        with self.saving:  # both threads would write under one temporary name
+            write_json(self.path, {"spent_s": round(self.spent(), 2), **self.state})
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -77,6 +80,8 @@ class Clock:
             while not stop.wait(BEAT_S) and not failed.is_set():
                 try:
                     self.save()
+                except RuntimeError:  # what it remembers grew in this moment
+                    continue
                 except OSError:  # whoever writes what matters will say so
                     failed.set()
 

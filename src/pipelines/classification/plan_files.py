@@ -26,6 +26,7 @@ from src.script import UserError
 
 HISTORY = ("minutes", "models", "nested_oof_log_loss", "forecast_test_log_loss")
 MAX_HISTORY_BYTES = 1 << 24
+_ROW = re.compile(r"\d{1,7}\.\d\d,[^,]+,\d{1,9}\.\d{6},\d{1,9}\.\d{6}")
 MAX_SECONDS = 1e9
 PLAN_AGAIN = "correct it, or delete it to plan again (what has begun goes on)"
 _OF_A_PLAN = re.compile(rf"_(probe|{'|'.join(RECIPES)})(_\d+)?")
@@ -96,19 +97,12 @@ def read_history(path: Path) -> list[list[str]]:
     lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
     rows: list[list[str]] = []
     for row in lines:
-        if len(row) == len(HISTORY) and row not in rows and all(map(_is_amount, row[:1] + row[2:])):
+        if _ROW.fullmatch(",".join(row)) and row not in rows:
             rows.append(row)
     damaged = len([line for line in lines if line != list(HISTORY)]) - len(rows)
     if damaged:
         print(f"note: {path}: {damaged} of {len(lines)} lines are no submissions; left out")
     return rows
-
-
-def _is_amount(text: str) -> bool:
-    try:
-        return is_number(float(text), 0.0, MAX_SECONDS)
-    except ValueError:
-        return False
 
 
 def add_history(
