@@ -15,6 +15,8 @@ from torch import Tensor
 
 from src.losses.pixels import constants_like, one_hot, select, valid_pixels
 
+PROTOCOL_EPSILON = 1e-6  # of the micro track's own score
+
 Classes = Literal["auto", "all", "foreground"]
 
 
@@ -84,7 +86,7 @@ def protocol_loss(
     pairs = (size > 0).to(hits.dtype)
     if weight is not None:
         pairs = pairs * constants_like(weight[1:], hits)
-    value = 1 - hits / (union + 1e-6)
+    value = 1 - hits / (union + PROTOCOL_EPSILON)
     return (value * pairs).sum() / pairs.sum().clamp_min(torch.finfo(pairs.dtype).tiny)
 
 

@@ -1,4 +1,4 @@
-"""Per-pixel log-probabilities, valid-pixel masks and means that are safe where all is void."""
+"""Per-pixel log-probabilities, cross-entropy and means that are safe where all is void."""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ def mean_over(value: Tensor, pixels: Tensor) -> Tensor:
     pixels = pixels.to(value.dtype)
     total = (value * pixels).sum()
     return total / pixels.sum().clamp_min(torch.finfo(value.dtype).tiny)
+
+
+def cross_entropy(log_probs: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:
+    """Mean over pixels of -log p(true class); with one logit this is the binary cross-entropy.
+
+    Args:
+        log_probs: (B, K, H, W).
+        target: (B, H, W) labels.
+        ignore_index: label of void, or None.
+    """
+    value = -select(log_probs, target, ignore_index)
+    return mean_over(value, valid_pixels(target, ignore_index))
 
 
 def constants_like(values: Sequence[float], x: Tensor) -> Tensor:

@@ -16,24 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from src.losses.fused import fused_values
 from src.losses.outline import boundary_loss, edge_cross_entropy, shape_loss
 from src.losses.overlap import lovasz_loss, protocol_loss, tversky_loss
-from src.losses.pixels import log_probabilities, mean_over, select, valid_pixels
+from src.losses.pixels import (
+    cross_entropy,
+    log_probabilities,
+    mean_over,
+    select,
+    valid_pixels,
+)
 from src.spec import build_terms
 
 Term = Callable[[Tensor, Tensor, int | None], Tensor]
-
-
-def cross_entropy(log_probs: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:
-    """Mean over pixels of -log p(true class); with one logit this is the binary cross-entropy.
-
-    Args:
-        log_probs: (B, K, H, W).
-        target: (B, H, W) labels.
-        ignore_index: label of void, or None.
-    """
-    value = -select(log_probs, target, ignore_index)
-    return mean_over(value, valid_pixels(target, ignore_index))
 
 
 def focal_loss(
@@ -124,8 +119,11 @@ class SegmentationLoss:
         """
         if logits.shape[-2:] != target.shape[-2:]:
             logits = F.interpolate(logits.float(), target.shape[-2:], mode="bilinear")
-        log_probs, target = log_probabilities(logits), target.long()
-        values = {name: term(log_probs, target, self.ignore_index) for name, _, term in self.terms}
+        target = target.long()
+        values = fused_values(self.terms, logits, target, self.ignore_index)
+        if values is None:
+            log_probs = log_probabilities(logits)
+            values = {n: term(log_probs, target, self.ignore_index) for n, _, term in self.terms}
         total = torch.stack([weight * values[name] for name, weight, _ in self.terms]).sum()
         return {"loss": total, **{name: value.detach() for name, value in values.items()}}
 
