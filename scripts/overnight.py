@@ -16,9 +16,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -150,11 +149,11 @@ class Night:
             if not self.signum:
                 self.failed.append(cell)
 
-    def _ask_to_stop(self, signum: int, _: Any) -> None:
+    def _ask_to_stop(self, signum: int, _: object) -> None:
         self.signum = signum
 
 
-def _copy(lines: Any, log: Path, label: str) -> None:
+def _copy(lines: Iterable[str], log: Path, label: str) -> None:
     """Write lines to a log and to the screen until the process ends."""
     with log.open("a", encoding="utf-8") as file:
         for line in lines:

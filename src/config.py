@@ -12,8 +12,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
+from src.files import Json
 from src.option import Options, defaults, option
 from src.script import UserError
 from src.views import VIEWS
@@ -436,7 +437,7 @@ NOT_LEARNED = frozenset(
 )
 
 
-def learned_options(config: Any) -> dict[str, Any]:
+def learned_options(config: Options) -> Json:
     """Return the options of ``config`` that shape what is learned."""
     idle = NOT_LEARNED | (config.settled if isinstance(config, FoldConfig) else frozenset())
     if isinstance(config, MetricConfig) and config.metric == MetricConfig.metric:
@@ -444,7 +445,7 @@ def learned_options(config: Any) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in idle}
 
 
-def config_hash(config: Any) -> str:
+def config_hash(config: Options) -> str:
     """Return 12 hex digits: a hash of the options that shape what is learned."""
     text = json.dumps(learned_options(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -22,10 +22,15 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypedDict, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from src.script import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Json = dict[str, Any]  # an object of a JSON or YAML file
 HALF_WRITTEN = ".tmp"  # ends the name of a file that is not whole yet
 SEAL = "crc32:00000000"
 _SEALED = re.compile(rb"crc32:([0-9a-f]{8})")
@@ -171,7 +176,7 @@ def describe_file(path: Path) -> FileMark:
     return {"bytes": length, "crc32": f"{check:08x}"}
 
 
-def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, Any]:
+def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.ndarray]:
     """Read arrays of an ``.npz`` that this program wrote, every byte checked, nothing unpickled.
 
     Args:
@@ -247,18 +252,18 @@ def sweep(folder: Path, *names: str) -> None:
             left.unlink(missing_ok=True)
 
 
-def crc32(array: Any, before: int = 0) -> int:
+def crc32(array: np.ndarray, before: int = 0) -> int:
     """Return the CRC-32 of a contiguous array's bytes, behind those that gave ``before``."""
-    return zlib.crc32(memoryview(array).cast("B"), before)
+    return zlib.crc32(array.data.cast("B"), before)
 
 
-def checksum(array: Any) -> str:
+def checksum(array: np.ndarray) -> str:
     """Return the CRC-32 of a contiguous array's bytes as eight hex digits."""
     return f"{crc32(array):08x}"
 
 
 @contextmanager
-def atomic_array(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[Any]:
+def atomic_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Iterator[np.memmap]:
     """Yield a writable memory map that becomes the ``.npy`` file ``path`` when it is whole.
 
     The map is closed at the end, since Windows renames no file that is mapped: nobody may touch
@@ -310,7 +315,7 @@ def write_json(path: Path | str, content: Mapping[str, object]) -> None:
         file.write(seal(text.encode("utf-8")))
 
 
-def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "") -> Json:
     """Read a JSON object that this program wrote, without its seal.
 
     Args:
@@ -342,7 +347,7 @@ def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
 Kinds = Mapping[str, type | tuple[type, ...]]
 
 
-def refuse_shape(path: Path, content: Mapping[str, Any], kinds: Kinds, remedy: str) -> None:
+def refuse_shape(path: Path, content: Json, kinds: Kinds, remedy: str) -> None:
     """Raise unless ``content``, read from ``path``, has every key of ``kinds`` with its type.
 
     Raises:
@@ -437,7 +442,7 @@ def _lock_on_windows(descriptor: int) -> bool:
     return True
 
 
-def _is_at(path: Path, file: IO[Any]) -> bool:
+def _is_at(path: Path, file: IO[str]) -> bool:
     """Tell whether an open file is still the one that ``path`` names."""
     try:
         there = path.stat(follow_symlinks=False)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from src.files import (
     MAX_JSON_BYTES,
     SEAL,
+    Json,
     atomic_write,
     is_sound,
     open_plain,
@@ -66,7 +66,7 @@ class Journal:
         found = (_parse(line) for line in whole)
         self.records = [r["record"] for r in found if r and r["study"] == study]
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, record: Json) -> None:
         """Add a record, on the disk when this returns.
 
         Raises:
@@ -81,7 +81,7 @@ class Journal:
         self.records.append(record)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> Json | None:
     """Return a line's content, None where it is not what was written."""
     try:
         content = json.loads(line)

@@ -22,7 +22,7 @@ AnyClass = TypeVar("AnyClass", bound=type)
 
 
 def option(
-    default: Any,
+    default: object,
     help: str,
     *,
     least: float | None = None,
@@ -54,7 +54,7 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def defaults(**values: Any) -> Callable[[AnyClass], AnyClass]:
+def defaults(**values: object) -> Callable[[AnyClass], AnyClass]:
     """Give inherited options other defaults; stands below ``@dataclass``.
 
     Type, help, bounds and group stay as they were declared.

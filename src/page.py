@@ -12,9 +12,10 @@ import hashlib
 import html
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
+Scale = Callable[[float], float]  # value → place in the plot
+Marks = dict[float, str]  # value → its label on an axis
 MAX_POINTS = 400  # of a line: more would not show
 LONG_TEXT = 30  # characters from which a cell breaks its lines
 LONG_TABLE = 15  # rows from which a table scrolls by itself and has a filter
@@ -28,7 +29,7 @@ class Html(str):
     __slots__ = ()
 
 
-def escape(value: Any) -> Html:
+def escape(value: object) -> Html:
     """Return ``value`` as HTML text: markup, control and direction characters cannot act."""
     if isinstance(value, Html):
         return value
@@ -36,7 +37,7 @@ def escape(value: Any) -> Html:
     return Html(html.escape(text))
 
 
-def join(parts: Sequence[Any]) -> Html:
+def join(parts: Sequence[object]) -> Html:
     """Return the parts one after the other, each escaped unless it is HTML."""
     return Html("\n".join(map(escape, parts)))
 
@@ -51,7 +52,7 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:,.0f}" if whole else f"{value:,.{digits}f}"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str) -> Html:
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str) -> Html:
     """Return a table that its column heads sort.
 
     Args:
@@ -79,7 +80,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str)
     )
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "<td></td>"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -89,7 +90,7 @@ def _cell(value: Any) -> str:
     return f'<td class="n" data-v="{value!r}">{shown}</td>'
 
 
-def _right(column: Sequence[Any]) -> str:
+def _right(column: Sequence[object]) -> str:
     """Return the class of a head above numbers."""
     marked = [isinstance(v, (int, float)) or "data-v" in str(v) for v in column if v is not None]
     return ' class="n"' if marked and all(marked) else ""
@@ -109,18 +110,18 @@ def percent(share: float) -> Html:
     return Html(f'<span class="s" data-v="{share!r}">{share:.1%}</span>')
 
 
-def note(text: Any) -> Html:
+def note(text: object) -> Html:
     """Return a line in small type."""
     return Html(f'<p class="note">{escape(text)}</p>')
 
 
-def terms(pairs: Sequence[tuple[str, Any]]) -> Html:
+def terms(pairs: Sequence[tuple[str, object]]) -> Html:
     """Return large values, each above its name."""
     cells = "".join(f"<div><dd>{escape(v)}</dd><dt>{escape(k)}</dt></div>" for k, v in pairs)
     return Html(f'<dl class="terms">{cells}</dl>')
 
 
-def picture(jpeg: bytes, caption: Any, *, alt: str = "") -> Html:
+def picture(jpeg: bytes, caption: object, *, alt: str = "") -> Html:
     """Return a JPEG embedded in the page, above its caption."""
     data = base64.b64encode(jpeg).decode("ascii")
     return Html(
@@ -206,7 +207,7 @@ def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return list(points[::step])
 
 
-def _axis(values: Sequence[float], start: float, stop: float) -> tuple[Any, dict[float, str]]:
+def _axis(values: Sequence[float], start: float, stop: float) -> tuple[Scale, Marks]:
     """Return the map from numbers to ``start`` … ``stop`` and the marks, three to six of them."""
     low, high = min(values), max(values)
     if high - low < 1e-9 * max(abs(high), 1e-9):
@@ -223,7 +224,7 @@ def _axis(values: Sequence[float], start: float, stop: float) -> tuple[Any, dict
 
 
 def _frame(
-    x: Any, x_marks: dict[float, str], y: Any, y_marks: dict[float, str], x_label: str, y_label: str
+    x: Scale, x_marks: Marks, y: Scale, y_marks: Marks, x_label: str, y_label: str
 ) -> list[str]:
     parts = [_grid(LEFT, WIDTH - RIGHT, y(mark), y(mark)) for mark in y_marks]
     parts += [_text(LEFT - 5, y(mark) + 4, text, "end") for mark, text in y_marks.items()]
@@ -259,7 +260,7 @@ def _figure(title: str, parts: Sequence[str], height: float, names: Sequence[str
     )
 
 
-def page(title: str, sections: Mapping[str, Sequence[Any]], *, about: str = "") -> str:
+def page(title: str, sections: Mapping[str, Sequence[object]], *, about: str = "") -> str:
     """Return the whole page.
 
     Args:

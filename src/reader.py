@@ -34,7 +34,7 @@ def field_types(config_class: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
 
 
-def coerce(name: str, value: Any, kind: Any) -> Any:
+def coerce(name: str, value: object, kind: Any) -> Any:
     """Return ``value`` as annotation ``kind`` says; "1e-4" is a float where a float is due.
 
     Raises:
@@ -55,7 +55,7 @@ def coerce(name: str, value: Any, kind: Any) -> Any:
     return coerce_plain(name, value, kind)
 
 
-def coerce_plain(name: str, value: Any, kind: type) -> Any:
+def coerce_plain(name: str, value: object, kind: type) -> Any:
     """Coerce to bool, int, float or str without guessing: 1.5 is no int, "maybe" no bool."""
     expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
     try:
@@ -83,7 +83,7 @@ def coerce_plain(name: str, value: Any, kind: type) -> Any:
         raise UserError(f"{name}: {quote(value)} is not {expected}") from None
 
 
-def plain(key: Any) -> str:
+def plain(key: object) -> str:
     """Return a YAML key as text, whatever it is."""
     return key if isinstance(key, str) else quote(key)
 
@@ -271,14 +271,14 @@ def _refuse(parser: argparse.ArgumentParser, message: str) -> typing.NoReturn:
 
 def fill(
     config_class: type[Config],
-    flags: Mapping[str, Any],
+    flags: Mapping[str, object],
     *,
     row_by: str = "",
     rows_only: bool = False,
 ) -> Config:
     """Lay ``flags`` over the YAML row over the YAML block over the defaults."""
     kinds = field_types(config_class)  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     if "config" in kinds:
         default = next(f.default for f in dataclasses.fields(config_class) if f.name == "config")  # type: ignore[arg-type]
         path = coerce("config", flags.get("config", default), str)

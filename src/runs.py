@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
-from src.files import FileMark, hold, read_json, refuse_shape, sweep
+from src.files import FileMark, Json, hold, read_json, refuse_shape, sweep
 from src.script import process_rank
 
 AFRESH = "delete its folder and train this fold again"
@@ -139,7 +139,7 @@ class Done(TypedDict, total=False):
     """Content of ``finished.json``; the last eight are of masks."""
 
     config_hash: str
-    config: dict[str, Any]
+    config: Json
     split_hash: str
     monitor: str
     score: float | None
@@ -151,7 +151,7 @@ class Done(TypedDict, total=False):
     tta_steps: int
     threshold: float
     nested: float
-    cleaning: dict[str, Any] | None
+    cleaning: Json | None
     counted: str
     scores: dict[str, float]
 

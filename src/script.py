@@ -156,7 +156,7 @@ def one_line(error: BaseException) -> str:
     return "".join(c if c.isprintable() else " " for c in str(error))
 
 
-def quote(value: Any, length: int = 60) -> str:
+def quote(value: object, length: int = 60) -> str:
     """Return ``value`` as a message shows it, no more of it than fits: it may be anything."""
     try:
         text = repr(value)

@@ -11,12 +11,13 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar
 
 from src.option import describe_limits, lies_within
 from src.reader import coerce
 from src.script import UserError, nearest, quote
 
+Result = TypeVar("Result")
 _PLUS = re.compile(r"\+(?![^()]*\))")  # outside parentheses
 _TERM = re.compile(
     r"(?:(?P<weight>[^\s()*]+)(?:\s*\*\s*|\s+))?(?P<name>\w+)\s*(?:\((?P<options>[^()]*)\))?"
@@ -26,11 +27,11 @@ _TERM = re.compile(
 def build_terms(
     flag: str,
     spec: str,
-    table: Mapping[str, Callable[..., Any]],
+    table: Mapping[str, Callable[..., Result]],
     *,
     example: str,
     most: float = 1000.0,
-) -> list[tuple[str, float, Callable[..., Any]]]:
+) -> list[tuple[str, float, Callable[..., Result]]]:
     """Return (name, weight, function with the options that are given bound) of each term.
 
     Args:
@@ -44,7 +45,7 @@ def build_terms(
         UserError: what cannot be read, an unknown name or option, a value out of bounds, a name
             twice, or no term at all.
     """
-    found: dict[str, tuple[str, float, Callable[..., Any]]] = {}
+    found: dict[str, tuple[str, float, Callable[..., Result]]] = {}
     for text in filter(None, map(str.strip, _PLUS.split(spec))):
         parts = _TERM.fullmatch(text)
         if parts is None:
@@ -67,11 +68,11 @@ def build_terms(
     return list(found.values())
 
 
-def _options(where: str, text: str, function: Callable[..., Any]) -> dict[str, Any]:
+def _options(where: str, text: str, function: Callable[..., object]) -> dict[str, object]:
     """Return the values of ``gamma=3, per_image=true`` as ``function`` declares them."""
     hints = typing.get_type_hints(getattr(function, "func", function), include_extras=True)
     known = {name: hint for name, hint in hints.items() if _is_option(hint)}
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not equals or name in found:
@@ -86,9 +87,9 @@ def _options(where: str, text: str, function: Callable[..., Any]) -> dict[str, A
     return found
 
 
-def _is_number(hint: Any) -> bool:
+def _is_number(hint: object) -> bool:
     return typing.get_origin(hint) is Annotated
 
 
-def _is_option(hint: Any) -> bool:
+def _is_option(hint: object) -> bool:
     return hint is bool or typing.get_origin(hint) is Literal or _is_number(hint)

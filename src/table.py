@@ -6,10 +6,9 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return an aligned table: text to the left, numbers to the right (Korean is double width)."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(header, *cells, strict=True)]
@@ -24,7 +23,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.5f}"
     return str(value)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -50,7 +50,7 @@ class _Look:
     digest: bytes = b""
     mark: tuple[int, np.ndarray] | None = None
     peak: int | None = None
-    measured: Any = None
+    measured: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Audit:
     conflicts: tuple[tuple[int, ...], ...]
     near: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
-    measured: dict[int, Any] = field(default_factory=dict)
+    measured: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def linked(self) -> tuple[tuple[int, ...], ...]:
@@ -80,8 +80,8 @@ def audit_images(
     root: Path,
     *,
     threads: int | None = None,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-    measure: Callable[[bytes, np.ndarray], Any] | None = None,
+    progress: Callable[[Iterable[_Look]], Iterable[_Look]] = iter,
+    measure: Callable[[bytes, np.ndarray], np.ndarray] | None = None,
 ) -> Audit:
     """Read and decode all images of ``table`` (``image``, ``target``) below ``root``.
 
@@ -105,12 +105,12 @@ def audit_images(
     thumbnails = np.empty((len(paths), SIDE, SIDE), np.uint8)
     results = _in_threads(lambda path: _inspect(path, strict, measure), paths, threads)
     peaks: dict[int, int] = {}
-    measured: dict[int, Any] = {}
+    measured: dict[int, np.ndarray] = {}
     for row, look in enumerate(progress(results)):
         if look.reason:
             unreadable[row] = look.reason
             continue
-        if measure is not None:
+        if look.measured is not None:
             measured[row] = look.measured
         if look.peak is not None:
             peaks[row] = look.peak
@@ -171,7 +171,7 @@ def _in_threads(
 def _inspect(
     path: Path,
     strict: ModuleType | None,
-    measure: Callable[[bytes, np.ndarray], Any] | None,
+    measure: Callable[[bytes, np.ndarray], np.ndarray] | None,
 ) -> _Look:
     try:
         data = read_bytes(path)

@@ -32,7 +32,7 @@ MAX_BYTES = 1 << 34  # of a table; no pipe or device is read
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠'")
 
 
-def escape_cell(cell: Any) -> Any:
+def escape_cell(cell: object) -> object:
     """Return text so that no spreadsheet runs it as a formula; numbers stay as they are."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
@@ -42,14 +42,14 @@ def unescape_cell(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
 
 
-def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV (UTF-8, commas, escaped cells) atomically."""
     text = _to_text([escape_cell(cell) for cell in row] for row in (columns, *rows))
     with atomic_write(path) as file:
         file.write(text.encode("utf-8"))
 
 
-def _to_text(rows: Iterable[Sequence[Any]], separator: str = ",") -> str:
+def _to_text(rows: Iterable[Sequence[object]], separator: str = ",") -> str:
     text = io.StringIO(newline="")
     plain = csv.writer(text, delimiter=separator, lineterminator="\n")
     quoted = csv.writer(

@@ -212,6 +212,8 @@ class Loader(DataLoader):
     handler of SIGCHLD would raise in the middle of a step or of a save.
     """
 
+    batch_sampler: EpochSampler  # type: ignore[assignment]
+
     def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
         """Iterate from where the sampler starts.
 
@@ -219,8 +221,7 @@ class Loader(DataLoader):
             UserError: a file cannot be decoded.
             MachineError: a loader process was killed, or shared memory is full.
         """
-        sampler: Any = self.batch_sampler
-        keys: Any = list(sampler)  # a second reading, to know which rows a batch was to hold
+        keys = list(self.batch_sampler)  # a second reading, to know which rows a batch was to hold
         try:
             batches = super().__iter__()
         except RuntimeError as error:
@@ -242,8 +243,8 @@ class Loader(DataLoader):
 
     def _explain(self, error: Exception, keys: list[tuple[int, int]]) -> str:
         """Return one line about a loader process that died, and what to do."""
-        data: Any = self.dataset.data  # type: ignore[attr-defined]
-        where = f" while reading {data.name(keys[0][1])} or a file after it" if keys else ""
+        name = self.dataset.data.name  # type: ignore[attr-defined]
+        where = f" while reading {name(keys[0][1])} or a file after it" if keys else ""
         workers = getattr(self._iterator, "_workers", [])
         codes = [worker.exitcode for worker in workers if worker.exitcode]
         full = any(word in str(error) for word in SHARED_MEMORY)
@@ -310,17 +311,16 @@ class _Guarded(Dataset):
     interpreter's lock. The transforms follow one by one, since they hold state.
     """
 
-    def __init__(self, data: Dataset, num_threads: int):
+    def __init__(self, data: _SourceDataset, num_threads: int):
         self.data = data
         self.threads = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Tensor]] | Exception:
-        data: Any = self.data
         try:
             if self.threads is None:
-                return [data[key] for key in keys]
-            read = self.threads.map(lambda key: data.read(key[1]), keys)
-            return [data.sample(key, pixels) for key, pixels in zip(keys, read, strict=True)]
+                return [self.data[key] for key in keys]
+            read = self.threads.map(lambda key: self.data.read(key[1]), keys)
+            return [self.data.sample(key, pixels) for key, pixels in zip(keys, read, strict=True)]
         except (UserError, MachineError) as error:
             return error
 
@@ -353,7 +353,11 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 
 def make_loader(
-    dataset: Dataset, sampler: EpochSampler, *, num_workers: int = 0, device_type: str = "cpu"
+    dataset: _SourceDataset,
+    sampler: EpochSampler,
+    *,
+    num_workers: int = 0,
+    device_type: str = "cpu",
 ) -> Loader:
     """Build the loader of whole effective batches; ``iter`` it once an epoch.
 
@@ -394,7 +398,7 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def fit_workers(num_workers: int, dataset: Any, sampler: EpochSampler) -> int:
+def fit_workers(num_workers: int, dataset: _SourceDataset, sampler: EpochSampler) -> int:
     """Return at most ``num_workers``: no more than are of use, or than shared memory has room for.
 
     A container's shared memory is often 64 MB; a loader process that fills it dies of a bus error.

@@ -12,12 +12,16 @@ import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from src.script import UserError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+Result = TypeVar("Result")
 HEAD = 132  # bytes that tell the format
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -147,7 +151,7 @@ def decode_other(data: bytes, kind: str, name: Path | str) -> np.ndarray:
     return _guarded(lambda: pillow_rgb(_open(data, kind)), kind, name)
 
 
-def pillow_rgb(image: Any) -> np.ndarray:
+def pillow_rgb(image: Image.Image) -> np.ndarray:
     """Return an image of Pillow's as RGB (H, W, 3) uint8, turned as its EXIF says."""
     from PIL import ImageOps
 
@@ -160,7 +164,7 @@ def pillow_rgb(image: Any) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _guarded(read: Callable[[], Any], kind: str, name: Path | str) -> Any:
+def _guarded(read: Callable[[], Result], kind: str, name: Path | str) -> Result:
     remedy = lacking(kind)
     if remedy:
         raise UserError(f"{name} is a {describe(kind)} image: {remedy}, or convert it to PNG")
@@ -178,7 +182,7 @@ def _guarded(read: Callable[[], Any], kind: str, name: Path | str) -> Any:
         ) from error
 
 
-def _open(data: bytes, kind: str) -> Any:
+def _open(data: bytes, kind: str) -> Image.Image:
     from PIL import Image
 
     if kind == "heic" or (kind == "avif" and _is_installed("pillow_heif")):

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -58,13 +57,12 @@ class VoidReader:
 
     def describe(self) -> str:
         """Say what the labels depend on besides the files, for a cache."""
-        decode: Any = self.index.decode
-        decode = getattr(decode, "func", decode)
+        decode = getattr(self.index.decode, "func", self.index.decode)
         name = getattr(decode, "__qualname__", type(decode).__qualname__)
         return f"{name} {self.index.classes} {self.index.ignore_index}"
 
 
-def read_labelled(name: str, root: Path | str, **options: Any) -> MaskIndex:
+def read_labelled(name: str, root: Path | str, **options: object) -> MaskIndex:
     """Read a data set without its test split and without rows that lack a mask.
 
     Args:
@@ -89,7 +87,7 @@ def read_labelled(name: str, root: Path | str, **options: Any) -> MaskIndex:
     return note_turned(index)
 
 
-def read_test_masks(name: str, root: Path | str, **options: Any) -> MaskIndex:
+def read_test_masks(name: str, root: Path | str, **options: object) -> MaskIndex:
     """Read the test split alone, with masks where the data set hands them out.
 
     Raises:
@@ -151,7 +149,7 @@ def _describe(groups: list[str], block: int) -> str:
     return f"{what}, since larger blocks are fewer than folds"
 
 
-def _read(name: str, root: Path | str, options: dict[str, Any]) -> MaskIndex:
+def _read(name: str, root: Path | str, options: dict[str, object]) -> MaskIndex:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the caller prints the index's notes
         return read_source(name, root, **options)

@@ -60,7 +60,7 @@ class RandomScale(A.RandomScale):
     What ``area_for_downscale="image"`` does since albumentations 2.0.6.
     """
 
-    def apply(self, img: np.ndarray, scale: float, **params: Any) -> np.ndarray:
+    def apply(self, img: np.ndarray, scale: float, **params: object) -> np.ndarray:
         """Return ``img`` (H, W, 3) resized by ``scale``."""
         return geometric.scale(img, scale, cv2.INTER_AREA if scale < 1 else self.interpolation)
 
@@ -85,7 +85,7 @@ class ColorMatrix(A.ImageOnlyTransform):
         return {"change": (draw(low, high), draw(low, high), draw(low, high), draw(-turn, turn))}
 
     def apply(
-        self, img: np.ndarray, change: tuple[float, float, float, float], **_: Any
+        self, img: np.ndarray, change: tuple[float, float, float, float], **_: object
     ) -> np.ndarray:
         """Apply a drawn change to (H, W, 3) uint8."""
         brightness, contrast, saturation, hue = change
@@ -108,7 +108,7 @@ class QuickAffine(A.Affine):
     """albumentations' transform to the last pixel; OpenCV warps four channels faster than three."""
 
     def apply(
-        self, img: np.ndarray, matrix: np.ndarray, output_shape: tuple[int, int], **_: Any
+        self, img: np.ndarray, matrix: np.ndarray, output_shape: tuple[int, int], **_: object
     ) -> np.ndarray:
         """Warp (H, W, 3) uint8."""
         warped = cv2.warpAffine(
@@ -142,7 +142,9 @@ def gray(p: float) -> A.BasicTransform:
     return A.ToGray(p=p)
 
 
-def sharpen(p: float, strength: Annotated[float, {"above": 0, "most": 1}] = 0.5) -> Any:
+def sharpen(
+    p: float, strength: Annotated[float, {"above": 0, "most": 1}] = 0.5
+) -> A.BasicTransform:
     """Blend up to ``strength`` of the sharpened image in."""
     return A.Sharpen(alpha=(0, strength), p=p)
 
@@ -199,7 +201,7 @@ def train_transform(
         augment: more of them, as in "0.2 blur + 0.1 gray"; names as in ``AUGMENTATIONS``.
     """
     size = (image_size, image_size)
-    steps: list[Any] = []
+    steps: list[A.BasicTransform] = []
     if scale_min < 1:
         steps.append(A.RandomResizedCrop(size=size, scale=(scale_min, 1.0), ratio=(3 / 4, 4 / 3)))
     else:
@@ -236,7 +238,7 @@ def train_mask_transform(
     The other options are those of :func:`train_transform`.
     """
     outside = {"fill": PAD_COLOR, "fill_mask": ignore_index, "border_mode": cv2.BORDER_CONSTANT}
-    steps: list[Any] = []
+    steps: list[A.BasicTransform] = []
     if (scale_min, scale_max) != (1, 1):
         limits = (scale_min - 1, scale_max - 1)
         steps.append(RandomScale(limits, p=1.0))
@@ -266,16 +268,16 @@ def eval_mask_transform(*, ignore_index: int = 255, divisor: int = 32) -> Transf
     return Transform(A.Compose([step]), random=False)
 
 
-def _flips(hflip: float, vflip: float) -> list[Any]:
-    steps: list[Any] = [A.HorizontalFlip(p=hflip)] if hflip > 0 else []
+def _flips(hflip: float, vflip: float) -> list[A.BasicTransform]:
+    steps: list[A.BasicTransform] = [A.HorizontalFlip(p=hflip)] if hflip > 0 else []
     return [*steps, A.VerticalFlip(p=vflip)] if vflip > 0 else steps
 
 
-def _rotation(degrees: float, outside: dict[str, Any]) -> list[Any]:
+def _rotation(degrees: float, outside: dict[str, Any]) -> list[A.BasicTransform]:
     if degrees <= 0:
         return []
     return [QuickAffine(rotate=(-degrees, degrees), **outside, p=ROTATE_SHARE)]
 
 
-def _colors(strength: float) -> list[Any]:
+def _colors(strength: float) -> list[A.BasicTransform]:
     return [ColorMatrix(strength)] if strength > 0 else []

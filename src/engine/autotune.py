@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from src.engine.runtime import (
     search_algorithms,
     seed_step,
 )
-from src.files import read_json, refuse_shape, write_json
+from src.files import Json, read_json, refuse_shape, write_json
 from src.runs import REMAKE, Run
 from src.script import UserError
 from src.tasks.protocols import BatchLoader, Task
@@ -199,7 +198,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
         return
 
-    def stop(*_: Any) -> None:
+    def stop(*_: object) -> None:
         raise TimeoutError(f"it took more than {seconds:.0f} s")
 
     begun = time.monotonic()
@@ -287,7 +286,7 @@ def settle_runtime(
 CHOICE = {"precision": str, "channels_last": bool}
 
 
-def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> dict[str, Any] | None:
+def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> Json | None:
     """Return this run's choice, else that of another fold on such a device, else None.
 
     A choice made on another kind of device or card is none (a run may go on on another card, if

@@ -13,7 +13,7 @@ import pickle
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypedDict
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
@@ -24,13 +24,27 @@ from src.engine.log import say
 from src.engine.optim import averaging_decay, build_optimizer, group_parameters
 from src.engine.runtime import Runtime, is_large
 from src.engine.weights import refuse_foreign, run_identity
-from src.files import HALF_WRITTEN, atomic_write, check_held, patiently
+from src.files import HALF_WRITTEN, Json, atomic_write, check_held, patiently
 from src.runs import Run
 from src.script import UserError
 
 MAGIC = b"train-state-sha256:"
 PARTS = {"state", "model", "ema", "optimizer", "scaler", "config", "config_hash"}
 TRAILER = len(MAGIC) + hashlib.sha256().digest_size
+
+
+class SavedState(TypedDict, total=False):
+    """Content of ``last.pt``."""
+
+    state: Json
+    model: Json
+    ema: Json | None
+    optimizer: Json
+    scaler: Json
+    config: Json
+    config_hash: str
+    fold: str
+    split_hash: str
 
 
 class HashingWriter:
@@ -41,7 +55,7 @@ class HashingWriter:
         self.hash = hashlib.sha256()
         self.error: OSError | None = None
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes) -> int:
         """Write and hash ``data``; torch turns an OSError into its own, so it is kept."""
         self.hash.update(data)
         try:
@@ -55,7 +69,7 @@ class HashingWriter:
         self.file.flush()
 
 
-def save_state(run: Run, state: dict[str, Any]) -> None:
+def save_state(run: Run, state: SavedState) -> None:
     """Write ``state`` to ``last.pt``; the one before it stays as ``last.previous.pt``.
 
     At every moment at least one of the two is whole.
@@ -90,7 +104,7 @@ def keep_previous(run: Run) -> None:
         run.last.replace(run.previous)
 
 
-def load_state(run: Run) -> tuple[dict[str, Any] | None, list[str]]:
+def load_state(run: Run) -> tuple[SavedState | None, list[str]]:
     """Return the newest whole state, or None, and what had to be passed over.
 
     Raises:
@@ -168,9 +182,9 @@ class TrainState:
 
     step: int = 0
     epoch: int = 0
-    sums: dict[str, Any] = field(default_factory=dict)
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
     rows: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
     best: float | None = None
     best_epoch: int = 0
     misses: int = 0
@@ -181,7 +195,7 @@ class TrainState:
     steps_per_epoch: int = 0
     identity: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Json:
         """Return plain numbers, strings and containers."""
         plain = dataclasses.asdict(dataclasses.replace(self, sums={}))
         return plain | {"sums": {name: float(value) for name, value in self.sums.items()}}
@@ -216,7 +230,7 @@ class Parts:
         for kept, buffers in zip(self.kept, self.buffers, strict=True):
             torch._foreach_copy_(buffers, kept)
 
-    def pack(self, config: EngineConfig) -> dict[str, Any]:
+    def pack(self, config: EngineConfig) -> SavedState:
         """Return the whole state as plain containers and tensors."""
         return {
             "state": self.state.as_dict(),
@@ -228,7 +242,7 @@ class Parts:
             "config_hash": config_hash(config),
         }
 
-    def unpack(self, saved: dict[str, Any]) -> None:
+    def unpack(self, saved: SavedState) -> None:
         """Take over a packed state."""
         self.state = TrainState(**saved["state"])
         self.model.load_state_dict(saved["model"])
@@ -329,7 +343,7 @@ def resume(parts: Parts, run: Run, config: EngineConfig, split_hash: str = "") -
 
 
 def take_over(
-    parts: Parts, saved: dict[str, Any], run: Run, config: EngineConfig, split_hash: str
+    parts: Parts, saved: SavedState, run: Run, config: EngineConfig, split_hash: str
 ) -> None:
     """Restore ``saved`` unless it is of another run.
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 # mallopt's names for two thresholds, from glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -64,10 +64,10 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.dot(g, g) for g in flat]).sum().sqrt()
 
 
-def clip_inside(optimizer: Any, norm: Tensor, limit: float) -> None:
+def clip_inside(optimizer: Optimizer, norm: Tensor, limit: float) -> None:
     """Let a fused optimizer's next step divide the gradient by what ``norm`` exceeds ``limit``.
 
     It does so while it reads the gradient, which saves a pass over it.
     """
     excess = (norm + 1e-6) / limit  # as torch's own clipping has it
-    optimizer.grad_scale = None if bool(excess <= 1) else excess
+    optimizer.grad_scale = None if bool(excess <= 1) else excess  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ def bar_options(runtime: Runtime) -> dict[str, Any]:
     return {"dynamic_ncols": True, "mininterval": 0.5, "disable": quiet}
 
 
-def write_metrics(run: Run, history: Sequence[Mapping[str, Any]]) -> None:
+def write_metrics(run: Run, history: Sequence[Mapping[str, float]]) -> None:
     """Write ``metrics.csv``: one row a validated epoch. No clock times, so reruns are identical."""
     columns = list(dict.fromkeys(key for row in history for key in row))
     text = io.StringIO()
@@ -44,7 +44,7 @@ Tracker = Callable[[Mapping[str, float], int], None]
 
 @contextmanager
 def open_trackers(
-    run: Run, runtime: Runtime, wandb: bool, config: Mapping[str, Any]
+    run: Run, runtime: Runtime, wandb: bool, config: Mapping[str, object]
 ) -> Iterator[list[Tracker]]:
     """Yield functions ``log(row, step)``: TensorBoard where installed, W&B where asked for.
 

@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from src.config import EngineConfig, learned_options
-from src.engine.checkpoint import Parts, TrainState, prepare_parts, resume, save_state
+from src.engine.checkpoint import Parts, SavedState, TrainState, prepare_parts, resume, save_state
 from src.engine.interrupt import Interrupted, Pause, catch_signals
 from src.engine.log import bar_options, open_trackers, say, write_metrics
 from src.engine.optim import ends_mid_cycle, learning_rate, set_lr
@@ -111,8 +110,8 @@ def fit(
         guard.settle()
         state.nonfinite = guard.skipped
         if runtime.is_main:
-            about = {"fold": run.folder.name, "split_hash": split_hash}
-            save_state(run, parts.pack(config) | about)
+            own: SavedState = {"fold": run.folder.name, "split_hash": split_hash}
+            save_state(run, {**parts.pack(config), **own})
         saved = time.monotonic()
 
     def save_when_due() -> None:
@@ -180,10 +179,11 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
     parts.wrapped.train()
     started, begun = time.monotonic(), state.rows
     is_repeated = config.epochs * steps_per_epoch >= SEARCH_STEPS
-    steps: dict[str, Any] = {"total": steps_per_epoch, "initial": first}
     epochs = job.epochs(state)
     label = f"epoch {state.epoch + 1}/{epochs}"
-    with tqdm(desc=label, leave=False, **steps, **bar_options(runtime)) as bar:
+    with tqdm(
+        desc=label, leave=False, total=steps_per_epoch, initial=first, **bar_options(runtime)
+    ) as bar:
         for host_batch in job.pause.between(loader):
             lr = rate_at(state.step, steps_per_epoch, epochs, config)
             set_lr(parts.optimizer, lr)
@@ -227,10 +227,10 @@ def add_terms(
         sums[name] = sums[name] + value * rows
 
 
-def accumulator(value: float, runtime: Runtime) -> Tensor:
+def accumulator(value: float | Tensor, runtime: Runtime) -> Tensor:
     """Return a sum on the device (MPS has no float64)."""
     dtype = torch.float64 if runtime.device.type == "cpu" else torch.float32
-    return torch.tensor(value, dtype=dtype, device=runtime.device)
+    return torch.as_tensor(value, dtype=dtype, device=runtime.device)
 
 
 def rate_at(step: int, steps_per_epoch: int, epochs: int, config: EngineConfig) -> float:
@@ -249,12 +249,12 @@ def rate_at(step: int, steps_per_epoch: int, epochs: int, config: EngineConfig) 
     )
 
 
-def close_epoch(parts: Parts, job: Job) -> dict[str, Any]:
+def close_epoch(parts: Parts, job: Job) -> dict[str, float]:
     """Validate if it is time, keep the best weights, write the metrics, begin the next epoch."""
     state, config = parts.state, job.config
     epoch, epochs = state.epoch + 1, job.epochs(state)
     last = epoch == epochs
-    row: dict[str, Any] = {"epoch": epoch, "step": state.step}
+    row: dict[str, float] = {"epoch": epoch, "step": state.step}
     row["lr"] = rate_at(state.step - 1, len(job.train_loader), epochs, config)
     row |= {f"train_{k}": float(v) / max(1, state.rows) for k, v in state.sums.items()}
     if job.valid_loader is not None and (last or epoch % config.valid_every == 0):
@@ -274,14 +274,14 @@ def close_epoch(parts: Parts, job: Job) -> dict[str, Any]:
     return row
 
 
-def validate(parts: Parts, job: Job) -> dict[str, Any]:
+def validate(parts: Parts, job: Job) -> dict[str, float]:
     """Return the metrics of the raw weights and of the averaged ones, by prefix."""
     models: dict[str, nn.Module] = {}
     if not (parts.ema and job.config.valid_ema_only):
         models["valid"] = parts.model
     if parts.ema:
         models["ema"] = parts.ema.module
-    row: dict[str, Any] = {}
+    row: dict[str, float] = {}
     valid = job.valid_loader
     assert valid is not None
     for prefix, model in models.items():
@@ -295,7 +295,7 @@ def validate(parts: Parts, job: Job) -> dict[str, Any]:
     return row
 
 
-def keep_best(parts: Parts, job: Job, row: dict[str, Any]) -> None:
+def keep_best(parts: Parts, job: Job, row: dict[str, float]) -> None:
     """Write the better of raw and averaged weights if they beat every earlier validation."""
     state, task = parts.state, job.task
     sign = 1.0 if task.lower_is_better else -1.0
@@ -322,7 +322,7 @@ def write_best(job: Job, weights: dict[str, Tensor], about: dict[str, str]) -> N
         save_weights(job.run.best, weights, about)
 
 
-def describe(row: dict[str, Any], state: TrainState, epochs: int) -> str:
+def describe(row: dict[str, float], state: TrainState, epochs: int) -> str:
     """Return one line about an epoch."""
     shown = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("epoch", "step")]
     best = f" · best {state.best:.4f} at epoch {state.best_epoch}" if state.best is not None else ""

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from accelerate import Accelerator
 from torch import default_generator, distributed, nn
 
 from src.engine import cpu
+from src.files import Json
 from src.script import MachineError, UserError, says_short_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+T = TypeVar("T")
 LARGE_CARD = 40e9  # bytes
 # Passes from which cuDNN's search for the fastest algorithms may pay: on an H200 it took 8 to 30 s
 # a network and size, and gained nothing on two EfficientNets (docs/hardware.md).
@@ -82,7 +84,7 @@ class Runtime:
             distributed.all_reduce(word, distributed.ReduceOp.MAX, group=hosts())
         return int(word)
 
-    def from_main(self, value: Any) -> Any:
+    def from_main(self, value: T) -> T:
         """Return the main process's ``value`` (plain, picklable) in every process."""
         if self.num_processes == 1:
             return value
@@ -91,7 +93,7 @@ class Runtime:
             distributed.broadcast_object_list(held, group=hosts(), device=torch.device("cpu"))
         return held[0]
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """Return every process's ``value`` (plain, picklable), by rank, in every process."""
         if self.num_processes == 1:
             return [value]
@@ -135,13 +137,13 @@ class Runtime:
         """The loss scaler, at work in fp16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[object]:
         """Return the context a forward pass runs in."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
-    def eagerly(self) -> AbstractContextManager[Any]:
+    def eagerly(self) -> AbstractContextManager[object]:
         """Return the context of predictions: their sizes vary, and each would be compiled anew."""
         return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
@@ -167,7 +169,7 @@ class Runtime:
         """Return this runtime with another precision and layout, compiled or not."""
         return replace(self, precision=precision, channels_last=channels_last, compiled=compiled)
 
-    def as_recorded(self, record: Mapping[str, Any]) -> Runtime:
+    def as_recorded(self, record: Json) -> Runtime:
         """Return this runtime with a record's precision and layout, if this device has them.
 
         Args:
@@ -221,10 +223,11 @@ def start_runtime(
 
 
 @cache
-def hosts() -> Any:
+def hosts() -> distributed.ProcessGroup:
     """Return the group by which the processes' hosts speak with each other, made once."""
     atexit.register(distributed.destroy_process_group)
-    return distributed.new_group(backend="gloo", timeout=timedelta(hours=6))
+    group = distributed.new_group(backend="gloo", timeout=timedelta(hours=6))
+    return cast(distributed.ProcessGroup, group)
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from src.engine import cpu
 from src.engine.checkpoint import Parts
@@ -64,7 +64,7 @@ def train_step(
 
 
 def clip_gradient(
-    optimizer: Any, params: Sequence[Tensor], norm: Tensor, limit: float, runtime: Runtime
+    optimizer: Optimizer, params: Sequence[Tensor], norm: Tensor, limit: float, runtime: Runtime
 ) -> None:
     """Let the next step see a gradient whose norm is at most ``limit``."""
     if cpu.is_on(runtime.device) and not runtime.scaler.is_enabled():  # its own place otherwise
@@ -210,7 +210,13 @@ class LossGuard:
             self.check(*self.pending.popleft())
 
     def check(
-        self, bad: Tensor, loss: Tensor, index: Tensor, step: int, epoch: int, event: Any = None
+        self,
+        bad: Tensor,
+        loss: Tensor,
+        index: Tensor,
+        step: int,
+        epoch: int,
+        event: torch.cuda.Event | None = None,
     ) -> bool:
         """Look at one step's flag; record and count it if it is set."""
         if event is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -227,7 +226,7 @@ def is_better(challenger: Array, champion: Array) -> bool:
     return bool(change.mean() < -change.std() / np.sqrt(len(change)) and change.mean() < -1e-6)
 
 
-def contributions(members: Sequence[Member], tables: Tables, weights: Array) -> list[list[Any]]:
+def contributions(members: Sequence[Member], tables: Tables, weights: Array) -> list[list[object]]:
     """Return rows (kind, name, weight, loss alone, loss gained by having it).
 
     What is gained compares the best weights with and without the model or view, on the rows they
@@ -240,7 +239,7 @@ def contributions(members: Sequence[Member], tables: Tables, weights: Array) -> 
     """
     table = tables.raw
     full = _mean(table, weights)
-    rows: list[list[Any]] = []
+    rows: list[list[object]] = []
     for kind, place in (("model", 0), ("view", 1)):
         names = list(dict.fromkeys(member[place] for member in members))
         for name in names:

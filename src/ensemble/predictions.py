@@ -13,11 +13,19 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from src.files import NOT_WHOLE, atomic_write, checksum, crc32, patiently, read_json, write_json
+from src.files import (
+    NOT_WHOLE,
+    Json,
+    atomic_write,
+    checksum,
+    crc32,
+    patiently,
+    read_json,
+    write_json,
+)
 from src.metrics.classification import Array
 from src.runs import REPAIR
 from src.script import UserError
@@ -148,7 +156,7 @@ def has_test_run(
         return False
 
 
-def _read_test_files(folder: Path) -> tuple[dict[str, Any], Array]:
+def _read_test_files(folder: Path) -> tuple[Json, Array]:
     """Return what ``test.json`` says and the logits (V, N, K0) it is about, checksum compared."""
     info = read_json(folder / "test.json")
     path = folder / "test_logits.npy"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -69,7 +68,7 @@ def candidates_table(
     return format_table([*header, "95 % interval"], rows), scores
 
 
-def contributions_table(rows: Sequence[Sequence[Any]]) -> str:
+def contributions_table(rows: Sequence[Sequence[object]]) -> str:
     """Return weight, loss alone and gain of each model and view."""
     return format_table(["", "", "weight", "alone", "gained"], rows)
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -134,7 +133,7 @@ class BlendedPredictions:
 
 
 def save_predictions(
-    path: Path, predictor: EnsemblePredictor, *, progress: Callable[[int], Any]
+    path: Path, predictor: EnsemblePredictor, *, progress: Callable[[int], object]
 ) -> BlendedPredictions:
     """Predict all rows block by block, into an ``.npy`` of log probabilities (N, K) float32.
 

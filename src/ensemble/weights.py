@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from src.ensemble.pool import Blend
-from src.files import read_json, refuse_shape, write_json
+from src.files import Json, read_json, refuse_shape, write_json
 from src.metrics.classification import Array
 from src.metrics.decisions import Decision, read_decision
 from src.runs import safe_name
@@ -214,7 +213,7 @@ def read_weights(path: Path) -> Weights:
     return weights
 
 
-def read_forecast(path: Path) -> dict[str, Any]:
+def read_forecast(path: Path) -> Json:
     """Read ``prediction.json``, the forecast of the last submission.
 
     Raises:
@@ -223,7 +222,11 @@ def read_forecast(path: Path) -> dict[str, Any]:
     """
     content = read_json(path, FORECAST_AGAIN)
     number = (float, int)
-    kinds: dict[str, Any] = {"test_log_loss": dict, "oof_log_loss": number, "weights": str}
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "test_log_loss": dict,
+        "oof_log_loss": number,
+        "weights": str,
+    }
     refuse_shape(path, content, kinds | {"average_temperature": number}, FORECAST_AGAIN)
     expected = content["test_log_loss"]
     refuse_shape(path, expected, dict.fromkeys(("value", "low", "high"), number), FORECAST_AGAIN)
@@ -262,7 +265,7 @@ def _find_senseless(weights: Weights) -> str:
     return next((name for name, sound in checks.items() if not sound), "")
 
 
-def _from_json(content: Mapping[str, Any]) -> Weights:
+def _from_json(content: Json) -> Weights:
     members, oof, floor = content["members"], content["oof"], content["floor"]
     blend = Blend(
         pool=str(content["pool"]),
@@ -293,7 +296,7 @@ def _from_json(content: Mapping[str, Any]) -> Weights:
     )
 
 
-def _read_counted(content: Mapping[str, Any]) -> Counted:
+def _read_counted(content: Json) -> Counted:
     return Counted(
         metric=str(content["metric"]),
         ordinal=tuple(map(str, content["ordinal"])),

@@ -7,10 +7,13 @@ tens of megabytes of scratch memory rather than gigabytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = npt.NDArray[Any]
 
@@ -121,7 +124,7 @@ class ClassificationMeter:
         self._logits: list[Array] = []
         self._targets: list[Array] = []
 
-    def update(self, prediction: Any, batch: Mapping[str, Any]) -> None:
+    def update(self, prediction: Tensor | Array, batch: Mapping[str, Tensor | Array]) -> None:
         """Add one batch.
 
         Args:
@@ -200,7 +203,7 @@ def _check_targets(targets: Array, shape: tuple[int, ...]) -> Array:
     return targets
 
 
-def _to_numpy(values: Any) -> Array:
+def _to_numpy(values: Tensor | Array) -> Array:
     """Return a float32 or integer array of a tensor (any device, bf16 included) or an array."""
     if hasattr(values, "detach"):
         values = values.detach()

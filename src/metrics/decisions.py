@@ -7,12 +7,11 @@ strength between); ``cuts``, the expected grade cut at K - 1 points; ``none``, n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from src.files import Json
 from src.metrics.classification import Array
 from src.metrics.contest import Metric
 
@@ -65,7 +64,7 @@ class Decision:
         return {"argmax": "likeliest class", "none": "probabilities as they are"}[self.rule]
 
 
-def read_decision(content: Mapping[str, Any]) -> Decision:
+def read_decision(content: Json) -> Decision:
     """Return the decision whose fields ``content`` holds."""
     return Decision(
         rule=str(content["rule"]),

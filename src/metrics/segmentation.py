@@ -7,7 +7,6 @@ name says how it is averaged and ``trivial_`` scores stand beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +63,7 @@ class SegmentationMeter:
         self._parts: list[dict[str, np.ndarray]] = []
         self._num_rows = 0
 
-    def update(self, prediction: Tensor, batch: Mapping[str, Any] | Tensor) -> None:
+    def update(self, prediction: Tensor, batch: Mapping[str, Tensor] | Tensor) -> None:
         """Count a batch.
 
         Args:

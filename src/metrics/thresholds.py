@@ -46,7 +46,7 @@ class ThresholdSweep:
         self._edges = torch.tensor(thresholds, dtype=torch.float32)
         self._parts: list[tuple[int, np.ndarray, np.ndarray]] = []
 
-    def update(self, probs: Tensor, batch: Mapping[str, Any] | Tensor) -> None:
+    def update(self, probs: Tensor, batch: Mapping[str, Tensor] | Tensor) -> None:
         """Count a batch.
 
         Args:

@@ -217,7 +217,7 @@ def _build_backbone(timm_id: str, options: dict[str, Any]) -> Any:
         raise UserError(f"model {timm_id} cannot be built with {given}: {reason}") from error
 
 
-def _reads_token(backbone: Any) -> bool:
+def _reads_token(backbone: nn.Module) -> bool:
     """Tell whether the pretrained head reads a token (or an attention pool), not a mean."""
     return getattr(backbone, "global_pool", "avg") in ("token", "map", "tok")
 

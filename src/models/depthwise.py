@@ -26,11 +26,13 @@ def widen_gradients(net: nn.Module) -> None:
     It shows in CPU autocast alone; parameters and their names stay as they are.
     """
     for module in net.modules():
-        if type(module) in PLAIN and "forward" not in vars(module) and _narrow_is_slow(module):
-            module.forward = MethodType(_forward, module)
+        if not isinstance(module, nn.Conv2d) or type(module) not in PLAIN:
+            continue
+        if "forward" not in vars(module) and _narrow_is_slow(module):
+            module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
 
 
-def convolve(conv: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return what ``conv``, one of `PLAIN`, makes of ``x`` with that weight and bias."""
     device = x.device.type
     wide = device == "cpu" and torch.is_autocast_enabled(device) and _narrow_is_slow(conv)
@@ -49,11 +51,11 @@ def convolve(conv: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
         )
 
 
-def _forward(conv: Any, x: Tensor) -> Tensor:
+def _forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return convolve(conv, x, conv.weight, conv.bias)
 
 
-def _narrow_is_slow(conv: Any) -> bool:
+def _narrow_is_slow(conv: nn.Conv2d) -> bool:
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
     slow = max(conv.kernel_size) > 3 or max(*conv.stride, *conv.dilation) > 1
     plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)

@@ -64,7 +64,9 @@ class Student(nn.Module):
         """Recompute the network's activations in the backward pass."""
         self.network.set_grad_checkpointing(enable)  # type: ignore[operator]
 
-    def forward(self, image: Tensor, features: bool = False) -> Any:
+    def forward(
+        self, image: Tensor, features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Return logits; with ``features`` also the deepest map and its projection.
 
         One call serves both, because only calls through ``forward`` are seen by processes that
@@ -89,7 +91,7 @@ def show_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
     return network.classify(network.embed(features)), _to_map(network.backbone, features)
 
 
-def _to_map(backbone: Any, features: Tensor) -> Tensor:
+def _to_map(backbone: nn.Module, features: Tensor) -> Tensor:
     """Bring timm's three layouts to (B, C, h, w); tokens without a place are dropped."""
     if features.ndim == 3:
         tokens = features[:, getattr(backbone, "num_prefix_tokens", 0) :]

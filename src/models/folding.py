@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 from types import MethodType
-from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -88,9 +87,9 @@ def release_norms(net: nn.Module) -> None:
             del module.forward, held[0].forward
 
 
-def _convolve_and_normalise(conv: Any, x: Tensor) -> Tensor:
+def _convolve_and_normalise(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Do the work of a convolution and of the norm that it holds, without the activation."""
-    (norm,) = conv.held
+    (norm,) = conv.held  # type: ignore[misc]
     if norm.training:
         return convolve(conv, x, conv.weight, conv.bias)
     places = x.numel() // x.shape[1] // (conv.stride[0] * conv.stride[1])
@@ -104,7 +103,7 @@ def _convolve_and_normalise(conv: Any, x: Tensor) -> Tensor:
     return convolve(conv, x, conv.weight * scale.view(-1, 1, 1, 1), norm.bias - mean * scale)
 
 
-def _activate(norm: Any, x: Tensor) -> Tensor:
+def _activate(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Do what a norm's class does beside normalising."""
     if norm.training:
         return type(norm).forward(norm, x)

@@ -7,7 +7,6 @@ the pretrained head of the backbone can go on with it.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +62,7 @@ class MeanPool(nn.Module):
         return features.float().mean(dim=dims, keepdim=True)
 
 
-def pool_to_one_cell(backbone: Any, features: Tensor, pool: nn.Module) -> Tensor:
+def pool_to_one_cell(backbone: nn.Module, features: Tensor, pool: nn.Module) -> Tensor:
     """Pool a map to one cell in the same layout.
 
     Args:

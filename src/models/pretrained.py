@@ -16,13 +16,16 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from src.files import is_of_the_system, patiently
 from src.models.zoo import check_timm_id, is_published
 from src.script import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SUFFIXES = (".safetensors", ".pth")
 MIN_SHARE = 0.9
@@ -69,7 +72,7 @@ def find_weights(timm_id: str, mode: str = "auto", input_dir: Path | str = "inpu
     return path
 
 
-def load_pretrained(backbone: Any, path: Path | str) -> float:
+def load_pretrained(backbone: nn.Module, path: Path | str) -> float:
     """Load a file of weights into a timm model and return the share of it that was found.
 
     The model's own filter adapts what depends on the size: position embeddings, windows. What
@@ -121,7 +124,7 @@ _PARTS = (
 )
 
 
-def read_state(path: Path | str) -> dict[str, Any]:
+def read_state(path: Path | str) -> dict[str, Tensor]:
     """Read a file of weights into a dictionary of CPU tensors, without running code in it.
 
     Of a checkpoint the part that holds the network is taken (:data:`_PARTS`, else the largest).
@@ -151,7 +154,7 @@ def read_state(path: Path | str) -> dict[str, Any]:
     return state
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> object:
     """Read a .safetensors file, or tensors, numbers and texts that torch has saved."""
     import torch
     from safetensors.torch import load_file
@@ -188,7 +191,7 @@ def _why_not_plain(path: Path | str, error: Exception) -> str:
     )
 
 
-def _find_tensors(content: Any) -> dict[str, Any]:
+def _find_tensors(content: object) -> dict[str, Tensor]:
     """Return the dictionary of tensors that lies in a checkpoint, empty if there is none."""
     if not isinstance(content, dict):
         return {}
@@ -200,7 +203,7 @@ def _find_tensors(content: Any) -> dict[str, Any]:
     return max((own, *parts.values()), key=lambda part: sum(t.numel() for t in part.values()))
 
 
-def strip_prefix(state: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def strip_prefix(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
     """Return the part of ``state`` whose names end in the model's own ``names``, as those.
 
     ``backbone.conv1.weight``, ``module.model.conv1.weight`` → ``conv1.weight``; what lies under
@@ -298,7 +301,7 @@ def _answers(url: str, seconds: float) -> bool:
     return answered.is_set()
 
 
-def _does_not_fit(path: Path | str, backbone: Any, share: float, missing: list[str]) -> str:
+def _does_not_fit(path: Path | str, backbone: nn.Module, share: float, missing: list[str]) -> str:
     architecture = getattr(backbone, "pretrained_cfg", {}).get("architecture", "the model")
     return (
         f"{path}: fills {share:.0%} of {architecture} (first not found: {', '.join(missing[:3])}); "

@@ -41,11 +41,11 @@ class PooledNorm(nn.BatchNorm2d):
         return super().forward(input)
 
 
-def _deeplab(encoder: str, classes: int, width: int | None) -> Any:
+def _deeplab(encoder: str, classes: int, width: int | None) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     # Output stride 16 keeps the decoder's skip at stride 4: the "+" of Chen et al. 2018.
-    net: Any = smp.DeepLabV3Plus(
+    net = smp.DeepLabV3Plus(
         encoder,
         encoder_weights=None,
         encoder_output_stride=16,
@@ -58,7 +58,7 @@ def _deeplab(encoder: str, classes: int, width: int | None) -> Any:
     return net
 
 
-def _segformer(encoder: str, classes: int, width: int | None) -> Any:
+def _segformer(encoder: str, classes: int, width: int | None) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     # Xie et al. 2021: B0 and B1 decode with 256 channels, B2 to B5 with 768.
@@ -72,14 +72,14 @@ def _segformer(encoder: str, classes: int, width: int | None) -> Any:
     )
 
 
-def _unet(encoder: str, classes: int, width: int | None) -> Any:
+def _unet(encoder: str, classes: int, width: int | None) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     channels = [max(1, (width or 256) >> level) for level in range(5)]
     return smp.Unet(encoder, encoder_weights=None, decoder_channels=channels, classes=classes)
 
 
-def _fpn(encoder: str, classes: int, width: int | None) -> Any:
+def _fpn(encoder: str, classes: int, width: int | None) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     width = width or 256
@@ -93,7 +93,7 @@ def _fpn(encoder: str, classes: int, width: int | None) -> Any:
     )
 
 
-ARCHITECTURES: dict[str, Callable[[str, int, int | None], Any]] = {
+ARCHITECTURES: dict[str, Callable[[str, int, int | None], nn.Module]] = {
     "deeplabv3plus": _deeplab,
     "segformer": _segformer,
     "unet": _unet,

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from src.data.audit import Audit, audit_images
 from src.data.folds import read_folds
 from src.data.index import find_root, read_test, read_train
 from src.data.shift import FEATURES, ImageShift, find_shift, measure_image
-from src.files import write_text
+from src.files import Json, write_text
 from src.page import Html, gallery, line_plot, note, number, page, plots, table, terms
 from src.pipelines.pictures import show_photograph
 from src.runs import Output
@@ -39,7 +38,7 @@ class Check:
     """What was found: ``findings`` (gravity, text), numbers for JSON, parts of the page."""
 
     findings: list[tuple[str, str]] = field(default_factory=list)
-    numbers: dict[str, Any] = field(default_factory=dict)
+    numbers: Json = field(default_factory=dict)
     sections: dict[str, list[Html]] = field(default_factory=dict)
 
     def say(self, gravity: str, text: str) -> None:
@@ -195,8 +194,8 @@ def show_copies(check: Check, rows: Rows, audit: Audit, output: Output, examples
     """Show exact and near copies, those across train and test and across folds, and conflicts."""
     fold = _folds(rows, output)
     kinds: Counter[str] = Counter()
-    listed: list[list[Any]] = []
-    shown: list[Any] = []
+    listed: list[list[object]] = []
+    shown: list[Html] = []
     sets = [("exact", s) for s in audit.exact] + [("near", s) for s in audit.near]
     for kind, members in sets:
         marks = _marks(rows, members, fold)

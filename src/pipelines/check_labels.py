@@ -8,7 +8,7 @@ https://arxiv.org/abs/1911.00068; here rows are ranked by their loss alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ from src.runs import Output
 from src.script import UserError
 from src.tool_config import CheckConfig
 
+if TYPE_CHECKING:
+    from src.pipelines.check_data import Check
+
+Contradiction = tuple[str, str, str, float, float, str]
 COLUMNS = ("rank", "id", "image", "label", "suggested", "p_label", "p_suggested", "judge")
 
 
@@ -53,7 +57,7 @@ class Verdict:
 
 
 def check_labels(
-    check: Any, config: CheckConfig, output: Output, train: Index, unreadable: set[int]
+    check: Check, config: CheckConfig, output: Output, train: Index, unreadable: set[int]
 ) -> None:
     """Rank the rows whose label is contradicted, on the page and in ``suspect_labels.csv``."""
     parts: list[Html] = []
@@ -89,7 +93,7 @@ def check_labels(
     check.sections["Suspicious labels"] = parts
 
 
-def rank(verdicts: list[Verdict], label: dict[str, str]) -> list[list[Any]]:
+def rank(verdicts: list[Verdict], label: dict[str, str]) -> list[Contradiction]:
     """Return (id, label, suggested, p of it, p of suggested, judge) of contradicted rows.
 
     A row is suspected where a judge prefers another class; the highest loss comes first, and what
@@ -110,7 +114,7 @@ def rank(verdicts: list[Verdict], label: dict[str, str]) -> list[list[Any]]:
     for name in sorted(found, key=key):
         loss, chosen, confidence, _ = min(found[name])
         judges = " and ".join(item[3] for item in found[name])
-        rows.append([name, label[name], chosen, float(np.exp(-loss)), confidence, judges])
+        rows.append((name, label[name], chosen, float(np.exp(-loss)), confidence, judges))
     return rows
 
 
@@ -145,7 +149,7 @@ def _backbone_at_hand() -> str:
         ) from None
 
 
-def from_probe(check: Any, config: CheckConfig, train: Index, unreadable: set[int]) -> Verdict:
+def from_probe(check: Check, config: CheckConfig, train: Index, unreadable: set[int]) -> Verdict:
     """Judge by a linear probe on a backbone's features, each row left out; list alias pairs.
 
     Raises:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from src.data.audit import audit_images
 from src.data.masks import VOID, VoidReader, image_size, read_labelled
+from src.data.sources.masks import MaskIndex
 from src.page import gallery, line_plot, plots, table, terms
 from src.pipelines.check_data import Check
 from src.pipelines.pictures import show_photograph
@@ -31,7 +31,7 @@ def check_masks(config: CheckConfig) -> Check:
         check.say("note", line)
     names, read = index.table["id"].tolist(), VoidReader(index)
     background = background_label(index.classes)
-    sizes: Counter[Any] = Counter()
+    sizes: Counter[str] = Counter()
     pixels, foreground, damaged = [], {}, []
     for row in tqdm(range(len(index)), "masks", leave=False, disable=None):
         path = index.image_path(row)
@@ -88,7 +88,7 @@ def check_masks(config: CheckConfig) -> Check:
     return check
 
 
-def show_copies(check: Check, config: CheckConfig, index: Any) -> None:
+def show_copies(check: Check, config: CheckConfig, index: MaskIndex) -> None:
     """Show images that are copies of each other and lie in different groups."""
     rows = index.table.assign(target="")
     bar = partial(tqdm, desc="copies", total=len(rows), leave=False, disable=None)

@@ -25,7 +25,7 @@ from src.config import config_hash
 from src.engine.runtime import Runtime
 from src.engine.weights import load_weights
 from src.ensemble.studies import Direction, ask_until, open_study
-from src.files import hold
+from src.files import Json, hold
 from src.journal import Journal
 from src.losses.distillation import TERMS
 from src.mask_config import DistillConfig
@@ -408,7 +408,7 @@ def suggest(trial: Trial, short: DistillConfig, terms: Sequence[str]) -> Distill
     return role_config(replace(with_weights(short, weights), temperature=temperature), "trial")
 
 
-def find_trial(kept: Journal, trial: Trial) -> dict[str, Any] | None:
+def find_trial(kept: Journal, trial: Trial) -> Json | None:
     """Return what an earlier process made of this trial, its scores reported; None = nothing."""
     for record in kept.records:
         if (record.get("number"), record.get("params")) == (trial.number, trial.params):
@@ -421,7 +421,7 @@ def find_trial(kept: Journal, trial: Trial) -> dict[str, Any] | None:
 def run_trial(
     trial: Trial, own: DistillConfig, field: Field, output: Output, runtime: Runtime, name: str,
     run: Run,
-) -> dict[str, Any]:  # fmt: skip
+) -> Json:  # fmt: skip
     """Train one trial from its start; return its scores, and the best one unless it was stopped."""
     import optuna
 

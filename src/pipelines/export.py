@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ class Export:
     """What is exported and what its file says of itself."""
 
     module: Deployed
-    about: dict[str, Any]
+    about: dict[str, object]
 
 
 def write_export(config: ExportConfig) -> list[str]:
@@ -89,7 +88,7 @@ def open_export(folder: Path) -> Export:
         UserError: no such run, or masks that are predicted window by window or at native size.
     """
     run = load_run(folder, device="cpu", precision="fp32")
-    about: dict[str, Any] = {"run": folder.as_posix(), "layout": "image (1, H, W, 3) uint8 RGB"}
+    about: dict[str, object] = {"run": folder.as_posix(), "layout": "image (1, H, W, 3) uint8 RGB"}
     about["resize"] = "bilinear, antialiased, inside the graph"
     if isinstance(run, ClassifierRun):
         fold = run.fold

@@ -125,7 +125,7 @@ def count_states(states: Mapping[Cell, str], cells: Collection[Cell]) -> str:
     return ", ".join(f"{found.count(name)} {name}" for name in dict.fromkeys(found))
 
 
-def _progress(run: Run, state: str) -> list[Any]:
+def _progress(run: Run, state: str) -> list[object]:
     """Return state, epochs, monitored score and its value."""
     try:
         done = read_done(run)

@@ -44,7 +44,7 @@ from src.tasks.protocols import Task
 from src.tasks.segmentation import Segmentation
 
 # Under what the public anchors were measured.
-STRICT: Mapping[str, Any] = {
+STRICT: Mapping[str, object] = {
     "resolution": "256x256",
     "crop": "",
     "batch_size": 16,
@@ -162,7 +162,7 @@ def check_chain(nets: Sequence[str]) -> Sequence[str]:
 def run_config(config: MicroConfig, where: MicroSet, seed: int) -> MicroConfig:
     """Return the options of one run, the same however the run was asked for."""
     defaults = {f.name: f.default for f in dataclasses.fields(config) if f.name in OF_RUNS}
-    own: Any = replace(config, **defaults)  # type: ignore[arg-type]
+    own = replace(config, **defaults)  # type: ignore[arg-type]
     net = config.net or config.model
     return replace(
         own, seed=seed, dataset=where.name, model=net, net="", source=where.source,

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from src.files import write_text
+from src.files import Json, write_text
 from src.page import Html, line_plot, note, page, plots, table
 from src.pipelines.classification import panels
 from src.pipelines.classification.panels import as_number
 from src.pipelines.run_folder import read_config, read_table
 from src.pipelines.segmentation.panels import mask_panels
-from src.runs import Output, Run, read_done
+from src.runs import Done, Output, Run, read_done
 from src.script import UserError
 from src.tool_config import ReportConfig
 
@@ -40,8 +39,8 @@ class RunSummary:
 
     run: Run
     name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    done: Mapping[str, Any] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
+    done: Done = field(default_factory=Done)
     metrics: Sequence[Mapping[str, str]] = ()
     minutes: float = float("nan")
 
@@ -171,7 +170,7 @@ def run_tables(runs: Sequence[RunSummary]) -> list[Html]:
     return [*tables, note("minutes: from the last start to the end, by the times of the files")]
 
 
-def _run_row(run: RunSummary, options: Sequence[str]) -> list[Any]:
+def _run_row(run: RunSummary, options: Sequence[str]) -> list[object]:
     epochs = run.done.get("epochs", run.options.get("epochs", 0))
     state, best = "finished", run.done.get("best_epoch")
     if not run.done:

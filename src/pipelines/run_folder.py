@@ -9,12 +9,13 @@ import csv
 import dataclasses
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from src.config import EngineConfig, config_hash, learned_options
 from src.files import (
     SEAL,
     FileMark,
+    Json,
     atomic_write,
     check_held,
     describe_file,
@@ -203,7 +204,7 @@ def take_up(run: Run) -> Done | None:
     return None
 
 
-def read_config(run: Run) -> dict[str, Any]:
+def read_config(run: Run) -> Json:
     """Read a run's ``config.yaml``.
 
     Raises:
@@ -227,9 +228,7 @@ def read_config(run: Run) -> dict[str, Any]:
     return content
 
 
-def write_config(
-    run: Run, config: EngineConfig, resolved: dict[str, Any], runtime: Runtime
-) -> None:
+def write_config(run: Run, config: EngineConfig, resolved: Json, runtime: Runtime) -> None:
     """Write ``config.yaml``: the options, what they came to, versions, commit and device.
 
     Raises:

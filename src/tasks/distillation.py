@@ -26,6 +26,7 @@ from src.losses.distillation import (
     similarity_loss,
 )
 from src.tasks.classification import Classification
+from src.tasks.protocols import Meter
 from src.tasks.segmentation import Segmentation
 
 NAMES = ("task", *TERMS)  # the order of the student's buffers
@@ -125,7 +126,7 @@ class Distillation:
         """Return the student's logits."""
         return self.inner.predict(model, batch)
 
-    def meter(self) -> Any:
+    def meter(self) -> Meter:
         """Return an empty meter of the inner task."""
         return self.inner.meter()
 
@@ -163,6 +164,6 @@ def _write(buffer: Tensor, values: Mapping[str, Tensor]) -> None:
         buffer[NAMES.index(name)] = value
 
 
-def inner_task(task: Any) -> Any:
+def inner_task(task: object) -> Any:
     """Return the task that a distillation contains, else the task itself."""
     return getattr(task, "inner", task)  # wrappers pass the attribute on

@@ -7,7 +7,7 @@ learns from: ``target`` (B,) or (B, K), ``mask`` (B, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ Batch = dict[str, Tensor]
 class Meter(Protocol):
     """Gathers predictions of a validation and scores them; rows come in any order, each once."""
 
-    def update(self, prediction: Tensor, batch: Mapping[str, Any]) -> None:
+    def update(self, prediction: Tensor, batch: Batch) -> None:
         """Count the predictions of one batch, (B, K) or (B, K, H, W) logits."""
         ...
 
@@ -75,6 +75,20 @@ class Task(Predictor, Protocol):
         ...
 
 
+class BatchSampler(Protocol):
+    """Rows of every batch, from any epoch and step on."""
+
+    num_rows: int
+
+    def start(self, epoch: int, step: int = 0) -> None:
+        """Begin at a step of an epoch."""
+        ...
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the (epoch, row) keys of each batch."""
+        ...
+
+
 class BatchLoader(Protocol):
     """Batches in an order that is a pure function of (seed, epoch).
 
@@ -84,9 +98,13 @@ class BatchLoader(Protocol):
         collate_fn: samples → batch.
     """
 
-    batch_sampler: Any
     dataset: Any
     collate_fn: Any
+
+    @property
+    def batch_sampler(self) -> BatchSampler:
+        """What names the rows of every batch."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""

@@ -105,7 +105,7 @@ class MaskMeter:
         self.counts = task.full_meter()
         self.sweep = ThresholdSweep(task.ignore_index) if task.num_outputs == 1 else None
 
-    def update(self, prediction: Tensor, batch: Mapping[str, Any]) -> None:
+    def update(self, prediction: Tensor, batch: Mapping[str, Tensor]) -> None:
         """Count a batch of logits."""
         self.counts.update(prediction, batch)
         if self.sweep is not None:

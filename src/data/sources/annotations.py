@@ -11,13 +11,14 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.data.decode import MAX_PIXELS
 from src.data.sources.masks import note_missing
 from src.data.sources.places import describe, read_place, split_of_name, walk
+from src.files import Json
 from src.script import UserError
 
 _NEEDED = {
@@ -36,7 +37,7 @@ class CocoFile(NamedTuple):
     path: Path
     folder: Path
     split: str
-    content: Mapping[str, Any]
+    content: Json
 
 
 def find_json(root: Path, form: str) -> list[Path]:
@@ -85,7 +86,7 @@ def load_annotations(root: Path, notes: list[str]) -> list[CocoFile]:
     return files
 
 
-def text_id(value: Any) -> str:
+def text_id(value: object) -> str:
     """Write an id as text, so that 1, 1.0 and "1" are one; "" for what is no id."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -129,7 +130,7 @@ def _split_of(root: Path, path: Path) -> str:
     return split_of_name(path.stem) or read_place(path.parent.relative_to(root).parts).split
 
 
-def _load(file: Path, notes: list[str]) -> dict[str, Any]:
+def _load(file: Path, notes: list[str]) -> Json:
     content = read_json(file)
     content = content if isinstance(content, dict) else {}
     missing = [kind for kind in _NEEDED if not isinstance(content.get(kind), list)]
@@ -146,9 +147,9 @@ def _load(file: Path, notes: list[str]) -> dict[str, Any]:
     return {**content, "annotations": _join(file, content, notes)}
 
 
-def _clean(item: Mapping[str, Any]) -> dict[str, Any]:
+def _clean(item: Json) -> Json:
     """Write ids and names as text, sides as whole numbers."""
-    forms: dict[str, Callable[[Any], Any]] = {
+    forms: dict[str, Callable[[Any], object]] = {
         **dict.fromkeys(("id", "image_id", "category_id"), text_id),
         "name": str,
     }
@@ -156,7 +157,7 @@ def _clean(item: Mapping[str, Any]) -> dict[str, Any]:
     return {key: forms[key](value) if key in forms else value for key, value in item.items()}
 
 
-def _check_ids(file: Path, content: Mapping[str, Any]) -> None:
+def _check_ids(file: Path, content: Json) -> None:
     """Refuse two images or two categories with one id, and two entries of one image."""
     for kind, what in (("images", "file_name"), ("categories", "name")):
         first: dict[str, str] = {}
@@ -177,7 +178,7 @@ def _check_ids(file: Path, content: Mapping[str, Any]) -> None:
         )
 
 
-def _join(file: Path, content: Mapping[str, Any], notes: list[str]) -> list[dict[str, Any]]:
+def _join(file: Path, content: Json, notes: list[str]) -> list[Json]:
     """Return the annotations whose image is listed; the others are counted, all are refused."""
     names = {item["id"] for item in content["categories"]}
     sizes = {item["id"]: (item["height"], item["width"]) for item in content["images"]}
@@ -212,7 +213,7 @@ def _join(file: Path, content: Mapping[str, Any], notes: list[str]) -> list[dict
     return found
 
 
-def _name(item: Any, place: int) -> str:
+def _name(item: object, place: int) -> str:
     return str(item.get("id", f"number {place}") if isinstance(item, dict) else f"number {place}")
 
 
@@ -241,7 +242,7 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def find_shape_fault(shape: Any) -> str:
+def find_shape_fault(shape: object) -> str:
     """Say what is wrong with polygons or run lengths, "" if nothing is."""
     if isinstance(shape, dict):
         counts, size = shape.get("counts"), shape.get("size", [1, 1])

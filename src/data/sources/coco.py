@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,11 +19,12 @@ from src.data.sources.frames import group_neighbours, natural_key
 from src.data.sources.locate import Locator
 from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Row, build_index, note_missing
 from src.data.sources.places import describe, read_place, walk
-from src.data.sources.polygons import rasterise
+from src.data.sources.polygons import Segmentation, rasterise
+from src.files import Json
 from src.script import UserError
 
 MAX_CATEGORIES = 254  # of a uint8 mask with background and void
-Shapes = dict[str, tuple[int, int, tuple[tuple[int, Any], ...]]]
+Shapes = dict[str, tuple[int, int, tuple[tuple[int, Segmentation], ...]]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class CocoDecoder:
     """
 
     root: Path
-    shapes: Mapping[str, tuple[int, int, tuple[tuple[int, Any], ...]]]
+    shapes: Shapes
 
     def __call__(self, path: Path) -> np.ndarray:
         """Draw the instances; where they overlap the smaller one wins."""
@@ -196,10 +196,10 @@ def _name_apart(rows: list[Row]) -> list[Row]:
 
 
 def _collect(
-    content: Mapping[str, Any], labels: Mapping[str, int]
-) -> dict[str, tuple[tuple[int, Any], ...]]:
+    content: Json, labels: Mapping[str, int]
+) -> dict[str, tuple[tuple[int, Segmentation], ...]]:
     names = {item["id"]: item["name"] for item in content["categories"]}
-    found: dict[str, list[tuple[float, int, Any]]] = {}
+    found: dict[str, list[tuple[float, int, Segmentation]]] = {}
     for item in content["annotations"]:
         label = labels[names[item["category_id"]]]
         entry = (float(item.get("area") or 0), label, item["segmentation"])

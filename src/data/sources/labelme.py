@@ -16,6 +16,7 @@ from src.data.sources.coco import index_files
 from src.data.sources.locate import Locator
 from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, image_header, note_missing
 from src.data.sources.places import read_place
+from src.files import Json
 from src.script import UserError
 
 _CORNERS = 64  # of the polygon that stands for a circle
@@ -104,7 +105,7 @@ def _outline(kind: str, points: list[list[float]]) -> list[float]:
     return []
 
 
-def _find_image(path: Path, content: Any, locator: Locator) -> Path | None:
+def _find_image(path: Path, content: Json, locator: Locator) -> Path | None:
     beside: Iterator[Path] = (path.with_suffix(ending) for ending in sorted(IMAGE_SUFFIXES))
     found = next((image for image in beside if image.is_file()), None)
     if found is None:

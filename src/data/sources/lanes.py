@@ -29,6 +29,7 @@ from src.data.sources.lists import read_text
 from src.data.sources.locate import Locator
 from src.data.sources.masks import MaskIndex, Row, build_index, note_count, note_missing
 from src.data.sources.places import describe
+from src.files import Json
 from src.script import UserError
 
 CLASSES = ("background", "lane")
@@ -142,7 +143,7 @@ def _read_tusimple(root: Path, block: int, line_width: int) -> MaskIndex:
     return build_index(root, rows, CLASSES, PolylineDecoder(root, lanes, line_width), notes=notes)
 
 
-def _entries(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _entries(file: Path) -> Iterator[tuple[int, Json]]:
     """Yield (number, label) of a file with one JSON object a line, or one JSON list."""
     for number, entry in _read_objects(file):
         try:

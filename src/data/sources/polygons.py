@@ -6,14 +6,16 @@ Format: https://cocodataset.org/#format-data
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
+from src.files import Json
 from src.script import UserError
 
+Segmentation = list[list[float]] | Json  # polygons, or run lengths
 
-def rasterise(segmentation: Any, height: int, width: int) -> np.ndarray:
+
+def rasterise(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     """Turn a COCO segmentation (polygons, or plain or compressed run lengths) into bool (H, W)."""
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]

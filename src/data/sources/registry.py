@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from src.data.sources.camvid import read_camvid
 from src.data.sources.cardd import read_cardd
@@ -41,7 +40,7 @@ SOURCES: dict[str, Callable[..., MaskIndex]] = {
 KNOW_THEIR_FOLDERS = ("voc", "cvppp", "cardd")  # readers that look into folders themselves
 
 
-def read_source(name: str, root: Path | str, **options: Any) -> MaskIndex:
+def read_source(name: str, root: Path | str, **options: object) -> MaskIndex:
     """Read ``root`` as the data set ``name`` ("auto" looks at its folders).
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
 
 from src.models.micro.adaptive import DATASETS, AdaptiveNet
 from src.models.micro.base import MaskNet
@@ -37,9 +36,9 @@ class MicroSpec:
     """
 
     build: Callable[..., MaskNet]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
-    by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    by_dataset: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     max_params: int | None = None
 
 
@@ -118,7 +117,7 @@ def build_micro(
     *,
     dataset: str | None = None,
     drop: tuple[str, ...] = (),
-    **overrides: Any,
+    **overrides: object,
 ) -> MaskNet:
     """Build a net by name.
 

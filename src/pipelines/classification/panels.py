@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -107,7 +106,7 @@ def _fullest(output: Output) -> list[str]:
 def forecast(output: Output, found: Study) -> list[Html]:
     """Show what score is to be expected, and what earlier submissions said."""
     diagnosis, weights = found.diagnosis, found.weights
-    pairs: list[tuple[str, Any]] = []
+    pairs: list[tuple[str, object]] = []
     rows: list[tuple[str, float, float, float]] = []
     if output.prediction.exists() and weights is not None:
         said = read_forecast(output.prediction)
@@ -144,10 +143,10 @@ def _history(path: Path) -> Html | None:
                      y_label="log loss")  # fmt: skip
 
 
-def as_number(text: Any) -> float:
+def as_number(text: str | None) -> float:
     """Return the number that a cell of a CSV file holds, nan where it holds none."""
     try:
-        return float(text)
+        return float(text or "")
     except (TypeError, ValueError):
         return float("nan")
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.config import EngineConfig, PlanConfig
 from src.data.canonical import ImageSource
 from src.data.dataset import EpochSampler, ImageDataset, make_loader
+from src.data.index import Index
 from src.data.transforms import eval_transform
 from src.engine.autotune import autotune, time_steps
 from src.engine.cpu import tune_for_cpu
@@ -26,8 +27,9 @@ from src.engine.interrupt import catch_signals
 from src.engine.log import say
 from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory
+from src.files import Json
 from src.losses.classification import build_loss
-from src.models.classifier import build_classifier
+from src.models.classifier import Classifier, build_classifier
 from src.models.folding import fold_norms
 from src.models.pretrained import SUFFIXES, find_weights
 from src.models.probe import fit_probe
@@ -36,6 +38,7 @@ from src.pipelines.classification.train import ClassData
 from src.pipelines.classification.wise_ft import Embedding
 from src.script import UserError
 from src.tasks.classification import Classification
+from src.views import View
 
 SHARES = (0.29, 0.43, 0.57, 0.86, 1.14)  # of the native size: 64, 96, 128, 192, 256 px for 224
 STRIDE = 32
@@ -261,12 +264,12 @@ def look(
 
 
 def embed(
-    model: Any,
-    index: Any,
+    model: nn.Module,
+    index: Index,
     rows: np.ndarray,
     size: int,
     runtime: Runtime,
-    views: Sequence[Any] = (),
+    views: Sequence[View] = (),
 ) -> Tensor:
     """Return the features (N, D) of images ``rows``, or (V, N, D) of every one of ``views``."""
     source = ImageSource(index.root, index.table["image"].iloc[rows].tolist(), size)
@@ -276,6 +279,7 @@ def embed(
         EpochSampler(len(source), batch_size),
         device_type=runtime.device.type,
     )
+    assert isinstance(model, Classifier)
     features = torch.empty(max(1, len(views)), len(rows), model.head.in_features)
 
     def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
@@ -291,7 +295,7 @@ def embed(
     return features if views else features[0]
 
 
-def survey_table(found: Sequence[Candidate], num_rows: int) -> list[list[Any]]:
+def survey_table(found: Sequence[Candidate], num_rows: int) -> list[list[object]]:
     """Return rows (backbone, px, probe's log loss, accuracy, images/s, minutes an epoch)."""
     return [
         [c.timm_id, c.image_size, c.log_loss, c.accuracy, c.train_rate, c.infer_rate,
@@ -300,6 +304,6 @@ def survey_table(found: Sequence[Candidate], num_rows: int) -> list[list[Any]]:
     ]  # fmt: skip
 
 
-def to_json(found: Sequence[Candidate]) -> list[dict[str, Any]]:
+def to_json(found: Sequence[Candidate]) -> list[Json]:
     """Return candidates as plain values."""
     return [asdict(candidate) for candidate in found]

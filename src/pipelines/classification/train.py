@@ -186,7 +186,7 @@ def train_classes(
     augment: Transform,
     *,
     output: Output,
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     runtime: Runtime,
     mix: Mix | None = None,
     probe: bool = True,
@@ -293,7 +293,7 @@ def probe_alone(model: nn.Module, task: Task, valid: Loader | None, runtime: Run
     state = TrainState(done=True)
     if valid is not None:
         with catch_signals() as pause:
-            num_rows = valid.batch_sampler.num_rows  # type: ignore[union-attr]
+            num_rows = valid.batch_sampler.num_rows
             scores = evaluate(model, valid, task, runtime, num_rows=num_rows, pause=pause)
         state.best = scores[task.monitor]
     return state

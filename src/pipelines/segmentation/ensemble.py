@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime
 from src.ensemble.solvers import solve_mixture
-from src.files import read_arrays
+from src.files import Json, read_arrays
 from src.metrics.thresholds import SweepCounts
 from src.models.folding import FOLDING_SIDE, fold_norms
 from src.models.pretrained import read_state
@@ -54,8 +53,8 @@ class Member:
     """
 
     run: Run
-    options: dict[str, Any]
-    resolved: dict[str, Any]
+    options: Json
+    resolved: Json
     done: Done
     weights: Path
     num_views: int
@@ -135,9 +134,7 @@ def find_runs(patterns: Sequence[str]) -> list[Run]:
     return [Run(folder) for folder in found]
 
 
-def find_source(
-    source: str, data_dir: str, trained: Mapping[str, Any]
-) -> tuple[str, Path, dict[str, Any]]:
+def find_source(source: str, data_dir: str, trained: Json) -> tuple[str, Path, Json]:
     """Settle how the images to predict are read: layout, folder, options of the source.
 
     Photographs without masks are read whatever their folders are called, in the classes of the

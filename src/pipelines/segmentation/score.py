@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from src.data.dataset import Loader
 from src.data.masks import VoidReader
 from src.data.sources.masks import MaskIndex
-from src.engine.interrupt import catch_signals
+from src.engine.interrupt import Pause, catch_signals
 from src.engine.predict import predict
 from src.engine.runtime import Runtime
 from src.files import atomic_write
@@ -138,7 +138,7 @@ def counted_how(choice: Choice | None) -> str:
 
 
 def sweep_views(
-    model: nn.Module, task: Segmentation, held: HeldOut, runtime: Runtime, views: int, pause: Any
+    model: nn.Module, task: Segmentation, held: HeldOut, runtime: Runtime, views: int, pause: Pause
 ) -> list[SweepCounts]:
     """Count the mean of the first 1 .. ``views`` views at every threshold."""
     scorer = ViewsSweep(task, views)
@@ -176,7 +176,7 @@ def count_held_out(
     chosen: Sequence[tuple[int, float]],
     *,
     cleaning: bool,
-    pause: Any,
+    pause: Pause,
 ) -> Passed:
     """Predict every image with its own ``chosen`` (number of views, threshold), and count."""
     meter = task.full_meter(BOUNDARY_PX)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from src.engine.loop import fit
 from src.engine.predict import default_batch_size, renew_norms
 from src.engine.runtime import Runtime
 from src.engine.weights import load_weights, save_weights
+from src.files import Json
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import SegmentationConfig
 from src.models.distilled import inner_network
@@ -74,11 +75,11 @@ class MaskData:
     size: tuple[int, int] | None
     crop: tuple[int, int]
     window: tuple[int, int] | None
-    source: Mapping[str, Any]
+    source: Json
 
 
 def read_data(
-    config: SegmentationConfig, *, source: str = "", data_dir: str = "", **options: Any
+    config: SegmentationConfig, *, source: str = "", data_dir: str = "", **options: object
 ) -> MaskData:
     """Read the labelled images and settle folds and sizes.
 
@@ -204,7 +205,7 @@ def train_masks(
     output: Output,
     network: NetworkSpec,
     runtime: Runtime,
-    extra: Mapping[str, Any] | None = None,
+    extra: Mapping[str, str] | None = None,
 ) -> Done:
     """Train a run to its finished folder, from the start or from where it stopped.
 
@@ -247,7 +248,7 @@ def train_masks(
         score, best_epoch, history = state.best, state.best_epoch, state.history
         identity = state.identity
     else:
-        score, best_epoch, history = (kept[key] for key in ("score", "best_epoch", "history"))
+        score, best_epoch, history = kept["score"], kept["best_epoch"], kept["history"]
         identity = ""  # finished.json has the checksum of its weights
     minutes = (time.monotonic() - started) / 60
     model.load_state_dict(load_weights(run.best, identity))
