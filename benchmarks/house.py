@@ -32,7 +32,7 @@ from benchmarks.timing import ROOT, print_table
 
 BLOCK = 8  # lines
 QUICK = ["--device", "cpu", "--num_workers", "0", "--autotune", "off", "--config", ""]
-SCENES = ["--num_scenes", "4", "--num_frames", "2", "--size", "64", "96"]
+SCENES = ["--num_scenes", "8", "--num_frames", "2", "--size", "64", "96"]
 LANE = ["--pretrained", "none", "--encoder", "tu-test_resnet", "--arch", "unet", "--epochs", "2"]
 NO_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),
