@@ -21,7 +21,6 @@ from src.config import (
     BlendConfig,
     FoldConfig,
     InferConfig,
-    PlanConfig,
 )
 from src.engine.interrupt import stoppable
 from src.files import describe_file, hold, sweep, write_json
@@ -29,6 +28,7 @@ from src.pipelines.resume_from import bring_plan
 from src.reader import fill, parse
 from src.runs import Output
 from src.script import UserError, run_script
+from src.tool_config import PlanConfig
 from src.views import view_names
 
 if TYPE_CHECKING:

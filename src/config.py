@@ -203,6 +203,15 @@ class AliasConfig(Options, group="data and output"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ColumnsConfig(Options, group="data and output"):
+    """Columns of ``train.csv``."""
+
+    image_column: str = option("", "column of train.csv with the path; empty = detected")
+    label_column: str = option("", "column of train.csv with the class; empty = detected")
+    group_column: str = option("", "column of train.csv whose rows share a fold; empty = detected")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricConfig(Options, group="validation and inference"):
     """What the contest counts."""
 
@@ -295,7 +304,7 @@ class MixConfig(Options, group="augmentation"):
 @defaults(rotate=10.0)
 class FoldConfig(
     EngineConfig, ClassifierConfig, ClassLossConfig, AugmentConfig, MixConfig, CacheConfig,
-    AliasConfig, MetricConfig, ViewsConfig, ResumeConfig, group="data and output",
+    AliasConfig, MetricConfig, ViewsConfig, ResumeConfig, ColumnsConfig, group="data and output",
 ):  # fmt: skip
     """``train_fold.py``: one backbone × one fold."""
 
@@ -321,9 +330,6 @@ class FoldConfig(
         "configs/classify.yaml", "YAML with a `train:` block and `models:` rows", first=True
     )
     name: str = option("", "name of the run's folder; empty = the model's name")
-    image_column: str = option("", "column of train.csv with the path; empty = detected")
-    label_column: str = option("", "column of train.csv with the class; empty = detected")
-    group_column: str = option("", "column of train.csv whose rows share a fold; empty = detected")
     audit: bool = option(True, "look for duplicates and unreadable images before folds are made")
     dry_run: bool = option(
         False, "show index, classes, folds, columns and sample, and write and train nothing",
@@ -341,37 +347,6 @@ class FoldConfig(
                 "--epochs 0: only the linear probe of a pretrained net learns without any; pass "
                 "--head_start probe, or --epochs"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanConfig(
-    PlaceConfig, HardwareConfig, CacheConfig, AliasConfig, MetricConfig, ResumeConfig,
-    group="data and output",
-):  # fmt: skip
-    """``scripts/plan.py``: hours in, the best submission out."""
-
-    hours: float = option(
-        1.0, "hours until the last submission stands, the survey included",
-        above=0, most=10_000, first=True,
-    )  # fmt: skip
-    models: tuple[str, ...] = option(
-        (), "timm ids to choose from; none = all with weights in input/weights", group="model",
-        first=True,
-    )  # fmt: skip
-    sizes: tuple[int, ...] = option(
-        (), "image sizes to choose from, px; none = shares of each native size", group="model",
-        least=16, most=4096, first=True,
-    )  # fmt: skip
-    pretrained: str = option("auto", "`auto`, or a weights file (one model)", group="model")
-    folds: int = option(
-        0, "K, settled by the first run on the data; 0 = as settled, at first 3 (5 from 2 hours)",
-        least=2, most=1000, also=0,
-    )  # fmt: skip
-    dry_run: bool = option(False, "survey and plan, train nothing", group="run", first=True)
-    seed: int = option(0, "seed of folds, sample and members", least=0, most=MAX_SEED - MAX_MEMBERS)
-    image_column: str = option("", "column of train.csv with the path; empty = detected")
-    label_column: str = option("", "column of train.csv with the class; empty = detected")
-    group_column: str = option("", "column of train.csv whose rows share a fold; empty = detected")
 
 
 @dataclass(frozen=True, kw_only=True)

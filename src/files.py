@@ -1,8 +1,8 @@
 """Atomic file writes, checksums, patient reads and advisory locks.
 
 A *sealed* file holds, anywhere in its text or header, ``crc32:`` and eight hex digits: the CRC-32
-of its bytes with these digits as zeros. It finds bit rot, not forgery. A file without a seal is
-taken as it is: it was written by hand, or by an earlier version.
+of its bytes with these digits as zeros. It finds bit rot, not forgery. A file without one is taken
+as it is: it was written by hand, or by an earlier version.
 """
 
 from __future__ import annotations
@@ -241,20 +241,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, *names: str) -> None:
-    """Delete what killed processes left half-written in ``folder``; its lock must be held.
-
-    Args:
-        folder: where to look.
-        names: files meant; none = all.
-    """
+    """Delete what killed processes left half-written of ``names`` (none = all), under the lock."""
     for name in names or ("*",):
         for left in folder.glob(f".{name}.*{HALF_WRITTEN}"):
             left.unlink(missing_ok=True)
 
 
-def crc32(array: np.ndarray, before: int = 0) -> int:
-    """Return the CRC-32 of a contiguous array's bytes, behind those that gave ``before``."""
-    return zlib.crc32(array.data.cast("B"), before)
+def crc32(array: np.ndarray) -> int:
+    """Return the CRC-32 of a contiguous array's bytes."""
+    return zlib.crc32(array.data.cast("B"))
 
 
 def checksum(array: np.ndarray) -> str:

@@ -1,11 +1,21 @@
-"""Options of the scripts that show, check and hand over: report, check_data, predict, export."""
+"""Options of the scripts around the main job: plan, report, check_data, predict, export."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from src.config import MAX_SEED, HardwareConfig, PlaceConfig
+from src.config import (
+    MAX_MEMBERS,
+    MAX_SEED,
+    AliasConfig,
+    CacheConfig,
+    ColumnsConfig,
+    HardwareConfig,
+    MetricConfig,
+    PlaceConfig,
+    ResumeConfig,
+)
 from src.option import option
 
 
@@ -76,3 +86,31 @@ class ExportConfig(PlaceConfig, group="run"):
     num_checked: int = option(
         32, "images that onnxruntime and PyTorch must agree on", least=1, most=10_000
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(
+    PlaceConfig, HardwareConfig, CacheConfig, AliasConfig, MetricConfig, ResumeConfig,
+    ColumnsConfig, group="data and output",
+):  # fmt: skip
+    """``scripts/plan.py``: hours in, the best submission out."""
+
+    hours: float = option(
+        1.0, "hours until the last submission stands, the survey included",
+        above=0, most=10_000, first=True,
+    )  # fmt: skip
+    models: tuple[str, ...] = option(
+        (), "timm ids to choose from; none = all with weights in input/weights", group="model",
+        first=True,
+    )  # fmt: skip
+    sizes: tuple[int, ...] = option(
+        (), "image sizes to choose from, px; none = shares of each native size", group="model",
+        least=16, most=4096, first=True,
+    )  # fmt: skip
+    pretrained: str = option("auto", "`auto`, or a weights file (one model)", group="model")
+    folds: int = option(
+        0, "K, settled by the first run on the data; 0 = as settled, at first 3 (5 from 2 hours)",
+        least=2, most=1000, also=0,
+    )  # fmt: skip
+    dry_run: bool = option(False, "survey and plan, train nothing", group="run", first=True)
+    seed: int = option(0, "seed of folds, sample and members", least=0, most=MAX_SEED - MAX_MEMBERS)

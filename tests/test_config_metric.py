@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from scripts.plan import fold_flags
-from src.config import FoldConfig, PlanConfig, config_hash, learned_options
+from src.config import FoldConfig, config_hash, learned_options
 from src.metrics.contest import find_metric
 from src.reader import fill, parse
 from src.runs import Output
 from src.script import UserError
+from src.tool_config import PlanConfig
 
 
 def read(*flags: str) -> FoldConfig:

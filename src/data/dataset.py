@@ -372,22 +372,18 @@ def make_loader(
     """
     cv2.setNumThreads(1)
     num_workers = fit_workers(cap_workers(num_workers), dataset, sampler) if num_workers else 0
-    workers: dict[str, Any] = {}
-    if num_workers > 0:
+    if num_workers:
         _kill_workers_at_exit()
-        workers = {
-            "persistent_workers": True,
-            "prefetch_factor": PREFETCH,
-            "worker_init_fn": _start_worker,
-            "multiprocessing_context": CONTEXT,
-        }
     return Loader(
         _Guarded(dataset, num_threads=0 if num_workers else min(8, available_cores())),
         batch_sampler=sampler,  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=device_type == "cuda",
-        **workers,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=PREFETCH if num_workers else None,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=CONTEXT if num_workers else None,
     )
 
 

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 
 from benchmarks.kill_resume import MODEL
 from scripts import demo, pack
-from src.config import FoldConfig, PlanConfig
+from src.config import FoldConfig
 from src.reader import field_types
+from src.tool_config import PlanConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "notebooks" / "kaggle.ipynb"

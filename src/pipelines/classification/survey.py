@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.config import EngineConfig, PlanConfig
+from src.config import EngineConfig
 from src.data.canonical import ImageSource
 from src.data.dataset import EpochSampler, ImageDataset, make_loader
 from src.data.index import Index
@@ -38,6 +38,7 @@ from src.pipelines.classification.train import ClassData
 from src.pipelines.classification.wise_ft import Embedding
 from src.script import UserError
 from src.tasks.classification import Classification
+from src.tool_config import PlanConfig
 from src.views import View
 
 SHARES = (0.29, 0.43, 0.57, 0.86, 1.14)  # of the native size: 64, 96, 128, 192, 256 px for 224
