@@ -247,9 +247,9 @@ def sweep(folder: Path, *names: str) -> None:
             left.unlink(missing_ok=True)
 
 
-def crc32(array: np.ndarray) -> int:
-    """Return the CRC-32 of a contiguous array's bytes."""
-    return zlib.crc32(array.data.cast("B"))
+def crc32(array: np.ndarray, before: int = 0) -> int:
+    """Return the CRC-32 of a contiguous array's bytes, behind those that gave ``before``."""
+    return zlib.crc32(array.data.cast("B"), before)
 
 
 def checksum(array: np.ndarray) -> str:
