@@ -66,7 +66,7 @@ def compete(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> 
     if config.ablate:
         ablate(config, sets, name, output, results)
     if config.report:
-        from src.pipelines.micro import write_report
+        from src.pipelines.micro_report import write_report
 
         print(f"report: {write_report(config, sets, results, output.root / f'{name}-report.md')}")
 

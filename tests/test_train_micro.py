@@ -21,10 +21,10 @@ from src.pipelines.micro import (
     MicroSet,
     build_task,
     check_protocol,
-    decide,
     read_set,
     run_config,
 )
+from src.pipelines.micro_report import decide
 from src.reader import fill, read_rows
 from src.script import UserError
 
@@ -98,6 +98,7 @@ def test_sets_seeds_report_and_masks(
     assert scores[0][0] != scores[0][1]
     per_seed = np.mean(scores, axis=0)
     mean = f"mean of 2  {per_seed.mean():.4f} ± {per_seed.std(ddof=1):.4f}"
+    assert "CFD, one threshold for all seeds, nested 0." in said
     assert mean in said and "ETIS" in said.split("note: not in")[1].splitlines()[0]
     assert "9,509" in said and "0.0" in said
     report = (out / "micro" / "net-report.md").read_text(encoding="utf-8")

@@ -229,13 +229,15 @@ class Choice:
 
     def __str__(self) -> str:
         row = self.table[self.views - 1]
-        gains = [row[name] - row["plain"] for name in ("best", "score", "nested")]
-        best, score, nested = (f"{gain:+.4f}" for gain in gains)
-        return (
-            f"threshold {self.threshold:.3g} of {self.views} view{'s' * (self.views > 1)}: "
-            f"{row['plain']:.4f} at 0.5, {nested} on held-out folds, {score} on the images that "
-            f"chose it; their best, {best} at {row['best_threshold']:.3g}, is within its noise"
+        best, score, nested = (row[name] - row["plain"] for name in ("best", "score", "nested"))
+        text = (
+            f"{self.views} view{'s' * (self.views > 1)}: {row['plain']:.4f} at threshold 0.5; "
+            f"{nested:+.4f} on held-out folds at what the others choose, {score:+.4f} at "
+            f"{self.threshold:.3g}, chosen on all"
         )
+        if row["best_threshold"] == self.threshold:
+            return text
+        return f"{text}; {best:+.4f} at {row['best_threshold']:.3g} is within its own noise"
 
 
 def choose_views(sweeps: Sequence[SweepCounts], statistic: str, groups: Sequence[str]) -> Choice:

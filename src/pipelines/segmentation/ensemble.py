@@ -23,7 +23,7 @@ from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime
 from src.ensemble.solvers import solve_mixture
 from src.files import Json, read_arrays
-from src.metrics.thresholds import SweepCounts
+from src.metrics.thresholds import Choice, SweepCounts, choose_views
 from src.models.folding import FOLDING_SIDE, fold_norms
 from src.models.pretrained import read_state
 from src.pipelines.run_folder import parse_size, read_config, refuse_lost
@@ -248,14 +248,15 @@ def load_sweeps(run: Run, done: Done) -> Swept | None:
     return Swept(str(found["statistic"]), sweeps, [group or f"\0{name}" for group, name in pairs])
 
 
-def settle_threshold(members: Sequence[Member]) -> tuple[float, str]:
-    """Return the threshold of a blend and one line about where it comes from.
+def pool_choice(members: Sequence[Member]) -> tuple[Choice, int] | None:
+    """Choose one threshold for several runs, on the held-out images of all of them.
 
-    A run's own was chosen on its held-out images; for several runs it is chosen once more on
-    those of all, an image (or group) being one piece of evidence however many runs held it out.
+    An image (or group of them) is one piece of evidence however many runs held it out.
+
+    Returns:
+        The choice and the number of images or groups; None where a run has not swept its views,
+        or was judged by another score.
     """
-    if len(members) == 1:
-        return members[0].threshold, "from valid"
     found = [load_sweeps(member.run, member.done) for member in members]
     swept = [sweep for sweep in found if sweep is not None]
     fits = len(swept) == len(members) and all(
@@ -263,15 +264,23 @@ def settle_threshold(members: Sequence[Member]) -> tuple[float, str]:
         for member, sweep in zip(members, swept, strict=True)
     )
     if not fits:
+        return None
+    units = [unit for sweep in swept for unit in sweep.units]
+    joined = [s.sweeps[m.num_views - 1] for m, s in zip(members, swept, strict=True)]
+    return choose_views([SweepCounts.join(joined)], swept[0].statistic, units), len(set(units))
+
+
+def settle_threshold(members: Sequence[Member]) -> tuple[float, str]:
+    """Return the threshold of a blend and a few words about where it comes from."""
+    if len(members) == 1:
+        return members[0].threshold, "from valid"
+    pooled = pool_choice(members)
+    if pooled is None:
         mass = sum(member.share for member in members)
         mean = sum(member.share * member.threshold for member in members) / mass
         return mean, "from valid, mean of the runs'"
-    parts = [s.sweeps[m.num_views - 1] for m, s in zip(members, swept, strict=True)]
-    units = [unit for sweep in swept for unit in sweep.units]
-    joined = SweepCounts.join(parts)
-    place = joined.choose(swept[0].statistic, units)
-    how = f"from valid, {len(set(units))} images or groups of {len(members)} runs"
-    return float(joined.thresholds[place]), how
+    choice, num_units = pooled
+    return choice.threshold, f"from valid, {num_units} images or groups of {len(members)} runs"
 
 
 def _read_oof(members: Sequence[Member]) -> dict[str, np.ndarray]:

@@ -110,7 +110,7 @@ def score_held_out(
     if runtime.is_main:
         report(task.class_names, scores, how)
         if choice is not None and len(class_thresholds(task)) > 1:
-            print(f"  {task.statistic}, {choice}", flush=True)
+            print(f"  {task.statistic} of {choice}", flush=True)
     return {**done, "cleaning": kept, "counted": how, "scores": scores}
 
 

@@ -1,0 +1,128 @@
+"""Report of a micro net: costs, latency, scores, checklist, and what its score asks for next."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from src.data.sources.micro import DATASETS
+from src.files import write_text
+from src.mask_config import MicroConfig
+from src.models.budget import count_trainable, measure_budget
+from src.models.folding import fold_norms
+from src.models.micro.registry import BUDGET_CLASSES, build_micro
+from src.pipelines.micro import Finished, MicroSet, mean_over_sets, score_table
+
+OUTPUTS = {"VOC": 21}  # the others have two classes, one logit
+# What to do next, by the mean score of a would-be teacher.
+DECISIONS = (
+    (0.53, "distil it into the smaller nets"),
+    (0.50, "ablate its blocks"),
+    (0.47, "tune its recipe"),
+    (float("-inf"), "debug the architecture"),
+)
+
+
+def decide(score: float) -> str:
+    """Return what a teacher's mean score over the sets asks for."""
+    return next(what for limit, what in DECISIONS if score >= limit)
+
+
+def measure_latency(net: nn.Module, size: int = 256, repeats: int = 20) -> float:
+    """Return the median milliseconds of one image, norms folded, on this machine's CPU."""
+    net = fold_norms(net, size).to("cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = torch.zeros(1, 3, size, size).contiguous(memory_format=torch.channels_last)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(repeats + 3):
+            begin = time.perf_counter()
+            net(image)
+            seconds.append(time.perf_counter() - begin)
+    return 1e3 * statistics.median(seconds[3:])
+
+
+def passes_forward(net: str, drop: tuple[str, ...], dataset: str) -> bool:
+    """Return whether the net, built for ``dataset``, gives finite logits of the image's size."""
+    outputs = OUTPUTS.get(dataset, 1)
+    model = build_micro(net, outputs, dataset=dataset, drop=drop).eval()
+    with torch.inference_mode():
+        logits = model(torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8))
+    return tuple(logits.shape) == (1, outputs, 256, 256) and bool(torch.isfinite(logits).all())
+
+
+def checklist(
+    config: MicroConfig, trainable: int, results: Mapping[str, Sequence[Finished]]
+) -> list[tuple[bool, str]]:
+    """Return what a submission has to hold, and whether it does."""
+    net = config.net or config.model
+    seeds = len(next(iter(results.values())))
+    missing = [name for name in DATASETS if name not in results]
+    trained = f"trained on all five sets{': not ' + ', '.join(missing) if missing else ''}"
+    limit = f"{trainable:,} trainable parameters with {BUDGET_CLASSES} classes"
+    return [
+        (trainable <= config.max_params, f"{limit}, at most {config.max_params:,}"),
+        *((passes_forward(net, config.drop, name), f"forward pass on {name}") for name in DATASETS),
+        (config.protocol == "strict", "strict protocol"),
+        (not missing, trained),
+        (seeds >= 3, f"three seeds or more: {seeds}"),
+    ]
+
+
+def write_report(
+    config: MicroConfig,
+    sets: Sequence[MicroSet],
+    results: Mapping[str, Sequence[Finished]],
+    path: Path,
+) -> Path:
+    """Write the report as Markdown and return its path.
+
+    Args:
+        config: of the whole command.
+        sets: trained.
+        results: set → its runs, one a seed.
+        path: of the report.
+    """
+    net = config.net or config.model
+    built = [build_micro(net, BUDGET_CLASSES, dataset=s.name, drop=config.drop) for s in sets]
+    model = max(built, key=count_trainable)  # some sets' options add to the net
+    budget = measure_budget(model)
+    mean = float(np.mean(mean_over_sets(results)))
+    threads = torch.get_num_threads()
+    checks = checklist(config, budget.trainable, results)
+    lines = [
+        f"# {net}, {config.protocol} protocol",
+        "",
+        f"- parameters with {BUDGET_CLASSES} classes: {budget.trainable:,} trainable, "
+        f"{budget.deployed:,} deployed (norms folded)",
+        f"- {budget.flops / 1e6:.1f} MFLOPs for one 256x256 image (a multiply-add is two)",
+        f"- latency {measure_latency(model):.1f} ms for one 256x256 image, {threads} CPU "
+        f"thread{'s' * (threads > 1)}, {platform.machine()}, torch {torch.__version__}",
+        "",
+        "```",
+        budget.table(),
+        "```",
+        "",
+        "## Scores",
+        "",
+        "```",
+        score_table(results),
+        "```",
+        "",
+        "## Checklist",
+        "",
+        *(f"- [{'x' if holds else ' '}] {what}" for holds, what in checks),
+        "",
+        "## Decision",
+        "",
+        f"As a teacher, at {mean:.4f} over {len(results)} set{'s' * (len(results) > 1)}: "
+        f"{decide(mean)}.",
+    ]
+    write_text(path, "\n".join(lines) + "\n")
+    return path
