@@ -370,7 +370,7 @@ def take_over(
         if not config.accept_changes:
             raise UserError(
                 f"{run.folder} was started with other options ({', '.join(changed)}): use them, "
-                "pass --accept_changes, or another --name"
+                "pass --accept_changes or another --name, or delete the folder to start afresh"
             )
         fixed = [k for k in FIXED if own.get(k) != other.get(k)]
         if fixed:
@@ -380,8 +380,8 @@ def take_over(
     if then and now and then != now:
         raise UserError(
             f"{run.folder} was started with {then} steps an epoch and would now have {now}: go on "
-            "with as many processes as then (their number settles the last batch), or pass "
-            "another --name"
+            "with as many processes as then (their number settles the last batch), "
+            "pass another --name, or delete the folder to start afresh"
         )
     micro_batch_size, identity = parts.state.micro_batch_size, parts.state.identity
     try:

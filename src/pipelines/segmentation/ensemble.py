@@ -127,7 +127,9 @@ def find_runs(patterns: Sequence[str]) -> list[Run]:
         literal = re.sub(r"\[", "[[]", pattern)  # a folder may be called "[A] cars"
         found_here = [pattern] if Path(pattern).is_dir() else []
         names = found_here or sorted(glob.glob(pattern) or glob.glob(literal))  # noqa: PTH207
-        runs = [Path(name) for name in names if Run(Path(name)).config.is_file()]
+        # a finished run that has lost its config.yaml is refused, not left out
+        kinds = [(Path(name), Run(Path(name))) for name in names]
+        runs = [path for path, run in kinds if run.config.is_file() or run.finished.is_file()]
         if not runs:
             raise UserError(f"--runs {pattern}: no run there (a folder with config.yaml)")
         found |= dict.fromkeys(runs)
