@@ -157,10 +157,8 @@ def own_file(code: CodeType) -> str:
 
 def importing(frame: FrameType) -> bool:
     """Tell whether a module of this project is being imported above ``frame``."""
-    return any(
-        above.f_code.co_name == "<module>" and above.f_code.co_filename != __file__
-        for above in frames(frame)
-    )
+    modules = {f.f_code.co_filename for f in frames(frame) if f.f_code.co_name == "<module>"}
+    return any(Path(name).is_relative_to(ROOT) for name in modules - {__file__})
 
 
 def frames(frame: FrameType | None) -> Iterator[FrameType]:
@@ -208,7 +206,10 @@ def walks(scratch: Path) -> dict[str, list[str]]:
 def run_quietly(script: str, argv: list[str]) -> str:
     """Run a script in a process of its own and return what it printed."""
     command = [sys.executable, f"{script}.py", *argv]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"error: {script}.py: {done.stderr.strip()[-2000:]}")
+    return done.stdout
 
 
 def print_walks() -> None:
