@@ -265,21 +265,16 @@ def merge_groups(groups: Sequence[str], linked: Iterable[Sequence[int]]) -> list
         groups: group names, "" for none.
         linked: sets of rows that must stay together (duplicates), which may overlap.
     """
-    parent = list(range(len(groups)))
-
-    def find(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
     first: dict[str, int] = {}
     own = [(first.setdefault(name, row), row) for row, name in enumerate(groups) if name]
-    for rows in (*own, *linked):
-        for row in rows[1:]:
-            one, other = sorted((find(rows[0]), find(row)))
-            parent[other] = one
-    roots = [find(row) for row in range(len(groups))]
+    edges = np.array([(rows[0], row) for rows in (*own, *linked) for row in rows[1:]], np.int64)
+    ends = (edges.reshape(-1, 2)[:, 0], edges.reshape(-1, 2)[:, 1])
+    graph = coo_array((np.ones(len(edges)), ends), shape=(len(groups),) * 2)
+    labels = connected_components(graph, directed=False)[1]
+    roots = np.unique(labels, return_index=True)[1][labels].tolist()  # the first row of each set
     size = Counter(roots)
     names: dict[int, str] = {}
     for root, name in zip(roots, groups, strict=True):

@@ -8,9 +8,8 @@ long form, one line for each image and class. Every file is read back and proved
 from __future__ import annotations
 
 import csv
-import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -21,12 +20,13 @@ import numpy as np
 from src.classes import join_groups, nfc, split_lines
 from src.ensemble.submission import (
     Columns,
+    csv_row,
     match_columns,
     to_columns,
     write_submission,
 )
 from src.files import atomic_write
-from src.metrics.classification import Array
+from src.metrics.classification import Array, row_slices
 from src.metrics.decisions import Decision
 from src.script import UserError
 
@@ -251,25 +251,16 @@ def write_form(
     rows = rows or _decided_rows(form, ids, predict, decision)
     with atomic_write(path) as file:
         for row in [list(form.header), *rows]:
-            file.write(_line(row).encode("utf-8"))
+            file.write(csv_row(row).encode("utf-8"))
         file.flush()
         _prove(Path(file.name), [list(form.header), *rows], form, path)
 
 
-def _line(cells: Sequence[str]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
-
-
-def _blocks(num_rows: int) -> Iterator[slice]:
-    for start in range(0, num_rows, _BLOCK_ROWS):
-        yield slice(start, min(start + _BLOCK_ROWS, num_rows))
-
-
 def _long_rows(form: Form, ids: Sequence[str], predict: Predict) -> list[list[str]]:
     assert form.columns is not None and form.places is not None
-    probs = np.concatenate([to_columns(predict(rows), form.columns) for rows in _blocks(len(ids))])
+    probs = np.concatenate(
+        [to_columns(predict(rows), form.columns) for rows in row_slices(len(ids), 1, _BLOCK_ROWS)]
+    )
     sums = probs.sum(axis=1)
     whole = not form.columns.complete or np.abs(sums - 1).max() < 1e-6
     if not (np.isfinite(probs).all() and probs.min() > 0 and sums.max() < 1 + 1e-6 and whole):
@@ -285,7 +276,7 @@ def _decided_rows(
     if decision.rule == "none" and not decision.top:  # the metric scores probabilities
         decision = Decision("argmax", top=_LISTED if form.kind == "lists" else 0)
     rows = []
-    for block in _blocks(len(ids)):
+    for block in row_slices(len(ids), 1, _BLOCK_ROWS):
         decided = decision.apply(predict(block)).tolist()
         for id_, found in zip(ids[block], decided, strict=True):
             rows.append([id_, *_cells(form, found)])

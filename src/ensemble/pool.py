@@ -16,14 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.metrics.classification import Array
+from src.metrics.classification import Array, row_slices
 
 Member = tuple[str, str]  # (model, view)
 
 TINY = 1e-30
 MAX_LOSS = float(-np.log(1e-15))  # the usual grader clips probabilities to 1e-15
 FLOORS = ("uniform", "class frequencies")
-_BLOCK_VALUES = 1 << 20  # float32 values of one member handled together: 4 MiB
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,8 @@ def log_softmax(logits: Array, temperature: float = 1.0) -> Array:
 
 def row_blocks(num_rows: int, num_classes: int) -> Iterator[Array]:
     """Yield consecutive row numbers, few enough that a block of float32 values stays small."""
-    size = max(1, _BLOCK_VALUES // max(1, num_classes))
-    for start in range(0, num_rows, size):
-        yield np.arange(start, min(start + size, num_rows))
+    for rows in row_slices(num_rows, num_classes):
+        yield np.arange(rows.start, rows.stop)
 
 
 def pool_arrays(kind: str, log_probs: Array, weights: Array) -> Array:

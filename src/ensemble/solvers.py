@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.ensemble.pool import MAX_LOSS, TINY
-from src.metrics.classification import MAX_TEMPERATURE, MIN_TEMPERATURE, Array
+from src.metrics.classification import MAX_TEMPERATURE, MIN_TEMPERATURE, Array, row_slices
 
 _EM_STEPS = 5
 _MAX_STEPS = 200
@@ -183,10 +183,9 @@ def _derivatives(
     num_rows, num_members, num_classes = log_probs.shape
     loss, slope = 0.0, np.zeros(num_members)
     curve = np.zeros((num_members, num_members))
-    size = max(1, _BLOCK_VALUES // (num_members * num_classes))
-    for begin in range(0, num_rows, size):
-        block = log_probs[begin : begin + size]
-        rows, true = np.arange(len(block)), targets[begin : begin + size]
+    for part in row_slices(num_rows, num_members * num_classes, _BLOCK_VALUES):
+        block, true = log_probs[part], targets[part]
+        rows = np.arange(len(block))
         probs = weights.astype(np.float32) @ block
         probs += bias
         probs -= probs.max(axis=1, keepdims=True)

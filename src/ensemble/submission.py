@@ -18,7 +18,7 @@ import numpy as np
 
 from src.classes import join_groups, nfc
 from src.files import atomic_write
-from src.metrics.classification import Array
+from src.metrics.classification import Array, row_slices
 from src.script import UserError
 
 POLICIES = ("split", "first", "both_equal_renormalised")
@@ -261,14 +261,12 @@ def write_submission(
         UserError: what was read back is not what a grader accepts.
     """
     line = ",".join(["%.8g"] * len(columns.names)) + "\n"
-    size = max(1, _BLOCK_VALUES // max(len(columns.names), 1))
     with atomic_write(path) as file:
-        file.write(_csv_row([id_column, *columns.names]).encode("utf-8"))
-        for start in range(0, len(ids), size):
-            rows = slice(start, min(start + size, len(ids)))
+        file.write(csv_row([id_column, *columns.names]).encode("utf-8"))
+        for rows in row_slices(len(ids), len(columns.names), _BLOCK_VALUES):
             probs = to_columns(predictions(rows), columns)
             text = [
-                f"{_csv_row([id_])[:-1]},{line % tuple(row)}"
+                f"{csv_row([id_])[:-1]},{line % tuple(row)}"
                 for id_, row in zip(ids[rows], probs.tolist(), strict=True)
             ]
             file.write("".join(text).encode("utf-8"))
@@ -278,7 +276,8 @@ def write_submission(
         )
 
 
-def _csv_row(cells: Sequence[str]) -> str:
+def csv_row(cells: Sequence[str]) -> str:
+    """Return cells as a line of CSV, quoted where they must be."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()

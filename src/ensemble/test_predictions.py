@@ -24,7 +24,7 @@ import numpy as np
 from src.ensemble.pool import Blend, member_log_probs
 from src.ensemble.predictions import TestRun
 from src.files import atomic_write
-from src.metrics.classification import Array
+from src.metrics.classification import Array, row_slices
 from src.script import UserError
 
 _BLOCK_VALUES = 1 << 18
@@ -126,10 +126,8 @@ class BlendedPredictions:
 
     def blocks(self) -> Iterator[Array]:
         """Yield the log probabilities of consecutive rows, in memory."""
-        num_rows, num_classes = self.log_probs.shape
-        size = max(1, _BLOCK_VALUES // num_classes)
-        for start in range(0, num_rows, size):
-            yield np.array(self.log_probs[start : start + size])
+        for rows in row_slices(len(self.log_probs), self.log_probs.shape[1], _BLOCK_VALUES):
+            yield np.array(self.log_probs[rows])
 
 
 def save_predictions(
@@ -143,14 +141,12 @@ def save_predictions(
         progress: called with the number of rows after each block.
     """
     num_classes = len(predictor.blend.prior)
-    size = max(1, _BLOCK_VALUES // num_classes)
     gain = np.empty(predictor.num_rows)
     choices: dict[str, Array] = {}
     header = {"descr": "<f4", "fortran_order": False, "shape": (predictor.num_rows, num_classes)}
     with atomic_write(path) as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, predictor.num_rows, size):
-            rows = slice(start, min(start + size, predictor.num_rows))
+        for rows in row_slices(predictor.num_rows, num_classes, _BLOCK_VALUES):
             prediction = predictor.predict(rows)
             file.write(np.ascontiguousarray(prediction.log_probs, dtype="<f4").tobytes())
             gain[rows] = prediction.gain

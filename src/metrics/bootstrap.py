@@ -134,9 +134,6 @@ def compare_counts(
     statistic: str = "pooled_mean_iou",
     *,
     groups: Sequence[str] | np.ndarray | None = None,
-    num_resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> Difference:
     """Compare two segmentation runs on the images that both predicted.
 
@@ -145,9 +142,6 @@ def compare_counts(
         second: counts of run B.
         statistic: a name in ``STATISTICS``.
         groups: group of every row of the table, addressed by ``counts.index``.
-        num_resamples: see :func:`bootstrap_difference`, as the rest.
-        level: confidence.
-        seed: of the resampling.
 
     Raises:
         UserError: an unknown statistic, or runs over different images.
@@ -165,9 +159,6 @@ def compare_counts(
         lambda weights: score(second, weights),
         len(first),
         groups=rows,
-        num_resamples=num_resamples,
-        level=level,
-        seed=seed,
     )
 
 

@@ -51,7 +51,7 @@ def log_loss(probs: Array, targets: Array, eps: float = EPS) -> float:
     """
     targets = _check_targets(targets, probs.shape)
     total = 0.0
-    for rows in _blocks(probs.shape):
+    for rows in row_slices(*probs.shape):
         clipped = np.clip(np.asarray(probs[rows], dtype=np.float64), eps, 1.0 - eps)
         true = clipped[np.arange(len(clipped)), targets[rows]]
         total += float(np.sum(np.log(clipped.sum(axis=1)) - np.log(true)))
@@ -174,7 +174,7 @@ def _slope_and_curvature(
 ) -> tuple[float, float]:
     """Return the first and second derivative in beta of the penalised mean log loss."""
     slope, curvature = prior * (1 - 1 / beta), prior / beta**2
-    for rows in _blocks(logits.shape):
+    for rows in row_slices(*logits.shape):
         z = np.array(logits[rows], dtype=np.float64)
         z -= z.max(axis=1, keepdims=True)
         np.maximum(z, _FLOOR, out=z)
@@ -189,11 +189,11 @@ def _slope_and_curvature(
     return slope / len(targets), curvature / len(targets)
 
 
-def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
-    num_rows, num_classes = shape
-    size = max(1, _BLOCK_VALUES // max(1, num_classes))
+def row_slices(num_rows: int, width: int, values: int = _BLOCK_VALUES) -> Iterator[slice]:
+    """Yield slices of rows, so many that ``width`` columns hold about ``values`` numbers."""
+    size = max(1, values // max(1, width))
     for start in range(0, num_rows, size):
-        yield slice(start, start + size)
+        yield slice(start, min(start + size, num_rows))
 
 
 def _check_targets(targets: Array, shape: tuple[int, ...]) -> Array:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from src.models.classifier import Classifier
+from src.models.pooling import as_map
 
 UNKNOWN = -1.0
 
@@ -88,18 +89,7 @@ def show_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
         logits, maps = network.forward_features(image)  # type: ignore[operator]
         return logits, maps[-1]
     features = network.show(image)
-    return network.classify(network.embed(features)), _to_map(network.backbone, features)
-
-
-def _to_map(backbone: nn.Module, features: Tensor) -> Tensor:
-    """Bring timm's three layouts to (B, C, h, w); tokens without a place are dropped."""
-    if features.ndim == 3:
-        tokens = features[:, getattr(backbone, "num_prefix_tokens", 0) :]
-        side = round(tokens.shape[1] ** 0.5)
-        assert side * side == tokens.shape[1], "tokens of a square image"
-        return tokens.transpose(1, 2).unflatten(2, (side, side))
-    channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
-    return features.permute(0, 3, 1, 2) if channels_last else features
+    return network.classify(network.embed(features)), as_map(network.backbone, features)
 
 
 @torch.no_grad()

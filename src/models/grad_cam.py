@@ -7,12 +7,11 @@ Tokens of a transformer are laid out as the map they came from, without class an
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from src.models.classifier import Classifier
+from src.models.pooling import as_map
 
 
 def grad_cam(model: Classifier, image: Tensor, target: int) -> Tensor:
@@ -27,19 +26,8 @@ def grad_cam(model: Classifier, image: Tensor, target: int) -> Tensor:
     with torch.enable_grad():
         logit = model.classify(model.embed(shown))[0, target]
         (gradient,) = torch.autograd.grad(logit, shown)
-    features, weights = (_positions_by_channels(model, x) for x in (shown.detach(), gradient))
+    features, weights = (
+        as_map(model.backbone, x)[0].permute(1, 2, 0) for x in (shown.detach(), gradient)
+    )
     heat = (features @ weights.mean(dim=(0, 1))).clamp_min(0)
     return heat / heat.max().clamp_min(1e-12)
-
-
-def _positions_by_channels(model: Classifier, features: Tensor) -> Tensor:
-    """Return a map of one image, in timm's layout, as (h, w, C)."""
-    backbone = model.backbone
-    if features.ndim == 4:
-        nhwc = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
-        return features[0] if nhwc else features[0].permute(1, 2, 0)
-    tokens = features[0, getattr(backbone, "num_prefix_tokens", 0) :]
-    grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
-    side = math.isqrt(len(tokens))
-    height, width = grid if grid and math.prod(grid) == len(tokens) else (side, side)
-    return tokens[: height * width].reshape(height, width, -1)

@@ -62,6 +62,19 @@ class MeanPool(nn.Module):
         return features.float().mean(dim=dims, keepdim=True)
 
 
+def as_map(backbone: nn.Module, features: Tensor) -> Tensor:
+    """Return a backbone's features (B, H, W, C), (B, N, C) or (B, C, H, W) as (B, C, H, W)."""
+    if features.ndim == 4:
+        nhwc = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+        return features.permute(0, 3, 1, 2) if nhwc else features
+    tokens = features[:, getattr(backbone, "num_prefix_tokens", 0) :]
+    grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
+    side = math.isqrt(tokens.shape[1])
+    size = grid if grid and math.prod(grid) == tokens.shape[1] else (side, side)
+    assert math.prod(size) == tokens.shape[1], "tokens of a square image"
+    return tokens.transpose(1, 2).unflatten(2, size)
+
+
 def pool_to_one_cell(backbone: nn.Module, features: Tensor, pool: nn.Module) -> Tensor:
     """Pool a map to one cell in the same layout.
 

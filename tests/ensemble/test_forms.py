@@ -141,9 +141,9 @@ def test_what_was_written_wrongly_does_not_stand(tmp_path, monkeypatch, kind) ->
     holds = {"labels": "labels", "lists": "top", "long": "probabilities"}[kind]
     asked = sample(*[cells] * len(keys or IDS), header=header, keys=keys)
     form = find_form(asked, CLASSES, holds=holds, ids=IDS)
-    whole = forms._line
+    whole = forms.csv_row
     monkeypatch.setattr(
-        forms, "_line", lambda row: whole(row).replace("cat", "cta").replace("0.7", "0.8")
+        forms, "csv_row", lambda row: whole(row).replace("cat", "cta").replace("0.7", "0.8")
     )
     decision = Decision("none", top=2) if kind == "lists" else ARGMAX
     with pytest.raises(UserError, match="try again"):

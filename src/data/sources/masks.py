@@ -206,11 +206,7 @@ def check_any_labels(index: MaskIndex) -> None:
 
 
 def list_files(
-    folder: Path,
-    suffixes: frozenset[str],
-    key: Callable[[str], str | None] = str,
-    *,
-    deep: bool = False,
+    folder: Path, suffixes: frozenset[str], key: Callable[[str], str | None] = str
 ) -> dict[str, Path]:
     """List the files of ``folder``, sorted, as {NFC id: path}.
 
@@ -218,18 +214,15 @@ def list_files(
         folder: may be missing, then nothing is listed.
         suffixes: lower-case endings to keep; hidden files are left out.
         key: stem -> id, or None to leave the file out.
-        deep: list subfolders too; their names stand in front of the id.
 
     Raises:
         UserError: two files share an id (``7.jpg`` and ``7.png``).
     """
     found: dict[str, Path] = {}
-    paths = (folder.rglob("*") if deep else folder.iterdir()) if folder.is_dir() else ()
-    for path in sorted(paths):
-        place = path.relative_to(folder)
-        if path.suffix.lower() not in suffixes or any(p.startswith(".") for p in place.parts):
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
-        name = key(unicodedata.normalize("NFC", place.with_suffix("").as_posix()))
+        name = key(unicodedata.normalize("NFC", path.stem))
         if name is None:
             continue
         if name in found:

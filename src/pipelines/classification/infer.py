@@ -192,17 +192,34 @@ def infer_fold(
     """
     fold = load_fold(run, config)
     images = images or DecodedImages(index.root, index.table["image"].tolist(), fold.num_workers)
-    run.test_info.unlink(missing_ok=True)  # it must not declare other logits than its own whole
-    shape = (len(views), len(images), len(fold.classes))
-    with atomic_array(run.test_logits, shape, np.float16) as logits:
+
+    def fill(logits: np.ndarray) -> None:
         fold.predict(images, views, out=logits, threshold=threshold)
+
+    write_test_logits(run, index, views, fold.classes, fill, threshold=threshold)
+
+
+def write_test_logits(
+    run: Run,
+    index: Index,
+    views: Sequence[str],
+    classes: Sequence[str],
+    fill: Callable[[np.ndarray], None],
+    threshold: float | None = None,
+) -> None:
+    """Write ``test_logits.npy``, which ``fill`` is given to write to, and ``test.json``."""
+    done = read_done(run)
+    run.test_info.unlink(missing_ok=True)  # it must not declare other logits than its own whole
+    shape = (len(views), len(index.table), len(classes))
+    with atomic_array(run.test_logits, shape, np.float16) as logits:
+        fill(logits)
     save_test_info(
         run.test_info,
         logits=np.load(run.test_logits, mmap_mode="r", allow_pickle=False),
         ids_hash=hash_images(index),
         views=views,
-        classes=fold.classes,
-        trained=training_mark(read_done(run)),
+        classes=classes,
+        trained=training_mark(done),
         threshold=threshold,
     )
 

@@ -15,21 +15,20 @@ from src.data.folds import Folds
 from src.data.index import Index
 from src.engine.runtime import Runtime
 from src.engine.weights import run_identity, save_weights
-from src.ensemble.predictions import save_oof, save_test_info
-from src.files import atomic_array
+from src.ensemble.predictions import save_oof
 from src.losses.classification import build_loss
 from src.models.classifier import Classifier, build_classifier
 from src.models.folding import fold_norms
 from src.models.pretrained import find_weights
 from src.models.probe import fit_probe
 from src.models.zoo import check_timm_id, find_data_config
-from src.pipelines.classification.infer import hash_images
+from src.pipelines.classification.infer import write_test_logits
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.survey import embed
 from src.pipelines.classification.train import ClassData
 from src.pipelines.classification.wise_ft import pick_rows
 from src.pipelines.run_folder import finish_run, finished, write_config
-from src.runs import Done, Output, Run, read_done, training_mark
+from src.runs import Done, Output, Run
 from src.tasks.classification import MONITOR, Classification
 from src.views import first_views, view_names
 
@@ -85,7 +84,13 @@ def train_probes(
             done |= {"config": learned_options(config), "split_hash": folds.folds_hash}
             done |= {"monitor": MONITOR, "score": score, "best_epoch": 0}
             finish_run(runs[fold], done, keep_last=False)
-            write_test(config, runs[fold], data, model, unseen, test)
+            logits = classify(model, unseen).clip(-6e4, 6e4)
+
+            def fill(out: np.ndarray, found: np.ndarray = logits) -> None:
+                out[:] = found
+
+            names = view_names(config.tta_steps)
+            write_test_logits(runs[fold], test, names, data.classes, fill)
             print(f"{runs[fold].folder}: linear probe, {done['monitor']} {score}", flush=True)
 
 
@@ -124,25 +129,6 @@ def fit_fold(
         folds_hash=data.folds.folds_hash,
     )
     return round(meter.compute()[task.monitor], 6)
-
-
-def write_test(
-    config: FoldConfig, run: Run, data: ClassData, model: Classifier, unseen: Tensor, test: Index
-) -> None:
-    """Write the test logits of every view of a finished fold."""
-    done = read_done(run)
-    logits = classify(model, unseen)
-    run.test_info.unlink(missing_ok=True)  # it must not declare other logits than its own whole
-    with atomic_array(run.test_logits, logits.shape, np.float16) as array:
-        array[:] = logits.clip(-6e4, 6e4)
-    save_test_info(
-        run.test_info,
-        logits=np.load(run.test_logits, mmap_mode="r", allow_pickle=False),
-        ids_hash=hash_images(test),
-        views=view_names(config.tta_steps),
-        classes=data.classes,
-        trained=training_mark(done),
-    )
 
 
 @torch.inference_mode()
