@@ -1,7 +1,8 @@
 """Predict masks: python infer_segmentation.py --runs 'output/lane/*/fold*' --split test.
 
 Finished runs of any mask track and images in, index PNGs and run lengths at the images' own size
-out; scores and the gallery of the worst where masks exist. --compare A B sets two runs, or two
+out; scores and the gallery of the worst where masks exist. Runs of several data sets get a folder
+each; those of one are blended. --compare A B sets two runs, or two
 folders of masks, side by side.
 """
 
@@ -35,24 +36,25 @@ def main(argv: list[str]) -> int:
     )
     if config.compare:
         return compare(config.compare)
-    members = find_members(config)
-    index, rows = find_images(config, members)
-    for note in index.notes:
-        print(f"note: {note}")
-    predict_images(config, members, index, rows)
+    sets = find_members(config)
+    default = Output(Path(config.output_dir)).masks(config.split)
+    root = Path(config.output) if config.output else default
+    if len(sets) > 1:
+        print(f"{len(sets)} data sets, a folder each: {', '.join(sets)}")
+        own_folder(root, (), ours=root == default)
+    for name, members in sets.items():
+        index, rows = find_images(config, members)
+        for note in index.notes:
+            print(f"note: {note}")
+        folder = root / name if len(sets) > 1 else root
+        own_folder(folder, ("masks", "overlays"), ours=root == default)
+        predict_images(config, members, index, rows, folder)
     return 0
 
 
-def find_members(config: InferSegmentationConfig) -> list[Member]:
-    """Read the runs and settle their weights."""
-    from dataclasses import replace
-
-    from src.pipelines.segmentation.ensemble import (
-        check_alike,
-        find_runs,
-        load_member,
-        settle_shares,
-    )
+def find_members(config: InferSegmentationConfig) -> dict[str, list[Member]]:
+    """Read the runs of each data set and settle their weights there."""
+    from src.pipelines.segmentation.ensemble import by_data_set, find_runs, load_member
 
     if not config.runs and not config.checkpoint:
         raise UserError("--runs is missing: folders of runs, as in 'output/lane/*/fold*'")
@@ -64,6 +66,16 @@ def find_members(config: InferSegmentationConfig) -> list[Member]:
     members = [
         load_member(run, checkpoint=config.checkpoint, tta_steps=config.tta_steps) for run in runs
     ]
+    sets = by_data_set(members, data_dir=config.data_dir)
+    return {name: settle_members(config, own) for name, own in sets.items()}
+
+
+def settle_members(config: InferSegmentationConfig, members: Sequence[Member]) -> list[Member]:
+    """Settle the weights of the runs of one data set; those without any are left out."""
+    from dataclasses import replace
+
+    from src.pipelines.segmentation.ensemble import check_alike, settle_shares
+
     check_alike(members, one_data_set=not config.data_dir)
     shares, how = settle_shares(members, config.blend)
     if len(members) > 1:
@@ -109,7 +121,11 @@ def find_images(
 
 
 def predict_images(
-    config: InferSegmentationConfig, members: Sequence[Member], index: MaskIndex, rows: np.ndarray
+    config: InferSegmentationConfig,
+    members: Sequence[Member],
+    index: MaskIndex,
+    rows: np.ndarray,
+    root: Path,
 ) -> None:
     """Write the mask of every image, and all that is made of the masks."""
     from tqdm import tqdm
@@ -120,9 +136,7 @@ def predict_images(
     from src.pipelines.segmentation.score import to_mask
 
     runtime: Runtime = start_runtime(config.device, config.precision, "auto")
-    default = Output(Path(config.output_dir)).masks(config.split)
-    folder = MaskFolder(Path(config.output) if config.output else default)
-    own_folder(folder.root, ("masks", "overlays"), ours=folder.root == default)
+    folder = MaskFolder(root)
     threshold, origin = config.threshold, "given"
     if threshold < 0:
         threshold, origin = settle_threshold(members)

@@ -113,6 +113,14 @@ def test_sets_seeds_report_and_masks(
     masks = tmp_path / "masks"
     infer_segmentation.main(["--runs", str(one), "--device", "cpu", "--output", str(masks)])
     assert {p.stem for p in masks.rglob("*.png")} >= {"k", "l"}
+    capsys.readouterr()
+    every = str(out / "micro" / "net-*-seed*" / "fold0")
+    infer_segmentation.main(["--runs", every, "--device", "cpu", "--output", str(tmp_path / "m")])
+    said = capsys.readouterr().out
+    assert "2 data sets, a folder each: CFD, CVPPP" in said and said.count("2 runs, weights") == 2
+    for name in ("CFD", "CVPPP"):
+        found = sorted((tmp_path / "m" / name / "masks").iterdir())
+        assert [path.name for path in found] == ["k.png", "l.png"]
 
 
 def test_each_block_is_dropped_with_three_seeds(

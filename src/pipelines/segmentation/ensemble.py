@@ -26,7 +26,7 @@ from src.files import Json, read_arrays
 from src.metrics.thresholds import Choice, SweepCounts, choose_views
 from src.models.folding import FOLDING_SIDE, fold_norms
 from src.models.pretrained import read_state
-from src.pipelines.run_folder import parse_size, read_config, refuse_lost
+from src.pipelines.run_folder import data_label, parse_size, read_config, refuse_lost
 from src.pipelines.segmentation.score import fit_size, mean_probs
 from src.pipelines.segmentation.train import build_network
 from src.runs import REPAIR, Done, Run, read_done
@@ -205,6 +205,23 @@ def check_alike(members: Sequence[Member], *, one_data_set: bool) -> None:
                     f"{member.run.folder} and {first.run.folder} learned different data "
                     f"({key}: {member.resolved[key]} and {first.resolved[key]}): narrow --runs"
                 )
+
+
+def by_data_set(members: Sequence[Member], *, data_dir: str = "") -> dict[str, list[Member]]:
+    """Group runs by the data they learned from: {name of the set: its runs}, in order.
+
+    Args:
+        members: the runs.
+        data_dir: one folder that is read instead; micro sets in it are still told apart.
+    """
+    found: dict[tuple[str, str], list[Member]] = {}
+    for member in members:
+        source = member.resolved["source"]
+        micro = source.removeprefix("micro/") if source.startswith("micro/") else ""
+        found.setdefault((data_dir or member.resolved["data_dir"], micro), []).append(member)
+    names = [micro or data_label(folder) for folder, micro in found]
+    unique = [name if names.count(name) == 1 else f"{name}-{n}" for n, name in enumerate(names, 1)]
+    return dict(zip(unique, found.values(), strict=True))
 
 
 def settle_shares(members: Sequence[Member], mode: str) -> tuple[list[float], str]:
