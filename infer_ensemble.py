@@ -83,6 +83,12 @@ def infer(config: InferConfig, output: Output) -> None:
         predictions = save_predictions(
             output.root / "test_log_probs.npy", predictor, progress=bar.update
         )
+    if weights.labels:
+        with own_file(path, ours=path == output.submission):
+            submit_labels(path, form, ids, weights, predictions)
+        describe_labels(output.prediction, weights, predictions, len(ids), predictor.temperature)
+        print(f"\n{path}: {len(ids)} rows × {form}, read back and sound")
+        return
     shift = find_shift(predictions, weights)
     corrected = config.prior_correction == "on" and shift.significant
     with own_file(path, ours=path == output.submission):
@@ -101,7 +107,8 @@ def sample_form(config: InferConfig, root: Path, weights: Weights, ids: list[str
     counted = weights.counted
     return read_form(
         root,
-        weights.classes,
+        weights.labels or weights.classes,
+        several=bool(weights.labels),
         metric=counted.metric if counted else "log_loss",
         ordinal=counted.ordinal if counted else (),
         ids=ids,
@@ -125,6 +132,7 @@ def infer_models(
     """Return the test logits of every model and fold, inferring those that are not there yet."""
     from src.ensemble.predictions import has_test_run, open_test_run
     from src.ensemble.weights import needed_views, used_models
+    from src.labels import PairedLogits
     from src.pipelines.classification.infer import (
         DecodedImages,
         blended_runs,
@@ -153,9 +161,11 @@ def infer_models(
                 run.folder,
                 num_rows=len(index.table),
                 ids_hash=ids_hash,
-                classes=weights.source_classes,
+                classes=weights.predicted,
                 views=views,
             )
+            if weights.labels:
+                opened = replace(opened, logits=PairedLogits(opened.logits))
             runs.setdefault(model, []).append(opened)
     return runs
 
@@ -208,6 +218,41 @@ def describe(
     print("\n" + "\n".join(lines))
     if counted:
         print(report.counted_lines(counted, score))
+
+
+def submit_labels(
+    path: Path, form: Form, ids: list[str], weights: Weights, predictions: BlendedPredictions
+) -> None:
+    """Write the submission of several labels an image, and prove it by reading it back."""
+    from src.ensemble.label_forms import write_labels
+
+    assert weights.counted is not None
+    write_labels(path, form, ids, predictions.log_probs, weights.counted.decision)
+
+
+def describe_labels(
+    prediction: Path,
+    weights: Weights,
+    predictions: BlendedPredictions,
+    num_test: int,
+    temperature: float,
+) -> None:
+    """Write the expected score of several labels an image, and print how frequent each label is."""
+    from src.ensemble import report
+    from src.ensemble.contest import Score, forecast_score
+    from src.metrics.contest import find_metric
+
+    counted = weights.counted
+    assert counted is not None
+    better = find_metric(counted.metric, weights.labels, several=True).greater_is_better
+    score = forecast_score(
+        Score(counted.score, counted.low, counted.high), counted.num_rows, num_test,
+        greater_is_better=better,
+    )  # fmt: skip
+    forecast = {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
+    write_json(prediction, forecast | {"average_temperature": temperature})
+    print(f"\n{report.labels_table(predictions.log_probs, counted.decision, weights.labels)}\n")
+    print(report.counted_lines(counted, score))
 
 
 def submit(

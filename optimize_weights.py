@@ -59,10 +59,10 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
 
     started = time.monotonic()
     oof, alias_groups = load(config, output)
-    print(
-        f"{len(oof.models)} models, {len(oof.members)} members (model × view), "
-        f"{len(oof.targets)} rows, {len(oof.classes)} classes"
-    )
+    size = f"{len(oof.targets)} rows, {len(oof.classes)} classes"
+    if oof.labels:
+        size = f"{len(oof.targets) // len(oof.labels)} images, {len(oof.labels)} labels"
+    print(f"{len(oof.models)} models, {len(oof.members)} members (model × view), {size}")
     tables = build_tables(oof)
     metric = find_counted(config, output, oof)
     if metric is not None:
@@ -95,7 +95,10 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
 
 
 def find_counted(config: BlendConfig, output: Output, oof: Oof) -> Metric | None:
-    """Return what the contest counts: as said, else as the runs were trained; None = log loss."""
+    """Return what the contest counts: as said, else as the runs were trained.
+
+    None is log loss of one class an image.
+    """
     from src.metrics.contest import find_metric
 
     name, ordinal = config.metric, config.ordinal
@@ -111,6 +114,8 @@ def find_counted(config: BlendConfig, output: Output, oof: Oof) -> Metric | None
             raise UserError(f"the runs were trained for different metrics ({names}): pass --metric")
         name, order = trained.pop()
         ordinal = ordinal or order
+    if oof.labels:
+        return find_metric(name, oof.labels, ordinal, several=True)
     return None if name == "log_loss" else find_metric(name, oof.classes, ordinal)
 
 
@@ -136,15 +141,15 @@ def optimize_metric(
         "optimum, as the duality gap proves"
     )
     board = build_board(metric, oof, tables)
+    num_rows = len(board.rows) // metric.unit
     if len(board.rows) < len(oof.targets):
-        print(f"note: judged on {len(board.rows)} of {len(oof.targets)} rows, evenly thinned")
+        every = len(oof.targets) // metric.unit
+        print(f"note: judged on {num_rows} of {every} rows, evenly thinned")
     candidates = find_candidates(board, trials=config.trials, seed=config.seed)
     choice = adopt(board, candidates)
     adopted, score = choice.candidate, choice.score
     decision, ordinal = adopted.decision, tuple(oof.classes[k] for k in metric.order)
-    counted = Counted(
-        metric.name, ordinal, decision, score.value, score.low, score.high, len(board.rows)
-    )
+    counted = Counted(metric.name, ordinal, decision, score.value, score.low, score.high, num_rows)
     table, scores = candidates_table(board, candidates, adopted)
     fitted = as_fitted(board, adopted)
     content, share = write(
@@ -152,7 +157,7 @@ def optimize_metric(
     )
     gains = contributions(oof.members, tables, weights)
     print(f"\n{table}\n\nby log loss:\n{contributions_table(gains)}\n")
-    if config.suggest_aliases:
+    if config.suggest_aliases and not oof.labels:
         suggest(output, oof, fitted, board.targets)
     report_trust(fitted, content, share, board.targets)
     print(
@@ -167,7 +172,7 @@ def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]
     import numpy as np
 
     from src.data.folds import read_folds
-    from src.ensemble.oof import FoldTable, load_oof
+    from src.ensemble.oof import FoldTable, learns_labels, load_oof
 
     folds = read_folds(output.folds)
     used = folds.fold >= 0  # the others are quarantined
@@ -178,8 +183,10 @@ def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]
         folds=folds.fold[used],
         hash=folds.folds_hash,
     )
-    aliases = find_aliases(config, tuple(np.unique(targets).tolist()))
-    groups = [names for names in aliases.members() if len(names) > 1]
+    groups: list[tuple[str, ...]] = []
+    if not learns_labels(output.root):
+        aliases = find_aliases(config, tuple(np.unique(targets).tolist()))
+        groups = [names for names in aliases.members() if len(names) > 1]
     oof = load_oof(
         output.root,
         table,
@@ -263,7 +270,7 @@ def write(
     from src.ensemble.calibration import adaptive_threshold, summarise_oof
     from src.ensemble.weights import Weights, write_weights
 
-    threshold, share = adaptive_threshold(oof, adopted.blend)
+    threshold, share = (1.1, 1.0) if oof.labels else adaptive_threshold(oof, adopted.blend)
     content = Weights(
         blend=adopted.blend,
         order=order,
@@ -276,6 +283,7 @@ def write(
         summary=summarise_oof(adopted.nested, targets),
         adaptive_threshold=threshold,
         counted=counted,
+        labels=oof.labels,
     )
     write_weights(output.weights, content)
     return content, share
@@ -287,6 +295,13 @@ def report_trust(adopted: Fitted, weights: Weights, share: float, targets: Array
     from src.ensemble.report import reliability_table
 
     summary, threshold = weights.summary, weights.adaptive_threshold
+    if weights.labels:
+        print(
+            f"{reliability_table(reliability(adopted.nested, targets))}\n(rows are images × labels,"
+            " before each label's own calibration)\n\nOOF binary log loss, uncalibrated by label, "
+            f"{summary.loss:.5f}; temperature {adopted.blend.temperature:.4f}"
+        )
+        return
     adaptive = (
         f"a model that gives its first view {threshold:g} or more needs no other; "
         f"{share:.1%} of the images do need more"

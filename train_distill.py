@@ -146,7 +146,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     from src.models.classifier import build_classifier
     from src.models.pretrained import find_weights
     from src.models.zoo import check_timm_id, find_data_config
-    from src.pipelines.classification.prepare import find_aliases, prepare_data
+    from src.pipelines.classification.prepare import find_aliases, prepare_data, refuse_several
     from src.pipelines.classification.train import ClassData, train_classes
     from src.pipelines.distillation import Field
     from src.tasks.classification import Classification
@@ -158,6 +158,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     shared = ("data_dir", "allow_outside", "folds")
     where = FoldConfig(seed=config.fold_seed, **{name: getattr(config, name) for name in shared})
     index, folds = prepare_data(where, output)
+    refuse_several(index, "train_distill.py")
     data = ClassData(index, folds, find_aliases(where, index), size)
     num_classes = len(data.classes)
 

@@ -25,7 +25,7 @@ MAX_MEMBERS = 16  # of a plan
 SIZE = r"(1[6-9]|[2-9]\d|\d{3}|[1-8]\d{3})"  # 16 to 8999 pixels
 SIZES = rf"native|{SIZE}([xX×]{SIZE})?"
 METRICS = r"log_loss|accuracy|balanced_accuracy|macro_f1|micro_f1|qwk|auc|map@[1-9]\d?"
-NOT_COUNTED = "mean_auc|f1_samples|map|rmse|mae"  # find_metric() says why
+OF_LABELS = "mean_auc|f1_samples|map|rmse|mae"  # find_metric() says why the last two are not there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +219,9 @@ class MetricConfig(Options, group="validation and inference"):
         "log_loss",
         "what the contest counts, for early stopping, the weights that are kept and the blend: "
         "log_loss, accuracy, balanced_accuracy, macro_f1, micro_f1, qwk (ordered classes), auc, "
-        "map@K (as in map@3); optimize_weights.py: runs = what they were trained for",
-        form=rf"{METRICS}|{NOT_COUNTED}|runs",
-    )
+        "map@K (as in map@3); of several labels log_loss, mean_auc, f1_samples, map; runs = as "
+        "trained, in optimize_weights.py", form=rf"{METRICS}|{OF_LABELS}|runs",
+    )  # fmt: skip
     ordinal: tuple[str, ...] = option(
         (), "classes from the lowest grade to the highest, for --metric qwk; none = by number"
     )
@@ -279,7 +279,7 @@ class ClassLossConfig(Options, group="loss"):
     loss: str = option(
         "cross_entropy",
         "training loss: cross_entropy, focal(gamma=2), bi_tempered(t1=0.8, t2=1.2), or a sum as "
-        "in `cross_entropy + 0.5 focal`",
+        "in `cross_entropy + 0.5 focal`; of several labels an image bce, focal, asymmetric",
     )
     label_smoothing: float = option(0.0, "mass spread over all classes", least=0, below=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,24 +132,19 @@ def find_label(
         asked: the columns that the sample submission asks for.
 
     Raises:
-        UserError: none, or columns of which several hold for one image.
+        UserError: none.
     """
-    free = [name for name in table.columns if name not in others]
-    rest = [name for name in free if not _numbers_rows(table[name])] or free
     if wanted:
         pick_column(table, wanted, (), path, "--label_column")
         return [wanted], ""
+    rest = free_columns(table, others)
     found = _label_asked_for(table, rest, asked)
     if found:
         return found, " (as the sample submission asks)"
-    label = pick_column(table[free], None, LABEL_NAMES, path, "")
+    label, weak, why = _label_by_name(table, others)
     if label is not None or len(rest) == 1:
-        return [label or rest[0]], ""
-    weak = [name for name in free if _plain(name) in _OFTEN_LABELS]
-    if len(weak) == 1:
-        return weak, " (by its name)"
-    if _is_hot(table, rest):
-        _refuse_many_hot(table, rest, path)
+        return [label or rest[0]], why
+    if is_hot(table, rest):
         return rest, ""
     few = weak or [
         name
@@ -165,13 +160,37 @@ def find_label(
     )
 
 
+def free_columns(table: pd.DataFrame, others: Sequence[str | None]) -> list[str]:
+    """Return the columns that are not taken, without those that count the rows."""
+    free = [name for name in table.columns if name not in others]
+    return [name for name in free if not _numbers_rows(table[name])] or free
+
+
+def has_label(table: pd.DataFrame, others: Sequence[str | None], asked: Sequence[str]) -> bool:
+    """Tell whether the sample's columns ``asked``, or names, say which one column is the label."""
+    asked_for = _label_asked_for(table, free_columns(table, others), asked)
+    return len(asked_for) == 1 or _label_by_name(table, others)[0] is not None
+
+
+def _label_by_name(
+    table: pd.DataFrame, others: Sequence[str | None]
+) -> tuple[str | None, list[str], str]:
+    """Return the column whose name says that it is the label, those that may be it, and why."""
+    free = [name for name in table.columns if name not in others]
+    label = pick_column(table[free], None, LABEL_NAMES, "", "")
+    weak = [name for name in free if _plain(name) in _OFTEN_LABELS]
+    if label is None and len(weak) == 1:
+        return weak[0], weak, " (by its name)"
+    return label, weak, ""
+
+
 def _label_asked_for(table: pd.DataFrame, rest: list[str], asked: Sequence[str]) -> list[str]:
     """Return the column (or one-hot columns) that the sample's columns ``asked`` mean, or none."""
     names = {nfc(name).strip() for name in asked}
     if len(asked) == 1 and asked[0] in rest:
         return [asked[0]]
-    if len(asked) > 1 and set(asked) <= set(rest) and _is_hot(table, list(asked)):
-        once = table[list(asked)].map(_says_yes).sum(axis=1).eq(1).all()
+    if len(asked) > 1 and set(asked) <= set(rest) and is_hot(table, list(asked)):
+        once = table[list(asked)].map(says_yes).sum(axis=1).eq(1).all()
         return list(asked) if once else []
     fits = [
         name for name in rest
@@ -190,25 +209,15 @@ def _numbers_rows(cells: pd.Series) -> bool:
     return cells.tolist() == [str(number) for number in range(start, start + count)]
 
 
-def _says_yes(cell: str) -> bool:
+def says_yes(cell: str) -> bool:
+    """Tell whether a cell says yes."""
     return cell.strip().casefold() in _YES
 
 
-def _is_hot(table: pd.DataFrame, names: Sequence[str]) -> bool:
+def is_hot(table: pd.DataFrame, names: Sequence[str]) -> bool:
     """Tell whether columns hold nothing but yes and no."""
     cells = [set(table[name].str.strip().str.casefold()) for name in names]
     return bool(cells) and all(found <= _NO | _YES for found in cells)
-
-
-def _refuse_many_hot(table: pd.DataFrame, names: Sequence[str], path: Path) -> None:
-    counts = table[list(names)].map(_says_yes).sum(axis=1).tolist()
-    odd = [row for row, count in enumerate(counts) if count != 1]
-    if odd:
-        raise UserError(
-            f"{path} line {odd[0] + 2} says yes in {counts[odd[0]]} of the columns "
-            f"{', '.join(names)}, as {len(odd)} lines in all do not say it once: one class an "
-            "image is learned here; name one column with --label_column"
-        )
 
 
 def _holds_classes(cells: pd.Series) -> bool:
@@ -252,6 +261,19 @@ def find_group(
     return taken, notes[:3]
 
 
+_VERSION = re.compile(r"(.+)\.rf\.[0-9a-f]{20,}\.[^.]+")  # Roboflow's names of altered copies
+
+
+def group_versions(images: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return a group for the copies that a tool made of one picture, "" elsewhere, and a note."""
+    found = [_VERSION.fullmatch(image) for image in images]
+    sources = Counter(match[1] for match in found if match)
+    groups = [match[1] if match and sources[match[1]] > 1 else "" for match in found]
+    count = len({*groups} - {""})
+    said = f"{count} pictures have altered copies (.rf. in their names): those share a fold"
+    return groups, [said] if count else []
+
+
 def _repeats(cells: pd.Series) -> bool:
     """Tell whether values are many, and some of them repeat."""
     number, rows = cells.nunique(), len(cells)
@@ -273,7 +295,7 @@ def _splits(cells: pd.Series, labels: Sequence[str]) -> bool:
 def read_labels(table: pd.DataFrame, columns: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the class names of the rows in NFC without blanks around them, and notes."""
     if len(columns) > 1:
-        hot = table[list(columns)].map(_says_yes)
+        hot = table[list(columns)].map(says_yes)
         empty = [name for name in columns if not hot[name].any()]
         notes = [f"no image is of class {', '.join(empty)}: it is not trained"] if empty else []
         return [nfc(columns[place]) for place in hot.to_numpy().argmax(axis=1)], notes
@@ -302,16 +324,22 @@ def check_labels(targets: Sequence[str], where: Path) -> list[str]:
             f"{count} labels are {', '.join(map(repr, lost))}, trained as a class of that name; if "
             "they say that the label is missing, remove their rows"
         )
-    several = sorted(
-        name for name in classes
-        if len(words := re.split(r"[\s,;|]+", name)) > 1 and classes.issuperset(words)
-    )  # fmt: skip
+    several = made_of_others(classes)
     if several:
         notes.append(
             f"{len(several)} labels are made of other labels, such as {several[0]!r}: each "
-            "combination is trained as a class of its own, for one class an image is learned here"
+            "combination is trained as a class of its own; if an image has several labels, pass "
+            "what the contest counts: --metric f1_samples, mean_auc or map"
         )
     return notes
+
+
+def made_of_others(classes: set[str]) -> list[str]:
+    """Return the class names that consist of other class names, such as ``rust scab``."""
+    return sorted(
+        name for name in classes
+        if len(words := re.split(r"[\s,;|]+", name)) > 1 and classes.issuperset(words)
+    )  # fmt: skip
 
 
 def _check_numbers(classes: set[str], num_rows: int, where: Path) -> list[str]:

@@ -75,7 +75,7 @@ class ImageDataset(_SourceDataset):
         *,
         seed: int = 0,
     ):
-        """Join a source with ``targets`` (N,), class indices, or None for test images."""
+        """Join a source with class indices (N,), labels (N, K) of 0 and 1, or None."""
         super().__init__(source, transform, seed)
         assert targets is None or len(targets) == len(source)
         self.targets = None if targets is None else np.array(targets, np.int64)

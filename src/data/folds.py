@@ -26,6 +26,7 @@ import numpy as np
 
 from src.data.csv_io import read_csv, write_csv
 from src.files import is_of_the_system, patiently
+from src.labels import SEPARATOR, to_hot
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def make_folds(
     seed: int,
     linked: Iterable[Sequence[int]] = (),
     quarantined: Iterable[int] = (),
+    labels: Sequence[str] = (),
 ) -> Folds:
     """Make folds for a train table below ``root``.
 
@@ -79,6 +81,7 @@ def make_folds(
         seed: of the shuffle.
         linked: sets of rows (duplicates) that must share a fold.
         quarantined: rows that cannot be used; they get fold -1.
+        labels: those an image may have several of, joined in ``target``; () = one class each.
 
     Raises:
         UserError: more folds than rows or groups, or an image that is gone.
@@ -89,9 +92,12 @@ def make_folds(
     fold = np.full(len(targets), QUARANTINED, np.int64)
     usable = np.setdiff1d(np.arange(len(targets)), np.array(quarantined, np.int64))
     used = [targets[row] for row in usable]
-    fold[usable] = assign_folds(used, num_folds, seed, [groups[row] for row in usable])
+    hot = to_hot(used, labels) if labels else None
+    own_groups = [groups[row] for row in usable]
+    fold[usable] = assign_folds(used, num_folds, seed, own_groups, hot)
     marks = file_marks(table, root, optional=set(quarantined))
-    notes = _small_classes(used, num_folds) + _uneven(fold, num_folds)
+    each = [name for text in used for name in text.split(SEPARATOR) if name] if labels else used
+    notes = _small_classes(each, num_folds) + _uneven(fold, num_folds)
     filled = table[["id", "image", "target"]].assign(group=groups, fold=fold, content=marks)
     return _folds(filled, num_folds, data_hash(table, marks), notes)
 
@@ -230,7 +236,11 @@ def _changes(saved: Folds, table: pd.DataFrame, marks: Sequence[str]) -> str:
 
 
 def assign_folds(
-    targets: Sequence[str], num_folds: int, seed: int, groups: Sequence[str] | None = None
+    targets: Sequence[str],
+    num_folds: int,
+    seed: int,
+    groups: Sequence[str] | None = None,
+    hot: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return a fold (N,) int64 in 0..num_folds-1 for every row, stratified by target.
 
@@ -239,6 +249,7 @@ def assign_folds(
         num_folds: at least 2.
         seed: of the shuffle; the result is a pure function of the arguments.
         groups: rows with the same non-empty name share a fold; "" stands alone.
+        hot: (N, K) of 0 and 1, where a row may have several labels.
 
     Raises:
         UserError: more folds than rows or groups.
@@ -253,6 +264,8 @@ def assign_folds(
         raise UserError(
             f"--folds {num_folds} is more than there are {what} ({num_units}): lower it"
         )
+    if hot is not None:
+        return _deal_label_sets(hot, units, num_folds, seed)
     if num_units == len(labels) and np.bincount(labels).max() >= num_folds:
         return _stratify(labels, num_folds, seed)
     return _deal(labels, units, num_folds, seed)
@@ -334,6 +347,38 @@ def _deal(labels: np.ndarray, units: np.ndarray, num_folds: int, seed: int) -> n
         np.add.at(counts[:, chosen], own, 1)
         filled[chosen] += len(rows)
     return fold
+
+
+def _deal_label_sets(hot: np.ndarray, units: np.ndarray, num_folds: int, seed: int) -> np.ndarray:
+    """Deal whole groups by iterative stratification, the rarest label first.
+
+    Each group goes to the fold that lacks most of the label in turn, of equals to the fold that
+    lacks most rows; large groups first.
+
+    Source: Sechidis et al. 2011, https://doi.org/10.1007/978-3-642-23808-6_10, algorithm 1, with
+    groups for examples.
+    """
+    count = np.zeros((units.max() + 1, hot.shape[1]), np.int64)  # of each label in each group
+    np.add.at(count, units, hot)
+    sizes = np.bincount(units)
+    lacking = np.tile(count.sum(axis=0) / num_folds, (num_folds, 1))
+    room = np.full(num_folds, len(hot) / num_folds)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    left = order[np.argsort(-sizes[order], kind="stable")]
+    chosen = np.empty(len(sizes), np.int64)
+    while len(left):
+        rest = count[left].sum(axis=0)
+        label = int(np.argmin(np.where(rest > 0, rest, len(hot) + 1)))
+        mine = count[left, label] > 0 if rest[label] else np.ones(len(left), bool)
+        for unit in left[mine]:
+            wanted = lacking[:, label] if rest[label] else room
+            best = np.flatnonzero(wanted >= wanted.max() - 1e-9)
+            fold = best[np.argmax(room[best])]
+            chosen[unit] = fold
+            lacking[fold] -= count[unit]
+            room[fold] -= sizes[unit]
+        left = left[~mine]
+    return chosen[units]
 
 
 PIECE = 4096  # bytes read at the start, in the middle and at the end of a file

@@ -13,7 +13,6 @@ names are compared in NFC, ids are text.
 from __future__ import annotations
 
 import posixpath
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,13 +27,14 @@ from src.data.columns import (
     LABEL_NAMES,
     check_labels,
     find_group,
-    find_label,
+    group_versions,
     image_column,
+    made_of_others,
     pick_column,
-    read_labels,
 )
 from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates, refuse_rows
 from src.data.files import ImageFinder, Scanner
+from src.data.label_sets import read_targets
 from src.data.root import (
     INNER_TABLES,
     LABEL_TABLES,
@@ -45,7 +45,13 @@ from src.data.root import (
     name_classes,
     name_tables,
 )
-from src.data.sample import compare_ids, find_sample, read_sample, read_sample_submission
+from src.data.sample import (
+    asked_of,
+    compare_ids,
+    find_sample,
+    read_sample,
+    read_sample_submission,
+)
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -70,11 +76,12 @@ def read_train(
     image_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    several: bool = False,
 ) -> Index:
     """Index the training images; the columns, if given, are those of ``train.csv``.
 
     In the folder layout an image's id is its path (in NFC), in the CSV layout the id column or,
-    without one, the path.
+    without one, the path. ``several`` says that the metric is one of several labels an image.
 
     Raises:
         UserError: neither layout, no classes, duplicate ids, images that are not there.
@@ -84,9 +91,14 @@ def read_train(
     path = find_table(root, "train") or _find_label_table(root, folder)
     if path is not None:
         wanted = (image_column, label_column, group_column)
-        return _read_train_csv(root, path, wanted, allow_outside)
+        return _read_train_csv(root, path, wanted, allow_outside, several)
     if image_column or label_column or group_column:
         raise UserError(f"no train.csv in {root} to take columns from: drop the column flags")
+    if several:
+        raise UserError(
+            f"--metric is for several labels an image, and {root} has no train.csv that says them: "
+            "add it, or choose another --metric"
+        )
     if folder is None:
         raise UserError(
             f"no train/ and no train.csv in {root}: {name_tables(root)}{name_classes(root)}unpack "
@@ -202,23 +214,10 @@ def _read_train_folders(root: Path, train: str) -> Index:
         count = Counter(ids)
         ids = [key if count[key] == 1 else image for key, image in zip(ids, images, strict=True)]
     notes += check_labels(targets, root / train)
-    groups, said = _group_versions(images)
+    groups, said = group_versions(images)
     notes += said
     table = make_table(ids, images, targets, groups, split="train")
     return Index(root, table, find_classes(targets, root / train), tuple(notes + scanner.notes))
-
-
-_VERSION = re.compile(r"(.+)\.rf\.[0-9a-f]{20,}\.[^.]+")  # Roboflow's names of altered copies
-
-
-def _group_versions(images: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return a group for the copies that a tool made of one picture, "" elsewhere, and a note."""
-    found = [_VERSION.fullmatch(image) for image in images]
-    sources = Counter(match[1] for match in found if match)
-    groups = [match[1] if match and sources[match[1]] > 1 else "" for match in found]
-    count = len({*groups} - {""})
-    said = f"{count} pictures have altered copies (.rf. in their names): those share a fold"
-    return groups, [said] if count else []
 
 
 def _class_parent(scanner: Scanner, folder: str) -> str:
@@ -257,7 +256,7 @@ def _validation_images(
 
 
 def _read_train_csv(
-    root: Path, path: Path, wanted: Sequence[str | None], allow_outside: bool
+    root: Path, path: Path, wanted: Sequence[str | None], allow_outside: bool, several: bool
 ) -> Index:
     folder = find_split(root, "train")
     finder = ImageFinder(
@@ -269,14 +268,15 @@ def _read_train_csv(
     known = pick_column(table, wanted[1], LABEL_NAMES, path, "--label_column")
     others = table.drop(columns=[name for name in (known, group) if name])
     key = pick_column(others, None, ID_NAMES, path, "")
-    labels, why = find_label(table, wanted[1], (image, group, key), path, _asked_for(root))
-    label = labels[0] if len(labels) == 1 else f"the one of {', '.join(labels)} that is 1"
+    found = read_targets(
+        table, wanted[1], (image, group, key), path, *asked_of(root), several=several
+    )
+    targets = found.names
     images, found_notes = find_images(finder, _image_cells(table, image, finder), str(path))
-    targets, merged = read_labels(table, labels)
     offers: list[str] = []
     if group is None:
-        group, offers = find_group(table, targets, (image, key, *labels))
-    notes = [f"{path.name}: image = {image}, label = {label}{why}, group = {group or 'none'}"]
+        group, offers = find_group(table, targets, (image, key, *found.columns))
+    notes = [f"{path.name}: image = {image}, label = {found.said}, group = {group or 'none'}"]
     notes += found_notes + [f"{path.name}: {offer}" for offer in offers]
     unused = find_table(root, "val", "valid", "validation", "dev")
     if unused is not None:
@@ -286,23 +286,20 @@ def _read_train_csv(
         key = None
     ids = [nfc(name) for name in images] if key is None else table[key].tolist()
     refuse_duplicates(ids, str(path))
-    if "" in targets:
-        raise UserError(
-            f"{path} has no label in column {label} for {ids[targets.index('')]}: add it"
-        )
-    notes += merged + check_labels(targets, path)
     groups = [""] * len(ids) if group is None else table[group].str.strip().tolist()
     rows = make_table(ids, images, targets, groups, split="train")
+    notes += found.notes
+    if found.labels:
+        classes = find_classes(found.labels, path)
+        return Index(root, rows, classes, tuple(notes + finder.notes), several=True)
+    if "" in targets:
+        sets = ", or where images have several labels or none pass --metric f1_samples"
+        raise UserError(
+            f"{path} has no label in column {found.said} for {ids[targets.index('')]}: add it"
+            + sets * bool(made_of_others(set(targets)))
+        )
+    notes += check_labels(targets, path)
     return Index(root, rows, find_classes(targets, path), tuple(notes + finder.notes))
-
-
-def _asked_for(root: Path) -> list[str]:
-    """Return the columns that the sample submission asks for, none where there is no such file."""
-    try:
-        sample = read_sample_submission(root)
-    except UserError:  # it is refused when the folds are made
-        return []
-    return [] if sample is None else [str(name) for name in sample.columns[1:]]
 
 
 def _read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFrame:
@@ -379,13 +376,15 @@ class Index:
 
     ``table`` has the text columns ``id`` (unique), ``image`` (POSIX path relative to ``root``, or
     absolute outside it), ``target`` (class name in NFC, "" unknown), ``group`` ("" none) and
-    ``split``. ``classes`` are the sorted class names; ``notes`` what deserves saying aloud.
+    ``split``. ``classes`` are the sorted class names; ``notes`` what deserves saying aloud. Where
+    an image may have several labels (``several``), ``target`` joins them by ``|``; "" is none.
     """
 
     root: Path
     table: pd.DataFrame
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    several: bool = False
 
     def __len__(self) -> int:
         return len(self.table)

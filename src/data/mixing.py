@@ -32,7 +32,7 @@ def mix(
 
     Args:
         image: (B, C, H, W) uint8 or float in [0, 255], on any device; left as it is.
-        target: (B,) int64 class indices.
+        target: (B,) int64 class indices, or (B, K) of 0 and 1.
         num_classes: K.
         seed: seed of the run (of the process, where several hold parts of a batch).
         step: optimizer step.
@@ -42,10 +42,10 @@ def mix(
 
     Returns:
         The image (uint8 stays uint8 unless blended, which gives float32 in [0, 255]) and the
-        target as (B, K) float32 rows that sum to 1.
+        target as (B, K) float32 rows; of class indices they sum to 1.
     """
     generator = np.random.default_rng([_STREAM, seed, step])
-    soft = F.one_hot(target, num_classes).float()
+    soft = (target if target.ndim == 2 else F.one_hot(target, num_classes)).float()
     wanted = mixup_alpha > 0 or cutmix_alpha > 0
     if not wanted or len(image) < 2 or generator.random() >= prob:
         return image, soft

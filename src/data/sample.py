@@ -68,6 +68,21 @@ def read_sample_cells(root: Path | str) -> pd.DataFrame | None:
     return None if table is None or path is None else read_csv(path)[list(table.columns)]
 
 
+def asked_of(root: Path) -> tuple[list[str], list[str]]:
+    """Return the columns that the sample submission asks for, and the cells where it is one.
+
+    Both are empty where there is no such file, or one that is refused (when the folds are made).
+    """
+    try:
+        table = read_sample_cells(root)
+    except UserError:
+        return [], []
+    if table is None:
+        return [], []
+    names = [str(name) for name in table.columns[1:]]
+    return names, table[names[0]].tolist() if len(names) == 1 else []
+
+
 def _id_column(table: pd.DataFrame) -> str:
     """Return the first column, unless it has no id's name and another has."""
     first = str(table.columns[0])

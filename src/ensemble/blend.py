@@ -90,7 +90,8 @@ def make_parts(folds: Array, ids: Array) -> Array:
     """Return (N,) parts for cross-fitting: the folds, or five by a hash of the id if only one."""
     if len(np.unique(folds)) > 1:
         return np.unique(folds, return_inverse=True)[1]
-    parts = np.array([zlib.crc32(str(id_).encode()) % 5 for id_ in ids])
+    images = (str(id_).partition("\0")[0] for id_ in ids)  # pairs of an image stay together
+    parts = np.array([zlib.crc32(image.encode()) % 5 for image in images])
     return np.unique(parts, return_inverse=True)[1]
 
 

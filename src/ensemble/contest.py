@@ -42,6 +42,7 @@ _OFFERED = 8  # members that the greedy selection may pick
 class Board:
     """The OOF rows that candidates are judged on: R rows ``rows`` of the N, all K classes.
 
+    Where an image has several labels, rows are pairs, and all pairs of an image are there.
     ``raw`` and ``calibrated`` are (M, R, K) float32 log probabilities of the members.
     """
 
@@ -81,8 +82,9 @@ class Board:
 def build_board(metric: Metric, oof: Oof, tables: Tables) -> Board:
     """Read the members; of very many rows every so manyth."""
     num_members, num_classes = len(oof.members), len(oof.classes)
-    most = max(_BOARD_VALUES // (num_members * num_classes), 1000)
-    rows = np.arange(0, len(oof.targets), -(-len(oof.targets) // most))
+    most = max(_BOARD_VALUES // (num_members * num_classes), 1000 * metric.unit)
+    images = np.arange(0, len(oof.targets), metric.unit * -(-len(oof.targets) // most))
+    rows = rows_of(images // metric.unit, metric.unit)
     raw = np.empty((num_members, len(rows), num_classes), dtype=np.float32)
     calibrated = np.empty_like(raw)
     for block in row_blocks(len(rows), num_classes):
@@ -90,6 +92,11 @@ def build_board(metric: Metric, oof: Oof, tables: Tables) -> Board:
             raw[m, block] = oof.read(member, rows[block])
             calibrated[m, block] = oof.read(member, rows[block], float(own))
     return Board(metric, oof, tables, rows, raw, calibrated)
+
+
+def rows_of(images: Array, unit: int) -> Array:
+    """Return the numbers of the rows (I · U,) of images (I,) of U rows each."""
+    return (images[:, None] * unit + np.arange(unit)).ravel()
 
 
 @dataclass(frozen=True)
@@ -259,13 +266,14 @@ def choose(metric: Metric, submitted: Sequence[Array], targets: Array) -> int:
 
 
 def resample(metric: Metric, submitted: Sequence[Array], targets: Array, seed: int = 0) -> Array:
-    """Return (B, J) losses of J submissions on B bootstrap resamplings of the rows.
+    """Return (B, J) losses of J submissions on B bootstrap resamplings of the images.
 
     B falls from 400 to 20 where a submission is large.
     """
     rng = np.random.default_rng(seed)
     num = int(np.clip(_RESAMPLED_VALUES // max(submitted[0].size, 1), 20, 400))
-    draws = (rng.integers(0, len(targets), len(targets)) for _ in range(num))
+    images = len(targets) // metric.unit
+    draws = (rows_of(rng.integers(0, images, images), metric.unit) for _ in range(num))
     return np.array([[metric.loss(one[d], targets[d]) for one in submitted] for d in draws])
 
 
@@ -279,10 +287,20 @@ class Score:
 
 
 def score_of(metric: Metric, submitted: Array, targets: Array) -> Score:
-    """Return the score; its error is the bootstrap's, and at least one row's weight."""
-    error = max(float(resample(metric, [submitted], targets).std()), 1.0 / len(targets))
+    """Return the score; its error is the bootstrap's, and at least one image's weight.
+
+    Of a loss the least error is a thousandth of it.
+    """
     value = metric.measure(submitted, targets)
-    return Score(value, value - 1.96 * error, min(value + 1.96 * error, 1.0))
+    least = metric.unit / len(targets) if metric.greater_is_better else 1e-3 * value
+    error = max(float(resample(metric, [submitted], targets).std()), least)
+    return _around(value, 1.96 * error, greater_is_better=metric.greater_is_better)
+
+
+def _around(value: float, error: float, *, greater_is_better: bool) -> Score:
+    if greater_is_better:
+        return Score(value, value - error, min(value + error, 1.0))
+    return Score(value, max(value - error, 0.0), value + error)
 
 
 @dataclass(frozen=True)
@@ -317,10 +335,13 @@ def as_fitted(board: Board, candidate: Candidate) -> Fitted:
     return Fitted(candidate.blend, loss, losses, candidate.nested)
 
 
-def forecast_score(score: Score, num_rows: int, num_test: int) -> Score:
+def forecast_score(
+    score: Score, num_rows: int, num_test: int, *, greater_is_better: bool = True
+) -> Score:
     """Return a nested score as a forecast for ``num_test`` other rows of the same kind.
 
     To the error of the score, on ``num_rows`` rows, comes the chance of which rows are tested.
     """
-    error = (score.value - score.low) * math.sqrt(1 + num_rows / num_test)
-    return Score(score.value, score.value - error, min(score.value + error, 1.0))
+    error = max(score.value - score.low, score.high - score.value)
+    error *= math.sqrt(1 + num_rows / num_test)
+    return _around(score.value, error, greater_is_better=greater_is_better)

@@ -65,6 +65,7 @@ class Form:
         names: (K,) each class as it is written, of ``labels`` and ``lists``.
         places: of ``hot``, (J,) the class of each column; of ``long``, (N · J, 2) image and column.
         keys: of ``long``: the lines' first cells.
+        separator: of several labels in a cell (``label_forms.py``).
         notes: what the user should know.
     """
 
@@ -75,10 +76,13 @@ class Form:
     places: Array | None = None
     keys: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    separator: str = " "
 
     def __str__(self) -> str:
-        if self.kind == "columns":
-            return f"{len(self.header) - 1} columns"
+        if self.kind in ("columns", "shares", "marks"):
+            return f"{len(self.header) - 1} columns" + " of 0 and 1" * (self.kind == "marks")
+        if self.kind == "sets":
+            return "a cell of labels"
         said = {"long": "one line a class", "labels": "one label", "lists": "a list of classes"}
         return said.get(self.kind, "0 and 1 in each class's column")
 
@@ -124,7 +128,7 @@ def find_form(
         kind = "labels" if holds == "labels" else "lists"
         return Form(kind, ("ID", "label"), names=tuple(classes))
     header = sample.header
-    known = _known_names(classes, alias_groups)
+    known = known_names(classes, alias_groups)
     long = split_lines(sample.keys, ids) if len(header) == 2 else None
     if long is not None:
         names, places = long
@@ -147,7 +151,7 @@ def find_form(
     return Form("columns", header, columns, notes=columns.notes)
 
 
-def _known_names(classes: Sequence[str], alias_groups: Sequence[Sequence[str]]) -> dict[str, int]:
+def known_names(classes: Sequence[str], alias_groups: Sequence[Sequence[str]]) -> dict[str, int]:
     """Return every name of a class, in NFC → its number."""
     known = {nfc(name): k for k, name in enumerate(classes)}
     for group in join_groups(alias_groups):
@@ -181,7 +185,7 @@ def _label_form(sample: Sample, classes: Sequence[str], known: dict[str, int], h
         not cells <= known.keys() and any(len(cell.split()) > 1 for cell in cells)
     )
     words = {word for cell in cells for word in cell.split()} if lists else cells
-    names, notes = _written(words, classes, known, sample)
+    names, notes = written_names(words, classes, known, sample)
     if lists and any(" " in name for name in names):
         odd = next(name for name in names if " " in name)
         raise UserError(
@@ -198,7 +202,7 @@ def _label_form(sample: Sample, classes: Sequence[str], known: dict[str, int], h
     return Form(kind, sample.header, names=tuple(names), notes=tuple(notes))
 
 
-def _written(
+def written_names(
     words: set[str], classes: Sequence[str], known: dict[str, int], sample: Sample
 ) -> tuple[list[str], list[str]]:
     """Return how the sample writes each class, and what was assumed."""
@@ -248,7 +252,15 @@ def write_form(
         write_submission(path, form.header[0], ids, form.columns, predict)
         return
     rows = _long_rows(form, ids, predict) if form.kind == "long" else None
-    rows = rows or _decided_rows(form, ids, predict, decision)
+    write_rows(path, form, rows or _decided_rows(form, ids, predict, decision))
+
+
+def write_rows(path: Path, form: Form, rows: Sequence[Sequence[str]]) -> None:
+    """Write rows of cells below the form's header, read them back, then put the file in place.
+
+    Raises:
+        UserError: what was read back is not what was to be written.
+    """
     with atomic_write(path) as file:
         for row in [list(form.header), *rows]:
             file.write(csv_row(row).encode("utf-8"))
@@ -295,6 +307,16 @@ def _cells(form: Form, found: Any) -> list[str]:
     return [" ".join(form.names[k] for k in (found if isinstance(found, list) else [found]))]
 
 
+def _words_of(cells: Sequence[str], form: Form) -> list[str]:
+    """Return the classes that a line names."""
+    if form.kind == "lists":
+        return cells[1].split(" ")
+    if form.kind != "sets":
+        return list(cells[1:2])
+    inner = cells[1].strip("[]")
+    return inner.split(form.separator) if inner else []
+
+
 def _prove(path: Path, wanted: Sequence[Sequence[str]], form: Form, shown: Path) -> None:
     """Read the file and raise a UserError unless it holds what is wanted, in its form."""
     known = set(form.names)
@@ -302,6 +324,6 @@ def _prove(path: Path, wanted: Sequence[Sequence[str]], form: Form, shown: Path)
         for number, (row, cells) in enumerate(zip_longest(wanted, csv.reader(file))):
             if row is None or cells != list(row):
                 raise UserError(f"{shown}: line {number + 1} is not what was written; try again")
-            words = cells[1].split(" ") if form.kind == "lists" else cells[1:2]
+            words = _words_of(cells, form)
             if number and known and not (known.issuperset(words) and len(set(words)) == len(words)):
                 raise UserError(f"{shown}: line {number + 1} names no class; try again")

@@ -15,7 +15,8 @@ import numpy as np
 
 from src.classes import merge_classes, nfc
 from src.ensemble.pool import Member, member_log_probs
-from src.ensemble.predictions import OofFile, open_oof
+from src.ensemble.predictions import OofFile, has_labels, open_oof, pair_ids
+from src.labels import STATES, to_hot
 from src.metrics.classification import Array
 from src.runs import AFRESH, GO_ON, REPAIR, Run, read_done
 from src.script import UserError
@@ -53,6 +54,8 @@ class Oof:
         folds_hash: content hash of the folds.
         config_hashes: model → fold → hash of the config it was trained with.
         notes: what the user should know about rows left out.
+        labels: L names where an image may have several labels; () = one class each. N is then
+            images × labels, image by image, and the classes are absent and present.
     """
 
     members: tuple[Member, ...]
@@ -64,6 +67,7 @@ class Oof:
     folds_hash: str
     config_hashes: Mapping[str, Mapping[str, str]]
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     _columns: tuple[int, ...] = ()
     _files: Mapping[str, Mapping[int, OofFile]] = field(default_factory=dict)
     _places: Mapping[str, Array] = field(default_factory=dict)
@@ -85,7 +89,7 @@ class Oof:
         for fold in np.unique(folds):
             file = self._files[model][int(fold)]
             here = folds == fold
-            raw[here] = file.logits[file.views.index(view)][self._places[model][rows[here]]]
+            raw[here] = file.logits[file.views.index(view), self._places[model][rows[here]]]
         if not np.isfinite(raw).all():
             raise UserError(
                 f"{self._files[model][int(folds[0])].path.parent.parent}: OOF logits are not "
@@ -98,6 +102,11 @@ def find_models(output_dir: Path) -> tuple[str, ...]:
     """Return the names of the folders below ``output_dir`` that hold OOF predictions, sorted."""
     found = {path.parent.parent.name for path in output_dir.glob("*/fold*/oof.npz")}
     return tuple(sorted(found))
+
+
+def learns_labels(output_dir: Path) -> bool:
+    """Tell whether the first OOF file below ``output_dir`` is of several labels an image."""
+    return any(map(has_labels, sorted(output_dir.glob("*/fold*/oof.npz"))[:1]))
 
 
 def load_oof(
@@ -129,6 +138,14 @@ def load_oof(
     files = {name: _open_model(output_dir, name, folds, finished_only) for name in names}
     reference = next(iter(files[names[0]].values()))
     _check_classes(files, reference)
+    labels = reference.classes if reference.several else ()
+    if labels:
+        folds = _pair_folds(folds, labels)
+        files = {
+            name: {fold: file.as_pairs() for fold, file in model.items()}
+            for name, model in files.items()
+        }
+        reference = next(iter(files[names[0]].values()))
     position = {id_: row for row, id_ in enumerate(folds.ids.tolist())}
     places = {name: _place(files[name], folds, position) for name in names}
     rows, notes = _common_rows(places, folds)
@@ -152,10 +169,18 @@ def load_oof(
             for name in names
         },
         notes=notes,
+        labels=labels,
         _columns=merged.trained_of,
         _files=files,
         _places={name: place[rows] for name, place in places.items()},
     )
+
+
+def _pair_folds(folds: FoldTable, labels: Sequence[str]) -> FoldTable:
+    """Return the table of pairs of images and labels."""
+    hot = to_hot(folds.targets.tolist(), labels).ravel()
+    ids = pair_ids(folds.ids, len(labels))
+    return FoldTable(ids, np.array(STATES)[hot], np.repeat(folds.folds, len(labels)), folds.hash)
 
 
 def _open_model(
@@ -196,7 +221,7 @@ def _refuse_strange(file: OofFile, finished_only: bool) -> None:
 
 def _check_classes(files: Mapping[str, Mapping[int, OofFile]], reference: OofFile) -> None:
     for file in (file for model in files.values() for file in model.values()):
-        if file.classes != reference.classes:
+        if file.classes != reference.classes or file.several != reference.several:
             raise UserError(
                 f"{file.path}: its {len(file.classes)} classes are not the {len(reference.classes)}"
                 f" of {reference.path}; train both on the same data and aliases"

@@ -11,7 +11,7 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from src.files import (
     read_json,
     write_json,
 )
+from src.labels import STATES, PairedLogits
 from src.metrics.classification import Array
 from src.runs import REPAIR
 from src.script import UserError
@@ -35,7 +36,10 @@ _KEYS = ("logits", "ids", "targets", "views", "classes", "fold", "config_hash", 
 
 @dataclass(frozen=True)
 class OofFile:
-    """One fold of one model: logits (V, n, K0) float16 mapped from disk, and what they are of."""
+    """One fold of one model: logits (V, n, K0) float16 mapped from disk, and what they are of.
+
+    Where a row may have several of the classes, ``targets`` are (n, K0), else (n,).
+    """
 
     path: Path
     logits: Array
@@ -46,6 +50,23 @@ class OofFile:
     fold: str
     config_hash: str
     folds_hash: str
+
+    @property
+    def several(self) -> bool:
+        """Whether a row may have several of the classes."""
+        return self.targets.ndim == 2
+
+    def as_pairs(self) -> OofFile:
+        """Return the same as pairs of rows and labels (``src/labels.py``), known by numbers."""
+        return replace(
+            self, logits=PairedLogits(self.logits), targets=self.targets.ravel(), classes=STATES,
+            ids=pair_ids(self.ids, len(self.classes)),
+        )  # fmt: skip
+
+
+def pair_ids(ids: Array, num_labels: int) -> Array:
+    """Return (N · L,) ids of pairs of N ids and L labels."""
+    return np.array([f"{id_}\0{k}" for id_ in ids.tolist() for k in range(num_labels)])
 
 
 @dataclass(frozen=True)
@@ -78,7 +99,7 @@ def save_oof(
         path: the file.
         logits: (V, n, K0); kept as float16, clipped to its range.
         ids: (n,) text.
-        targets: (n,) class numbers.
+        targets: (n,) class numbers, or (n, K0) of 0 and 1 where a row may have several labels.
         views: V names.
         classes: K0 names.
         fold: the fold held out.
@@ -199,11 +220,21 @@ def open_oof(path: Path) -> OofFile:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: not a whole OOF file ({reason}); {REPAIR}") from None
     shape = (len(file.views), len(file.ids), len(file.classes))
-    if file.logits.shape != shape or file.targets.shape != file.ids.shape:
+    of_rows = file.targets.shape in (file.ids.shape, shape[1:])
+    if file.logits.shape != shape or not of_rows:
         raise UserError(f"{path}: logits are {file.logits.shape}, expected {shape}; {REPAIR}")
-    if len(file.targets) and not 0 <= file.targets.min() <= file.targets.max() < shape[2]:
+    above = 2 if file.several else shape[2]
+    if len(file.targets) and not 0 <= file.targets.min() <= file.targets.max() < above:
         raise UserError(f"{path}: a target is no class number; {REPAIR}")
     return file
+
+
+def has_labels(path: Path) -> bool:
+    """Tell whether an ``oof.npz`` is of several labels an image; a damaged one is not."""
+    try:
+        return _map_array(path, "targets").ndim == 2
+    except (FileNotFoundError, *NOT_WHOLE):
+        return False
 
 
 def _map_array(path: Path, key: str) -> Array:

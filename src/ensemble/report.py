@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from src.ensemble.contest import NUM_PLAIN, Board, Candidate, Score, score_of
 from src.ensemble.test_predictions import BlendedPredictions
 from src.ensemble.weights import Counted, OofSummary
 from src.metrics.classification import Array
+from src.metrics.decisions import Decision
 from src.table import format_table
 
 
@@ -144,6 +146,19 @@ def counted_lines(counted: Counted, forecast: Score) -> str:
         f"predicted test {counted.metric}: {forecast.value:.5f}  (95 %: {forecast.low:.5f} to "
         f"{forecast.high:.5f})"
     )
+
+
+def labels_table(log_probs: Array, decision: Decision, labels: Sequence[str]) -> str:
+    """Return how many of the test images each of the L labels is expected on, and given to."""
+    plain = replace(decision, cuts=())
+    probs = plain.apply(log_probs).reshape(-1, len(labels))
+    header, columns = ["label", "expected share"], [probs.mean(axis=0)]
+    if decision.cuts:
+        header += ["from", "given to"]
+        marks = decision.apply(log_probs).reshape(probs.shape)
+        columns += [np.array(decision.cuts), marks.mean(axis=0)]
+    rows = [[name, *map(float, cells)] for name, *cells in zip(labels, *columns, strict=True)]
+    return format_table(header, rows)
 
 
 def agreement_table(predictions: BlendedPredictions) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from src.ensemble.pool import Blend
 from src.files import Json, read_json, refuse_shape, write_json
+from src.labels import STATES
 from src.metrics.classification import Array
 from src.metrics.decisions import Decision, read_decision
 from src.runs import safe_name
@@ -83,6 +84,8 @@ class Weights:
         adaptive_threshold: confidence of a model's first view from which it needs no other;
             above 1 means always all views.
         counted: what the contest counts; None = log loss.
+        labels: (L) names where an image may have several labels; () = one class each. The classes
+            are then absent and present.
     """
 
     blend: Blend
@@ -96,6 +99,12 @@ class Weights:
     summary: OofSummary
     adaptive_threshold: float
     counted: Counted | None = None
+    labels: tuple[str, ...] = ()
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """Names of what each logit of the networks is of."""
+        return self.labels or self.source_classes
 
 
 def used_models(blend: Blend) -> tuple[str, ...]:
@@ -158,7 +167,11 @@ def restrict(
 def write_weights(path: Path, weights: Weights) -> None:
     """Write ``weights.json``; floats are kept to the last bit."""
     blend, summary, counted = weights.blend, weights.summary, weights.counted
-    contest = {"contest": asdict(counted)} if counted else {}
+    contest: dict[str, Any] = {"contest": asdict(counted)} if counted else {}
+    if counted and not weights.labels:
+        for name in ("slopes", "offsets", "least"):
+            del contest["contest"]["decision"][name]
+    contest |= {"labels": list(weights.labels)} if weights.labels else {}
     write_json(
         path,
         {
@@ -259,10 +272,21 @@ def _find_senseless(weights: Weights) -> str:
         and all(safe_name(model) == model for model, _ in blend.members),
         "order": weights.order in ("after", "before"),
         "adaptive_threshold": weights.adaptive_threshold >= 0,
+        "labels": not weights.labels or _fits_labels(weights),
         "config_hash": isinstance(hashes, dict)
         and all(isinstance(folds, dict) for folds in hashes.values()),
     }
     return next((name for name, sound in checks.items() if not sound), "")
+
+
+def _fits_labels(weights: Weights) -> bool:
+    """Tell whether the decision is about as many labels as there are."""
+    decision, num = weights.counted and weights.counted.decision, len(weights.labels)
+    if decision is None or decision.rule != "labels" or len(weights.classes) != len(STATES):
+        return False
+    fits = len(decision.slopes) == len(decision.offsets) == num
+    numbers = np.array([*decision.slopes, *decision.offsets, *decision.cuts])
+    return fits and len(decision.cuts) in (0, num) and bool(np.isfinite(numbers).all())
 
 
 def _from_json(content: Json) -> Weights:
@@ -293,6 +317,7 @@ def _from_json(content: Json) -> Weights:
         summary=summary,
         adaptive_threshold=float(content["adaptive_threshold"]),
         counted=_read_counted(content["contest"]) if "contest" in content else None,
+        labels=tuple(map(str, content.get("labels", ()))),
     )
 
 

@@ -1,7 +1,8 @@
 """Classification losses (``LOSSES``) of logits (B, K) and hard (B,) or soft (B, K) targets.
 
 All are computed in float32 whatever the precision around them, and all take the same targets, so
-that mixup and cutmix work with any of them. An option declares its bounds in its annotation
+that mixup and cutmix work with any of them. ``LABEL_LOSSES`` are those of several labels an image:
+targets (B, K) in [0, 1], each for itself. An option declares its bounds in its annotation
 (``src/spec.py``), and is set as in ``--loss "focal(gamma=3)"``.
 """
 
@@ -24,26 +25,42 @@ _FIXED_POINT_STEPS = 40  # with 5 steps row sums are off by up to 14 % at 396 cl
 _BISECTION_STEPS = 30  # float32 has 24 bits
 
 
-def build_loss(spec: str, *, label_smoothing: float = 0.0) -> Loss:
+def build_loss(spec: str, *, label_smoothing: float = 0.0, several: bool = False) -> Loss:
     """Return `loss(logits (B, K), target (B,) or (B, K)) -> scalar`, the mean over the batch.
 
     Args:
         spec: a name of `LOSSES`, with options as in `focal(gamma=3)`, or a weighted sum of them.
-        label_smoothing: mass in [0, 1) spread evenly over all K classes; applies to every loss.
+        label_smoothing: mass in [0, 1) spread evenly over all K classes, or over the two states of
+            each label; applies to every loss.
+        several: whether an image may have several labels: names are those of `LABEL_LOSSES`, and
+            targets (B, K).
 
     Raises:
         UserError: an unknown name or option, or a value outside its range.
     """
-    terms = build_terms("--loss", spec, LOSSES, example="focal(gamma=2)")
+    table = LABEL_LOSSES if several else LOSSES
+    terms = build_terms("--loss", spec, table, example="focal(gamma=2)")
     if not 0.0 <= label_smoothing < 1.0:
         raise UserError(f"--label_smoothing {label_smoothing}: must lie in [0, 1)")
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         logits = logits.float()
-        soft = soft_targets(target, logits.shape[1], label_smoothing)
+        if several:
+            soft = target.float() * (1.0 - label_smoothing) + label_smoothing / 2
+        else:
+            soft = soft_targets(target, logits.shape[1], label_smoothing)
         return torch.stack([weight * term(logits, soft).mean() for _, weight, term in terms]).sum()
 
     return loss
+
+
+def check_loss(spec: str) -> None:
+    """Refuse a mistake in a spec before it is known how many labels an image has.
+
+    Raises:
+        UserError: an unknown name or option, or a value outside its range.
+    """
+    build_terms("--loss", spec, LABEL_LOSSES | LOSSES, example="focal(gamma=2)")
 
 
 def soft_targets(target: Tensor, num_classes: int, label_smoothing: float = 0.0) -> Tensor:
@@ -119,6 +136,63 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "cross_entropy": cross_entropy,
     "focal": focal,
     "bi_tempered": bi_tempered,
+}
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the binary cross-entropy (B,), a mean over the labels."""
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=1)
+
+
+def binary_focal(
+    logits: Tensor, target: Tensor, gamma: Annotated[float, {"least": 0, "most": 100}] = 2.0
+) -> Tensor:
+    """Return the focal loss (B,), a mean over the labels: -(1 - p_t)^gamma log p_t of each.
+
+    Source: Lin et al. 2017, https://arxiv.org/abs/1708.02002, without alpha; a soft target weighs
+    the terms of both states.
+    """
+    return _asymmetric(logits, target, gamma, gamma, 0.0)
+
+
+def asymmetric(
+    logits: Tensor,
+    target: Tensor,
+    gamma_neg: Annotated[float, {"least": 0, "most": 100}] = 4.0,
+    gamma_pos: Annotated[float, {"least": 0, "most": 100}] = 1.0,
+    clip: Annotated[float, {"least": 0, "below": 1}] = 0.05,
+) -> Tensor:
+    """Return the asymmetric loss (B,), a mean over the labels.
+
+    -y (1 - p)^gamma_pos log p - (1 - y) q^gamma_neg log(1 - q), q = max(p - clip, 0).
+
+    Source: Ridnik et al. 2021, https://arxiv.org/abs/2009.14119 (there a sum over the labels; timm
+    has it as ``AsymmetricLossMultiLabel``). Its probabilities need calibration.
+    """
+    return _asymmetric(logits, target, gamma_neg, gamma_pos, clip)
+
+
+def _asymmetric(
+    logits: Tensor, target: Tensor, gamma_neg: float, gamma_pos: float, clip: float
+) -> Tensor:
+    present, absent = torch.sigmoid(logits), torch.sigmoid(-logits)
+    if clip:
+        log_absent = (absent + clip).clamp(max=1.0).log()
+        wrong = (present - clip).clamp(min=0.0)
+    else:
+        log_absent, wrong = F.logsigmoid(-logits), present
+    # the floors keep the slope of the powers finite below 1
+    positive = absent.clamp(min=1e-12) ** gamma_pos * F.logsigmoid(logits)
+    negative = wrong.clamp(min=1e-12) ** gamma_neg * log_absent
+    return -(target * positive + (1.0 - target) * negative).mean(dim=1)
+
+
+# The same of several labels an image, targets (B, K) in [0, 1].
+LABEL_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": binary_cross_entropy,  # the default of --loss
+    "bce": binary_cross_entropy,
+    "focal": binary_focal,
+    "asymmetric": asymmetric,
 }
 
 

@@ -2,7 +2,8 @@
 
 One table: a :class:`Metric` says what a submission holds and how it is scored. Formulas, sources
 and tests: ``docs/metrics.md``. ``targets`` are (N,) class numbers in [0, K) everywhere; everything
-but log loss is better when greater.
+but log loss is better when greater. Metrics of several labels an image (``multilabel.py``) see
+them as pairs (``src/labels.py``).
 """
 
 from __future__ import annotations
@@ -16,11 +17,18 @@ import numpy as np
 
 from src.classes import nfc
 from src.metrics.classification import Array, log_loss, macro_f1
+from src.metrics.multilabel import (
+    binary_log_loss,
+    mean_label_auc,
+    mean_label_precision,
+    samples_f1,
+)
 from src.script import UserError
 
 Measure = Callable[[Array, Array], float]
 
 NAMES = ("log_loss", "accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "qwk", "auc", "map@K")
+OF_LABELS = ("mean_auc", "f1_samples", "map")  # and log_loss
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Metric:
         greater_is_better: whether it is.
         top: T.
         order: class numbers from the lowest grade to the highest, for ordered classes.
+        num_labels: L, where an image has several labels: N is then images × labels; 0 = one class.
     """
 
     name: str
@@ -45,6 +54,12 @@ class Metric:
     greater_is_better: bool = True
     top: int = 0
     order: tuple[int, ...] = ()
+    num_labels: int = 0
+
+    @property
+    def unit(self) -> int:
+        """How many rows an image has."""
+        return self.num_labels or 1
 
     def loss(self, submitted: Array, targets: Array) -> float:
         """Return the score, turned so that lower is better."""
@@ -52,18 +67,23 @@ class Metric:
         return -score if self.greater_is_better else score
 
 
-def find_metric(name: str, classes: Sequence[str], ordinal: Sequence[str] = ()) -> Metric:
+def find_metric(
+    name: str, classes: Sequence[str], ordinal: Sequence[str] = (), *, several: bool = False
+) -> Metric:
     """Return the metric of a name for K ``classes``.
 
     Args:
         name: one of ``NAMES``, with a number for K in ``map@K``.
         classes: their names, by class number.
         ordinal: the same names from the lowest grade to the highest; empty = by number.
+        several: whether the classes are labels of which an image may have several.
 
     Raises:
         UserError: no such metric, or classes without an order where one is needed.
     """
     num_classes = len(classes)
+    if several:
+        return _find_label_metric(name, num_classes)
     top = re.fullmatch(r"map@([1-9]\d?)", name)
     if top:
         size = min(int(top[1]), num_classes)
@@ -83,11 +103,35 @@ def find_metric(name: str, classes: Sequence[str], ordinal: Sequence[str] = ()) 
         "auc": Metric(name, "probabilities", mean_auc),
     }
     if name not in table:
-        raise UserError(
-            f"--metric {name}: one class an image is learned here, not several labels and no "
-            f"number; choose one of {', '.join(NAMES)}"
-        )
+        why = "is for several labels an image, and these images have one class each"
+        why = why if name in OF_LABELS else "numbers are not learned here, but classes and labels"
+        raise UserError(f"--metric {name}: {why}; choose one of {', '.join(NAMES)}")
     return table[name]
+
+
+def _find_label_metric(name: str, num_labels: int) -> Metric:
+    table = {
+        "log_loss": ("probabilities", binary_log_loss),
+        "mean_auc": ("probabilities", mean_label_auc),
+        "map": ("probabilities", mean_label_precision),
+        "f1_samples": ("labels", samples_f1),
+    }
+    if name not in table:
+        raise UserError(
+            f"--metric {name}: is for one class an image, and these images have several labels; "
+            f"choose one of {', '.join(table)}"
+        )
+    holds, of_images = table[name]
+    measure = partial(_by_image, measure=of_images, num_labels=num_labels)
+    better = name != "log_loss"
+    return Metric(
+        name, holds, measure, rule="labels", greater_is_better=better, num_labels=num_labels
+    )
+
+
+def _by_image(submitted: Array, targets: Array, *, measure: Measure, num_labels: int) -> float:
+    """Score what is submitted for the pairs (N · L,) of images and labels."""
+    return measure(submitted.reshape(-1, num_labels), targets.reshape(-1, num_labels))
 
 
 def grade_order(classes: Sequence[str], ordinal: Sequence[str] = ()) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 Rules: ``argmax``; ``prior``, argmax of log p - strength · log prior (Bayes-optimal for balanced
 accuracy at strength 1, where it divides each probability by its class's frequency; for macro F1 a
-strength between); ``cuts``, the expected grade cut at K - 1 points; ``none``, nothing to decide.
+strength between); ``cuts``, the expected grade cut at K - 1 points; ``none``, nothing to decide;
+``labels``, of pairs (``src/labels.py``): each label calibrated, and given from its threshold on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from src.files import Json
 from src.metrics.classification import Array
 from src.metrics.contest import Metric
+from src.metrics.label_decisions import calibrate_labels, decide_labels, fit_thresholds, label_odds
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)  # of the prior correction that are tried
 _BINS = 200  # places that a cut point may take
@@ -26,12 +28,16 @@ class Decision:
     """What becomes of log probabilities (R, K).
 
     Attributes:
-        rule: ``none``, ``argmax``, ``prior`` or ``cuts``.
+        rule: ``none``, ``argmax``, ``prior``, ``cuts`` or ``labels``.
         strength: of ``prior``.
         prior: (K,) class frequencies, of ``prior``.
-        cuts: (K - 1,) ascending points of the expected grade 0 … K - 1, of ``cuts``.
+        cuts: (K - 1,) ascending points of the expected grade 0 … K - 1, of ``cuts``; of
+            ``labels``, (L,) the probability from which each is given, () = probabilities.
         order: (K,) class numbers from the lowest grade to the highest, of ``cuts``.
         top: length of the lists, 0 = labels.
+        slopes: of ``labels``, (L,) what the log odds of each label are multiplied by,
+        offsets: and what is added then.
+        least: of ``labels``, how many an image is given at least, 0 or 1.
     """
 
     rule: str
@@ -40,9 +46,18 @@ class Decision:
     cuts: tuple[float, ...] = ()
     order: tuple[int, ...] = ()
     top: int = 0
+    slopes: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
+    least: int = 0
 
     def apply(self, log_probs: Array) -> Array:
-        """Return labels (R,), lists (R, T), or probabilities (R, K) where nothing is decided."""
+        """Return labels (R,), lists (R, T), or probabilities (R, K) where nothing is decided.
+
+        Of pairs (R, 2), return 0 or 1, or probabilities, (R,).
+        """
+        if self.rule == "labels":
+            odds = label_odds(log_probs, len(self.slopes)) * self.slopes + self.offsets
+            return decide_labels(odds, self.cuts, self.least).ravel()
         if self.top:
             return np.argsort(-log_probs, axis=1, kind="stable")[:, : self.top]
         if self.rule == "cuts":
@@ -59,6 +74,12 @@ class Decision:
             return f"the {self.top} likeliest classes"
         if self.rule == "cuts":
             return "expected grade cut at " + ", ".join(f"{cut:.3f}" for cut in self.cuts)
+        if self.rule == "labels":
+            cuts = ", ".join(f"{cut:.2f}" for cut in self.cuts[:12])
+            more = ", …" if len(self.cuts) > 12 else ""
+            least = "; the likeliest where none is" if self.least else ""
+            given = f", given from {cuts}{more}{least}" if cuts else ""
+            return f"probabilities, each label calibrated{given}"
         if self.rule == "prior":
             return f"largest p / frequency^{self.strength:g}"
         return {"argmax": "likeliest class", "none": "probabilities as they are"}[self.rule]
@@ -73,14 +94,21 @@ def read_decision(content: Json) -> Decision:
         cuts=tuple(map(float, content["cuts"])),
         order=tuple(map(int, content["order"])),
         top=int(content["top"]),
+        slopes=tuple(map(float, content.get("slopes", ()))),
+        offsets=tuple(map(float, content.get("offsets", ()))),
+        least=int(content.get("least", 0)),
     )
 
 
 def plain_decision(metric: Metric, targets: Array, num_classes: int) -> Decision:
     """Return the rule before any tuning: full prior correction, or the nearest grade.
 
-    For macro F1 it is argmax.
+    For macro F1 it is argmax; labels are given from a probability of a half.
     """
+    if metric.rule == "labels":
+        num = metric.num_labels
+        cuts = (0.5,) * num if metric.holds == "labels" else ()
+        return Decision("labels", cuts=cuts, slopes=(1.0,) * num, offsets=(0.0,) * num)
     if metric.rule == "prior":
         strength = 1.0 if metric.name == "balanced_accuracy" else 0.0
         return Decision("prior", strength=strength, prior=_frequencies(targets, num_classes))
@@ -97,7 +125,8 @@ def plain_score(metric: Metric, log_probs: Array, targets: Array) -> float:
 def fit_decision(metric: Metric, log_probs: Array, targets: Array) -> Decision:
     """Return the rule that scores best on rows with known classes.
 
-    One number is tuned for ``prior``, K - 1 for ``cuts``, none otherwise. Judge it on other rows.
+    One number is tuned for ``prior``, K - 1 for ``cuts``, two or three a label for ``labels``, none
+    otherwise. Judge it on other rows.
 
     Args:
         metric: what counts.
@@ -110,6 +139,8 @@ def fit_decision(metric: Metric, log_probs: Array, targets: Array) -> Decision:
         grade = expected_grade(log_probs, metric.order)
         cuts = fit_cuts(grade, ranks[targets], len(ranks))
         return Decision("cuts", cuts=cuts, order=metric.order)
+    if metric.rule == "labels":
+        return fit_labels(metric, log_probs, targets)
     if metric.rule != "prior":
         return plain
     strengths = sorted(STRENGTHS, key=lambda s: abs(s - plain.strength))  # of ties the nearest
@@ -119,6 +150,30 @@ def fit_decision(metric: Metric, log_probs: Array, targets: Array) -> Decision:
         return metric.loss(labels, targets)
 
     return Decision("prior", strength=min(strengths, key=loss), prior=plain.prior)
+
+
+def fit_labels(metric: Metric, log_probs: Array, targets: Array) -> Decision:
+    """Return each label's calibration and, where the metric scores labels, its threshold.
+
+    Where every image of the rows has a label, every image is given one.
+
+    Args:
+        metric: of several labels an image.
+        log_probs: (R, 2) of pairs, image by image.
+        targets: (R,) of 0 and 1.
+    """
+    odds = label_odds(log_probs, metric.num_labels)
+    truth = targets.reshape(odds.shape)
+    slopes, offsets = calibrate_labels(odds, truth)
+    cuts: tuple[float, ...] = ()
+    least = 0
+    if metric.holds == "labels":
+        least = int(truth.any(axis=1).all())
+        cuts = fit_thresholds(odds * slopes + offsets, truth, least)
+    return Decision(
+        "labels", cuts=cuts, least=least,
+        slopes=tuple(slopes.tolist()), offsets=tuple(offsets.tolist()),
+    )  # fmt: skip
 
 
 def expected_grade(log_probs: Array, order: tuple[int, ...]) -> Array:

@@ -116,6 +116,9 @@ def check_classes(config: CheckConfig, output: Output) -> Check:
     if features is not None and rows.is_test.any():
         show_shift(check, rows, known, find_shift(features, rows.is_test[known], seed=config.seed),
                    config.examples)  # fmt: skip
+    if train.several:
+        check.say("note", "several labels an image: they are counted by set, and not judged")
+        return check
     show_aliases(check, train.classes)
     from src.pipelines.check_labels import check_labels
 

@@ -33,17 +33,21 @@ MAX_SIDE = 16_384
 class Deployed(nn.Module):
     """A network with everything from the pixels of a file to probabilities."""
 
-    def __init__(self, network: nn.Module, size: tuple[int, int], *, masks: bool) -> None:
+    def __init__(
+        self, network: nn.Module, size: tuple[int, int], *, masks: bool, several: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self.size = size
         self.masks = masks
+        self.several = several  # of the classes an image may have
 
     def forward(self, image: Tensor) -> Tensor:
         """Return probabilities of ``image`` (1, H, W, 3) uint8 RGB; see the module."""
         x = image.permute(0, 3, 1, 2).float()
         logits = self.network(F.interpolate(x, self.size, mode="bilinear", antialias=True))
-        probs = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+        each = self.several or logits.shape[1] == 1
+        probs = logits.sigmoid() if each else logits.softmax(1)
         if self.masks:
             size = (image.shape[1], image.shape[2])
             probs = F.interpolate(probs, size, mode="bilinear")
@@ -93,8 +97,10 @@ def open_export(folder: Path) -> Export:
     if isinstance(run, ClassifierRun):
         fold = run.fold
         size = (fold.image_size, fold.image_size)
-        about |= {"classes": list(fold.classes), "size": size, "probs": "(1, K) softmax"}
-        return Export(Deployed(fold.model.eval(), size, masks=False).eval(), about)
+        about |= {"classes": list(fold.classes), "size": size}
+        about |= {"probs": f"(1, K) {'sigmoid' if fold.several else 'softmax'}"}
+        module = Deployed(fold.model.eval(), size, masks=False, several=fold.several)
+        return Export(module.eval(), about)
     member = run.member
     whole = member.size("")
     window = member.resolved["window"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ class Predictions:
     Attributes:
         images: N paths, as they were given or found.
         classes: K names.
-        probs: (N, K) float32, rows sum to one.
+        probs: (N, K) float32; rows sum to one, unless an image may have several of the classes.
     """
 
     images: tuple[str, ...]
@@ -92,12 +92,14 @@ class ClassifierRun:
         import numpy as np
 
         from src.metrics.classification import softmax
+        from src.metrics.label_decisions import sigmoid
         from src.pipelines.classification.infer import DecodedImages
 
         paths = list_images(images)
         views = view_names(tta_steps)
         logits = self.fold.predict(DecodedImages(Path(), paths), views)
-        probs = np.mean([softmax(view.astype(np.float64)) for view in logits], axis=0)
+        to_probs = sigmoid if self.fold.several else softmax
+        probs = np.mean([to_probs(view.astype(np.float64)) for view in logits], axis=0)
         return Predictions(tuple(paths), self.classes, probs.astype(np.float32))
 
 
@@ -146,7 +148,7 @@ class Ensemble:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the K classes."""
-        return self.weights.classes
+        return self.weights.labels or self.weights.classes
 
     def predict(self, images: Images) -> Predictions:
         """Predict images as ``infer_ensemble.py`` does: blended, calibrated, folds averaged.
@@ -169,10 +171,16 @@ class Ensemble:
             views = needed_views(weights.blend, model, view_names())
             runs[model] = [fold.as_test_run(decoded, views) for fold in folds]
         columns = merge_classes(weights.source_classes, weights.alias_groups).trained_of
+        num_rows = len(paths) * max(len(weights.labels), 1)
         predictor = EnsemblePredictor(
-            runs, weights.blend, columns, len(paths), temperature=self.temperature
+            runs, weights.blend, columns, num_rows, temperature=self.temperature
         )
-        probs = np.exp(predictor.predict(slice(None)).log_probs)
+        log_probs = predictor.predict(slice(None)).log_probs
+        probs = np.exp(log_probs)
+        if weights.labels:
+            assert weights.counted is not None
+            plain = replace(weights.counted.decision, cuts=())
+            probs = plain.apply(log_probs).reshape(len(paths), -1)
         return Predictions(tuple(paths), self.classes, probs.astype(np.float32))
 
 

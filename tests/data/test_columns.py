@@ -86,12 +86,6 @@ def test_one_hot_columns_are_classes(tmp_path):
     assert "label = the one of healthy, rust, scab that is 1" in index.notes[0]
 
 
-@pytest.mark.parametrize("odd", ["1,1,0", "0,0,0"])
-def test_several_yes_or_none_in_a_line_are_refused(tmp_path, odd):
-    with pytest.raises(UserError, match=r"train\.csv line 3 says yes in [02] of .*--label_column"):
-        read(tmp_path, ["1,0,0", odd, "0,0,1"], "image_id,healthy,rust,scab")
-
-
 def test_one_of_the_columns_may_be_named(tmp_path):
     index = read(tmp_path, ["1,1", "0,1"], "image_id,healthy,rust", label_column="healthy")
     assert index.classes == ("0", "1")

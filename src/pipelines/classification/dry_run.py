@@ -14,13 +14,14 @@ from src.classes import nfc
 from src.config import FoldConfig
 from src.data.folds import Folds, load_folds, make_folds
 from src.data.index import Index, has_test, read_sample_submission, read_test
-from src.metrics.contest import find_metric
+from src.labels import SEPARATOR
 from src.pipelines.classification.prepare import (
     check_recipe,
     check_test,
     find_aliases,
     read_form,
     read_index,
+    settle_metric,
 )
 from src.runs import Output
 from src.script import UserError
@@ -32,7 +33,8 @@ def show_data(config: FoldConfig, output: Output) -> None:
     """Print what train_fold.py and infer_ensemble.py would read with the same options."""
     check_recipe(config)
     index = read_index(config)
-    print(f"{index.root}: {len(index)} training images, {len(index.classes)} classes")
+    what = "labels" if index.several else "classes"
+    print(f"{index.root}: {len(index)} training images, {len(index.classes)} {what}")
     for note in index.notes:
         print(f"note: {note}")
     print("\n".join(class_lines(index)))
@@ -40,13 +42,14 @@ def show_data(config: FoldConfig, output: Output) -> None:
     joined = [names for names in aliases.members() if len(names) > 1]
     if joined:
         print(f"aliases: {'; '.join(' = '.join(names) for names in joined)}")
-    metric = find_metric(config.metric, aliases.trained, config.ordinal)
+    metric = settle_metric(config, index)
     if metric.name != "log_loss":
         order = " < ".join(aliases.trained[k] for k in metric.order)
         print(f"metric: {metric.name} of {metric.holds}" + (f", grades {order}" if order else ""))
     made = output.folds.exists()
     folds = find_folds(config, output, index)
-    print("\n".join(fold_lines(folds, f"as {output.folds} has them" if made else "not made yet")))
+    state = f"as {output.folds} has them" if made else "not made yet"
+    print("\n".join(fold_lines(folds, state, "sets of labels" if index.several else "classes")))
     for note in folds.notes:
         print(f"note: {note}")
     print("\n".join([*test_lines(config, index), *check_test(config, index)]))
@@ -57,12 +60,17 @@ def find_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
     """Return the folds as they are, or as they would be if no two images are copies."""
     if output.folds.exists():
         return load_folds(output.folds, index.table, index.root, num_folds=config.folds or None)
-    return make_folds(index.table, index.root, num_folds=config.folds or 5, seed=config.seed)
+    labels = index.classes if index.several else ()
+    num = config.folds or 5
+    return make_folds(index.table, index.root, num_folds=num, seed=config.seed, labels=labels)
 
 
 def class_lines(index: Index) -> list[str]:
     """Return a line for each of the largest classes, and for the smallest."""
-    counts = Counter(index.table["target"]).most_common()
+    targets = index.table["target"].tolist()
+    if index.several:
+        targets = [name for text in targets for name in text.split(SEPARATOR) if name]
+    counts = Counter(targets).most_common()
     shown = counts if len(counts) <= SHOWN else [*counts[: SHOWN - 3], *counts[-3:]]
     width = max(len(name) for name, _ in shown)
     lines = [f"  {name:<{width}}  {count:>7,}" for name, count in shown]
@@ -71,15 +79,15 @@ def class_lines(index: Index) -> list[str]:
     return lines
 
 
-def fold_lines(folds: Folds, state: str) -> list[str]:
-    """Return how many images and groups each fold holds out, and how many classes."""
+def fold_lines(folds: Folds, state: str, what: str = "classes") -> list[str]:
+    """Return how many images and groups each fold holds out, and how many classes (or sets)."""
     groups, targets = folds.table["group"].to_numpy(str), folds.table["target"].to_numpy(str)
     lines = [f"folds ({state}):"]
     for fold in range(folds.num_folds):
         rows = folds.valid_rows(fold)
         named = np.unique(groups[rows][groups[rows] != ""])
         lines.append(
-            f"  {fold}: {len(rows)} images, {len(np.unique(targets[rows]))} classes"
+            f"  {fold}: {len(rows)} images, {len(np.unique(targets[rows]))} {what}"
             + (f", {len(named)} groups" if len(named) else "")
         )
     return lines
@@ -104,7 +112,7 @@ def test_lines(config: FoldConfig, index: Index) -> list[str]:
     with contextlib.suppress(UserError):  # check_test says it
         form = read_form(
             index.root, index.classes, metric=config.metric, ordinal=config.ordinal,
-            ids=test.table["id"].tolist(),
+            ids=test.table["id"].tolist(), several=index.several,
         )  # fmt: skip
         if form.kind != "columns":
             asked = f"ids in {names[0]}, asks for {shown}: {form}"

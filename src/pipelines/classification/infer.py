@@ -25,6 +25,7 @@ from src.engine.weights import load_weights
 from src.ensemble.predictions import TestRun, hash_ids, save_test_info
 from src.ensemble.weights import Weights
 from src.files import atomic_array, refuse_shape
+from src.labels import PairedLogits
 from src.models.classifier import build_classifier
 from src.models.folding import fold_norms
 from src.pipelines.run_folder import read_config, refuse_lost
@@ -66,6 +67,7 @@ class TrainedFold:
         runtime: device and precision.
         batch_size: images at once; 0 = by resolution.
         num_workers: loader processes.
+        several: whether an image may have several of the classes.
     """
 
     run: Run
@@ -75,6 +77,7 @@ class TrainedFold:
     runtime: Runtime
     batch_size: int
     num_workers: int
+    several: bool = False
 
     def predict(
         self,
@@ -123,7 +126,8 @@ class TrainedFold:
 
     def as_test_run(self, images: DecodedImages, views: Sequence[str]) -> TestRun:
         """Return the logits of images as the blend takes them."""
-        logits = self.predict(images, views)
+        logits: Any = self.predict(images, views)
+        logits = PairedLogits(logits) if self.several else logits
         return TestRun(self.run.folder, logits, tuple(views), self.classes)
 
 
@@ -169,6 +173,7 @@ def load_fold(run: Run, config: InferConfig) -> TrainedFold:
         runtime,
         config.infer_batch_size,
         default_num_workers(runtime.device.type) if workers < 0 else workers,
+        bool(resolved.get("several")),
     )
 
 

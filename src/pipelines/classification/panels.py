@@ -15,7 +15,7 @@ from src.data.folds import Folds, read_folds
 from src.data.index import find_root
 from src.ensemble.calibration import EDGES
 from src.ensemble.diagnosis import Diagnosis, costliest, diagnose, mean_blend
-from src.ensemble.oof import FoldTable, find_models, load_oof
+from src.ensemble.oof import FoldTable, find_models, learns_labels, load_oof
 from src.ensemble.weights import Weights, read_forecast, read_weights
 from src.page import (
     Html,
@@ -66,6 +66,11 @@ def study(output: Output) -> Study:
     Raises:
         UserError: none there, or damaged.
     """
+    if learns_labels(output.root):
+        raise UserError(
+            "these images have several labels, and the pages on classes show one an image: nested "
+            "scores stand in weights.json"
+        )
     folds = read_folds(output.folds)
     used = folds.fold >= 0
     rows = FoldTable(

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from src.classes import Aliases
+from src.classes import Aliases, merge_classes
 from src.config import FoldConfig
 from src.data.aliases import load_aliases
 from src.data.audit import audit_images, write_duplicates, write_quarantine
@@ -26,8 +26,9 @@ from src.data.index import (
 )
 from src.data.sample import find_sample, read_sample_cells
 from src.ensemble.forms import Form, Sample, find_form
+from src.ensemble.label_forms import find_label_form
 from src.files import hold, sweep
-from src.metrics.contest import find_metric
+from src.metrics.contest import OF_LABELS, Metric, find_metric
 from src.runs import Output
 from src.script import UserError
 
@@ -35,9 +36,9 @@ from src.script import UserError
 def check_recipe(config: FoldConfig) -> None:
     """Refuse a mistake in a spec before anything is read; the defaults import nothing heavy."""
     if config.loss != FoldConfig.loss:
-        from src.losses.classification import build_loss
+        from src.losses.classification import check_loss
 
-        build_loss(config.loss)
+        check_loss(config.loss)
     if config.augment:
         from src.data.transforms import build_augmentations
 
@@ -52,7 +53,33 @@ def read_index(config: FoldConfig) -> Index:
         image_column=config.image_column or None,
         label_column=config.label_column or None,
         group_column=config.group_column or None,
+        several=config.metric in OF_LABELS,
     )
+
+
+def refuse_several(index: Index, what: str) -> None:
+    """Raise a UserError where an image may have several labels, which ``what`` does not learn."""
+    if index.several:
+        raise UserError(
+            f"{what} learns one class an image, and these have several labels: use train_fold.py"
+        )
+
+
+def settle_metric(config: FoldConfig, index: Index) -> Metric:
+    """Return what the contest counts, and refuse options that the images' labels do not fit.
+
+    Raises:
+        UserError: such a metric, loss, alias file or linear probe.
+    """
+    classes = find_aliases(config, index).trained
+    metric = find_metric(config.metric, classes, config.ordinal, several=index.several)
+    if config.loss != FoldConfig.loss:
+        from src.losses.classification import build_loss
+
+        build_loss(config.loss, several=index.several)
+    if index.several and config.epochs == 0:
+        refuse_several(index, "--epochs 0: the linear probe")
+    return metric
 
 
 def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
@@ -60,7 +87,7 @@ def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
     index = read_index(config)
     for note in index.notes:
         print(f"note: {note}")
-    find_metric(config.metric, find_aliases(config, index).trained, config.ordinal)  # or refuse
+    settle_metric(config, index)
     if not output.folds.exists():
         output.root.mkdir(parents=True, exist_ok=True)
         with hold(output.folds_lock, str(output.folds), wait=True):
@@ -93,6 +120,7 @@ def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
         seed=config.seed,
         linked=linked,
         quarantined=quarantined,
+        labels=index.classes if index.several else (),
     )
     for note in (*notes, *folds.notes):
         print(f"note: {note}")
@@ -118,7 +146,7 @@ def check_test(config: FoldConfig, index: Index) -> list[str]:
         known = find_aliases(config, index)
         form = read_form(
             index.root, known.trained, metric=config.metric, ordinal=config.ordinal, ids=ids,
-            alias_groups=known.members(),
+            alias_groups=known.members(), several=index.several,
         )  # fmt: skip
         lines += [f"note: {note}" for note in form.notes]
     except UserError as error:
@@ -133,6 +161,7 @@ def read_form(
     metric: str,
     ordinal: Sequence[str],
     ids: Sequence[str],
+    several: bool = False,
     **options: Any,
 ) -> Form:
     """Return the form of the submission that the sample asks for, and the metric scores.
@@ -143,6 +172,7 @@ def read_form(
         metric: what the contest counts.
         ordinal: order of the classes, see :func:`src.metrics.contest.find_metric`.
         ids: test ids.
+        several: whether the classes are labels of which an image may have several.
         options: others of :func:`src.ensemble.forms.find_form`.
     """
     table, sample = read_sample_cells(root), None
@@ -150,10 +180,20 @@ def read_form(
         keys, cells = (tuple(table.iloc[:, place].tolist()) for place in (0, 1))
         path = find_sample(root)
         sample = Sample(tuple(table.columns), cells, keys, path.name if path else "")
-    holds = find_metric(metric, classes, ordinal).holds
+    holds = find_metric(metric, classes, ordinal, several=several).holds
+    if several:
+        return find_label_form(sample, classes, holds=holds, ids=ids)
     return find_form(sample, classes, holds=holds, ids=ids, **options)
 
 
 def find_aliases(config: FoldConfig, index: Index) -> Aliases:
-    """Read the alias file: the flag's, else the data folder's, else none."""
+    """Read the alias file: the flag's, else the data folder's, else none.
+
+    Raises:
+        UserError: a mistake in it, or labels of which an image may have several.
+    """
+    if index.several:
+        if config.aliases:
+            raise UserError("--aliases: joins classes, and these images have several labels")
+        return merge_classes(index.classes, ())
     return load_aliases(index.root, config.aliases, index.classes)

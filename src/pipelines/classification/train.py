@@ -41,6 +41,7 @@ from src.engine.predict import default_batch_size, evaluate
 from src.engine.runtime import Runtime
 from src.engine.weights import load_weights, run_identity, save_weights
 from src.ensemble.predictions import save_oof
+from src.labels import to_hot
 from src.losses.classification import build_loss
 from src.mask_config import DistillConfig
 from src.metrics.contest import find_metric
@@ -57,6 +58,7 @@ from src.runs import Done, Output, Run
 from src.script import UserError
 from src.tasks.classification import Classification
 from src.tasks.distillation import inner_task
+from src.tasks.multilabel import MultiLabel
 from src.tasks.protocols import Batch, Task
 from src.views import view_names
 
@@ -78,8 +80,9 @@ class ClassData:
         return self.aliases.trained
 
     def targets(self, rows: np.ndarray) -> np.ndarray:
-        """Return the class numbers (R,) int64 of some rows."""
-        return self.aliases.targets(self.index.table["target"].iloc[rows].tolist())
+        """Return class numbers (R,) of rows, or labels (R, K) of 0 and 1."""
+        names = self.index.table["target"].iloc[rows].tolist()
+        return to_hot(names, self.classes) if self.index.several else self.aliases.targets(names)
 
 
 def train_fold(
@@ -119,9 +122,6 @@ def train_fold(
     weights = find_weights(timm_id, config.pretrained)
     data = ClassData(index, folds, find_aliases(config, index), size)
     num_classes = len(data.classes)
-    metric = None
-    if config.metric != "log_loss":
-        metric = find_metric(config.metric, data.classes, config.ordinal)
     torch.manual_seed(config.seed)
     model = build_classifier(
         timm_id,
@@ -134,7 +134,8 @@ def train_fold(
         weights=weights,
         frozen_norms=config.norms == "frozen",
     )
-    loss = build_loss(config.loss, label_smoothing=config.label_smoothing)
+    about: dict[str, Any] = {"timm_id": timm_id, "weights": str(weights)}
+    about |= {"several": True} if index.several else {}
     augment = train_transform(
         size,
         scale_min=config.scale_min,
@@ -146,11 +147,20 @@ def train_fold(
         augment=config.augment,
     )
     return train_classes(
-        config, run, data, fold, model, Classification(num_classes, loss, metric), augment,
-        output=output, about={"timm_id": timm_id, "weights": str(weights)}, runtime=runtime,
-        mix=make_mix(config, num_classes), probe=config.head_start == "probe",
-        shorten=shorten,
+        config, run, data, fold, model, choose_task(config, data), augment,
+        output=output, about=about, runtime=runtime, mix=make_mix(config, num_classes),
+        probe=config.head_start == "probe" and not index.several, shorten=shorten,
     )  # fmt: skip
+
+
+def choose_task(config: FoldConfig, data: ClassData) -> Classification | MultiLabel:
+    """Return what is learned: one class an image, or several labels."""
+    several, num = data.index.several, len(data.classes)
+    loss = build_loss(config.loss, label_smoothing=config.label_smoothing, several=several)
+    metric = find_metric(config.metric, data.classes, config.ordinal, several=several)
+    if several:
+        return MultiLabel(num, loss, metric)
+    return Classification(num, loss, None if config.metric == "log_loss" else metric)
 
 
 def make_mix(config: FoldConfig, num_classes: int) -> Mix | None:
@@ -234,7 +244,8 @@ def train_classes(
     resolved |= {"split_hash": data.folds.folds_hash, "fold": _label(fold)}
     kept = runtime.from_main(take_up(run) if runtime.is_main else None)
     write_config(run, config, resolved, runtime)
-    size = f"{side} px, {len(rows)} images, {len(data.classes)} classes"
+    what = "labels" if data.index.several else "classes"
+    size = f"{side} px, {len(rows)} images, {len(data.classes)} {what}"
     say(runtime, f"{run.folder}: {about['timm_id']} at {size}")
     started = time.monotonic()
     network: Any = inner_network(model)  # a student is wrapped
@@ -339,12 +350,13 @@ def write_oof(
     runtime: Runtime,
 ) -> None:
     """Predict the held-out images exactly as test images will be, and write ``oof.npz``."""
-    plain: Classification = inner_task(task)
+    plain: Task = inner_task(task)
     network = inner_network(model)  # a student is wrapped
     network = runtime.place(fold_norms(network, data.image_size))
     scale = config.tta_scale if isinstance(config, FoldConfig) else 1.0
     views = view_names(config.tta_steps, scale)
-    held = data.index.table.iloc[data.folds.valid_rows(fold)]
+    rows = data.folds.valid_rows(fold)
+    held = data.index.table.iloc[rows]
     logits = np.zeros((len(views), len(held), len(data.classes)), np.float16)
     with catch_signals(runtime.agree) as pause:
         predict_named_views(
@@ -357,7 +369,7 @@ def write_oof(
         run.oof,
         logits=logits,
         ids=held["id"].to_numpy(dtype=str),
-        targets=data.aliases.targets(held["target"].tolist()),
+        targets=data.targets(rows),
         views=views,
         classes=data.classes,
         fold=_label(fold),

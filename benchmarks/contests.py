@@ -1,0 +1,137 @@
+"""Real digits as contests of other forms, from images to a submission scored on rows kept aside.
+
+    python benchmarks/contests.py labels       # odd, above 4, prime: columns of 0 and 1; mean AUC
+    python benchmarks/contests.py cells        # the same as a cell of labels; F1
+    python benchmarks/contests.py grades       # ordered classes 0 … 9; QWK
+
+Each writes scikit-learn's digits below ``--folder``, calls the three commands, and prints the
+nested OOF score, its forecast and what the kept labels give, computed by scikit-learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+LABELS = {
+    "odd": lambda digit: digit % 2 == 1,
+    "above4": lambda digit: digit > 4,
+    "prime": lambda digit: digit in (2, 3, 5, 7),
+}
+METRICS = {"labels": "mean_auc", "cells": "f1_samples", "grades": "qwk"}
+TRAIN = [
+    *("--model", "resnet10t", "--pretrained", "none", "--config", "", "--image_size", "32"),
+    *("--folds", "3", "--fold", "all", "--epochs", "5", "--batch_size", "32", "--lr", "0.002"),
+    *("--head_lr_mult", "1", "--hflip", "0", "--tta_steps", "1", "--num_workers", "0"),
+    *("--autotune", "off"),
+]
+
+
+def main() -> int:
+    """Make the data, run the three commands, score."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("form", choices=METRICS)
+    parser.add_argument("--metric", default="", help="another one than the form's usual")
+    parser.add_argument("--folder", default="", help="of data and output; empty = output/FORM")
+    options, more = parser.parse_known_args()  # more flags go to train_fold.py
+    started = time.monotonic()
+    metric = options.metric or METRICS[options.form]
+    folder = Path(options.folder or f"output/contest_{options.form}")
+    kept = write_contest(folder / "data", options.form)
+    places = ["--data_dir", str(folder / "data"), "--output_dir", str(folder / "output")]
+    run("train_fold.py", *TRAIN, "--metric", metric, *places, *more)
+    run("optimize_weights.py", "--trials", "8", "--presets", "", *places)
+    run("infer_ensemble.py", "--tta_steps", "1", "--num_workers", "0", *places)
+    with (folder / "output" / "submission.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    forecast = json.loads((folder / "output" / "prediction.json").read_text(encoding="utf-8"))
+    low, high = forecast["test"]["low"], forecast["test"]["high"]
+    print(
+        f"\n{options.form}, {metric}: nested OOF {forecast['oof']:.4f}, forecast "
+        f"{forecast['test']['value']:.4f} ({low:.4f} to {high:.4f}), {len(rows)} rows kept aside "
+        f"{score(metric, header, rows, kept):.4f}; {time.monotonic() - started:.0f} s"
+    )
+    return 0
+
+
+def write_contest(data: Path, form: str) -> dict[str, int]:
+    """Write 1,200 digits with labels and 597 without; return id → digit of the latter."""
+    import cv2
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target)).tolist()
+    split = {"test": order[:597], "train": order[597:]}
+    for name, rows in split.items():
+        (data / name).mkdir(parents=True, exist_ok=True)
+        for row in rows:
+            grey = (digits.images[row] * 255 / 16).astype(np.uint8)
+            image = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(data / name / f"{row:04d}.png"), image)
+    header, filler = {
+        "labels": (["id", *LABELS], ["0.5"] * len(LABELS)),
+        "cells": (["id", "labels"], ["odd prime"]),
+        "grades": (["id", "grade"], ["0"]),
+    }[form]
+    cells = [[f"{row:04d}", *cells_of(form, int(digits.target[row]))] for row in split["train"]]
+    write_rows(data / "train.csv", [header, *cells])
+    sample = [[f"{row:04d}", *filler] for row in split["test"]]
+    write_rows(data / "sample_submission.csv", [header, *sample])
+    return {f"{row:04d}": int(digits.target[row]) for row in split["test"]}
+
+
+def cells_of(form: str, digit: int) -> list[str]:
+    """Return what train.csv says of a digit."""
+    has = {name: bool(rule(digit)) for name, rule in LABELS.items()}
+    if form == "labels":
+        return [str(int(one)) for one in has.values()]
+    return [" ".join(name for name, one in has.items() if one)] if form == "cells" else [str(digit)]
+
+
+def score(metric: str, header: list[str], rows: list[list[str]], kept: dict[str, int]) -> float:
+    """Return what the rows of a submission are worth."""
+    from sklearn import metrics
+
+    digits = [kept[row[0]] for row in rows]
+    if metric == "qwk":
+        grades = [int(row[1]) for row in rows]
+        return float(metrics.cohen_kappa_score(digits, grades, weights="quadratic"))
+    truth = np.array([[bool(rule(digit)) for rule in LABELS.values()] for digit in digits])
+    if header[1:] == ["labels"]:
+        said = np.array([[name in row[1].split() for name in LABELS] for row in rows], float)
+    else:
+        said = np.array([row[1:] for row in rows], float)
+    measures: dict[str, Any] = {
+        "mean_auc": metrics.roc_auc_score,
+        "map": metrics.average_precision_score,
+        "f1_samples": lambda y, p: metrics.f1_score(y, p > 0.5, average="samples", zero_division=1),
+        "log_loss": lambda y, p: np.mean([metrics.log_loss(y[:, k], p[:, k]) for k in range(3)]),
+    }
+    return float(measures[metric](truth, said))
+
+
+def write_rows(path: Path, rows: list[list[str]]) -> None:
+    """Write a CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def run(script: str, *flags: str) -> None:
+    """Run one of the commands, shown as it would be typed; stop where it fails."""
+    print(f"\n$ python {script} {' '.join(flag or repr('') for flag in flags)}", flush=True)
+    status = subprocess.run([sys.executable, str(ROOT / script), *flags], check=False).returncode
+    if status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Several labels an image, through the three scripts: from train.csv to a proved submission."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from src.ensemble.predictions import open_oof
+from src.ensemble.weights import read_weights
+from src.files import read_json, write_json
+from src.pipelines.library import load_ensemble, load_run
+from tests.scripts.conftest import Place
+
+LABELS = ("bright", "striped")
+QUICK = ("--fold", "all", "--epochs", "3", "--mixup_alpha", "0.2", "--cutmix_alpha", "0")
+
+
+@pytest.fixture
+def labels(fresh: Place) -> Place:
+    """Images that are bright or not and striped or not; a row in seven has a group of its own."""
+    rng = np.random.default_rng(0)
+    for folder in ("train", "test"):
+        for path in sorted((fresh.data / folder).rglob("*.png")):
+            path.unlink()
+    for folder in ("evening", "noon"):
+        (fresh.data / "train" / folder).rmdir()
+    (fresh.data / "test.csv").unlink(missing_ok=True)
+    rows = []
+    for row in range(48):
+        bright, striped = int(row % 2), int(row // 2 % 2)
+        image = rng.integers(0, 60, (32, 32, 3)) + 100 * bright
+        image[:, ::4] += 90 * striped
+        place = fresh.data / ("train" if row < 36 else "test") / f"{row:02d}.png"
+        cv2.imwrite(str(place), image.astype(np.uint8))
+        if row < 36:
+            rows.append([place.name, str(bright), str(striped)])
+    write(fresh.data / "train.csv", ["image", *LABELS], rows)
+    ids = [f"{row:02d}" for row in range(36, 48)]
+    write(fresh.data / "sample_submission.csv", ["id", *LABELS[::-1]], [[i, 0, 0] for i in ids])
+    return fresh
+
+
+def write(path: Path, header: list[str], rows: list[list[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def read(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def whole_way(place: Place, *flags: str) -> str:
+    """Train, blend and predict; return what was printed."""
+    said = ""
+    for answer in (place.train(*QUICK, *flags), place.optimize("--trials", "5"), place.infer()):
+        assert answer.status == 0, answer.err
+        said += answer.out
+    return said
+
+
+def test_columns_of_probabilities_by_mean_auc(labels: Place) -> None:
+    shown = labels.train("--dry_run", "--metric", "mean_auc")
+    assert shown.status == 0 and "36 training images, 2 labels" in shown.out
+    assert "18" in shown.out and "metric: mean_auc of probabilities" in shown.out
+    said = whole_way(labels, "--metric", "mean_auc", "--loss", "asymmetric + 0.5 bce")
+    assert "several labels an image: 2 labels" in said and "predicted test mean_auc" in said
+    done = json.loads((labels.run / "finished.json").read_text())
+    assert done["monitor"] == "mean_auc" and done["score"] > 0.5
+    oof = open_oof(labels.run / "oof.npz")
+    assert oof.several and oof.targets.shape == (18, 2) and oof.classes == LABELS
+    weights = read_weights(labels.output / "weights.json")
+    assert weights.labels == LABELS and weights.counted and weights.counted.num_rows == 36
+    header, *rows = read(labels.output / "submission.csv")
+    assert header == ["id", "striped", "bright"] and [r[0] for r in rows] == [
+        str(row) for row in range(36, 48)
+    ]
+    probs = np.array([row[1:] for row in rows], float)
+    assert probs.min() > 0 and probs.max() < 1 and np.ptp(probs.sum(axis=1)) > 0.01
+    forecast = json.loads((labels.output / "prediction.json").read_text())
+    assert forecast["metric"] == "mean_auc" and forecast["oof"] == weights.counted.score
+    images = sorted((labels.data / "test").iterdir())
+    found = load_ensemble(labels.output, device="cpu").predict(images)
+    assert found.classes == LABELS  # all views, the submission two of them
+    np.testing.assert_allclose(found.probs[:, ::-1], probs, atol=0.2)
+    alone = load_run(labels.run, device="cpu").predict(images)
+    assert alone.probs.shape == (12, 2) and np.ptp(alone.probs.sum(axis=1)) > 0.01
+    assert "several labels" in labels.start("scripts.plan", "--hours", "0.1").err
+    again = labels.train(*QUICK, "--metric", "mean_auc", "--loss", "asymmetric + 0.5 bce")
+    assert again.status == 0 and "skipped" in again.out
+
+
+def test_cells_of_labels_by_f1(labels: Place) -> None:
+    rows = [
+        [name, " ".join(n for n, one in zip(LABELS, hot, strict=True) if one == "1")]
+        for name, *hot in read(labels.data / "train.csv")[1:]
+    ]
+    write(labels.data / "train.csv", ["image", "labels"], rows)
+    ids = [str(row) for row in range(36, 48)]
+    write(labels.data / "sample_submission.csv", ["id", "labels"], [[i, "bright"] for i in ids])
+    assert labels.train().is_one_line("no label in column labels", "pass --metric f1_samples")
+    said = whole_way(labels, "--metric", "f1_samples")
+    weights = read_weights(labels.output / "weights.json")
+    assert weights.counted and len(weights.counted.decision.cuts) == 2
+    header, *rows = read(labels.output / "submission.csv")
+    assert header == ["id", "labels"] and [row[0] for row in rows] == ids
+    assert {name for row in rows for name in row[1].split()} <= set(LABELS)
+    log_probs = np.load(labels.output / "test_log_probs.npy")
+    marks = weights.counted.decision.apply(log_probs).reshape(12, 2)
+    assert [len(row[1].split()) for row in rows] == marks.sum(axis=1).tolist()
+    assert "a cell of labels, read back and sound" in said and "given to" in said
+    loss = labels.optimize("--metric", "log_loss")
+    assert loss.status == 0, loss.err
+    counted = read_weights(labels.output / "weights.json").counted
+    assert counted and counted.metric == "log_loss" and 0 <= counted.low < counted.score
+    assert labels.infer().status == 0
+
+
+def test_mistakes_are_one_line(labels: Place) -> None:
+    refused = labels.train("--metric", "accuracy")
+    assert refused.is_one_line("--metric accuracy", "several labels", "f1_samples")
+    assert labels.train("--loss", "bi_tempered").is_one_line("bi_tempered", "asymmetric")
+    aliases = labels.data / "aliases.csv"
+    aliases.write_text("bright,striped\n")
+    assert labels.train("--aliases", str(aliases)).is_one_line("--aliases", "several labels")
+    assert labels.train("--loss", "nonsense").is_one_line("nonsense")
+    whole_way(labels)  # by log loss; the table of aliases is about classes
+    weights = read_json(labels.output / "weights.json")
+    weights["contest"]["decision"]["slopes"] = [1.0]
+    write_json(labels.output / "weights.json", weights)
+    assert labels.infer().is_one_line("weights.json", "labels out of range")
