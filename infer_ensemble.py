@@ -86,7 +86,10 @@ def infer(config: InferConfig, output: Output) -> None:
     if weights.labels:
         with own_file(path, ours=path == output.submission):
             submit_labels(path, form, ids, weights, predictions)
-        describe_labels(output.prediction, weights, predictions, len(ids), predictor.temperature)
+        describe_labels(
+            output.prediction, weights, predictions, len(ids), temperature=predictor.temperature,
+            fitted=describe_file(output.weights)["crc32"],
+        )  # fmt: skip
         print(f"\n{path}: {len(ids)} rows × {form}, read back and sound")
         return
     shift = find_shift(predictions, weights)
@@ -235,10 +238,15 @@ def describe_labels(
     weights: Weights,
     predictions: BlendedPredictions,
     num_test: int,
+    *,
     temperature: float,
+    fitted: str,
 ) -> None:
-    """Write the expected score of several labels an image, and print how frequent each label is."""
-    from src.ensemble import report
+    """Write the expected score of several labels an image, and print how frequent each label is.
+
+    The log losses are of images × labels, before each label's own calibration.
+    """
+    from src.ensemble import calibration, report
     from src.ensemble.contest import Score, forecast_score
     from src.metrics.contest import find_metric
 
@@ -249,8 +257,14 @@ def describe_labels(
         Score(counted.score, counted.low, counted.high), counted.num_rows, num_test,
         greater_is_better=better,
     )  # fmt: skip
-    forecast = {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
-    write_json(prediction, forecast | {"average_temperature": temperature})
+    tally = calibration.TestTally.empty()
+    for log_probs in predictions.blocks():
+        tally.add(log_probs, log_probs)
+    expected = asdict(calibration.expected_loss(weights.summary, tally))
+    forecast = {"oof_log_loss": weights.summary.loss, "test_log_loss": expected}
+    forecast |= {"average_temperature": temperature, "weights": fitted}
+    forecast |= {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
+    write_json(prediction, forecast)
     print(f"\n{report.labels_table(predictions.log_probs, counted.decision, weights.labels)}\n")
     print(report.counted_lines(counted, score))
 

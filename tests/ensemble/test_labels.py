@@ -142,7 +142,7 @@ def test_test_logits_are_predicted_as_pairs(world) -> None:
     board = make_board(world, "log_loss")
     blend = find_candidates(board, trials=0, seed=0)[1].blend
     logits = world.rng.standard_normal((2, 7, 3)).astype(np.float16)
-    run = TestRun(world.root, PairedLogits(logits), VIEWS, STATES, "h")
+    run = TestRun(world.root, PairedLogits(logits), VIEWS, STATES)
     predictor = EnsemblePredictor({"one": [run], "two": [run]}, blend, (0, 1), 21)
     found = predictor.predict(slice(None)).log_probs
     np.testing.assert_array_equal(found[6:9], predictor.predict(slice(6, 9)).log_probs)
