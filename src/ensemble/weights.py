@@ -167,7 +167,7 @@ def restrict(
 def write_weights(path: Path, weights: Weights) -> None:
     """Write ``weights.json``; floats are kept to the last bit."""
     blend, summary, counted = weights.blend, weights.summary, weights.counted
-    contest: dict[str, Any] = {"contest": asdict(counted)} if counted else {}
+    contest: Json = {"contest": asdict(counted)} if counted else {}
     if counted and not weights.labels:
         for name in ("slopes", "offsets", "least"):
             del contest["contest"]["decision"][name]
