@@ -302,7 +302,7 @@ def score_table(results: Mapping[str, Sequence[Finished]]) -> str:
         rows.append((name, *shown, thresholds, show(pooled)))
     if len(results) > 1:
         rows.append((f"mean of {len(results)}", show(mean_over_sets(results)), *[""] * 4))
-    pooled = [
+    together = [
         f"{name}, one threshold for all seeds, nested {found[0].nested:.4f}: {found[0]}"
         for name, runs in results.items()
         if len(runs) > 1 and (found := pool_choice([load_member(run) for run, _ in runs]))
@@ -312,7 +312,7 @@ def score_table(results: Mapping[str, Sequence[Finished]]) -> str:
     how = f"{seeds} seed{'s' * (seeds > 1)}; views {', '.join(map(str, views))}"
     heads = ["set", "nested", "at 0.5", "same images", "threshold", "pooled fg IoU"]
     table = format_table(heads, rows)
-    return "\n".join([table, *pooled, f"{how}; {PROTOCOL}"])
+    return "\n".join([table, *together, f"{how}; {PROTOCOL}"])
 
 
 def difference(first: Sequence[Finished], second: Sequence[Finished]) -> str:

@@ -24,8 +24,8 @@ import train_fold
 from src.config import FoldConfig
 from src.data.aliases import load_aliases
 from src.data.masks import read_labelled
-from src.data.sources.masks import MaskIndex
-from src.data.sources.registry import SOURCES
+from src.data.sources.masks import MaskIndex, Source
+from src.data.sources.registry import SOURCES, detect_source
 from src.data.transforms import AUGMENTATIONS, train_mask_transform, train_transform
 from src.losses.classification import LOSSES, build_loss
 from src.losses.segmentation import TERMS
@@ -200,10 +200,14 @@ def test_a_layout_of_mask_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(UserError, match="mine is unknown"):
         read_labelled("mine", tmp_path)
-    monkeypatch.setitem(SOURCES, "mine", read_mine)
+    sign = Source("mine", read_mine, lambda root: (root / "mine.txt").exists())
+    monkeypatch.setitem(SOURCES, "mine", sign)
     config = parse(LaneConfig, ["--config", "", "--source", "mine"], **HOW)
     found = read_labelled(config.source, tmp_path)
     assert found.classes == ("ground", "thing") and len(found.table) == 1
+    assert detect_source(tmp_path) == "folders"
+    (tmp_path / "mine.txt").touch()
+    assert detect_source(tmp_path) == "mine"
 
 
 def test_the_metric_that_decides() -> None:

@@ -25,7 +25,10 @@ from src.data.sources.masks import (
     MASK_SUFFIXES,
     MaskIndex,
     Row,
+    Source,
     build_index,
+    has_file,
+    has_folder,
     list_files,
     note_count,
     pair,
@@ -144,3 +147,12 @@ def _list_original(root: Path, notes: list[str]) -> Iterator[Row]:
 
 def _strip_l(stem: str) -> str:
     return stem.removesuffix("_L")
+
+
+def is_camvid(root: Path) -> bool:
+    """Tell whether a folder has one of CamVid's layouts."""
+    split = has_folder(root, "trainannot", "LabeledApproved_full")
+    return split or has_file(root, "train_labels/*_L.png")
+
+
+SOURCE = Source("camvid", read_camvid, is_camvid)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.data.sources.annotations import load_annotations
 from src.data.sources.coco import list_categories, list_images
-from src.data.sources.masks import MaskIndex, build_index, note_count
+from src.data.sources.masks import MaskIndex, Source, build_index, has_folder, note_count
 from src.script import UserError
 
 DAMAGES = ("dent", "scratch", "crack", "glass shatter", "lamp broken", "tire flat")
@@ -48,3 +48,8 @@ def read_cardd(root: Path | str, *, binary: bool = False) -> MaskIndex:
         note_count(notes, f"CarDD {split}", sum(row.split == split for row in rows), known)
     classes = ("background", "damage") if binary else ("background", *DAMAGES)
     return build_index(base, rows, classes, decode, notes=notes)
+
+
+SOURCE = Source(
+    "cardd", read_cardd, lambda root: has_folder(root, "CarDD_COCO", "CarDD_release"), whole=True
+)

@@ -15,7 +15,9 @@ from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MaskIndex,
     Row,
+    Source,
     build_index,
+    has_folder,
     list_files,
     note_count,
     note_missing,
@@ -70,3 +72,8 @@ def decode_cracks(path: Path) -> np.ndarray:
     if labels.ndim != 2 or labels.dtype.kind not in "uif" or not labels.size:
         raise UserError(f"{path}: groundTruth.Segmentation is not a 2-D array: restore the file")
     return (labels == CRACK).astype(np.uint8)
+
+
+SOURCE = Source(
+    "cfd", read_cfd, lambda root: has_folder(root, "groundTruth") and has_folder(root, "image")
+)

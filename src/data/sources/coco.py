@@ -17,7 +17,7 @@ from src.data.sources.annotations import USUAL, CocoFile, find_json, load_annota
 from src.data.sources.folders import holds_masks
 from src.data.sources.frames import group_neighbours, natural_key
 from src.data.sources.locate import Locator
-from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Row, build_index, note_missing
+from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Row, Source, build_index, note_missing
 from src.data.sources.places import describe, read_place, walk
 from src.data.sources.polygons import Segmentation, rasterise
 from src.files import Json
@@ -208,3 +208,6 @@ def _collect(
         image: tuple((label, shape) for _, label, shape in sorted(items, key=lambda i: -i[0]))
         for image, items in found.items()
     }
+
+
+SOURCE = Source("coco", read_coco, is_coco)

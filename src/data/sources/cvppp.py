@@ -16,7 +16,9 @@ from src.data.decode import decode_mask
 from src.data.sources.masks import (
     MaskIndex,
     Row,
+    Source,
     build_index,
+    has_file,
     list_files,
     note_count,
     note_missing,
@@ -80,3 +82,6 @@ def _list_plants(root: Path, folder: Path, notes: list[str]) -> Iterator[Row]:
 
 def _strip(stem: str, end: str) -> str | None:
     return stem[: -len(end)] if stem.endswith(end) else None
+
+
+SOURCE = Source("cvppp", read_cvppp, lambda r: has_file(r, "A[0-9]*/*_rgb.png"), whole=True)

@@ -15,7 +15,9 @@ from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
     MaskIndex,
+    Source,
     build_index,
+    has_folder,
     list_files,
     note_count,
     note_missing,
@@ -74,3 +76,9 @@ def _find_files(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 def _strip_p(stem: str) -> str:
     return stem[1:] if stem.startswith("p") and stem[1:].isdigit() else stem
+
+
+SOURCE = Source(
+    "etis", read_etis,
+    lambda root: has_folder(root, "Ground Truth") and not has_folder(root, "Original"),
+)  # fmt: skip

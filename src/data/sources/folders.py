@@ -23,6 +23,7 @@ from src.data.sources.masks import (
     MASK_SUFFIXES,
     MaskIndex,
     Row,
+    Source,
     build_index,
     note_missing,
     pair,
@@ -290,3 +291,6 @@ def _divide(
     for name, path in images.items():
         parts.setdefault(splits.get(name, ""), {})[name] = path
     return parts
+
+
+SOURCE = Source("folders", read_folders)

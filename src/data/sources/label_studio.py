@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from src.data.sources.annotations import find_json, find_shape_fault, read_json
+from src.data.sources.folders import holds_masks
 from src.data.sources.labelme import Drawing, index_drawings
 from src.data.sources.locate import Locator
-from src.data.sources.masks import MaskIndex, image_header, note_missing
+from src.data.sources.masks import MaskIndex, Source, image_header, note_missing
 from src.script import UserError
 
 
@@ -82,3 +83,8 @@ def _outlines(result: Any, width: int, height: int) -> Iterator[tuple[str, list[
             points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
         polygon = [side for x, y in points for side in (x * width / 100, y * height / 100)]
         yield str(value[kind][0]), polygon
+
+
+SOURCE = Source(
+    "labelstudio", read_label_studio, lambda r: is_label_studio(r) and not holds_masks(r)
+)

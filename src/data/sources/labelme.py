@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from src.data.sources.annotations import CocoFile, find_json, find_shape_fault, read_json
 from src.data.sources.coco import index_files
+from src.data.sources.folders import holds_masks
 from src.data.sources.locate import Locator
-from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, image_header, note_missing
+from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Source, image_header, note_missing
 from src.data.sources.places import read_place
 from src.files import Json
 from src.script import UserError
@@ -131,3 +132,6 @@ def _as_coco(root: Path, drawn: Drawing, names: list[str]) -> CocoFile:
     }
     split = read_place(drawn.file.parent.relative_to(root).parts).split
     return CocoFile(drawn.file, root, split, content)
+
+
+SOURCE = Source("labelme", read_labelme, lambda root: is_labelme(root) and not holds_masks(root))

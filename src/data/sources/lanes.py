@@ -27,7 +27,7 @@ from src.data.sources.label_studio import is_label_studio, read_label_studio
 from src.data.sources.labelme import is_labelme, read_labelme
 from src.data.sources.lists import read_text
 from src.data.sources.locate import Locator
-from src.data.sources.masks import MaskIndex, Row, build_index, note_count, note_missing
+from src.data.sources.masks import MaskIndex, Row, Source, build_index, note_count, note_missing
 from src.data.sources.places import describe
 from src.files import Json
 from src.script import UserError
@@ -204,3 +204,6 @@ def _polylines(
         points = tuple((x, y) for x, y in both if x is not None and y is not None and x >= 0)
         if len(points) > 1:  # -2 marks rows without this lane
             yield points
+
+
+SOURCE = Source("lanes", read_lanes, is_tusimple)

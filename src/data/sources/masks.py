@@ -96,6 +96,32 @@ class MaskIndex:
         return mask
 
 
+class Source(NamedTuple):
+    """A layout of mask data.
+
+    Attributes:
+        name: as ``--source`` says it.
+        read: folder (and options) → its index.
+        is_here: whether a folder has the layout's sign; nothing but its name calls one without.
+        whole: whether ``read`` looks into a lone folder by itself.
+    """
+
+    name: str
+    read: Callable[..., MaskIndex]
+    is_here: Callable[[Path], bool] = lambda _: False
+    whole: bool = False
+
+
+def has_folder(root: Path, *names: str) -> bool:
+    """Tell whether a folder of one of these names lies in ``root``."""
+    return any((root / name).is_dir() for name in names)
+
+
+def has_file(root: Path, pattern: str) -> bool:
+    """Tell whether a file fits ``pattern`` in ``root`` or in a folder in it."""
+    return any(root.glob(pattern)) or any(root.glob(f"*/{pattern}"))
+
+
 def index_images(paths: Sequence[str], classes: Sequence[str]) -> MaskIndex:
     """Return an index of photographs without masks, to predict them."""
     table = pd.DataFrame({"id": list(paths), "image": list(paths)}, dtype=str)

@@ -16,6 +16,7 @@ from src.data.sources.lists import read_list
 from src.data.sources.masks import (
     MaskIndex,
     Row,
+    Source,
     build_index,
     note_count,
     note_missing,
@@ -76,3 +77,6 @@ def _list_split(base: Path, ids: list[str], split: str, notes: list[str]) -> Ite
             continue
         yield Row(name, image, mask if has_mask else "", "", split)
     note_missing(notes, f"VOC 2012 {split}: listed, but image or mask is missing", missing)
+
+
+SOURCE = Source("voc", read_voc, lambda root: find_devkit(root) is not None, whole=True)
