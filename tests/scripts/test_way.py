@@ -178,3 +178,26 @@ def test_a_flipped_bit_changes_no_submission(place: Place, name: str) -> None:
         assert prediction.is_one_line(name, "run optimize_weights.py again")
         assert place.optimize().status == 0 and place.infer().status == 0
     assert (place.output / "submission.csv").read_bytes() == submission
+
+
+def test_predictions_of_another_fold_are_recognised(place: Place) -> None:
+    whole = place.whole_results()
+    other = place.run.with_name("fold1")
+    for name in ("test_logits.npy", "test.json"):  # both: they fit each other
+        shutil.copyfile(other / name, place.run / name)
+    assert place.infer().status == 0
+    assert (place.output / "submission.csv").read_bytes() == whole["submission.csv"]
+    shutil.copyfile(other / "oof.npz", place.run / "oof.npz")
+    assert place.optimize().is_one_line("oof.npz: of fold '1'", "run its training command again")
+    assert place.train().status == 0 and place.optimize().status == 0  # the remedy
+    name = (place.run / "best.safetensors").relative_to(place.output).as_posix()
+    shutil.copyfile(other / "best.safetensors", place.output / name)
+    assert place.infer().is_one_line("best.safetensors", "run its training command again")
+    assert place.train().status == 0
+    assert (place.output / name).read_bytes() == whole[name]
+
+
+def test_oof_of_a_fold_that_is_not_finished_is_refused(place: Place) -> None:
+    (place.run / "finished.json").unlink()
+    assert place.optimize().is_one_line("not finished", "run its training command again")
+    assert place.train().status == 0 and place.optimize().status == 0

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.files import describe_file, write_text
+from src.files import describe_file, write_json, write_text
 from src.metrics.thresholds import SweepCounts
 from src.pipelines.segmentation.ensemble import (
     Member,
     check_alike,
     find_runs,
+    load_member,
     settle_shares,
     settle_threshold,
 )
@@ -105,3 +106,17 @@ def test_the_threshold_of_several_runs_is_chosen_on_all_their_held_out_images(
         settle_threshold([up, down])
     older = Member(down.run, {}, {}, {}, down.run.best, 1, 0.5)  # scored before sweeps were kept
     assert settle_threshold([up, older])[0] == pytest.approx(0.4)
+
+
+def test_a_finished_run_without_its_config_is_refused_not_left_out(tmp_path: Path) -> None:
+    for fold in (0, 1):
+        run = member(tmp_path, "net", fold, None).run
+        write_json(
+            run.finished, {"config_hash": "c", "files": {"config.yaml": describe_file(run.config)}}
+        )
+    run.config.unlink()
+    (tmp_path / "net" / "fold2").mkdir()  # nothing in it: no run
+    runs = find_runs([str(tmp_path / "net" / "fold*")])
+    assert [run.folder.name for run in runs] == ["fold0", "fold1"]
+    with pytest.raises(UserError, match=r"config\.yaml: missing.*run its training command again"):
+        load_member(runs[1])
