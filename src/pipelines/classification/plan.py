@@ -20,7 +20,7 @@ from src.pipelines.classification.survey import Candidate
 MIN_EPOCHS, MAX_EPOCHS = 3, 16
 OPTIMISM = 1.2  # rows plan so many more epochs than fit: what is too much is trimmed
 TWO_RECIPES_FROM = 8  # epochs that one recipe alone could have, from which two share the time
-SLOWNESS = 3.0  # epochs after which a training is half as far from its end as a probe's loss says
+SLOWNESS = 1.5  # epochs after which a training is half as far from its end as a probe's loss says
 # What differs between the recipes is how far the net moves: which is right depends on how far the
 # data are from ImageNet, and the mean of both beats either (docs/experiments.md).
 PROBE_SHARE = 0.05  # of the time may go into the features of the probe

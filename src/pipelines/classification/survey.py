@@ -41,7 +41,8 @@ from src.tasks.classification import Classification
 from src.tool_config import PlanConfig
 from src.views import View
 
-SHARES = (0.29, 0.43, 0.57, 0.86, 1.14)  # of the native size: 64, 96, 128, 192, 256 px for 224
+# of the native size: 64, 96, 128, 160, 192, 256 px for 224
+SHARES = (0.29, 0.43, 0.57, 0.71, 0.86, 1.14)
 STRIDE = 32
 MAX_ROWS = 400
 LEAST_SHARE = 0.6  # of a backbone's best pixels a second; small sizes have some overhead
