@@ -163,9 +163,9 @@ def predict_windows(model: nn.Module, image: Tensor, window: tuple[int, int]) ->
         if total.ndim == 0:
             total = logits.new_zeros((*logits.shape[:2], H, W))
             mass = logits.new_zeros((H, W))
-        total[..., top : top + h, left : left + w] += logits * weight
+        total[..., top : top + h, left : left + w].addcmul_(logits, weight)
         mass[top : top + h, left : left + w] += weight
-    return total / mass
+    return total.div_(mass)
 
 
 def spread(size: int, window: int) -> Iterator[int]:

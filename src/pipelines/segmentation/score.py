@@ -7,7 +7,7 @@ each image with what the folds without it chose.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -146,9 +146,9 @@ def sweep_views(
     def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
         for place, row in enumerate(batch["index"].tolist()):
             mask = held.mask(row)
-            for number in range(1, views + 1):
-                probs = mean_probs([view[place, None] for view in outputs[:number]])[0]
-                scorer.update(number, fit_size(probs, mask.shape[:2]), mask, row)
+            maps = (view[place, None] for view in outputs)
+            for number, probs in enumerate(running_means(maps), 1):
+                scorer.update(number, fit_size(probs[0], mask.shape[:2]), mask, row)
 
     predict(
         model, held.loader, task, runtime,
@@ -345,9 +345,25 @@ def to_probs(logits: Tensor) -> Tensor:
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
 
 
+def running_means(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the mean probabilities (B, 1 or K, H, W) of the first 1, 2, … views.
+
+    Args:
+        outputs: logits of each view, turned back already.
+    """
+    total: Tensor | None = None
+    for number, logits in enumerate(outputs, 1):
+        probs = to_probs(logits)
+        total = probs if total is None else total.add_(probs)
+        yield total if number == 1 else total / number
+
+
 def mean_probs(outputs: Sequence[Tensor]) -> Tensor:
     """Average the probabilities of views, each turned back already: (B, 1 or K, H, W)."""
-    return torch.stack([to_probs(logits) for logits in outputs]).mean(0)
+    total = to_probs(outputs[0])
+    for logits in outputs[1:]:
+        total = total.add_(to_probs(logits))
+    return total if len(outputs) == 1 else total.div_(len(outputs))
 
 
 def fit_size(probs: Tensor, size: tuple[int, int]) -> Tensor:

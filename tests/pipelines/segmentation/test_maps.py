@@ -11,6 +11,7 @@ from src.losses.segmentation import build_segmentation_loss
 from src.pipelines.segmentation.score import (
     fit_size,
     mean_probs,
+    running_means,
     sample_pixels,
     to_mask,
     true_probs,
@@ -41,6 +42,10 @@ def test_probabilities_are_averaged_not_logits() -> None:
     assert float(mean_probs([one, other])[0, 0, 0, 0]) == pytest.approx(expected, abs=1e-6)
     many = mean_probs([torch.randn(2, 5, 3, 3), torch.randn(2, 5, 3, 3)])
     torch.testing.assert_close(many.sum(1), torch.ones(2, 3, 3))
+    views = [torch.randn(1, 3, 2, 2) for _ in range(4)]
+    for number, mean in enumerate(running_means(views), 1):
+        torch.testing.assert_close(mean, torch.stack(views[:number]).softmax(2).mean(0))
+    assert number == 4
 
 
 def test_sizes_and_labels() -> None:
