@@ -192,6 +192,7 @@ def test_predictions_of_another_fold_are_recognised(place: Place) -> None:
     assert place.train().status == 0 and place.optimize().status == 0  # the remedy
     name = (place.run / "best.safetensors").relative_to(place.output).as_posix()
     shutil.copyfile(other / "best.safetensors", place.output / name)
+    (place.run / "test.json").unlink()
     assert place.infer().is_one_line("best.safetensors", "run its training command again")
     assert place.train().status == 0
     assert (place.output / name).read_bytes() == whole[name]
