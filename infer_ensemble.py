@@ -54,7 +54,8 @@ def infer(config: InferConfig, output: Output) -> None:
         average_temperature,
         save_predictions,
     )
-    from src.ensemble.weights import read_weights, restrict
+    from src.ensemble.weights import read_weights, restrict, used_models
+    from src.pipelines.classification.leaderboard import hash_file
 
     path = Path(config.output) if config.output else output.submission
     refuse_file(path, ours=path == output.submission)
@@ -96,11 +97,13 @@ def infer(config: InferConfig, output: Output) -> None:
     corrected = config.prior_correction == "on" and shift.significant
     with own_file(path, ours=path == output.submission):
         submit(path, form, ids, weights, predictions, shift if corrected else None)
+    about = {"submission": hash_file(path), "models": list(used_models(blend))}
+    about["weights"] = describe_file(output.weights)["crc32"]
     describe(
         output.prediction, weights, predictions, shift, ids, corrected=corrected,
-        temperature=predictor.temperature, fitted=describe_file(output.weights)["crc32"],
+        about=about | {"average_temperature": predictor.temperature},
     )  # fmt: skip
-    print(f"\n{path}: {len(ids)} rows × {form}, read back and sound")
+    print(f"\n{path}: {len(ids)} rows × {form}, read back and sound ({about['submission']})")
 
 
 def sample_form(config: InferConfig, root: Path, weights: Weights, ids: list[str]) -> Form:
@@ -190,10 +193,9 @@ def describe(
     ids: list[str],
     *,
     corrected: bool,
-    temperature: float,
-    fitted: str,
+    about: dict[str, Any],
 ) -> None:
-    """Write the expected score to ``prediction``; print it, and how sure the models are."""
+    """Write the expected score and ``about`` to ``prediction``; print it, and the certainty."""
     from src.ensemble import calibration, report
     from src.ensemble.calibration import correct
     from src.ensemble.contest import Score, forecast_score
@@ -204,7 +206,7 @@ def describe(
         tally.add(posterior if corrected else log_probs, posterior)
     expected = asdict(calibration.expected_loss(weights.summary, tally))
     forecast = {"oof_log_loss": weights.summary.loss, "test_log_loss": expected}
-    forecast |= {"average_temperature": temperature, "weights": fitted}
+    forecast |= about
     counted = weights.counted
     if counted:
         score = Score(counted.score, counted.low, counted.high)

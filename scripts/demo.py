@@ -139,7 +139,7 @@ def print_table() -> None:
     rows = [
         ["OOF log loss (nested)", prediction["oof_log_loss"]],
         ["predicted test log loss", expected["value"]],
-        ["  its 95 % interval", f"{expected['low']:.5f} to {expected['high']:.5f}"],
+        ["  its 90 % interval", f"{expected['low']:.5f} to {expected['high']:.5f}"],
         ["actual test log loss", actual],
     ]
     print(format_table(["", "nats"], rows))

@@ -2,6 +2,7 @@
 
 Reads runs, OOF predictions, weights and forecast, and writes output/report/index.html: a single
 file without network or library, for any browser. Photographs are shown where --data_dir is there.
+--submit_log "private 0.128" first records the leaderboard's score of the last submission.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ def main(argv: list[str]) -> int:
 
     from src.pipelines.report import write_report
 
+    if config.submit_log:
+        from src.pipelines.classification.leaderboard import record, summary
+        from src.runs import Output
+
+        print(summary(record(Output(Path(config.output_dir)), config.submit_log)))
     path = write_report(config)
     print(f"{path} written ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
     return 0

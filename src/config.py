@@ -161,6 +161,7 @@ class EngineConfig(PlaceConfig, ScheduleConfig, OptimizerConfig, HardwareConfig,
         0, "go on past at most so many steps whose loss is not finite", least=0, most=1_000_000
     )
     wandb: bool = option(False, "log to Weights & Biases too (WANDB_MODE=offline is honoured)")
+    mlflow: bool = option(False, "log to MLflow too (MLFLOW_TRACKING_URI, else a file)")
     accept_changes: bool = option(False, "resume although options differ from the interrupted run")
 
     def __post_init__(self) -> None:
@@ -405,9 +406,8 @@ NOT_LEARNED = frozenset(
     {
         *("data_dir", "output_dir", "allow_outside", "config", "fold", "name"),
         *("device", "num_workers", "cache", "infer_batch_size", "checkpoint_minutes"),
-        "grow_micro_batch",  # as much as the device itself
-        *("skip_nonfinite", "dry_run", "wandb", "accept_changes", "prior_weight", "audit"),
-        *("keep_last", "resume_from", "storage"),
+        *("skip_nonfinite", "dry_run", "accept_changes", "prior_weight", "audit"),
+        *("keep_last", "resume_from", "storage", "grow_micro_batch", "wandb", "mlflow"),
     }
 )
 

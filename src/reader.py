@@ -254,8 +254,9 @@ def parse(
         hint = _instead(config_class, meant[2:]) or nearest(meant, names)
         raise UserError(f"unknown flag {word}{hint}")
     config = fill(config_class, vars(flags), row_by=row_by, rows_only=rows_only)
-    if getattr(config, "wandb", False) and importlib.util.find_spec("wandb") is None:
-        raise UserError("--wandb: no such package here; pip install wandb, or drop the flag")
+    for name in ("wandb", "mlflow"):
+        if getattr(config, name, False) and importlib.util.find_spec(name) is None:
+            raise UserError(f"--{name}: no such package here; pip install {name}, or drop the flag")
     return config
 
 

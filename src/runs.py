@@ -102,6 +102,7 @@ class Output:
     # one row a submission of a plan: time, members, nested OOF loss, forecast
     history = _Below("history.csv")
     prediction = _Below("prediction.json")  # the score that the submission is expected to get
+    submissions = _Below("submissions.csv")  # the leaderboard's scores, beside the forecasts
     report = _Below("report")  # pages for people: ``index.html``, ``data.html``
     cache = _Below("cache")  # decoded pixels
     logs = _Below("logs")  # what scripts/overnight.sh printed

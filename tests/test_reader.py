@@ -264,7 +264,9 @@ def test_a_package_that_a_flag_needs_is_asked_for_before_anything_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--wandb: .* pip install wandb, or drop the flag"):
-        parse(FoldConfig, ["--wandb"], prog="p", description="")
+    for name in ("wandb", "mlflow"):
+        with pytest.raises(UserError, match=rf"--{name}: .* pip install {name}, or drop the flag"):
+            parse(FoldConfig, [f"--{name}"], prog="p", description="")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert parse(FoldConfig, ["--wandb"], prog="p", description="").wandb
+    both = parse(FoldConfig, ["--wandb", "--mlflow"], prog="p", description="")
+    assert both.wandb and both.mlflow

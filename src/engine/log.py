@@ -1,12 +1,14 @@
-"""Experiment logging: progress bars, ``metrics.csv``, TensorBoard, Weights & Biases."""
+"""Experiment logging: progress bars, ``metrics.csv``, TensorBoard, Weights & Biases, MLflow."""
 
 from __future__ import annotations
 
 import csv
 import io
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -39,54 +41,106 @@ def write_metrics(run: Run, history: Sequence[Mapping[str, float]]) -> None:
     write_text(run.metrics, text.getvalue())
 
 
-Tracker = Callable[[Mapping[str, float], int], None]
+Tracker = Callable[[Mapping[str, float], int], None]  # log(scalars, step)
 
 
 @contextmanager
 def open_trackers(
-    run: Run, runtime: Runtime, wandb: bool, config: Mapping[str, object]
+    run: Run, runtime: Runtime, asked: Sequence[str], options: Mapping[str, object]
 ) -> Iterator[list[Tracker]]:
-    """Yield functions ``log(row, step)``: TensorBoard where installed, W&B where asked for.
+    """Yield functions ``log(row, step)``: TensorBoard where installed, others where asked for.
 
-    There are none but in the main process.
+    All get the same scalars and options under the same names. There are none but in the main
+    process. A run that goes on adds to what it wrote before.
+
+    Args:
+        run: its folder.
+        runtime: tells the main process.
+        asked: of ``wandb`` and ``mlflow``.
+        options: name → value.
     """
-    if not runtime.is_main:
-        yield []
-        return
-    trackers: list[Tracker] = []
-    board = session = None
+    with ExitStack() as stack:
+        openers = [_open_board, *(TRACKERS[name] for name in asked)] if runtime.is_main else []
+        opened = [opener(run, options, stack) for opener in openers]
+        trackers = [tracker for tracker in opened if tracker is not None]
+        yield [_named(tracker) for tracker in trackers]
+
+
+def _named(tracker: Tracker) -> Tracker:
+    """Let a tracker see only names that all of them accept, and no value that is no number."""
+
+    def log(row: Mapping[str, float], step: int) -> None:
+        numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+        tracker({clean_name(name): float(value) for name, value in numbers.items()}, step)
+
+    return log
+
+
+def clean_name(name: str) -> str:
+    """Return ``name`` with ``_`` for what not every tracker accepts: ``map@3`` is ``map_3``."""
+    return re.sub(r"[^-/\w.]", "_", name, flags=re.ASCII)
+
+
+def _open_board(run: Run, options: Mapping[str, object], stack: ExitStack) -> Tracker | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        pass
-    else:
-        board = writer = SummaryWriter(str(run.tensorboard))
+        return None
+    fresh = not run.tensorboard.exists()
+    board = SummaryWriter(str(run.tensorboard))
+    stack.callback(board.close)
+    for name, value in options.items() if fresh else ():
+        board.add_text(name, str(value))
 
-        def log_board(row: Mapping[str, float], step: int) -> None:
-            for name, value in row.items():
-                writer.add_scalar(name, value, step)
-            writer.flush()
+    def log(row: Mapping[str, float], step: int) -> None:
+        for name, value in row.items():
+            board.add_scalar(name, value, step)
+        board.flush()
 
-        trackers.append(log_board)
-    if wandb:
-        import wandb as weights_and_biases
+    return log
 
-        session = log = weights_and_biases.init(
-            project=run.folder.parent.name,
-            name=run.folder.name,
-            id=f"{run.folder.parent.name}-{run.folder.name}",
-            dir=str(run.folder),
-            resume="allow",
-            config=dict(config),
-        )
-        trackers.append(lambda row, step: log.log(dict(row), step=step))
-    try:
-        yield trackers
-    finally:  # each holds a thread and open files
-        if board:
-            board.close()
-        if session:
-            session.finish()
+
+def _open_wandb(run: Run, options: Mapping[str, object], stack: ExitStack) -> Tracker:
+    import wandb
+
+    session = wandb.init(
+        project=run.folder.parent.name,
+        name=run.folder.name,
+        id=f"{run.folder.parent.name}-{run.folder.name}",
+        dir=str(run.folder),
+        resume="allow",
+        config=dict(options),
+    )
+    stack.callback(session.finish)
+    return lambda row, step: session.log(dict(row), step=step)
+
+
+def _open_mlflow(run: Run, options: Mapping[str, object], stack: ExitStack) -> Tracker:
+    """Log to ``MLFLOW_TRACKING_URI``, else to a SQLite file beside the models' folders."""
+    from mlflow import MlflowClient
+
+    place = run.folder.resolve().parent.parent / "mlflow.db"
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{place}")
+    name = run.folder.parent.name
+    known = client.get_experiment_by_name(name)
+    experiment = known.experiment_id if known else client.create_experiment(name)
+    mine = f"tags.mlflow.runName = '{run.folder.name}'"
+    found = client.search_runs([experiment], mine, max_results=1)
+    started = found[0] if found else client.create_run(experiment, run_name=run.folder.name)
+    number = started.info.run_id
+    if not found:
+        for option, value in options.items():
+            client.log_param(number, option, value)
+    stack.callback(client.set_terminated, number)
+
+    def log(row: Mapping[str, float], step: int) -> None:
+        for metric, value in row.items():
+            client.log_metric(number, metric, value, step=step)
+
+    return log
+
+
+TRACKERS = {"wandb": _open_wandb, "mlflow": _open_mlflow}
 
 
 def versions() -> dict[str, str]:

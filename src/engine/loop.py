@@ -20,7 +20,7 @@ from tqdm import tqdm
 from src.config import EngineConfig, learned_options
 from src.engine.checkpoint import Parts, SavedState, TrainState, prepare_parts, resume, save_state
 from src.engine.interrupt import Interrupted, Pause, catch_signals
-from src.engine.log import bar_options, open_trackers, say, write_metrics
+from src.engine.log import TRACKERS, bar_options, open_trackers, say, write_metrics
 from src.engine.optim import ends_mid_cycle, learning_rate, set_lr
 from src.engine.predict import evaluate
 from src.engine.runtime import SEARCH_STEPS, Runtime, search_algorithms
@@ -118,9 +118,9 @@ def fit(
         if time.monotonic() - saved >= config.checkpoint_minutes * 60:
             save()
 
-    options = learned_options(config)
+    options, asked = learned_options(config), [n for n in TRACKERS if getattr(config, n)]
     with (
-        open_trackers(run, runtime, config.wandb, options) as logs,
+        open_trackers(run, runtime, asked, options) as logs,
         catch_signals(runtime.agree) as pause,
     ):
         job = Job(

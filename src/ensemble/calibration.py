@@ -24,13 +24,15 @@ from src.ensemble.weights import OofSummary
 from src.metrics.classification import Array
 
 EDGES = np.array([0.0, 0.5, 0.7, 0.9, 0.97, 0.99, 1.0 + 1e-6])
+FORECAST_LEVEL = "90 %"  # of the interval of a forecast
+FORECAST_Z = 1.6449  # standard errors to its ends
 _THRESHOLDS = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
 _ADAPTIVE_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval."""
+    """A number with its interval, of level ``FORECAST_LEVEL``."""
 
     value: float
     low: float
@@ -137,7 +139,7 @@ def expected_accuracy(summary: OofSummary, tally: TestTally) -> Estimate:
 
 def _estimate(value: float, error: float) -> Estimate:
     value = max(value, 0.0)
-    return Estimate(value, max(value - 1.96 * error, 0.0), value + 1.96 * error)
+    return Estimate(value, max(value - FORECAST_Z * error, 0.0), value + FORECAST_Z * error)
 
 
 def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> tuple[float, float]:

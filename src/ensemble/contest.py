@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 
 from src.ensemble.blend import NUM_FLOORS, Tables, convex, uniform_weights
+from src.ensemble.calibration import FORECAST_Z
 from src.ensemble.nested import Fitted, finish_pool
 from src.ensemble.oof import Oof
 from src.ensemble.pool import TINY, Blend, pool_arrays, row_blocks, true_losses
@@ -340,8 +341,9 @@ def forecast_score(
 ) -> Score:
     """Return a nested score as a forecast for ``num_test`` other rows of the same kind.
 
-    To the error of the score, on ``num_rows`` rows, comes the chance of which rows are tested.
+    To the error of the score, on ``num_rows`` rows, comes the chance of which rows are tested; the
+    interval is of level ``FORECAST_LEVEL``.
     """
     error = max(score.value - score.low, score.high - score.value)
-    error *= math.sqrt(1 + num_rows / num_test)
+    error *= math.sqrt(1 + num_rows / num_test) * FORECAST_Z / 1.96
     return _around(score.value, error, greater_is_better=greater_is_better)

@@ -32,12 +32,14 @@ class FoldTable:
         targets: (N,) class names.
         folds: (N,) fold numbers.
         hash: content hash that every OOF file repeats.
+        groups: (N,) text, "" = a row of its own; None = no row has one.
     """
 
     ids: Array
     targets: Array
     folds: Array
     hash: str
+    groups: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Oof:
         notes: what the user should know about rows left out.
         labels: L names where an image may have several labels; () = one class each. N is then
             images × labels, image by image, and the classes are absent and present.
+        groups: (N,) text, "" = a row of its own.
     """
 
     members: tuple[Member, ...]
@@ -68,6 +71,7 @@ class Oof:
     config_hashes: Mapping[str, Mapping[str, str]]
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    groups: Array = field(default_factory=lambda: np.array([], dtype=str))
     _columns: tuple[int, ...] = ()
     _files: Mapping[str, Mapping[int, OofFile]] = field(default_factory=dict)
     _places: Mapping[str, Array] = field(default_factory=dict)
@@ -170,6 +174,7 @@ def load_oof(
         },
         notes=notes,
         labels=labels,
+        groups=np.full(len(rows), "") if folds.groups is None else folds.groups[rows],
         _columns=merged.trained_of,
         _files=files,
         _places={name: place[rows] for name, place in places.items()},
@@ -180,7 +185,11 @@ def _pair_folds(folds: FoldTable, labels: Sequence[str]) -> FoldTable:
     """Return the table of pairs of images and labels."""
     hot = to_hot(folds.targets.tolist(), labels).ravel()
     ids = pair_ids(folds.ids, len(labels))
-    return FoldTable(ids, np.array(STATES)[hot], np.repeat(folds.folds, len(labels)), folds.hash)
+    groups = np.char.add("image ", folds.ids) if folds.groups is None else folds.groups
+    groups = np.where(groups == "", np.char.add("image ", folds.ids), groups)
+    targets, size = np.array(STATES)[hot], len(labels)
+    repeated = np.repeat(folds.folds, size), folds.hash, np.repeat(groups, size)
+    return FoldTable(ids, targets, *repeated)
 
 
 def _open_model(

@@ -10,6 +10,7 @@ import numpy as np
 from src.ensemble.aliases import Suggestion
 from src.ensemble.calibration import (
     EDGES,
+    FORECAST_LEVEL,
     Estimate,
     Shift,
     TestTally,
@@ -98,7 +99,8 @@ def test_bins_table(bins: Array) -> str:
 
 def estimate_line(name: str, estimate: Estimate) -> str:
     """Return one estimate with its interval."""
-    return f"{name}: {estimate.value:.5f}  (95 %: {estimate.low:.5f} to {estimate.high:.5f})"
+    low, high = estimate.low, estimate.high
+    return f"{name}: {estimate.value:.5f}  ({FORECAST_LEVEL}: {low:.5f} to {high:.5f})"
 
 
 def shift_lines(shift: Shift, classes: Sequence[str], *, corrected: bool) -> list[str]:
@@ -143,8 +145,8 @@ def counted_lines(counted: Counted, forecast: Score) -> str:
     return (
         f"OOF {counted.metric} {counted.score:.5f} ({counted.num_rows} rows, choice and decision "
         f"cross-fitted); decision: {counted.decision}\n"
-        f"predicted test {counted.metric}: {forecast.value:.5f}  (95 %: {forecast.low:.5f} to "
-        f"{forecast.high:.5f})"
+        f"predicted test {counted.metric}: {forecast.value:.5f}  ({FORECAST_LEVEL}: "
+        f"{forecast.low:.5f} to {forecast.high:.5f})"
     )
 
 

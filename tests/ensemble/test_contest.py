@@ -127,8 +127,8 @@ def test_the_interval_covers(make_world) -> None:
 
 
 def test_forecast_by_hand() -> None:
-    # error 0.05; as many test rows as OOF rows: times √2
-    found = forecast_score(Score(0.8, 0.75, 0.85), 100, 100)
-    assert found.low == pytest.approx(0.8 - 0.05 * np.sqrt(2))
-    assert found.high == pytest.approx(0.8 + 0.05 * np.sqrt(2))
+    # standard error 0.05; as many test rows as OOF rows: times √2; 90 %: times 1.6449
+    found = forecast_score(Score(0.8, 0.8 - 1.96 * 0.05, 0.8 + 1.96 * 0.05), 100, 100)
+    assert found.low == pytest.approx(0.8 - 1.6449 * 0.05 * np.sqrt(2))
+    assert found.high == pytest.approx(0.8 + 1.6449 * 0.05 * np.sqrt(2))
     assert forecast_score(Score(0.99, 0.95, 1.0), 100, 1).high == 1.0

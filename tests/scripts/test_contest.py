@@ -57,6 +57,11 @@ def test_accuracy_with_a_label_an_image(fresh: Place) -> None:
     assert forecast["metric"] == "accuracy" and forecast["oof"] == counted.score
     assert forecast["test"]["low"] < forecast["test"]["value"] <= forecast["test"]["high"]
     assert "predicted test accuracy" in said and "one label, read back and sound" in said
+    said = fresh.start("scripts.report", "--examples", "0", "--submit_log", "public 0.9").out
+    assert "public accuracy 0.9, forecast" in said
+    html = (fresh.output / "report" / "index.html").read_text(encoding="utf-8")
+    assert "nested accuracy of each way to blend" in html and "forecast test accuracy (90 %" in html
+    assert "nested log loss of each way" not in html and "nested OOF log loss (95" not in html
 
 
 def test_grades_by_quadratic_weighted_kappa(fresh: Place) -> None:

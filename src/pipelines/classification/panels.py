@@ -13,7 +13,7 @@ import numpy as np
 
 from src.data.folds import Folds, read_folds
 from src.data.index import find_root
-from src.ensemble.calibration import EDGES
+from src.ensemble.calibration import EDGES, FORECAST_LEVEL
 from src.ensemble.diagnosis import Diagnosis, costliest, diagnose, mean_blend
 from src.ensemble.oof import FoldTable, find_models, learns_labels, load_oof
 from src.ensemble.weights import Weights, read_forecast, read_weights
@@ -33,11 +33,13 @@ from src.page import (
     table,
     terms,
 )
+from src.pipelines.classification.leaderboard import cells, read_entries
 from src.pipelines.pictures import show_photograph
 from src.pipelines.run_folder import read_table
 from src.runs import Output
 from src.script import UserError
 
+LOG_LOSS = "log loss"
 MAX_PAIRS = 12
 MIN_BIN = 20  # rows of a range of confidence that is plotted
 MAX_MEMBERS = 60  # rows of the table of members
@@ -111,27 +113,65 @@ def _fullest(output: Output) -> list[str]:
 def forecast(output: Output, found: Study) -> list[Html]:
     """Show what score is to be expected, and what earlier submissions said."""
     diagnosis, weights = found.diagnosis, found.weights
-    pairs: list[tuple[str, object]] = []
-    rows: list[tuple[str, float, float, float]] = []
-    if output.prediction.exists() and weights is not None:
-        said = read_forecast(output.prediction)
-        expected = {k: float(v) for k, v in said["test_log_loss"].items()}
-        value, low, high = (expected[k] for k in ("value", "low", "high"))
-        pairs.append((f"forecast test log loss (95 %: {low:.4f} to {high:.4f})", number(value)))
-        rows.append(("forecast, test", value, low, high))
-    if weights is not None:
-        loss = weights.summary.loss
-        score = min(weights.scores.values(), key=lambda s: abs(s["nested"] - loss), default={})
-        low, high = score.get("low", np.nan), score.get("high", np.nan)
-        rows.append(("nested OOF", loss, low, high))
-        pairs.append((f"nested OOF log loss (95 %: {low:.4f} to {high:.4f})", number(loss)))
+    expected = _expected(output, weights) if weights is not None else []
+    pairs: list[tuple[str, object]] = [
+        (f"{name} ({level}: {low:.4f} to {high:.4f})" if level else name, number(value))
+        for name, level, value, low, high in expected
+    ]
     pairs.append(("OOF accuracy of the blend", f"{diagnosis.right.mean():.2%}"))
     pairs.append(("rows with OOF predictions", f"{len(diagnosis.losses):,}"))
     pairs.append(("classes", f"{len(diagnosis.oof.classes):,}"))
-    figures = [interval_plot(rows, title="expected score", x_label="log loss, nats")]
-    history = _history(output.history)
-    figures += [history] if history else []
-    return [terms(pairs), plots(figures), *map(note, found.notes)]
+    metric = weights.counted.metric if weights and weights.counted else LOG_LOSS
+    drawn = [(name, value, low, high) for name, _, value, low, high in expected
+             if name.endswith(f" {metric}")]  # fmt: skip
+    figures = [interval_plot(drawn, title="expected score", x_label=metric)] if drawn else []
+    figures += [figure for figure in (_history(output.history),) if figure]
+    return [terms(pairs), plots(figures), *_submissions(output), *map(note, found.notes)]
+
+
+def _expected(output: Output, weights: Weights) -> list[tuple[str, str, float, float, float]]:
+    """Return (name, level of the interval, value, low, high) of forecasts and nested OOF scores."""
+    counted, rows = weights.counted, []
+    said = read_forecast(output.prediction) if output.prediction.exists() else {}
+    scored = [(LOG_LOSS, "test_log_loss")] + ([(counted.metric, "test")] if counted else [])
+    for metric, key in scored:
+        if said and said.get("metric") == (counted.metric if counted else None):
+            value, low, high = (float(said[key][k]) for k in ("value", "low", "high"))
+            rows.append((f"forecast test {metric}", FORECAST_LEVEL, value, low, high))
+    loss = weights.summary.loss
+    if counted is None:  # the scores of ways to blend are log losses
+        score = min(weights.scores.values(), key=lambda s: abs(s["nested"] - loss), default={})
+        low, high = score.get("low", np.nan), score.get("high", np.nan)
+        rows.append(("nested OOF log loss", "95 %", loss, low, high))
+    else:
+        rows.append(("nested OOF log loss", "", loss, np.nan, np.nan))
+        low, high = counted.low, counted.high
+        rows.append((f"nested OOF {counted.metric}", "95 %", counted.score, low, high))
+    return rows
+
+
+def _submissions(output: Output) -> list[Html]:
+    """Show forecasts and the leaderboard's scores over the submissions, where any was recorded."""
+    entries = read_entries(output.submissions)
+    if not entries:
+        return [note('no leaderboard score yet: --submit_log "private 0.128" records one')]
+    figures = []
+    for metric in dict.fromkeys(entry.metric for entry in entries):
+        mine = [entry for entry in entries if entry.metric == metric]
+        place = {name: n for n, name in enumerate(dict.fromkeys(e.submission for e in mine), 1)}
+        series: dict[str, list[tuple[float, float]]] = {
+            name: [(place[e.submission], getattr(e, name)) for e in mine]
+            for name in ("forecast", "low", "high")
+        }
+        for entry in mine:
+            series.setdefault(entry.kind, []).append((place[entry.submission], entry.score))
+        series = {name: sorted(set(points)) for name, points in series.items()}
+        figures.append(line_plot(series, title="forecast and leaderboard", x_label="submission",
+                                 y_label=metric))  # fmt: skip
+    heads = ["submission", "models", "metric", "kind", "nested OOF", "forecast", "low", "high",
+             "score", "inside", "recorded"]  # fmt: skip
+    caption = "submissions: forecast with interval, and what the leaderboard said"
+    return [plots(figures), table(heads, [cells(entry) for entry in entries], caption=caption)]
 
 
 def _history(path: Path) -> Html | None:
@@ -191,10 +231,12 @@ def contest(found: Study) -> list[Html]:
         scores = {k: {n: float(v) for n, v in s.items()} for k, s in weights.scores.items()}
         rows = [[name, s["fitted"], s["nested"], s["low"], s["high"]] for name, s in scores.items()]
         plotted = [(name, s["nested"], s["low"], s["high"]) for name, s in scores.items()]
-        parts.append(plots([interval_plot(plotted, title="nested log loss of each way to blend",
-                                          x_label="log loss, nats; bar: 95 %")]))  # fmt: skip
+        metric = weights.counted.metric if weights.counted else LOG_LOSS
+        parts.append(plots([interval_plot(plotted, title=f"nested {metric} of each way to blend",
+                                          x_label=f"{metric}; bar: 95 %")]))  # fmt: skip
         heads = ["way to blend", "fitted", "nested", "low", "high"]
-        parts.append(table(heads, rows, caption="blends: fitted on all rows, and nested"))
+        caption = f"{metric} of blends: fitted on all rows, and nested"
+        parts.append(table(heads, rows, caption=caption))
     gains = [[*row[:2], *map(float, row[2:])] for row in diagnosis.gains()]  # type: ignore[arg-type]
     heads = ["", "name", "weight", "log loss alone", "gained by it"]
     parts.append(table(heads, gains, caption="what each model and view is worth (linear pool)"))

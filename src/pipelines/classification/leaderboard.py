@@ -1,0 +1,169 @@
+"""Scores that the leaderboard gave, beside the forecasts of those submissions: ``submissions.csv``.
+
+One row a submission and kind of score (public, private). A submission is known by a hash of its
+file; its forecast is that of ``prediction.json``, or of an earlier row of the same submission.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from src.data.csv_io import read_csv, write_csv
+from src.ensemble.weights import read_forecast
+from src.runs import Output
+from src.script import UserError, quote
+
+AGAIN = "run infer_ensemble.py again"
+FORM = '"private 0.128"'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One score of one submission.
+
+    Attributes:
+        time: when it was recorded, UTC.
+        submission: the first 12 hex digits of the file's SHA-256.
+        models: of its blend, separated by spaces.
+        metric: what is scored.
+        nested_oof: nested OOF score.
+        forecast: score that was expected.
+        low: lower end of the forecast's interval.
+        high: upper end.
+        kind: ``public``, ``private`` or whatever the user calls it.
+        score: that the leaderboard gave.
+    """
+
+    time: str
+    submission: str
+    models: str
+    metric: str
+    nested_oof: float
+    forecast: float
+    low: float
+    high: float
+    kind: str
+    score: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the score lies in the forecast's interval."""
+        return self.low <= self.score <= self.high
+
+
+COLUMNS = tuple(field.name for field in fields(Entry))
+
+
+def hash_file(path: Path) -> str:
+    """Return the first 12 hex digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def record(output: Output, said: str) -> Entry:
+    """Add what the leaderboard said of a submission to ``submissions.csv`` and return the row.
+
+    Args:
+        output: folder of everything.
+        said: kind and score, then for an earlier submission the start of its hash; the same kind of
+            the same submission is replaced.
+
+    Raises:
+        UserError: not of that form, no forecast of the submission, or a damaged file.
+    """
+    words = said.split()
+    score = _as_score(words[1]) if 2 <= len(words) <= 3 else math.nan
+    if not math.isfinite(score) or not re.fullmatch(r"[^\W\d]\w*", words[0]):
+        raise UserError(f"--submit_log {quote(said)}: say kind and score, as in {FORM}")
+    earlier = read_entries(output.submissions)
+    entry = _named(earlier, words[2]) if len(words) == 3 else _latest(output)
+    entry = replace(entry, time=_now(), kind=words[0].lower(), score=score)
+    kept = [e for e in earlier if (e.submission, e.kind) != (entry.submission, entry.kind)]
+    write_csv(output.submissions, COLUMNS, [tuple(asdict(e).values()) for e in (*kept, entry)])
+    return entry
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """Return the rows of ``submissions.csv`` in their order, none where there is no such file.
+
+    Raises:
+        UserError: damaged.
+    """
+    if not path.exists():
+        return []
+    table = read_csv(path, unescape=True)
+    if tuple(table.columns) != COLUMNS:
+        raise UserError(f"{path}: its columns are not {', '.join(COLUMNS)}; restore or delete it")
+    numbers = {"nested_oof", "forecast", "low", "high", "score"}
+    try:
+        rows = [
+            {name: float(cell) if name in numbers else cell for name, cell in row.items()}
+            for row in table.to_dict("records")
+        ]
+    except ValueError:
+        raise UserError(f"{path}: holds a score that is no number; restore or delete it") from None
+    return [Entry(**row) for row in rows]  # type: ignore[arg-type]
+
+
+def _latest(output: Output) -> Entry:
+    """Return the submission that ``prediction.json`` speaks of, without a score."""
+    try:
+        said = read_forecast(output.prediction)
+    except FileNotFoundError:
+        raise UserError(f"{output.prediction}: there is no forecast yet; {AGAIN}") from None
+    try:
+        metric = str(said.get("metric", "log_loss"))
+        nested = said["oof_log_loss"] if metric == "log_loss" else said["oof"]
+        test = said["test_log_loss"] if metric == "log_loss" else said["test"]
+        numbers = [float(x) for x in (nested, test["value"], test["low"], test["high"])]
+        models = " ".join(said["models"])
+        return Entry("", str(said["submission"]), models, metric, *numbers, "", math.nan)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{output.prediction}: names no submission; {AGAIN}") from None
+
+
+def _named(earlier: list[Entry], start: str) -> Entry:
+    """Return an entry of the one submission whose hash begins with ``start``."""
+    found = {e.submission: e for e in earlier if e.submission.startswith(start.lower())}
+    if len(found) != 1:
+        known = ", ".join(dict.fromkeys(e.submission for e in earlier)) or "none yet"
+        raise UserError(
+            f"--submit_log: {len(found)} submissions begin with {start!r}; choose one of: {known}"
+        )
+    return next(iter(found.values()))
+
+
+def _as_score(text: str) -> float:
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        return math.nan
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def summary(entry: Entry) -> str:
+    """Return one line on a row."""
+    where = "inside" if entry.inside else "outside"
+    return (
+        f"submission {entry.submission}: {entry.kind} {entry.metric} {entry.score:g}, forecast "
+        f"{entry.forecast:.5f} ({entry.low:.5f} to {entry.high:.5f}): {where}"
+    )
+
+
+def cells(entry: Entry) -> list[Any]:
+    """Return the cells of the report's table of submissions."""
+    inside = "yes" if entry.inside else "no"
+    numbers = [entry.nested_oof, entry.forecast, entry.low, entry.high, entry.score]
+    return [entry.submission, entry.models, entry.metric, entry.kind, *numbers, inside, entry.time]

@@ -1,0 +1,114 @@
+"""Trackers: what TensorBoard, W&B and MLflow hold, read back by the packages themselves."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from src.engine.log import clean_name, open_trackers
+from src.runs import Run
+
+ROWS = [({"train_loss": 1.5, "valid_map@3": 0.25, "epoch": 0}, 10),
+        ({"train_loss": 1.0, "valid_map@3": 0.5, "epoch": 1}, 20)]  # fmt: skip
+OPTIONS = {"lr": 0.001, "model": "net", "views": ("a", "b"), "ema": True}
+NAMES = {"train_loss", "valid_map_3", "epoch"}
+
+
+def write(folder: Path, *asked: str, main: bool = True) -> Run:
+    """Log two epochs, one in each of two openings, as a run that was stopped does."""
+    run = Run(folder / "net" / "fold0")
+    run.folder.mkdir(parents=True)
+    for row, step in ROWS:
+        with open_trackers(run, SimpleNamespace(is_main=main), asked, OPTIONS) as logs:  # type: ignore[arg-type]
+            for log in logs:
+                log(row, step)
+    return run
+
+
+def test_names_that_every_tracker_accepts() -> None:
+    assert clean_name("valid_map@3") == "valid_map_3" and clean_name("a/b-c.d e") == "a/b-c.d_e"
+
+
+def test_no_process_but_the_first_logs(tmp_path: Path) -> None:
+    run = write(tmp_path, main=False)
+    assert not list(run.folder.iterdir())
+
+
+def test_without_tensorboard_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert not list(write(tmp_path).folder.iterdir())
+
+
+def test_tensorboard_holds_scalars_and_options(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(write(tmp_path).tensorboard))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == NAMES
+    points = [(point.step, point.value) for point in events.Scalars("valid_map_3")]
+    assert points == [(10, 0.25), (20, 0.5)]
+    texts = {
+        tag.removesuffix("/text_summary"): events.Tensors(tag)[0]
+        .tensor_proto.string_val[0]
+        .decode()
+        for tag in events.Tags()["tensors"]
+    }
+    assert texts == {name: str(value) for name, value in OPTIONS.items()}
+
+
+def test_wandb_offline_holds_scalars_and_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = write(tmp_path, "wandb")
+    rows, config = read_wandb(run.folder / "wandb")
+    assert [{k: row[k] for k in (*NAMES, "_step")} for row in rows] == [
+        {clean_name(k): v for k, v in row.items()} | {"_step": step} for row, step in ROWS
+    ]
+    assert {k: config[k] for k in OPTIONS} == json.loads(json.dumps(OPTIONS))
+
+
+def read_wandb(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the rows and options of all offline sessions of a run, by W&B's own reader."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    rows: list[dict[str, Any]] = []
+    config: dict[str, Any] = {}
+    for path in sorted(folder.glob("offline-run-*/run-*.wandb"), key=lambda p: p.stat().st_mtime):
+        store = DataStore()
+        store.open_for_scan(str(path))
+        while (data := store.scan_data()) is not None:
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            config |= {u.key: json.loads(u.value_json) for u in record.run.config.update}
+            items = record.history.item
+            if items:
+                rows.append(
+                    {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items}
+                )
+    return rows, config
+
+
+def test_mlflow_holds_scalars_and_options_in_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    write(tmp_path, "mlflow")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("net")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "fold0" and run.info.status == "FINISHED"
+    assert set(run.data.metrics) == NAMES
+    points = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "valid_map_3")]
+    assert points == [(10, 0.25), (20, 0.5)]
+    assert run.data.params == {name: str(value) for name, value in OPTIONS.items()}
