@@ -182,7 +182,10 @@ def find_shift(predictions: BlendedPredictions, weights: Weights) -> Shift:
 
     num_rows, num_classes = predictions.log_probs.shape
     step = -(-num_rows * num_classes // MAX_VALUES)
-    return estimate_shift(predictions.log_probs[:: max(step, 1)], weights.summary.implied_prior)
+    summary, thin = weights.summary, predictions.log_probs[:: max(step, 1)]
+    return estimate_shift(
+        thin, summary.implied_prior, num_oof=summary.num_rows, design_effect=summary.design_effect
+    )
 
 
 def describe(
@@ -204,7 +207,7 @@ def describe(
     for log_probs in predictions.blocks():
         posterior = correct(log_probs, shift) if shift.significant else log_probs
         tally.add(posterior if corrected else log_probs, posterior)
-    expected = asdict(calibration.expected_loss(weights.summary, tally))
+    expected = asdict(calibration.expected_loss(weights.summary, tally, predictions.averaging))
     forecast = {"oof_log_loss": weights.summary.loss, "test_log_loss": expected}
     forecast |= about
     counted = weights.counted

@@ -86,7 +86,7 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         if is_better(searched.nested_losses, adopted.nested_losses):
             adopted, structure, name = searched, found, "searched"
     scores = score_entries(entries)
-    weights, share = write(output, oof, alias_groups, adopted, structure.order, scores, oof.targets)
+    weights, share = write(output, oof, alias_groups, adopted, structure.order, scores, slice(None))
     print(f"\n{scores_table(scores, name)}\n\n{contributions_table(gains)}\n")
     if config.suggest_aliases:
         suggest(output, oof, adopted, oof.targets)
@@ -153,7 +153,7 @@ def optimize_metric(
     table, scores = candidates_table(board, candidates, adopted)
     fitted = as_fitted(board, adopted)
     content, share = write(
-        output, oof, alias_groups, fitted, adopted.order, scores, board.targets, counted
+        output, oof, alias_groups, fitted, adopted.order, scores, board.rows, counted
     )
     gains = contributions(oof.members, tables, weights)
     print(f"\n{table}\n\nby log loss:\n{contributions_table(gains)}\n")
@@ -182,6 +182,7 @@ def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]
         targets=targets[used],
         folds=folds.fold[used],
         hash=folds.folds_hash,
+        groups=folds.table["group"].to_numpy(dtype=str)[used],
     )
     groups: list[tuple[str, ...]] = []
     if not learns_labels(output.root):
@@ -263,7 +264,7 @@ def write(
     adopted: Fitted,
     order: str,
     scores: dict[str, dict[str, float]],
-    targets: Array,
+    rows: Array | slice,
     counted: Counted | None = None,
 ) -> tuple[Weights, float]:
     """Write weights.json; return it and the share of images that adaptive TTA shows more views."""
@@ -280,7 +281,7 @@ def write(
         folds_hash=oof.folds_hash,
         config_hashes=oof.config_hashes,
         scores=scores,
-        summary=summarise_oof(adopted.nested, targets),
+        summary=summarise_oof(adopted.nested, oof.targets[rows], oof.groups[rows]),
         adaptive_threshold=threshold,
         counted=counted,
         labels=oof.labels,

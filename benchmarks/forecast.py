@@ -151,7 +151,8 @@ def repeat(found: Features, seed: int, given: argparse.Namespace) -> Repeat:
     folds = assign_folds([names[r] for r in rows], given.folds, seed, groups)
     with tempfile.TemporaryDirectory() as folder:
         runs = train(found, rows, hidden, np.asarray(folds), seed, Path(folder))
-        table = FoldTable(np.char.mod("%06d", rows), np.array(names)[rows], np.asarray(folds), "-")
+        ids = np.char.mod("%06d", rows)
+        table = FoldTable(ids, np.array(names)[rows], np.asarray(folds), "-", found.groups[rows])
         oof = load_oof(Path(folder), table)
         adopted = blend(oof, given.trials, seed)
         forecast, log_probs = predict(adopted, oof, runs, len(hidden))
@@ -203,12 +204,15 @@ def predict(
     predictor = EnsemblePredictor(kept, adopted.blend, columns, num_rows)
     heat = average_temperature(predictor)
     predictor = EnsemblePredictor(kept, adopted.blend, columns, num_rows, heat)
-    log_probs = predictor.predict(slice(0, num_rows)).log_probs
-    summary = summarise_oof(adopted.nested, oof.targets)
-    shift: Shift = estimate_shift(log_probs, summary.prior)
+    found = predictor.predict(slice(0, num_rows))
+    log_probs, summary = found.log_probs, summarise_oof(adopted.nested, oof.targets, oof.groups)
+    shift: Shift = estimate_shift(
+        log_probs, summary.implied_prior, num_oof=summary.num_rows,
+        design_effect=summary.design_effect,
+    )  # fmt: skip
     tally = TestTally.empty()
     tally.add(log_probs, correct(log_probs, shift) if shift.significant else log_probs)
-    return expected_loss(summary, tally), log_probs
+    return expected_loss(summary, tally, found.averaging), log_probs
 
 
 def train(

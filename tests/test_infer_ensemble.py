@@ -59,6 +59,7 @@ def place(tmp_path):
         summary=OofSummary(
             loss=0.068, implied_prior=prior, accuracy=0.98, entropy=0.07,
             residual_error=0.003, confidence=0.98, confidence_error=0.002,
+            design_effect=1.0, num_rows=2000.0, num_units=2000.0,
         ),
         adaptive_threshold=0.99,
     )  # fmt: skip

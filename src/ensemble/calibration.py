@@ -1,8 +1,12 @@
 """Calibration: reliability, the expected test log loss, and label-shift estimation (EM).
 
-A test row's expected loss is sum_y r(y|x) (-log q(y|x)), where q is the prediction and r the same
-corrected to the class frequencies estimated for the test rows (below). Without label shift
-it is the mean entropy.
+The expected test loss is the mean of two estimates. The first is what the predictions expect of
+themselves: sum_y r(y|x) (-log q(y|x)), where q is the prediction and r the same corrected to the
+class frequencies estimated for the test rows (below); without label shift it is the mean entropy.
+It is too high where the folds' average is less sure than it is right. The second is the nested OOF
+loss of one fold's networks, times how much higher their entropy is on the test rows, less what
+averaging gains; it is right on average and noisy. ``benchmarks/forecast.py`` measures both. Errors
+take whole groups as what was drawn, and as many test rows a group as in OOF.
 
 Label shift: if only the class frequencies differ between train and test, those of the test rows
 maximise mean log sum_c pi_c q_c(x) / pi0_c, where q are calibrated predictions and pi0 the
@@ -20,7 +24,9 @@ import numpy as np
 from src.ensemble.oof import Oof
 from src.ensemble.pool import TINY, Blend, log_softmax, row_blocks, true_losses
 from src.ensemble.solvers import solve_mixture
+from src.ensemble.test_predictions import Averaging
 from src.ensemble.weights import OofSummary
+from src.metrics.bootstrap import number_units
 from src.metrics.classification import Array
 
 EDGES = np.array([0.0, 0.5, 0.7, 0.9, 0.97, 0.99, 1.0 + 1e-6])
@@ -81,8 +87,14 @@ class TestTally:
         self.bins += np.stack([np.bincount(place, w, self.bins.shape[1]) for w in (None, right)])
 
 
-def summarise_oof(log_probs: Array, targets: Array) -> OofSummary:
-    """Return what nested OOF predictions (N, K) say about calibration."""
+def summarise_oof(log_probs: Array, targets: Array, groups: Array | None = None) -> OofSummary:
+    """Return what nested OOF predictions (N, K) say about calibration.
+
+    Args:
+        log_probs: (N, K).
+        targets: (N,) class numbers.
+        groups: (N,) text; rows of a group are no independent evidence. "" or None = none.
+    """
     num_rows, num_classes = log_probs.shape
     losses = true_losses(log_probs, targets)
     entropies, prior = np.empty(num_rows), np.zeros(num_classes)
@@ -93,16 +105,27 @@ def summarise_oof(log_probs: Array, targets: Array) -> OofSummary:
         prior += probs.sum(axis=0)
     confidence = np.exp(log_probs.max(axis=1).astype(np.float64))
     right = log_probs.argmax(axis=1) == targets
-    root = np.sqrt(max(num_rows, 1))
+    units = number_units(groups, num_rows)
+    residual = losses - entropies
+    error, plain = mean_error(residual, units), mean_error(residual, np.arange(num_rows))
     return OofSummary(
         loss=float(losses.mean()),
         implied_prior=prior / prior.sum(),
         accuracy=float(right.mean()),
         entropy=float(entropies.mean()),
-        residual_error=float((losses - entropies).std() / root),
+        residual_error=error,
         confidence=float(confidence.mean()),
-        confidence_error=float((right - confidence).std() / root),
+        confidence_error=mean_error(right - confidence, units),
+        design_effect=max(1.0, (error / plain) ** 2) if plain else 1.0,
+        num_rows=float(num_rows),
+        num_units=float(units.max() + 1),
     )
+
+
+def mean_error(values: Array, units: Array) -> float:
+    """Return the standard error of the mean of ``values`` (N,), drawn as whole ``units`` (N,)."""
+    sums = np.bincount(units, values - values.mean())
+    return float(np.sqrt((sums**2).sum() * len(sums) / max(len(sums) - 1, 1)) / len(values))
 
 
 def reliability(log_probs: Array, targets: Array) -> Array:
@@ -121,25 +144,33 @@ def bin_confidence(confidence: Array, right: Array) -> Array:
     return np.stack([sums[0], sums[1] / counts, sums[2] / counts], axis=1)
 
 
-def expected_loss(summary: OofSummary, tally: TestTally) -> Estimate:
+def expected_loss(summary: OofSummary, tally: TestTally, averaging: Averaging) -> Estimate:
     """Return the expected test log loss; see the module."""
-    value = tally.moments[0] / tally.num_rows
+    own = tally.moments[0] / tally.num_rows
+    gain, seats, entropy = (
+        float(x.mean()) for x in (averaging.gain, averaging.seat_entropy, averaging.entropy)
+    )
+    ratio = seats / max(summary.entropy, TINY) * own / max(entropy, TINY)
+    value = (own + max(summary.loss * ratio - gain, 0.0)) / 2
     chance = tally.moments[1] / tally.num_rows**2
-    calibration = (summary.residual_error * value / max(summary.entropy, 1e-9)) ** 2
-    return _estimate(value, float(np.sqrt(chance + calibration)))
+    return _estimate(value, chance, summary.residual_error, summary)
 
 
 def expected_accuracy(summary: OofSummary, tally: TestTally) -> Estimate:
     """Return the expected test accuracy from the predictions' own confidence."""
     value = tally.moments[2] / tally.num_rows
     chance = tally.moments[3] / tally.num_rows**2
-    estimate = _estimate(value, float(np.sqrt(chance + summary.confidence_error**2)))
+    estimate = _estimate(value, chance, summary.confidence_error, summary)
     return Estimate(estimate.value, estimate.low, min(estimate.high, 1.0))
 
 
-def _estimate(value: float, error: float) -> Estimate:
-    value = max(value, 0.0)
-    return Estimate(value, max(value - FORECAST_Z * error, 0.0), value + FORECAST_Z * error)
+def _estimate(value: float, chance: float, error: float, summary: OofSummary) -> Estimate:
+    """Return the estimate whose variance is ``chance``, of the test rows, and that of OOF."""
+    from scipy.special import stdtrit
+
+    width = np.sqrt(chance * summary.design_effect + error**2)
+    width *= stdtrit(max(summary.num_units - 1, 1), 0.95)  # Student's t: few groups say little
+    return Estimate(float(value), float(max(value - width, 0.0)), float(value + width))
 
 
 def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> tuple[float, float]:
@@ -213,12 +244,17 @@ def no_shift(implied: Array) -> Shift:
     return Shift(implied, implied, 1.0, 0.0)
 
 
-def estimate_shift(log_probs: Array, implied: Array) -> Shift:
+def estimate_shift(
+    log_probs: Array, implied: Array, *, num_oof: float = np.inf, design_effect: float = 1.0
+) -> Shift:
     """Estimate the class frequencies of unlabelled rows.
 
     Args:
         log_probs: (N, K) calibrated predictions; thin them to ``MAX_VALUES`` values beforehand.
         implied: (K,) class frequencies they imply, those of the OOF predictions.
+        num_oof: rows behind ``implied``, whose own chance adds to that of the unlabelled rows.
+        design_effect: by which groups make chance differences larger; the test's statistic is
+            divided by it (Rao & Scott 1981, https://doi.org/10.1080/01621459.1981.10477633).
     """
     from scipy.stats import chi2
 
@@ -229,6 +265,7 @@ def estimate_shift(log_probs: Array, implied: Array) -> Shift:
     ratios = log_probs.astype(np.float64) - np.log(implied)
     solution = solve_mixture(ratios, start=implied)
     statistic = 2 * num_rows * (-solution.loss - _log_likelihood(ratios, implied))
+    statistic /= design_effect * (1 + num_rows / num_oof)
     p_value = float(chi2.sf(max(statistic, 0.0), num_classes - 1))
     if p_value >= 0.05:
         return Shift(implied, implied, p_value, 0.0)

@@ -109,6 +109,12 @@ def true_losses(log_probs: Array, targets: Array) -> Array:
     return np.minimum(losses, MAX_LOSS)
 
 
+def entropy(log_probs: Array) -> Array:
+    """Return float64 entropies (...) of log probabilities (..., K), nats."""
+    exact = log_probs.astype(np.float64)
+    return -np.einsum("...k,...k->...", np.exp(exact), exact)
+
+
 def member_log_probs(
     logits: Array, temperature: float, columns: Sequence[int], num_classes: int
 ) -> Array:

@@ -132,10 +132,11 @@ def score_lines(
     summary: OofSummary, predictions: BlendedPredictions, tally: TestTally
 ) -> list[str]:
     """Return the OOF log loss beside the expected test log loss and accuracy."""
-    gain = float(predictions.gain.mean())
+    averaging = predictions.averaging
+    gain = float(averaging.gain.mean())
     return [
         f"OOF log loss {summary.loss:.5f}; averaging the folds' networks {-gain:+.5f}",
-        estimate_line("predicted test log loss", expected_loss(summary, tally)),
+        estimate_line("predicted test log loss", expected_loss(summary, tally, averaging)),
         estimate_line("predicted test accuracy", expected_accuracy(summary, tally)),
     ]
 

@@ -16,12 +16,12 @@ what V_n is, without labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from src.ensemble.pool import Blend, member_log_probs
+from src.ensemble.pool import Blend, entropy, member_log_probs
 from src.ensemble.predictions import TestRun
 from src.files import atomic_write
 from src.metrics.classification import Array, row_slices
@@ -57,10 +57,11 @@ class EnsemblePredictor:
         """Return the blended prediction of a slice of rows."""
         pooled, choices = self.predict_folds(rows)
         mean = pooled.mean(axis=0)
-        gain = -_log_sum_exp(mean)
+        gain = -_log_sum_exp(mean).astype(np.float64)
         mean /= np.float32(self.temperature)
         mean -= _log_sum_exp(mean)[:, None]
-        return BlendedPredictions(mean, gain.astype(np.float64), choices)
+        seats = entropy(pooled).mean(axis=0)
+        return BlendedPredictions(mean, Averaging(gain, seats, entropy(mean)), choices)
 
     def predict_folds(self, rows: slice) -> tuple[Array, dict[str, Array]]:
         """Return the log probabilities (S, R, K) of every fold, and each model's classes (R,)."""
@@ -111,17 +112,32 @@ def _log_sum_exp(values: Array) -> Array:
 
 
 @dataclass(frozen=True)
+class Averaging:
+    """What averaging the folds' predictions does to R rows, nats.
+
+    Attributes:
+        gain: (R,) by which the committee's loss is below its seats' mean, whatever the label.
+        seat_entropy: (R,) mean entropy of the seats' predictions.
+        entropy: (R,) entropy of the committee's prediction.
+    """
+
+    gain: Array
+    seat_entropy: Array
+    entropy: Array
+
+
+@dataclass(frozen=True)
 class BlendedPredictions:
     """What the blend says about R rows.
 
     Attributes:
         log_probs: (R, K) float32, normalised.
-        gain: (R,) nats by which the committee's loss is below its seats' mean, whatever the label.
+        averaging: what averaging the folds did.
         choices: model → (R,) the class it prefers.
     """
 
     log_probs: Array
-    gain: Array
+    averaging: Averaging
     choices: Mapping[str, Array]
 
     def blocks(self) -> Iterator[Array]:
@@ -141,7 +157,7 @@ def save_predictions(
         progress: called with the number of rows after each block.
     """
     num_classes = len(predictor.blend.prior)
-    gain = np.empty(predictor.num_rows)
+    averaging = Averaging(*np.empty((3, predictor.num_rows)))
     choices: dict[str, Array] = {}
     header = {"descr": "<f4", "fortran_order": False, "shape": (predictor.num_rows, num_classes)}
     with atomic_write(path) as file:
@@ -149,12 +165,14 @@ def save_predictions(
         for rows in row_slices(predictor.num_rows, num_classes, _BLOCK_VALUES):
             prediction = predictor.predict(rows)
             file.write(np.ascontiguousarray(prediction.log_probs, dtype="<f4").tobytes())
-            gain[rows] = prediction.gain
+            for field in fields(Averaging):
+                getattr(averaging, field.name)[rows] = getattr(prediction.averaging, field.name)
             for model, chosen in prediction.choices.items():
                 place = choices.setdefault(model, np.empty(predictor.num_rows, dtype=np.int32))
                 place[rows] = chosen
             progress(rows.stop - rows.start)
-    return BlendedPredictions(np.load(path, mmap_mode="r", allow_pickle=False), gain, choices)
+    log_probs = np.load(path, mmap_mode="r", allow_pickle=False)
+    return BlendedPredictions(log_probs, averaging, choices)
 
 
 def _check_finite(logits: Array, path: Path) -> None:

@@ -30,9 +30,12 @@ class OofSummary:
         implied_prior: (K,) mean nested probability: the class frequencies the predictions imply.
         accuracy: share of rows whose largest probability is the true class's.
         entropy: mean entropy of the nested predictions, the loss they expect of themselves.
-        residual_error: standard error of mean(loss - entropy).
+        residual_error: standard error of mean(loss - entropy), by groups.
         confidence: mean of the largest probability.
-        confidence_error: standard error of mean(right - confidence).
+        confidence_error: standard error of mean(right - confidence), in the same way.
+        design_effect: variance of that mean over what it would be without groups, at least 1.
+        num_rows: N.
+        num_units: groups, and rows of their own.
     """
 
     loss: float
@@ -42,6 +45,9 @@ class OofSummary:
     residual_error: float
     confidence: float
     confidence_error: float
+    design_effect: float
+    num_rows: float
+    num_units: float
 
 
 @dataclass(frozen=True)

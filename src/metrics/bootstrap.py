@@ -112,7 +112,7 @@ def draw_weights(
 
     The arguments are those of :func:`bootstrap_difference`.
     """
-    unit = _number_groups(groups, num_rows)
+    unit = number_units(groups, num_rows)
     num_units = int(unit.max()) + 1
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_resamples)
@@ -123,7 +123,7 @@ def assign_parts(
     groups: Sequence[str] | np.ndarray, num_parts: int = 5, seed: int = 0
 ) -> np.ndarray:
     """Split rows into parts, groups whole, "" alone: (N,) numbers below ``num_parts``."""
-    unit = _number_groups(groups, len(groups))
+    unit = number_units(groups, len(groups))
     order = np.random.default_rng(seed).permutation(int(unit.max()) + 1)
     return order[unit] % num_parts
 
@@ -162,7 +162,8 @@ def compare_counts(
     )
 
 
-def _number_groups(groups: Sequence[str] | np.ndarray | None, num_rows: int) -> np.ndarray:
+def number_units(groups: Sequence[str] | np.ndarray | None, num_rows: int) -> np.ndarray:
+    """Number groups (N,) from 0; "" is a group of its own each time, and so is all without any."""
     if groups is None:
         return np.arange(num_rows)
     names = [group or f"\0{row}" for row, group in enumerate(np.asarray(groups).tolist())]

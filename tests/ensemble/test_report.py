@@ -4,7 +4,7 @@ import numpy as np
 
 from src.ensemble.calibration import Shift, no_shift
 from src.ensemble.report import least_certain_table, scores_table, shift_lines
-from src.ensemble.test_predictions import BlendedPredictions
+from src.ensemble.test_predictions import Averaging, BlendedPredictions
 from src.table import format_table
 
 
@@ -23,7 +23,7 @@ def test_scores_mark_what_is_adopted():
 def test_least_certain_first():
     log_probs = np.log(np.array([[0.9, 0.1], [0.55, 0.45], [0.3, 0.7]], dtype=np.float32))
     text = least_certain_table(
-        BlendedPredictions(log_probs, np.zeros(3), {}), ["a", "b", "c"], ["x", "y"]
+        BlendedPredictions(log_probs, Averaging(*np.zeros((3, 3))), {}), ["a", "b", "c"], ["x", "y"]
     )
     assert [line.split()[0] for line in text.splitlines()[1:]] == ["b", "c", "a"]
     assert "x 0.550" in text and "y 0.450" in text

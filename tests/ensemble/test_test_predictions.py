@@ -85,8 +85,8 @@ def test_every_seat_repeats_the_recipe_and_the_committee_averages_logarithms(tmp
     # the gain is the same for every label
     for label in range(3):
         gain = predictions.log_probs[:, label] - np.log(seats)[:, :, label].mean(axis=0)
-        np.testing.assert_allclose(gain, predictions.gain, atol=1e-5)
-    assert (predictions.gain >= 0).all()
+        np.testing.assert_allclose(gain, predictions.averaging.gain, atol=1e-5)
+    assert (predictions.averaging.gain >= 0).all()
     votes = 0.5 * np.array([softmax(logits["a", s][0]) for s in range(3)]).sum(0)
     votes += 0.3 * np.array([softmax(logits["a", s][1], 2.0) for s in range(3)]).sum(0)
     np.testing.assert_array_equal(predictions.choices["a"], votes.argmax(1))
@@ -134,7 +134,7 @@ def test_saved_answers_are_the_answers(tmp_path, monkeypatch):
     predictions = save_predictions(tmp_path / "predictions.npy", what, progress=steps.append)
     direct = what.predict(slice(0, 3))
     np.testing.assert_array_equal(np.load(tmp_path / "predictions.npy"), direct.log_probs)
-    np.testing.assert_array_equal(predictions.gain, direct.gain)
+    np.testing.assert_array_equal(predictions.averaging.gain, direct.averaging.gain)
     np.testing.assert_array_equal(predictions.choices["b"], direct.choices["b"])
     assert steps == [2, 1] and predictions.log_probs.shape == (3, 2)
     blocks = list(predictions.blocks())

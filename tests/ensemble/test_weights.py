@@ -30,6 +30,7 @@ def example() -> Weights:
     summary = OofSummary(
         loss=0.1, implied_prior=np.array([1 / 3, 2 / 3]), accuracy=0.9, entropy=0.11,
         residual_error=0.01, confidence=0.91, confidence_error=0.02,
+        design_effect=1.5, num_rows=90.0, num_units=60.0,
     )  # fmt: skip
     return Weights(
         blend=BLEND, order="before", classes=("가", "나"), source_classes=("가", "나", "다"),

@@ -16,11 +16,14 @@ from src.script import UserError
 from tests.scripts.conftest import Place
 
 FORECAST = {"value": 0.13, "low": 0.1, "high": 0.16}
+SAID = {
+    "oof_log_loss": 0.14, "test_log_loss": FORECAST, "weights": "0", "average_temperature": 1.0
+}  # fmt: skip
 
 
 def forecast_of(output: Output, submission: str, **more: object) -> None:
-    said = {"oof_log_loss": 0.14, "test_log_loss": FORECAST, "models": ["a", "b"]}
-    write_json(output.prediction, said | {"submission": submission} | more)
+    said = SAID | {"models": ["a", "b"], "submission": submission}
+    write_json(output.prediction, said | more)
 
 
 def test_a_score_is_recorded_beside_its_forecast(place: Place) -> None:
@@ -74,7 +77,7 @@ def test_without_a_forecast_or_with_damage_the_remedy_is_named(tmp_path: Path) -
     output = Output(tmp_path)
     with pytest.raises(UserError, match="no forecast yet"):
         leaderboard.record(output, "public 0.5")
-    write_json(output.prediction, {"oof_log_loss": 0.1, "test_log_loss": FORECAST})
+    write_json(output.prediction, SAID)  # of a version that did not name it
     with pytest.raises(UserError, match="names no submission"):
         leaderboard.record(output, "public 0.5")
     forecast_of(output, "a" * 12)
