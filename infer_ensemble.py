@@ -196,7 +196,7 @@ def describe(
     ids: list[str],
     *,
     corrected: bool,
-    about: dict[str, Any],
+    about: dict[str, object],
 ) -> None:
     """Write the expected score and ``about`` to ``prediction``; print it, and the certainty."""
     from src.ensemble import calibration, report

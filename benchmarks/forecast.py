@@ -233,7 +233,7 @@ def train(
                 targets=found.targets[held], views=views, classes=classes, fold=str(fold),
                 config_hash="-", folds_hash="-",
             )  # fmt: skip
-            run = TestRun(path.parent, unseen.astype(np.float16), tuple(views), classes, "-")
+            run = TestRun(path.parent, unseen.astype(np.float16), tuple(views), classes)
             runs.setdefault(model, []).append(run)
     return runs
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import blend, growth, run, timing, train_step
+from benchmarks import blend, forecast, growth, run, timing, train_step
 from src.ensemble.solvers import mixture_losses, solve_mixture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,3 +65,26 @@ def test_tpe_alone_stays_on_the_simplex_and_above_the_optimum() -> None:
     weights = blend.search_weights(table, trials=8, seed=0)
     assert weights.sum() == pytest.approx(1.0) and (weights >= 0).all()
     assert mixture_losses(table, weights).mean() > solve_mixture(table).loss
+
+
+def test_a_split_of_the_forecast_study(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = np.arange(120) % 3
+    groups = np.char.mod("g%d", np.arange(120) // 4)
+    blocks = {
+        f"features_{name}": rng.normal(size=(2, 120, 8)) + 2 * np.eye(3, 8)[targets]
+        for name in "ab"
+    }
+    np.savez(tmp_path / "tiny.npz", targets=targets, groups=groups, **blocks)
+    found = forecast.read_features(tmp_path / "tiny.npz")
+    aside = forecast.split(found, 0.35, rng)
+    assert not set(groups[aside]) & set(groups[~aside]) and 30 < aside.sum() < 54
+    given = Namespace(folds=2, aside=0.35, trials=1, shift=0.0)
+    one = forecast.repeat(found, 1, given)
+    assert one.forecast.low < one.forecast.value < one.forecast.high < 2 and one.hidden < 1.1
+    halves = forecast.Repeat(one.forecast, 0.1, one.forecast.high + 1, 9)
+    same = forecast.Repeat(one.forecast, 0.1, one.forecast.value, 9)
+    assert forecast.summarise([halves, same])[4:7] == ["50%", "0%", "50%"]
+    kept = forecast.shift_rows(targets, np.arange(120), 3.0, rng)
+    counts = np.bincount(targets[kept], minlength=3)
+    assert counts.max() == 40 and counts.min() < 15
