@@ -84,25 +84,23 @@ def infer(config: InferConfig, output: Output) -> None:
         predictions = save_predictions(
             output.root / "test_log_probs.npy", predictor, progress=bar.update
         )
+    about: dict[str, object] = {"average_temperature": predictor.temperature}
+    about |= {"weights": describe_file(output.weights)["crc32"]}
+    about |= {"models": list(used_models(blend))}
     if weights.labels:
         with own_file(path, ours=path == output.submission):
             submit_labels(path, form, ids, weights, predictions)
-        describe_labels(
-            output.prediction, weights, predictions, len(ids), temperature=predictor.temperature,
-            fitted=describe_file(output.weights)["crc32"],
+        about |= {"submission": hash_file(path)}
+        describe_labels(output.prediction, weights, predictions, len(ids), about)
+    else:
+        shift = find_shift(predictions, weights)
+        corrected = config.prior_correction == "on" and shift.significant
+        with own_file(path, ours=path == output.submission):
+            submit(path, form, ids, weights, predictions, shift if corrected else None)
+        about |= {"submission": hash_file(path)}
+        describe(
+            output.prediction, weights, predictions, shift, ids, about, corrected=corrected
         )  # fmt: skip
-        print(f"\n{path}: {len(ids)} rows × {form}, read back and sound")
-        return
-    shift = find_shift(predictions, weights)
-    corrected = config.prior_correction == "on" and shift.significant
-    with own_file(path, ours=path == output.submission):
-        submit(path, form, ids, weights, predictions, shift if corrected else None)
-    about = {"submission": hash_file(path), "models": list(used_models(blend))}
-    about["weights"] = describe_file(output.weights)["crc32"]
-    describe(
-        output.prediction, weights, predictions, shift, ids, corrected=corrected,
-        about=about | {"average_temperature": predictor.temperature},
-    )  # fmt: skip
     print(f"\n{path}: {len(ids)} rows × {form}, read back and sound ({about['submission']})")
 
 
@@ -194,9 +192,9 @@ def describe(
     predictions: BlendedPredictions,
     shift: Shift,
     ids: list[str],
+    about: dict[str, object],
     *,
     corrected: bool,
-    about: dict[str, object],
 ) -> None:
     """Write the expected score and ``about`` to ``prediction``; print it, and the certainty."""
     from src.ensemble import calibration, report
@@ -243,11 +241,9 @@ def describe_labels(
     weights: Weights,
     predictions: BlendedPredictions,
     num_test: int,
-    *,
-    temperature: float,
-    fitted: str,
+    about: dict[str, object],
 ) -> None:
-    """Write the expected score of several labels an image, and print how frequent each label is.
+    """Write the expected score of several labels an image and ``about``; print label frequencies.
 
     The log losses are of images × labels, before each label's own calibration.
     """
@@ -265,9 +261,8 @@ def describe_labels(
     tally = calibration.TestTally.empty()
     for log_probs in predictions.blocks():
         tally.add(log_probs, log_probs)
-    expected = asdict(calibration.expected_loss(weights.summary, tally))
-    forecast = {"oof_log_loss": weights.summary.loss, "test_log_loss": expected}
-    forecast |= {"average_temperature": temperature, "weights": fitted}
+    expected = asdict(calibration.expected_loss(weights.summary, tally, predictions.averaging))
+    forecast = {"oof_log_loss": weights.summary.loss, "test_log_loss": expected} | about
     forecast |= {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
     write_json(prediction, forecast)
     print(f"\n{report.labels_table(predictions.log_probs, counted.decision, weights.labels)}\n")

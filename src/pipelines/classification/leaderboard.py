@@ -19,6 +19,7 @@ from src.ensemble.weights import read_forecast
 from src.runs import Output
 from src.script import UserError, quote
 
+PLAIN = ("oof_log_loss", "test_log_loss")
 AGAIN = "run infer_ensemble.py again"
 FORM = '"private 0.128"'
 
@@ -121,9 +122,9 @@ def _latest(output: Output) -> Entry:
     except FileNotFoundError:
         raise UserError(f"{output.prediction}: there is no forecast yet; {AGAIN}") from None
     try:
-        metric = str(said.get("metric", "log_loss"))
-        nested = said["oof_log_loss"] if metric == "log_loss" else said["oof"]
-        test = said["test_log_loss"] if metric == "log_loss" else said["test"]
+        counted = "metric" in said
+        metric = str(said["metric"]) if counted else "log_loss"
+        nested, test = (said[key] for key in (("oof", "test") if counted else PLAIN))
         numbers = [float(x) for x in (nested, test["value"], test["low"], test["high"])]
         models = " ".join(said["models"])
         return Entry("", str(said["submission"]), models, metric, *numbers, "", math.nan)
