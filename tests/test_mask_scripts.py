@@ -22,6 +22,7 @@ from src.engine.weights import load_weights
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.pipelines.run_folder import find_images
 from src.pipelines.segmentation.report import decode_rle
+from src.pipelines.segmentation.train import describe_looks
 from src.reader import read_rows
 from src.script import UserError
 from tests.mask_runs import TINY, draw
@@ -62,6 +63,7 @@ def test_lanes_from_images_to_submitted_masks(
     said = capsys.readouterr().out
     assert "lane alone, pooled: iou" in said and "all background scores" in said
     assert "post-processing refused" in said  # three images prove nothing
+    assert said.count("best of 12 validations of the same images") == 2
     done = read(out / "lane" / "net0" / "fold0" / "finished.json")
     assert done["scores"]["pooled_iou/lane"] > 0.5
     assert [row["views"] for row in done["views"]] == [1, 2, 3, 4, 5]
@@ -120,6 +122,18 @@ def test_lanes_from_images_to_submitted_masks(
         ["--checkpoint", weights, "--resolution", "native", "--output", str(tmp_path / "n"),
          "--device", "cpu", "--tta_steps", "2"]
     ) == 0  # fmt: skip
+
+
+def test_what_choosing_the_weights_was_worth_is_said() -> None:
+    rows: list[dict[str, float]] = [
+        {"valid_iou": 0.3, "ema_iou": 0.2}, {"train_loss": 1.0}, {"valid_iou": 0.5, "ema_iou": 0.6},
+        {"valid_iou": 0.4, "ema_iou": 0.45},
+    ]  # fmt: skip
+    assert describe_looks(rows, "iou") == (
+        "the weights are the best of 6 validations of the same images (0.6000, 0.4500 in the last "
+        "epoch)"
+    )
+    assert describe_looks([{"ema_iou": 0.3}], "iou") == ""
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(

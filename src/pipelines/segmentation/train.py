@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -268,6 +268,10 @@ def train_masks(
             cleaning=getattr(config, "postprocess", False),
             about={"config_hash": done["config_hash"], "split_hash": data.split.hash},
         )  # fmt: skip
+        looked = describe_looks(history, masks.monitor)
+        if looked:
+            done["counted"] += f"; {looked}"
+            say(runtime, f"note: {looked}")
         if config.renorm_images:  # the weights are no longer those that the loop scored
             done["score"] = done["views"][done["tta_steps"] - 1]["best"]
     shown = "none held out"
@@ -278,6 +282,30 @@ def train_masks(
         print(f"{run.folder}: finished in {minutes:.1f} min, {shown}", flush=True)
     runtime.agree(0)  # until all files are written that other processes may read next
     return done
+
+
+def describe_looks(history: Sequence[Mapping[str, float]], monitor: str) -> str:
+    """Say how many validations of the held-out images the weights are the best of.
+
+    Args:
+        history: rows of the validated epochs, of raw ("valid_") and averaged ("ema_") weights.
+        monitor: the score that chose.
+
+    Returns:
+        A few words with the best score and the last epoch's, which bound what choosing was worth;
+        empty where there was nothing to choose.
+    """
+    keys = [f"{kind}_{monitor}" for kind in ("valid", "ema")]
+    rows = [[row[key] for key in keys if key in row] for row in history]
+    looks = [scores for scores in rows if scores]
+    count = sum(map(len, looks))
+    if count < 2:
+        return ""
+    best, last = max(map(max, looks)), max(looks[-1])
+    return (
+        f"the weights are the best of {count} validations of the same images ({best:.4f}, "
+        f"{last:.4f} in the last epoch)"
+    )
 
 
 WEIGHTS = Path("input") / "weights"
