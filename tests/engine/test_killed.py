@@ -39,18 +39,18 @@ def kill_before(change: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_killed_between_any_two_writes_it_ends_bit_identical(train: Any, monkeypatch: Any) -> None:
     options = {"epochs": 1, "batch_size": 16, "micro_batch_size": 9, "checkpoint_minutes": 0.0}
-    whole, _ = train("whole", **options)
+    whole, _ = train("whole/fold0", **options)
     expected = torch.load(whole.last, weights_only=True)
     kills = 0
     for change in itertools.count(1):
         with monkeypatch.context() as disk:
             kill_before(change, disk)
             try:
-                train(f"cut{change}", **options)
+                train(f"cut{change}/fold0", **options)
                 break  # it makes no such change any more
             except Killed:
                 kills += 1
-        run, _ = train(f"cut{change}", **options)
+        run, _ = train(f"cut{change}/fold0", **options)
         for name in ("best", "metrics"):
             assert getattr(run, name).read_bytes() == getattr(whole, name).read_bytes(), change
         found = torch.load(run.last, weights_only=True)
