@@ -122,11 +122,11 @@ def print_table() -> None:
             for folder in folders
         ]
         for place, view in enumerate(oof[0].views):
-            held_out = np.concatenate([f.logits[place] for f in oof])
+            held_out = np.concatenate([f.logits[place, :] for f in oof])
             known = np.concatenate([f.targets for f in oof])
             seen = place < len(info["views"])
             alone = (
-                log_loss(np.mean([softmax(t.logits[place])[:, order] for t in test], 0), truth)
+                log_loss(np.mean([softmax(t.logits[place, :])[:, order] for t in test], 0), truth)
                 if seen
                 else float("nan")
             )

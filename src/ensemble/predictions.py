@@ -42,7 +42,7 @@ class OofFile:
     """
 
     path: Path
-    logits: Array
+    logits: Array | PairedLogits
     ids: Array
     targets: Array
     views: tuple[str, ...]
@@ -76,7 +76,7 @@ class TestRun:
     __test__ = False  # not a test case
 
     path: Path
-    logits: Array
+    logits: Array | PairedLogits
     views: tuple[str, ...]
     classes: tuple[str, ...]
 

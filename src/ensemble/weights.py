@@ -287,7 +287,8 @@ def _find_senseless(weights: Weights) -> str:
 
 def _fits_labels(weights: Weights) -> bool:
     """Tell whether the decision is about as many labels as there are."""
-    decision, num = weights.counted and weights.counted.decision, len(weights.labels)
+    decision = weights.counted.decision if weights.counted else None
+    num = len(weights.labels)
     if decision is None or decision.rule != "labels" or len(weights.classes) != len(STATES):
         return False
     fits = len(decision.slopes) == len(decision.offsets) == num

@@ -28,7 +28,7 @@ def label_odds(log_probs: Array, num_labels: int) -> Array:
     return odds.reshape(-1, num_labels)
 
 
-def decide_labels(odds: Array, cuts: Sequence[float], least: int = 0) -> Array:
+def decide_labels(odds: Array, cuts: Sequence[float] | Array, least: int = 0) -> Array:
     """Return 0 or 1 for each image and label (N, L), or probabilities where there are no cuts.
 
     Args:
