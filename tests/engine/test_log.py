@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,25 +79,39 @@ def test_wandb_offline_holds_scalars_and_options(
 
 
 def read_wandb(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the rows and options of all offline sessions of a run, by W&B's own reader."""
+    """Return the rows and options of all offline sessions of a run, in W&B's own messages."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     rows: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
     for path in sorted(folder.glob("offline-run-*/run-*.wandb"), key=lambda p: p.stat().st_mtime):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
+        for data in read_records(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
-            config |= {u.key: json.loads(u.value_json) for u in record.run.config.update}
+            for change in (*record.run.config.update, *record.config.update):
+                config[change.key] = json.loads(change.value_json)
             items = record.history.item
             if items:
                 rows.append(
                     {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items}
                 )
     return rows, config
+
+
+def read_records(data: bytes) -> Iterator[bytes]:
+    """Yield the records of a W&B file: seven bytes, then LevelDB's log in blocks of 32 KiB."""
+    place, whole = 7, b""
+    while place + 7 <= len(data):
+        left = 32768 - place % 32768
+        if left < 7:  # no header fits: padding
+            place += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, place)
+        whole += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield whole
+            whole = b""
 
 
 def test_mlflow_holds_scalars_and_options_in_one_run(
