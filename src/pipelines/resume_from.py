@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from src.files import atomic_write, hold, read_json, write_json
+from src.files import atomic_write, hold, write_json
 from src.pipelines.run_folder import lost_files
 from src.runs import Output, Run, read_done
 from src.script import UserError, process_rank
@@ -113,8 +113,9 @@ def bring_plan(resume_from: str, output: Output) -> None:
         bring_run(resume_from, output, Run(output.root / folder.relative_to(earlier.root)))
     names = (output.survey, output.plan, output.history, output.weights, output.submission)
     _copy(earlier.root, output.root, [path.name for path in names])
-    if earlier.plan_state.exists():
-        write_json(output.plan_state, read_json(earlier.plan_state) | {"spent_s": 0.0})
+    from src.pipelines.classification.plan_files import read_state
+
+    write_json(output.plan_state, read_state(earlier.plan_state)[1] | {"spent_s": 0.0})
 
 
 def _copy(source: Path, target: Path, names: Iterable[str]) -> None:

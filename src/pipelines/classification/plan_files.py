@@ -65,7 +65,7 @@ def read_state(path: Path, earlier: float = 0.0) -> tuple[float, dict[str, Any]]
 
     Args:
         path: the file.
-        earlier: seconds that are known to be spent, where the file says less.
+        earlier: seconds that are known to be spent, should the file not say.
     """
     try:
         content = read_json(path)
@@ -82,7 +82,7 @@ def read_state(path: Path, earlier: float = 0.0) -> tuple[float, dict[str, Any]]
             flush=True,
         )
     kept = {key: content[key] for key in SOUND if key in content and key not in wrong}
-    return max(float(kept.pop("spent_s", 0.0)), earlier), kept
+    return float(kept.pop("spent_s", earlier)), kept
 
 
 def read_history(path: Path) -> list[list[str]]:
@@ -116,7 +116,8 @@ def add_history(
 
 def last_seconds(path: Path) -> float:
     """Return when the last submission in ``history.csv`` was made, in seconds of the plan."""
-    return max((60 * float(row[0]) for row in read_history(path)), default=0.0)
+    rows = read_history(path)
+    return 60 * float(rows[-1][0]) if rows else 0.0
 
 
 def read_survey(path: Path) -> tuple[str, bool, list[Candidate]] | None:

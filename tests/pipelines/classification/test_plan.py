@@ -178,6 +178,13 @@ def test_a_damaged_clock_knows_what_the_history_says(
     assert "at least 2.0 minutes are spent" in capsys.readouterr().out
 
 
+def test_a_whole_clock_goes_before_the_history(tmp_path: Path) -> None:
+    """As after --resume_from: rows of the earlier job, hours that count anew."""
+    (tmp_path / "state.json").write_text('{"spent_s": 0.0, "pace": 2.0}')
+    clock = Clock(tmp_path / "state.json", 1.0, now=lambda: 0.0, earlier=120.0)
+    assert clock.spent() == 0 and clock.state == {"pace": 2.0}
+
+
 @pytest.mark.parametrize("harm", ["noise", "twice", "nonsense", "half"])
 def test_a_damaged_history_keeps_its_whole_rows(tmp_path: Path, harm: str) -> None:
     path = tmp_path / "history.csv"
