@@ -87,8 +87,8 @@ def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
     """Write masks and overlays, named as the photographs; print the share of each label."""
     import numpy as np
 
-    from src.data.decode import decode_image
-    from src.pipelines.segmentation.report import draw_overlay, write_index_png, write_picture
+    from src.data.decode import decode_image, write_picture
+    from src.pipelines.segmentation.report import draw_overlay, write_index_png
     from src.tasks.segmentation import background_label
 
     folder = Path(config.output or "predicted")

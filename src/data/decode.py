@@ -31,7 +31,7 @@ from src.data.formats import (
     read_other_size,
     refuse_unknown,
 )
-from src.files import is_of_the_system, patiently, readable
+from src.files import atomic_write, is_of_the_system, patiently, readable
 from src.script import UserError
 
 # The size Pillow calls a decompression bomb; 512 MiB of RGB.
@@ -375,3 +375,12 @@ def _drop_alpha(path: Path) -> np.ndarray | None:
             "it as a grey PNG"
         )
     return colours[..., 0]
+
+
+def write_picture(path: Path | str, image: np.ndarray) -> None:
+    """Write RGB (H, W, 3) or grey (H, W) uint8 as PNG or JPEG by the name's ending, atomically."""
+    bgr = image[..., ::-1] if image.ndim == 3 else image
+    done, data = cv2.imencode(Path(path).suffix, np.ascontiguousarray(bgr))
+    assert done, path
+    with atomic_write(path) as file:
+        file.write(data.tobytes())

@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from src.data.decode import write_picture
 from src.data.road_conditions import (
     CONDITIONS,
     SHARE,
@@ -35,7 +35,7 @@ from src.data.road_conditions import (
     wear,
 )
 from src.data.road_ground import SKY, Ground, cloud, look
-from src.files import atomic_write, read_json, write_json, write_text
+from src.files import read_json, write_json, write_text
 
 STEP = 1.2  # metres the camera moves from one frame to the next
 FAR = 55.0  # metres up to which lines are drawn and labelled
@@ -289,17 +289,10 @@ def write_scenes(
         for frame in range(num_frames):
             name = f"scene{scene:03d}_{frame:03d}"
             image, mask = render_frame(seed, scene, frame, size, conditions, share)
-            _write_image(root / "images" / f"{name}.jpg", image[..., ::-1])
-            _write_image(root / "masks" / f"{name}.png", mask * 255)
+            write_picture(root / "images" / f"{name}.jpg", image)
+            write_picture(root / "masks" / f"{name}.png", mask * 255)
             lists["train" if scene < first_test else "test"].append(name)
     for split, names in lists.items():
         write_text(root / f"{split}.txt", "".join(f"{name}\n" for name in names))
     write_json(done, spec)
     return root
-
-
-def _write_image(path: Path, pixels: np.ndarray) -> None:
-    done, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels))
-    assert done, path
-    with atomic_write(path) as file:
-        file.write(data.tobytes())

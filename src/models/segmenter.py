@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.models.depthwise import widen_gradients
+from src.models.micro.base import MaskNet
 from src.models.pretrained import MIN_SHARE, read_state, strip_prefix
 from src.script import UserError
 
-# Every encoder here halves the image at most five times.
-STRIDE = 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -101,8 +100,8 @@ ARCHITECTURES: dict[str, Callable[[str, int, int | None], nn.Module]] = {
 }
 
 
-class Segmenter(nn.Module):
-    """An smp net that takes raw pixels of any size.
+class Segmenter(MaskNet):
+    """An smp net that takes raw pixels of any size; its encoder halves them at most five times.
 
     Everything below ``backbone`` (also reachable as ``encoder``) is the encoder; every other
     parameter belongs to the head.
@@ -113,60 +112,28 @@ class Segmenter(nn.Module):
         std: per-channel standard deviation, same scale.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, net: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
+        super().__init__(255 * torch.tensor(mean), 255 * torch.tensor(std))
         self.backbone: nn.Module = net.encoder
         self.decoder: nn.Module = net.decoder
         self.head: nn.Module = net.segmentation_head
         self.loaded_share = 0.0  # of the backbone's parameters, from a weights file
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     @property
     def encoder(self) -> nn.Module:
         """The backbone, by its other name."""
         return self.backbone
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits (B, K, H, W) for ``image`` (B, 3, H, W), uint8 or float in [0, 255]."""
-        return self.forward_features(image)[0]
-
-    def forward_features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return logits (B, K, H, W) and the encoder's maps, fine to coarse, for distillation.
-
-        The maps cover the padded image: H and W are first filled up to multiples of 32 at the
-        bottom and right with the border's own pixels.
-        """
-        height, width = image.shape[-2:]
-        x = (image.to(self.mean.dtype) - self.mean) / self.std
-        x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    def compute(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return logits and the encoder's maps, fine to coarse, for normalised pixels ``x``."""
         features = self.backbone(x)
-        # bfloat16 is too coarse for logits: at 10 its step is 1/16.
-        logits = self.head(self.decoder(features)).float()
-        if logits.shape[-2:] != x.shape[-2:]:
-            logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear")
         # smp lists the image itself first, and an empty map where a transformer skips stride 2.
         maps = [feature for feature in features[1:] if feature.shape[1]]
-        return logits[..., :height, :width], maps
+        return self.head(self.decoder(features)), maps
 
     def tune_for_cpu(self) -> None:
         """Widen the gradients of depthwise convolutions (see `engine/cpu`)."""
         widen_gradients(self)
-
-    @torch.no_grad()
-    def set_prior(self, frequency: Tensor) -> None:
-        """Start the head at the classes' log-frequencies, so that no step is spent on finding them.
-
-        Args:
-            frequency: share of pixels of each class (K,), or of the foreground (1,) for one logit.
-        """
-        last = [layer for layer in self.head.modules() if isinstance(layer, nn.Conv2d)][-1]
-        assert last.bias is not None
-        p = frequency.clamp(1e-4, 1 - 1e-4).to(last.bias)
-        last.bias.copy_(p.log() if len(p) > 1 else p.logit())
 
 
 def build_segmenter(

@@ -242,7 +242,7 @@ def _train(
     model: nn.Module = build_network(spec)
     if own.prior:
         share = torch.from_numpy(pixels / max(1, pixels.sum()))
-        model.set_prior(share[1:] if len(share) == 2 else share)  # type: ignore[operator]
+        model.set_prior(share)  # type: ignore[operator]
     if own.teacher:
         teacher = load_member(run_of(own, own.teacher, where, seed, output)).build()
         teacher = runtime.place(teacher).eval().requires_grad_(False)

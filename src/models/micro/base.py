@@ -1,4 +1,4 @@
-"""Base class of the micro nets: normalisation inside, logits at the image's size."""
+"""Base class of nets for masks: normalisation inside, logits at the image's size."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # ImageNet's per-channel statistics on the 0..255 scale: any photograph is roughly whitened by them.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
+MEAN = torch.tensor((123.675, 116.28, 103.53))
+STD = torch.tensor((58.395, 57.12, 57.375))
 
 
 def resize_to(x: Tensor, like: Tensor) -> Tensor:
@@ -19,22 +19,22 @@ def resize_to(x: Tensor, like: Tensor) -> Tensor:
 
 
 class MaskNet(nn.Module):
-    """Base of the micro nets.
+    """Base of the nets for masks.
 
-    A family implements ``compute(x) -> (logits, features)`` for normalised pixels whose sides are
-    multiples of ``stride``; logits may come at any resolution. ``head`` is the layer whose bias is
-    the prior of the classes.
+    A net implements ``compute(x) -> (logits, features)`` for normalised pixels whose sides are
+    multiples of ``stride``; logits may come at any resolution. The last convolution of
+    ``head`` has the prior of the classes as its bias.
     """
 
     stride = 32
-    head: nn.Conv2d
+    head: nn.Module
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Tensor = MEAN, std: Tensor = STD) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", mean.view(1, -1, 1, 1).clone(), persistent=False)
+        self.register_buffer("std", std.view(1, -1, 1, 1).clone(), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K, H, W) for ``image`` (B, 3, H, W), uint8 or float in [0, 255]."""
@@ -50,6 +50,7 @@ class MaskNet(nn.Module):
         x = (image.to(self.mean.dtype) - self.mean) / self.std
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         logits, features = self.compute(x)
+        # bfloat16 is too coarse for logits: at 10 its step is 1/16.
         return resize_to(logits.float(), x)[..., :height, :width], features
 
     def compute(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -61,8 +62,10 @@ class MaskNet(nn.Module):
         """Start the head at the classes' log-frequencies, so that no step is spent on finding them.
 
         Args:
-            frequency: share of pixels of each class (K,), or of the foreground (1,) for one logit.
+            frequency: share of pixels of each class (K,); one logit takes the last.
         """
-        assert self.head.bias is not None
-        p = frequency.clamp(1e-4, 1 - 1e-4).to(self.head.bias)
-        self.head.bias.copy_(p.log() if len(p) > 1 else p.logit())
+        last = [layer for layer in self.head.modules() if isinstance(layer, nn.Conv2d)][-1]
+        assert last.bias is not None
+        share = frequency[-1:] if len(last.bias) == 1 else frequency
+        p = share.clamp(1e-4, 1 - 1e-4).to(last.bias)
+        last.bias.copy_(p.log() if len(p) > 1 else p.logit())

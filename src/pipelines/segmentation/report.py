@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from src.data.decode import decode_image, decode_mask
+from src.data.decode import decode_image, decode_mask, write_picture
 from src.data.masks import VOID, VoidReader
 from src.data.sources.masks import MaskIndex
 from src.files import atomic_write, read_arrays, read_json, write_json
@@ -370,11 +370,3 @@ def make_gallery(
         cv2.putText(text, line, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255,) * 3, 1, cv2.LINE_AA)
         cell[:bar] = text
     return sheet
-
-
-def write_picture(path: Path | str, image: np.ndarray) -> None:
-    """Write RGB (H, W, 3) uint8 as PNG or JPEG by the name's ending, atomically."""
-    done, data = cv2.imencode(Path(path).suffix, np.ascontiguousarray(image[..., ::-1]))
-    assert done, path
-    with atomic_write(path) as file:
-        file.write(data.tobytes())

@@ -192,7 +192,7 @@ def _loader(
 def start_at_prior(model: nn.Module, data: MaskData) -> None:
     """Let the net's first prediction be the classes' share of the training pixels."""
     share = torch.from_numpy(class_frequency(data.index, data.split.train))
-    model.set_prior(share[1:] if len(share) == 2 else share)  # type: ignore[operator]
+    model.set_prior(share)  # type: ignore[operator]
 
 
 def train_masks(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.data.decode import write_picture
 from src.pipelines.segmentation.report import (
     decode_rle,
     draw_overlay,
@@ -9,7 +10,6 @@ from src.pipelines.segmentation.report import (
     make_gallery,
     make_palette,
     write_index_png,
-    write_picture,
     write_rle_csv,
 )
 from src.script import UserError
