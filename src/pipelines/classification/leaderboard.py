@@ -125,9 +125,11 @@ def _latest(output: Output) -> Entry:
         counted = "metric" in said
         metric = str(said["metric"]) if counted else "log_loss"
         nested, test = (said[key] for key in (("oof", "test") if counted else PLAIN))
-        numbers = [float(x) for x in (nested, test["value"], test["low"], test["high"])]
+        oof, mean, low, high = map(float, (nested, test["value"], test["low"], test["high"]))
         models = " ".join(said["models"])
-        return Entry("", str(said["submission"]), models, metric, *numbers, "", math.nan)
+        return Entry(
+            "", str(said["submission"]), models, metric, oof, mean, low, high, "", math.nan
+        )
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{output.prediction}: names no submission; {AGAIN}") from None
 
