@@ -51,6 +51,11 @@ def test_images_without_labels_fill_the_folds() -> None:
     assert np.bincount(assign_folds([""] * 20, 4, 0, None, hot)).tolist() == [5] * 4
 
 
+def test_where_folds_lack_a_label_alike_the_emptiest_gets_it() -> None:
+    hot = np.eye(20, dtype=np.int64)  # every image has a label of its own
+    assert np.bincount(assign_folds([""] * 20, 4, 0, None, hot)).tolist() == [5] * 4
+
+
 def test_the_table_says_the_labels_and_rare_ones_are_named(tmp_path) -> None:
     texts = ["a|b", "b", "", "b|c"] * 5 + ["rare"]
     names = [f"{row}.jpg" for row in range(len(texts))]

@@ -34,6 +34,8 @@ def test_columns_of_probabilities_are_each_their_own(tmp_path) -> None:
     assert write(tmp_path, sample, "probabilities", RULE) == [
         ["id", "scab", "mold", "rust"], ["x", "0.2", "0.9", "0.6"], ["y", "0.3", "0.1", "0.2"],
     ]  # fmt: skip
+    # thresholds of another metric do not make them 0 and 1
+    assert write(tmp_path, sample, "probabilities", CUT)[1] == ["x", "0.2", "0.9", "0.6"]
     assert write(tmp_path, None, "probabilities", RULE)[0] == ["ID", *LABELS]
 
 
