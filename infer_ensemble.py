@@ -211,7 +211,9 @@ def describe(
     counted = weights.counted
     if counted:
         score = Score(counted.score, counted.low, counted.high)
-        score = forecast_score(score, counted.num_rows, len(ids))
+        score = forecast_score(
+            score, counted.num_rows, len(ids), design_effect=weights.summary.design_effect
+        )
         forecast |= {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
     write_json(prediction, forecast)
     print(f"\n{report.test_bins_table(tally.bins)}\n")

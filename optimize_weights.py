@@ -85,7 +85,7 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         entries.append(entry_of("searched", searched))
         if is_better(searched.nested_losses, adopted.nested_losses):
             adopted, structure, name = searched, found, "searched"
-    scores = score_entries(entries)
+    scores = score_entries(entries, oof.groups)
     weights, share = write(output, oof, alias_groups, adopted, structure.order, scores, slice(None))
     print(f"\n{scores_table(scores, name)}\n\n{contributions_table(gains)}\n")
     if config.suggest_aliases:

@@ -17,6 +17,7 @@ import numpy as np
 from src.ensemble.oof import Oof
 from src.ensemble.pool import FLOORS, MAX_LOSS, TINY, Member, row_blocks
 from src.ensemble.solvers import Mixture, mixture_losses, scaled_probs, solve_mixture
+from src.metrics.bootstrap import number_units
 from src.metrics.classification import Array, fit_temperature
 
 Fit = Callable[[Array], Array]  # table (n, M + 2) → weights (M + 2,)
@@ -175,16 +176,24 @@ def losses_of(table: Array, weights: Array) -> Array:
     return np.minimum(mixture_losses(table, weights), MAX_LOSS)
 
 
-def bootstrap_means(losses: Array, *, num: int = 1000, seed: int = 0) -> Array:
-    """Return (num, J) means of resampled rows; all columns of ``losses`` (N, J) share resamples."""
+def bootstrap_means(
+    losses: Array, groups: Array | None = None, *, num: int = 1000, seed: int = 0
+) -> Array:
+    """Return (num, J) means of resampled rows; all columns of ``losses`` (N, J) share resamples.
+
+    Rows of one of the ``groups`` (N,), text, "" = none, are drawn together.
+    """
+    units = number_units(groups, len(losses))
+    sizes = np.bincount(units)
+    sums = np.stack([np.bincount(units, column) for column in losses.T], axis=1)
     rng = np.random.default_rng(seed)
     means = np.empty((num, losses.shape[1]))
-    step = max(1, _BOOTSTRAP_VALUES // len(losses))
+    step = max(1, _BOOTSTRAP_VALUES // len(sums))
     for start in range(0, num, step):
         size = min(step, num - start)
-        counts = rng.poisson(1.0, size=(size, len(losses)))  # the multinomial's limit, vectorised
-        totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        means[start : start + size] = counts @ losses / totals
+        counts = rng.poisson(1.0, size=(size, len(sums)))  # the multinomial's limit, vectorised
+        totals = np.maximum(counts @ sizes, 1)[:, None]
+        means[start : start + size] = counts @ sums / totals
     return means
 
 

@@ -337,13 +337,18 @@ def as_fitted(board: Board, candidate: Candidate) -> Fitted:
 
 
 def forecast_score(
-    score: Score, num_rows: int, num_test: int, *, greater_is_better: bool = True
+    score: Score,
+    num_rows: int,
+    num_test: int,
+    *,
+    greater_is_better: bool = True,
+    design_effect: float = 1.0,
 ) -> Score:
     """Return a nested score as a forecast for ``num_test`` other rows of the same kind.
 
     To the error of the score, on ``num_rows`` rows, comes the chance of which rows are tested; the
-    interval is of level ``FORECAST_LEVEL``.
+    interval is of level ``FORECAST_LEVEL``. ``design_effect``: by which groups make both larger.
     """
     error = max(score.value - score.low, score.high - score.value)
-    error *= math.sqrt(1 + num_rows / num_test) * FORECAST_Z / 1.96
+    error *= math.sqrt((1 + num_rows / num_test) * design_effect) * FORECAST_Z / 1.96
     return _around(score.value, error, greater_is_better=greater_is_better)

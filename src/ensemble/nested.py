@@ -209,9 +209,11 @@ def entry_of(name: str, fitted: Fitted) -> Entry:
     return Entry(name, fitted.blend.weights, fitted.loss, fitted.nested_losses)
 
 
-def score_entries(entries: Sequence[Entry]) -> dict[str, dict[str, float]]:
+def score_entries(
+    entries: Sequence[Entry], groups: Array | None = None
+) -> dict[str, dict[str, float]]:
     """Return name → fitted, nested, low, high: mean losses and the 95 % bootstrap interval."""
-    means = bootstrap_means(np.stack([entry.nested for entry in entries], axis=1))
+    means = bootstrap_means(np.stack([entry.nested for entry in entries], axis=1), groups)
     scores = {}
     for entry, resampled in zip(entries, means.T, strict=True):
         low, high = interval(resampled)

@@ -131,3 +131,10 @@ def test_the_bootstrap_is_the_same_in_blocks_of_any_size(monkeypatch):
     whole = bootstrap_means(losses)
     monkeypatch.setattr(blend, "_BOOTSTRAP_VALUES", 350)  # 7 resamplings at once, 6 in the end
     np.testing.assert_allclose(bootstrap_means(losses), whole, rtol=1e-12)
+
+
+def test_bootstrap_draws_whole_groups():
+    once = np.random.default_rng(0).exponential(size=(40, 2))
+    rows, groups = np.repeat(once, 5, axis=0), np.repeat(np.char.mod("g%02d", np.arange(40)), 5)
+    np.testing.assert_allclose(bootstrap_means(rows, groups), bootstrap_means(once), rtol=1e-12)
+    assert bootstrap_means(rows).std() < 0.6 * bootstrap_means(rows, groups).std()

@@ -132,3 +132,6 @@ def test_forecast_by_hand() -> None:
     assert found.low == pytest.approx(0.8 - 1.6449 * 0.05 * np.sqrt(2))
     assert found.high == pytest.approx(0.8 + 1.6449 * 0.05 * np.sqrt(2))
     assert forecast_score(Score(0.99, 0.95, 1.0), 100, 1).high == 1.0
+    grouped = forecast_score(Score(0.8, 0.7, 0.9), 100, 100, design_effect=4.0)
+    alone = forecast_score(Score(0.8, 0.7, 0.9), 100, 100)
+    assert 0.8 - grouped.low == pytest.approx(2 * (0.8 - alone.low))
