@@ -210,6 +210,9 @@ class ColumnsConfig(Options, group="data and output"):
     image_column: str = option("", "column of train.csv with the path; empty = detected")
     label_column: str = option("", "column of train.csv with the class; empty = detected")
     group_column: str = option("", "column of train.csv whose rows share a fold; empty = detected")
+    extra_train: str = option(
+        "", "folder of more images of the same classes, trained on and never held out; empty = none"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,7 +407,7 @@ class InferConfig(PlaceConfig, ViewsConfig, HardwareConfig, group="ensemble"):
 # These do not change what is learned, so a resumed or compared run may differ in them.
 NOT_LEARNED = frozenset(
     {
-        *("data_dir", "output_dir", "allow_outside", "config", "fold", "name"),
+        *("data_dir", "extra_train", "output_dir", "allow_outside", "config", "fold", "name"),
         *("device", "num_workers", "cache", "infer_batch_size", "checkpoint_minutes"),
         *("skip_nonfinite", "dry_run", "accept_changes", "prior_weight", "audit"),
         *("keep_last", "resume_from", "storage", "grow_micro_batch", "wandb", "mlflow"),

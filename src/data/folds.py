@@ -35,13 +35,16 @@ if TYPE_CHECKING:
 
 COLUMNS = ("id", "image", "target", "group", "fold", "content", "data_hash", "rows_hash")
 QUARANTINED = -1
+EXTRA = -2
+EXTRA_SPLIT = "extra"  # of images that only train
 
 
 @dataclass(frozen=True)
 class Folds:
     """Who is in which fold, row for row with the train table.
 
-    ``fold`` (N,) int64 is 0..num_folds-1, or -1 for a quarantined image, which no run uses.
+    ``fold`` (N,) int64 is 0..num_folds-1, -1 for a quarantined image, which no run uses, or -2 for
+    an external image, which every run trains on.
     ``data_hash`` names the data, ``folds_hash`` the data and who is where; OOF files carry it.
     """
 
@@ -75,7 +78,7 @@ def make_folds(
     """Make folds for a train table below ``root``.
 
     Args:
-        table: with ``id``, ``image``, ``target``, ``group``.
+        table: with ``id``, ``image``, ``target``, ``group``; ``split`` extra is never held out.
         root: the data folder.
         num_folds: how many.
         seed: of the shuffle.
@@ -91,13 +94,21 @@ def make_folds(
     groups = merge_groups(table["group"].tolist(), linked)
     fold = np.full(len(targets), QUARANTINED, np.int64)
     usable = np.setdiff1d(np.arange(len(targets)), np.array(quarantined, np.int64))
+    extra = usable[table["split"].iloc[usable] == EXTRA_SPLIT] if "split" in table else usable[:0]
+    usable = np.setdiff1d(usable, extra)
     used = [targets[row] for row in usable]
     hot = to_hot(used, labels) if labels else None
     own_groups = [groups[row] for row in usable]
     fold[usable] = assign_folds(used, num_folds, seed, own_groups, hot)
+    held = {groups[row] for row in usable} - {""}
+    copies = [row for row in extra if groups[row] in held]
+    fold[extra] = EXTRA
+    fold[copies] = QUARANTINED
     marks = file_marks(table, root, optional=set(quarantined))
     each = [name for text in used for name in text.split(SEPARATOR) if name] if labels else used
     notes = _small_classes(each, num_folds) + _uneven(fold, num_folds)
+    if copies:
+        notes.append(f"{len(copies)} extra images are copies of training images: left out")
     filled = table[["id", "image", "target"]].assign(group=groups, fold=fold, content=marks)
     return _folds(filled, num_folds, data_hash(table, marks), notes)
 
@@ -155,7 +166,7 @@ def read_folds(path: Path) -> Folds:
         table = read_csv(path, unescape=True)
         table = table[list(COLUMNS)].astype({"fold": "int64"})
         hashes = table[["data_hash", "rows_hash"]].drop_duplicates()
-        intact = table["id"].is_unique and len(hashes) == 1 and table["fold"].min() >= QUARANTINED
+        intact = table["id"].is_unique and len(hashes) == 1 and table["fold"].min() >= EXTRA
         num_folds = int(table["fold"].max()) + 1
     except (KeyError, ValueError):  # and what is wrong with it as a table
         intact, num_folds = False, 0

@@ -71,7 +71,8 @@ def size_of_work(folds: Folds, test_rows: int) -> Work:
     """Return how many rows a fold trains on and scores."""
     used = int((folds.fold >= 0).sum())
     valid = used // folds.num_folds
-    return Work(used - valid, valid, test_rows, folds.num_folds)
+    train = len(folds.train_rows(None)) - valid  # external images are trained on in every fold
+    return Work(train, valid, test_rows, folds.num_folds)
 
 
 def epochs_in(candidate: Candidate, work: Work, seconds: float, num_members: int) -> float:

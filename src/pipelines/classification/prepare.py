@@ -16,6 +16,7 @@ from src.classes import Aliases, merge_classes
 from src.config import FoldConfig
 from src.data.aliases import load_aliases
 from src.data.audit import audit_images, write_duplicates, write_quarantine
+from src.data.extra import add_extra
 from src.data.folds import Folds, load_folds, make_folds, save_folds
 from src.data.index import (
     Index,
@@ -46,8 +47,8 @@ def check_recipe(config: FoldConfig) -> None:
 
 
 def read_index(config: FoldConfig) -> Index:
-    """Index the training images with the columns that the options name."""
-    return read_train(
+    """Index the training images with the columns that the options name, and external ones."""
+    index = read_train(
         find_root(config.data_dir),
         allow_outside=config.allow_outside,
         image_column=config.image_column or None,
@@ -55,6 +56,9 @@ def read_index(config: FoldConfig) -> Index:
         group_column=config.group_column or None,
         several=config.metric in OF_LABELS,
     )
+    if config.extra_train:
+        index = add_extra(index, config.extra_train, allow_outside=config.allow_outside)
+    return index
 
 
 def refuse_several(index: Index, what: str) -> None:

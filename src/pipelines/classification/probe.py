@@ -68,7 +68,7 @@ def train_probes(
         weights=weights,
     )  # fmt: skip
     folded, views = fold_norms(model, size), first_views(config.tta_steps)
-    known = np.flatnonzero(folds.fold >= 0)
+    known = folds.train_rows(None)  # all that any fold trains on or holds out
     features = embed(folded, index, known, size, runtime, views)
     unseen = embed(folded, test, np.arange(len(test.table)), size, runtime, views)
     place = np.full(len(index.table), -1)
@@ -106,6 +106,7 @@ def fit_fold(
     """Fit the head without a fold, write weights and OOF logits, and return the score."""
     num_classes = len(data.classes)
     rows = pick_rows(data.folds.train_rows(fold), config.seed)
+    assert (place[rows] >= 0).all()
     probe = fit_probe(features[0, place[rows]], torch.as_tensor(data.targets(rows)), num_classes)
     with torch.no_grad():
         model.head.weight.copy_(probe.weight)

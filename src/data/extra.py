@@ -1,0 +1,62 @@
+"""External training images: added to the rows that every fold trains on, held out in none.
+
+They come from a second data folder of any form that the first may have, with the same class names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from src.data.folds import EXTRA_SPLIT
+from src.data.index import Index, make_table, read_train
+from src.data.root import find_root
+from src.labels import SEPARATOR
+from src.script import UserError
+
+
+def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) -> Index:
+    """Return the index with the images of ``folder`` behind its own; their ids begin ``extra/``.
+
+    Images of other classes are left out, with a note; groups are never those of the first folder.
+
+    Raises:
+        UserError: no data set there, the data themselves, or no image of a known class.
+    """
+    import pandas as pd
+
+    root = find_root(folder).resolve()
+    if root == index.root.resolve():
+        raise UserError(f"--extra_train {folder}: is the data folder itself; name another one")
+    extra = read_train(root, allow_outside=allow_outside, several=index.several)
+    if extra.several and not index.several:
+        raise UserError(
+            f"--extra_train {folder}: has several labels an image, and the data have one class each"
+        )
+    table, known = extra.table, set(index.classes)
+    names = [text.split(SEPARATOR) if index.several else [text] for text in table["target"]]
+    kept = [row for row, found in enumerate(names) if known.issuperset({*found} - {""})]
+    if not kept:
+        theirs, ours = (", ".join(names[:3]) for names in (extra.classes, index.classes))
+        raise UserError(
+            f"--extra_train {folder}: no image is of a class of the data ({theirs} there, {ours} "
+            "here): name its classes as the data do"
+        )
+    rows = table.iloc[kept]
+    ids, groups = rows["id"].tolist(), rows["group"].tolist()
+    added = make_table(
+        [f"extra/{name}" for name in ids],
+        [name if name[0] == "/" else f"{root.as_posix()}/{name}" for name in rows["image"]],
+        rows["target"].tolist(),
+        [group and f"extra/{group}" for group in groups],
+        split=EXTRA_SPLIT,
+    )
+    whole = pd.concat([index.table, added], ignore_index=True)
+    if whole["id"].duplicated().any():
+        raise UserError("ids of the data begin with extra/ too: rename that folder")
+    lost = len(table) - len(kept)
+    notes = [f"{len(kept)} extra images are trained on in every fold, and held out in none"]
+    notes += [f"extra: {note}" for note in extra.notes]
+    if lost:
+        notes.append(f"extra: {lost} images are of classes that the data have not: left out")
+    return replace(index, table=whole, notes=(*index.notes, *notes))

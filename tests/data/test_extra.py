@@ -1,0 +1,73 @@
+"""External images: in the training rows of every fold, in no held-out rows, copies left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.data.extra import add_extra
+from src.data.folds import EXTRA, QUARANTINED, load_folds, make_folds, save_folds
+from src.data.index import Index, read_train
+from src.script import UserError
+
+
+def make_data(root: Path, classes: dict[str, int], seed: int) -> Path:
+    """Write class folders of files with contents of their own."""
+    rng = np.random.default_rng(seed)
+    for name, count in classes.items():
+        (root / "train" / name).mkdir(parents=True)
+        for row in range(count):
+            (root / "train" / name / f"{row}.jpg").write_bytes(rng.bytes(50))
+    return root
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    make_data(tmp_path / "more", {"cat": 3, "dog": 2, "cow": 4}, 1)
+    return read_train(make_data(tmp_path / "data", {"cat": 6, "dog": 6}, 0))
+
+
+def test_external_images_are_trained_on_and_never_held_out(tmp_path, index) -> None:
+    both = add_extra(index, tmp_path / "more")
+    assert len(both) == 12 + 5 and both.classes == ("cat", "dog")
+    assert any("5 extra images are trained on in every fold" in note for note in both.notes)
+    assert "extra: 4 images are of classes that the data have not: left out" in both.notes
+    folds = make_folds(both.table, both.root, num_folds=3, seed=0)
+    own = make_folds(index.table, index.root, num_folds=3, seed=0)
+    np.testing.assert_array_equal(folds.fold[:12], own.fold)
+    assert (folds.fold[12:] == EXTRA).all()
+    for fold in range(3):
+        assert (
+            set(range(12, 17)) <= set(folds.train_rows(fold)) and len(folds.valid_rows(fold)) == 4
+        )
+    assert set(range(12, 17)) <= set(folds.train_rows(None))
+    path = tmp_path / "folds.csv"
+    save_folds(folds, path)
+    again = load_folds(path, both.table, both.root)
+    np.testing.assert_array_equal(again.fold, folds.fold)
+    assert "extra/train/cat/0.jpg" in path.read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=r"other data: 5 removed \(first extra/"):
+        load_folds(path, index.table, index.root)
+
+
+def test_a_copy_of_a_training_image_is_not_trained_on_where_that_is_held_out(
+    tmp_path, index
+) -> None:
+    both = add_extra(index, tmp_path / "more")
+    folds = make_folds(both.table, both.root, num_folds=3, seed=0, linked=[(0, 13), (14, 15)])
+    assert folds.fold[13] == QUARANTINED and (folds.fold[[12, 14, 15, 16]] == EXTRA).all()
+    assert "1 extra images are copies of training images: left out" in folds.notes
+
+
+def test_what_is_refused(tmp_path, index) -> None:
+    with pytest.raises(UserError, match="is the data folder itself"):
+        add_extra(index, tmp_path / "data")
+    with pytest.raises(UserError, match="is missing"):
+        add_extra(index, tmp_path / "nothing")
+    make_data(tmp_path / "other", {"tree": 2, "bush": 2}, 2)
+    with pytest.raises(
+        UserError, match=r"no image is of a class of the data \(bush, tree there, cat"
+    ):
+        add_extra(index, tmp_path / "other")
