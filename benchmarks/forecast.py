@@ -98,7 +98,7 @@ def main() -> int:
     torch.set_num_threads(1)
     if given.make:
         made = make_digits() if given.make == "digits" else make_features(given)
-        np.savez(f"{Path(given.make).name}.npz", **made)
+        np.savez(f"{Path(given.make).name}.npz", **made)  # type: ignore[arg-type]
         return 0
     rows = []
     for path in given.features:

@@ -87,6 +87,9 @@ def test_every_seat_repeats_the_recipe_and_the_committee_averages_logarithms(tmp
         gain = predictions.log_probs[:, label] - np.log(seats)[:, :, label].mean(axis=0)
         np.testing.assert_allclose(gain, predictions.averaging.gain, atol=1e-5)
     assert (predictions.averaging.gain >= 0).all()
+    for own, found in ((seats, "seat_entropy"), ([expected], "entropy")):
+        entropies = -(np.array(own) * np.log(own)).sum(axis=2).mean(axis=0)
+        np.testing.assert_allclose(getattr(predictions.averaging, found), entropies, rtol=1e-4)
     votes = 0.5 * np.array([softmax(logits["a", s][0]) for s in range(3)]).sum(0)
     votes += 0.3 * np.array([softmax(logits["a", s][1], 2.0) for s in range(3)]).sum(0)
     np.testing.assert_array_equal(predictions.choices["a"], votes.argmax(1))
@@ -134,7 +137,9 @@ def test_saved_answers_are_the_answers(tmp_path, monkeypatch):
     predictions = save_predictions(tmp_path / "predictions.npy", what, progress=steps.append)
     direct = what.predict(slice(0, 3))
     np.testing.assert_array_equal(np.load(tmp_path / "predictions.npy"), direct.log_probs)
-    np.testing.assert_array_equal(predictions.averaging.gain, direct.averaging.gain)
+    for name in ("gain", "seat_entropy", "entropy"):
+        saved, whole = (getattr(x.averaging, name) for x in (predictions, direct))
+        np.testing.assert_allclose(saved, whole, rtol=1e-12)
     np.testing.assert_array_equal(predictions.choices["b"], direct.choices["b"])
     assert steps == [2, 1] and predictions.log_probs.shape == (3, 2)
     blocks = list(predictions.blocks())
