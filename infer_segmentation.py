@@ -66,21 +66,26 @@ def find_members(config: InferSegmentationConfig) -> dict[str, list[Member]]:
     members = [
         load_member(run, checkpoint=config.checkpoint, tta_steps=config.tta_steps) for run in runs
     ]
-    sets = by_data_set(members, data_dir=config.data_dir)
-    return {name: settle_members(config, own) for name, own in sets.items()}
+    found = {}
+    for name, own in by_data_set(members, data_dir=config.data_dir).items():
+        found[name], how = settle_members(config, own)
+        if len(own) > 1:
+            print(f"{name}: {len(own)} runs, {how}")
+    return found
 
 
-def settle_members(config: InferSegmentationConfig, members: Sequence[Member]) -> list[Member]:
-    """Settle the weights of the runs of one data set; those without any are left out."""
+def settle_members(
+    config: InferSegmentationConfig, members: Sequence[Member]
+) -> tuple[list[Member], str]:
+    """Settle the weights of the runs of one data set and say how; those without are left out."""
     from dataclasses import replace
 
     from src.pipelines.segmentation.ensemble import check_alike, settle_shares
 
     check_alike(members, one_data_set=not config.data_dir)
     shares, how = settle_shares(members, config.blend)
-    if len(members) > 1:
-        print(f"{len(members)} runs, {how}")
-    return [replace(m, share=share) for m, share in zip(members, shares, strict=True) if share > 0]
+    pairs = zip(members, shares, strict=True)
+    return [replace(member, share=share) for member, share in pairs if share > 0], how
 
 
 def find_images(

@@ -58,7 +58,8 @@ class ThresholdSweep:
         index: Sequence[int] = range(len(self._parts), len(self._parts) + len(masks))
         if not isinstance(batch, Tensor) and "index" in batch:
             index = torch.as_tensor(batch["index"]).tolist()
-        share, label = foreground_share(probs.float().cpu())
+        share, label = (x if x is None else x.cpu() for x in foreground_share(probs.float()))
+        assert share is not None
         # how many thresholds a pixel passes; compared in float32, as masks are made
         passed = torch.bucketize(share.contiguous(), self._edges, right=True)
         for place, row in enumerate(index):
