@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--share", type=float, default=SHARE, help="of scenes with each of them")
     options = vars(parser.parse_args(arguments))
+    if not 0 <= options["share"] <= 1:
+        parser.error(f"--share {options['share']}: a share lies in 0..1")
     dest, size = options.pop("dest"), tuple(options.pop("size"))
     print(f"{write_scenes(dest, size=size, **options)}: written; pass it as --data_dir")
     return 0

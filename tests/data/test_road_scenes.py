@@ -73,6 +73,8 @@ def test_the_script_writes_the_set_that_was_asked_for(tmp_path):
     assert script.main([str(dest), *flags, "--conditions", "tilt", "--share", "1"]) == 0
     index = read_lanes(dest)
     assert len(index.table) == 5
+    with pytest.raises(SystemExit):
+        script.main([str(dest), "--share", "1.5"])
     expected = render_frame(3, 0, 0, (32, 48), ["tilt"], 1)[1]
     assert np.array_equal(index.read_mask(index.table["target"].iloc[0], (32, 48)), expected)
 
