@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from src.metrics.classification import ClassificationMeter
+from src.metrics.classification import Array, ClassificationMeter
 from src.metrics.contest import Metric
 from src.metrics.decisions import plain_score
 
@@ -58,5 +58,8 @@ class Classification:
 
     def meter(self) -> ClassificationMeter:
         """Return an empty meter."""
-        extra = {self.metric.name: partial(plain_score, self.metric)} if self.metric else {}
-        return ClassificationMeter(self.num_classes, extra)
+        return ClassificationMeter(self.num_classes, self._scored)
+
+    @property
+    def _scored(self) -> dict[str, Callable[[Array, Array], float]]:
+        return {self.metric.name: partial(plain_score, self.metric)} if self.metric else {}

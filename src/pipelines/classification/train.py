@@ -153,14 +153,13 @@ def train_fold(
     )  # fmt: skip
 
 
-def choose_task(config: FoldConfig, data: ClassData) -> Classification | MultiLabel:
+def choose_task(config: FoldConfig, data: ClassData) -> Classification:
     """Return what is learned: one class an image, or several labels."""
     several, num = data.index.several, len(data.classes)
     loss = build_loss(config.loss, label_smoothing=config.label_smoothing, several=several)
     metric = find_metric(config.metric, data.classes, config.ordinal, several=several)
-    if several:
-        return MultiLabel(num, loss, metric)
-    return Classification(num, loss, None if config.metric == "log_loss" else metric)
+    plain = not metric.greater_is_better if several else config.metric == "log_loss"
+    return (MultiLabel if several else Classification)(num, loss, None if plain else metric)
 
 
 def make_mix(config: FoldConfig, num_classes: int) -> Mix | None:
