@@ -315,12 +315,12 @@ def read_features(path: Path) -> Features:
 
 
 def reduce(block: Array) -> Tensor:
-    """Return (V, N, min(D, ``DIMENSIONS``)) principal components; the largest has unit variance."""
-    x = torch.as_tensor(block, dtype=torch.float32)
+    """Return (V, N, min(D, ``DIMENSIONS``)) principal components of unit mean deviation."""
+    x = torch.as_tensor(block, dtype=torch.float64)
     x = x - x[0].mean(0)
     basis = torch.linalg.eigh(x[0].T @ x[0])[1].flip(1)[:, :DIMENSIONS]
     x = x @ basis
-    return x / x[0].std(0).mean()
+    return (x / x[0].std(0).mean()).float()
 
 
 def make_digits() -> dict[str, Array]:
