@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,15 @@ def test_test_images_are_decoded_once_for_all_folds(
     assert len(list(place.output.rglob("test_logits.npy"))) == 2
     assert place.infer().status == 0
     assert len(read) == len(set(read)) == 12
+
+
+def test_the_forecast_of_another_blend_or_a_damaged_one_is_not_used(place: Place) -> None:
+    path = place.output / "prediction.json"
+    content = json.loads(path.read_text())
+    del content["checksum"]  # edited on purpose
+    assert src.load_ensemble(place.output).temperature == content["average_temperature"] != 1
+    path.write_text(json.dumps(content | {"weights": "0" * 8}))
+    assert src.load_ensemble(place.output).temperature == 1
+    path.write_text(json.dumps(content | {"average_temperature": -1}))
+    with pytest.raises(UserError, match=r"prediction\.json.*run infer_ensemble\.py again"):
+        src.load_ensemble(place.output)
