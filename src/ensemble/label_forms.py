@@ -139,9 +139,9 @@ def write_labels(
         decision = replace(decision, cuts=())
     elif not decision.cuts:
         decision = replace(decision, cuts=(0.5,) * num_labels)
-    values = decision.apply(log_probs).reshape(len(ids), num_labels)
-    if not np.isfinite(values).all():
+    if not np.isfinite(log_probs).all():
         raise UserError("the predictions are no probabilities: run infer_ensemble.py again")
+    values = decision.apply(log_probs).reshape(len(ids), num_labels)
     if form.kind == "sets":
         begin, end = form.keys or ("", "")
         rows = [

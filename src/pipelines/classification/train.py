@@ -136,6 +136,8 @@ def train_fold(
     )
     about: dict[str, Any] = {"timm_id": timm_id, "weights": str(weights)}
     about |= {"several": True} if index.several else {}
+    if index.several and config.head_start == "probe":
+        say(runtime, "note: --head_start probe is of one class an image: the head starts at random")
     augment = train_transform(
         size,
         scale_min=config.scale_min,
