@@ -13,12 +13,14 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 DATA, LABELS = Path("input/digits"), Path("input/digits_labels.csv")
-OUTPUT = Path("output/digits")
+OUTPUT, PLANNED = Path("output/digits"), Path("output/digits_plan")
+PLAN_HOURS = 0.035  # two minutes: survey, probe, race of two recipes, a submission after each fold
 NUM_TEST, SIDE = 597, 32
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MODELS = {"lite0": "tf_efficientnet_lite0", "lite1": "tf_efficientnet_lite1"}
@@ -37,7 +39,12 @@ def main() -> int:
     run("optimize_weights.py", *places)
     run("infer_ensemble.py", "--tta_steps", "5", *places)
     print_table()
-    run("scripts/report.py", *places)
+    places[-1] = str(PLANNED)
+    run("scripts/plan.py", "--hours", str(PLAN_HOURS), *places)
+    print("\nsubmissions of the plan, each made as soon as a fold was finished\n")
+    print((PLANNED / "history.csv").read_text(encoding="utf-8"))
+    print(f"actual test log loss of the last: {actual_loss(PLANNED):.5f}")
+    run("scripts/report.py", "--data_dir", str(DATA), "--output_dir", str(OUTPUT))
     print(f"done in {(time.monotonic() - started) / 60:.1f} min")
     return 0
 
@@ -86,10 +93,30 @@ def run(script: str, *flags: str) -> None:
         sys.exit(status)
 
 
+def read_submission(output: Path) -> tuple[list[str], Any, Any]:
+    """Return classes, probabilities (N, K) of ``submission.csv``, and the labels kept aside (N,)."""
+    import numpy as np
+    import pandas as pd
+
+    labels = pd.read_csv(LABELS, dtype=str)
+    submission = pd.read_csv(output / "submission.csv", dtype={"ID": str})
+    assert submission["ID"].tolist() == labels["ID"].tolist()
+    classes = list(submission.columns[1:])
+    truth = np.array([classes.index(name) for name in labels["label"]])
+    return classes, submission[classes].to_numpy(), truth
+
+
+def actual_loss(output: Path) -> float:
+    """Return the log loss of a submission on the labels kept aside."""
+    from src.metrics.classification import log_loss
+
+    _, probs, truth = read_submission(output)
+    return log_loss(probs, truth)
+
+
 def print_table() -> None:
     """Print the log loss that OOF showed, that was predicted, and that the kept labels give."""
     import numpy as np
-    import pandas as pd
 
     from src.ensemble.predictions import open_oof, open_test_run
     from src.metrics.classification import log_loss, softmax
@@ -97,12 +124,8 @@ def print_table() -> None:
 
     weights = json.loads((OUTPUT / "weights.json").read_text(encoding="utf-8"))
     prediction = json.loads((OUTPUT / "prediction.json").read_text(encoding="utf-8"))
-    labels = pd.read_csv(LABELS, dtype=str)
-    submission = pd.read_csv(OUTPUT / "submission.csv", dtype={"ID": str})
-    assert submission["ID"].tolist() == labels["ID"].tolist()
-    classes = list(submission.columns[1:])
-    truth = np.array([classes.index(name) for name in labels["label"]])
-    actual = log_loss(submission[classes].to_numpy(), truth)
+    classes, _, truth = read_submission(OUTPUT)
+    actual = actual_loss(OUTPUT)
     share = {(m["model"], m["view"]): m["weight"] for m in weights["members"]}
 
     rows = []
