@@ -94,7 +94,7 @@ def run(script: str, *flags: str) -> None:
 
 
 def read_submission(output: Path) -> tuple[list[str], Any, Any]:
-    """Return classes, probabilities (N, K) of ``submission.csv``, and the labels kept aside (N,)."""
+    """Return classes, probabilities (N, K) submitted, and the labels kept aside (N,)."""
     import numpy as np
     import pandas as pd
 
