@@ -113,6 +113,7 @@ def _newton_step(probs: Array, weights: Array, mixture: Array, gain: Array) -> A
 
 
 _BLOCK_VALUES = 1 << 18  # stays in the processor's cache
+MAX_POOL_SUM = 100.0  # of a log pool's weights, which grow without end where no row is left wrong
 
 
 def fit_log_pool(
@@ -150,7 +151,9 @@ def fit_log_pool(
         decrement = float(-slope @ direction)
         if decrement <= tolerance:
             break
-        size = 1.0
+        growth = float(direction.sum())
+        room = MAX_POOL_SUM - float(weights.sum())
+        size = min(1.0, room / growth) if growth > 0 else 1.0
         while size > 1e-6:
             moved = np.maximum(weights + size * direction, 0.0)
             result = _derivatives(log_probs, targets, bias, moved)

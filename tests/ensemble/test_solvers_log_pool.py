@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.ensemble.solvers import fit_log_pool, solve_mixture
+from src.ensemble.solvers import MAX_POOL_SUM, fit_log_pool, solve_mixture
 from src.metrics.classification import fit_temperature, log_loss, softmax
 
 
@@ -79,3 +79,13 @@ def test_log_pool_wins_on_independent_noise_and_loses_where_members_are_surely_w
     pooled = log_loss(softmax(np.tensordot(log_probs.astype(float), weights, (1, 0))), targets)
     losses = {"log": pooled, "linear": solve_mixture(log_probs[rows, :, targets]).loss}
     assert min(losses, key=losses.__getitem__) == winner, losses
+
+
+def test_weights_stay_finite_where_every_row_is_right():
+    rng = np.random.default_rng(0)
+    targets = np.arange(60) % 3
+    logits = rng.normal(size=(60, 2, 3)) * 0.01
+    logits[np.arange(60), :, targets] += 0.1  # right everywhere, never sure
+    log_probs = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+    weights = fit_log_pool(log_probs, targets, max_steps=200, tolerance=1e-12)
+    assert weights.sum() == pytest.approx(MAX_POOL_SUM, rel=1e-6)
