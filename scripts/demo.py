@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 DATA, LABELS = Path("input/digits"), Path("input/digits_labels.csv")
 OUTPUT, PLANNED = Path("output/digits"), Path("output/digits_plan")
-PLAN_HOURS = 0.045  # three minutes: survey, probe, race of two recipes, a submission after each fold
+PLAN_HOURS = 0.045  # three minutes: survey, probe, race of two recipes, submissions
 NUM_TEST, SIDE = 597, 32
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MODELS = {"lite0": "tf_efficientnet_lite0", "lite1": "tf_efficientnet_lite1"}
