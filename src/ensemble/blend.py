@@ -136,7 +136,9 @@ def greedy(table: Array, *, steps: int = 50) -> Array:
     taken: list[int] = []
     losses: list[float] = []
     for step in range(1, steps + 1):
-        scores = np.log(probs + total[:, None]).mean(axis=0, dtype=np.float64) - np.log(step)
+        # a sure mistake is 0 in float32
+        mixed = np.maximum(probs + total[:, None], np.finfo(np.float32).tiny)
+        scores = np.log(mixed).mean(axis=0, dtype=np.float64) - np.log(step)
         taken.append(int(scores.argmax()))
         losses.append(-float(scores.max()))
         total += probs[:, taken[-1]]

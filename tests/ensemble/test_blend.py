@@ -53,6 +53,12 @@ def test_greedy_by_hand():
     np.testing.assert_allclose(greedy(table), [0.5, 0, 0.5, 0, 0])
 
 
+@pytest.mark.filterwarnings("error")
+def test_greedy_leaves_out_who_is_surely_wrong_without_a_word():
+    table = np.log(np.array([[0.5, 1.0, 0.5, 0.5], [0.5, 1e-60, 0.5, 0.5]]))
+    np.testing.assert_allclose(greedy(table, steps=3), [1, 0, 0, 0])
+
+
 def test_greedy_returns_its_best_prefix():
     # each is right where the other is wrong: best at weights 2/3 and 1/3, which 3 steps meet
     table = table_of([1.0, 1.0, 1e-9], [1e-9, 1e-9, 1.0])
