@@ -87,6 +87,20 @@ def test_sizes_are_ranked_by_what_the_time_allows() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("probes", "best"),
+    [((0.535, 0.513, 0.46, 0.42, 0.41), 160), ((1.3, 1.018, 0.82, 0.657, 0.5), 224)],
+)
+def test_pixels_or_epochs_as_trained_nets_had_them(probes: tuple[float, ...], best: int) -> None:
+    """Hand signs and kinds of object at equal compute (docs/experiments.md)."""
+    at = zip((96, 128, 160, 192, 224), probes, (16, 9, 6, 4, 3), strict=True)
+    costs = {
+        px: plan.expected_loss(dataclasses.replace(SMALL, log_loss=loss), epochs)
+        for px, loss, epochs in at
+    }
+    assert min(costs, key=lambda px: costs[px]) == best
+
+
 def test_trim_shares_what_is_left() -> None:
     other = Member("b", {"epochs": 10}, epoch_s=10.0, tail_s=5.0)
     # 8 × 10 s here and 10 × 10 s there, tails of 5 s each: 190 s
