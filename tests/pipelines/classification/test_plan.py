@@ -87,18 +87,15 @@ def test_sizes_are_ranked_by_what_the_time_allows() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("probes", "best"),
-    [((0.535, 0.513, 0.46, 0.42, 0.41), 160), ((1.3, 1.018, 0.82, 0.657, 0.5), 224)],
-)
-def test_pixels_or_epochs_as_trained_nets_had_them(probes: tuple[float, ...], best: int) -> None:
-    """Hand signs and kinds of object at equal compute (docs/experiments.md)."""
-    at = zip((96, 128, 160, 192, 224), probes, (16, 9, 6, 4, 3), strict=True)
-    costs = {
-        px: plan.expected_loss(dataclasses.replace(SMALL, log_loss=loss), epochs)
-        for px, loss, epochs in at
-    }
-    assert min(costs, key=lambda px: costs[px]) == best
+def test_pixels_and_epochs_weigh_about_as_trained_nets_had_them() -> None:
+    """Probe losses of hand signs and of kinds of object at equal compute (docs/experiments.md)."""
+
+    def cost(log_loss: float, epochs: int) -> float:
+        return plan.expected_loss(dataclasses.replace(SMALL, log_loss=log_loss), epochs)
+
+    objects = [cost(*pair) for pair in ((1.69, 16), (1.20, 9), (0.90, 6), (0.74, 4), (0.62, 3))]
+    assert objects == sorted(objects, reverse=True)  # the more pixels, the better
+    assert cost(0.465, 6) < 1.02 * cost(0.528, 16)  # hand signs: 160 px no worse than 96
 
 
 def test_trim_shares_what_is_left() -> None:
