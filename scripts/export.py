@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     if not config.run:
         raise UserError("--run is missing: the folder of a finished run, as output/lite0/fold0")
 
-    from src.pipelines.export import write_export
+    from src.pipelines.deploy.export import write_export
 
     for line in write_export(config):
         print(line)

@@ -1,7 +1,9 @@
 """Classes or masks of photographs: python scripts/predict.py --run output/lite0/fold0 a.jpg b/.
 
-Without --run the ensemble of --output_dir predicts. The likeliest classes of each are printed;
---output writes all of them as CSV or JSON. A mask run writes masks and overlays to a folder.
+Without --run the ensemble of --output_dir predicts; --model takes a file of scripts/export.py. The
+likeliest classes of each are printed; --output writes all of them as CSV or JSON. A mask run writes
+masks and overlays to a folder. --video drive.mp4 (or 0, a camera) writes a video with overlays and
+prints frames/s and latency; a source that does not wait drops frames.
 """
 
 from __future__ import annotations
@@ -22,22 +24,50 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Predict the photographs that ``argv`` names."""
+    """Predict the photographs or the video that ``argv`` names."""
     flags = name_images(argv)
     config = parse(PredictConfig, flags, prog="scripts/predict.py", description=__doc__ or "")
+    if config.model and config.run:
+        raise UserError("--model and --run name two models: leave one out")
+    if config.video:
+        return follow_video(config)
     if not config.images:
         raise UserError("no photographs: name files or folders, as in scripts/predict.py a.jpg b/")
     if config.output and Path(config.output).suffix not in ("", ".csv", ".json"):
         raise UserError(f"--output {config.output}: expected a name ending in .csv or .json")
+    if config.model.endswith(".onnx"):
+        from src.pipelines.deploy.model import open_model
+
+        model = open_model(Path(config.model), config.device)
+        return hand_over(config, model.predict(config.images))
     from src.pipelines.library import MaskRun, load_ensemble, load_run
 
     where: dict[str, Any] = {"device": config.device, "precision": config.precision}
-    if not config.run:
+    folder = config.model or config.run
+    if not folder:
         return tell(config, load_ensemble(config.output_dir, **where).predict(config.images))
-    run = load_run(config.run, **where)
-    if isinstance(run, MaskRun):
-        return write_masks(config, run.predict(config.images))
-    return tell(config, run.predict(config.images, tta_steps=config.tta_steps))
+    run = load_run(folder, **where)
+    views = {} if isinstance(run, MaskRun) else {"tta_steps": config.tta_steps}
+    return hand_over(config, run.predict(config.images, **views))
+
+
+def follow_video(config: PredictConfig) -> int:
+    """Predict a video or camera and print what was measured."""
+    if config.images:
+        raise UserError("--video and photographs: name one or the other")
+    if not config.model and not config.run:
+        raise UserError("--model is missing: an ONNX file of scripts/export.py, or a run's folder")
+    from src.pipelines.deploy.video import predict_video
+
+    print("\n".join(predict_video(config)))
+    return 0
+
+
+def hand_over(config: PredictConfig, found: Predictions | MaskPredictions) -> int:
+    """Print and write predictions of either kind."""
+    from src.pipelines.library import MaskPredictions
+
+    return write_masks(config, found) if isinstance(found, MaskPredictions) else tell(config, found)
 
 
 def name_images(argv: Sequence[str]) -> list[str]:
@@ -88,7 +118,8 @@ def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
     import numpy as np
 
     from src.data.decode import decode_image, write_picture
-    from src.pipelines.segmentation.report import draw_overlay, write_index_png
+    from src.pipelines.pictures import draw_overlay
+    from src.pipelines.segmentation.report import write_index_png
     from src.tasks.segmentation import background_label
 
     folder = Path(config.output or "predicted")

@@ -27,6 +27,7 @@ ROOMS = {
     "src/pipelines": "WHAT SCRIPTS JOIN",
     "src/pipelines/classification": "trains, predicts and submits photographs",
     "src/pipelines/segmentation": "trains, predicts and scores masks",
+    "src/pipelines/deploy": "a finished run as one file, and on a video",
     "scripts": "helpers around the main job",
     "benchmarks": "measurements side by side; benchmarks/results.md",
 }

@@ -66,15 +66,24 @@ class CheckConfig(PlaceConfig, HardwareConfig, group="data and output"):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(PlaceConfig, HardwareConfig, group="run"):
-    """``scripts/predict.py``: photographs in, classes or masks out."""
+    """``scripts/predict.py``: photographs or a video in, classes, masks or overlays out."""
 
     images: tuple[str, ...] = option((), "photographs and folders of them", first=True)
     run: str = option("", "folder of one finished run; empty = the ensemble of --output_dir",
                       first=True)  # fmt: skip
+    model: str = option("", "ONNX file of scripts/export.py instead (or a run's folder)", first=True)
+    video: str = option(
+        "", "video file, stream's address or number of a camera, instead of photographs", first=True
+    )
+    live: bool = option(
+        False, "play a video at its own speed, as a camera would: late frames are dropped"
+    )
+    frames: int = option(0, "frames of a video to predict; 0 = all", least=0, most=10**9)
     top: int = option(5, "classes of each photograph that are named", least=1, most=1000)
     tta_steps: int = option(1, "views of a run of classes", least=1, most=5)
     output: str = option(
-        "", "CSV or JSON file of the predictions; for masks a folder (default: predicted)",
+        "", "CSV or JSON file of the predictions; for masks a folder (default: predicted), for a "
+        "video a file (default: predicted.mp4)",
         first=True,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import src
 from src.data.decode import decode_image
-from src.pipelines import export
+from src.pipelines.deploy import export
 from tests.scripts.conftest import Place
 
 

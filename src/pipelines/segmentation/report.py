@@ -20,6 +20,7 @@ from src.files import atomic_write, read_arrays, read_json, write_json
 from src.metrics.bootstrap import compare_counts
 from src.metrics.counts import SegmentationCounts, class_iou, load_counts
 from src.metrics.segmentation import SegmentationMeter, score_counts
+from src.pipelines.pictures import draw_overlay
 from src.pipelines.run_folder import refuse_lost
 from src.pipelines.segmentation.score import BOUNDARY_PX, report
 from src.runs import REPAIR, Run, read_done
@@ -297,52 +298,6 @@ def write_index_png(path: Path | str, mask: np.ndarray, palette: np.ndarray | No
         image.putpalette(palette.astype(np.uint8).tobytes())
     with atomic_write(path) as file:
         image.save(file, format="PNG", optimize=True)
-
-
-def make_palette(num_colours: int = 256) -> np.ndarray:
-    """Make VOC's colour of every label: (num_colours, 3) uint8 RGB, label 0 black.
-
-    Bits 0, 1, 2 of the label become the top bit of R, G, B; bits 3, 4, 5 the next, and so on.
-    """
-    labels = np.arange(num_colours)[:, None]
-    channel = np.arange(3)
-    colours = np.zeros((num_colours, 3), np.int64)
-    for level in range(3):
-        colours |= (labels >> (3 * level + channel) & 1) << (7 - level)
-    return colours.astype(np.uint8)
-
-
-def draw_overlay(
-    image: np.ndarray,
-    mask: np.ndarray,
-    target: np.ndarray | None = None,
-    *,
-    alpha: float = 0.5,
-    background: int | None = 0,
-    ignore_index: int | None = 255,
-) -> np.ndarray:
-    """Tint the labels over the image and draw the true outlines in white.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mask: predicted labels (H, W).
-        target: true labels (H, W), or None.
-        alpha: strength of the tint, 0..1.
-        background: label that is not tinted, None to tint all.
-        ignore_index: label of void, not tinted either.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
-    assert image.shape[:2] == mask.shape, f"image {image.shape}, mask {mask.shape}"
-    colours = make_palette()[np.asarray(mask, np.int64) & 255]
-    tinted = ~np.isin(mask, [b for b in (background, ignore_index) if b is not None])
-    weight = alpha * tinted[..., None]
-    drawn = (image * (1 - weight) + colours * weight).round().astype(np.uint8)
-    if target is not None:
-        labels = np.asarray(target, np.uint8)
-        drawn[cv2.dilate(labels, np.ones((3, 3))) != cv2.erode(labels, np.ones((3, 3)))] = 255
-    return drawn
 
 
 def make_gallery(

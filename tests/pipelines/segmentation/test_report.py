@@ -3,12 +3,11 @@ import pytest
 from PIL import Image
 
 from src.data.decode import write_picture
+from src.pipelines.pictures import draw_overlay, make_palette
 from src.pipelines.segmentation.report import (
     decode_rle,
-    draw_overlay,
     encode_rle,
     make_gallery,
-    make_palette,
     write_index_png,
     write_rle_csv,
 )

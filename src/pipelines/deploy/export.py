@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.data.decode import decode_image
-from src.files import replacing
+from src.files import Json, replacing
 from src.models.folding import FOLDING_SIDE, fold_norms
 from src.pipelines.library import ClassifierRun, list_images, load_run
 from src.script import UserError
+from src.tasks.segmentation import background_label
 from src.tool_config import ExportConfig
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -59,7 +60,7 @@ class Export:
     """What is exported and what its file says of itself."""
 
     module: Deployed
-    about: dict[str, object]
+    about: Json
 
 
 def write_export(config: ExportConfig) -> list[str]:
@@ -92,13 +93,14 @@ def open_export(folder: Path) -> Export:
         UserError: no such run, or masks that are predicted window by window or at native size.
     """
     run = load_run(folder, device="cpu", precision="fp32")
-    about: dict[str, object] = {"run": folder.as_posix(), "layout": "image (1, H, W, 3) uint8 RGB"}
+    about: Json = {"run": folder.as_posix(), "layout": "image (1, H, W, 3) uint8 RGB"}
     about["resize"] = "bilinear, antialiased, inside the graph"
     if isinstance(run, ClassifierRun):
         fold = run.fold
         size = (fold.image_size, fold.image_size)
         about |= {"classes": list(fold.classes), "size": size}
         about |= {"probs": f"(1, K) {'sigmoid' if fold.several else 'softmax'}"}
+        about |= {"task": "labels" if fold.several else "classes"}
         module = Deployed(fold.model.eval(), size, masks=False, several=fold.several)
         return Export(module.eval(), about)
     member = run.member
@@ -111,6 +113,7 @@ def open_export(folder: Path) -> Export:
         )
     about |= {"classes": member.resolved["classes"], "size": whole, "threshold": member.threshold}
     about |= {"probs": "(1, 1 or K, H, W); one channel is the foreground's", "views": 1}
+    about |= {"task": "masks", "background": background_label(member.resolved["classes"])}
     network = fold_norms(member.build(), FOLDING_SIDE).eval()
     return Export(Deployed(network, whole, masks=True).eval(), about)
 
