@@ -71,7 +71,7 @@ class PredictConfig(PlaceConfig, HardwareConfig, group="run"):
     images: tuple[str, ...] = option((), "photographs and folders of them", first=True)
     run: str = option("", "folder of one finished run; empty = the ensemble of --output_dir",
                       first=True)  # fmt: skip
-    model: str = option("", "ONNX file of scripts/export.py instead (or a run's folder)", first=True)
+    model: str = option("", "ONNX file of scripts/export.py, or a run's folder", first=True)
     video: str = option(
         "", "video file, stream's address or number of a camera, instead of photographs", first=True
     )

@@ -131,7 +131,7 @@ def open_session(model: Path | bytes, device: str = "cpu", threads: int = 0) -> 
     options.log_severity_level = 3
     has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if device not in ("auto", "cpu") and not (device == "cuda" and has_cuda):
-        raise UserError(f"--device {device}: this onnxruntime computes without it; pass --device cpu")
+        raise UserError(f"--device {device}: this onnxruntime has no such device; pass cpu")
     wanted = ["CUDAExecutionProvider"] if has_cuda and device != "cpu" else []
     content = model if isinstance(model, bytes) else model.read_bytes()
     try:

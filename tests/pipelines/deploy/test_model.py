@@ -25,7 +25,7 @@ def test_masks_are_those_of_the_run(channels: int, threshold: float) -> None:
     model = ImageModel(lambda image: probs, tuple("abcd"), "masks", threshold)
     expected = to_mask(torch.from_numpy(probs), threshold)
     np.testing.assert_array_equal(model.mask(probs), expected)
-    assert 0 < expected.mean()
+    assert expected.mean() > 0
 
 
 def test_overlays_tint_masks_and_name_classes() -> None:

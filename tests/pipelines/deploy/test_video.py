@@ -1,4 +1,4 @@
-"""Video: every frame of a file, the newest of a live source, latencies, the file that is written."""
+"""Video: every frame of a file, the newest of a live source, latencies, the written file."""
 
 from __future__ import annotations
 
@@ -156,5 +156,5 @@ def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), write_video(tmp_path / "x.avi", 25, (64, 48)):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="gone.mp4"):
+    with pytest.raises(UserError, match=r"gone\.mp4"):
         video.open_capture(str(tmp_path / "gone.mp4"))
