@@ -3,11 +3,12 @@
     python benchmarks/damage.py --limit 40                  a quick look
     python benchmarks/damage.py --tracks classify lane      all files of two of the tracks
 
-A tiny run of each track (classification, lane, micro, distillation, plan) is made once, finished
-and stopped half way. Then one file is deleted, emptied, halved, filled with zeros or noise, gets
-one bit flipped (in its head, its tail, anywhere), or is replaced by the file of that name of
-another run or another fold, and the track's commands are run again: of a finished track the last
-one alone half of the time, and then all. Handled is: the results are bit-identical; or a command
+A tiny run of each track (classification; several labels an image; report, export and prediction of
+photographs; lane, micro, distillation, plan) is made once, finished and stopped half way. Then one
+file is deleted, emptied, halved, filled with zeros or noise, gets one bit flipped (in its head, its
+tail, anywhere), or is replaced by the file of that name of another run or another fold, and the
+track's commands are run again: of a finished track the last one alone half of the time, and then
+all. Handled is: the results are bit-identical; or a command
 refuses in one line, and when what it says is done (delete, run this again) the results are. A plan
 depends on the clock, so its result is a valid submission of all members that had begun. Anything
 else is printed, and the exit status says so.
@@ -16,7 +17,6 @@ else is printed, and the exit status says so.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import shutil
@@ -24,155 +24,29 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.fingerprint import digest, fingerprint
-from benchmarks.kill_resume import (
-    LEARNED,
-    PRELOADED,
-    WEIGHTS,
-    Server,
-    is_valid,
-    make_competition,
-    make_weights,
-    plan_command,
-)
+from benchmarks.kill_resume import PRELOADED, WEIGHTS, Server, is_valid, make_weights
+from benchmarks.tracks import EXPORT, MASK_TRACKS, MASKS, TOOLS, TRACKS
 
 HARMS = ("delete", "empty", "half", "zeros", "noise")
 HARMS += ("head", "bit", "bits", "tail", "other", "fold")
 HEAD = 96  # bytes in which "head" flips a bit: magic numbers, lengths, shapes
-MASKS = (
-    *("segmentation_models_pytorch", "src.pipelines.segmentation.train", "src.pipelines.micro"),
-    *("src.pipelines.segmentation.ensemble", "src.pipelines.segmentation.report"),
-    *("src.pipelines.distillation", "train_lane", "train_micro", "train_distill"),
-    "infer_segmentation",
-)
-TINY = (
-    "--config= --device cpu --autotune off --precision fp32 --num_workers 0 --warmup_epochs 0 "
-    "--resolution 32x32 --ema_decay 0 --batch_size 4 --lr 2e-3 --checkpoint_minutes 0"
-)
-PROBED = "--head_start probe --norms frozen --head_lr_mult 1 --pretrained"
 SUBMISSION = "submission.csv"
-PLAN_S = 30.0
-MORE_S = 6.0  # seconds that a plan gets when it is started again
-LANE = (
-    "--arch unet --encoder tu-test_resnet --pretrained none --decoder_width 16 --epochs 2 "
-    "--name net --folds 2"
-)
-MICRO = "--dataset CFD --protocol free --name net --epochs 2"
-DISTILL = (
-    "--student tu-test_resnet --teacher tu-test_resnet --name trio --arch unet "
-    "--student_pretrained none --teacher_pretrained none --student_width 16 --teacher_width 32 "
-    "--loss ce --epochs 2 --allow_weak_teacher --tune 2"
-)
 MOST_REMEDIES = 4
 
 
-@dataclass(frozen=True)
-class Track:
-    """One way from images to results.
-
-    Attributes:
-        commands: (data, output, seed) → scripts with their flags.
-        make: writes the images.
-    """
-
-    commands: Callable[[Path, Path, int], list[list[str]]]
-    make: Callable[[Path], None]
-
-
-def classify(data: Path, output: Path, seed: int) -> list[list[str]]:
-    """Two folds, blend, submission."""
-    place = ["--data_dir", str(data), "--output_dir", str(output)]
-    train = ["train_fold", *place, *LEARNED.split(), "--epochs", "2", "--seed", str(seed)]
-    train += [*PROBED.split(), str(data.parent / WEIGHTS)]
-    train += ["--num_workers", "0", "--device", "cpu", "--cache", "disk", "--config="]
-    train += ["--checkpoint_minutes", "0"]
-    infer = ["infer_ensemble", *place, "--num_workers", "0", "--device", "cpu"]
-    blend = ["optimize_weights", *place, "--trials", "5", "--presets", ""]
-    return [[*train, "--fold", "0"], [*train, "--fold", "1"], blend, infer]
-
-
-def lane(data: Path, output: Path, seed: int) -> list[list[str]]:
-    """Two folds and their blend's masks."""
-    place = ["--data_dir", str(data), "--output_dir", str(output)]
-    train = ["train_lane", *place, *TINY.split()]
-    train += LANE.split()
-    train += ["--seed", str(seed), "--cache", "disk"]
-    runs = str(output / "lane" / "net" / "fold*")
-    return [[*train, "--fold", "0"], [*train, "--fold", "1"], predict(output, runs)]
-
-
-def micro(data: Path, output: Path, seed: int) -> list[list[str]]:
-    """One net of few parameters."""
-    train = ["train_micro", "--data_dir", str(data), "--output_dir", str(output), *MICRO.split()]
-    train += [*TINY.replace("ema_decay", "ema_share").split(), "--seeds", str(seed)]
-    return [train, predict(output, str(output / "micro" / "net-CFD*" / "fold*"))]
-
-
-def distill(data: Path, output: Path, seed: int) -> list[list[str]]:
-    """Student, teacher, a search of two trials, taught student."""
-    train = ["train_distill", "--data_dir", str(data), "--output_dir", str(output), *TINY.split()]
-    train += DISTILL.split()
-    runs = str(output / "distill" / "trio-distilled" / "fold*")
-    return [[*train, "--seed", str(seed)], predict(output, runs)]
-
-
-def plan(data: Path, output: Path, seed: int) -> list[list[str]]:
-    """Half a minute in; the hours are raised when it goes on."""
-    spent, state = 0.0, output / "plan_state.json"
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        spent = float(json.loads(state.read_bytes())["spent_s"])
-    seconds = max(PLAN_S, min(spent, 3 * PLAN_S) + MORE_S * bool(spent))
-    return [plan_command(data, output, seconds=seconds, seed=seed)]
-
-
-def predict(output: Path, runs: str) -> list[str]:
-    """Return the command that predicts the test masks of some runs."""
-    place = ["--output_dir", str(output), "--device", "cpu", "--num_workers", "0"]
-    return ["infer_segmentation", "--runs", runs, *place]
-
-
-def draw_masks(root: Path, *, num_classes: int = 2) -> None:
-    """Bright bars are class 1, with more classes the top third is class 2."""
-    import cv2
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    for split, names in (("train", "abcdefgh"), ("val", "ijk"), ("test", "lm")):
-        for name in names:
-            image = rng.integers(0, 60, (40, 48, 3), np.uint8)
-            mask = np.zeros((40, 48), np.uint8)
-            left = int(rng.integers(4, 36))
-            mask[:, left : left + 8] = 1
-            image[mask == 1] += 150
-            if num_classes > 2:
-                mask[:12], image[:12, :, 0] = 2, 255
-            for kind, pixels in (("images", image), ("masks", mask)):
-                (root / split / kind).mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(root / split / kind / f"{name}.png"), pixels)
-
-
-TRACKS = {
-    "classify": Track(classify, make_competition),
-    "lane": Track(lane, draw_masks),
-    "micro": Track(micro, lambda root: draw_masks(root / "CFD")),
-    "distill": Track(distill, lambda root: draw_masks(root, num_classes=3)),
-    "plan": Track(plan, make_competition),
-}
-
-
-def results(output: Path, *, last: bool = False) -> dict[str, str]:
-    """Return file → hash of all that a user takes away, or of what the last command makes."""
-    paths = [output / SUBMISSION, *sorted((output / "masks").rglob("*"))]
-    made = [p for p in paths if p.suffix == ".png" or p.name in (SUBMISSION, "masks.csv")]
-    found = {p.relative_to(output).as_posix(): digest(p.read_bytes()) for p in made if p.exists()}
-    return found if last else found | fingerprint(output, states=False)
+def results(output: Path, patterns: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return file → hash of all that a user takes away, or of what ``patterns`` name."""
+    wanted = patterns or {EXPORT}.union(*(track.last for track in TRACKS.values()))
+    made = sorted(path for pattern in wanted for path in output.glob(pattern))
+    found = {path.relative_to(output).as_posix(): digest(path.read_bytes()) for path in made}
+    return found if patterns else found | fingerprint(output, states=False)
 
 
 def members(output: Path) -> set[str]:
@@ -235,7 +109,7 @@ class Bench:
                 assert not said, f"{command}: {said}"
             self.keep(state)
         whole = self.states["finished"]
-        self.expected = [results(whole), results(whole, last=True)]
+        self.expected = [results(whole), results(whole, self.track.last)]
         self.stop_halfway()
         self.keep("stopped")
 
@@ -351,7 +225,7 @@ class Bench:
             gone = set() if last else self.members - members(self.output)
             valid = is_valid(self.output / SUBMISSION)
             return sorted(gone) + [SUBMISSION] * (not valid)
-        expected, found = self.expected[last], results(self.output, last=last)
+        expected, found = self.expected[last], results(self.output, self.track.last if last else ())
         names = expected.keys() | found.keys()
         return sorted(k for k in names if expected.get(k) != found.get(k))
 
@@ -378,7 +252,7 @@ def main() -> int:
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             server = Server(Path(folder) / "log.txt")
-            modules = PRELOADED if name == "classify" else (*PRELOADED, *MASKS)
+            modules = (*PRELOADED, *(MASKS if name in MASK_TRACKS else TOOLS))
             server.context.set_forkserver_preload(list(modules))
             bench = Bench(name, Path(folder), server, random.Random(flags.seed))
             cases = [case for case in bench.cases() if re.search(flags.only, case[1])]
