@@ -74,11 +74,10 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     from src.pipelines.classification import plan
     from src.pipelines.classification.follow import Follower
     from src.pipelines.classification.plan_files import add_history, keep_begun, read_plan
-    from src.pipelines.classification.prepare import prepare_data, refuse_several
+    from src.pipelines.classification.prepare import prepare_data
 
     base = fold_flags(config, output)
     index, folds = prepare_data(FoldConfig(**base), output)
-    refuse_several(index, "scripts/plan.py")
     test = read_test(find_root(config.data_dir), allow_outside=config.allow_outside)
     work = plan.size_of_work(folds, len(test.table))
     runtime = start_runtime(config.device, config.precision)

@@ -3,6 +3,9 @@
 The strength of the ridge and the scale of the logits are those with the least leave-one-out log
 loss (a little smoothed), which needs no second fit (Allen 1974, the PRESS statistic): N rows cost
 one eigenvalue problem of D × D, however many the classes.
+
+Of several labels an image each has a sigmoid: one scale for all labels' logits, over p (1 - p) of
+the label's frequency p as between least squares and Gaussian classes, and a bias for each label.
 """
 
 from __future__ import annotations
@@ -10,13 +13,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # over N, for features of unit variance
 LOG_SCALES = (-1.0, 6.0)  # of the logits
+LABEL_LOG_SCALES = (-3.0, 4.0)  # of logits that are measured in p (1 - p)
 SMOOTHING = 0.05  # without it rows that are all right ask for boundless logits to start from
 
 
@@ -27,9 +32,11 @@ class LinearProbe:
     Attributes:
         weight: (K, D) float32.
         bias: (K,) float32.
-        log_loss: leave-one-out log loss of the rows it was fitted on, nats.
-        accuracy: leave-one-out accuracy, in [0, 1].
-        left_out: (N, K) float32 log probabilities of each row, fitted without it.
+        log_loss: leave-one-out log loss of the rows it was fitted on, nats; of several labels the
+            mean binary cross-entropy.
+        accuracy: leave-one-out accuracy, in [0, 1]; of several labels the share of those told.
+        left_out: (N, K) float32 log probabilities of each row, fitted without it; of
+            several labels, of having each.
     """
 
     weight: Tensor
@@ -39,41 +46,98 @@ class LinearProbe:
     left_out: Tensor
 
 
+@dataclass(frozen=True)
+class _Scaled:
+    """Left-out regressions turned into logits ``scale`` × regression + ``bias``.
+
+    Attributes:
+        smooth: the smoothed loss that scale and bias make least.
+        scale: (K,), or () for all.
+        bias: (K,), or () for all.
+        logits: (N, K).
+    """
+
+    smooth: float
+    scale: Tensor
+    bias: Tensor
+    logits: Tensor
+
+
 def fit_probe(features: Tensor, target: Tensor, num_classes: int) -> LinearProbe:
-    """Fit a linear head to ``features`` (N, D) of rows whose class is ``target`` (N,).
+    """Fit a linear head to ``features`` (N, D) of rows of known ``target``.
+
+    Args:
+        features: finite.
+        target: class (N,), or labels (N, K) of 0 and 1 where a row may have several.
+        num_classes: K.
 
     Raises:
         ValueError: fewer than two rows, or features that are not finite.
     """
     if len(features) < 2 or not bool(torch.isfinite(features).all()):
         raise ValueError("a linear head needs two rows or more, of finite features")
+    several = target.ndim == 2
     x = features.double()
     mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
     x = (x - mean) / std
-    truth = F.one_hot(target.long(), num_classes).double()
-    truth -= truth.mean(0)
+    hot = target.double() if several else F.one_hot(target.long(), num_classes).double()
+    truth = hot - hot.mean(0)
     values, basis = torch.linalg.eigh(x.T @ x)
     rotated = x @ basis  # (N, D)
     moments = rotated.T @ truth  # (D, K)
-    best, chosen = float("inf"), (0.0, 0.0, 0.0, 0.0)
+    best: tuple[_Scaled, Tensor] | None = None
     for ridge in RIDGES:
         gain = 1 / (values.clamp_min(0) + ridge * len(x))
         fitted = rotated @ (gain[:, None] * moments)
         leverage = (rotated.square() @ gain + 1 / len(x)).clamp_max(1 - 1e-6)
         left_out = truth - (truth - fitted) / (1 - leverage)[:, None]
+        found = _scale_labels(left_out, hot) if several else _scale_classes(left_out, target.long())
+        if best is None or found.smooth < best[0].smooth:
+            best = found, gain
+    assert best is not None
+    chosen, gain = best
+    weight = chosen.scale[..., None] * (basis @ (gain[:, None] * moments)).T / std
+    bias = chosen.bias - weight @ mean
+    if several:
+        log_probs = F.logsigmoid(chosen.logits)
+        log_loss = F.binary_cross_entropy_with_logits(chosen.logits, hot)
+        right = (chosen.logits > 0) == (hot > 0)
+    else:
+        log_probs = F.log_softmax(chosen.logits, 1)
+        log_loss = F.cross_entropy(chosen.logits, target.long())
+        right = chosen.logits.argmax(1) == target
+    accuracy = float(right.double().mean())
+    return LinearProbe(weight.float(), bias.float(), float(log_loss), accuracy, log_probs.float())
 
-        def loss_at(log_scale: float, left_out: Tensor = left_out) -> float:
-            logits = math.exp(log_scale) * left_out
-            return float(F.cross_entropy(logits, target.long(), label_smoothing=SMOOTHING))
 
-        found = minimize_scalar(loss_at, bounds=LOG_SCALES, options={"xatol": 0.02})
-        if found.fun < best:
-            best, scale = found.fun, math.exp(found.x)
-            log_loss = float(F.cross_entropy(scale * left_out, target.long()))
-            accuracy = float((left_out.argmax(1) == target).double().mean())
-            chosen = (ridge, scale, log_loss, accuracy)
-            log_probs = F.log_softmax(scale * left_out, 1).float()
-    ridge, scale, log_loss, accuracy = chosen
-    gain = 1 / (values.clamp_min(0) + ridge * len(x))
-    weight = scale * (basis @ (gain[:, None] * moments)).T / std
-    return LinearProbe(weight.float(), (-weight @ mean).float(), log_loss, accuracy, log_probs)
+def _scale_classes(left_out: Tensor, target: Tensor) -> _Scaled:
+    """Scale the left-out regressions (N, K) of classes ``target`` (N,)."""
+
+    def loss_at(log_scale: float) -> float:
+        logits = math.exp(log_scale) * left_out
+        return float(F.cross_entropy(logits, target, label_smoothing=SMOOTHING))
+
+    found = minimize_scalar(loss_at, bounds=LOG_SCALES, options={"xatol": 0.02})
+    scale = torch.tensor(math.exp(found.x), dtype=torch.float64)
+    return _Scaled(float(found.fun), scale, torch.zeros_like(scale), scale * left_out)
+
+
+def _scale_labels(left_out: Tensor, hot: Tensor) -> _Scaled:
+    """Scale the left-out regressions (N, L) of labels ``hot`` (N, L), and find their biases."""
+    share = hot.mean(0).clamp(0.5 / len(hot), 1 - 0.5 / len(hot))
+    regression = left_out / (share * (1 - share))
+    soft = torch.lerp(hot, share.expand_as(hot), SMOOTHING)  # which keeps frequencies
+
+    def loss_at(point: np.ndarray) -> tuple[float, np.ndarray]:
+        scale, bias = math.exp(point[0]), torch.from_numpy(point[1:])
+        logits = scale * regression + bias
+        off = (logits.sigmoid() - soft) / logits.numel()
+        slope = np.append(scale * float((off * regression).sum()), off.sum(0).numpy())
+        return float(F.binary_cross_entropy_with_logits(logits, soft)), slope
+
+    start = np.append(0.0, share.logit().numpy())
+    bounds = [LABEL_LOG_SCALES] + [(-20.0, 20.0)] * len(share)
+    found = minimize(loss_at, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    scale = math.exp(found.x[0]) / (share * (1 - share))
+    bias = torch.from_numpy(found.x[1:])
+    return _Scaled(float(found.fun), scale, bias, scale * left_out + bias)

@@ -69,6 +69,39 @@ def test_features_that_say_nothing_give_a_head_that_says_nothing() -> None:
     assert probs.max() < 0.6
 
 
+def test_labels_cost_little_more_than_the_truth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    slopes = torch.randn(20, 4, generator=generator)
+    biases = torch.tensor([0.0, -3.0, -5.0, 3.0])  # frequent and rare labels
+
+    def draw(rows: int):
+        x = torch.randn(rows, 20, generator=generator)
+        probs = (x @ slopes + biases).sigmoid()
+        return 2 * x - 1, torch.bernoulli(probs, generator=generator), probs
+
+    (x, hot, _), (unseen, truth, probs) = draw(600), draw(4000)
+    probe = fit_probe(x, hot.long(), 4)
+    said = (unseen @ probe.weight.T + probe.bias).sigmoid()
+    losses = [
+        float(F.binary_cross_entropy(p, truth)) for p in (said, probs, hot.mean(0) + 0 * probs)
+    ]
+    reached, best, frequencies = losses
+    assert reached - best < 0.15 * (frequencies - best)
+    assert probe.log_loss == pytest.approx(reached, abs=0.03)
+    left_out = -(hot * probe.left_out + (1 - hot) * torch.log1p(-probe.left_out.exp()))
+    assert float(left_out.mean()) == pytest.approx(probe.log_loss, abs=1e-4)
+    assert torch.allclose(said.mean(0), truth.mean(0), atol=0.03)  # which is no smoothed frequency
+
+
+def test_labels_of_all_images_and_of_none_are_no_trouble() -> None:
+    features, target = clusters(rows=30)
+    hot = torch.stack([target == 0, target >= 0, target < 0], 1).long()
+    probe = fit_probe(features, hot, 3)
+    probs = (features @ probe.weight.T + probe.bias).sigmoid()
+    assert probs[:, 1].min() > 0.9 and probs[:, 2].max() < 0.1
+    assert probe.log_loss < 0.2 and probe.accuracy > 0.95
+
+
 def test_constant_features_more_columns_than_rows_and_an_empty_class_are_no_trouble() -> None:
     features, target = clusters(rows=12, width=64)
     features[:, 3] = 7.0

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from benchmarks.kill_resume import LEARNED, MODEL, make_competition
 from src.script import run_script
@@ -73,6 +75,14 @@ class Place:
             for path in sorted(self.output.rglob("*"))
             if path.is_file() and path.name[0] != "." and path.parent.name != "tensorboard"
         }
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file of weights of the tiny model."""
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_file(timm.create_model(MODEL).state_dict(), path)
+    return path
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.kill_resume import MODEL
 from src.ensemble.predictions import open_oof
 from src.ensemble.weights import read_weights
 from src.files import read_json, write_json
+from src.pipelines.classification import follow, plan
 from src.pipelines.library import load_ensemble, load_run
 from tests.scripts.conftest import Place
 
@@ -90,7 +92,6 @@ def test_columns_of_probabilities_by_mean_auc(labels: Place) -> None:
     np.testing.assert_allclose(found.probs[:, ::-1], probs, atol=0.2)
     alone = load_run(labels.run, device="cpu").predict(images)
     assert alone.probs.shape == (12, 2) and np.ptp(alone.probs.sum(axis=1)) > 0.01
-    assert "several labels" in labels.start("scripts.plan", "--hours", "0.1").err
     again = labels.train(*QUICK, "--metric", "mean_auc", "--loss", "asymmetric + 0.5 bce")
     assert again.status == 0 and "skipped" in again.out
 
@@ -119,6 +120,38 @@ def test_cells_of_labels_by_f1(labels: Place) -> None:
     counted = read_weights(labels.output / "weights.json").counted
     assert counted and counted.metric == "log_loss" and 0 <= counted.low < counted.score
     assert labels.infer().status == 0
+
+
+def test_a_plan_begins_with_a_probe_and_its_submission(
+    labels: Place, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "first_members", lambda *_: [])  # no time for more
+    monkeypatch.setattr(follow, "next_member", lambda *_, **__: None)
+    flags = ["--models", MODEL, "--pretrained", str(weights), "--sizes", "32", "--folds", "2"]
+    said = labels.start(
+        "scripts.plan", *flags, "--metric", "mean_auc", "--hours", "0.1", "--device", "cpu"
+    )
+    assert said.status == 0, said.err
+    assert "submission of 1 models" in said.out and "mean_auc: nested" in said.out
+    (run,) = labels.output.glob("*_probe/fold0")
+    oof = open_oof(run / "oof.npz")
+    assert oof.several and oof.logits.shape == (2, 18, 2)
+    done = json.loads((run / "finished.json").read_text())
+    assert done["monitor"] == "mean_auc" and done["score"] > 0.7
+    alone = load_run(run, device="cpu").predict(sorted((labels.data / "test").iterdir()))
+    (survey,) = json.loads((labels.output / "survey.json").read_text())["candidates"]
+    assert 0 < survey["log_loss"] < np.log(2)  # nats of a pair of image and label
+    header, *rows = read(labels.output / "submission.csv")
+    probs = np.array([row[1:] for row in rows], float)
+    assert header == ["id", "striped", "bright"] and probs.shape == alone.probs.shape
+    assert np.ptp(probs.sum(axis=1)) > 0.01
+
+
+def test_training_starts_at_the_probe_of_labels(labels: Place, weights: Path) -> None:
+    flags = ["--pretrained", str(weights), "--head_start", "probe", "--norms", "frozen"]
+    answer = labels.train("--epochs", "1", "--mixup_alpha", "0", *flags)
+    assert answer.status == 0 and "training starts there" in answer.out, answer.err
+    assert "warning" not in answer.out
 
 
 def test_mistakes_are_one_line(labels: Place) -> None:

@@ -10,22 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
-from safetensors.torch import save_file
 
 from benchmarks.kill_resume import MODEL
 from src.ensemble.predictions import open_oof
 from tests.scripts.conftest import Place
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file of weights of the tiny model."""
-    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    save_file(timm.create_model(MODEL).state_dict(), path)
-    return path
 
 
 def test_views_at_a_larger_size_go_the_whole_way(fresh: Place) -> None:

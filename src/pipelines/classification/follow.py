@@ -151,11 +151,17 @@ def is_worse(losses: Any, others: Any) -> bool:
 
 
 def calibrated_losses(path: Path) -> np.ndarray:
-    """Return the loss (N,) of each held-out row: mean of the views' logits, best temperature."""
+    """Return the loss (N,) of each held-out row: mean of the views' logits, best temperature.
+
+    Of several labels an image, the mean over them.
+    """
     oof = open_oof(path)
-    log_probs = log_softmax(np.asarray(oof.logits, dtype=np.float32).mean(0))
-    temperature = fit_temperature(log_probs, oof.targets)
-    return true_losses(log_softmax(log_probs, temperature), oof.targets)
+    num_rows, views = len(oof.ids), range(len(oof.views))
+    pairs = oof.as_pairs() if oof.several else oof
+    logits = np.mean([np.asarray(pairs.logits[v, :], dtype=np.float32) for v in views], axis=0)
+    temperature = fit_temperature(log_softmax(logits), pairs.targets)
+    losses = true_losses(log_softmax(logits, temperature), pairs.targets)
+    return losses.reshape(num_rows, -1).mean(axis=1)
 
 
 @dataclass

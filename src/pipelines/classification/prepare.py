@@ -73,7 +73,7 @@ def settle_metric(config: FoldConfig, index: Index) -> Metric:
     """Return what the contest counts, and refuse options that the images' labels do not fit.
 
     Raises:
-        UserError: such a metric, loss, alias file or linear probe.
+        UserError: such a metric, loss or alias file.
     """
     classes = find_aliases(config, index).trained
     metric = find_metric(config.metric, classes, config.ordinal, several=index.several)
@@ -81,8 +81,6 @@ def settle_metric(config: FoldConfig, index: Index) -> Metric:
         from src.losses.classification import build_loss
 
         build_loss(config.loss, several=index.several)
-    if index.several and config.epochs == 0:
-        refuse_several(index, "--epochs 0: the linear probe")
     return metric
 
 

@@ -16,7 +16,6 @@ from src.data.index import Index
 from src.engine.runtime import Runtime
 from src.engine.weights import run_identity, save_weights
 from src.ensemble.predictions import save_oof
-from src.losses.classification import build_loss
 from src.models.classifier import Classifier, build_classifier
 from src.models.folding import fold_norms
 from src.models.pretrained import find_weights
@@ -25,11 +24,11 @@ from src.models.zoo import check_timm_id, find_data_config
 from src.pipelines.classification.infer import write_test_logits
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.survey import embed
-from src.pipelines.classification.train import ClassData
+from src.pipelines.classification.train import ClassData, choose_task
 from src.pipelines.classification.wise_ft import pick_rows
 from src.pipelines.run_folder import finish_run, finished, write_config
 from src.runs import Done, Output, Run
-from src.tasks.classification import MONITOR, Classification
+from src.tasks.classification import Classification
 from src.views import first_views, view_names
 
 
@@ -76,13 +75,15 @@ def train_probes(
     about = {"timm_id": timm_id, "weights": str(weights), "image_size": size}
     about |= {"classes": list(data.classes), "split_hash": folds.folds_hash}
     about |= {"aliases": [names for names in data.aliases.members() if len(names) > 1]}
+    about |= {"several": True} if index.several else {}
+    task = choose_task(config, data)
     for fold in waiting:
         with runs[fold].hold():
             write_config(runs[fold], config, about | {"fold": str(fold)}, runtime)
-            score = fit_fold(config, runs[fold], data, fold, model, features, place)
+            score = fit_fold(config, runs[fold], data, fold, model, task, features, place)
             done: Done = {"config_hash": config_hash(config), "epochs": 0}
             done |= {"config": learned_options(config), "split_hash": folds.folds_hash}
-            done |= {"monitor": MONITOR, "score": score, "best_epoch": 0}
+            done |= {"monitor": task.monitor, "score": score, "best_epoch": 0}
             finish_run(runs[fold], done, keep_last=False)
             logits = classify(model, unseen).clip(-6e4, 6e4)
 
@@ -100,6 +101,7 @@ def fit_fold(
     data: ClassData,
     fold: int,
     model: Classifier,
+    task: Classification,
     features: Tensor,
     place: np.ndarray,
 ) -> float:
@@ -113,7 +115,6 @@ def fit_fold(
         model.head.bias.copy_(probe.bias)
     held = data.folds.valid_rows(fold)
     logits = classify(model, features[:, place[held]])
-    task = Classification(num_classes, build_loss("cross_entropy"))
     meter = task.meter()
     meter.update(torch.from_numpy(logits[0]), {"target": torch.as_tensor(data.targets(held))})
     identity = run_identity(config, run, data.folds.folds_hash)

@@ -124,9 +124,11 @@ def sizes_of(timm_id: str, sizes: Sequence[int]) -> list[int]:
 
 
 def sample_rows(data: ClassData, seed: int) -> np.ndarray:
-    """Return at most ``MAX_ROWS`` rows that are in a fold, of each class its share."""
+    """Return at most ``MAX_ROWS`` rows that are in a fold, of each class or set its share."""
     rows = np.flatnonzero(data.folds.fold >= 0)
     targets = data.targets(rows)
+    if data.index.several:  # sets of labels
+        targets = np.unique(targets, axis=0, return_inverse=True)[1].ravel()
     order = np.random.default_rng(seed).permutation(len(rows))
     ranked = order[np.argsort(targets[order], kind="stable")]  # class by class
     step = max(1.0, len(ranked) / MAX_ROWS)

@@ -136,8 +136,6 @@ def train_fold(
     )
     about: dict[str, Any] = {"timm_id": timm_id, "weights": str(weights)}
     about |= {"several": True} if index.several else {}
-    if index.several and config.head_start == "probe":
-        say(runtime, "note: --head_start probe is of one class an image: the head starts at random")
     augment = train_transform(
         size,
         scale_min=config.scale_min,
@@ -151,7 +149,7 @@ def train_fold(
     return train_classes(
         config, run, data, fold, model, choose_task(config, data), augment,
         output=output, about=about, runtime=runtime, mix=make_mix(config, num_classes),
-        probe=config.head_start == "probe" and not index.several, shorten=shorten,
+        probe=config.head_start == "probe", shorten=shorten,
     )  # fmt: skip
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from src.config import MAX_MEMBERS, FoldConfig
+from src.ensemble.predictions import save_oof
 from src.pipelines.classification import follow, plan, plan_files
-from src.pipelines.classification.follow import Clock, Follower, Steps
+from src.pipelines.classification.follow import Clock, Follower, Steps, calibrated_losses
 from src.pipelines.classification.plan import Member, Work
 from src.pipelines.classification.survey import Candidate, steady_rates
 from src.reader import fill
@@ -286,6 +287,20 @@ def test_a_recipe_left_behind_goes_no_further(tmp_path: Path) -> None:
     assert follower.dropped == [a.name] and (a.name, 1) not in world.finished
     assert a.name not in world.submitted[-1][1] and b.name in world.submitted[-1][1]
     assert all(a.name.rpartition("_")[2] not in m.name for m in follower.members[2:])
+
+
+def test_the_loss_of_an_image_is_the_mean_of_its_labels(tmp_path: Path) -> None:
+    logits = np.array([[[0.0, 2.0], [-2.0, 0.0], [2.0, -2.0], [-2.0, 2.0]]])
+    hot = np.array([[1, 1], [0, 0], [1, 0], [1, 1]])  # the last has one that is wrong
+    save_oof(
+        tmp_path / "oof.npz", logits=logits, ids=np.array(list("abcd")), targets=hot,
+        views=("identity",), classes=("x", "y"), fold="0", config_hash="", folds_hash="",
+    )  # fmt: skip
+    losses = calibrated_losses(tmp_path / "oof.npz")
+    # slope of the loss in 1 / T: 5 right and 1 wrong at 2, so the best temperature is 2 / log 5
+    right, wrong, even = np.log(6 / 5), np.log(6), np.log(2)
+    expected = [(even + right) / 2, (right + even) / 2, right, (wrong + right) / 2]
+    assert losses == pytest.approx(expected, abs=1e-3)
 
 
 def test_recipes_that_cannot_be_told_apart_both_go_on(tmp_path: Path) -> None:
