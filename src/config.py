@@ -143,11 +143,10 @@ class EngineConfig(PlaceConfig, ScheduleConfig, OptimizerConfig, HardwareConfig,
         "auto", "memory layout of the images", group="hardware"
     )
     autotune: Literal["on", "off"] = option(
-        "on", "measure layout, precision and compile before a run, not on CUDA", group="hardware"
+        "on", "measure layout and precision before a run, not on CUDA", group="hardware"
     )
     compile: Literal["auto", "on", "off"] = option(
-        "auto", "torch.compile the network; auto = tried on long runs, not on CUDA, kept where it "
-        "repays itself",
+        "auto", "torch.compile the network; auto = off: it gained little where it was measured",
         group="hardware",
     )  # fmt: skip
     grad_checkpointing: bool = option(

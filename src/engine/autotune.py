@@ -1,4 +1,4 @@
-"""Choose layout, precision and compilation by timing steps of the real network on this machine.
+"""Choice of memory layout and precision by timing steps of the real network on this machine.
 
 No setting wins everywhere (a channels_last bf16 resnet18 is twice as fast as NCHW fp32 on one CPU,
 an EfficientNet slower), so it is measured, once, before the first step of a run, and recorded.
@@ -6,12 +6,7 @@ an EfficientNet slower), so it is measured, once, before the first step of a run
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +15,10 @@ from src.config import EngineConfig
 from src.engine.checkpoint import first_micro_batch
 from src.engine.log import say
 from src.engine.runtime import (
-    SEARCH_STEPS,
     Runtime,
     computes_natively,
     is_out_of_memory,
     release_memory,
-    search_algorithms,
     seed_step,
 )
 from src.files import Json, read_json, refuse_shape, write_json
@@ -42,12 +35,6 @@ START_UP_S = 60.0  # after which a GPU is shown no further setting
 # What leaves the default must be faster by more than timing noise, less exact arithmetic by more.
 GAIN_FOR_CHANGE = 1.05
 GAIN_FOR_BF16 = 1.1
-# Compiling takes a minute or two, and some of it again whenever a run goes on.
-COMPILE_AFTER_S = 1800.0  # estimated training in eager mode; shorter runs are not tried
-GAIN_FOR_COMPILED = 1.05
-# It may take this share of the estimated training, and never longer than five minutes.
-TRIAL_SHARE, TRIAL_LIMIT_S = 0.1, 300.0
-COMPILE_S = 75.0  # as seen on two idle cores: 24 to 73 s (docs/experiments.md)
 
 
 def autotune(
@@ -149,76 +136,10 @@ def time_steps(
     return best if best < float("inf") else spent
 
 
-def compiling_pays(
-    model: nn.Module,
-    task: Task,
-    batch: dict[str, Tensor],
-    runtime: Runtime,
-    num_steps: int,
-    limit_s: float,
-) -> bool:
-    """Compile ``model``, tell whether ``num_steps`` such steps repay it, and say what was seen.
-
-    Where there is no compiler, none for this network, or not within ``limit_s``, it does not.
-    """
-    try:
-        with time_limit(limit_s):
-            eager = time_steps(model, task, batch, runtime, limit_s / 4)
-            begun = time.perf_counter()
-            compiled = time_steps(torch.compile(model), task, batch, runtime, float("inf"))  # type: ignore[arg-type]
-    except Exception as error:  # whatever a compiler may raise, and memory that is short
-        release_memory(runtime.device)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
-        say(runtime, f"autotune: not compiled ({reason})")
-        return False
-    spent = time.perf_counter() - begun
-    pays = (eager - compiled * GAIN_FOR_COMPILED) * num_steps > spent
-    say(
-        runtime,
-        f"autotune: {'compiled' if pays else 'not compiled'} (a step of {len(batch['index'])}: "
-        f"{1e3 * compiled:.0f} ms instead of {1e3 * eager:.0f} ms, after {spent:.0f} s)",
-    )
-    return pays
-
-
-def compile_trial_s(step_s: float) -> float:
-    """Return about how long a trial takes: the compiler, longer on a busy machine, and steps."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return COMPILE_S * max(1.0, load / (os.cpu_count() or 1)) + (2 + TIMED_PASSES) * step_s
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise ``TimeoutError`` in the body once it has taken so long.
-
-    By a timer signal: not on Windows nor outside the main thread, where it does nothing. A timer
-    that was running goes on afterwards.
-    """
-    if not hasattr(signal, "setitimer") or threading.current_thread() != threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"it took more than {seconds:.0f} s")
-
-    begun = time.monotonic()
-    handler = signal.signal(signal.SIGALRM, stop)
-    # again and again: an exception raised inside a destructor is lost
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 2.0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        if left:
-            passed = time.monotonic() - begun
-            signal.setitimer(signal.ITIMER_REAL, max(left - passed, 0.01))
-
-
 def measure(
     model: nn.Module, task: Task, loader: BatchLoader, runtime: Runtime, config: EngineConfig
-) -> tuple[Runtime, dict[str, float], bool]:
-    """Time the first batch; return the fastest runtime, all seconds, whether compiling pays."""
+) -> tuple[Runtime, dict[str, float]]:
+    """Time the first batch; return the fastest runtime and a step's seconds in each."""
     loader.batch_sampler.start(0)
     keys = next(iter(loader.batch_sampler))
     rows = min(first_micro_batch(config, runtime), len(keys))
@@ -227,24 +148,11 @@ def measure(
     batch = loader.collate_fn(loader.dataset.__getitems__(keys[:rows]))
     if isinstance(batch, UserError):  # a file that cannot be read, named
         raise batch
-    search_algorithms(runtime.device, config.epochs * len(loader) >= SEARCH_STEPS)
     runtime, seconds, trial = autotune(model, task, batch, runtime, config)
     timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
     layout = "channels_last" if runtime.channels_last else "channels_first"
     say(runtime, f"autotune: {runtime.precision} {layout} (a step of {trial}: {timed})")
-    if config.compile != "auto" or runtime.device.type not in ("cpu", "cuda"):
-        return runtime, seconds, config.compile == "on"
-    if runtime.device.type == "cuda" and trial < rows:  # what fitted into memory
-        rows, batch = trial, {key: value[:trial] for key, value in batch.items()}
-    step_s = min(seconds.values(), default=0.0) * rows / trial
-    num_steps = config.epochs * len(loader) * -(-len(keys) // rows)
-    if step_s * num_steps < COMPILE_AFTER_S:
-        return runtime, seconds, False
-    limit = min(TRIAL_LIMIT_S, TRIAL_SHARE * step_s * num_steps)
-    if (expected := compile_trial_s(step_s)) > limit:
-        say(runtime, f"autotune: not compiled (to try would take about {expected:.0f} s)")
-        return runtime, seconds, False
-    return runtime, seconds, compiling_pays(model, task, batch, runtime, num_steps, limit)
+    return runtime, seconds
 
 
 def settle_runtime(
@@ -263,17 +171,16 @@ def settle_runtime(
     chosen = runtime.from_main(recorded_choice(run, runtime, config))
     if chosen is None:
         seconds: dict[str, float] = {}
-        compiled = config.compile == "on"
         # a card's defaults won every trial so far, and a trial takes 7 to 23 s (docs/hardware.md)
         alone = runtime.num_processes == 1 and runtime.device.type != "cuda"
-        open_options = "auto" in (config.precision, config.channels_last, config.compile)
+        open_options = "auto" in (config.precision, config.channels_last)
         if config.autotune == "on" and open_options and alone:
-            runtime, seconds, compiled = measure(model, task, loader, runtime, config)
+            runtime, seconds = measure(model, task, loader, runtime, config)
         chosen = {
             **runtime.describe_device(),
             "precision": runtime.precision,
             "channels_last": runtime.channels_last,
-            "compiled": compiled,
+            "compiled": config.compile == "on",
             "seconds": seconds,
         }
     if runtime.is_main:
