@@ -134,6 +134,7 @@ class Queue:
 
     def run(self) -> None:
         """Start runs as places become free, collect them as they end."""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             while self.left > 0 and (self.running or self.start_next()):
                 while len(self.running) < self.options.jobs and self.start_next():
@@ -146,6 +147,7 @@ class Queue:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            pack(self.options.out, self.results, self.done)
 
     def expected(self, job: Job) -> float:
         """Return the seconds the run will take, by what has been seen; 0 = unknown."""
@@ -233,12 +235,11 @@ def pack(out: Path, results: Path, done: list[Job]) -> None:
         run = run_of(out, job)
         small += [run.finished, run.metrics, run.config, run.oof, run.oof_counts]
     masks = [folder for job in done if (folder := masks_of(out, job)).is_dir()]
-    for name, paths in (("runs.tar.gz", small), ("masks.tar", masks)):
+    for name, paths in (("runs.tar.gz", small), ("masks.tar.gz", masks)):
         partial, total = results / f".{name}", 0
-        with tarfile.open(partial, "w:gz" if name.endswith("gz") else "w") as archive:
+        with tarfile.open(partial, "w:gz", compresslevel=1) as archive:
             for path in paths:
-                size = sum(file.stat().st_size + 1024 for file in [path, *path.rglob("*")])
-                total += size
+                total += sum(file.stat().st_size + 200 for file in [path, *path.rglob("*")])
                 if total <= MOST_BYTES:
                     archive.add(path, path.relative_to(out))
         partial.replace(results / name)
