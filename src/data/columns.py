@@ -25,12 +25,24 @@ IMAGE_NAMES = (
 ID_NAMES = ("id", "image_id", "img_id", "test_id", "row_id", "index", "아이디", "번호")
 LABEL_NAMES = (
     *("label", "target", "class", "class_name", "label_name", "category", "labels", "diagnosis"),
-    *("dx", "라벨", "레이블", "클래스", "정답", "분류"),
+    *(
+        "dx",
+        "class_id",
+        "category_id",
+        "label_id",
+        "class_label",
+        "라벨",
+        "레이블",
+        "클래스",
+        "정답",
+    ),
+    *("분류",),
 )
 GROUP_NAMES = (
     *("group", "group_id", "groups", "patient_id", "patient", "subject_id", "subject"),
     *("그룹", "환자"),
 )
+_PIXELS = 64  # columns of numbers that no table of files has
 FOLDER_NAMES = ("folder", "directory", "dir", "subfolder", "subdir", "folder_name", "dir_name")
 # Names that are a label's unless another column has one of them too.
 _OFTEN_LABELS = frozenset({
@@ -52,8 +64,19 @@ _SUBJECTS = frozenset({
 _MASK_WORDS = frozenset({"mask", "masks", "segmentation", "annotation", "annot", "seg", "gt"})
 
 
-def image_column(table: pd.DataFrame, wanted: str | None, path: Path) -> str:
-    """Return the wanted column, else one whose cells look like image files, else one by name.
+def image_column(
+    table: pd.DataFrame,
+    wanted: str | None,
+    path: Path,
+    finds: Callable[[str], bool] = lambda _: False,
+) -> str:
+    """Return the wanted column, else one whose cells look like image files, by name, or are files.
+
+    Args:
+        table: the rows of ``path``.
+        wanted: the column that the user named.
+        path: for messages.
+        finds: whether a cell means an image that is there.
 
     Raises:
         UserError: there is none; names the flag.
@@ -66,17 +89,45 @@ def image_column(table: pd.DataFrame, wanted: str | None, path: Path) -> str:
             usual = pick_column(table[looks], None, IMAGE_NAMES, path, "")
             return usual or looks[0]
     name = pick_column(table, wanted, (*IMAGE_NAMES, *ID_NAMES), path, "--image_column")
+    if not wanted and (name is None or not any(map(finds, table[name].head(20)))):
+        name = _column_of_files(table, finds) or name
     if name is None and len(table.columns) == 1 and " " in table.columns[0]:
         raise UserError(
             f"{path}: the columns are not set apart by commas, semicolons, tabs or bars: save it "
             "as CSV"
         )
     if name is None:
+        many = len(table.columns) >= _PIXELS and is_numeric(table.iloc[:5, -_PIXELS:])
+        if many or max(len(cell.split()) for cell in table.iloc[0]) >= _PIXELS:
+            raise UserError(
+                f"{path} seems to hold the pixels themselves: write each row as an image file, and "
+                "a table of the files and labels"
+            )
         raise UserError(
-            f"{path} has no known image column among {', '.join(table.columns)}: "
+            f"{path} has no known image column among {shown_names(table.columns)}: "
             "name it with --image_column"
         )
     return name
+
+
+def _column_of_files(table: pd.DataFrame, finds: Callable[[str], bool]) -> str | None:
+    """Return the column of the most different cells whose first ones all are images."""
+    head = table.head(20)
+    least = max(len(table) / 2, 3)
+    fits = [name for name in table.columns if table[name].nunique() >= least]
+    fits = [name for name in fits if all(map(finds, head[name]))]
+    return max(fits, key=lambda name: table[name].nunique(), default=None)
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """Return the names of columns, of which there may be many, for a message."""
+    first = ", ".join(map(str, names[:12]))
+    return first if len(names) <= 12 else f"{first}, … ({len(names)} in all)"
+
+
+def is_numeric(table: pd.DataFrame) -> bool:
+    """Tell whether every cell is a number."""
+    return all(isinstance(_as_number(cell), float) for cell in table.to_numpy().ravel().tolist())
 
 
 def _looks_like_image(cell: str) -> bool:
@@ -113,6 +164,7 @@ def _plain(name: str) -> str:
 
 _NO = frozenset({"0", "0.0", "0,0", "false", "no"})
 _YES = frozenset({"1", "1.0", "1,0", "true", "yes"})
+_SIGNS = frozenset({"1", "-1", "1.0", "-1.0"})
 
 
 def find_label(
@@ -121,6 +173,7 @@ def find_label(
     others: Sequence[str | None],
     path: Path,
     asked: Sequence[str] = (),
+    shown: Sequence[str] = (),
 ) -> tuple[list[str], str]:
     """Return the label's column, or the columns of a one-hot table, and why it is that one.
 
@@ -130,6 +183,7 @@ def find_label(
         others: columns that are taken.
         path: for messages.
         asked: the columns that the sample submission asks for.
+        shown: the cells of its one column.
 
     Raises:
         UserError: none.
@@ -138,7 +192,7 @@ def find_label(
         pick_column(table, wanted, (), path, "--label_column")
         return [wanted], ""
     rest = free_columns(table, others)
-    found = _label_asked_for(table, rest, asked)
+    found = _label_asked_for(table, rest, asked) or _label_shown(table, rest, asked, shown)
     if found:
         return found, " (as the sample submission asks)"
     label, weak, why = _label_by_name(table, others)
@@ -153,9 +207,11 @@ def find_label(
     ]
     if len(few) == 1:
         return few, " (the one column of few different words)"
-    shown = [f"{name} ({table[name].nunique()} values)" for name in (few or rest)[:6]]
+    number = {name: table[name].nunique() for name in table.columns if name != others[0]}
+    likely = few or [name for name in rest if 2 <= number.get(name, 0) <= len(table) // 2]
+    shown = [f"{name} ({number[name]} values)" for name in (likely or [*number])[:6]]
     raise UserError(
-        f"{path} has no known label column among {', '.join(table.columns)}: name it with "
+        f"{path} has no known label column among {shown_names(table.columns)}: name it with "
         f"--label_column, such as {', '.join(shown)}"
     )
 
@@ -200,6 +256,19 @@ def _label_asked_for(table: pd.DataFrame, rest: list[str], asked: Sequence[str])
     return (usual or fits)[:1] if len(usual) == 1 or len(fits) == 1 else []
 
 
+def _label_shown(
+    table: pd.DataFrame, rest: list[str], asked: Sequence[str], shown: Sequence[str]
+) -> list[str]:
+    """Return the one column that has most words of the sample's cells among its values, or none."""
+    words = {
+        word for cell in {nfc(cell).strip() for cell in shown} for word in (cell, *cell.split())
+    }
+    words = {word for word in words if not isinstance(_as_number(word), float)}
+    hits = {name: len(words & {nfc(cell).strip() for cell in set(table[name])}) for name in rest}
+    best = [name for name in rest if hits[name] and hits[name] == max(hits.values())]
+    return best if len(asked) == 1 and len(best) == 1 else []
+
+
 def _numbers_rows(cells: pd.Series) -> bool:
     """Tell whether a column of three rows or more counts them, from 0 or from 1."""
     count = len(cells)
@@ -215,9 +284,9 @@ def says_yes(cell: str) -> bool:
 
 
 def is_hot(table: pd.DataFrame, names: Sequence[str]) -> bool:
-    """Tell whether columns hold nothing but yes and no."""
+    """Tell whether columns hold nothing but yes and no, or nothing but 1 and -1."""
     cells = [set(table[name].str.strip().str.casefold()) for name in names]
-    return bool(cells) and all(found <= _NO | _YES for found in cells)
+    return bool(cells) and all(found <= _NO | _YES or found <= _SIGNS for found in cells)
 
 
 def _holds_classes(cells: pd.Series) -> bool:

@@ -3,14 +3,15 @@
 Every cell is text ("001" stays "001", "NA" stays "NA"). Read: UTF-8 with or without BOM, UTF-16
 with BOM, CP949 where that makes Korean; commas, semicolons, tabs or bars; any line ending; without
 what spreadsheets leave behind (a line ``sep=;``, rows and unnamed columns of empty cells).
-Written: text that a spreadsheet would run as a formula is quoted by an apostrophe, which reading
-takes off.
+A ``.jsonl`` file, one object a line, is the same table. Written: text that a spreadsheet would run
+as a formula is quoted by an apostrophe, which reading takes off.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import warnings
 from collections import Counter
@@ -134,6 +135,8 @@ def read_csv(
     import pandas as pd
 
     text = read_text(path)
+    if Path(path).suffix.lower() == ".jsonl":
+        return _read_json_lines(text, path)
     said = _SEPARATOR_LINE.match(text)
     text = text[said.end() :] if said else text
     text = text if unescape else _drop_titles(_EMPTY_LINES.sub("", text))
@@ -173,6 +176,29 @@ def read_csv(
         if is_unnamed(name) and not table[name].astype(str).str.strip().any()
     ]  # fmt: skip
     return table.drop(columns=blank) if len(blank) < len(header) else table
+
+
+def _read_json_lines(text: str, path: Path | str) -> pd.DataFrame:
+    """Return the table of a file with one JSON object a line, every cell as text."""
+    import pandas as pd
+
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(
+                {str(key).strip(): _as_text(cell) for key, cell in json.loads(line).items()}
+            )
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: no JSON object ({error}): mend it") from error
+    return pd.DataFrame(rows, dtype=str).fillna("") if rows else pd.DataFrame({"": []}, dtype=str)
+
+
+def _as_text(cell: object) -> str:
+    if isinstance(cell, str):
+        return cell
+    return "" if cell is None else json.dumps(cell, ensure_ascii=False)
 
 
 def _drop_titles(text: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from src.classes import nfc
+from src.data.splits import split_of_word
 from src.files import is_of_the_system, readable
 from src.script import UserError
 
@@ -52,7 +53,7 @@ def find_entry(root: Path, *names: str) -> Path | None:
         UserError: ``root`` cannot be read.
     """
     with readable(f"folder {root}"):
-        entries = {name.casefold(): name for name in sorted(os.listdir(root))[::-1]}  # noqa: PTH208
+        entries = {nfc(name).casefold(): name for name in sorted(os.listdir(root))[::-1]}  # noqa: PTH208
     return next((root / entries[name] for name in names if name in entries), None)
 
 
@@ -269,6 +270,7 @@ class ImageFinder:
         self._folder = nfc(folder or split)
         self._prefixes = ["", f"{self._folder}/"]
         self._by_name: dict[str, list[str]] | None = None
+        self._by_number: dict[int, list[str]] | None = None
         self._only_masks = False
 
     def names(self) -> list[str]:
@@ -297,6 +299,37 @@ class ImageFinder:
             return self.find(cell) if cell.strip() else None
         except UserError:
             return None
+
+    def finds(self, cell: str) -> bool:
+        """Tell whether ``cell`` means an image."""
+        return (self.find_quietly(cell) or self.find_number(cell)) is not None
+
+    def find_number(self, cell: str) -> str | None:
+        """Return the one image whose name is the number of ``cell``: 1 or 1.0 is ``0001.jpg``."""
+        number = re.fullmatch(r"(\d+)(\.0+)?", cell.strip())
+        if number is None:
+            return None
+        if self._by_number is None:
+            self._by_number = {}
+            for path in self._paths:
+                stem = posixpath.splitext(posixpath.basename(path))[0]
+                if stem.isdecimal():
+                    self._by_number.setdefault(int(stem), []).append(path)
+        fits = self._meant(self._by_number.get(int(number[1]), ()), 1)
+        return self._paths[fits[0]] if len(fits) == 1 else None
+
+    def parts(self, cell: str) -> list[str]:
+        """Return the names of the images that begin with ``cell``, if several: ``7_red.png``."""
+        stem = posixpath.basename(nfc(cell).strip())
+        names = (posixpath.basename(path) for path in self._paths)
+        found = sorted({name for name in names if re.match(re.escape(stem) + "[-_. ]", name)})
+        return found if stem and len(found) > 1 else []
+
+    @property
+    def like(self) -> str:
+        """An image that is there, "" where there is none."""
+        mine = [path for path in self._paths if _split_of(path.split("/")[:-1]) == self.split]
+        return min(mine or self._paths, default="")
 
     def _inside(self, cell: str) -> str | None:
         path = posixpath.normpath(nfc(cell.strip()).replace("\\", "/"))
@@ -364,10 +397,13 @@ class ImageFinder:
 def _split_of(folders: Sequence[str]) -> str:
     """Return train, test or val: what the outermost folder that names a split says, else ""."""
     for folder in folders:
-        for word in re.findall("[a-z]+", folder.casefold()):
-            for split in ("train", "test", "val"):
-                if word.startswith(split):
-                    return split
+        for word in re.findall(r"[^\W\d_]+", nfc(folder).casefold()):
+            known = split_of_word(word)
+            glued = next(
+                (split for split in ("train", "test", "val") if word.startswith(split)), ""
+            )
+            if known or glued:  # "trainannot"
+                return (known or glued).replace("valid", "val")
     return ""
 
 

@@ -13,13 +13,12 @@ names are compared in NFC, ids are text.
 from __future__ import annotations
 
 import posixpath
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.classes import nfc, split_lines
+from src.data.class_folders import read_class_folders
 from src.data.columns import (
     FOLDER_NAMES,
     GROUP_NAMES,
@@ -27,7 +26,6 @@ from src.data.columns import (
     LABEL_NAMES,
     check_labels,
     find_group,
-    group_versions,
     image_column,
     made_of_others,
     pick_column,
@@ -37,21 +35,19 @@ from src.data.files import ImageFinder, Scanner
 from src.data.label_sets import read_targets
 from src.data.root import (
     INNER_TABLES,
-    LABEL_TABLES,
-    SPLITS,
+    find_label_table,
     find_root,
+    find_sample,
     find_split,
     find_table,
+    find_test_table,
     name_classes,
     name_tables,
 )
-from src.data.sample import (
-    asked_of,
-    compare_ids,
-    find_sample,
-    read_sample,
-    read_sample_submission,
-)
+from src.data.row_forms import leave_test_out, widen
+from src.data.rows import COLUMNS, Index, find_classes, find_images, make_table
+from src.data.sample import asked_of, compare_ids, read_sample, read_sample_submission
+from src.data.splits import SPLITS
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +84,7 @@ def read_train(
     """
     root = Path(root)
     folder = find_split(root, "train")
-    path = find_table(root, "train") or _find_label_table(root, folder)
+    path = find_table(root, "train") or _find_table_of_labels(root, folder)
     if path is not None:
         wanted = (image_column, label_column, group_column)
         return _read_train_csv(root, path, wanted, allow_outside, several)
@@ -104,7 +100,7 @@ def read_train(
             f"no train/ and no train.csv in {root}: {name_tables(root)}{name_classes(root)}unpack "
             "the data, or --data_dir"
         )
-    return _read_train_folders(root, folder.name)
+    return read_class_folders(root, below(root, folder))
 
 
 def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
@@ -119,12 +115,12 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     root = Path(root)
     sample, notes = read_sample(root)
     sample_ids = None if sample is None else sample.iloc[:, 0].tolist()
-    path = find_table(root, "test")
+    path = find_test_table(root)
     folder = find_split(root, "test")
     if path is None and sample_ids is None and folder is not None:
-        return _read_test_folder(root, folder.name)
+        return _read_test_folder(root, below(root, folder), notes)
     finder = ImageFinder(
-        root, split="test", folder=folder.name if folder else "", allow_outside=allow_outside
+        root, split="test", folder=below(root, folder), allow_outside=allow_outside
     )
     if path is not None:
         sample_name = None if sample is None else str(sample.columns[0])
@@ -153,130 +149,54 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
 
 def has_test(root: Path) -> bool:
     """Tell whether there is anything that says the test images."""
-    names = find_split(root, "test"), find_table(root, "test"), find_sample(root)
+    names = find_split(root, "test"), find_test_table(root), find_sample(root)
     return any(name is not None for name in names)
 
 
-def _find_label_table(root: Path, train: Path | None) -> Path | None:
+def below(root: Path, folder: Path | None) -> str:
+    """Return a folder's POSIX path below ``root``, "" for none."""
+    return folder.relative_to(root).as_posix() if folder else ""
+
+
+def _find_table_of_labels(root: Path, train: Path | None) -> Path | None:
     """Return a table such as train_labels.csv, unless ``train`` says the classes by folders.
 
     It may lie in ``train`` itself: ``_classes.csv``, ``metadata.csv``.
     """
-    path = find_table(root, *LABEL_TABLES)
+    path = find_label_table(root)
     if train is None or (path is not None and train.name.casefold() not in SPLITS["train"]):
         return path
     path = path or find_table(train, *INNER_TABLES)
-    return None if path is None or len(Scanner(root).images_by_folder(train.name)) > 1 else path
-
-
-def _read_train_folders(root: Path, train: str) -> Index:
-    scanner = Scanner(root)
-    images: list[str] = []
-    targets: list[str] = []
-    notes: list[str] = []
-    place = _class_parent(scanner, train)
-    if place != train:
-        notes.append(f"the class folders lie in {place}/")
-    folders = scanner.images_by_folder(place)
-    for folder, found in folders.items():
-        if not found:
-            notes.append(f"class folder {place}/{folder} has no images: no such class is trained")
-        images += found
-        targets += [nfc(folder)] * len(found)
-    twins = Counter(map(nfc, folders))
-    notes += [
-        f"class {name} lies in {count} folders that differ in Unicode form only: merged"
-        for name, count in twins.items()
-        if count > 1
-    ]
-    if not images:
-        left = "".join(f"; {line}" for line in scanner.left_out(doubtful=True))
-        raise UserError(
-            f"no images in class folders below {root / train}: {name_tables(root)}expected "
-            f"{train}/<class>/*.jpg{left}"
-        )
-    more, said = _validation_images(root, scanner, set(targets))
-    images += more.keys()
-    targets += more.values()
-    notes += said
-    unused = find_table(root, *LABEL_TABLES)
-    if unused:
-        notes.append(f"{unused.name} is not used: the classes are the folders of {train}/")
-    loose = scanner.loose(place)
-    if loose:
-        notes.append(f"{len(loose)} images directly in {place}/ have no class: left out")
-    notes += scanner.left_out()
-    order = sorted(range(len(images)), key=lambda row: (nfc(images[row]), images[row]))
-    images = [images[row] for row in order]
-    targets = [targets[row] for row in order]
-    ids = [nfc(image) for image in images]
-    if len(set(ids)) < len(ids):  # twins with files of the same name keep their own spelling
-        count = Counter(ids)
-        ids = [key if count[key] == 1 else image for key, image in zip(ids, images, strict=True)]
-    notes += check_labels(targets, root / train)
-    groups, said = group_versions(images)
-    notes += said
-    table = make_table(ids, images, targets, groups, split="train")
-    return Index(root, table, find_classes(targets, root / train), tuple(notes + scanner.notes))
-
-
-def _class_parent(scanner: Scanner, folder: str) -> str:
-    """Return the folder whose folders are the classes: ``folder``, or the lone one inside it."""
-    for _ in range(3):
-        inner = scanner.subfolders(folder)
-        deeper = f"{folder}/{inner[0]}" if len(inner) == 1 else ""
-        if not deeper or scanner.holds(folder) or scanner.holds(deeper):
-            break
-        if not scanner.subfolders(deeper):
-            break
-        folder = deeper
-    return folder
-
-
-def _validation_images(
-    root: Path, scanner: Scanner, classes: set[str]
-) -> tuple[dict[str, str], list[str]]:
-    """Return image → class of a validation folder with class folders of the same names, and notes.
-
-    They are trained on like the others: folds hold out rows of their own.
-    """
-    valid = find_split(root, "valid")
-    if valid is None:
-        return {}, []
-    found = scanner.images_by_folder(_class_parent(scanner, valid.name))
-    pairs = {image: nfc(name) for name, images in found.items() for image in images}
-    strange = sorted({*pairs.values()} - classes)
-    if not pairs or strange:
-        why = f"it has classes that train/ has not ({', '.join(strange[:3])})" if strange else ""
-        return {}, [f"{valid.name}/ is not used: {why or 'it has no images in class folders'}"]
-    return pairs, [
-        f"{len(pairs)} images of {valid.name}/ are trained on too, for the folds hold out images "
-        f"of their own: move {valid.name}/ away to train without them"
-    ]
+    several = len(Scanner(root).images_by_folder(below(root, train))) > 1
+    return None if path is None or several else path
 
 
 def _read_train_csv(
     root: Path, path: Path, wanted: Sequence[str | None], allow_outside: bool, several: bool
 ) -> Index:
-    folder = find_split(root, "train")
     finder = ImageFinder(
-        root, split="train", folder=folder.name if folder else "", allow_outside=allow_outside
-    )
+        root, split="train", folder=below(root, find_split(root, "train")),
+        allow_outside=allow_outside,
+    )  # fmt: skip
     table = _read_table(path, finder, wanted[0])
-    image = image_column(table, wanted[0], path)
+    asked, shown = asked_of(root)
+    table, notes = leave_test_out(widen(table, finder.names()), path)
+    image = image_column(table, wanted[0], path, finder.finds)
     group = pick_column(table, wanted[2], GROUP_NAMES, path, "--group_column")
     known = pick_column(table, wanted[1], LABEL_NAMES, path, "--label_column")
-    others = table.drop(columns=[name for name in (known, group) if name])
+    label = asked if len(asked) == 1 and image not in asked else []
+    others = table.drop(columns={name for name in (known, group, *label) if name in table})
     key = pick_column(others, None, ID_NAMES, path, "")
-    found = read_targets(
-        table, wanted[1], (image, group, key), path, *asked_of(root), several=several
-    )
+    found = read_targets(table, wanted[1], (image, group, key), path, asked, shown, several=several)
     targets = found.names
     images, found_notes = find_images(finder, _image_cells(table, image, finder), str(path))
     offers: list[str] = []
     if group is None:
         group, offers = find_group(table, targets, (image, key, *found.columns))
-    notes = [f"{path.name}: image = {image}, label = {found.said}, group = {group or 'none'}"]
+    notes = [
+        f"{path.name}: image = {image}, label = {found.said}, group = {group or 'none'}",
+        *notes,
+    ]
     notes += found_notes + [f"{path.name}: {offer}" for offer in offers]
     unused = find_table(root, "val", "valid", "validation", "dev")
     if unused is not None:
@@ -318,7 +238,7 @@ def _read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFr
         return table
     named = table.drop(columns=unnamed)
     try:
-        image_column(named, image, path)
+        image_column(named, image, path, finder.finds)
     except UserError:  # then what has no name are the ids
         return table.rename(columns={unnamed[0]: "index"})
     return named
@@ -338,13 +258,23 @@ def _read_test_csv(
     path: Path, sample_name: str | None, finder: ImageFinder
 ) -> tuple[list[str], list[str]]:
     table = _read_table(path, finder, None)
-    image = image_column(table, None, path)
+    image = image_column(table, None, path, finder.finds)
     key = sample_name if sample_name in table.columns else None
-    key = key or pick_column(table, None, ID_NAMES, path, "") or str(table.columns[0])
+    first = str(table.columns[0])
+    key = key or pick_column(table, None, ID_NAMES, path, "")
+    key = key or (image if table[first].duplicated().any() else first)
+    repeats = key == sample_name and table[key].duplicated().any()
+    if repeats and not table[image].duplicated().any():
+        twice = table[key][table[key].duplicated()].iloc[0]
+        raise UserError(
+            f"{path} has several images for the {key} {twice!r}, and a submission here has a line "
+            f"an image: write the sample submission with the ids of the images ({image}) first, "
+            f"and join the lines of one {key} afterwards"
+        )
     return table[key].tolist(), _image_cells(table, image, finder)
 
 
-def _read_test_folder(root: Path, test: str) -> Index:
+def _read_test_folder(root: Path, test: str, said: Sequence[str]) -> Index:
     scanner = Scanner(root)
     images = sorted(scanner.images(test), key=lambda path: (nfc(path), path))
     doubtful = scanner.left_out(doubtful=True)
@@ -363,86 +293,5 @@ def _read_test_folder(root: Path, test: str) -> Index:
             break
     else:
         ids = images
-    notes = (*scanner.notes, *scanner.left_out())
+    notes = (*said, *scanner.notes, *scanner.left_out())
     return Index(root, make_table(ids, images, split="test"), notes=notes)
-
-
-COLUMNS = ("id", "image", "target", "group", "split")
-
-
-@dataclass(frozen=True)
-class Index:
-    """The images of one split.
-
-    ``table`` has the text columns ``id`` (unique), ``image`` (POSIX path relative to ``root``, or
-    absolute outside it), ``target`` (class name in NFC, "" unknown), ``group`` ("" none) and
-    ``split``. ``classes`` are the sorted class names; ``notes`` what deserves saying aloud. Where
-    an image may have several labels (``several``), ``target`` joins them by ``|``; "" is none.
-    """
-
-    root: Path
-    table: pd.DataFrame
-    classes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    several: bool = False
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-
-def find_images(
-    finder: ImageFinder, cells: Sequence[str], source: str
-) -> tuple[list[str], list[str]]:
-    """Return the images that the ``cells`` of ``source`` mean, relative to the root, and notes.
-
-    Where none of the files exists under the ending that the cells say, the ending is passed over.
-
-    Raises:
-        UserError: some are not there, or fit several files.
-    """
-    images = [finder.find(cell) for cell in cells]
-    notes: list[str] = []
-    stems = [posixpath.splitext(cell)[0] for cell in cells]
-    if (
-        images
-        and not any(images)
-        and all(stem != cell for stem, cell in zip(stems, cells, strict=True))
-    ):
-        images = [finder.find_quietly(stem) for stem in stems]
-        notes = [f"{source}: the files have other endings than {cells[0]!r}, such as {images[0]!r}"]
-    missing = [cell for cell, image in zip(cells, images, strict=True) if image is None]
-    if missing:
-        left = "".join(f"; {line}" for line in finder.left_out)
-        raise UserError(
-            f"{source} names {len(missing)} images that are not in {finder.place}, first "
-            f"{missing[0]!r}: restore them{left}"
-        )
-    return [image for image in images if image is not None], notes
-
-
-def find_classes(targets: Sequence[str], where: Path) -> tuple[str, ...]:
-    """Return the class names, sorted.
-
-    Raises:
-        UserError: there is only one.
-    """
-    classes = tuple(sorted(set(targets)))
-    if len(classes) < 2:
-        raise UserError(f"{where} has only one class, {classes[0]!r}: at least two are needed")
-    return classes
-
-
-def make_table(
-    ids: Sequence[str],
-    images: Sequence[str],
-    targets: Sequence[str] | None = None,
-    groups: Sequence[str] | None = None,
-    *,
-    split: str,
-) -> pd.DataFrame:
-    """Return the table of one split; its columns are those of :class:`Index`."""
-    import pandas as pd
-
-    count = len(ids)
-    columns = (ids, images, targets or [""] * count, groups or [""] * count, [split] * count)
-    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), dtype="str")

@@ -80,7 +80,7 @@ def read_targets(
     columns = [] if wanted else _hot_columns(table, others, asked, several=several)
     if columns:
         return _read_hot(table, columns, path)
-    found, why = find_label(table, wanted, others, path, asked)
+    found, why = find_label(table, wanted, others, path, asked, shown)
     if len(found) == 1:
         sets = _read_cells(table[found[0]].tolist(), asked, shown, several=several)
         if sets is not None:

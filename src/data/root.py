@@ -7,44 +7,121 @@ from pathlib import Path
 
 from src.classes import nfc
 from src.data.files import Scanner, find_entry, is_litter
+from src.data.splits import SPLIT_OF, SPLITS
 from src.files import readable
 from src.script import UserError
 
+TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
+_PACKED = re.compile(r".*\.(zip|tar|tar\.\w+|tgz|7z|rar|gz)", re.IGNORECASE)
+_OTHER_TABLES = re.compile(
+    r".*(train|label|annot|metadata).*\.(xlsx|xls|ods|json|feather|pkl|db)", re.IGNORECASE
+)
 # Tables of labels beside train.csv, and inside the folder of training images.
 LABEL_TABLES = (
     *("train_labels", "trainlabels", "labels", "training", "train_df", "train_data", "train_set"),
     *("training_set", "train_info", "train_metadata", "training_labels"),
 )
-SPLITS = {
-    "train": ("train", "training", "학습", "훈련"),
-    "valid": ("val", "valid", "validation", "dev", "검증"),
-    "test": ("test", "testing", "테스트", "시험"),
-}
 # Words of a folder's name that say nothing of their own.
 _FILL = frozenset({
     *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpg", "jpeg"),
     *("png", "set", "data", "dataset", "dir", "folder", "files", "seg", "class", "classes", "all"),
     *("raw", "full", "original", "stage", "이미지", "사진"),
 })  # fmt: skip
+# Words of a table's name that say nothing beside a split's.
+_TABLE_FILL = frozenset({
+    *("label", "labels", "info", "metadata", "meta", "df", "table", "list", "annotation"),
+    *("annotations", "csv", "v", "ver", "version", "gt", "id", "ids"),
+})  # fmt: skip
 INNER_TABLES = ("_classes", "metadata", "train", *LABEL_TABLES)
 _MAX_FOLDERS = 100  # more are classes or scenes, no places where a data set was unpacked
 
 
 def find_table(folder: Path, *stems: str) -> Path | None:
-    """Return the first table (.csv, .tsv) with one of the ``stems`` that lies in ``folder``."""
-    return find_entry(folder, *(stem + ending for stem in stems for ending in (".csv", ".tsv")))
+    """Return the first table with one of the ``stems`` that lies in ``folder``."""
+    return find_entry(folder, *(stem + ending for stem in stems for ending in TABLE_ENDINGS))
+
+
+def find_label_table(folder: Path) -> Path | None:
+    """Return the table of training labels that lies in ``folder`` under another name than train.
+
+    It has a usual name, or is the one table whose name says train and nothing else
+    (``train_v2``, ``stage_2_train``).
+    """
+    return find_table(folder, *LABEL_TABLES) or _named_table(folder, "train")
+
+
+def find_test_table(folder: Path) -> Path | None:
+    """Return the table of test images that lies in ``folder``, named as training tables are."""
+    return find_table(folder, "test") or _named_table(folder, "test")
+
+
+def _named_table(folder: Path, split: str) -> Path | None:
+    fits = [
+        path for path in tables(folder)
+        if (name := read_name(path.stem))[0] == split and _TABLE_FILL.issuperset(name[1])
+    ]  # fmt: skip
+    return fits[0] if len(fits) == 1 else None
+
+
+def tables(folder: Path) -> list[Path]:
+    """Return the tables that lie in ``folder``, sorted."""
+    with readable(f"folder {folder}"):
+        children = sorted(folder.iterdir())
+    return [path for path in children if path.suffix.lower() in TABLE_ENDINGS and path.is_file()
+            and not is_litter(path.name)]  # fmt: skip
+
+
+def find_sample(root: Path) -> Path | None:
+    """Return the sample submission's path, or None where there is none."""
+    usual = find_table(
+        root,
+        *("sample_submission", "samplesubmission", "sample-submission", "sample submission"),
+        *("submission_sample", "submission_format", "sample_submit", "submission_example"),
+    )
+    if usual is not None:
+        return usual
+    fits = [
+        path for path in tables(root)
+        if "submi" in (name := path.stem.casefold())
+        and any(word in name for word in ("sample", "example", "format", "template"))
+    ]  # fmt: skip
+    return fits[0] if len(fits) == 1 else None
 
 
 def find_split(root: Path, split: str) -> Path | None:
     """Return the folder of ``train``, ``valid`` or ``test`` images that lies in ``root``, if any.
 
     It is called so, or so with words that say nothing (``train_images``, ``test1``,
-    ``Training_Set``), or as a folder of another split but for that word (``flowers_test``).
+    ``Training_Set``), or as a folder of another split but for that word (``flowers_test``). Where
+    tables lie in ``root`` and no such folder, it may be up to three folders below.
     """
+    found = _split_here(root, split)
+    level = [root] if found is None and _holds_tables(root) else []
+    for _ in range(3):
+        level = [
+            child for place in level for child in _subfolders(place)
+            if not read_name(child.name)[0]
+        ]  # fmt: skip
+        inner = [path for place in level[:_MAX_FOLDERS] if (path := _split_here(place, split))]
+        if inner:
+            return inner[0] if len(inner) == 1 else None
+    return found
+
+
+def _holds_tables(folder: Path) -> bool:
+    return bool(
+        find_sample(folder)
+        or find_table(folder, "train")
+        or find_label_table(folder)
+        or find_test_table(folder)
+    )
+
+
+def _split_here(root: Path, split: str) -> Path | None:
     exact = find_entry(root, *SPLITS[split])
     if exact is not None and exact.is_dir():
         return exact
-    named = {child: _read_name(child.name) for child in _subfolders(root)}
+    named = {child: read_name(child.name) for child in _subfolders(root)}
     fits = [
         child for child, (said, rest) in named.items()
         if said == split
@@ -54,13 +131,12 @@ def find_split(root: Path, split: str) -> Path | None:
     return fits[0] if len(fits) == 1 else None
 
 
-def _read_name(name: str) -> tuple[str, tuple[str, ...]]:
+def read_name(name: str) -> tuple[str, tuple[str, ...]]:
     """Return the split that a folder's name says ("" none or several), and its other words."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d])(?=\d)", " ", nfc(name)).casefold()
     words = [word for word in re.findall(r"[^\W_]+", spaced) if not word.isdigit()]
-    found = [split for word in words for split, names in SPLITS.items() if word in names]
-    known = {word for names in SPLITS.values() for word in names} | _FILL
-    rest = tuple(word for word in words if word not in known)
+    found = [SPLIT_OF[word] for word in words if word in SPLIT_OF]
+    rest = tuple(word for word in words if word not in SPLIT_OF and word not in _FILL)
     return (found[0] if len(found) == 1 else ""), rest
 
 
@@ -90,10 +166,12 @@ def find_root(data_dir: Path | str) -> Path:
         level = [child for place in level for child in _subfolders(place)]
         if len(level) > _MAX_FOLDERS:
             break
+    from src.data.sources.places import describe
+
     raise UserError(
         f"no data set in {folder}: looked there and in folders below for train/, train.csv, test/ "
-        f"and test.csv; {name_tables(folder)}{name_classes(folder)}unpack the data there, or pass "
-        "--data_dir"
+        f"and test.csv, found {describe(folder)}; {name_tables(folder)}{name_classes(folder)}"
+        "unpack the data there, or pass --data_dir"
     )
 
 
@@ -106,15 +184,16 @@ def _subfolders(folder: Path) -> list[Path]:
 def _is_data_set(folder: Path) -> bool:
     if find_split(folder, "train") is not None or find_split(folder, "test") is not None:
         return True
-    return find_table(folder, "train", *LABEL_TABLES, "test") is not None
+    found = find_table(folder, "train"), find_label_table(folder), find_test_table(folder)
+    return any(path is not None for path in found)
 
 
 def _enter_splits(folder: Path) -> Path:
     """Return ``train/`` itself where all it holds are splits: an archive unpacked one too deep."""
     inner = find_split(folder, "train")
-    if inner is None or find_table(folder, "train", "test"):
+    if inner is None or inner.parent != folder or _holds_tables(folder):
         return folder
-    names = [_read_name(child.name) for child in _subfolders(inner)]
+    names = [read_name(child.name) for child in _subfolders(inner)]
     splits = {split for split, _ in names}
     whole = "train" in splits and len(splits) > 1 and not any(not s or rest for s, rest in names)
     return inner if whole else folder
@@ -127,39 +206,77 @@ def name_tables(folder: Path) -> str:
 
 def _name_others(folder: Path) -> str:
     """Return the remedy for tables in ``folder``, or a folder below it, of other names, or ""."""
-    tables = [
+    found = [
         path.relative_to(folder).as_posix()
         for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
-        for path in sorted(place.iterdir())
-        if path.suffix.lower() in (".csv", ".tsv") and not is_litter(path.name)
-        and not re.search("test|sample|submission|aliases", path.name.casefold())
-    ]  # fmt: skip
-    if not tables:
+        for path in tables(place)
+        if not re.search("test|sample|submission|aliases", path.name.casefold())
+    ]
+    if not found:
         return ""
-    shown = ", ".join(tables[:3]) + (", …" if len(tables) > 3 else "")
-    return f"if {shown} has the labels, move it to {folder / 'train.csv'}, else "
+    return f"if {_shown(found)} has the labels, move it to {folder / 'train.csv'}, else "
 
 
 def _name_kinds(folder: Path) -> str:
-    """Return the remedy for a packed train folder, or a table of another kind than CSV, or ""."""
-    endings = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".csv.zip", ".csv.gz")
-    path = find_entry(folder, *(f"train{ending}" for ending in endings))
-    if path is not None:
-        return f"unpack {path.name} there, else "
-    path = find_entry(folder, "train.txt", "train.lst", "train.list")
-    if path is not None:
-        return f"write {path.name} as train.csv, with a first line image,label, else "
-    others = (".xlsx", ".xls", ".ods", ".parquet", ".json", ".jsonl", ".feather", ".pkl", ".db")
-    path = find_entry(folder, *(f"train{ending}" for ending in others))
-    return "" if path is None else f"save {path.name} as train.csv, else "
+    """Return the remedy for packed data, or a table of another kind than CSV, or ""."""
+    files = [
+        path.relative_to(folder).as_posix()
+        for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
+        for path in sorted(place.iterdir())
+        if not is_litter(path.name) and path.is_file()
+    ]
+    packed = archives(folder)
+    train = [name for name in packed if "train" in name.casefold()]
+    if train:
+        return f"unpack {_shown(train)} there, else "
+    lists = find_entry(folder, "train.txt", "train.lst", "train.list")
+    if lists is not None:
+        return f"write {lists.name} as train.csv, with a first line image,label, else "
+    shards = [name for name in files if re.fullmatch(r".*train.*\.parquet", name, re.IGNORECASE)]
+    if shards:
+        return (
+            f"write the images of {_shown(shards)} below {folder / 'train'}/ and the labels as "
+            "train.csv, else "
+        )
+    others = [name for name in files if _OTHER_TABLES.fullmatch(name)]
+    if others:
+        said = f"{_shown(others)} as train.csv in {folder}"
+        sheet = not others[0].casefold().endswith("json")
+        return (
+            f"save {said}, else " if sheet else f"write the labels of {said} (image,label), else "
+        )
+    return f"unpack {_shown(packed)} there, else " if packed else ""
+
+
+def archives(folder: Path) -> list[str]:
+    """Return the names of the packed files that lie in ``folder``, sorted."""
+    with readable(f"folder {folder}"):
+        names = sorted(path.name for path in folder.iterdir())
+    return [name for name in names if _PACKED.fullmatch(name) and not is_litter(name)]
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def name_classes(folder: Path) -> str:
-    """Return the remedy for class folders that lie in ``folder`` instead of train/, or ""."""
-    names = [child.name for child in _subfolders(folder)]
-    scanner = Scanner(folder)
-    found = [name for name in names if not name.startswith("test") and scanner.holds(name)]
-    if len(found) < 2:
-        return ""
-    shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
-    return f"if the folders {shown} are classes, move them into {folder / 'train'}, else "
+    """Return the remedy for class folders that lie below ``folder`` but not in train/, or ""."""
+    place = folder
+    for _ in range(3):
+        names = [child.name for child in _subfolders(place)]
+        scanner = Scanner(place)
+        found = [name for name in names if not name.startswith("test") and scanner.holds(name)]
+        if len(found) > 1:
+            below = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
+            what = f"the folders {below}{_shown(found)} are classes"
+            return f"if {what}, move them into {folder / 'train'}, else "
+        if found:  # images side by side, perhaps Abyssinian_1.jpg
+            inner = place / found[0]
+            return (
+                f"if the files of {inner} are named by their classes (cat_1.jpg), rename it to "
+                f"{folder / 'train'}, else "
+            )
+        if len(names) != 1:
+            break
+        place = place / names[0]
+    return ""

@@ -10,20 +10,11 @@ from typing import TYPE_CHECKING
 from src.data.columns import ID_NAMES, IMAGE_NAMES, pick_column
 from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates
 from src.data.files import IMAGE_ENDINGS
-from src.data.root import find_table
+from src.data.root import archives, find_sample, tables
 from src.script import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def find_sample(root: Path) -> Path | None:
-    """Return the sample submission's path, or None where there is none."""
-    return find_table(
-        root,
-        *("sample_submission", "samplesubmission", "sample-submission", "sample submission"),
-        *("submission_sample", "submission_format", "sample_submit", "submission_example"),
-    )
 
 
 def read_sample_submission(root: Path | str) -> pd.DataFrame | None:
@@ -44,7 +35,7 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     """
     path = find_sample(Path(root))
     if path is None:
-        return None, []
+        return None, _name_others(Path(root))
     table = read_csv(path, text_columns=slice(0, 1))
     if table.shape[1] < 2:
         raise UserError(f"{path} has one column: expected an id and the columns to fill")
@@ -59,6 +50,18 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     _refuse_other_forms(table, path)
     refuse_duplicates(table[key].tolist(), str(path))
     return table, notes
+
+
+def _name_others(root: Path) -> list[str]:
+    """Return a note on files that may be the sample submission under another name, if any."""
+    names = [path.name for path in tables(root)] + archives(root)
+    found = [name for name in names if "submi" in name.casefold()]
+    if not found:
+        return []
+    return [
+        f"{', '.join(found[:3])} is not used: if it is the sample submission, make it "
+        "sample_submission.csv (unpacked)"
+    ]
 
 
 def read_sample_cells(root: Path | str) -> pd.DataFrame | None:

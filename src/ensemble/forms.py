@@ -84,6 +84,7 @@ class Form:
         if self.kind == "sets":
             return "a cell of labels"
         said = {"long": "one line a class", "labels": "one label", "lists": "a list of classes"}
+        said |= {"long shares": "one line a label", "long marks": "one line of 0 or 1 a label"}
         return said.get(self.kind, "0 and 1 in each class's column")
 
 
@@ -144,6 +145,8 @@ def find_form(
     except UserError:
         if len(header) == 2 and len(classes) > 2 and _says_labels(sample, known, numbers=True):
             return _label_form(sample, classes, known, holds)
+        if len(header) == 2:
+            _refuse_cells(sample, classes)
         raise
     if holds == "labels":
         said = f"{sample.name}: 1 in the column of the decided class, 0 in the others"
@@ -182,7 +185,8 @@ def _label_form(sample: Sample, classes: Sequence[str], known: dict[str, int], h
     """Return the form of one label, or a list of labels, in the second column."""
     cells = {nfc(cell).strip() for cell in sample.cells} - {""}
     lists = holds == "top" or (
-        not cells <= known.keys() and any(len(cell.split()) > 1 for cell in cells)
+        not cells <= known.keys()
+        and any(len(cell.split()) > 1 and known.keys() & cell.split() for cell in cells)
     )
     words = {word for cell in cells for word in cell.split()} if lists else cells
     names, notes = written_names(words, classes, known, sample)
@@ -200,6 +204,23 @@ def _label_form(sample: Sample, classes: Sequence[str], known: dict[str, int], h
         )
     kind = "lists" if lists else "labels"
     return Form(kind, sample.header, names=tuple(names), notes=tuple(notes))
+
+
+def _refuse_cells(sample: Sample, classes: Sequence[str]) -> None:
+    """Raise a UserError where the cells of the one column are words, or measurements."""
+    cells = [cell.strip() for cell in sample.cells if cell.strip()]
+    word = next((cell for cell in cells if not _is_number(cell.replace(",", "."))), "")
+    if word:
+        raise UserError(
+            f"{sample.name}: column {sample.header[1]!r} holds words that are no class, such as "
+            f"{word[:40]!r}: if they are labels, say what the contest counts: --metric accuracy "
+            "(one label), f1_samples (several) or map@5 (the likeliest five)"
+        )
+    if len(classes) > 2 and all(map(_is_number, classes)):
+        raise UserError(
+            f"{sample.name} asks for a number, {sample.header[1]!r}, and classes are predicted "
+            "here, no measurements: if the labels are grades, pass --metric qwk, which writes them"
+        )
 
 
 def written_names(
@@ -221,6 +242,14 @@ def written_names(
             more = ", …" if len(classes) > 3 else ""
             notes = [f"{sample.name} has numbers: classes are numbered by name, {said}{more}"]
             return [str(k + first) for k in range(len(classes))], notes
+    met = {name.casefold() for name in known}
+    strange = sorted(words - known.keys())
+    if len(strange) < len(words) and not any(name.casefold() in met for name in strange):
+        more = " …" if len(strange) > 5 else ""
+        return list(classes), [
+            f"{sample.name}: {', '.join(strange[:5])}{more}: no class with training images, so "
+            "never written"
+        ]
     if len(words) == 1:  # a filler in every row
         notes = [f"{sample.name}: {next(iter(words))!r} is no class: the names are written"]
         return list(classes), notes

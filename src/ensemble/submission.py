@@ -132,6 +132,12 @@ def _refuse_strangers(
                 "optimize_weights.py again"
             )
             * (len(names) == 1)
+            + (
+                "; if they are the classes by other names, write a line for each into aliases.csv "
+                f"beside it, such as `{classes[0]},{names[0]}` (with the class that it is), and "
+                "run optimize_weights.py again"
+            )
+            * (1 < len(names) <= len(classes))
         )
     if unseen and lacking:
         plain = [nfc(name) for name in lacking]

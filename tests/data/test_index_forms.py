@@ -161,7 +161,7 @@ def test_tables_inside_the_folder_of_images(tmp_path, name):
 def test_a_table_of_another_kind_is_named(tmp_path):
     put(tmp_path, "pictures/1.jpg")
     (tmp_path / "train.xlsx").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"save train\.xlsx as train\.csv"):
+    with pytest.raises(UserError, match=r"save train\.xlsx as train\.csv in"):
         find_root(tmp_path)
     (tmp_path / "train.csv").write_text("image,label\n1.jpg,a\n1.jpg,b\n")
     assert find_root(tmp_path) == tmp_path
@@ -326,7 +326,7 @@ def test_a_sample_may_name_files_with_another_ending(tmp_path):
     lay(tmp_path, sample_submission="id,a,b\n1.jpg,0,0\n2.jpg,0,0\n")
     index = read_test(tmp_path)
     assert rows(index, "id", "image") == [("1.jpg", "test/1.png"), ("2.jpg", "test/2.png")]
-    assert any("have other endings than '1.jpg'" in note for note in index.notes)
+    assert any("'1.jpg' is taken for test/1.png" in note for note in index.notes)
     put(tmp_path, "test/1.jpg")
     with pytest.raises(UserError, match=r"names 1 images .* first '2\.jpg'"):
         read_test(tmp_path)

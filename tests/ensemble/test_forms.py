@@ -71,8 +71,10 @@ def test_log_loss_and_a_sample_of_labels(tmp_path) -> None:
 
 
 def test_a_label_that_is_no_class() -> None:
-    with pytest.raises(UserError, match="'wolf' in column 'label' is no class"):
-        find_form(sample("cat", "wolf", "dog"), CLASSES, holds="labels")
+    form = find_form(sample("cat", "wolf", "dog"), CLASSES, holds="labels")
+    assert form.names == CLASSES and "wolf: no class with training images" in form.notes[0]
+    with pytest.raises(UserError, match="'Bird' in column 'label' is no class"):
+        find_form(sample("cat", "Bird", "dog"), CLASSES, holds="labels")
     with pytest.raises(UserError, match="'7'"):
         find_form(sample("0", "7", "1"), CLASSES, holds="labels")
 
@@ -86,6 +88,22 @@ def test_lists_of_the_likeliest(tmp_path) -> None:
     assert rows[1] == ["a_1", "1 2 0"]
     with pytest.raises(UserError, match="'big cat'"):
         find_form(sample("", "", ""), ("big cat", "dog"), holds="top")
+    # a word that no image has is never written; one cell that has a blank is one label
+    form = find_form(sample("cat new", "cat new", "cat new"), CLASSES, holds="top")
+    assert form.kind == "lists" and "new: no class with training images" in form.notes[0]
+    form = find_form(sample("sea cow", "sea cow", "sea cow"), CLASSES, holds="labels")
+    assert form.kind == "labels" and "the names are written" in form.notes[0]
+
+
+def test_cells_that_are_no_probabilities_are_named() -> None:
+    with pytest.raises(UserError, match=r"words that are no class, such as 'a b'.*--metric"):
+        find_form(sample("a b", "c", "d"), CLASSES)
+    numbers = sample("38.5", "2", "7", header=("id", "score"))
+    with pytest.raises(UserError, match=r"asks for a number, 'score'.*--metric qwk"):
+        find_form(numbers, ("1", "2", "3"))
+    assert find_form(numbers, ("1", "2", "3"), holds="labels").kind == "labels"
+    with pytest.raises(UserError, match=r"line for each into aliases.csv .* such as `0,ant`"):
+        find_form(sample("0", "0", "0", header=("id", "ant", "bee")), ("0", "1"))
 
 
 def test_long_form(tmp_path) -> None:

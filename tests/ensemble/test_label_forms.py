@@ -96,9 +96,9 @@ def test_probabilities_are_never_0_or_1(tmp_path) -> None:
 
 
 def test_what_is_refused(tmp_path, monkeypatch) -> None:
-    with pytest.raises(UserError, match="'unknown' in column 'labels' is no class"):
+    with pytest.raises(UserError, match="'Mold' in column 'labels' is no class"):
         find_label_form(
-            Sample(("id", "labels"), ("mold unknown", "rust"), ("x",)), LABELS, holds="labels"
+            Sample(("id", "labels"), ("mold Mold", "rust"), ("x",)), LABELS, holds="labels"
         )
     with pytest.raises(UserError, match="no column is a class"):
         find_label_form(Sample(("id", "p", "q"), ("0",), ("x",)), LABELS, holds="labels")

@@ -16,13 +16,9 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from src.data.files import is_litter
+from src.data.splits import SPLIT_OF
 from src.script import UserError
 
-SPLITS = {
-    **dict.fromkeys(("train", "training", "학습", "훈련"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "검증"), "valid"),
-    **dict.fromkeys(("test", "testing", "테스트", "시험"), "test"),
-}
 _STRONG = frozenset({"image", "images", "img", "imgs", "mask", "masks", "이미지", "마스크"})
 _IMAGES = frozenset({
     *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "rgb"),
@@ -40,7 +36,7 @@ _FILL = _DATA | {
     *("dir", "dirs", "folder", "png", "jpg", "jpeg", "tif", "bmp", "class", "all", "ground"),
     *("raw", "stage", "full", "binary", "semantic", "index", "id", "ids"),
 }  # words that say nothing of their own
-_WORDS = frozenset({*SPLITS, *_IMAGES, *_MASKS, *_FILL})
+_WORDS = frozenset({*SPLIT_OF, *_IMAGES, *_MASKS, *_FILL})
 _WHOLE = {"leftimg8bit": "image", "gtfine": "mask", "gtcoarse": "mask"}
 _WHOLE |= {"laneseg_label_w16": "mask", "laneseg_label_w16_test": "mask"}
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
@@ -98,7 +94,7 @@ def split_of_name(stem: str) -> str:
     """Return the split that the name of an annotation file or a list says, else ""."""
     extra = {"instances", "instance", "coco", "default", "export", "list", "files", "lists"}
     tokens = [token for token in _tokens(stem) if not token.isdigit()]
-    found = [SPLITS[token] for token in tokens if token in SPLITS]
+    found = [SPLIT_OF[token] for token in tokens if token in SPLIT_OF]
     return found[0] if len(found) == 1 and set(tokens) <= _WORDS | extra else ""
 
 
@@ -163,7 +159,7 @@ def _read_name(folder: str) -> _Name:
     if folder.casefold() in _WHOLE:
         return _Name("", _WHOLE[folder.casefold()], "", True, False, False)
     tokens = _tokens(folder)
-    splits = [SPLITS[token] for token in tokens if token in SPLITS]
+    splits = [SPLIT_OF[token] for token in tokens if token in SPLIT_OF]
     kinds = [token for token in tokens if token in _MASKS] or [t for t in tokens if t in _IMAGES]
     unknown = [token for token in tokens if token not in _WORDS]
     rest = "_".join(t for t in unknown if not (t.isdigit() and len(t) == 4))

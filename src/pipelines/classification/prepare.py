@@ -25,7 +25,8 @@ from src.data.index import (
     read_test,
     read_train,
 )
-from src.data.sample import find_sample, read_sample_cells
+from src.data.root import find_sample
+from src.data.sample import read_sample_cells
 from src.ensemble.forms import Form, Sample, find_form
 from src.ensemble.label_forms import find_label_form
 from src.files import hold, sweep

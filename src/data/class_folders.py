@@ -1,0 +1,160 @@
+"""Training images in folders named by their classes, or in files so named (``cat.0.jpg``)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from src.classes import nfc
+from src.data.columns import check_labels, group_versions
+from src.data.files import Scanner
+from src.data.root import find_sample, find_split, name_tables, tables
+from src.data.rows import Index, find_classes, make_table
+from src.script import UserError
+
+_NUMBERED = re.compile(r"(.*[^\W\d_].*?)[-_. ]*\(?\d+\)?")  # cat.0, Abyssinian_12, dog (3)
+
+
+def read_class_folders(root: Path, train: str) -> Index:
+    """Index the images of ``train`` (below ``root``) by the folders, else the names, they have.
+
+    Raises:
+        UserError: no images, or only one class.
+    """
+    scanner = Scanner(root)
+    place = _class_parent(scanner, train)
+    notes = [f"the class folders lie in {place}/"] if place != train else []
+    folders = scanner.images_by_folder(place)
+    pairs = {image: nfc(folder) for folder, found in folders.items() for image in found}
+    loose = sorted(f"{place}/{name}" for name in scanner.loose(place))
+    named = _classes_of_names(loose or [*pairs]) if len(set(pairs.values())) < 2 else {}
+    if named:
+        counts = Counter(named.values()).most_common(3)
+        shown = ", ".join(f"{name} ({count})" for name, count in counts)
+        notes = [f"no class folders in {train}/: the files' names say the classes: {shown}, …"]
+        pairs, loose = named, []
+    else:
+        notes += _note_folders(scanner, place, folders)
+    if not pairs:
+        left = "".join(f"; {line}" for line in scanner.left_out(doubtful=True))
+        raise UserError(
+            f"no images in class folders below {root / train}: {name_tables(root)}expected "
+            f"{train}/<class>/*.jpg{left}"
+        )
+    more, said = _validation_images(root, scanner, set(pairs.values()))
+    pairs |= more
+    notes += said + _note_unused(root, scanner)
+    if loose:
+        notes.append(f"{len(loose)} images directly in {place}/ have no class: left out")
+    return _to_index(root, root / train, pairs, notes + scanner.left_out(), scanner)
+
+
+def _to_index(
+    root: Path, train: Path, pairs: dict[str, str], notes: list[str], scanner: Scanner
+) -> Index:
+    """Return the index of image → class, sorted by path in NFC."""
+    images = sorted(pairs, key=lambda image: (nfc(image), image))
+    targets = [pairs[image] for image in images]
+    ids = [nfc(image) for image in images]
+    if len(set(ids)) < len(ids):  # twins with files of the same name keep their own spelling
+        count = Counter(ids)
+        ids = [key if count[key] == 1 else image for key, image in zip(ids, images, strict=True)]
+    notes += check_labels(targets, train)
+    groups, said = group_versions(images)
+    table = make_table(ids, images, targets, groups, split="train")
+    notes += said + scanner.notes
+    return Index(root, table, find_classes(targets, train), tuple(notes))
+
+
+def _note_folders(scanner: Scanner, place: str, folders: dict[str, list[str]]) -> list[str]:
+    """Return notes on class folders that are empty, twins, or hold nothing but folders."""
+    notes = [
+        f"class folder {place}/{folder} has no images: no such class is trained"
+        for folder, found in folders.items() if not found
+    ]  # fmt: skip
+    twins = Counter(map(nfc, folders))
+    notes += [
+        f"class {name} lies in {count} folders that differ in Unicode form only: merged"
+        for name, count in twins.items()
+        if count > 1
+    ]
+    full = [folder for folder, found in folders.items() if found]
+    inner = [
+        f"{folder}/{name}" for folder in full for name in scanner.subfolders(f"{place}/{folder}")
+    ]
+    if len(inner) > len(full) and not any(scanner.holds(f"{place}/{folder}") for folder in full):
+        notes.append(
+            f"folders inside the class folders ({', '.join(inner[:3])}, …) are taken together: if "
+            f"they are the classes, move them into {place}/"
+        )
+    return notes
+
+
+def _classes_of_names(images: list[str]) -> dict[str, str]:
+    """Return image → class where all names are words and a number, and each class has several."""
+    found = {image: _NUMBERED.fullmatch(Path(nfc(image)).stem) for image in images}
+    named = {image: match[1].strip("-_. ") for image, match in found.items() if match}
+    counts = Counter(named.values())
+    sure = len(named) == len(images) and len(counts) > 1 and min(counts.values()) > 1
+    return named if sure else {}
+
+
+def _note_unused(root: Path, scanner: Scanner) -> list[str]:
+    """Return notes on tables and folders of images in ``root`` that are no split."""
+    used = {find_split(root, split) for split in ("train", "valid", "test")}
+    names = {path.relative_to(root).parts[0] for path in used if path is not None}
+    others = [
+        name for name in scanner.subfolders("")
+        if name not in names
+        and (scanner.holds(name) or any(scanner.holds(f"{name}/{inner}")
+                                        for inner in scanner.subfolders(name)[:20]))
+    ]  # fmt: skip
+    notes = [f"folders of images that are not used: {', '.join(others[:5])}"] if others else []
+    sample = find_sample(root)
+    unused = [
+        path.name for path in tables(root)
+        if path != sample and not re.search("test|submission|aliases", path.name.casefold())
+    ]  # fmt: skip
+    if unused:
+        notes.append(
+            f"{', '.join(unused[:3])} is not used: the classes are the folders; if it says the "
+            "classes, or groups of images, rename it to train.csv"
+        )
+    return notes
+
+
+def _class_parent(scanner: Scanner, folder: str) -> str:
+    """Return the folder whose folders are the classes: ``folder``, or the lone one inside it."""
+    for _ in range(3):
+        inner = scanner.subfolders(folder)
+        deeper = f"{folder}/{inner[0]}" if len(inner) == 1 else ""
+        if not deeper or scanner.holds(folder) or scanner.holds(deeper):
+            break
+        if not scanner.subfolders(deeper):
+            break
+        folder = deeper
+    return folder
+
+
+def _validation_images(
+    root: Path, scanner: Scanner, classes: set[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return image → class of a validation folder with class folders of the same names, and notes.
+
+    They are trained on like the others: folds hold out rows of their own.
+    """
+    valid = find_split(root, "valid")
+    if valid is None:
+        return {}, []
+    valid_name = valid.relative_to(root).as_posix()
+    found = scanner.images_by_folder(_class_parent(scanner, valid_name))
+    pairs = {image: nfc(name) for name, images in found.items() for image in images}
+    strange = sorted({*pairs.values()} - classes)
+    if not pairs or strange:
+        why = f"it has classes that train/ has not ({', '.join(strange[:3])})" if strange else ""
+        return {}, [f"{valid_name}/ is not used: {why or 'it has no images in class folders'}"]
+    return pairs, [
+        f"{len(pairs)} images of {valid_name}/ are trained on too, for the folds hold out images "
+        f"of their own: move {valid_name}/ away to train without them"
+    ]

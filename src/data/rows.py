@@ -1,0 +1,126 @@
+"""Index, the table of a classification's images, and the resolution of cells to image files."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from src.classes import nfc
+from src.data.files import ImageFinder
+from src.data.root import archives
+from src.script import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("id", "image", "target", "group", "split")
+
+
+@dataclass(frozen=True)
+class Index:
+    """The images of one split.
+
+    ``table`` has the text columns ``id`` (unique), ``image`` (POSIX path relative to ``root``, or
+    absolute outside it), ``target`` (class name in NFC, "" unknown), ``group`` ("" none) and
+    ``split``. ``classes`` are the sorted class names; ``notes`` what deserves saying aloud. Where
+    an image may have several labels (``several``), ``target`` joins them by ``|``; "" is none.
+    """
+
+    root: Path
+    table: pd.DataFrame
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    several: bool = False
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def find_images(
+    finder: ImageFinder, cells: Sequence[str], source: str
+) -> tuple[list[str], list[str]]:
+    """Return the images that the ``cells`` of ``source`` mean, relative to the root, and notes.
+
+    Where none of the files exists under the ending that the cells say, the ending is passed over;
+    numbers are found whatever their leading zeros, and as ``1.0``, where that leaves no doubt.
+
+    Raises:
+        UserError: some are not there, or fit several files.
+    """
+    images = [finder.find(cell) for cell in cells]
+    stems = [posixpath.splitext(cell)[0] for cell in cells]
+    differs = all(stem != cell for stem, cell in zip(stems, cells, strict=True))
+    if images and not any(images) and differs:
+        images = [finder.find_quietly(stem) for stem in stems]
+    lost = [row for row, image in enumerate(images) if image is None]
+    found = {row: finder.find_number(cells[row]) for row in lost}
+    if len(set(found.values())) == len(lost) and None not in found.values():
+        images = [image or found[row] for row, image in enumerate(images)]
+    notes: list[str] = []
+    other = next((row for row, image in enumerate(images) if _is_other(cells[row], image)), None)
+    if other is not None:
+        notes = [f"{source}: {cells[other]!r} is taken for {images[other]}, and others likewise"]
+    missing = [cell for cell, image in zip(cells, images, strict=True) if image is None]
+    if missing:
+        raise UserError(
+            f"{source} names {len(missing)} images that are not in {finder.place}, first "
+            f"{missing[0]!r}: {_remedy(finder, missing[0])}"
+        )
+    return [image for image in images if image is not None], notes
+
+
+def _is_other(cell: str, image: str | None) -> bool:
+    """Tell whether a file was found under another name than the cell's."""
+    if image is None:
+        return False
+    name = posixpath.basename(image).casefold()
+    said = posixpath.basename(nfc(cell).strip().replace("\\", "/")).casefold()
+    return said not in (nfc(name), posixpath.splitext(nfc(name))[0])
+
+
+def _remedy(finder: ImageFinder, cell: str) -> str:
+    """Return what may bring an image that is missing: packed files, parts of it, its like."""
+    packed = archives(finder.root)
+    parts = finder.parts(cell)
+    if parts:
+        return (
+            f"there are {', '.join(parts[:3])} for it: one image is read here, so write them as "
+            f"one, {cell}.png"
+        )
+    likely = [name for name in packed if finder.split in name.casefold()] or packed
+    if likely:
+        return f"unpack {', '.join(likely[:3])} there, or restore them"
+    left = "".join(f"; {line}" for line in finder.left_out)
+    like = f" (files there are like {finder.like})" if finder.like else ""
+    return f"restore them{like}{left}"
+
+
+def find_classes(targets: Sequence[str], where: Path) -> tuple[str, ...]:
+    """Return the class names, sorted.
+
+    Raises:
+        UserError: there is only one.
+    """
+    classes = tuple(sorted(set(targets)))
+    if len(classes) < 2:
+        raise UserError(f"{where} has only one class, {classes[0]!r}: at least two are needed")
+    return classes
+
+
+def make_table(
+    ids: Sequence[str],
+    images: Sequence[str],
+    targets: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    *,
+    split: str,
+) -> pd.DataFrame:
+    """Return the table of one split; its columns are those of :class:`Index`."""
+    import pandas as pd
+
+    count = len(ids)
+    columns = (ids, images, targets or [""] * count, groups or [""] * count, [split] * count)
+    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), dtype="str")
