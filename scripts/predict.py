@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.reader import parse
 from src.script import UserError, run_script
+from src.targets import own_file, own_folder, refuse_file
 from src.tool_config import PredictConfig
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def main(argv: list[str]) -> int:
         raise UserError("no photographs: name files or folders, as in scripts/predict.py a.jpg b/")
     if config.output and Path(config.output).suffix not in ("", ".csv", ".json"):
         raise UserError(f"--output {config.output}: expected a name ending in .csv or .json")
+    if Path(config.output).suffix:
+        refuse_file(Path(config.output))
     if config.model.endswith(".onnx"):
         from src.pipelines.deploy.model import open_model
 
@@ -88,17 +91,32 @@ def name_images(argv: Sequence[str]) -> list[str]:
     return [*flags, *(["--images", *images] if images else [])]
 
 
+def mask_folder(config: PredictConfig) -> Path:
+    """Return the folder that masks go to."""
+    folder = Path(config.output or "predicted")
+    if folder.suffix:
+        raise UserError(f"--output {folder}: masks are written to a folder")
+    return folder
+
+
 def tell(config: PredictConfig, found: Predictions) -> int:
-    """Print the likeliest classes; write all of them where ``--output`` asks for it."""
+    """Write all classes where ``--output`` asks for it; print the likeliest."""
+    if config.output:
+        with own_file(Path(config.output)):
+            write_classes(Path(config.output), found)
+    for image, classes in zip(found.images, found.top(config.top), strict=True):
+        print(f"{image}: " + ", ".join(f"{name} {p:.3f}" for name, p in classes))
+    if config.output:
+        size = f"{len(found.images)} photographs × {len(found.classes)} classes"
+        print(f"{config.output} written: {size}")
+    return 0
+
+
+def write_classes(path: Path, found: Predictions) -> None:
+    """Write all classes of all photographs, as JSON or CSV by the name's ending."""
     from src.data.csv_io import write_csv
     from src.files import write_json
 
-    best = found.top(config.top)
-    for image, classes in zip(found.images, best, strict=True):
-        print(f"{image}: " + ", ".join(f"{name} {p:.3f}" for name, p in classes))
-    if not config.output:
-        return 0
-    path = Path(config.output)
     if path.suffix == ".json":
         rows = [
             {"image": image, "classes": {name: round(p, 6) for name, p in classes}}
@@ -109,8 +127,6 @@ def tell(config: PredictConfig, found: Predictions) -> int:
         lines = ((image, *(f"{p:.6f}" for p in row.tolist()))
                  for image, row in zip(found.images, found.probs, strict=True))  # fmt: skip
         write_csv(path, ["image", *found.classes], lines)
-    print(f"{path} written: {len(found.images)} photographs × {len(found.classes)} classes")
-    return 0
 
 
 def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
@@ -122,9 +138,8 @@ def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
     from src.pipelines.segmentation.report import write_index_png
     from src.tasks.segmentation import background_label
 
-    folder = Path(config.output or "predicted")
-    if folder.suffix:
-        raise UserError(f"--output {folder}: masks are written to a folder")
+    folder = mask_folder(config)
+    own_folder(folder, ("masks", "overlays"))
     background = background_label(found.classes)
     for sub in ("masks", "overlays"):
         (folder / sub).mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Atomic file writes, checksums, patient reads and advisory locks.
 
-A *sealed* file holds, anywhere in its text or header, ``crc32:`` and eight hex digits: the CRC-32
+A *sealed* file holds, in its first or last megabyte, ``crc32:`` and eight hex digits: the CRC-32
 of its bytes with these digits as zeros. It finds bit rot, not forgery. A file without one is taken
 as it is: it was written by hand, or by an earlier version.
 """
@@ -34,7 +34,7 @@ Json = dict[str, Any]  # an object of a JSON or YAML file
 HALF_WRITTEN = ".tmp"  # ends the name of a file that is not whole yet
 SEAL = "crc32:00000000"
 _SEALED = re.compile(rb"crc32:([0-9a-f]{8})")
-_HEAD = 1 << 20  # bytes in which a seal is looked for
+_END = 1 << 20  # bytes at either end in which a seal is looked for
 # What a network disk or a busy machine gives for a moment; nothing here says a file is damaged.
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EMFILE}
 # What says that there is no such file, or another kind of thing under its name.
@@ -97,7 +97,7 @@ def seal(content: bytes) -> bytes:
 
 def is_sound(content: bytes | memoryview) -> bool:
     """Tell whether a sealed file's bytes are those that were written; True without a seal."""
-    found = _SEALED.search(bytes(content[:_HEAD]))
+    found = _SEALED.search(content, 0, _END) or _SEALED.search(content, max(0, len(content) - _END))
     if found is None:
         return True
     place = found.start(1)
@@ -220,16 +220,16 @@ def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside ``path`` and rename it over ``path`` when all went well."""
+    """Yield a temporary name beside ``path``; fsync it and rename it over ``path`` at the end."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}{HALF_WRITTEN}")
     try:
         yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
         with suppress(OSError):
@@ -276,9 +276,8 @@ def atomic_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> It
                 # writing to a map of a full disk kills the process
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-                yield array
-                array.flush()
-                os.fsync(file.fileno())
+            yield array
+            array.flush()
         finally:
             array._mmap.close()  # type: ignore[attr-defined]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from src.files import describe_file, read_json, write_json
+from src.files import FileMark, describe_file, read_json, write_json
 from src.script import UserError
 
 MARK = ".written"
@@ -51,8 +51,18 @@ def own_file(path: Path, *, ours: bool = False) -> Iterator[None]:
     if ours:
         yield
         return
+    before = _look_at(path)
     write_json(_mark_of(path), {"writing": True})  # killed in the block, it may still be replaced
-    yield
+    try:
+        yield
+    except BaseException:
+        if _look_at(path) != before:
+            raise
+        if before is None:  # what somebody puts there later is not ours
+            _mark_of(path).unlink(missing_ok=True)
+        else:
+            write_json(_mark_of(path), before)
+        raise
     write_json(_mark_of(path), describe_file(path))
 
 
@@ -76,11 +86,15 @@ def own_folder(path: Path, inner: tuple[str, ...], *, ours: bool = False) -> Non
         if (path / name).is_symlink():
             raise UserError(f"{path / name}: a link, and so not written to; {REMEDY}")
     path.mkdir(parents=True, exist_ok=True)
-    write_json(path / MARK, {"by": "infer_segmentation.py"})
+    write_json(path / MARK, {"by": "this program"})
 
 
 def _mark_of(path: Path) -> Path:
     return path.with_name(f".{path.name}{MARK}")
+
+
+def _look_at(path: Path) -> FileMark | None:
+    return describe_file(path) if path.exists() else None
 
 
 def _was_written(path: Path) -> bool:

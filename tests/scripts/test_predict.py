@@ -57,3 +57,19 @@ def test_mistakes_are_one_line(place: Place, call: Any) -> None:
     assert call("scripts.predict", "--run", "nowhere", "a.jpg").is_one_line("nowhere")
     assert call("scripts.predict", *run, "a.jpg", "--output", "x.txt").is_one_line(".csv or .json")
     assert call("scripts.predict", *run, "a.jpg", "--topp", "1").is_one_line("--top")
+
+
+@pytest.mark.parametrize("script", ["predict", "export"])
+def test_output_replaces_nothing_of_yours(place: Place, call: Any, script: str) -> None:
+    image = sorted((place.data / "test").iterdir())[0]
+    more = [str(image)] if script == "predict" else ["--format", "safetensors"]
+    command = (f"scripts.{script}", "--run", str(place.run), *more)
+    own, link = place.output / "own.csv", place.output / "link.csv"
+    own.write_text("days of work")
+    link.symlink_to(own)
+    for path in (own, link, place.data / "none" / "a.csv", place.run / "best.safetensors"):
+        before = path.read_bytes() if path.exists() else b""
+        assert call(*command, "--output", str(path)).is_one_line("--output", str(path)), path
+        assert (path.read_bytes() if path.exists() else b"") == before
+    for _ in range(2):
+        assert call(*command, "--output", str(place.output / "new.csv")).status == 0

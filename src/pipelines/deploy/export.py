@@ -2,7 +2,8 @@
 
 ONNX: ``image`` (1, H, W, 3) uint8 RGB of any size in; out ``probs``, (1, K) of classes or
 (1, 1 or K, H, W) of masks at the image's own size. Resizing (bilinear, antialiased), mean and std
-and the last softmax or sigmoid are part of the graph; classes and threshold are its metadata.
+and the last softmax or sigmoid are part of the graph; classes, threshold and a checksum are its
+metadata.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.data.decode import decode_image
-from src.files import Json, replacing
+from src.files import SEAL, Json, replacing, seal
 from src.models.folding import FOLDING_SIDE, fold_norms
 from src.pipelines.library import ClassifierRun, list_images, load_run
 from src.script import UserError
+from src.targets import own_file, refuse_file
 from src.tasks.segmentation import background_label
 from src.tool_config import ExportConfig
 
@@ -74,10 +76,11 @@ def write_export(config: ExportConfig) -> list[str]:
         if missing:
             raise UserError(f"--format onnx needs {', '.join(missing)}: pip install them")
     export = open_export(Path(config.run))
-    path = Path(config.output or Path(config.run) / f"export.{config.format}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    default = Path(config.run) / f"export.{config.format}"
+    path = Path(config.output or default)
+    refuse_file(path, ours=path == default)
     images = example_images(config)
-    with replacing(path) as temporary:
+    with own_file(path, ours=path == default), replacing(path) as temporary:
         if config.format == "onnx":
             write_onnx(export, temporary)
             checked = check_onnx(export, temporary, images)
@@ -142,9 +145,10 @@ def write_onnx(export: Export, path: Path) -> None:
         dynamic_shapes={"image": side}, verbose=False,
     )  # fmt: skip
     assert program is not None
-    for key, value in export.about.items():
+    for key, value in (export.about | {"checksum": SEAL}).items():
         program.model.metadata_props[key] = json.dumps(value, ensure_ascii=False)
     program.save(str(path), external_data=False)
+    path.write_bytes(seal(path.read_bytes()))
 
 
 def check_onnx(export: Export, path: Path, images: Sequence[np.ndarray]) -> str:

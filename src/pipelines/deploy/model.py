@@ -6,7 +6,7 @@ On a video a file of ``scripts/export.py`` wants numpy, OpenCV and onnxruntime; 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from src.files import Json, is_sound, patiently, refuse_shape
 from src.pipelines.library import Images, MaskPredictions, Predictions, list_images
 from src.pipelines.pictures import draw_overlay
 from src.script import UserError
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = npt.NDArray[Any]
+ABOUT: dict[str, type | tuple[type, ...]] = {
+    "task": str, "classes": list, "threshold": (int, float), "background": (int, type(None)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,18 +108,37 @@ def open_model(path: Path, device: str = "auto") -> ImageModel:
         return _open_run(path, device)
     if not path.is_file():
         raise UserError(f"{path}: no such file; scripts/export.py --run writes it")
+    content = patiently(path.read_bytes)
+    if not is_sound(content):
+        raise UserError(f"{path}: its checksum does not match; write it with scripts/export.py")
     if find_spec("onnxruntime") is None:
         raise UserError(f"{path} needs onnxruntime: pip install onnxruntime")
-    session = open_session(path, device)
-    about = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
-    if "task" not in about:
-        raise UserError(f"{path} does not say what it predicts: write it with scripts/export.py")
+    session = open_session(content, device)
+    about = read_about(path, session.get_modelmeta().custom_metadata_map)
     provider = session.get_providers()[0].removesuffix("ExecutionProvider")
     return ImageModel(
         lambda image: session.run(None, {"image": np.ascontiguousarray(image[None])})[0][0],
-        tuple(about["classes"]), about["task"], about.get("threshold", 0.5),
-        about.get("background"), f"onnxruntime, {provider}",
+        tuple(map(str, about["classes"])), about["task"], about["threshold"], about["background"],
+        f"onnxruntime, {provider}",
     )  # fmt: skip
+
+
+def read_about(path: Path, metadata: Mapping[str, str]) -> Json:
+    """Return what a graph says of itself.
+
+    Raises:
+        UserError: not what ``scripts/export.py`` writes.
+    """
+    remedy = "write it with scripts/export.py"
+    try:
+        about = {key: json.loads(metadata[key]) for key in ABOUT if key in metadata}
+    except ValueError:
+        raise UserError(f"{path}: damaged; {remedy}") from None
+    if "task" not in about:
+        raise UserError(f"{path} does not say what it predicts: {remedy}")
+    about = {"threshold": 0.5, "background": None} | about
+    refuse_shape(path, about, ABOUT, remedy)
+    return about
 
 
 def open_session(model: Path | bytes, device: str = "cpu", threads: int = 0) -> Any:

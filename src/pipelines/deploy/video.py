@@ -7,6 +7,7 @@ picture stands for the frames that were dropped.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from src.pipelines.deploy.model import ImageModel, open_model
-from src.script import UserError
+from src.script import MachineError, UserError
+from src.targets import own_file, refuse_file
 from src.tool_config import PredictConfig
 
 Array = npt.NDArray[Any]
@@ -80,6 +82,7 @@ def predict_video(config: PredictConfig) -> list[str]:
     path = Path(config.output or "predicted.mp4")
     if path.suffix not in (".mp4", ".avi"):
         raise UserError(f"--output {path}: a video is written to a name ending in .mp4 or .avi")
+    refuse_file(path)
     model = open_model(Path(config.model or config.run), config.device)
     capture = open_capture(config.video)
     is_live = config.live or config.video.isdigit() or "://" in config.video
@@ -106,7 +109,8 @@ def open_capture(video: str) -> cv2.VideoCapture:
     Raises:
         UserError: it cannot be opened.
     """
-    capture = cv2.VideoCapture(int(video) if video.isdigit() else video)
+    camera = re.fullmatch("[0-9]{1,4}", video)
+    capture = cv2.VideoCapture(int(video) if camera else video)
     if not capture.isOpened():
         raise UserError(f"--video {video}: no such video or camera, or no codec for it; name "
                         "a file that OpenCV reads, or the number of a camera")  # fmt: skip
@@ -229,10 +233,10 @@ def write_video(
     Raises:
         UserError: neither can be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     for suffix, codec in CODECS[path.suffix == ".avi" :]:
         path = path.with_suffix(suffix)
         part = path.with_name(f".{path.stem}.part{suffix}")  # the ending chooses the container
+        part.unlink(missing_ok=True)
         writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*codec), rate, tuple(size))
         if writer.isOpened():
             break
@@ -240,17 +244,24 @@ def write_video(
         raise UserError(f"{path}: this OpenCV writes neither MPEG-4 nor Motion JPEG; pip install "
                         "opencv-python-headless")  # fmt: skip
     last: list[Array] = []
+    number = 0
 
     def write(picture: Array, skipped: int) -> None:
+        nonlocal number
         for _ in range(skipped if last else 0):
             writer.write(last[0])
         last[:] = [cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)]
         writer.write(last[0])
+        number += 1 + (skipped if number else 0)
 
     try:
         yield write, path
         writer.release()
-        part.replace(path)
+        held = int(cv2.VideoCapture(str(part)).get(cv2.CAP_PROP_FRAME_COUNT))
+        if number and held < number:  # OpenCV says nothing of a full disk
+            raise MachineError(f"{path}: could not be written whole; is the disk full?")
+        with own_file(path):
+            part.replace(path)
     finally:
         writer.release()
         part.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.pipelines.deploy.model import ImageModel, open_model
+from src.files import seal
+from src.pipelines.deploy.model import ImageModel, open_model, read_about
 from src.pipelines.segmentation.score import to_mask
 from src.script import UserError
 
@@ -47,6 +48,28 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
         open_model(tmp_path / "x.onnx")
     with pytest.raises(UserError, match="--device mps"):
         open_model(tmp_path / "x.onnx", "mps")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({}, "does not say"), ({"task": "{"}, "damaged"), ({"task": '"masks"'}, "classes is not"),
+        ({"task": '"masks"', "classes": '["a"]', "threshold": '"x"'}, "threshold is not"),
+    ],
+)  # fmt: skip
+def test_what_a_graph_says_of_itself_is_looked_at(metadata: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError, match=rf"x\.onnx.*{said}"):
+        read_about(Path("x.onnx"), metadata)
+
+
+def test_a_flipped_bit_is_found_before_anything_is_predicted(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(seal(b"weights" * 400_000 + b'"crc32:00000000"'))
+    content = bytearray(path.read_bytes())
+    content[1_500_000] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.onnx: its checksum does not match"):
+        open_model(path)
 
 
 def test_a_video_is_predicted_without_torch(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from src.pipelines.deploy import video
 from src.pipelines.deploy.model import ImageModel
 from src.pipelines.deploy.video import every_frame, newest_frames, pace, run_video, write_video
-from src.script import UserError
+from src.script import MachineError, UserError
 
 SECONDS = 10  # that a test waits for another thread
 
@@ -144,12 +144,34 @@ def test_a_dropped_frame_shows_the_last_picture(
     if broken:  # an OpenCV without MPEG-4
         monkeypatch.setattr(video, "CODECS", ((".mp4", "none"), video.CODECS[1]))
         cv2.setLogLevel(0) if not hasattr(cv2.utils, "logging") else None
-    with write_video(tmp_path / "a" / "x.mp4", 25.0, (64, 48)) as (write, path):
+    with write_video(tmp_path / "x.mp4", 25.0, (64, 48)) as (write, path):
         for value, skipped in ((0, 2), (100, 0), (200, 3)):
             write(np.full((48, 64, 3), value, np.uint8), skipped)
     assert path.suffix == (".avi" if broken else ".mp4")
     assert read_video(path) == pytest.approx([0, 100, 100, 100, 100, 200], abs=4)
-    assert [p.name for p in path.parent.iterdir()] == [path.name], "nothing half-written is left"
+    left = {p.name for p in path.parent.iterdir()}
+    assert left == {path.name, f".{path.name}.written"}, "nothing half-written is left"
+
+
+def test_a_video_that_was_not_written_whole_is_no_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV says nothing when the disk is full."""
+    (tmp_path / ".x.part.avi").symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("mine")
+    whole, full = write_video(tmp_path / "x.avi", 25.0, (64, 48)), "disk full"
+    with pytest.raises(MachineError, match=full), whole as (write, _):
+        for _ in range(3):
+            write(np.zeros((48, 64, 3), np.uint8), 0)
+        write(np.zeros((9, 9, 3), np.uint8), 0)  # another size is passed over as well
+    assert [p.name for p in tmp_path.iterdir()] == ["precious"]
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_number_of_a_camera_is_short() -> None:
+    for number in ("²", "9" * 5000):
+        with pytest.raises(UserError, match="no such video or camera"):
+            video.open_capture(number)
 
 
 def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
