@@ -16,7 +16,7 @@ LOCK := $(if $(LOCKED),requirements.lock)
 DONE := $(VENV)/.installed$(if $(LOCKED),-locked)
 
 .PHONY: install install-test install-dev demo test test-slow test-compat test-oldest test-newest \
-	lock check bench clean
+	lock check bench gpu clean
 
 install: $(DONE)
 install-test: $(DONE)-test
@@ -69,6 +69,13 @@ check: install-dev
 
 bench: install-dev
 	$(RUN) benchmarks/run.py
+
+# What a teacher is worth on CamVid, long enough to converge; an hour at most, on a GPU.
+CAMVID ?= input/camvid
+gpu: install
+	$(RUN) scripts/fetch_weights.py tf_efficientnet_lite0 tf_efficientnet_lite2
+	$(RUN) benchmarks/teaching.py --out output/teaching --jobs 4 --seconds 3600 -- \
+		--model camvid_long --data_dir $(CAMVID)
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -253,7 +253,6 @@ def masks_of(out: Path, job: Job) -> Path:
 def run_one(job: Job, options: argparse.Namespace, rest: list[str]) -> None:
     """Train a run, and predict the test split if asked."""
     import infer_segmentation
-    from src.engine.runtime import start_runtime
     from src.mask_config import DistillConfig
     from src.reader import parse
 
@@ -261,7 +260,6 @@ def run_one(job: Job, options: argparse.Namespace, rest: list[str]) -> None:
     config = parse(
         DistillConfig, words, prog="teaching.py", description="", row_by="model", rows_only=True
     )
-    start_runtime(config.device, config.precision, config.channels_last)
     run = run_of(options.out, job)
     with run.hold():
         train(job, config, options.out)
@@ -295,9 +293,10 @@ def train(job: Job, config: Any, out: Path) -> None:
     torch.manual_seed(job.seed)
     model, task = field.build(base, True), field.task
     if arm.teachers:
-        teacher = train_distill.own_runtime(own).place(load_mean(field, out, job))
+        runtime = train_distill.own_runtime(own)
+        teacher = runtime.place(load_mean(field, out, job))
         model = Student(model, None, len(NAMES))
-        show = show_graphed if config.device != "cpu" else show_mean
+        show = show_graphed if runtime.device.type == "cuda" else show_mean
         task = Distillation(task, teacher, show, weights, own.temperature, own.share_every)  # type: ignore[assignment,arg-type]
     field.train(own, run_of(out, job), model, task, base)
 
