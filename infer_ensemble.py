@@ -134,9 +134,9 @@ def infer_models(
     config: InferConfig, output: Output, weights: Weights, blend: Blend, index: Index
 ) -> dict[str, list[TestRun]]:
     """Return the test logits of every model and fold, inferring those that are not there yet."""
+    from src.classes import PairedLogits
     from src.ensemble.predictions import has_test_run, open_test_run
     from src.ensemble.weights import needed_views, used_models
-    from src.labels import PairedLogits
     from src.pipelines.classification.infer import (
         DecodedImages,
         blended_runs,

@@ -144,8 +144,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     from src.data.transforms import build_augmentations, train_transform
     from src.losses.classification import build_loss
     from src.models.classifier import build_classifier
-    from src.models.pretrained import find_weights
-    from src.models.zoo import check_timm_id, find_data_config
+    from src.models.pretrained import check_timm_id, find_data_config, find_weights
     from src.pipelines.classification.prepare import find_aliases, prepare_data, refuse_several
     from src.pipelines.classification.train import ClassData, train_classes
     from src.pipelines.distillation import Field

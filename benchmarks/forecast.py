@@ -340,9 +340,8 @@ def make_features(given: argparse.Namespace) -> dict[str, Array]:
     from src.data.index import read_train
     from src.engine.runtime import start_runtime
     from src.models.classifier import build_classifier
-    from src.models.folding import fold_norms
-    from src.models.pretrained import find_weights
-    from src.models.zoo import check_timm_id
+    from src.models.convolutions import fold_norms
+    from src.models.pretrained import check_timm_id, find_weights
     from src.pipelines.classification.survey import embed
     from src.views import first_views
 

@@ -208,7 +208,7 @@ def step_rate(
 
 def norms(setting: Setting, report: Report) -> None:
     """Time frozen norms inside and beside convolutions, depthwise gradients narrow and wide."""
-    from src.models.folding import hold_norms
+    from src.models.convolutions import hold_norms
 
     runtime = start(setting)
     torch.backends.cudnn.benchmark = False  # the search takes longer than all the rest
@@ -260,7 +260,7 @@ def peak_of(epoch: Callable[[], None]) -> float:
 
 def make_plain(model: nn.Module) -> None:
     """Undo whatever building changed in the forward passes of convolutions and norms."""
-    from src.models.folding import release_norms
+    from src.models.convolutions import release_norms
 
     release_norms(model)
     for module in model.modules():
@@ -269,10 +269,12 @@ def make_plain(model: nn.Module) -> None:
 
 def widen_everywhere(model: nn.Module) -> int:
     """Compute gradients of depthwise convolutions in fp32, on any device; return their number."""
-    from src.models import depthwise
+    from src.models import convolutions
 
     found = [
-        m for m in model.modules() if type(m) in depthwise.PLAIN and depthwise._narrow_is_slow(m)
+        m
+        for m in model.modules()
+        if type(m) in convolutions.PLAIN and convolutions._narrow_is_slow(m)
     ]
     for module in found:
         module.forward = MethodType(wide_convolve, module)  # type: ignore[method-assign]
@@ -284,7 +286,7 @@ def wide_convolve(conv: Any, x: Tensor) -> Tensor:
     from timm.layers.conv2d_same import Conv2dSame
     from timm.layers.padding import pad_same
 
-    from src.models.depthwise import _WideGradient
+    from src.models.convolutions import _WideGradient
 
     padding, device = conv.padding, x.device.type
     if isinstance(conv, Conv2dSame):

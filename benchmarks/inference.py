@@ -43,7 +43,7 @@ from src.data.transforms import eval_transform
 from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime
 from src.models.classifier import build_classifier
-from src.models.folding import fold_norms
+from src.models.convolutions import fold_norms
 from src.tasks.classification import Classification
 from src.views import VIEWS
 

@@ -13,8 +13,8 @@ others are), in one process and in turns:
 
 All but the last compute in the precision and layout that autotune chose and keep freed memory, as
 a run does (`src/engine/cpu.py`); EMA is off. Frozen norms are applied by the convolutions before
-them (`src/models/folding.py`) in the real loop, by themselves in floor and untuned. The weights are
-random: their values do not change the time. One round of each is one epoch of `--steps` steps.
+them (`src/models/convolutions.py`) in the real loop, by themselves in floor and untuned. Weights
+are random: their values do not change the time. One round of each is one epoch of `--steps` steps.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from src.engine.runtime import Runtime, start_runtime
 from src.engine.step import LossGuard
 from src.losses.classification import build_loss
 from src.models.classifier import build_classifier
-from src.models.depthwise import widen_gradients
+from src.models.convolutions import widen_gradients
 from src.runs import Run
 from src.tasks.classification import Classification
 

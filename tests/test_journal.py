@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from src.journal import Journal
+from src.ensemble.studies import Journal
 from src.script import UserError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from src.labels import PairedLogits, to_hot
+from src.classes import PairedLogits, to_hot
 from src.metrics.classification import softmax
 
 

@@ -19,9 +19,9 @@ from src.data.folds import file_marks, read_folds
 from src.engine.checkpoint import load_state
 from src.engine.weights import load_weights
 from src.ensemble.predictions import open_oof
+from src.ensemble.studies import Journal
 from src.ensemble.weights import read_weights
 from src.files import patiently, read_json
-from src.journal import Journal
 from src.metrics.counts import load_counts
 from src.models.pretrained import read_state
 from src.pipelines.run_folder import read_config

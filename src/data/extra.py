@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from src.classes import SEPARATOR
 from src.data.folds import EXTRA_SPLIT
 from src.data.index import Index, make_table, read_train
 from src.data.root import find_root
-from src.labels import SEPARATOR
 from src.script import UserError
 
 

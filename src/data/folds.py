@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from src.classes import SEPARATOR, to_hot
 from src.data.csv_io import read_csv, write_csv
 from src.files import is_of_the_system, patiently
-from src.labels import SEPARATOR, to_hot
 from src.script import UserError
 
 if TYPE_CHECKING:

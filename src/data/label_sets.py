@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.classes import nfc
+from src.classes import SEPARATOR, nfc
 from src.data.columns import (
     find_label,
     free_columns,
@@ -23,7 +23,6 @@ from src.data.columns import (
     read_labels,
     says_yes,
 )
-from src.labels import SEPARATOR
 from src.script import UserError
 
 if TYPE_CHECKING:

@@ -23,10 +23,14 @@ from src.data.decode import write_picture
 from src.data.road_conditions import (
     CONDITIONS,
     SHARE,
+    SKY,
     Car,
+    Ground,
+    cloud,
     compress,
     darken,
     draw_conditions,
+    look,
     paint_car,
     place_traffic,
     rain,
@@ -34,7 +38,6 @@ from src.data.road_conditions import (
     tilt,
     wear,
 )
-from src.data.road_ground import SKY, Ground, cloud, look
 from src.files import read_json, write_json, write_text
 
 STEP = 1.2  # metres the camera moves from one frame to the next

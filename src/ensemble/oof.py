@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.classes import merge_classes, nfc
+from src.classes import STATES, merge_classes, nfc, to_hot
 from src.ensemble.pool import Member, member_log_probs
 from src.ensemble.predictions import OofFile, has_labels, open_oof, pair_ids
-from src.labels import STATES, to_hot
 from src.metrics.classification import Array
 from src.runs import AFRESH, GO_ON, REPAIR, Run, read_done
 from src.script import UserError

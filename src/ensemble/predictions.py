@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.classes import STATES, PairedLogits
 from src.files import (
     NOT_WHOLE,
     Json,
@@ -26,7 +27,6 @@ from src.files import (
     read_json,
     write_json,
 )
-from src.labels import STATES, PairedLogits
 from src.metrics.classification import Array
 from src.runs import REPAIR
 from src.script import UserError
@@ -57,7 +57,7 @@ class OofFile:
         return self.targets.ndim == 2
 
     def as_pairs(self) -> OofFile:
-        """Return the same as pairs of rows and labels (``src/labels.py``), known by numbers."""
+        """Return the same as pairs of rows and labels (``src/classes.py``), known by numbers."""
         return replace(
             self, logits=PairedLogits(self.logits), targets=self.targets.ravel(), classes=STATES,
             ids=pair_ids(self.ids, len(self.classes)),

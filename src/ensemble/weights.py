@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from src.classes import STATES
 from src.ensemble.pool import Blend
 from src.files import Json, read_json, refuse_shape, write_json
-from src.labels import STATES
 from src.metrics.classification import Array
 from src.metrics.decisions import Decision, read_decision
 from src.runs import safe_name

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.losses.pixels import mean_over
+from src.losses.terms import mean_over
 
 TERMS = ("kl", "attention", "similarity", "channel", "feature")
 

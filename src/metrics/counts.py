@@ -33,7 +33,7 @@ class SegmentationCounts:
         predicted: (N, K) pixels predicted as k.
         target: (N, K) pixels of class k.
         void_predicted: (N, K) void pixels predicted as k.
-        boundary: (N, K, 4) see :func:`src.metrics.boundary.count_boundaries`.
+        boundary: (N, K, 4) see :func:`src.metrics.segmentation.count_boundaries`.
         background: () label of the background, -1 where no class is one.
     """
 

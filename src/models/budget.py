@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.models.folding import fold_norms
+from src.models.convolutions import fold_norms
 from src.script import UserError
 from src.table import format_table
 

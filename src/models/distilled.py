@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.models.classifier import Classifier
-from src.models.pooling import as_map
+from src.models.classifier import Classifier, as_map
 
 UNKNOWN = -1.0
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from src.models.classifier import Classifier
-from src.models.pooling import as_map
+from src.models.classifier import Classifier, as_map
 
 
 def grad_cam(model: Classifier, image: Tensor, target: int) -> Tensor:

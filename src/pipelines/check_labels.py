@@ -18,10 +18,9 @@ from src.data.index import Index
 from src.engine.runtime import start_runtime
 from src.ensemble.aliases import suggest_aliases
 from src.models.classifier import build_classifier
-from src.models.folding import fold_norms
-from src.models.pretrained import find_weights
+from src.models.convolutions import fold_norms
+from src.models.pretrained import check_timm_id, find_data_config, find_weights
 from src.models.probe import fit_probe
-from src.models.zoo import check_timm_id, find_data_config
 from src.page import Html, gallery, note, table
 from src.pipelines.classification.panels import study
 from src.pipelines.classification.survey import embed, find_backbones

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from src.config import config_hash
 from src.engine.runtime import Runtime
 from src.engine.weights import load_weights
-from src.ensemble.studies import Direction, ask_until, open_study
+from src.ensemble.studies import Direction, Journal, ask_until, open_study
 from src.files import Json, hold
-from src.journal import Journal
 from src.losses.distillation import TERMS
 from src.mask_config import DistillConfig
 from src.metrics.bootstrap import Difference, Score, bootstrap_difference

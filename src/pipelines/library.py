@@ -92,7 +92,7 @@ class ClassifierRun:
         import numpy as np
 
         from src.metrics.classification import softmax
-        from src.metrics.label_decisions import sigmoid
+        from src.metrics.decisions import sigmoid
         from src.pipelines.classification.infer import DecodedImages
 
         paths = list_images(images)

@@ -16,7 +16,7 @@ from src.data.sources.micro import DATASETS
 from src.files import write_text
 from src.mask_config import MicroConfig
 from src.models.budget import count_trainable, measure_budget
-from src.models.folding import fold_norms
+from src.models.convolutions import fold_norms
 from src.models.micro.registry import BUDGET_CLASSES, build_micro
 from src.pipelines.micro import Finished, MicroSet, mean_over_sets, score_table
 

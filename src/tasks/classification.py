@@ -5,13 +5,15 @@ Legend of the shapes in all tasks: B batch, C channels, K classes, H × W pixels
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from src.classes import STATES, PairedLogits
 from src.metrics.classification import Array, ClassificationMeter
 from src.metrics.contest import Metric
 from src.metrics.decisions import plain_score
@@ -63,3 +65,21 @@ class Classification:
     @property
     def _scored(self) -> dict[str, Callable[[Array, Array], float]]:
         return {self.metric.name: partial(plain_score, self.metric)} if self.metric else {}
+
+
+class MultiLabel(Classification):
+    """Learn ``target`` (B, K) of 0 and 1 from ``image``."""
+
+    def meter(self) -> ClassificationMeter:
+        """Return an empty meter."""
+        return PairMeter(len(STATES), self._scored)
+
+
+class PairMeter(ClassificationMeter):
+    """Scores pairs of images and labels."""
+
+    def update(self, prediction: Any, batch: Mapping[str, Any]) -> None:
+        """Add one batch of logits (B, K) and ``target`` (B, K)."""
+        logits = prediction.detach().float().cpu().numpy()
+        pairs = PairedLogits(logits[None])[0, slice(None)]
+        super().update(pairs, {"target": batch["target"].reshape(-1)})

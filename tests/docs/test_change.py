@@ -33,7 +33,7 @@ from src.mask_config import LaneConfig, MicroConfig
 from src.metrics.contest import find_metric
 from src.models.micro.registry import MICRO_NETS, build_micro
 from src.models.micro.twohead import TwoHeadUNet
-from src.models.zoo import check_timm_id
+from src.models.pretrained import check_timm_id
 from src.option import option
 from src.pipelines.micro import MicroSet, check_size
 from src.pipelines.segmentation.train import build_network, build_task, segmenter_spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from src.classes import STATES, PairedLogits
 from src.ensemble.blend import build_tables
 from src.ensemble.contest import (
     adopt,
@@ -18,10 +19,8 @@ from src.ensemble.contest import (
 from src.ensemble.oof import FoldTable, learns_labels, load_oof
 from src.ensemble.predictions import TestRun, save_oof
 from src.ensemble.test_predictions import EnsemblePredictor
-from src.labels import STATES, PairedLogits
-from src.metrics.contest import find_metric
-from src.metrics.label_decisions import sigmoid
-from src.metrics.multilabel import binary_log_loss
+from src.metrics.contest import binary_log_loss, find_metric
+from src.metrics.decisions import sigmoid
 from src.script import UserError
 
 LABELS = ("a", "b", "c")

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.losses.fused import fused_values
-from src.losses.pixels import log_probabilities
-from src.losses.segmentation import SegmentationLoss, build_segmentation_loss
+from src.losses.segmentation import SegmentationLoss, build_segmentation_loss, fused_values
+from src.losses.terms import log_probabilities
 
 SPEC = "0.3 ce + protocol"
 

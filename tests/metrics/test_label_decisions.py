@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.metrics.contest import find_metric
-from src.metrics.decisions import fit_decision, plain_decision, read_decision
-from src.metrics.label_decisions import (
+from src.metrics.contest import binary_log_loss, find_metric, samples_f1
+from src.metrics.decisions import (
     GRID,
     calibrate_labels,
     decide_labels,
+    fit_decision,
     fit_thresholds,
+    plain_decision,
+    read_decision,
     sigmoid,
 )
-from src.metrics.multilabel import binary_log_loss, samples_f1
 
 
 def make_rows(num: int = 4000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

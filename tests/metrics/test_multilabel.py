@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from src.metrics.contest import find_metric
-from src.metrics.multilabel import (
+from src.metrics.contest import (
     binary_log_loss,
+    find_metric,
     mean_label_auc,
     mean_label_precision,
     samples_f1,

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.metrics.boundary import count_boundaries
 from src.metrics.counts import STATISTICS, class_iou, load_counts
-from src.metrics.segmentation import SegmentationMeter, to_labels
+from src.metrics.segmentation import SegmentationMeter, count_boundaries, to_labels
 from src.script import UserError
 
 TARGET = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, 255]], [[0, 0, 0, 0], [0, 0, 0, 0]]])

@@ -10,7 +10,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from src.models.classifier import build_classifier
-from src.models.depthwise import widen_gradients
+from src.models.convolutions import widen_gradients
 
 CONVS = {
     "5x5": lambda: nn.Conv2d(6, 6, 5, padding=2, groups=6),

@@ -10,10 +10,9 @@ from timm.layers import ScaledStdConv2d
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from src.models import folding
+from src.models import convolutions
 from src.models.classifier import build_classifier
-from src.models.depthwise import widen_gradients
-from src.models.folding import fold_norms, hold_norms, release_norms
+from src.models.convolutions import fold_norms, hold_norms, release_norms, widen_gradients
 from src.models.micro.registry import build_micro
 
 NETS = ("test_efficientnet", "test_resnet", "test_convnext", "resnetv2_50", "tf_efficientnet_lite0")
@@ -154,9 +153,9 @@ def test_a_kernel_is_scaled_where_it_is_small_beside_the_map(
     net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4)).eval()
     assert hold_norms(net, 64) == 1
     made: list[object] = []  # the kernel has 27 numbers a map, the maps 2 x 16 and 2 x 64 places
-    original = folding.F.batch_norm
+    original = convolutions.F.batch_norm
     monkeypatch.setattr(
-        folding.F, "batch_norm", lambda *args, **kw: made.append(0) or original(*args, **kw)
+        convolutions.F, "batch_norm", lambda *args, **kw: made.append(0) or original(*args, **kw)
     )
     net(torch.rand(2, 3, side, side))
     assert len(made) == calls

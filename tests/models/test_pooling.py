@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from src.models.pooling import GeM, MeanPool, pool_to_one_cell
+from src.models.classifier import GeM, MeanPool, pool_to_one_cell
 from src.script import UserError
 
 NCHW = (2, 3)

@@ -10,7 +10,7 @@ import torch
 from src.config import FoldConfig
 from src.losses.classification import build_loss
 from src.models.classifier import build_classifier
-from src.models.zoo import check_timm_id, find_data_config
+from src.models.pretrained import check_timm_id, find_data_config
 from src.reader import read_rows
 
 COMMON, ROWS = read_rows(

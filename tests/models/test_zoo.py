@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.models.zoo import check_timm_id, find_data_config, is_published
+from src.models.pretrained import check_timm_id, find_data_config, is_published
 from src.script import UserError
 
 

@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.losses.classification import LOSSES, build_loss
-from src.losses.pixels import _constants
 from src.losses.segmentation import TERMS, build_segmentation_loss
+from src.losses.terms import _constants
 from src.models.distilled import Student, show_features
 from src.tasks.classification import Classification
 from src.tasks.distillation import NAMES as SIZES

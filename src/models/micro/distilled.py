@@ -9,7 +9,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.micro.base import MaskNet, resize_to
 from src.models.micro.blocks import (
     AdvancedASPP,
     ConvNorm,
@@ -18,6 +17,7 @@ from src.models.micro.blocks import (
     GradientFeatureModule,
     MultiDilationSeparableConv2d,
 )
+from src.models.segmenter import MaskNet, resize_to
 
 
 class DistillationNet(MaskNet):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.micro.base import MaskNet, resize_to
 from src.models.micro.blocks import (
     AdvancedASPP,
     ConvNorm,
@@ -17,6 +16,7 @@ from src.models.micro.blocks import (
     GradientFeatureModule,
     MultiDilationSeparableConv2d,
 )
+from src.models.segmenter import MaskNet, resize_to
 
 
 class InternalEnsembleNet(MaskNet):

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.micro.base import MaskNet, resize_to
 from src.models.micro.blocks import (
     AdvancedASPP,
     ConvNorm,
     CoordinateAttention,
     MultiDilationSeparableConv2d,
 )
+from src.models.segmenter import MaskNet, resize_to
 
 
 class SplitBlock(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.micro.base import MaskNet, resize_to
 from src.models.micro.blocks import ConvNorm, DirectionalConv
+from src.models.segmenter import MaskNet, resize_to
 
 
 class ContextBlock(nn.Module):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.micro.base import MaskNet, resize_to
 from src.models.micro.blocks import (
     AdvancedASPP,
     ConvNorm,
@@ -22,6 +21,7 @@ from src.models.micro.blocks import (
     DepthwiseSeparableConv,
     GradientFeatureModule,
 )
+from src.models.segmenter import MaskNet, resize_to
 
 
 class ResidualSeparable(nn.Module):

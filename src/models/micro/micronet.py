@@ -9,8 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.micro.base import MaskNet, resize_to
 from src.models.micro.blocks import AdvancedASPP, ConvNorm, CoordinateAttention
+from src.models.segmenter import MaskNet, resize_to
 
 
 class FactorisedBlock(nn.Module):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.micro.base import MaskNet, resize_to
 from src.models.micro.blocks import ConvNorm, DepthwiseSeparableConv, MultiDilationSeparableConv2d
+from src.models.segmenter import MaskNet, resize_to
 
 
 class ResidualMultiDilation(nn.Module):

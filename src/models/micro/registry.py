@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from src.models.micro.adaptive import DATASETS, AdaptiveNet
-from src.models.micro.base import MaskNet
 from src.models.micro.distilled import DistillationNet
 from src.models.micro.experts import InternalEnsembleNet
 from src.models.micro.hwnet import HWNet
@@ -17,6 +16,7 @@ from src.models.micro.micronet import MicroNet
 from src.models.micro.mininet import MiniNet
 from src.models.micro.twohead import TwoHeadUNet
 from src.models.micro.unet import MicroUNet, UNetBaseline
+from src.models.segmenter import MaskNet
 from src.script import UserError
 
 # Parameters are counted with VOC's head, the largest of the five sets.

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.micro.base import MaskNet, resize_to
 from src.models.micro.blocks import (
     ConvNorm,
     DepthwiseSeparableConv,
     FixedFilters,
     MultiDilationSeparableConv2d,
 )
+from src.models.segmenter import MaskNet, resize_to
 
 
 class Detail(nn.Module):

@@ -10,11 +10,10 @@ from collections import Counter
 
 import numpy as np
 
-from src.classes import nfc
+from src.classes import SEPARATOR, nfc
 from src.config import FoldConfig
 from src.data.folds import Folds, load_folds, make_folds
 from src.data.index import Index, has_test, read_sample_submission, read_test
-from src.labels import SEPARATOR
 from src.pipelines.classification.prepare import (
     check_recipe,
     check_test,

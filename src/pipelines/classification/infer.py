@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from src.classes import PairedLogits
 from src.config import InferConfig
 from src.data.cache import open_cache
 from src.data.canonical import ImageSource, Source
@@ -25,9 +26,8 @@ from src.engine.weights import load_weights
 from src.ensemble.predictions import TestRun, hash_ids, save_test_info
 from src.ensemble.weights import Weights
 from src.files import atomic_array, refuse_shape
-from src.labels import PairedLogits
 from src.models.classifier import build_classifier
-from src.models.folding import fold_norms
+from src.models.convolutions import fold_norms
 from src.pipelines.run_folder import read_config, refuse_lost
 from src.runs import REPAIR, Output, Run, read_done, training_mark
 from src.script import UserError

@@ -16,7 +16,7 @@ from typing import Any
 
 from src.config import FoldConfig, config_hash, learned_options
 from src.files import patiently, read_json, read_small, write_text
-from src.models.zoo import check_timm_id
+from src.models.pretrained import check_timm_id
 from src.pipelines.classification.plan import RECIPES
 from src.pipelines.classification.survey import Candidate
 from src.pipelines.run_folder import read_config

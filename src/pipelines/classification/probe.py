@@ -17,10 +17,9 @@ from src.engine.runtime import Runtime
 from src.engine.weights import run_identity, save_weights
 from src.ensemble.predictions import save_oof
 from src.models.classifier import Classifier, build_classifier
-from src.models.folding import fold_norms
-from src.models.pretrained import find_weights
+from src.models.convolutions import fold_norms
+from src.models.pretrained import check_timm_id, find_data_config, find_weights
 from src.models.probe import fit_probe
-from src.models.zoo import check_timm_id, find_data_config
 from src.pipelines.classification.infer import write_test_logits
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.survey import embed

@@ -30,10 +30,9 @@ from src.engine.runtime import Runtime, is_out_of_memory, release_memory
 from src.files import Json
 from src.losses.classification import build_loss
 from src.models.classifier import Classifier, build_classifier
-from src.models.folding import fold_norms
-from src.models.pretrained import SUFFIXES, find_weights
+from src.models.convolutions import fold_norms
+from src.models.pretrained import SUFFIXES, check_timm_id, find_data_config, find_weights
 from src.models.probe import fit_probe
-from src.models.zoo import check_timm_id, find_data_config
 from src.pipelines.classification.train import ClassData
 from src.pipelines.classification.wise_ft import Embedding
 from src.script import UserError

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.classes import Aliases
+from src.classes import Aliases, to_hot
 from src.config import FoldConfig, config_hash, learned_options
 from src.data.cache import open_cache
 from src.data.canonical import ImageSource, canonical_side
@@ -41,24 +41,21 @@ from src.engine.predict import default_batch_size, evaluate
 from src.engine.runtime import Runtime
 from src.engine.weights import load_weights, run_identity, save_weights
 from src.ensemble.predictions import save_oof
-from src.labels import to_hot
 from src.losses.classification import build_loss
 from src.mask_config import DistillConfig
 from src.metrics.contest import find_metric
 from src.models.classifier import build_classifier
+from src.models.convolutions import fold_norms
 from src.models.distilled import inner_network
-from src.models.folding import fold_norms
-from src.models.pretrained import find_weights
-from src.models.zoo import check_timm_id, find_data_config
+from src.models.pretrained import check_timm_id, find_data_config, find_weights
 from src.pipelines.classification.infer import predict_named_views
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.wise_ft import fit_head, pick_rows, walk_back
 from src.pipelines.run_folder import finish_run, take_up, write_config
 from src.runs import Done, Output, Run
 from src.script import UserError
-from src.tasks.classification import Classification
+from src.tasks.classification import Classification, MultiLabel
 from src.tasks.distillation import inner_task
-from src.tasks.multilabel import MultiLabel
 from src.tasks.protocols import Batch, Task
 from src.views import view_names
 

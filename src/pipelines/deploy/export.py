@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from src.data.decode import decode_image
 from src.files import SEAL, Json, replacing, seal
-from src.models.folding import FOLDING_SIDE, fold_norms
+from src.models.convolutions import FOLDING_SIDE, fold_norms
 from src.pipelines.library import ClassifierRun, list_images, load_run
 from src.script import UserError
 from src.targets import own_file, refuse_file

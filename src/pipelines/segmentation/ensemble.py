@@ -24,7 +24,7 @@ from src.engine.runtime import Runtime
 from src.ensemble.solvers import solve_mixture
 from src.files import Json, read_arrays
 from src.metrics.thresholds import Choice, SweepCounts, choose_views
-from src.models.folding import FOLDING_SIDE, fold_norms
+from src.models.convolutions import FOLDING_SIDE, fold_norms
 from src.models.pretrained import read_state
 from src.pipelines.run_folder import data_label, parse_size, read_config, refuse_lost
 from src.pipelines.segmentation.score import fit_size, mean_probs

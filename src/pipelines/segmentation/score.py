@@ -34,7 +34,7 @@ from src.metrics.thresholds import (
     choose_views,
     foreground_share,
 )
-from src.models.folding import FOLDING_SIDE, fold_norms
+from src.models.convolutions import FOLDING_SIDE, fold_norms
 from src.pipelines.segmentation.postprocess import count_cleaned, judge_cleaning
 from src.runs import Done, Run
 from src.tasks.segmentation import Segmentation, background_label
