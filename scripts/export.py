@@ -2,6 +2,7 @@
 
 ONNX holds resizing, mean and std and the softmax: pixels of any size in, probabilities out. It is
 checked against PyTorch on images of --data_dir (or noise); nothing is written where they differ.
+--precision int8 or fp16 says what it loses on held-out images. --run output: the whole ensemble.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ def main(argv: list[str]) -> int:
     """Export the run that ``argv`` names."""
     config = parse(ExportConfig, argv, prog="scripts/export.py", description=__doc__ or "")
     if not config.run:
-        raise UserError("--run is missing: the folder of a finished run, as output/lite0/fold0")
+        raise UserError(
+            "--run is missing: the folder of a finished run, as output/lite0/fold0, or output"
+        )
 
     from src.pipelines.deploy.export import write_export
 

@@ -90,13 +90,19 @@ class PredictConfig(PlaceConfig, HardwareConfig, group="run"):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(PlaceConfig, group="run"):
-    """``scripts/export.py``: a finished run → one file with its preprocessing."""
+    """``scripts/export.py``: a finished run, or the ensemble → one file with its preprocessing."""
 
-    run: str = option("", "folder of the finished run", first=True)
+    run: str = option("", "folder of the finished run, or output/: its whole ensemble", first=True)
     format: Literal["onnx", "safetensors"] = option("onnx", "kind of file", first=True)
+    precision: Literal["fp32", "int8", "fp16"] = option(
+        "fp32", "of an ONNX file; int8 is calibrated on training images of --data_dir", first=True
+    )
     output: str = option("", "file to write; empty = export.<format> in the run's folder")
     num_checked: int = option(
         32, "images that onnxruntime and PyTorch must agree on", least=1, most=10_000
+    )
+    num_scored: int = option(
+        200, "held-out images that tell what int8 or fp16 loses", least=1, most=10**6
     )
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import yaml
 
 import infer_segmentation
 import train_lane
-from scripts import predict, report
+from scripts import export, predict, report
 from src.engine.weights import load_weights
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.pipelines.run_folder import find_images
@@ -124,6 +125,38 @@ def test_lanes_from_images_to_submitted_masks(
         ["--checkpoint", weights, "--resolution", "native", "--output", str(tmp_path / "n"),
          "--device", "cpu", "--tta_steps", "2"]
     ) == 0  # fmt: skip
+
+
+def test_a_lane_net_on_a_drive(
+    bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run's folder, and its ONNX file in int8, each draw the video that they are given."""
+    out = tmp_path / "out"
+    assert lane(out, "--data_dir", str(bars), "--epochs", "2", "--name", "net") == 0
+    run = out / "lane" / "net" / "fold0"
+    drive, drawn = tmp_path / "drive.avi", tmp_path / "drawn.mp4"
+    writer = cv2.VideoWriter(str(drive), cv2.VideoWriter.fourcc(*"MJPG"), 25, (48, 40))
+    for path in sorted((bars / "train" / "images").iterdir()):
+        writer.write(cv2.imread(str(path)))
+    writer.release()
+    models = [run]
+    if all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+        assert export.main(["--run", str(run), "--precision", "int8", "--data_dir", ""]) == 0
+        said = capsys.readouterr().out
+        assert "agrees with PyTorch" in said and "on 3 held-out images" in said
+        iou = read(run / "finished.json")["views"][0]["score"]
+        assert f"pooled IoU of lane: fp32 {iou:.3f}"[:-1] in said or iou == 0
+        models.append(run / "export.int8.onnx")
+    for model in models:
+        flags = ["--video", str(drive), "--model", str(model), "--output", str(drawn)]
+        assert predict.main([*flags, "--device", "cpu", "--frames", "5"]) == 0
+        said = capsys.readouterr().out
+        assert "5 frames in" in said and "0 dropped" in said and f"{drawn} written" in said
+        assert cv2.VideoCapture(str(drawn)).get(cv2.CAP_PROP_FRAME_COUNT) == 5
+    with pytest.raises(UserError, match="--model is missing"):
+        predict.main(["--video", str(drive)])
+    with pytest.raises(UserError, match="one or the other"):
+        predict.main(["--video", str(drive), "a.jpg"])
 
 
 def test_what_choosing_the_weights_was_worth_is_said() -> None:

@@ -181,7 +181,7 @@ def predict_logits(
     views: Sequence[View],
     **options: Any,
 ) -> None:
-    """Fill ``out`` (V, N, K) float16, an array or memory map, with the logits of every view.
+    """Fill ``out`` (V, N, K), an array or memory map of floats, with the logits of every view.
 
     Where several processes share the rows it must be 0 before.
     """
@@ -190,7 +190,7 @@ def predict_logits(
         rows = batch["index"].numpy()
         for view, logits in enumerate(outputs):
             # beyond float16 lies infinity, which no softmax forgives
-            out[view, rows] = logits.clamp(-6e4, 6e4).cpu().numpy().astype(np.float16)
+            out[view, rows] = logits.clamp(-6e4, 6e4).cpu().numpy().astype(out.dtype)
 
     predict(
         model, loader, task, runtime, num_rows=out.shape[1], views=views, write=write, **options

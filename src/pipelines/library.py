@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from src.ensemble.test_predictions import TestRun
     from src.ensemble.weights import Weights
-    from src.pipelines.classification.infer import TrainedFold
+    from src.pipelines.classification.infer import DecodedImages, TrainedFold
     from src.pipelines.segmentation.ensemble import Member
 
 Images = str | Path | Sequence[str | Path]
@@ -156,22 +156,34 @@ class Ensemble:
         Raises:
             UserError: an image that is missing or cannot be decoded.
         """
+        from src.pipelines.classification.infer import DecodedImages
+
+        paths = list_images(images)
+        probs = self.predict_decoded(DecodedImages(Path(), paths))
+        return Predictions(tuple(paths), self.classes, probs)
+
+    def predict_decoded(
+        self, decoded: DecodedImages, dtype: type[np.floating[Any]] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return probabilities (N, K) of N images.
+
+        Args:
+            decoded: the images.
+            dtype: of the logits that are pooled; None = float16, which files keep.
+        """
         import numpy as np
 
         from src.classes import merge_classes
         from src.ensemble.test_predictions import EnsemblePredictor
         from src.ensemble.weights import needed_views
-        from src.pipelines.classification.infer import DecodedImages
 
-        paths = list_images(images)
         weights = self.weights
-        decoded = DecodedImages(Path(), paths)
         runs: dict[str, list[TestRun]] = {}
         for model, folds in self.folds.items():
             views = needed_views(weights.blend, model, view_names())
-            runs[model] = [fold.as_test_run(decoded, views) for fold in folds]
+            runs[model] = [fold.as_test_run(decoded, views, dtype) for fold in folds]
         columns = merge_classes(weights.source_classes, weights.alias_groups).trained_of
-        num_rows = len(paths) * max(len(weights.labels), 1)
+        num_rows = len(decoded) * max(len(weights.labels), 1)
         predictor = EnsemblePredictor(
             runs, weights.blend, columns, num_rows, temperature=self.temperature
         )
@@ -180,8 +192,8 @@ class Ensemble:
         if weights.labels:
             assert weights.counted is not None
             plain = replace(weights.counted.decision, cuts=())
-            probs = plain.apply(log_probs).reshape(len(paths), -1)
-        return Predictions(tuple(paths), self.classes, probs.astype(np.float32))
+            probs = plain.apply(log_probs).reshape(len(decoded), -1)
+        return probs.astype(np.float32)
 
 
 def load_run(

@@ -13,7 +13,7 @@ from torch import nn
 
 import src
 from src.data.decode import decode_image
-from src.pipelines.deploy import export
+from src.pipelines.deploy import export, graph
 from tests.scripts.conftest import Place
 
 
@@ -30,9 +30,9 @@ def test_the_exported_module_predicts_what_the_run_predicts(place: Place) -> Non
 
 
 def test_masks_come_back_at_the_size_of_the_image() -> None:
-    module = export.Deployed(nn.Conv2d(3, 1, 1), (16, 16), masks=True)
+    module = graph.Deployed(nn.Conv2d(3, 1, 1), (16, 16), masks=True)
     assert module(torch.zeros(1, 20, 30, 3, dtype=torch.uint8)).shape == (1, 1, 20, 30)
-    many = export.Deployed(nn.Conv2d(3, 4, 1), (16, 16), masks=True)
+    many = graph.Deployed(nn.Conv2d(3, 4, 1), (16, 16), masks=True)
     probs = many(torch.randint(0, 256, (1, 20, 30, 3), dtype=torch.uint8))
     torch.testing.assert_close(probs.sum(1), torch.ones(1, 20, 30))
 
@@ -85,13 +85,13 @@ def test_a_graph_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     path = tmp_path / "x"
     path.write_bytes(b"")
-    opened = export.Export(Half(), {})  # type: ignore[arg-type]
+    opened = graph.Export(Half(), {})
     images = [np.zeros((8, 8, 3), np.uint8)] * 3
     Session.off = 5e-5
-    assert "on 3 images: 5.0e-05" in export.check_onnx(opened, path, images)
+    assert "on 3 images: 5.0e-05" in graph.check_onnx(opened, path, images)
     Session.off = 2e-4
     with pytest.raises(src.script.UserError, match="differ by 2"):
-        export.check_onnx(opened, path, images)
+        graph.check_onnx(opened, path, images)
 
 
 def test_mistakes_are_one_line(place: Place, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +100,54 @@ def test_mistakes_are_one_line(place: Place, call: Any, monkeypatch: pytest.Monk
     done = call("scripts.export", "--run", str(place.run))
     assert done.is_one_line("needs onnx_of_nowhere: pip install")
     assert not list(place.run.glob("export*"))
+
+
+@pytest.fixture
+def onnx() -> None:
+    for name in export.NEEDED:
+        pytest.importorskip(name)
+
+
+def test_the_whole_ensemble_is_one_file(place: Place, call: Any, onnx: None) -> None:
+    """Two folds, their views and temperatures: what infer_ensemble.py would say of a photograph."""
+    path = place.output / "all.onnx"
+    done = call("scripts.export", "--run", str(place.output), "--data_dir", str(place.data),
+                "--output", str(path))  # fmt: skip
+    assert done.status == 0 and "agrees with infer_ensemble.py on " in done.out, done.err
+    images = sorted((place.data / "test").iterdir())
+    expected = src.load_ensemble(place.output, device="cpu").predict(images)
+    answer = call("scripts.predict", *map(str, images), "--model", str(path), "--output",
+                  str(place.output / "p.json"))  # fmt: skip
+    assert answer.status == 0, answer.err
+    rows = json.loads((place.output / "p.json").read_text(encoding="utf-8"))["predictions"]
+    found = [[row["classes"][name] for name in expected.classes] for row in rows]
+    np.testing.assert_allclose(found, expected.probs, atol=2e-3)  # float16 logits there
+    assert call("scripts.export", "--run", str(place.output), "--precision", "int8").is_one_line(
+        "an ensemble", "name one run"
+    )
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_other_precisions_say_what_they_lose(
+    place: Place, call: Any, onnx: None, precision: str
+) -> None:
+    flags = ("--run", str(place.run), "--data_dir", str(place.data))
+    done = call("scripts.export", *flags, "--precision", precision)
+    assert done.status == 0, done.err
+    lines = done.out.splitlines()
+    of_run = src.load_run(place.run, device="cpu", precision="fp32")
+    from src.ensemble.predictions import open_oof
+    from src.metrics.classification import log_loss, softmax
+
+    oof = open_oof(place.run / "oof.npz")
+    loss = log_loss(softmax(np.asarray(oof.logits[0], np.float64)), oof.targets)
+    assert f"beside fp32 on {len(oof.ids)} held-out images" in lines[1]
+    assert float(lines[2].split("fp32 ")[1].split(",")[0]) == pytest.approx(loss, abs=2e-3)
+    assert "accuracy" in lines[3] and "times as fast" in lines[4]
+    path = place.run / f"export.{precision}.onnx"
+    from src.pipelines.deploy.model import open_model
+
+    model, image = open_model(path), sorted((place.data / "test").iterdir())[0]
+    expected = of_run.predict([image]).probs
+    np.testing.assert_allclose(model.predict([image]).probs, expected, atol=0.05)
+    assert len(list(place.run.glob("export*"))) == len(list(place.run.glob("*.onnx"))) == 1

@@ -84,10 +84,10 @@ class TrainedFold:
         images: DecodedImages,
         views: Sequence[str],
         *,
-        out: npt.NDArray[np.float16] | None = None,
+        out: npt.NDArray[np.floating[Any]] | None = None,
         threshold: float | None = None,
-    ) -> npt.NDArray[np.float16]:
-        """Return logits (V, N, K) float16 of the V views.
+    ) -> npt.NDArray[np.floating[Any]]:
+        """Return logits (V, N, K) of the V views, float16 or of the type of ``out``.
 
         Args:
             images: N images.
@@ -124,9 +124,15 @@ class TrainedFold:
             )
         return out
 
-    def as_test_run(self, images: DecodedImages, views: Sequence[str]) -> TestRun:
-        """Return the logits of images as the blend takes them."""
-        logits: Any = self.predict(images, views)
+    def as_test_run(
+        self,
+        images: DecodedImages,
+        views: Sequence[str],
+        dtype: type[np.floating[Any]] | None = None,
+    ) -> TestRun:
+        """Return the logits of images as the blend takes them, float16 unless ``dtype`` says so."""
+        shape = (len(views), len(images), len(self.classes))
+        logits: Any = self.predict(images, views, out=np.zeros(shape, dtype or np.float16))
         logits = PairedLogits(logits) if self.several else logits
         return TestRun(self.run.folder, logits, tuple(views), self.classes)
 

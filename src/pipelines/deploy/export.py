@@ -1,68 +1,31 @@
-"""Export of a finished run as one file: ONNX with its preprocessing inside, or safetensors.
-
-ONNX: ``image`` (1, H, W, 3) uint8 RGB of any size in; out ``probs``, (1, K) of classes or
-(1, 1 or K, H, W) of masks at the image's own size. Resizing (bilinear, antialiased), mean and std
-and the last softmax or sigmoid are part of the graph; classes, threshold and a checksum are its
-metadata.
-"""
+"""Export of a finished run or the whole ensemble as one file: ONNX in fp32, int8, fp16; tensors."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from src.data.decode import decode_image
-from src.files import SEAL, Json, replacing, seal
+from src.files import Json, replacing
 from src.models.convolutions import FOLDING_SIDE, fold_norms
-from src.pipelines.library import ClassifierRun, list_images, load_run
+from src.pipelines.deploy.graph import (
+    Deployed,
+    Export,
+    check_onnx,
+    write_onnx,
+    write_safetensors,
+)
+from src.pipelines.library import ClassifierRun, MaskRun, list_images, load_run
+from src.runs import Run
 from src.script import UserError
 from src.targets import own_file, refuse_file
 from src.tasks.segmentation import background_label
 from src.tool_config import ExportConfig
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-TOLERANCE = 1e-4  # between PyTorch and onnxruntime, of a probability
-MAX_SIDE = 16_384
-
-
-class Deployed(nn.Module):
-    """A network with everything from the pixels of a file to probabilities."""
-
-    def __init__(
-        self, network: nn.Module, size: tuple[int, int], *, masks: bool, several: bool = False
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.size = size
-        self.masks = masks
-        self.several = several  # of the classes an image may have
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return probabilities of ``image`` (1, H, W, 3) uint8 RGB; see the module."""
-        x = image.permute(0, 3, 1, 2).float()
-        logits = self.network(F.interpolate(x, self.size, mode="bilinear", antialias=True))
-        each = self.several or logits.shape[1] == 1
-        probs = logits.sigmoid() if each else logits.softmax(1)
-        if self.masks:
-            size = (image.shape[1], image.shape[2])
-            probs = F.interpolate(probs, size, mode="bilinear")
-        return probs
-
-
-@dataclass(frozen=True)
-class Export:
-    """What is exported and what its file says of itself."""
-
-    module: Deployed
-    about: Json
+NUM_CALIBRATED = 64  # training images that settle the ranges of int8
 
 
 def write_export(config: ExportConfig) -> list[str]:
@@ -75,27 +38,80 @@ def write_export(config: ExportConfig) -> list[str]:
         missing = [name for name in NEEDED if find_spec(name) is None]
         if missing:
             raise UserError(f"--format onnx needs {', '.join(missing)}: pip install them")
-    export = open_export(Path(config.run))
-    default = Path(config.run) / f"export.{config.format}"
+    elif config.precision != "fp32":
+        raise UserError(f"--precision {config.precision} is of --format onnx: leave it out")
+    folder = Path(config.run)
+    run = None if is_ensemble(folder) else load_run(folder, device="cpu", precision="fp32")
+    if run is None and (config.format, config.precision) != ("onnx", "fp32"):
+        raise UserError(f"{folder} is an ensemble: it is exported as ONNX in fp32; name one run")
+    export = open_whole(folder) if run is None else open_export(folder, run)
+    ending = "" if config.precision == "fp32" else f".{config.precision}"
+    default = folder / f"export{ending}.{config.format}"
     path = Path(config.output or default)
     refuse_file(path, ours=path == default)
-    images = example_images(config)
     with own_file(path, ours=path == default), replacing(path) as temporary:
-        if config.format == "onnx":
-            write_onnx(export, temporary)
-            checked = check_onnx(export, temporary, images)
+        if config.format == "safetensors":
+            said = [write_safetensors(export, temporary)]
         else:
-            checked = write_safetensors(export, temporary)
-    return [checked, f"{path} written ({path.stat().st_size / 1e6:.1f} MB)"]
+            write_onnx(export, temporary)
+            said = [check_onnx(export, temporary, example_images(config))]
+            if config.precision != "fp32":
+                assert run is not None
+                said += lower_precision(config, run, temporary)
+    return [*said, f"{path} written ({path.stat().st_size / 1e6:.1f} MB)"]
 
 
-def open_export(folder: Path) -> Export:
+def is_ensemble(folder: Path) -> bool:
+    """Tell whether ``folder`` is an output folder with a blend, not a run's."""
+    return (folder / "weights.json").exists() and not Run(folder).config.exists()
+
+
+def open_whole(folder: Path) -> Export:
+    """Load the ensemble below ``folder`` for export."""
+    from src.pipelines.deploy.ensemble import open_ensemble
+
+    return open_ensemble(folder)
+
+
+def lower_precision(config: ExportConfig, run: ClassifierRun | MaskRun, path: Path) -> list[str]:
+    """Replace the float32 graph at ``path``; return lines about loss and speed beside it.
+
+    Raises:
+        UserError: the images of the run are gone.
+    """
+    from src.pipelines.deploy.model import open_model
+    from src.pipelines.deploy.precision import compare, convert
+    from src.pipelines.deploy.samples import class_samples, mask_samples
+
+    if isinstance(run, MaskRun):
+        samples = mask_samples(run.member, NUM_CALIBRATED, config.num_scored)
+    else:
+        samples = class_samples(run.fold.run, config.data_dir, NUM_CALIBRATED, config.num_scored)
+    plain, lower = (path.with_name(f"{path.name}.{name}.onnx") for name in ("fp32", "lower"))
+    try:
+        path.replace(plain)
+        convert(plain, lower, config.precision, samples.train)
+        said = compare(
+            config.precision, open_model(plain, "cpu"), open_model(lower, "cpu"), samples
+        )
+        lower.replace(path)
+    finally:
+        plain.unlink(missing_ok=True)
+        lower.unlink(missing_ok=True)
+    return said
+
+
+def open_export(folder: Path, run: ClassifierRun | MaskRun | None = None) -> Export:
     """Load a run for export: on the CPU, in float32, norms folded.
+
+    Args:
+        folder: of the run.
+        run: the same, where it is loaded already.
 
     Raises:
         UserError: no such run, or masks that are predicted window by window or at native size.
     """
-    run = load_run(folder, device="cpu", precision="fp32")
+    run = run or load_run(folder, device="cpu", precision="fp32")
     about: Json = {"run": folder.as_posix(), "layout": "image (1, H, W, 3) uint8 RGB"}
     about["resize"] = "bilinear, antialiased, inside the graph"
     if isinstance(run, ClassifierRun):
@@ -133,56 +149,3 @@ def example_images(config: ExportConfig) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     sides = rng.integers(24, 400, (config.num_checked, 2)).tolist()
     return [rng.integers(0, 256, (*side, 3), dtype=np.uint8) for side in sides]
-
-
-def write_onnx(export: Export, path: Path) -> None:
-    """Write the graph with its description as metadata."""
-    side = {n: torch.export.Dim(name, min=2, max=MAX_SIDE) for n, name in
-            ((1, "height"), (2, "width"))}  # fmt: skip
-    example = torch.zeros(1, 61, 97, 3, dtype=torch.uint8)
-    program = torch.onnx.export(
-        export.module, (example,), input_names=["image"], output_names=["probs"], dynamo=True,
-        dynamic_shapes={"image": side}, verbose=False,
-    )  # fmt: skip
-    assert program is not None
-    for key, value in (export.about | {"checksum": SEAL}).items():
-        program.model.metadata_props[key] = json.dumps(value, ensure_ascii=False)
-    program.save(str(path), external_data=False)
-    path.write_bytes(seal(path.read_bytes()))
-
-
-def check_onnx(export: Export, path: Path, images: Sequence[np.ndarray]) -> str:
-    """Compare the graph with PyTorch and return the line that says how far they differ.
-
-    Raises:
-        UserError: further than 1e-4.
-    """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    largest = 0.0
-    for image in images:
-        batch = np.ascontiguousarray(image[None])
-        (found,) = session.run(None, {"image": batch})
-        with torch.inference_mode():
-            expected = export.module(torch.from_numpy(batch)).numpy()
-        largest = max(largest, float(np.abs(found - expected).max()))
-    if not largest <= TOLERANCE:
-        raise UserError(
-            f"onnxruntime and PyTorch differ by {largest:.1e}, more than {TOLERANCE}: nothing was "
-            "written; try other versions of torch, onnxscript and onnxruntime"
-        )
-    version = onnxruntime.__version__
-    return f"onnxruntime {version} agrees with PyTorch on {len(images)} images: {largest:.1e}"
-
-
-def write_safetensors(export: Export, path: Path) -> str:
-    """Write the network's tensors, norms folded, with the description as metadata."""
-    from safetensors.torch import load_file, save_file
-
-    tensors = {k: v.contiguous().clone() for k, v in export.module.network.state_dict().items()}
-    about = export.about | {"resize": "to size, before the network", "norms": "folded"}
-    save_file(tensors, path, {k: json.dumps(v, ensure_ascii=False) for k, v in about.items()})
-    again = load_file(path)
-    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
-    return f"{len(tensors)} tensors read back unchanged"

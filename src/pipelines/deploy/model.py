@@ -174,8 +174,7 @@ def _open_run(folder: Path, device: str) -> ImageModel:
 
     export = open_export(folder)
     runtime = start_runtime(device, "fp32")
-    module, about = export.module.to(runtime.device), export.about
-    module.network = runtime.place(module.network)
+    module, about = runtime.place(export.module), export.about
 
     def probs(image: Array) -> Array:
         batch: Tensor = torch.from_numpy(np.ascontiguousarray(image[None]))

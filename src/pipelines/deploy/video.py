@@ -155,7 +155,8 @@ def newest_frames(read: Read, clock: Clock = time.perf_counter) -> Iterator[Iter
 
     A thread reads meanwhile: a camera's own queue would hand out old frames.
     """
-    changed, waiting = threading.Condition(), []
+    changed = threading.Condition()
+    waiting: list[tuple[Array, float]] = []
     ended, skipped = False, 0
 
     def keep_newest() -> None:
@@ -237,7 +238,7 @@ def write_video(
         path = path.with_suffix(suffix)
         part = path.with_name(f".{path.stem}.part{suffix}")  # the ending chooses the container
         part.unlink(missing_ok=True)
-        writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*codec), rate, tuple(size))
+        writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*codec), rate, tuple(size))
         if writer.isOpened():
             break
     else:
