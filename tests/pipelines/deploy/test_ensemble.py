@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from src.classes import PairedLogits
 from src.ensemble.pool import Blend
 from src.ensemble.test_predictions import EnsemblePredictor, TestRun
-from src.labels import PairedLogits
 from src.metrics.decisions import Decision
 from src.pipelines.deploy import ensemble as module
 
