@@ -87,20 +87,12 @@ def infer(config: InferConfig, output: Output) -> None:
     about: dict[str, object] = {"average_temperature": predictor.temperature}
     about |= {"weights": describe_file(output.weights)["crc32"]}
     about |= {"models": list(used_models(blend))}
-    if weights.labels:
-        with own_file(path, ours=path == output.submission):
-            submit_labels(path, form, ids, weights, predictions)
-        about |= {"submission": hash_file(path)}
-        describe_labels(output.prediction, weights, predictions, len(ids), about)
-    else:
-        shift = find_shift(predictions, weights)
-        corrected = config.prior_correction == "on" and shift.significant
-        with own_file(path, ours=path == output.submission):
-            submit(path, form, ids, weights, predictions, shift if corrected else None)
-        about |= {"submission": hash_file(path)}
-        describe(
-            output.prediction, weights, predictions, shift, ids, about, corrected=corrected
-        )  # fmt: skip
+    shift = None if weights.labels else find_shift(predictions, weights)
+    corrected = shift is not None and shift.significant and config.prior_correction == "on"
+    with own_file(path, ours=path == output.submission):
+        submit(path, form, ids, weights, predictions, shift if corrected else None)
+    about |= {"submission": hash_file(path)}
+    describe(output.prediction, weights, predictions, shift, ids, about, corrected=corrected)
     print(f"\n{path}: {len(ids)} rows × {form}, read back and sound ({about['submission']})")
 
 
@@ -190,85 +182,52 @@ def describe(
     prediction: Path,
     weights: Weights,
     predictions: BlendedPredictions,
-    shift: Shift,
+    shift: Shift | None,
     ids: list[str],
     about: dict[str, object],
     *,
     corrected: bool,
 ) -> None:
-    """Write the expected score and ``about`` to ``prediction``; print it, and the certainty."""
-    from src.ensemble import calibration, report
-    from src.ensemble.calibration import correct
-    from src.ensemble.contest import Score, forecast_score
+    """Write the expected score and ``about`` to ``prediction``; print it, and the certainty.
 
-    tally = calibration.TestTally.empty()
-    for log_probs in predictions.blocks():
-        posterior = correct(log_probs, shift) if shift.significant else log_probs
-        tally.add(posterior if corrected else log_probs, posterior)
-    expected = asdict(calibration.expected_loss(weights.summary, tally, predictions.averaging))
-    forecast = {"oof_log_loss": weights.summary.loss, "test_log_loss": expected}
-    forecast |= about
-    counted = weights.counted
-    if counted:
-        score = Score(counted.score, counted.low, counted.high)
-        score = forecast_score(
-            score, counted.num_rows, len(ids), design_effect=weights.summary.design_effect
-        )
-        forecast |= {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
-    write_json(prediction, forecast)
-    print(f"\n{report.test_bins_table(tally.bins)}\n")
-    print(f"{report.agreement_table(predictions)}\n")
-    print(f"{report.least_certain_table(predictions, ids, weights.classes)}\n")
-    print("\n".join(report.shift_lines(shift, weights.classes, corrected=corrected)))
-    lines = report.score_lines(weights.summary, predictions, tally)
-    if counted and counted.metric == "accuracy":
-        del lines[-1]  # one forecast of it is enough
-    print("\n" + "\n".join(lines))
-    if counted:
-        print(report.counted_lines(counted, score))
-
-
-def submit_labels(
-    path: Path, form: Form, ids: list[str], weights: Weights, predictions: BlendedPredictions
-) -> None:
-    """Write the submission of several labels an image, and prove it by reading it back."""
-    from src.ensemble.label_forms import write_labels
-
-    assert weights.counted is not None
-    write_labels(path, form, ids, predictions.log_probs, weights.counted.decision)
-
-
-def describe_labels(
-    prediction: Path,
-    weights: Weights,
-    predictions: BlendedPredictions,
-    num_test: int,
-    about: dict[str, object],
-) -> None:
-    """Write the expected score of several labels an image and ``about``; print label frequencies.
-
-    The log losses are of images × labels, before each label's own calibration.
+    Where an image may have several labels, the log losses are of images × labels, before each
+    label's own calibration.
     """
     from src.ensemble import calibration, report
     from src.ensemble.contest import Score, forecast_score
-    from src.metrics.contest import find_metric
 
-    counted = weights.counted
-    assert counted is not None
-    better = find_metric(counted.metric, weights.labels, several=True).greater_is_better
-    score = forecast_score(
-        Score(counted.score, counted.low, counted.high), counted.num_rows, num_test,
-        greater_is_better=better,
-    )  # fmt: skip
     tally = calibration.TestTally.empty()
     for log_probs in predictions.blocks():
-        tally.add(log_probs, log_probs)
-    expected = asdict(calibration.expected_loss(weights.summary, tally, predictions.averaging))
-    forecast = {"oof_log_loss": weights.summary.loss, "test_log_loss": expected} | about
-    forecast |= {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
+        moved = shift if shift is not None and shift.significant else None
+        posterior = log_probs if moved is None else calibration.correct(log_probs, moved)
+        tally.add(posterior if corrected else log_probs, posterior)
+    summary, counted = weights.summary, weights.counted
+    expected = asdict(calibration.expected_loss(summary, tally, predictions.averaging))
+    forecast = {"oof_log_loss": summary.loss, "test_log_loss": expected} | about
+    if counted:
+        score = forecast_score(
+            Score(counted.score, counted.low, counted.high),
+            counted.num_rows,
+            len(ids),
+            greater_is_better=counted.metric != "log_loss",
+            design_effect=1.0 if weights.labels else summary.design_effect,
+        )
+        forecast |= {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
     write_json(prediction, forecast)
-    print(f"\n{report.labels_table(predictions.log_probs, counted.decision, weights.labels)}\n")
-    print(report.counted_lines(counted, score))
+    if shift is None:
+        assert counted is not None
+        print(f"\n{report.labels_table(predictions.log_probs, counted.decision, weights.labels)}\n")
+    else:
+        print(f"\n{report.test_bins_table(tally.bins)}\n")
+        print(f"{report.agreement_table(predictions)}\n")
+        print(f"{report.least_certain_table(predictions, ids, weights.classes)}\n")
+        print("\n".join(report.shift_lines(shift, weights.classes, corrected=corrected)))
+        lines = report.score_lines(summary, predictions, tally)
+        if counted and counted.metric == "accuracy":
+            del lines[-1]  # one forecast of it is enough
+        print("\n" + "\n".join(lines))
+    if counted:
+        print(report.counted_lines(counted, score))
 
 
 def submit(
@@ -282,9 +241,13 @@ def submit(
     """Write the submission and prove it by reading it back."""
     from src.ensemble.calibration import correct
     from src.ensemble.forms import write_form
+    from src.ensemble.label_forms import write_labels
     from src.metrics.decisions import Decision
 
     decision = weights.counted.decision if weights.counted else Decision("none")
+    if weights.labels:
+        write_labels(path, form, ids, predictions.log_probs, decision)
+        return
     if decision.rule == "prior" and shift is not None:
         print("note: the decision divides by class frequencies, so the correction is left out")
         shift = None

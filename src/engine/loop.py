@@ -185,7 +185,7 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
         desc=label, leave=False, total=steps_per_epoch, initial=first, **bar_options(runtime)
     ) as bar:
         for host_batch in job.pause.between(loader):
-            lr = rate_at(state.step, steps_per_epoch, epochs, config)
+            lr = learning_rate(state.step, config, steps_per_epoch, epochs)
             set_lr(parts.optimizer, lr)
             batch = runtime.upload(host_batch)
             whole = len(batch["image"]) >= config.batch_size // runtime.num_processes
@@ -233,29 +233,13 @@ def accumulator(value: float | Tensor, runtime: Runtime) -> Tensor:
     return torch.as_tensor(value, dtype=dtype, device=runtime.device)
 
 
-def rate_at(step: int, steps_per_epoch: int, epochs: int, config: EngineConfig) -> float:
-    """Return the learning rate of ``step``."""
-    return learning_rate(
-        step,
-        schedule=config.schedule,
-        lr=config.lr,
-        lr_min=config.lr_min,
-        steps_per_epoch=steps_per_epoch,
-        epochs=epochs,
-        warmup_epochs=config.warmup_epochs,
-        restart_epochs=config.restart_epochs,
-        restart_mult=config.restart_mult,
-        poly_power=config.poly_power,
-    )
-
-
 def close_epoch(parts: Parts, job: Job) -> dict[str, float]:
     """Validate if it is time, keep the best weights, write the metrics, begin the next epoch."""
     state, config = parts.state, job.config
     epoch, epochs = state.epoch + 1, job.epochs(state)
     last = epoch == epochs
     row: dict[str, float] = {"epoch": epoch, "step": state.step}
-    row["lr"] = rate_at(state.step - 1, len(job.train_loader), epochs, config)
+    row["lr"] = learning_rate(state.step - 1, config, len(job.train_loader), epochs)
     row |= {f"train_{k}": float(v) / max(1, state.rows) for k, v in state.sums.items()}
     if job.valid_loader is not None and (last or epoch % config.valid_every == 0):
         row = job.runtime.from_main(row | validate(parts, job))

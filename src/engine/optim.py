@@ -8,6 +8,7 @@ import torch
 from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
+from src.config import EngineConfig
 from src.script import UserError
 
 # Above this AdamW destroys pretrained features; every published recipe stays an order below.
@@ -92,33 +93,24 @@ def warm_restarts(epoch: float, lr: float, lr_min: float, first: int, mult: int)
     return lr_min + 0.5 * (lr - lr_min) * (1 + math.cos(math.pi * (epoch - start) / cycle))
 
 
-def learning_rate(
-    step: int,
-    *,
-    schedule: str,
-    lr: float,
-    lr_min: float,
-    steps_per_epoch: int,
-    epochs: int,
-    warmup_epochs: float,
-    restart_epochs: int,
-    restart_mult: int,
-    poly_power: float,
-) -> float:
-    """Return the rate of optimizer step ``step`` (from 0).
+def learning_rate(step: int, config: EngineConfig, steps_per_epoch: int, epochs: int) -> float:
+    """Return the rate of optimizer step ``step`` (from 0) of a run of ``epochs``.
 
     ``cosine`` and ``poly`` rise linearly over the warm-up and reach ``lr_min`` at the last step.
     """
-    if schedule == "warm_restarts":
-        return warm_restarts(step / steps_per_epoch, lr, lr_min, restart_epochs, restart_mult)
+    lr, lr_min = config.lr, config.lr_min
+    if config.schedule == "warm_restarts":
+        epoch = step / steps_per_epoch
+        return warm_restarts(epoch, lr, lr_min, config.restart_epochs, config.restart_mult)
     total = epochs * steps_per_epoch
-    warmup = min(round(warmup_epochs * steps_per_epoch), total - 1)
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
     if step < warmup:
         return lr_min + (lr - lr_min) * (step + 1) / (warmup + 1)
     done = (step - warmup) / max(1, total - 1 - warmup)
-    fall = (
-        0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else (1 - done) ** poly_power
-    )
+    if config.schedule == "cosine":
+        fall = 0.5 * (1 + math.cos(math.pi * done))
+    else:
+        fall = (1 - done) ** config.poly_power
     return lr_min + (lr - lr_min) * fall
 
 

@@ -25,7 +25,9 @@ from src.metrics.decisions import Decision
 from src.table import format_table
 
 
-def scores_table(scores: Mapping[str, Mapping[str, float]], adopted: str) -> str:
+def scores_table(
+    scores: Mapping[str, Mapping[str, float]], adopted: str, metric: str = "log loss (nats)"
+) -> str:
     """Return the methods side by side; an arrow marks what ``weights.json`` holds."""
     rows = [
         [
@@ -36,7 +38,7 @@ def scores_table(scores: Mapping[str, Mapping[str, float]], adopted: str) -> str
         ]
         for name, score in scores.items()
     ]
-    return format_table(["  log loss (nats)", "fitted", "nested", "95 % interval"], rows)
+    return format_table([f"  {metric}", "fitted", "nested", "95 % interval"], rows)
 
 
 def candidates_table(
@@ -49,26 +51,13 @@ def candidates_table(
     metric, targets = board.metric, board.targets
     searched = sorted(candidates[NUM_PLAIN:], key=lambda one: metric.loss(one.submitted, targets))
     best = [one for one in searched if one is searched[0] or one is adopted]
-    shown = [
-        (one, score_of(metric, one.submitted, targets)) for one in [*candidates[:NUM_PLAIN], *best]
-    ]
-    rows = [
-        [
-            f"{'→' if one is adopted else ' '} {one.name}",
-            one.fitted,
-            score.value,
-            f"[{score.low:.5f}, {score.high:.5f}]",
-        ]
-        for one, score in shown
-    ]
-    scores = {
-        one.name: {
+    scores = {}
+    for one in [*candidates[:NUM_PLAIN], *best]:
+        score = score_of(metric, one.submitted, targets)
+        scores[one.name] = {
             "fitted": one.fitted, "nested": score.value, "low": score.low, "high": score.high
-        }
-        for one, score in shown
-    }  # fmt: skip
-    header = [f"  {metric.name} ({len(candidates)} tried)", "fitted", "nested"]
-    return format_table([*header, "95 % interval"], rows), scores
+        }  # fmt: skip
+    return scores_table(scores, adopted.name, f"{metric.name} ({len(candidates)} tried)"), scores
 
 
 def contributions_table(rows: Sequence[Sequence[object]]) -> str:

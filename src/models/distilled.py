@@ -7,8 +7,6 @@ checkpoint keeps them and a resumed run divides by the same numbers.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -113,8 +111,3 @@ def build_student(
         channels.append(show_features(net.eval(), image)[1].shape[1])
         net.train(was_training)
     return Student(network, nn.Conv2d(channels[0], channels[1], 1), num_terms)
-
-
-def inner_network(model: nn.Module) -> Any:
-    """Return the network that predicts: a student's own without its projector, else the model."""
-    return model.network if isinstance(model, Student) else model

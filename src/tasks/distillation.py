@@ -162,8 +162,3 @@ def _write(buffer: Tensor, values: Mapping[str, Tensor]) -> None:
     """Put scalars into the places of their terms."""
     for name, value in values.items():
         buffer[NAMES.index(name)] = value
-
-
-def inner_task(task: object) -> Any:
-    """Return the task that a distillation contains, else the task itself."""
-    return getattr(task, "inner", task)  # wrappers pass the attribute on

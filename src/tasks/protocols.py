@@ -75,6 +75,16 @@ class Task(Predictor, Protocol):
         ...
 
 
+def inner_task(task: object) -> Any:
+    """Return the task that a distillation contains, else the task itself."""
+    return getattr(task, "inner", task)  # wrappers pass the attribute on
+
+
+def inner_network(model: nn.Module) -> Any:
+    """Return the network that predicts: the one that a student wraps, else the model itself."""
+    return getattr(model, "network", model)
+
+
 class BatchSampler(Protocol):
     """Rows of every batch, from any epoch and step on."""
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from src.config import EngineConfig
 from src.engine.optim import (
     averaging_decay,
     build_optimizer,
@@ -21,10 +22,10 @@ from src.engine.optim import (
 )
 from src.script import UserError
 
-PLAIN: dict[str, Any] = {
-    "lr": 1e-2, "lr_min": 1e-6, "steps_per_epoch": 5, "epochs": 4, "warmup_epochs": 1.0,
-    "restart_epochs": 10, "restart_mult": 2, "poly_power": 1.0,
-}  # fmt: skip
+
+def rate(step: int, schedule: Any) -> float:
+    config = EngineConfig(schedule=schedule, lr=1e-2, lr_min=1e-6, warmup_epochs=1.0)
+    return learning_rate(step, config, steps_per_epoch=5, epochs=4)
 
 
 @pytest.mark.parametrize("mult", [1, 2, 3])
@@ -42,14 +43,14 @@ def test_restarts_equal_torch(mult: int) -> None:
 
 
 def test_cosine_by_hand() -> None:
-    rates = [learning_rate(step, schedule="cosine", **PLAIN) for step in range(20)]
+    rates = [rate(step, "cosine") for step in range(20)]
     assert rates[:5] == pytest.approx([1e-6 + (1e-2 - 1e-6) * i / 6 for i in range(1, 6)])
     assert rates[5] == pytest.approx(1e-2) and rates[19] == pytest.approx(1e-6)
     assert rates[12] == pytest.approx(1e-6 + (1e-2 - 1e-6) * 0.5 * (1 + math.cos(math.pi / 2)))
 
 
 def test_poly_is_a_straight_line_to_the_floor() -> None:
-    rates = [learning_rate(step, schedule="poly", **PLAIN) for step in range(5, 20)]
+    rates = [rate(step, "poly") for step in range(5, 20)]
     falls = [a - b for a, b in itertools.pairwise(rates)]
     assert falls == pytest.approx([falls[0]] * 14) and rates[-1] == pytest.approx(1e-6)
 

@@ -46,7 +46,6 @@ from src.mask_config import DistillConfig
 from src.metrics.contest import find_metric
 from src.models.classifier import build_classifier
 from src.models.convolutions import fold_norms
-from src.models.distilled import inner_network
 from src.models.pretrained import check_timm_id, find_data_config, find_weights
 from src.pipelines.classification.infer import predict_named_views
 from src.pipelines.classification.prepare import find_aliases
@@ -55,8 +54,7 @@ from src.pipelines.run_folder import finish_run, take_up, write_config
 from src.runs import Done, Output, Run
 from src.script import UserError
 from src.tasks.classification import Classification, MultiLabel
-from src.tasks.distillation import inner_task
-from src.tasks.protocols import Batch, Task
+from src.tasks.protocols import Batch, Task, inner_network, inner_task
 from src.views import view_names
 
 Config = FoldConfig | DistillConfig

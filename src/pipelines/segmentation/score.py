@@ -360,10 +360,7 @@ def running_means(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
 
 def mean_probs(outputs: Sequence[Tensor]) -> Tensor:
     """Average the probabilities of views, each turned back already: (B, 1 or K, H, W)."""
-    total = to_probs(outputs[0])
-    for logits in outputs[1:]:
-        total = total.add_(to_probs(logits))
-    return total if len(outputs) == 1 else total.div_(len(outputs))
+    return sum(map(to_probs, outputs[1:]), to_probs(outputs[0])) / len(outputs)
 
 
 def fit_size(probs: Tensor, size: tuple[int, int]) -> Tensor:

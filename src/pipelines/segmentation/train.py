@@ -46,14 +46,12 @@ from src.engine.weights import load_weights, save_weights
 from src.files import Json
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import SegmentationConfig
-from src.models.distilled import inner_network
 from src.models.pretrained import SUFFIXES, find_weights
 from src.pipelines.run_folder import finish_run, fold_of, parse_size, take_up, write_config
 from src.pipelines.segmentation.score import HeldOut, score_held_out
 from src.runs import Done, Output, Run
 from src.script import UserError
-from src.tasks.distillation import inner_task
-from src.tasks.protocols import Task
+from src.tasks.protocols import Task, inner_network, inner_task
 from src.tasks.segmentation import Segmentation
 
 
