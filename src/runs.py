@@ -9,12 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, cast
 
-from src.files import FileMark, Json, hold, read_json, refuse_shape, sweep
-from src.script import process_rank
+from src.files import (
+    FileMark,
+    Json,
+    hold,
+    is_sound,
+    patiently,
+    read_json,
+    read_small,
+    refuse_shape,
+    sweep,
+)
+from src.script import UserError, process_rank
 
 AFRESH = "delete its folder and train this fold again"
 REMAKE = "delete it and run its training command again, which makes it again"
 GO_ON = "run its training command again"
+MAX_CONFIG_BYTES = 1 << 24
+CONFIG_PARTS = ("options", "resolved", "runtime")
+REPAIR_CONFIG = "run its training command again, which writes it anew"
 REPAIR = "run its training command again, which makes it again"
 
 
@@ -179,6 +192,30 @@ def read_done(run: Run) -> Done:
     kinds = {key: kind for key, kind in DONE.items() if key in done or key == "config_hash"}
     refuse_shape(run.finished, done, kinds, REMAKE)
     return cast(Done, done)
+
+
+def read_config(run: Run) -> Json:
+    """Read a run's ``config.yaml``.
+
+    Raises:
+        UserError: no run, or damaged.
+    """
+    import yaml
+
+    try:
+        data = patiently(lambda: read_small(run.config, MAX_CONFIG_BYTES))
+        content = yaml.safe_load(data.decode("utf-8"))
+        if not all(isinstance(content[part], dict) for part in CONFIG_PARTS):
+            raise TypeError
+        if not is_sound(data):
+            raise ValueError
+    except FileNotFoundError:
+        raise UserError(
+            f"{run.folder} is no run: it has no {run.config.name}; restore it, or delete the folder"
+        ) from None
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{run.config}: damaged; {REPAIR_CONFIG}") from None
+    return content
 
 
 def training_mark(done: Done) -> str:

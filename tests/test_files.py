@@ -10,8 +10,7 @@ import torch
 
 from src.engine.weights import load_weights, save_weights
 from src.files import SEAL, is_sound, read_json, seal, write_json
-from src.pipelines.run_folder import read_config
-from src.runs import Run
+from src.runs import Run, read_config
 from src.script import UserError
 
 CONTENT = {"weight": 0.25, "names": ["a", "고양이"]}

@@ -28,7 +28,7 @@ STANDARD_ONLY = {
     "option": set(),
     "page": set(),
     "reader": {"yaml"},
-    "runs": set(),
+    "runs": {"yaml"},
     "script": set(),
     "spec": set(),
     "targets": set(),

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from scripts.cluster import ClusterConfig
 from src.config import BlendConfig, EngineConfig, FoldConfig, InferConfig
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig, MicroConfig
 from src.option import GROUPS, Options, defaults, option
+from src.pipelines.grid import GridConfig
 from src.reader import build_parser, field_types, fill, parse, read_yaml
 from src.script import UserError
-from src.tool_config import CheckConfig, ExportConfig, PredictConfig, ReportConfig
+from src.tool_config import CheckConfig, ExportConfig, PlanConfig, PredictConfig, ReportConfig
 
 CONFIGS: dict[str, Any] = {
     "train_fold": FoldConfig,
@@ -31,6 +33,9 @@ CONFIGS: dict[str, Any] = {
     "scripts.check_data": CheckConfig,
     "scripts.predict": PredictConfig,
     "scripts.export": ExportConfig,
+    "scripts.plan": PlanConfig,
+    "scripts.overnight": GridConfig,
+    "scripts.cluster": ClusterConfig,
 }
 ABSURD = ("-1", "-0.5", "1e9", "-1e9", "inf", "-1e400", "nan", "²", "1" * 5000, "0x10", "1_0", "")
 ABSURD_TEXT = ("a\0b", "../\udcff", "9" * 5000)

@@ -24,9 +24,8 @@ from src.ensemble.weights import read_weights
 from src.files import patiently, read_json
 from src.metrics.counts import load_counts
 from src.models.pretrained import read_state
-from src.pipelines.run_folder import read_config
 from src.reader import read_yaml
-from src.runs import Run
+from src.runs import Run, read_config
 
 READERS = {
     "a.csv": read_csv,

@@ -7,6 +7,9 @@ an EfficientNet slower), so it is measured, once, before the first step of a run
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +25,7 @@ from src.engine.runtime import (
     seed_step,
 )
 from src.files import Json, read_json, refuse_shape, write_json
-from src.runs import REMAKE, Run
+from src.runs import REMAKE, Run, read_config
 from src.script import UserError
 from src.tasks.protocols import BatchLoader, Task
 
@@ -162,13 +165,15 @@ def settle_runtime(
     runtime: Runtime,
     run: Run,
     config: EngineConfig,
+    identity: str = "",
 ) -> Runtime:
     """Return the runtime of this run: the one it began with, or the fastest measured now.
 
     What was chosen is written to ``runtime.json`` before the first step, so that a resumed run
     computes as it began; further folds of a model take over what its first one measured.
+    ``identity`` of :func:`src.engine.weights.run_identity` tells a record of another run.
     """
-    chosen = runtime.from_main(recorded_choice(run, runtime, config))
+    chosen = runtime.from_main(recorded_choice(run, runtime, config, identity))
     if chosen is None:
         seconds: dict[str, float] = {}
         # a card's defaults won every trial so far, and a trial takes 7 to 23 s (docs/hardware.md)
@@ -184,7 +189,7 @@ def settle_runtime(
             "seconds": seconds,
         }
     if runtime.is_main:
-        write_json(run.tuned, chosen)
+        write_json(run.tuned, chosen | {"run": identity})
     return runtime.with_choice(
         chosen["precision"], chosen["channels_last"], chosen.get("compiled", False)
     )
@@ -193,23 +198,19 @@ def settle_runtime(
 CHOICE = {"precision": str, "channels_last": bool}
 
 
-def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> Json | None:
+def recorded_choice(
+    run: Run, runtime: Runtime, config: EngineConfig, identity: str = ""
+) -> Json | None:
     """Return this run's choice, else that of another fold on such a device, else None.
 
     A choice made on another kind of device or card is none (a run may go on on another card, if
     that has the precision), and an option that is set goes before any choice.
     """
-    paths = [run.tuned] if run.tuned.exists() else []
-    if config.autotune == "on" and config.precision == config.channels_last == "auto":
-        others = sorted(run.folder.parent.glob(f"fold*/{run.tuned.name}"))
-        paths += [path for path in others if path != run.tuned]
     here = runtime.describe_device()
-    for path in paths:
-        chosen = read_json(path, REMAKE)
-        refuse_shape(path, chosen, CHOICE, REMAKE)
+    for path, chosen in _records(run, runtime, config, identity):
         if chosen["precision"] not in ("fp32", "bf16", "fp16"):
             raise UserError(f"{path}: damaged (precision {chosen['precision']!r}); {REMAKE}")
-        own = path == run.tuned and chosen.get("device") == here["device"]
+        own = path.parent == run.folder and chosen.get("device") == here["device"]
         if not own and any(chosen.get(key) != value for key, value in here.items()):
             continue
         if config.precision != "auto":
@@ -223,3 +224,34 @@ def recorded_choice(run: Run, runtime: Runtime, config: EngineConfig) -> Json | 
             chosen["compiled"] = config.compile == "on"
         return chosen
     return None
+
+
+def _records(
+    run: Run, runtime: Runtime, config: EngineConfig, identity: str
+) -> Iterator[tuple[Path, Json]]:
+    """Yield what is on record: this run's ``runtime.json``, its ``config.yaml``, other folds'."""
+
+    def read(path: Path) -> Json:
+        record = read_json(path, REMAKE)
+        refuse_shape(path, record, CHOICE, REMAKE)
+        return record
+
+    def is_ours(record: Json) -> bool:  # earlier versions named no run
+        return config.accept_changes or record.get("run", identity) in ("", identity)
+
+    if run.tuned.exists():
+        record = read(run.tuned)
+        if is_ours(record):
+            yield run.tuned, record
+        else:
+            say(runtime, f"note: {run.tuned}: of another run, and so not used")
+    record = {}
+    with suppress(UserError):  # none yet, or damaged: it is written anew
+        record = read_config(run)["runtime"]
+        refuse_shape(run.config, record, CHOICE, "")
+    if "run" in record and is_ours(record):
+        yield run.config, record
+    if config.autotune == "on" and config.precision == config.channels_last == "auto":
+        for path in sorted(run.folder.parent.glob(f"fold*/{run.tuned.name}")):
+            if path != run.tuned:
+                yield path, read(path)

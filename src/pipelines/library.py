@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from src.config import FoldConfig, InferConfig
 from src.files import describe_file
 from src.pipelines.resume_from import bring_folds, bring_run
-from src.pipelines.run_folder import finished, fold_of, read_config
-from src.runs import Output, Run
+from src.pipelines.run_folder import finished, fold_of
+from src.runs import Output, Run, read_config
 from src.script import UserError, is_launched
 from src.views import view_names
 

@@ -14,9 +14,9 @@ from src.files import Json, write_text
 from src.page import Html, line_plot, note, page, plots, table
 from src.pipelines.classification import panels
 from src.pipelines.classification.panels import as_number
-from src.pipelines.run_folder import read_config, read_table
+from src.pipelines.run_folder import read_table
 from src.pipelines.segmentation.panels import mask_panels
-from src.runs import Done, Output, Run, read_done
+from src.runs import Done, Output, Run, read_config, read_done
 from src.script import UserError
 from src.tool_config import ReportConfig
 

@@ -19,14 +19,12 @@ from src.files import (
     atomic_write,
     check_held,
     describe_file,
-    is_sound,
     patiently,
-    read_small,
     seal,
     write_json,
 )
 from src.mask_config import LaneConfig, SegmentationConfig
-from src.runs import REPAIR, Done, Output, Run, read_done
+from src.runs import REPAIR, Done, Output, Run, read_config, read_done
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
 
 SCENES = "road_scenes"
 SIDE = 384
-MAX_CONFIG_BYTES = 1 << 24
-CONFIG_PARTS = ("options", "resolved", "runtime")
-REPAIR_CONFIG = "run its training command again, which writes it anew"
 # layouts of any classes, of which a lane run sees two
 TWO_CLASSES = ("folders", "coco", "labelme", "labelstudio")
 
@@ -204,31 +199,9 @@ def take_up(run: Run) -> Done | None:
     return None
 
 
-def read_config(run: Run) -> Json:
-    """Read a run's ``config.yaml``.
-
-    Raises:
-        UserError: no run, or damaged.
-    """
-    import yaml
-
-    try:
-        data = patiently(lambda: read_small(run.config, MAX_CONFIG_BYTES))
-        content = yaml.safe_load(data.decode("utf-8"))
-        if not all(isinstance(content[part], dict) for part in CONFIG_PARTS):
-            raise TypeError
-        if not is_sound(data):
-            raise ValueError
-    except FileNotFoundError:
-        raise UserError(
-            f"{run.folder} is no run: it has no {run.config.name}; restore it, or delete the folder"
-        ) from None
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{run.config}: damaged; {REPAIR_CONFIG}") from None
-    return content
-
-
-def write_config(run: Run, config: EngineConfig, resolved: Json, runtime: Runtime) -> None:
+def write_config(
+    run: Run, config: EngineConfig, resolved: Json, runtime: Runtime, identity: str
+) -> None:
     """Write ``config.yaml``: the options, what they came to, versions, commit and device.
 
     Raises:
@@ -254,6 +227,8 @@ def write_config(run: Run, config: EngineConfig, resolved: Json, runtime: Runtim
         **runtime.describe_device(),
         "precision": runtime.precision,
         "channels_last": runtime.channels_last,
+        "compiled": runtime.compiled,
+        "run": identity,
         "processes": runtime.num_processes,
     }
     content["versions"] = versions()

@@ -12,8 +12,9 @@ import torch
 from src.config import EngineConfig
 from src.engine import autotune as room
 from src.engine.runtime import start_runtime
-from src.files import read_json
+from src.files import read_json, write_json
 from src.losses.classification import build_loss
+from src.pipelines.run_folder import write_config
 from src.runs import Run
 from src.tasks.classification import Classification
 from tests.engine.conftest import CLASSES, TinyLoader, TinyNet
@@ -52,11 +53,39 @@ def test_the_record_decides_on_resume_and_for_other_folds(tmp_path: Path) -> Non
             TinyNet(), None, None, start_runtime("cpu"), run, EngineConfig()
         )
         assert (runtime.precision, runtime.channels_last) == ("bf16", False)
-        assert read_json(run.tuned) == chosen
+        assert read_json(run.tuned) == chosen | {"run": ""}
     asked = EngineConfig(precision="fp32", autotune="off")
     runtime = start_runtime("cpu", "fp32")
     other = Run(tmp_path / "m" / "fold2")
     assert room.settle_runtime(TinyNet(), None, None, runtime, other, asked).precision == "fp32"
+
+
+def test_a_record_of_another_run_is_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is the lost one missed: config.yaml says what the run began with."""
+    run, config = Run(tmp_path / "m" / "fold0"), EngineConfig(autotune="off")
+    run.folder.mkdir(parents=True)
+    began = start_runtime("cpu").with_choice("bf16", channels_last=False)
+    write_config(run, config, {"split_hash": "x"}, began, "mine")
+
+    def settle(config: EngineConfig = config) -> tuple[str, bool]:
+        found = room.settle_runtime(
+            TinyNet(), None, None, start_runtime("cpu"), run, config, "mine"
+        )
+        return found.precision, found.channels_last
+
+    assert settle() == ("bf16", False), "runtime.json is lost"
+    assert read_json(run.tuned)["run"] == "mine" and settle() == ("bf16", False)
+    other = {"device": "cpu", "precision": "fp32", "channels_last": True, "seconds": {}}
+    write_json(run.tuned, other | {"run": "other"})
+    assert settle() == ("bf16", False)
+    assert "runtime.json: of another run" in capsys.readouterr().out
+    write_json(run.tuned, other | {"run": "before"})
+    assert settle(EngineConfig(autotune="off", accept_changes=True)) == ("fp32", True)
+    run.tuned.unlink()
+    write_config(run, config, {"split_hash": "x"}, began, "other")
+    assert settle() == ("fp32", True), "both are lost: the default"
 
 
 def test_an_option_or_another_device_goes_before_the_record(tmp_path: Path) -> None:

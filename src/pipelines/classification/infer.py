@@ -28,8 +28,8 @@ from src.ensemble.weights import Weights
 from src.files import atomic_array, refuse_shape
 from src.models.classifier import build_classifier
 from src.models.convolutions import fold_norms
-from src.pipelines.run_folder import read_config, refuse_lost
-from src.runs import REPAIR, Output, Run, read_done, training_mark
+from src.pipelines.run_folder import refuse_lost
+from src.runs import REPAIR, Output, Run, read_config, read_done, training_mark
 from src.script import UserError
 from src.tasks.classification import Classification
 from src.tasks.protocols import Task

@@ -19,9 +19,8 @@ from src.files import patiently, read_json, read_small, write_text
 from src.models.pretrained import check_timm_id
 from src.pipelines.classification.plan import RECIPES
 from src.pipelines.classification.survey import Candidate
-from src.pipelines.run_folder import read_config
 from src.reader import fill, read_rows
-from src.runs import Output, Run, safe_name
+from src.runs import Output, Run, read_config, safe_name
 from src.script import UserError
 
 HISTORY = ("minutes", "models", "nested_oof_log_loss", "forecast_test_log_loss")

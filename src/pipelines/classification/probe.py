@@ -78,7 +78,8 @@ def train_probes(
     task = choose_task(config, data)
     for fold in waiting:
         with runs[fold].hold():
-            write_config(runs[fold], config, about | {"fold": str(fold)}, runtime)
+            identity = run_identity(config, runs[fold], folds.folds_hash)
+            write_config(runs[fold], config, about | {"fold": str(fold)}, runtime, identity)
             score = fit_fold(config, runs[fold], data, fold, model, task, features, place)
             done: Done = {"config_hash": config_hash(config), "epochs": 0}
             done |= {"config": learned_options(config), "split_hash": folds.folds_hash}

@@ -232,19 +232,19 @@ def train_classes(
 
     valid = None if fold is None else in_turn(data.folds.valid_rows(fold))
     tune_for_cpu(model, runtime.device)
-    runtime = settle_runtime(model, task, train, runtime, run, config)
+    identity = run_identity(config, run, data.folds.folds_hash)
+    runtime = settle_runtime(model, task, train, runtime, run, config, identity)
     resolved = {**about, "image_size": side, "classes": list(data.classes)}
     resolved |= {"aliases": [names for names in data.aliases.members() if len(names) > 1]}
     resolved |= {"split_hash": data.folds.folds_hash, "fold": _label(fold)}
     kept = runtime.from_main(take_up(run) if runtime.is_main else None)
-    write_config(run, config, resolved, runtime)
+    write_config(run, config, resolved, runtime, identity)
     what = "labels" if data.index.several else "classes"
     size = f"{side} px, {len(rows)} images, {len(data.classes)} {what}"
     say(runtime, f"{run.folder}: {about['timm_id']} at {size}")
     started = time.monotonic()
     network: Any = inner_network(model)  # a student is wrapped
     probe = probe and network.pretrained_share > 0
-    identity = run_identity(config, run, data.folds.folds_hash)
     if probe and not run.has_state and kept is None:
         fit_head(network, in_turn(pick_rows(rows, config.seed)), len(data.classes), runtime)
         if runtime.is_main and (fold is not None or not config.epochs):

@@ -26,10 +26,10 @@ from src.files import Json, read_arrays
 from src.metrics.thresholds import Choice, SweepCounts, choose_views
 from src.models.convolutions import FOLDING_SIDE, fold_norms
 from src.models.pretrained import read_state
-from src.pipelines.run_folder import data_label, parse_size, read_config, refuse_lost
+from src.pipelines.run_folder import data_label, parse_size, refuse_lost
 from src.pipelines.segmentation.score import fit_size, mean_probs
 from src.pipelines.segmentation.train import build_network
-from src.runs import REPAIR, Done, Run, read_done
+from src.runs import REPAIR, Done, Run, read_config, read_done
 from src.script import UserError
 from src.tasks.segmentation import Segmentation
 from src.views import first_views

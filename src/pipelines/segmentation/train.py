@@ -42,7 +42,7 @@ from src.engine.log import say
 from src.engine.loop import fit
 from src.engine.predict import default_batch_size, renew_norms
 from src.engine.runtime import Runtime
-from src.engine.weights import load_weights, save_weights
+from src.engine.weights import load_weights, run_identity, save_weights
 from src.files import Json
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import SegmentationConfig
@@ -225,13 +225,14 @@ def train_masks(
     train, valid = (build(config, data, runtime, output) for build in (train_loader, valid_loader))
     assert train is not None
     tune_for_cpu(model, runtime.device)
-    runtime = settle_runtime(model, task, train, runtime, run, config)
+    identity = run_identity(config, run, data.split.hash)
+    runtime = settle_runtime(model, task, train, runtime, run, config, identity)
     resolved = {"network": dict(network), "classes": list(data.index.classes), "void": VOID}
     resolved |= {"size": data.size, "crop": data.crop, "window": data.window}
     resolved |= {"split": data.split.how}
     resolved |= {"split_hash": data.split.hash, "fold": config.fold, **data.source}
     kept = runtime.from_main(take_up(run) if runtime.is_main else None)
-    write_config(run, config, resolved | dict(extra or {}), runtime)
+    write_config(run, config, resolved | dict(extra or {}), runtime, identity)
     size = "native size" if data.size is None else f"{data.size[1]}x{data.size[0]}"
     rows = f"{len(data.split.train)} images to train, {len(data.split.valid)} held out"
     say(runtime, f"{run.folder}: {rows} ({data.split.how}), {size}")
