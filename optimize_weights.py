@@ -108,6 +108,7 @@ def find_counted(config: BlendConfig, output: Output, oof: Oof) -> Metric | None
             for model in oof.models
             for run in output.finished_runs(model)
             for done in [read_done(run).get("config", {})]
+            if "columns" not in done  # a tabular member follows the networks
         } or {("log_loss", ())}
         if len(trained) > 1:
             names = ", ".join(sorted({name for name, _ in trained}))

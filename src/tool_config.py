@@ -1,4 +1,4 @@
-"""Options of the scripts around the main job: plan, report, check_data, predict, export."""
+"""Options of the scripts around the main job: plan, report, checks, prediction, export, tables."""
 
 from __future__ import annotations
 
@@ -132,3 +132,30 @@ class PlanConfig(
     )  # fmt: skip
     dry_run: bool = option(False, "survey and plan, train nothing", group="run", first=True)
     seed: int = option(0, "seed of folds, sample and members", least=0, most=MAX_SEED - MAX_MEMBERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TabularConfig(
+    PlaceConfig, HardwareConfig, AliasConfig, MetricConfig, ColumnsConfig,
+    group="data and output",
+):  # fmt: skip
+    """``scripts/train_tabular.py``: further columns of train.csv and test.csv → a member."""
+
+    columns: tuple[str, ...] = option(
+        (), "columns to use; none = all that are no id, path, label, group or constant", first=True
+    )
+    stack: bool = option(
+        False, "use OOF log-probabilities of the image models as columns too", first=True
+    )
+    models: tuple[str, ...] = option(
+        (), "image models that --stack uses; none = all with every fold", group="model", first=True
+    )
+    table: str = option("", "CSV of the training images' columns; empty = train.csv of the data")
+    test_table: str = option("", "CSV of the test images' columns; empty = test.csv of the data")
+    name: str = option("", "name of the folder; empty = tabular, or tabular_stack", group="run")
+    folds: int = option(
+        0, "K, settled by the first run on the data; 0 = as settled, at first 5",
+        least=2, most=1000, also=0,
+    )  # fmt: skip
+    seed: int = option(0, "seed of folds and boosting", least=0, most=MAX_SEED, group="run")
+    dry_run: bool = option(False, "show the columns, train nothing", group="run", first=True)

@@ -83,8 +83,8 @@ def image_column(
     """
     if not wanted:
         head = table.head(100)
-        looks = [name for name in table.columns if head[name].map(_looks_like_image).mean() > 0.5]
-        looks = [name for name in looks if not _MASK_WORDS & set(_words(name))] or looks
+        looks = [name for name in table.columns if head[name].map(looks_like_image).mean() > 0.5]
+        looks = [name for name in looks if not _MASK_WORDS & set(words_of(name))] or looks
         if looks:
             usual = pick_column(table[looks], None, IMAGE_NAMES, path, "")
             return usual or looks[0]
@@ -130,11 +130,12 @@ def is_numeric(table: pd.DataFrame) -> bool:
     return all(isinstance(_as_number(cell), float) for cell in table.to_numpy().ravel().tolist())
 
 
-def _looks_like_image(cell: str) -> bool:
+def looks_like_image(cell: str) -> bool:
+    """Tell whether a cell ends as the name of an image file does."""
     return posixpath.splitext(cell.strip())[1].lower() in IMAGE_ENDINGS
 
 
-def _words(name: str) -> list[str]:
+def words_of(name: str) -> list[str]:
     """Return the words of a name in lower case: ``patientId`` is patient, id."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", nfc(name))
     return re.findall(r"[^\W\d_]+", spaced.casefold())
@@ -219,7 +220,7 @@ def find_label(
 def free_columns(table: pd.DataFrame, others: Sequence[str | None]) -> list[str]:
     """Return the columns that are not taken, without those that count the rows."""
     free = [name for name in table.columns if name not in others]
-    return [name for name in free if not _numbers_rows(table[name])] or free
+    return [name for name in free if not numbers_rows(table[name])] or free
 
 
 def has_label(table: pd.DataFrame, others: Sequence[str | None], asked: Sequence[str]) -> bool:
@@ -269,7 +270,7 @@ def _label_shown(
     return best if len(asked) == 1 and len(best) == 1 else []
 
 
-def _numbers_rows(cells: pd.Series) -> bool:
+def numbers_rows(cells: pd.Series) -> bool:
     """Tell whether a column of three rows or more counts them, from 0 or from 1."""
     count = len(cells)
     if count < 3 or cells.iloc[0] not in ("0", "1"):
@@ -298,7 +299,7 @@ def _holds_classes(cells: pd.Series) -> bool:
 
 
 def _names_subject(name: str) -> bool:
-    return not _SUBJECTS.isdisjoint(_words(name))
+    return not _SUBJECTS.isdisjoint(words_of(name))
 
 
 def find_group(

@@ -209,17 +209,16 @@ def _read_train_csv(
     groups = [""] * len(ids) if group is None else table[group].str.strip().tolist()
     rows = make_table(ids, images, targets, groups, split="train")
     notes += found.notes
-    if found.labels:
-        classes = find_classes(found.labels, path)
-        return Index(root, rows, classes, tuple(notes + finder.notes), several=True)
-    if "" in targets:
+    taken = tuple(name for name in (image, key, group, *found.columns) if name)
+    if "" in targets and not found.labels:
         sets = ", or where images have several labels or none pass --metric f1_samples"
         raise UserError(
             f"{path} has no label in column {found.said} for {ids[targets.index('')]}: add it"
             + sets * bool(made_of_others(set(targets)))
         )
-    notes += check_labels(targets, path)
-    return Index(root, rows, find_classes(targets, path), tuple(notes + finder.notes))
+    notes += [] if found.labels else check_labels(targets, path)
+    classes = find_classes(found.labels or targets, path)
+    return Index(root, rows, classes, tuple(notes + finder.notes), bool(found.labels), taken)
 
 
 def _read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFrame:

@@ -27,6 +27,7 @@ class Index:
     absolute outside it), ``target`` (class name in NFC, "" unknown), ``group`` ("" none) and
     ``split``. ``classes`` are the sorted class names; ``notes`` what deserves saying aloud. Where
     an image may have several labels (``several``), ``target`` joins them by ``|``; "" is none.
+    ``taken`` are the columns of ``train.csv`` that say image, id, label and group.
     """
 
     root: Path
@@ -34,6 +35,7 @@ class Index:
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     several: bool = False
+    taken: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)

@@ -141,7 +141,7 @@ def compare_ids(
     """
     if set(ids) == set(sample_ids):
         return list(ids), []
-    for form in (str.strip, _stem, _bare):
+    for form in (str.strip, id_stem, _bare):
         theirs = {form(key): key for key in sample_ids}
         mine = [form(key) for key in ids]
         if len(theirs) == len(sample_ids) == len(set(mine)) == len(ids) and theirs.keys() == {
@@ -159,7 +159,7 @@ def compare_ids(
     )
 
 
-def _stem(key: str) -> str:
+def id_stem(key: str) -> str:
     """Return an id without the folders before it and the ending of an image file."""
     name = posixpath.basename(key.strip().replace("\\", "/"))
     stem, ending = posixpath.splitext(name)
@@ -167,5 +167,5 @@ def _stem(key: str) -> str:
 
 
 def _bare(key: str) -> str:
-    stem = _stem(key).casefold()
+    stem = id_stem(key).casefold()
     return stem.lstrip("0") or "0" if stem.isdigit() else stem

@@ -210,7 +210,7 @@ def load_run(
         UserError: no such run, not finished, or damaged.
     """
     run = Run(Path(folder))
-    if "timm_id" in read_config(run)["resolved"]:
+    if {"timm_id", "columns"} & read_config(run)["resolved"].keys():
         from src.pipelines.classification.infer import load_fold
 
         return ClassifierRun(load_fold(run, InferConfig(**_where(device, precision))))
@@ -236,7 +236,7 @@ def load_ensemble(
     from src.pipelines.classification.infer import blended_runs, load_fold
 
     output = Output(Path(output_dir))
-    weights = read_weights(output.weights)
+    weights = keep_networks(read_weights(output.weights), output)
     config = InferConfig(output_dir=str(output_dir), **_where(device, precision))
     folds = {
         model: [load_fold(run, config) for run in blended_runs(config, output, model, weights)]
@@ -248,6 +248,34 @@ def load_ensemble(
         if forecast["weights"] == describe_file(output.weights)["crc32"]:  # else of another blend
             temperature = float(forecast["average_temperature"])
     return Ensemble(weights, folds, temperature)
+
+
+def keep_networks(weights: Weights, output: Output) -> Weights:
+    """Return the blend without its tabular members: photographs alone have no columns.
+
+    Raises:
+        UserError: nothing else has weight.
+    """
+    from src.ensemble.weights import restrict, used_models
+
+    used = used_models(weights.blend)
+    tables = [
+        name for name in used
+        if any("columns" in read_config(run)["resolved"] for run in output.finished_runs(name)[:1])
+    ]  # fmt: skip
+    if not tables:
+        return weights
+    kept = [name for name in used if name not in tables]
+    if not kept:
+        raise UserError(
+            f"{', '.join(tables)}: made of columns of tables, which photographs alone do not have"
+        )
+    blend, moved = restrict(weights.blend, models=kept)
+    print(
+        f"note: without {', '.join(tables)}, made of columns of tables: {moved:.0%} of the weight "
+        "moved to the networks"
+    )
+    return replace(weights, blend=blend)
 
 
 def train(config: FoldConfig) -> list[Path]:

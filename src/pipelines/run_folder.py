@@ -24,6 +24,7 @@ from src.files import (
     write_json,
 )
 from src.mask_config import LaneConfig, SegmentationConfig
+from src.option import Options
 from src.runs import REPAIR, Done, Output, Run, read_config, read_done
 from src.script import UserError
 
@@ -200,7 +201,7 @@ def take_up(run: Run) -> Done | None:
 
 
 def write_config(
-    run: Run, config: EngineConfig, resolved: Json, runtime: Runtime, identity: str
+    run: Run, config: Options, resolved: Json, runtime: Runtime, identity: str
 ) -> None:
     """Write ``config.yaml``: the options, what they came to, versions, commit and device.
 

@@ -38,7 +38,8 @@ def open_heatmaps(
     shares: dict[str, float] = {}
     for (model, _), weight in zip(blend.members, blend.weights, strict=True):
         shares[model] = shares.get(model, 0.0) + float(weight)
-    heaviest = max(shares, key=lambda model: shares[model])
+    networks = [m for m in shares if any(r.best.exists() for r in output.finished_runs(m))]
+    heaviest = max(networks or shares, key=lambda model: shares[model])
     fold_of = dict(zip(oof.ids.tolist(), oof.folds.tolist(), strict=True))
     infer = InferConfig(
         data_dir=config.data_dir, output_dir=config.output_dir, device=config.device,

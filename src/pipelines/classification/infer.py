@@ -150,9 +150,14 @@ def load_fold(run: Run, config: InferConfig) -> TrainedFold:
     Raises:
         UserError: missing, damaged, or weights of another network.
     """
-    refuse_lost(run, read_done(run), run.best, run.config)
     saved = read_config(run)
     options, resolved = saved["options"], saved["resolved"]
+    if "columns" in resolved:
+        raise UserError(
+            f"{run.folder}: made of columns of tables, and has no network; scripts/"
+            "train_tabular.py, run again, writes what it predicts of the test images"
+        )
+    refuse_lost(run, read_done(run), run.best, run.config)
     refuse_shape(run.config, resolved, RESOLVED, REPAIR)
     refuse_shape(run.config, options, {"pool": str, "gem_p": (float, int)}, REPAIR)
     runtime = start_runtime(config.device, config.precision)
