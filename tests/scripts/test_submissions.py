@@ -89,3 +89,14 @@ def test_without_a_forecast_or_with_damage_the_remedy_is_named(tmp_path: Path) -
     output.submissions.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="its columns"):
         leaderboard.record(output, "public 0.5")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 200, b"a,b\n1,2\n", None, b"\xff\xfe\xff"])
+def test_damaged_scores_are_named_with_a_remedy(tmp_path: Path, content: bytes | None) -> None:
+    output = Output(tmp_path)
+    forecast_of(output, "aaaa00000000")
+    leaderboard.record(output, "public 0.5")
+    said = output.submissions.read_text().replace(",0.5", ",nan").encode()
+    output.submissions.write_bytes(said if content is None else content)
+    with pytest.raises(UserError, match=r"submissions\.csv: damaged .*; restore or delete it$"):
+        leaderboard.record(output, "public 0.5")

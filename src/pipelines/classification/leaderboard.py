@@ -101,17 +101,20 @@ def read_entries(path: Path) -> list[Entry]:
     """
     if not path.exists():
         return []
-    table = read_csv(path, unescape=True)
-    if tuple(table.columns) != COLUMNS:
-        raise UserError(f"{path}: its columns are not {', '.join(COLUMNS)}; restore or delete it")
     numbers = {"nested_oof", "forecast", "low", "high", "score"}
     try:
+        table = read_csv(path, unescape=True)
+        if tuple(table.columns) != COLUMNS:
+            raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
         rows = [
             {name: float(cell) if name in numbers else cell for name, cell in row.items()}
             for row in table.to_dict("records")
         ]
-    except ValueError:
-        raise UserError(f"{path}: holds a score that is no number; restore or delete it") from None
+        if not all(math.isfinite(row["score"]) for row in rows):
+            raise ValueError("a score is not finite")
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path} ")[:120]
+        raise UserError(f"{path}: damaged ({reason}); restore or delete it") from None
     return [Entry(**row) for row in rows]  # type: ignore[arg-type]
 
 
