@@ -209,7 +209,7 @@ def read_config(run: Run) -> Json:
             raise TypeError
         if not is_sound(data):
             raise ValueError
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{run.folder} is no run: it has no {run.config.name}; restore it, or delete the folder"
         ) from None
