@@ -84,7 +84,7 @@ def test_without_a_forecast_or_with_damage_the_remedy_is_named(tmp_path: Path) -
     leaderboard.record(output, "public 0.5")
     whole = output.submissions.read_text()
     output.submissions.write_text(whole.replace("0.5", "half"))
-    with pytest.raises(UserError, match="damaged .*half"):
+    with pytest.raises(UserError, match=r"damaged .*half"):
         leaderboard.record(output, "public 0.5")
     output.submissions.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="its columns"):
