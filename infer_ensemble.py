@@ -194,7 +194,7 @@ def describe(
     label's own calibration.
     """
     from src.ensemble import calibration, report
-    from src.ensemble.contest import Score, forecast_score
+    from src.ensemble.contest import forecast_score
 
     tally = calibration.TestTally.empty()
     for log_probs in predictions.blocks():
@@ -206,7 +206,7 @@ def describe(
     forecast = {"oof_log_loss": summary.loss, "test_log_loss": expected} | about
     if counted:
         score = forecast_score(
-            Score(counted.score, counted.low, counted.high),
+            calibration.Estimate(counted.score, counted.low, counted.high),
             counted.num_rows,
             len(ids),
             greater_is_better=counted.metric != "log_loss",

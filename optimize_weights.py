@@ -147,8 +147,7 @@ def optimize_metric(
         every = len(oof.targets) // metric.unit
         print(f"note: judged on {num_rows} of {every} rows, evenly thinned")
     candidates = find_candidates(board, trials=config.trials, seed=config.seed)
-    choice = adopt(board, candidates)
-    adopted, score = choice.candidate, choice.score
+    adopted, score = adopt(board, candidates)
     decision, ordinal = adopted.decision, tuple(oof.classes[k] for k in metric.order)
     counted = Counted(metric.name, ordinal, decision, score.value, score.low, score.high, num_rows)
     table, scores = candidates_table(board, candidates, adopted)

@@ -96,17 +96,14 @@ def repeat(name: str, seed: int, trials: int) -> tuple[Score, float, float, floa
         table = FoldTable(ids, np.array(CLASSES)[digits[:half]], folds, "-")
         oof = load_oof(Path(folder), table)
         board = build_board(find_metric(name, CLASSES), oof, build_tables(oof))
-        choice = adopt(board, find_candidates(board, trials=trials, seed=seed))
-    seats = predict_seats(choice.candidate.blend, unseen)
+        adopted, score = adopt(board, find_candidates(board, trials=trials, seed=seed))
+    seats = predict_seats(adopted.blend, unseen)
     single, whole = (
-        [
-            board.metric.measure(choice.candidate.decision.apply(one), digits[half:])
-            for one in predictions
-        ]
+        [board.metric.measure(adopted.decision.apply(one), digits[half:]) for one in predictions]
         for predictions in (seats, [log_softmax(np.mean(seats, axis=0))])
     )
-    forecast = forecast_score(choice.score, half, len(digits) - half)
-    return forecast, choice.candidate.fitted, float(np.mean(single)), whole[0]
+    forecast = forecast_score(score, half, len(digits) - half)
+    return forecast, adopted.fitted, float(np.mean(single)), whole[0]
 
 
 def load(rng: np.random.Generator) -> tuple[Array, Array]:

@@ -38,7 +38,7 @@ _ADAPTIVE_VALUES = 1 << 22
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval, of level ``FORECAST_LEVEL``."""
+    """A number with its interval: 95 % of a score, ``FORECAST_LEVEL`` of a forecast."""
 
     value: float
     low: float

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from src.ensemble.blend import NUM_FLOORS, Tables, convex, uniform_weights
-from src.ensemble.calibration import FORECAST_Z
+from src.ensemble.calibration import FORECAST_Z, Estimate
 from src.ensemble.nested import Fitted, finish_pool
 from src.ensemble.oof import Oof
 from src.ensemble.pool import TINY, Blend, pool_arrays, row_blocks, true_losses
@@ -278,16 +278,7 @@ def resample(metric: Metric, submitted: Sequence[Array], targets: Array, seed: i
     return np.array([[metric.loss(one[d], targets[d]) for one in submitted] for d in draws])
 
 
-@dataclass(frozen=True)
-class Score:
-    """A score on rows that had no say in it, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def score_of(metric: Metric, submitted: Array, targets: Array) -> Score:
+def score_of(metric: Metric, submitted: Array, targets: Array) -> Estimate:
     """Return the score; its error is the bootstrap's, and at least one image's weight.
 
     Of a loss the least error is a thousandth of it.
@@ -298,27 +289,17 @@ def score_of(metric: Metric, submitted: Array, targets: Array) -> Score:
     return _around(value, 1.96 * error, greater_is_better=metric.greater_is_better)
 
 
-def _around(value: float, error: float, *, greater_is_better: bool) -> Score:
+def _around(value: float, error: float, *, greater_is_better: bool) -> Estimate:
     if greater_is_better:
-        return Score(value, value - error, min(value + error, 1.0))
-    return Score(value, max(value - error, 0.0), value + error)
+        return Estimate(value, value - error, min(value + error, 1.0))
+    return Estimate(value, max(value - error, 0.0), value + error)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The candidate that is adopted, and the score of choosing so.
+def adopt(board: Board, candidates: Sequence[Candidate]) -> tuple[Candidate, Estimate]:
+    """Return the best candidate on all rows, and the cross-fitted score of choosing so.
 
-    Attributes:
-        candidate: best on all rows.
-        score: of the choice made for each part by the other parts alone.
+    For the score each part's choice is made by the other parts alone.
     """
-
-    candidate: Candidate
-    score: Score
-
-
-def adopt(board: Board, candidates: Sequence[Candidate]) -> Choice:
-    """Choose a candidate, and cross-fit the choice for an honest score."""
     targets, submitted = board.targets, [one.submitted for one in candidates]
     chosen = candidates[choose(board.metric, submitted, targets)]
     nested = chosen.submitted.copy()
@@ -326,7 +307,7 @@ def adopt(board: Board, candidates: Sequence[Candidate]) -> Choice:
         here = board.parts == part
         best = choose(board.metric, [one[~here] for one in submitted], targets[~here])
         nested[here] = submitted[best][here]
-    return Choice(chosen, score_of(board.metric, nested, targets))
+    return chosen, score_of(board.metric, nested, targets)
 
 
 def as_fitted(board: Board, candidate: Candidate) -> Fitted:
@@ -337,13 +318,13 @@ def as_fitted(board: Board, candidate: Candidate) -> Fitted:
 
 
 def forecast_score(
-    score: Score,
+    score: Estimate,
     num_rows: int,
     num_test: int,
     *,
     greater_is_better: bool = True,
     design_effect: float = 1.0,
-) -> Score:
+) -> Estimate:
     """Return a nested score as a forecast for ``num_test`` other rows of the same kind.
 
     To the error of the score, on ``num_rows`` rows, comes the chance of which rows are tested; the

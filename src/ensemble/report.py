@@ -17,7 +17,7 @@ from src.ensemble.calibration import (
     expected_accuracy,
     expected_loss,
 )
-from src.ensemble.contest import NUM_PLAIN, Board, Candidate, Score, score_of
+from src.ensemble.contest import NUM_PLAIN, Board, Candidate, score_of
 from src.ensemble.test_predictions import BlendedPredictions
 from src.ensemble.weights import Counted, OofSummary
 from src.metrics.classification import Array
@@ -130,7 +130,7 @@ def score_lines(
     ]
 
 
-def counted_lines(counted: Counted, forecast: Score) -> str:
+def counted_lines(counted: Counted, forecast: Estimate) -> str:
     """Return the nested OOF score of what the contest counts, its decision and its forecast."""
     return (
         f"OOF {counted.metric} {counted.score:.5f} ({counted.num_rows} rows, choice and decision "

@@ -29,7 +29,6 @@ class Difference:
         second: score of B.
         low: lower end of the interval of ``second - first``.
         high: its upper end.
-        level: the interval's confidence.
         num_units: images, or groups of images, that were resampled.
     """
 
@@ -38,7 +37,6 @@ class Difference:
     second: float
     low: float
     high: float
-    level: float
     num_units: int
 
     @property
@@ -56,7 +54,7 @@ class Difference:
         return (
             f"{self.name}: {self.first:.4f} -> {self.second:.4f}, difference "
             f"{self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}] "
-            f"({self.level:.0%}, n = {self.num_units}): {verdict}"
+            f"(95%, n = {self.num_units}): {verdict}"
         )
 
 
@@ -67,8 +65,6 @@ def bootstrap_difference(
     num_rows: int,
     *,
     groups: Sequence[str] | np.ndarray | None = None,
-    num_resamples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Difference:
     """Resample rows and score both runs on each resampling.
@@ -80,15 +76,12 @@ def bootstrap_difference(
         num_rows: N.
         groups: (N,) where given, whole groups are resampled: frames of a video are no
             independent evidence. "" is a group of its own.
-        num_resamples: R.
-        level: confidence of the interval.
         seed: of the resampling.
     """
     assert num_rows > 0, "nothing to compare"
-    weights, num_units = draw_weights(num_rows, groups, num_resamples=num_resamples, seed=seed)
+    weights, num_units = draw_weights(num_rows, groups, seed=seed)
     gaps = second(weights) - first(weights)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(gaps, [tail, 1 - tail])
+    low, high = np.nanquantile(gaps, [0.025, 0.975])
     ones = np.ones((1, num_rows))
     return Difference(
         name,
@@ -96,7 +89,6 @@ def bootstrap_difference(
         float(second(ones)[0]),
         float(low),
         float(high),
-        level,
         num_units,
     )
 
@@ -110,7 +102,7 @@ def draw_weights(
 ) -> tuple[np.ndarray, int]:
     """Return how often each row is drawn (R, N) float64, and the number of units resampled.
 
-    The arguments are those of :func:`bootstrap_difference`.
+    R is ``num_resamples``; the other arguments are those of :func:`bootstrap_difference`.
     """
     unit = number_units(groups, num_rows)
     num_units = int(unit.max()) + 1

@@ -39,7 +39,6 @@ class SegmentationMeter:
         class_names: K names for the per-class scores; numbers if empty.
         boundary_px: tolerance of the boundary F1 in pixels; 0 leaves it out (it costs about half
             a millisecond for each image and class).
-        threshold: probability from which a one-channel net's pixel is foreground.
         background: label left out of ``_foreground`` scores, None where no class is one.
     """
 
@@ -50,7 +49,6 @@ class SegmentationMeter:
         class_names: Sequence[str] = (),
         boundary_px: int = 2,
         *,
-        threshold: float = 0.5,
         background: int | None = 0,
     ) -> None:
         self.num_classes = num_classes
@@ -58,28 +56,21 @@ class SegmentationMeter:
         self.class_names = tuple(class_names) or tuple(str(k) for k in range(num_classes))
         assert len(self.class_names) == num_classes, "one name for each class"
         self.boundary_px = boundary_px
-        self.threshold = threshold
         self.background = -1 if background is None else background
         self._parts: list[dict[str, np.ndarray]] = []
-        self._num_rows = 0
 
-    def update(self, prediction: Tensor, batch: Mapping[str, Tensor] | Tensor) -> None:
+    def update(self, prediction: Tensor, batch: Mapping[str, Tensor]) -> None:
         """Count a batch.
 
         Args:
             prediction: logits (B, K, H, W), logits of the foreground (B, 1, H, W), or integer
                 labels (B, H, W).
-            batch: masks (B, H, W) under "mask" and rows (B,) under "index"; or the masks alone,
-                which are then numbered as they come.
+            batch: masks (B, H, W) under "mask" and rows (B,) under "index".
         """
-        masks = batch if isinstance(batch, Tensor) else batch["mask"]
-        labels = to_labels(prediction, self.threshold).cpu().numpy()
-        target = masks.cpu().numpy()
+        labels = to_labels(prediction).cpu().numpy()
+        target = batch["mask"].cpu().numpy()
         assert labels.shape == target.shape, f"masks {target.shape}, predicted {labels.shape}"
-        index = np.arange(self._num_rows, self._num_rows + len(target))
-        if not isinstance(batch, Tensor) and "index" in batch:
-            index = np.asarray(torch.as_tensor(batch["index"]).cpu(), np.int64)
-        self._num_rows += len(target)
+        index = np.asarray(torch.as_tensor(batch["index"]).cpu(), np.int64)
         self._parts.append({"index": index, **self._count(labels, target)})
 
     def counts(self) -> SegmentationCounts:
@@ -132,16 +123,16 @@ class SegmentationMeter:
         }
 
 
-def to_labels(prediction: Tensor, threshold: float = 0.5) -> Tensor:
+def to_labels(prediction: Tensor) -> Tensor:
     """Turn logits (B, K, H, W) into labels (B, H, W) int64; labels pass through.
 
-    One channel is the foreground's logit: label 1 where its sigmoid reaches ``threshold``.
+    One channel is the foreground's logit: label 1 where its sigmoid reaches 0.5.
     """
     if prediction.ndim == 3:
         assert not prediction.is_floating_point(), "labels must be integers"
         return prediction.long()
     if prediction.shape[1] == 1:
-        return (prediction[:, 0].float().sigmoid() >= threshold).long()
+        return (prediction[:, 0].float().sigmoid() >= 0.5).long()
     return prediction.argmax(1)
 
 

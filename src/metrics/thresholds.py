@@ -46,18 +46,14 @@ class ThresholdSweep:
         self._edges = torch.tensor(thresholds, dtype=torch.float32)
         self._parts: list[tuple[int, np.ndarray, np.ndarray]] = []
 
-    def update(self, probs: Tensor, batch: Mapping[str, Tensor] | Tensor) -> None:
+    def update(self, probs: Tensor, batch: Mapping[str, Tensor]) -> None:
         """Count a batch.
 
         Args:
             probs: of the foreground (B, H, W), or of all classes (B, K, H, W), in [0, 1].
-            batch: masks (B, H, W) under "mask" and rows (B,) under "index"; or the masks alone,
-                which are then numbered as they come.
+            batch: masks (B, H, W) under "mask" and rows (B,) under "index".
         """
-        masks = (batch if isinstance(batch, Tensor) else batch["mask"]).cpu()
-        index: Sequence[int] = range(len(self._parts), len(self._parts) + len(masks))
-        if not isinstance(batch, Tensor) and "index" in batch:
-            index = torch.as_tensor(batch["index"]).tolist()
+        masks, index = batch["mask"].cpu(), torch.as_tensor(batch["index"]).tolist()
         share, label = (x if x is None else x.cpu() for x in foreground_share(probs.float()))
         assert share is not None
         # how many thresholds a pixel passes; compared in float32, as masks are made

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from src.ensemble.blend import build_tables
+from src.ensemble.calibration import Estimate
 from src.ensemble.contest import (
-    Score,
     adopt,
     blend_greedily,
     blend_structure,
@@ -36,19 +36,18 @@ def make_board(world, name, models=("a", "b")):
 def test_every_metric_finds_a_blend(make_world, name) -> None:
     board = make_board(make_world(num_rows=120), name)
     candidates = find_candidates(board, trials=4, seed=0)
-    choice = adopt(board, candidates)
-    adopted = choice.candidate
+    adopted, score = adopt(board, candidates)
     assert (
         adopted.blend.weights.sum() == pytest.approx(1.0, abs=1e-6) or adopted.blend.pool == "log"
     )
-    assert choice.score.low < choice.score.value <= choice.score.high <= 1.0
+    assert score.low < score.value <= score.high <= 1.0
     # what is adopted is fitted on all rows and predicts what it says
     submitted = adopted.decision.apply(board.predict(adopted.blend))
     assert board.metric.measure(submitted, board.targets) == pytest.approx(adopted.fitted)
     assert adopted.fitted > 0.5
     np.testing.assert_allclose(np.exp(adopted.nested).sum(axis=1), 1, rtol=1e-3)
-    again = adopt(board, find_candidates(board, trials=4, seed=0))
-    assert again.candidate.name == adopted.name and again.score == choice.score
+    again, again_score = adopt(board, find_candidates(board, trials=4, seed=0))
+    assert again.name == adopted.name and again_score == score
 
 
 def test_nothing_of_a_part_reaches_its_own_submission(make_world) -> None:
@@ -94,9 +93,9 @@ def test_a_choice_among_noise_is_not_flattered() -> None:
         targets = rng.integers(0, 2, 120)
         guesses = [rng.integers(0, 2, 120) for _ in range(50)]
         board = SimpleNamespace(metric=metric, targets=targets, parts=np.arange(120) % 4)
-        choice = adopt(board, [SimpleNamespace(submitted=guess) for guess in guesses])
-        found.append(choice.score.value)
-        best.append(metric.measure(choice.candidate.submitted, targets))
+        adopted, score = adopt(board, [SimpleNamespace(submitted=guess) for guess in guesses])
+        found.append(score.value)
+        best.append(metric.measure(adopted.submitted, targets))
     assert np.mean(best) > 0.57
     assert np.mean(found) < 0.53
 
@@ -128,10 +127,10 @@ def test_the_interval_covers(make_world) -> None:
 
 def test_forecast_by_hand() -> None:
     # standard error 0.05; as many test rows as OOF rows: times √2; 90 %: times 1.6449
-    found = forecast_score(Score(0.8, 0.8 - 1.96 * 0.05, 0.8 + 1.96 * 0.05), 100, 100)
+    found = forecast_score(Estimate(0.8, 0.8 - 1.96 * 0.05, 0.8 + 1.96 * 0.05), 100, 100)
     assert found.low == pytest.approx(0.8 - 1.6449 * 0.05 * np.sqrt(2))
     assert found.high == pytest.approx(0.8 + 1.6449 * 0.05 * np.sqrt(2))
-    assert forecast_score(Score(0.99, 0.95, 1.0), 100, 1).high == 1.0
-    grouped = forecast_score(Score(0.8, 0.7, 0.9), 100, 100, design_effect=4.0)
-    alone = forecast_score(Score(0.8, 0.7, 0.9), 100, 100)
+    assert forecast_score(Estimate(0.99, 0.95, 1.0), 100, 1).high == 1.0
+    grouped = forecast_score(Estimate(0.8, 0.7, 0.9), 100, 100, design_effect=4.0)
+    alone = forecast_score(Estimate(0.8, 0.7, 0.9), 100, 100)
     assert 0.8 - grouped.low == pytest.approx(2 * (0.8 - alone.low))

@@ -89,12 +89,12 @@ def test_other_labels_than_the_folds_say_are_refused(world) -> None:
 def test_every_metric_finds_a_blend(world, name) -> None:
     board = make_board(world, name)
     candidates = find_candidates(board, trials=4, seed=0)
-    choice = adopt(board, candidates)
-    submitted = choice.candidate.decision.apply(board.predict(choice.candidate.blend))
-    assert board.metric.measure(submitted, board.targets) == pytest.approx(choice.candidate.fitted)
-    assert choice.score.low < choice.score.value < choice.score.high
+    adopted, score = adopt(board, candidates)
+    submitted = adopted.decision.apply(board.predict(adopted.blend))
+    assert board.metric.measure(submitted, board.targets) == pytest.approx(adopted.fitted)
+    assert score.low < score.value < score.high
     alone = board.metric.measure(sigmoid(np.zeros(3 * NUM)), board.targets)
-    better = choice.score.value - alone
+    better = score.value - alone
     assert better > 0.1 if board.metric.greater_is_better else better < -0.1
     assert candidates[0].blend.weights[:2].sum() > 0.6  # of the model that knows more
 

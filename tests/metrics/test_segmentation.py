@@ -59,7 +59,8 @@ def test_trivial_scores_are_those_of_predicting_nothing():
 
 def test_without_background_the_trivial_guess_is_the_commonest_class():
     meter = SegmentationMeter(3, 11, boundary_px=0, background=None)
-    meter.update(torch.tensor([[[0, 1, 2, 2]]]), torch.tensor([[[0, 2, 2, 11]]]))
+    target = torch.tensor([[[0, 2, 2, 11]]])
+    meter.update(torch.tensor([[[0, 1, 2, 2]]]), {"mask": target, "index": torch.tensor([0])})
     scores = meter.compute()
     assert scores["trivial_pooled_pixel_accuracy"] == pytest.approx(2 / 3)
     assert scores["pooled_mean_iou"] == pytest.approx((1 + 0 + 1 / 2) / 3)
@@ -68,7 +69,8 @@ def test_without_background_the_trivial_guess_is_the_commonest_class():
 
 def test_a_class_that_is_nowhere_has_no_score():
     meter = SegmentationMeter(3, None, boundary_px=0)
-    meter.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 1]]]))
+    labels = torch.tensor([[[0, 1]]])
+    meter.update(labels, {"mask": labels, "index": torch.tensor([0])})
     scores = meter.compute()
     assert scores["pooled_mean_iou"] == 1
     assert "pooled_iou/2" not in scores
@@ -85,7 +87,6 @@ def test_true_and_predicted_pixels_are_told_apart():
 def test_logits_become_labels():
     logits = torch.tensor([[[[-1.0, 0.0, 1.0]]]])
     assert to_labels(logits).tolist() == [[[0, 1, 1]]]
-    assert to_labels(logits, 0.6).tolist() == [[[0, 0, 1]]]  # sigmoid(0) = 0.5
     assert to_labels(torch.tensor([[[[0.0]], [[2.0]], [[1.0]]]])).tolist() == [[[1]]]
 
 

@@ -18,7 +18,7 @@ MASKS = torch.tensor([[[1, 1, 0, 255]], [[0, 0, 0, 0]]])
 
 def sweep(bins=10):
     found = ThresholdSweep(255, [j / bins for j in range(bins)])
-    found.update(PROBS, MASKS)
+    found.update(PROBS, {"mask": MASKS, "index": torch.arange(2)})
     return found
 
 
@@ -42,10 +42,11 @@ def test_agrees_with_the_meter():
     probs = torch.rand(3, 8, 8, generator=generator)
     masks = torch.randint(0, 2, (3, 8, 8), generator=generator)
     found = ThresholdSweep(None, [j / 20 for j in range(20)])
-    found.update(probs, {"mask": masks})
+    batch = {"mask": masks, "index": torch.arange(3)}
+    found.update(probs, batch)
     for j in (3, 10, 17):
         meter = SegmentationMeter(2, None, boundary_px=0)
-        meter.update((probs >= j / 20).long(), masks)
+        meter.update((probs >= j / 20).long(), batch)
         assert found.counts().scores("pooled_iou")[0, j] == pytest.approx(
             meter.compute()["pooled_iou/1"]
         )
@@ -53,7 +54,7 @@ def test_agrees_with_the_meter():
 
 def test_no_foreground_anywhere_scores_zero():
     found = ThresholdSweep(255)
-    found.update(PROBS[1:], MASKS[1:])
+    found.update(PROBS[1:], {"mask": MASKS[1:], "index": torch.arange(len(MASKS) - 1)})
     assert not np.any(found.counts().scores("micro_protocol_iou"))
 
 
@@ -71,7 +72,7 @@ def test_many_classes_agree_with_the_meter_at_every_threshold(statistic):
     share, label = foreground_share(probs)
     for place, cut in enumerate(cuts):
         meter = SegmentationMeter(4, 255, boundary_px=0)
-        meter.update(label * (share >= cut), masks)
+        meter.update(label * (share >= cut), {"mask": masks, "index": torch.arange(5)})
         name = {"pooled_iou": "pooled_mean_iou_foreground"}.get(statistic, statistic)
         weights = np.array([[1.0, 1, 1, 1, 1], [2, 0, 1, 0, 3]])
         ours = found.counts().scores(statistic, weights)[:, place]

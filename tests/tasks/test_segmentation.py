@@ -91,7 +91,8 @@ def test_many_classes_are_chosen_by_their_mean() -> None:
     assert (many.num_outputs, many.monitor) == (3, "pooled_mean_iou")
     logits = torch.eye(3)[torch.tensor([[[0, 1, 1, 2]]])].permute(0, 3, 1, 2)
     meter = many.meter()
-    meter.update(logits, {"mask": torch.tensor([[[0, 1, 2, 2]]])})
+    target = torch.tensor([[[0, 1, 2, 2]]])
+    meter.update(logits, {"mask": target, "index": torch.tensor([0])})
     # IoU 1, 1/2, 1/2
     assert meter.compute()["pooled_mean_iou"] == pytest.approx(2 / 3)
 

@@ -192,7 +192,7 @@ def load_counted(folder: Path) -> tuple[SegmentationCounts, list[str], list[str]
     raise UserError(f"{folder}: neither a finished run nor a folder of scored masks")
 
 
-def print_comparison(first: Path, second: Path, statistics: Sequence[str] = COMPARED) -> None:
+def print_comparison(first: Path, second: Path) -> None:
     """Print both scores and the bootstrap interval of each difference.
 
     Raises:
@@ -206,7 +206,7 @@ def print_comparison(first: Path, second: Path, statistics: Sequence[str] = COMP
     print(f"A {first}\nB {second}\n{len(ids)} images, paired bootstrap")
     if len(set(filter(None, groups))) == 1 and all(groups):
         print("all of one group: these images cannot tell noise from difference")
-    for name in statistics:
+    for name in COMPARED:
         print(f"  {compare_counts(counts, others, name, groups=table)}")
 
 
@@ -280,22 +280,13 @@ def write_rle_csv(
     return num_lines
 
 
-def write_index_png(path: Path | str, mask: np.ndarray, palette: np.ndarray | None = None) -> None:
-    """Write labels (H, W) in 0..255 as an 8-bit PNG, atomically.
-
-    Args:
-        path: of the file.
-        mask: integer labels.
-        palette: (256, 3) uint8 RGB; the PNG then shows colours, and its indices stay the labels.
-            Readers that resolve palettes would see the colours: submit without.
-    """
+def write_index_png(path: Path | str, mask: np.ndarray) -> None:
+    """Write integer labels (H, W) in 0..255 as an 8-bit PNG, atomically."""
     from PIL import Image
 
     mask = np.asarray(mask)
     assert mask.ndim == 2 and mask.min() >= 0 and mask.max() <= 255, f"{mask.shape} {mask.dtype}"
     image = Image.fromarray(mask.astype(np.uint8))
-    if palette is not None:
-        image.putpalette(palette.astype(np.uint8).tobytes())
     with atomic_write(path) as file:
         image.save(file, format="PNG", optimize=True)
 
