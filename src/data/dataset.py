@@ -38,7 +38,7 @@ from src.script import MachineError, UserError
 class _SourceDataset(Dataset):
     """What the two kinds share: files are read first, which threads may do, then transformed."""
 
-    def __init__(self, source: Source, transform: Transform, seed: int):
+    def __init__(self, source: Source, transform: Transform, seed: int = 0):
         self.source, self.transform, self.seed = source, transform, seed
 
     def __len__(self) -> int:
@@ -91,15 +91,10 @@ class ImageDataset(_SourceDataset):
 
 
 class MaskDataset(_SourceDataset):
-    """Segmentation samples: ``image``, ``index``, ``size`` and, where known, ``mask``.
+    """Segmentation samples: ``image``, ``index`` and, where known, ``mask`` (H, W) uint8 classes.
 
-    ``mask`` is (H, W) uint8 class indices; ``size`` (2,) is the height and width before the
-    transform, by which a padded prediction is cut back.
+    Source and transform are those of images with a mask as their fourth channel.
     """
-
-    def __init__(self, source: Source, transform: Transform, *, seed: int = 0):
-        """Join a source, as :class:`src.data.cache.MaskSource`, with a transform of both."""
-        super().__init__(source, transform, seed)
 
     def sample(self, key: tuple[int, int], pixels: np.ndarray) -> dict[str, Tensor]:
         """Transform (H, W, 3 or 4) pixels into the sample of (epoch, row)."""
@@ -107,11 +102,7 @@ class MaskDataset(_SourceDataset):
         if pixels.shape[2] == 4:
             arrays["mask"] = np.ascontiguousarray(pixels[..., 3])
         arrays = self.transform((self.seed, *key), **arrays)
-        sample = {
-            "image": to_tensor(arrays["image"]),
-            "index": torch.tensor(key[1]),
-            "size": torch.tensor(pixels.shape[:2]),
-        }
+        sample = {"image": to_tensor(arrays["image"]), "index": torch.tensor(key[1])}
         if "mask" in arrays:
             sample["mask"] = torch.from_numpy(np.ascontiguousarray(arrays["mask"]))
         return sample
