@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from src.data.decode import decode_image, decode_mask
-from src.data.sources.lists import read_split_lists
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -33,6 +32,7 @@ from src.data.sources.masks import (
     note_count,
     pair,
 )
+from src.data.sources.names import read_split_lists
 from src.script import UserError
 
 CLASSES = (

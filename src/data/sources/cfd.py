@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.sources.lists import read_split_lists
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MaskIndex,
@@ -23,6 +22,7 @@ from src.data.sources.masks import (
     note_missing,
     pair,
 )
+from src.data.sources.names import read_split_lists
 from src.files import is_of_the_system
 from src.script import UserError
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from src.data.sources.frames import group_neighbours
 from src.data.sources.labels import settle_labels
-from src.data.sources.lists import read_lines, read_pair_lists, read_split_lists
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -28,8 +27,14 @@ from src.data.sources.masks import (
     note_missing,
     pair,
 )
+from src.data.sources.names import (
+    match_masks,
+    part_masks,
+    read_lines,
+    read_pair_lists,
+    read_split_lists,
+)
 from src.data.sources.places import describe, is_doubtful, read_place, walk
-from src.data.sources.stems import match_masks, part_masks
 from src.script import UserError
 
 NAMES = ("classes.txt", "class_names.txt", "labels.txt")  # the last two of labelme and PaddleSeg

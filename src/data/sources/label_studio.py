@@ -13,8 +13,8 @@ from urllib.parse import unquote
 from src.data.sources.annotations import find_json, find_shape_fault, read_json
 from src.data.sources.folders import holds_masks
 from src.data.sources.labelme import Drawing, index_drawings
-from src.data.sources.locate import Locator
 from src.data.sources.masks import MaskIndex, Source, image_header, note_missing
+from src.data.sources.names import Locator
 from src.script import UserError
 
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from src.data.sources.annotations import CocoFile, find_json, find_shape_fault, read_json
 from src.data.sources.coco import index_files
 from src.data.sources.folders import holds_masks
-from src.data.sources.locate import Locator
 from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Source, image_header, note_missing
+from src.data.sources.names import Locator
 from src.data.sources.places import read_place
 from src.files import Json
 from src.script import UserError

@@ -25,9 +25,8 @@ from src.data.sources.folders import holds_masks, read_folders
 from src.data.sources.frames import group_clips
 from src.data.sources.label_studio import is_label_studio, read_label_studio
 from src.data.sources.labelme import is_labelme, read_labelme
-from src.data.sources.lists import read_text
-from src.data.sources.locate import Locator
 from src.data.sources.masks import MaskIndex, Row, Source, build_index, note_count, note_missing
+from src.data.sources.names import Locator, read_text
 from src.data.sources.places import describe
 from src.files import Json
 from src.script import UserError

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from src.data.decode import decode_mask
 from src.data.sources.folders import read_classes
-from src.data.sources.lists import read_list
 from src.data.sources.masks import (
     MaskIndex,
     Row,
@@ -21,6 +20,7 @@ from src.data.sources.masks import (
     note_count,
     note_missing,
 )
+from src.data.sources.names import read_list
 from src.script import UserError
 
 CLASSES = (

@@ -1,7 +1,7 @@
 import pytest
 
 from src.data.sources.folders import read_folders
-from src.data.sources.lists import read_list, read_split_lists
+from src.data.sources.names import read_list, read_split_lists
 from src.script import UserError
 
 

@@ -1,0 +1,261 @@
+"""Matching of names to image files: of masks, in split lists, and as annotation files write them.
+
+A split list is ``train.txt``, ``val.txt`` (or ``valid.txt``) or ``test.txt``, also
+``train_list.txt`` and ``train_gt.txt``, beside the images or in ``list/``, ``lists/``, ``splits/``
+or ``ImageSets/Segmentation/``. A line is an image, or an image and its mask.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from src.data.sources.masks import IMAGE_SUFFIXES, JPEG, MASK_SUFFIXES, note_missing
+from src.data.sources.places import read_place, split_of_name, walk
+from src.script import UserError
+
+_MASK_WORD = "masks?|labels?|seg|segmentation|gt|annotation|gtFine_labelIds|gtFine_labelTrainIds"
+_WORD = f"image|img|rgb|sat|leftImg8bit|{_MASK_WORD}"
+_AFFIX = re.compile(rf"^(?:{_WORD})[-_. ]+|[-_. ]+(?:{_WORD})$", re.IGNORECASE)
+_MASK_AFFIX = re.compile(rf"^(?:{_MASK_WORD})[-_. ]+|[-_. ]+(?:{_MASK_WORD})$", re.IGNORECASE)
+
+
+def match_masks(
+    images: Mapping[str, Path], masks: Mapping[str, Path], notes: list[str]
+) -> dict[str, Path]:
+    """Give every mask the id of its image, where that is found.
+
+    An equal id counts first; then an id that is equal in any case and without words such as in
+    ``7_mask`` or ``img_7``.
+
+    Args:
+        images: {id: path}.
+        masks: {id: path}.
+        notes: receives what was matched by the second rule.
+
+    Returns:
+        {id: path of the mask}; a mask without an image keeps its own id.
+
+    Raises:
+        UserError: two masks for one image, or no mask has an image at all.
+    """
+    lone = [(_strip(name).casefold(), name) for name in images if name not in masks]
+    count = Counter(name for name, _ in lone)
+    bare = {name: image for name, image in lone if count[name] == 1}
+    found: dict[str, Path] = {}
+    renamed: list[str] = []
+    for name, path in masks.items():
+        image = name if name in images else bare.get(_strip(name).casefold(), name)
+        if image in found:
+            raise UserError(f"{found[image]} and {path} are two masks of {image}: remove one")
+        found[image] = path
+        if image != name:
+            renamed.append(f"{path.name} of {images[image].name}")
+    note_missing(notes, "masks matched by their names without words such as mask", renamed)
+    if images and masks and not any(name in images for name in found):
+        raise UserError(
+            f"no mask has the name of an image, as {next(iter(images.values()))} and "
+            f"{next(iter(masks.values()))} show: a mask has its image's name up to the ending"
+        )
+    return found
+
+
+def part_masks(files: Sequence[Path], *, twins: bool) -> set[Path]:
+    """Return the masks among files that lie beside their images: ``7_mask.png`` of ``7.jpg``.
+
+    Args:
+        files: images and masks.
+        twins: whether ``7.png`` is the mask of ``7.jpg``, too.
+    """
+    worded = {path for path in files if _strip(path.stem, _MASK_AFFIX) != path.stem}
+    bare = {(path.parent, _strip(path.stem)) for path in files if path not in worded}
+    blurred = {path.with_suffix("") for path in files if path.suffix.lower() in JPEG}
+    found = {path for path in worded if (path.parent, _strip(path.stem)) in bare}
+    found |= {path for path in files if twins and path.with_suffix("") in blurred}
+    return {path for path in found if path.suffix.lower() in MASK_SUFFIXES}
+
+
+def _strip(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
+    """Take such words off either end of the last part of an id."""
+    folder, slash, stem = name.rpartition("/")
+    return folder + slash + (affix.sub("", stem) or stem)
+
+
+class _File(NamedTuple):
+    """A file: its path, what it says without folders such as images/, its split and kind."""
+
+    path: str
+    key: str
+    split: str
+    kind: str
+
+
+class Locator:
+    r"""Finds images below ``root`` by a name with too many, too few or other folders before it.
+
+    ``sub\\1.jpg``, ``/home/me/set/images/1.jpg`` and ``1.jpg`` may all mean ``images/1.jpg``; a
+    folder that is neither a split nor images/ is never passed over.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Look below ``root``; nothing is listed before the first name that lies elsewhere."""
+        self.root = root
+        self._by_name: dict[str, list[_File]] | None = None
+
+    def find(self, name: str, near: Sequence[Path], split: str = "") -> str | None:
+        """Return the POSIX path below the root of the image, None where there is none.
+
+        Args:
+            name: as the annotation writes it.
+            near: folders to look in first.
+            split: of the annotation; a file of another split is not meant.
+
+        Raises:
+            UserError: two files fit equally well.
+        """
+        text = unicodedata.normalize("NFC", name).replace("\\", "/")
+        inside = Path(text)
+        if inside.is_absolute() and inside.is_relative_to(self.root.resolve()):
+            near, text = [self.root], inside.relative_to(self.root.resolve()).as_posix()
+        parts = [p for p in re.sub("^[A-Za-z]:", "", text).split("/") if p not in ("", ".", "..")]
+        if not parts:
+            return None
+        for folder in near if text == "/".join(parts) else ():
+            path = folder / text
+            if path.is_relative_to(self.root) and path.is_file():
+                return path.relative_to(self.root).as_posix()
+        return self._find_elsewhere("/".join(parts).casefold(), name, split)
+
+    def _find_elsewhere(self, wanted: str, name: str, split: str) -> str | None:
+        if self._by_name is None:
+            self._by_name = self._list()
+        near = self._by_name.get(wanted.rpartition("/")[2], [])
+        fits = [f for f in near if _ends(f.path.casefold(), wanted) or _ends(wanted, f.key)]
+        fits = [f for f in fits if not split or f.split in ("", split)]
+        fits = [f for f in fits if f.kind != "mask"] or fits
+        fits = [f for f in fits if _ends(f.path.casefold(), wanted)] or fits
+        if len(fits) > 1:
+            raise UserError(
+                f"{self.root}: the image {name} may be {fits[0].path} or {fits[1].path}: write its "
+                "path in full"
+            )
+        return fits[0].path if fits else None
+
+    def _list(self) -> dict[str, list[_File]]:
+        found: dict[str, list[_File]] = {}
+        for parts, files in walk(self.root):
+            place = read_place(parts)
+            for file in files:
+                if Path(file).suffix.lower() in IMAGE_SUFFIXES:
+                    known = unicodedata.normalize("NFC", file).casefold()
+                    key = "/".join((*place.rest, known)).casefold()
+                    entry = _File("/".join((*parts, file)), key, place.split, place.kind)
+                    found.setdefault(known, []).append(entry)
+        return found
+
+
+def _ends(text: str, end: str) -> bool:
+    """Tell whether ``end`` is the last folders and name of ``text``."""
+    return f"/{unicodedata.normalize('NFC', text)}".endswith(f"/{end}")
+
+
+FOLDERS = (".", "list", "lists", "splits", "ImageSets/Segmentation")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in NFC, "" where there is no such file.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    if not path.is_file():
+        return ""
+    try:
+        return unicodedata.normalize("NFC", path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} in line {line}): save it "
+            "as UTF-8"
+        ) from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file that are not blank; [] where there is no such file."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_list(path: Path) -> list[str]:
+    """Read the first word of every line of a text file; [] where there is no such file."""
+    return [line.split()[0] for line in read_lines(path)]
+
+
+def find_lists(root: Path) -> list[tuple[Path, str]]:
+    """Return the lists of the first folder that has any, as (path, split)."""
+    for folder in FOLDERS:
+        paths = sorted((root / folder).glob("*.txt")) if (root / folder).is_dir() else []
+        found = [(path, split_of_name(path.stem)) for path in paths]
+        found = [(path, split) for path, split in found if split]
+        if found:
+            return sorted(found, key=lambda item: ("train", "valid", "test").index(item[1]))
+    return []
+
+
+def read_split_lists(root: Path, known: Collection[str]) -> dict[str, str]:
+    """Read the lists of ``root`` as {id: split}; {} where none exists.
+
+    A line names an image by its id, its file name or a path; a blank may be part of the name, or
+    part it from what follows.
+
+    Args:
+        root: the data folder.
+        known: ids of the images; a line that names none of them is kept by its first word.
+
+    Raises:
+        UserError: one image stands in two lists, or no line names an image.
+    """
+    splits: dict[str, str] = {}
+    lists: dict[str, str] = {}
+    for path, split in find_lists(root):
+        for line in read_lines(path):
+            ids = list(_ids(line)) or [line]
+            key = next((place for place in ids if place in known), ids[-1])
+            if splits.setdefault(key, split) != split:
+                raise UserError(
+                    f"{path.parent}: {key} is in {lists[key]} and {path.name}: pick one"
+                )
+            lists.setdefault(key, path.name)
+    if splits and known and not any(key in known for key in splits):
+        raise UserError(
+            f"{root}: the lists name none of the images, {next(iter(splits))} for instance, "
+            f"where images are like {next(iter(known))}: write their names, or remove the lists"
+        )
+    return splits
+
+
+def read_pair_lists(root: Path) -> dict[Path, Path]:
+    """Read the lists whose lines name an image and its mask: {image: mask}, both existing."""
+    pairs = {}
+    for path, _ in find_lists(root):
+        for line in read_lines(path):
+            words = line.replace("\\", "/").replace(",", " ").split()
+            if len(words) < 2 or ".." in line:
+                continue
+            image, mask = (root / word.lstrip("/") for word in words[:2])
+            if mask.suffix.lower() in IMAGE_SUFFIXES and image.is_file() and mask.is_file():
+                pairs[image] = mask
+    return pairs
+
+
+def _ids(line: str) -> Iterator[str]:
+    """Yield what ``line`` may mean, likeliest first: the whole line, then its first word."""
+    for text in (line, line.split()[0].split(",")[0]):
+        path = PurePosixPath(text.replace("\\", "/"))
+        path = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
+        parts = path.parts[1:] if path.is_absolute() else path.parts
+        for start in range(len(parts)):  # a folder may be part of the id
+            yield "/".join(parts[start:])
