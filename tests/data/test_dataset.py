@@ -108,7 +108,7 @@ def test_training_crops(folder):
 
 def test_without_masks(folder):
     data = MaskDataset(MaskSource(folder, IMAGES, None, size=(32, 32)), eval_mask_transform())
-    assert set(data[(0, 0)]) == {"image", "index", "size"}
+    assert set(data[(0, 0)]) == {"image", "index"}
 
 
 def test_errors_name_the_file(folder):
