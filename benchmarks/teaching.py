@@ -1,4 +1,4 @@
-r"""What a teacher is worth: students alone and taught, seeds side by side on one card.
+r"""Gain of distillation: students alone and taught, seeds side by side on one card.
 
     python benchmarks/teaching.py --out output/teaching --jobs 4 --seconds 500 -- \
         --model camvid_long --data_dir input/camvid

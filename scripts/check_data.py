@@ -1,4 +1,4 @@
-"""What is in the data, before the first epoch: python scripts/check_data.py --data_dir input.
+"""Check of a data set before the first epoch: python scripts/check_data.py --data_dir input.
 
 Counts, sizes, unreadable files, copies within and across train and test, conflicting and suspicious
 labels, train/test shift, class names alike; for masks labels, foreground and sizes. Writes

@@ -1,4 +1,4 @@
-"""From real digits to a scored submission in minutes: what ``make demo`` runs.
+"""Demonstration on real digits, images to a scored submission: what ``make demo`` runs.
 
 Writes scikit-learn's handwritten digits as a competition under ``input/digits``, with the test
 labels kept aside, then calls the project's own commands, then scores the submission.

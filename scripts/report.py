@@ -1,4 +1,4 @@
-"""One page of everything under output/: python scripts/report.py --output_dir output.
+"""Report of an output folder as one page: python scripts/report.py --output_dir output.
 
 Reads runs, OOF predictions, weights and forecast, and writes output/report/index.html: a single
 file without network or library, for any browser. Photographs are shown where --data_dir is there.

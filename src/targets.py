@@ -1,4 +1,4 @@
-"""Where --output may write: to what is absent, or to what was written there before, nothing else.
+"""Refusal of an --output that would replace what this program did not write there before.
 
 Beside a file of ours stands ``.NAME.written`` with its length and CRC-32; a folder of ours holds
 ``.written``. Links, devices, pipes and anybody else's files are never replaced, by root neither.

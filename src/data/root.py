@@ -1,4 +1,4 @@
-"""Where a data set lies below the folder that was named, and what its tables are called."""
+"""Location of a data set below the folder that was named, and names of its tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shortcuts that were measured on CPUs alone, behind one switch: :func:`is_on`.
+"""Training speed-ups for CPUs alone, where they were measured, behind one switch: :func:`is_on`.
 
 They are off on every other device: there nobody has seen that they pay. The network's own part
 (BatchNorm applied inside frozen convolutions, depthwise gradients in float32) is its method

@@ -1,4 +1,4 @@
-"""Distillation: what a task learns, plus what a frozen teacher says of the same batch.
+"""Distillation task: an inner task's loss, and terms towards a frozen teacher's outputs.
 
 Every term is divided by its own running size and multiplied by the task loss's, so a weight is the
 term's share of the task's loss, however small the term is by nature and however far training is.

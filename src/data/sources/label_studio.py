@@ -1,4 +1,4 @@
-"""Label Studio's JSON (a list of tasks) in, label masks out, drawn as COCO polygons are.
+"""Label Studio reader: JSON list of tasks, polygons drawn as label masks like those of COCO.
 
 Polygons and rectangles count; brushes are exported as COCO or PNG. https://labelstud.io/guide/export
 """
