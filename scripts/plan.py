@@ -1,4 +1,4 @@
-"""Ensemble planned and trained within a time budget: python scripts/plan.py --hours 9 --data_dir input.
+"""Ensemble trained within a time budget: python scripts/plan.py --hours 9 --data_dir input.
 
 Surveys the backbones at hand, plans what fills the hours, trains it, and after every fold writes
 weights.json and submission.csv anew. Started again after any stop, it goes on: time already spent
