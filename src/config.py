@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -272,12 +271,6 @@ class ClassifierConfig(Options, group="model"):
 @dataclass(frozen=True, kw_only=True)
 class ClassLossConfig(Options, group="loss"):
     """The training loss of a classification."""
-
-    moved: ClassVar[Mapping[str, str]] = {  # options of earlier versions → how they are said now
-        "focal_gamma": '--loss "focal(gamma=2)"',
-        "bi_tempered_t1": '--loss "bi_tempered(t1=0.8, t2=1.2)"',
-        "bi_tempered_t2": '--loss "bi_tempered(t1=0.8, t2=1.2)"',
-    }
 
     loss: str = option(
         "cross_entropy",

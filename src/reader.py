@@ -93,14 +93,8 @@ def check_keys(where: str, keys: Sequence[str], config_class: type) -> None:
     names = list(field_types(config_class))
     for key in keys:
         if key not in names:
-            hint = _instead(config_class, plain(key)) or nearest(plain(key), names)
+            hint = nearest(plain(key), names)
             raise UserError(f"{where}: unknown key {quote(key)}{hint}")
-
-
-def _instead(config_class: type, name: str) -> str:
-    """Return how an option of earlier versions is said now, nothing if it was none."""
-    now = getattr(config_class, "moved", {}).get(name)
-    return f": write {now} instead" if now else ""
 
 
 def shipped(path: Path) -> Path:
@@ -251,8 +245,7 @@ def parse(
         word = rest[0].split("=")[0]
         names = [f"--{name}" for name in field_types(config_class)]  # type: ignore[arg-type]
         meant = "--" + word.lstrip("-").replace("-", "_")
-        hint = _instead(config_class, meant[2:]) or nearest(meant, names)
-        raise UserError(f"unknown flag {word}{hint}")
+        raise UserError(f"unknown flag {word}{nearest(meant, names)}")
     config = fill(config_class, vars(flags), row_by=row_by, rows_only=rows_only)
     for name in ("wandb", "mlflow"):
         if getattr(config, name, False) and importlib.util.find_spec(name) is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,17 @@ from src.tasks.segmentation import Segmentation
 
 NAMES = ("task", *TERMS)  # the order of the student's buffers
 ShowFeatures = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
+
+
+class Seen(NamedTuple):
+    """Logits and deepest map of student and teacher (soft, hint), the projected map, the batch."""
+
+    logits: Tensor
+    soft: Tensor
+    deepest: Tensor
+    projected: Tensor
+    hint: Tensor
+    batch: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,24 +93,15 @@ class Distillation:
         with torch.no_grad():
             soft, hint = self.show_features(self.teacher, batch["image"])
         with torch.autocast(logits.device.type, enabled=False):  # sums pass what fp16 can hold
-            return self._combine(model, logits.float(), soft, deepest, projected, hint, batch)
+            seen = Seen(logits.float(), soft, deepest, projected, hint, batch)
+            return self._combine(model, seen)
 
-    def _combine(
-        self,
-        model: nn.Module,
-        logits: Tensor,
-        soft: Tensor,
-        deepest: Tensor,
-        projected: Tensor,
-        hint: Tensor,
-        batch: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
+    def _combine(self, model: nn.Module, seen: Seen) -> dict[str, Tensor]:
         """Weigh the terms by their running sizes, without a look at any number on the host."""
-        task = self._task_loss(logits, batch)
-        values = {name: self._term(name, logits, soft, deepest, projected, hint, batch)
-                  for name in self.active}  # fmt: skip
+        task = self._task_loss(seen.logits, seen.batch)
+        values = {name: self._term(name, seen) for name in self.active}
         student: Any = getattr(model, "module", model)
-        exact = torch.float32 if logits.device.type == "mps" else torch.float64
+        exact = torch.float32 if seen.logits.device.type == "mps" else torch.float64
         known = dict(zip(NAMES, student.sizes.to(exact), strict=True))
         sizes = {name: running_size(known[name], value)
                  for name, value in {"task": task, **values}.items()}  # fmt: skip
@@ -111,7 +113,7 @@ class Distillation:
         total = torch.stack([task, *weighted.values()]).sum()
         if torch.is_grad_enabled():
             if student.count_step(self.share_every):
-                shares = gradient_shares({"task": task, **weighted}, [deepest])
+                shares = gradient_shares({"task": task, **weighted}, [seen.deepest])
                 _write(student.shares, shares)
             _write(student.sizes, sizes)
         logged = {"task": task.detach()}
@@ -135,26 +137,18 @@ class Distillation:
             return self.inner.criterion(logits, batch["mask"])["loss"]
         return self.inner.criterion(logits, batch["target"])
 
-    def _term(
-        self,
-        name: str,
-        logits: Tensor,
-        soft: Tensor,
-        deepest: Tensor,
-        projected: Tensor,
-        hint: Tensor,
-        batch: dict[str, Tensor],
-    ) -> Tensor:
+    def _term(self, name: str, seen: Seen) -> Tensor:
         if name == "kl":
             valid = None
             if isinstance(self.inner, Segmentation):
-                valid = batch["mask"] != self.inner.ignore_index
-            return kl_loss(logits, soft, self.temperature, valid)
+                valid = seen.batch["mask"] != self.inner.ignore_index
+            return kl_loss(seen.logits, seen.soft, self.temperature, valid)
         if name == "channel":
-            return channel_loss(logits, soft, self.temperature)
+            return channel_loss(seen.logits, seen.soft, self.temperature)
         if name == "feature":
-            return feature_loss(projected, hint)
-        return {"attention": attention_loss, "similarity": similarity_loss}[name](deepest, hint)
+            return feature_loss(seen.projected, seen.hint)
+        term = {"attention": attention_loss, "similarity": similarity_loss}[name]
+        return term(seen.deepest, seen.hint)
 
 
 @torch.no_grad()

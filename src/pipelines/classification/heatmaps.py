@@ -1,4 +1,10 @@
-"""Heat maps over photographs of OOF rows, by the network that held the row out."""
+"""Grad-CAM heat maps over photographs of OOF rows, by the network that held the row out.
+
+Grad-CAM: the last map's channels, each weighted by the mean gradient of the class's logit over the
+map, added up and cut at zero. Source: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391,
+equations 1, 2. Tokens of a transformer are laid out as the map they came from, without class and
+register tokens.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +15,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from src.config import InferConfig
 from src.data.canonical import ImageSource
 from src.data.decode import decode_image
 from src.ensemble.diagnosis import Diagnosis
-from src.models.grad_cam import grad_cam
+from src.models.classifier import Classifier, as_map
 from src.pipelines.classification.infer import TrainedFold, load_fold
 from src.pipelines.pictures import SIDE, encode_jpeg
 from src.runs import Output
@@ -74,3 +81,22 @@ def lay_over(photograph: np.ndarray, heat: np.ndarray) -> np.ndarray:
     levels = (smooth.clip(0, 1) * 255).astype(np.uint8)
     colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
     return (photograph * (1 - STRENGTH) + colours * STRENGTH).round().astype(np.uint8)
+
+
+def grad_cam(model: Classifier, image: Tensor, target: int) -> Tensor:
+    """Return the map (h, w) in [0, 1] of class ``target`` in ``image`` (3, H, W) uint8.
+
+    All zero where nothing in the map speaks for the class. The model is set to evaluation mode.
+    """
+    model.eval()
+    with torch.no_grad():
+        shown = model.show(image[None])
+    shown = shown.detach().float().requires_grad_()
+    with torch.enable_grad():
+        logit = model.classify(model.embed(shown))[0, target]
+        (gradient,) = torch.autograd.grad(logit, shown)
+    features, weights = (
+        as_map(model.backbone, x)[0].permute(1, 2, 0) for x in (shown.detach(), gradient)
+    )
+    heat = (features @ weights.mean(dim=(0, 1))).clamp_min(0)
+    return heat / heat.max().clamp_min(1e-12)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.models.classifier import build_classifier
-from src.models.grad_cam import grad_cam
+from src.pipelines.classification.heatmaps import grad_cam
 
 
 @pytest.mark.parametrize(
