@@ -27,6 +27,7 @@ BENCHMARKS = {
     "blend": "Blend of seven models",
     "growth": "Time and memory while the number of images grows",
     "startup": "Start-up",
+    "onnx": "ONNX files beside PyTorch",
     "gpu_check": "GPU",
 }
 RESULTS = ROOT / "benchmarks" / "results.md"

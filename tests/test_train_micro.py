@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ def test_sets_seeds_report_and_masks(
     assert "9,509" in said and "0.0" in said
     report = (out / "micro" / "net-report.md").read_text(encoding="utf-8")
     assert mean in report and "- [ ] strict protocol" in report
+    assert re.search(r"\| torch .*, channels last \| \d+\.\d \|", report)
+    assert re.search(r"\| ONNX, .* \| (\d+\.\d|not measured: pip install onnx.*) \|", report)
     assert report.count("- [x] forward pass") == 5 and "- [ ] trained on all five sets" in report
 
     one = out / "micro" / "net-CFD-seed1" / "fold0"

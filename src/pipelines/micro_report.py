@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,42 @@ def measure_latency(net: nn.Module, size: int = 256, repeats: int = 20) -> float
             net(image)
             seconds.append(time.perf_counter() - begin)
     return 1e3 * statistics.median(seconds[3:])
+
+
+def measure_onnx(net: nn.Module, size: int = 256, repeats: int = 20) -> float | None:
+    """Return the same of its ONNX file in onnxruntime; None where that is not installed."""
+    from src.pipelines.deploy.export import NEEDED
+    from src.pipelines.deploy.graph import Deployed, Export, write_onnx
+    from src.pipelines.deploy.model import open_session
+
+    if any(find_spec(name) is None for name in NEEDED):
+        return None
+    module = Deployed(fold_norms(net, size).to("cpu"), (size, size), masks=True).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        write_onnx(Export(module, {}), path)
+        session = open_session(path, threads=torch.get_num_threads())
+    image = np.zeros((1, size, size, 3), np.uint8)
+    seconds = []
+    for _ in range(repeats + 3):
+        begin = time.perf_counter()
+        session.run(None, {"image": image})
+        seconds.append(time.perf_counter() - begin)
+    return 1e3 * statistics.median(seconds[3:])
+
+
+def latency_table(net: nn.Module) -> list[str]:
+    """Return a Markdown table of median latencies: PyTorch's, and its ONNX file's."""
+    onnx = measure_onnx(net)
+    shown = (
+        "not measured: pip install onnx onnxscript onnxruntime" if onnx is None else f"{onnx:.1f}"
+    )
+    return [
+        "| engine | ms, median of 20 |",
+        "|---|---:|",
+        f"| torch {torch.__version__}, channels last | {measure_latency(net):.1f} |",
+        f"| ONNX, pixels in, probabilities out | {shown} |",
+    ]
 
 
 def passes_forward(net: str, drop: tuple[str, ...], dataset: str) -> bool:
@@ -102,8 +140,9 @@ def write_report(
         f"- parameters with {BUDGET_CLASSES} classes: {budget.trainable:,} trainable, "
         f"{budget.deployed:,} deployed (norms folded)",
         f"- {budget.flops / 1e6:.1f} MFLOPs for one 256x256 image (a multiply-add is two)",
-        f"- latency {measure_latency(model):.1f} ms for one 256x256 image, {threads} CPU "
-        f"thread{'s' * (threads > 1)}, {platform.machine()}, torch {torch.__version__}",
+        f"- one 256x256 image, {threads} CPU thread{'s' * (threads > 1)}, {platform.machine()}:",
+        "",
+        *latency_table(model),
         "",
         "```",
         budget.table(),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks import blend, forecast, growth, run, timing, train_step
+from benchmarks import onnx as onnx_files
 from src.ensemble.solvers import mixture_losses, solve_mixture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,3 +89,12 @@ def test_a_split_of_the_forecast_study(tmp_path: Path) -> None:
     kept = forecast.shift_rows(targets, np.arange(120), 3.0, rng)
     counts = np.bincount(targets[kept], minlength=3)
     assert counts.max() == 40 and counts.min() < 15
+
+
+def test_an_onnx_file_is_timed_beside_its_network(tmp_path: Path) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    images = [np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)]
+    row = onnx_files.measure("micro twohead_10k, 256 px", images, 2, tmp_path)
+    assert row[0].startswith("micro") and float(row[2]) < 1e-4 and len(row) == 8
+    assert all(float(cell) > 0 for cell in row[3:])

@@ -142,6 +142,7 @@ def test_other_precisions_say_what_they_lose(
     oof = open_oof(place.run / "oof.npz")
     loss = log_loss(softmax(np.asarray(oof.logits[0], np.float64)), oof.targets)
     assert f"beside fp32 on {len(oof.ids)} held-out images" in lines[1]
+    assert float(lines[1].split()[-1].rstrip("%")) >= 90, "decisions that stay"
     assert float(lines[2].split("fp32 ")[1].split(",")[0]) == pytest.approx(loss, abs=2e-3)
     assert "accuracy" in lines[3] and "times as fast" in lines[4]
     path = place.run / f"export.{precision}.onnx"

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from src.classes import merge_classes
-from src.data.canonical import Source, resize_image
+from src.data.canonical import Source
 from src.ensemble.pool import TINY
 from src.ensemble.weights import needed_views
 from src.pipelines.classification.infer import DecodedImages, TrainedFold
-from src.pipelines.deploy.graph import Export, shrink
+from src.pipelines.deploy.graph import Export, Resize, shrink
 from src.pipelines.library import Ensemble, load_ensemble
 from src.runs import Output
 from src.script import UserError
@@ -146,27 +146,27 @@ class DeployedEnsemble(nn.Module):
 class GivenImages(DecodedImages):
     """Images (H, W, 3) uint8 in memory, as the ensemble reads them from disk."""
 
-    def __init__(self, images: Sequence[np.ndarray]) -> None:
+    def __init__(self, images: Sequence[np.ndarray], resize: Resize) -> None:
         super().__init__(Path(), [f"image {n}" for n in range(len(images))])
-        self.arrays = images
+        self.arrays, self.resize = images, resize
 
     def at(self, side: int) -> Source:
         """Return the source of (side, side, 3) uint8 pixels."""
-        return GivenAt(self.arrays, side)
+        return GivenAt(self.arrays, side, self.resize)
 
 
 class GivenAt:
     """Images squashed to one square."""
 
-    def __init__(self, arrays: Sequence[np.ndarray], side: int) -> None:
-        self.arrays, self.side = arrays, side
+    def __init__(self, arrays: Sequence[np.ndarray], side: int, resize: Resize) -> None:
+        self.arrays, self.side, self.resize = arrays, side, resize
         self.shape: tuple[int, ...] | None = (side, side, 3)
 
     def __len__(self) -> int:
         return len(self.arrays)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return resize_image(self.arrays[row], (self.side, self.side))
+        return self.resize(self.arrays[row], (self.side, self.side))
 
     def name(self, row: int) -> str:
         """Name an image in messages."""
@@ -199,7 +199,9 @@ def open_ensemble(folder: Path) -> Export:
          "resize": "bilinear, antialiased, inside the graph", "classes": list(ensemble.classes),
          "probs": "(1, K)", "task": "labels" if weights.labels else "classes",
          "members": members, "weights": weights.blend.weights[weights.blend.used].tolist()},
-        expected=lambda images: ensemble.predict_decoded(GivenImages(images), np.float32),
+        expected=lambda images, resize: ensemble.predict_decoded(
+            GivenImages(images, resize), np.float32
+        ),
     )  # fmt: skip
 
 
