@@ -197,9 +197,3 @@ def bootstrap_means(
         totals = np.maximum(counts @ sizes, 1)[:, None]
         means[start : start + size] = counts @ sums / totals
     return means
-
-
-def interval(means: Array) -> tuple[float, float]:
-    """Return the 95 % percentile interval of bootstrap means (num,)."""
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)

@@ -22,7 +22,6 @@ from src.ensemble.blend import (
     convex,
     cross_fit,
     greedy,
-    interval,
     losses_of,
     seed_weights,
     uniform_weights,
@@ -216,7 +215,7 @@ def score_entries(
     means = bootstrap_means(np.stack([entry.nested for entry in entries], axis=1), groups)
     scores = {}
     for entry, resampled in zip(entries, means.T, strict=True):
-        low, high = interval(resampled)
+        low, high = np.quantile(resampled, [0.025, 0.975]).tolist()
         nested = float(entry.nested.mean())
         scores[entry.name] = {"fitted": entry.loss, "nested": nested, "low": low, "high": high}
     return scores

@@ -68,8 +68,7 @@ def independent_tempered_softmax(activations: np.ndarray, t: float) -> np.ndarra
         return np.maximum(1 + (1 - t) * x, 0) ** (1 / (1 - t))
 
     shifted = activations - activations.max()
-    high = 1e4 if t > 1 else 1 / (1 - t)
-    root = brentq(lambda shift: exp_t(shifted - shift).sum() - 1, 0, high, xtol=1e-13)
+    root = brentq(lambda shift: exp_t(shifted - shift).sum() - 1, 0, 1e4, xtol=1e-13)
     return exp_t(shifted - root)
 
 
@@ -88,7 +87,7 @@ def independent_bi_tempered(activations: np.ndarray, y: np.ndarray, t1: float, t
     return total
 
 
-@pytest.mark.parametrize("t", [0.5, 0.9, 1.1, 1.5, 2.0, 4.0])
+@pytest.mark.parametrize("t", [1.1, 1.5, 2.0, 4.0])
 def test_tempered_softmax_agrees_with_a_root_search(t: float) -> None:
     activations = np.array([1.5, -0.4, 0.0, -3.0, 1.2])
     found = tempered_softmax(torch.tensor(activations)[None].float(), t)[0]
@@ -99,10 +98,6 @@ def test_tempered_softmax_by_hand() -> None:
     """t = 2: p_k = 1 / (1 + L - a_k); for a = (0, -3/2) and L = 1/2 it is (2/3, 1/3)."""
     found = tempered_softmax(torch.tensor([[0.0, -1.5]]), 2.0)
     torch.testing.assert_close(found, torch.tensor([[2 / 3, 1 / 3]]))
-    # t = 1/2: p_k = max(0, 1 + (a_k - L) / 2)^2; a = (0, -2 / 5) and L = 2/5 give (0.64, 0.36).
-    found = tempered_softmax(torch.tensor([[0.0, -0.4]]), 0.5)
-    torch.testing.assert_close(found, torch.tensor([[0.64, 0.36]]))
-    assert tempered_softmax(torch.tensor([[0.0, -9.0]]), 0.5)[0, 1] == 0  # finite support
 
 
 @pytest.mark.parametrize("t", [1.05, 1.2, 1.5, 2.0])
@@ -121,7 +116,7 @@ def test_bi_tempered_by_hand() -> None:
     assert loss.item() == pytest.approx((1 / 9 + 1 / 9) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize(("t1", "t2"), [(0.8, 1.2), (0.2, 4.0), (0.5, 0.5), (0.9, 0.7)])
+@pytest.mark.parametrize(("t1", "t2"), [(0.8, 1.2), (0.2, 4.0), (0.5, 1.5), (0.9, 1.1)])
 @pytest.mark.parametrize("y", [[0.0, 1.0, 0.0], [0.2, 0.5, 0.3]])
 def test_bi_tempered_agrees_with_its_integral(t1: float, t2: float, y: list[float]) -> None:
     activations = np.array([0.3, -0.2, 0.6])
@@ -145,7 +140,7 @@ def test_bi_tempered_bounds_an_outlier() -> None:
     assert loss(far, torch.tensor([1])).item() == pytest.approx(2.0, abs=0.05)
 
 
-@pytest.mark.parametrize("t", [0.6, 1.3, 2.0])
+@pytest.mark.parametrize("t", [1.3, 2.0])
 def test_tempered_gradient_is_that_of_finite_differences(t: float) -> None:
     torch.manual_seed(1)
     activations = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
@@ -163,7 +158,7 @@ def test_tempered_gradient_is_that_of_finite_differences(t: float) -> None:
         assert gradient[row, column].item() == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=1e-5)
 
 
-EXTREME = [f"bi_tempered(t1={t1}, t2={t2})" for t1, t2 in ((1, 1), (0.8, 0.5), (1, 2))]
+EXTREME = [f"bi_tempered(t1={t1}, t2={t2})" for t1, t2 in ((1, 1), (0.8, 1.2), (1, 2))]
 
 
 @pytest.mark.parametrize("spec", [*LOSSES, "focal(gamma=0.5)", *EXTREME])
@@ -213,7 +208,7 @@ def test_a_step_down_the_gradient_lowers_every_loss() -> None:
         ("cross_entropie", r"--loss: 'cross_entropie' is unknown \(did you mean cross_entropy\?\)"),
         ("focal(gamma=-1)", "--loss: focal: gamma -1: at least 0, at most 100"),
         ("bi_tempered(t1=1.5)", "t1 1.5: at least 0, at most 1"),
-        ("bi_tempered(t2=0)", "t2 0: above 0, at most 10"),
+        ("bi_tempered(t2=0.5)", "t2 0.5: at least 1, at most 10"),
         ("cross_entropy(gamma=1)", "cross_entropy has no option 'gamma'; it has none"),
     ],
 )
