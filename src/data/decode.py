@@ -208,6 +208,10 @@ def _decode_indices(data: bytes, path: Path | str) -> np.ndarray:
         raise UserError(f"mask {path} is damaged or cut short: restore the file") from error
     if mask.ndim == 3 and mask.shape[2] == 3 and (mask == mask[..., :1]).all():
         mask = mask[..., 0]
+    if mask.ndim == 2 and mask.dtype.kind == "f" and (mask == np.rint(mask)).all():
+        mask = mask.astype(np.int64)  # 0.0 and 1.0
+    if mask.ndim == 2 and mask.dtype.kind == "f":
+        raise UserError(f"mask {path} holds fractions: save class numbers, or 0 and 255")
     if mask.ndim != 2 or mask.dtype.kind not in "bui":
         raise UserError(f"mask {path} holds colours, not class indices: save it as a grey PNG")
     if data.startswith(b"\x89PNG") and data[25] == 0 and data[24] in (2, 4):

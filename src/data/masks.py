@@ -59,7 +59,8 @@ class VoidReader:
         """Say what the labels depend on besides the files, for a cache."""
         decode = getattr(self.index.decode, "func", self.index.decode)
         name = getattr(decode, "__qualname__", type(decode).__qualname__)
-        return f"{name} {self.index.classes} {self.index.ignore_index}"
+        parts = len(getattr(decode, "parts", ()))
+        return f"{name} {parts} {self.index.classes} {self.index.ignore_index}"
 
 
 def read_labelled(name: str, root: Path | str, **options: object) -> MaskIndex:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SCENES = "road_scenes"
 SIDE = 384
 # layouts of any classes, of which a lane run sees two
-TWO_CLASSES = ("folders", "coco", "labelme", "labelstudio")
+TWO_CLASSES = ("folders", "coco", "labelme", "labelstudio", "yolo", "rle")
 
 
 def fold_of(text: str) -> int | None:

@@ -12,13 +12,11 @@ on val and on test are no substitute for each other. The group is the drive.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from src.data.decode import decode_image, decode_mask
+from src.data.decode import decode_mask
+from src.data.sources.colours import ColourDecoder
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -59,7 +57,6 @@ COLOURS: dict[str, tuple[int, int, int, int]] = {
     "Truck_Bus": (192, 128, 192, 8), "Tunnel": (64, 0, 64, 1),
     "VegetationMisc": (192, 192, 0, 5), "Void": (0, 0, 0, VOID), "Wall": (64, 192, 0, 1),
 }  # fmt: skip
-MAX_STRAY = 0.01  # share of pixels in no listed colour that still counts as void
 
 
 def read_camvid(root: Path | str, *, all_colours: bool = False) -> MaskIndex:
@@ -88,44 +85,19 @@ def read_camvid(root: Path | str, *, all_colours: bool = False) -> MaskIndex:
         decode = partial(decode_mask, num_classes=len(CLASSES), ignore_index=VOID)
         return build_index(root, rows, CLASSES, decode, ignore_index=VOID, notes=notes)
     if not all_colours:
-        lookup = ColourDecoder(tuple((r, g, b, k) for r, g, b, k in COLOURS.values()), VOID)
+        lookup = ColourDecoder(
+            tuple((r, g, b, k) for r, g, b, k in COLOURS.values()), VOID, "CamVid"
+        )
         return build_index(root, rows, CLASSES, lookup, ignore_index=VOID, notes=notes)
     names = tuple(name for name in COLOURS if name != "Void")
     table = tuple((*COLOURS[name][:3], label) for label, name in enumerate((*names, "Void")))
-    lookup = ColourDecoder(table, len(names))
+    lookup = ColourDecoder(table, len(names), "CamVid")
     return build_index(root, rows, names, lookup, ignore_index=len(names), notes=notes)
 
 
 def drive_of(name: str) -> str:
     """Name the drive of a frame: "0016E5_07959" -> "0016E5"."""
     return name.split("_")[0]
-
-
-@dataclass(frozen=True)
-class ColourDecoder:
-    """Read a mask stored in colours: path -> labels (H, W) uint8.
-
-    Attributes:
-        table: (red, green, blue, label) of every class, void included.
-        void: label of the few pixels that have no listed colour.
-    """
-
-    table: tuple[tuple[int, int, int, int], ...]
-    void: int
-
-    def __call__(self, path: Path) -> np.ndarray:
-        """Decode ``path``; UserError if over 1 % of its pixels have no listed colour."""
-        image = decode_image(path).astype(np.int32)
-        codes = image[..., 0] << 16 | image[..., 1] << 8 | image[..., 2]
-        known = np.array(sorted((r << 16 | g << 8 | b, k) for r, g, b, k in self.table))
-        place = np.searchsorted(known[:, 0], codes).clip(max=len(known) - 1)
-        stray = known[place, 0] != codes
-        if stray.mean() > MAX_STRAY:
-            raise UserError(
-                f"mask {path}: {stray.mean():.0%} of the pixels have no CamVid colour; "
-                "masks must be stored without loss (PNG)"
-            )
-        return np.where(stray, self.void, known[place, 1]).astype(np.uint8)
 
 
 def _list_split_folders(root: Path, end: str, notes: list[str]) -> Iterator[Row]:

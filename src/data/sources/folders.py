@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from src.data.sources.colours import is_coloured, read_colours
 from src.data.sources.frames import group_neighbours
-from src.data.sources.labels import settle_labels
+from src.data.sources.labels import join_parts, settle_colours, settle_labels
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -70,7 +71,8 @@ def read_folders(
     """
     root = Path(root)
     notes: list[str] = []
-    rows = list(list_pairs(root, notes))
+    parts: dict[Path, list[Path]] = {}
+    rows = list(list_pairs(root, notes, parts))
     if frames:
         groups = group_neighbours((row.id for row in rows), block=frames)
         rows = [row._replace(group=groups[row.id]) for row in rows]
@@ -78,12 +80,21 @@ def read_folders(
         raise UserError(f"labels must be auto, index, binary or foreground, not {labels}")
     names = tuple(classes) or read_classes(root)
     targets = [root / row.target for row in rows if row.target]
-    names, decode, void = settle_labels(targets, names, labels, notes)
+    targets += [path for more in parts.values() for path in more]
+    colours = read_colours(root)
+    if targets and is_coloured(targets[0]):
+        names, decode, void = settle_colours(targets, names, labels, colours, notes)
+    else:
+        known = names or (colours.names if colours else ())
+        names, decode, void = settle_labels(targets, known, labels, notes)
+    decode = join_parts(decode, parts, names, notes)
     return build_index(root, rows, names, decode, ignore_index=void, notes=notes, blocks=frames > 0)
 
 
-def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
+def list_pairs(root: Path, notes: list[str], parts: dict[Path, list[Path]]) -> Iterator[Row]:
     """Yield the rows of any layout; what is missing is added to ``notes``.
+
+    ``parts`` receives the further parts of masks, by their first.
 
     Raises:
         UserError: no images, no mask that fits an image, or lists of other images.
@@ -94,7 +105,7 @@ def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
             f"{root} holds no images/ with images: found {describe(root)}; the layouts are in "
             "docs/layouts.md"
         )
-    loose = _match_loose(root, images, masks.pop("", {}), notes)
+    loose = _match_loose(root, images, masks.pop("", {}), notes, parts)
     if set(images) == {""}:
         images = _divide(root, images[""], masks, notes)
     known = {
@@ -106,7 +117,7 @@ def list_pairs(root: Path, notes: list[str]) -> Iterator[Row]:
         part, drawn = images[split], known[split]
         if not drawn and (loose or masks):
             _tell_blind(root, split, notes)
-        for row in pair(root, part, match_masks(part, drawn, notes), split, notes=notes):
+        for row in pair(root, part, match_masks(part, drawn, notes, parts), split, notes=notes):
             twice = not drawn and blind[row.id] > 1  # in two splits that both become test
             yield row._replace(id=f"{split}/{row.id}") if twice else row
     lone = [n for n in loose if not any(n in part for part in images.values())]
@@ -221,7 +232,13 @@ def _tell_skipped(
         notes.append(f"{root}: {count} files {ending} among the images, left out: convert them")
 
 
-def _match_loose(root: Path, images: Mapping[str, Files], masks: Files, notes: list[str]) -> Files:
+def _match_loose(
+    root: Path,
+    images: Mapping[str, Files],
+    masks: Files,
+    notes: list[str],
+    parts: dict[Path, list[Path]],
+) -> Files:
     """Match masks that lie in no split, by the lists that name pairs and else by names.
 
     Raises:
@@ -241,7 +258,7 @@ def _match_loose(root: Path, images: Mapping[str, Files], masks: Files, notes: l
     taken = set(said.values())
     masks = {name: path for name, path in masks.items() if path not in taken and name not in said}
     rest = {name: path for name, path in union.items() if name not in said}
-    return said | (match_masks(rest, masks, notes) if rest else masks)
+    return said | (match_masks(rest, masks, notes, parts) if rest else masks)
 
 
 def _group(files: list[tuple[str, str, Path]]) -> dict[str, Files]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from src.data.decode import decode_mask, read_form
+from src.data.decode import decode_image, decode_mask, read_form
+from src.data.sources.colours import Colours, find_one_colour
 from src.script import UserError
 
 VOID = 255
@@ -68,6 +70,91 @@ def settle_labels(
                 notes.append("some masks are 0/1 and some 0/255: both are read as foreground")
             return _pair(names, decode)
     return _numbers(names or _default_names(_count_classes(first)))
+
+
+@dataclass(frozen=True)
+class PartsDecoder:
+    """Read masks that lie in several files: 1 where any part is.
+
+    Attributes:
+        decode: of one file.
+        parts: the first file → the others.
+    """
+
+    decode: Callable[[Path], np.ndarray]
+    parts: Mapping[Path, Sequence[Path]]
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Read the parts of one mask; UserError where they differ in size."""
+        mask = self.decode(path)
+        for other in self.parts.get(path, ()):
+            part = self.decode(other)
+            if part.shape != mask.shape:
+                raise UserError(f"masks {path} and {other} are of one image: give them its size")
+            mask = np.maximum(mask, part)
+        return mask
+
+
+def join_parts(
+    decode: Callable[[Path], np.ndarray],
+    parts: Mapping[Path, Sequence[Path]],
+    names: Sequence[str],
+    notes: list[str],
+) -> Callable[[Path], np.ndarray]:
+    """Return the decoder of masks that lie in several files, ``decode`` itself where none does.
+
+    Raises:
+        UserError: they have more than two labels, so that parts may contradict each other.
+    """
+    if not parts:
+        return decode
+    first, others = next(iter(parts.items()))
+    if len(names) > 2:
+        raise UserError(
+            f"{first} and {others[0]} are of one image, and hold {len(names)} labels: draw one "
+            "mask an image"
+        )
+    notes.append(f"{len(parts)} images have several masks, which are joined: {first.parent.name}/")
+    return PartsDecoder(decode, parts)
+
+
+def settle_colours(
+    targets: Sequence[Path],
+    names: tuple[str, ...],
+    labels: str,
+    colours: Colours | None,
+    notes: list[str],
+) -> Labels:
+    """Decide what the colours of masks mean: by a table, or one colour on black.
+
+    Args:
+        targets: the masks.
+        names: of the labels, if they are said elsewhere.
+        labels: as :func:`settle_labels` has it; "binary" and "foreground" join all colours.
+        colours: the table.
+        notes: receives what is assumed.
+
+    Raises:
+        UserError: several colours and no table.
+    """
+    if labels in ("binary", "foreground"):
+        notes.append("masks hold colours: every colour but black is read as foreground")
+        return Labels(names or _default_names(2), decode_any_colour)
+    if colours is not None:
+        return Labels(colours.names, colours.decode, VOID)
+    one = find_one_colour(targets)
+    if one is None or len(names or (0, 0)) != 2:
+        raise UserError(
+            f"mask {targets[0]} holds colours, not class indices: name them in class_dict.csv in "
+            "the data folder (a line name,r,g,b for each), or save masks as grey PNG"
+        )
+    notes.append("masks hold one colour on black: it is read as foreground")
+    return Labels(names or _default_names(2), one)
+
+
+def decode_any_colour(path: Path) -> np.ndarray:
+    """Read a mask of colours as labels 0 and 1, 1 where it is not black."""
+    return decode_image(path).any(axis=2).astype(np.uint8)
 
 
 def decode_labels(path: Path, num_classes: int | None = None) -> np.ndarray:

@@ -4,7 +4,8 @@ Forms, recognised by what lies in the folder:
 - TuSimple: ``label_data_*.json``, ``test_label.json`` (one JSON a line) and ``clips/``, also below
   ``train_set/`` and ``test_set/``; the polylines are drawn.
   https://github.com/TuSimple/tusimple-benchmark
-- Polygons, see ``coco.py`` and ``labelme.py``; every category is lane, and a note says so.
+- Polygons and run lengths, see ``coco.py``, ``labelme.py``, ``yolo.py``, ``rle_table.py``; every
+  category is lane, and a note says so.
 - ``images/`` + ``masks/`` folders, see ``folders.py``.
 """
 
@@ -20,14 +21,13 @@ from typing import Any
 import numpy as np
 
 from src.data.decode import read_bytes, read_size
-from src.data.sources.coco import is_coco, read_coco
-from src.data.sources.folders import holds_masks, read_folders
+from src.data.sources import coco, label_studio, labelme, yolo
+from src.data.sources.folders import read_folders
 from src.data.sources.frames import group_clips
-from src.data.sources.label_studio import is_label_studio, read_label_studio
-from src.data.sources.labelme import is_labelme, read_labelme
 from src.data.sources.masks import MaskIndex, Row, Source, build_index, note_count, note_missing
 from src.data.sources.names import Locator, read_text
 from src.data.sources.places import describe
+from src.data.sources.rle_table import is_rle_table, read_rle_table
 from src.files import Json
 from src.script import UserError
 
@@ -52,12 +52,11 @@ def read_lanes(root: Path | str, *, block: int = 50, line_width: int = LINE_WIDT
     root = Path(root)
     if is_tusimple(root):
         return _read_tusimple(root, block, line_width)
-    if is_coco(root):
-        return read_coco(root, merged=CLASSES[1], block=block)
-    if is_labelme(root) and not holds_masks(root):
-        return read_labelme(root, merged=CLASSES[1], block=block)
-    if is_label_studio(root) and not holds_masks(root):
-        return read_label_studio(root, merged=CLASSES[1], block=block)
+    for source in (coco.SOURCE, labelme.SOURCE, label_studio.SOURCE, yolo.SOURCE):
+        if source.is_here(root):
+            return source.read(root, merged=CLASSES[1], block=block)
+    if is_rle_table(root):
+        return read_rle_table(root, merged=CLASSES[1])
     return read_folders(root, classes=CLASSES, labels="foreground", frames=block)
 
 

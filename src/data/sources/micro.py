@@ -52,7 +52,11 @@ def read_micro(root: Path | str, dataset: str) -> MaskIndex:
     if not (folder / "train" / "images").is_dir() and not is_divided(folder):
         return _ORIGINAL[dataset](folder)
     notes: list[str] = []
-    rows = list(list_pairs(folder, notes))
+    parts: dict[Path, list[Path]] = {}
+    rows = list(list_pairs(folder, notes, parts))
+    if parts:
+        first, others = next(iter(parts.items()))
+        raise UserError(f"{first} and {others[0]} are of one image: draw one mask an image")
     if dataset == "ETIS":
         rows = [row._replace(group=etis.sequence_of(row.id)) for row in rows]
     note_count(notes, f"{dataset} images", len(rows), KNOWN[dataset])

@@ -1,8 +1,8 @@
 """Matching of names to image files: of masks, in split lists, and as annotation files write them.
 
 A split list is ``train.txt``, ``val.txt`` (or ``valid.txt``) or ``test.txt``, also
-``train_list.txt`` and ``train_gt.txt``, beside the images or in ``list/``, ``lists/``, ``splits/``
-or ``ImageSets/Segmentation/``. A line is an image, or an image and its mask.
+``train_list.txt`` and ``train_gt.txt``, beside the images or in ``list/``, ``lists/``, ``splits/``,
+``annotations/`` or ``ImageSets/Segmentation/``. A line is an image, or an image and its mask.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -20,22 +20,32 @@ from src.script import UserError
 
 _MASK_WORD = "masks?|labels?|seg|segmentation|gt|annotation|gtFine_labelIds|gtFine_labelTrainIds"
 _WORD = f"image|img|rgb|sat|leftImg8bit|{_MASK_WORD}"
-_AFFIX = re.compile(rf"^(?:{_WORD})[-_. ]+|[-_. ]+(?:{_WORD})$", re.IGNORECASE)
-_MASK_AFFIX = re.compile(rf"^(?:{_MASK_WORD})[-_. ]+|[-_. ]+(?:{_MASK_WORD})$", re.IGNORECASE)
+# Also words of splits, DRIVE's 21_manual1, and nnU-Net's number of the channel.
+_DEEP = rf"{_WORD}|manual\d?|train|training|test|testing|val|validation|0000"
+_AFFIX, _MASK_AFFIX, _DEEP_AFFIX = (
+    re.compile(rf"^(?:{words})[-_. ]+|[-_. ]+(?:{words}|masks?[-_. ]?\d\d?)$", re.IGNORECASE)
+    for words in (_WORD, _MASK_WORD, _DEEP)
+)
+_NUMBERED = re.compile(r"[-_. ]masks?[-_. ]?\d\d?$", re.IGNORECASE)
 
 
 def match_masks(
-    images: Mapping[str, Path], masks: Mapping[str, Path], notes: list[str]
+    images: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    notes: list[str],
+    parts: dict[Path, list[Path]],
 ) -> dict[str, Path]:
     """Give every mask the id of its image, where that is found.
 
     An equal id counts first; then an id that is equal in any case and without words such as in
-    ``7_mask`` or ``img_7``.
+    ``7_mask`` or ``img_7``; then such a name in another folder; then the one image of its folder.
+    ``7_mask_1``, ``7_mask_2``, and masks of such a folder, are parts of one.
 
     Args:
         images: {id: path}.
         masks: {id: path}.
-        notes: receives what was matched by the second rule.
+        notes: receives what was matched by the other rules.
+        parts: receives the further parts of a mask, by its first.
 
     Returns:
         {id: path of the mask}; a mask without an image keeps its own id.
@@ -43,18 +53,25 @@ def match_masks(
     Raises:
         UserError: two masks for one image, or no mask has an image at all.
     """
-    lone = [(_strip(name).casefold(), name) for name in images if name not in masks]
-    count = Counter(name for name, _ in lone)
-    bare = {name: image for name, image in lone if count[name] == 1}
+    lone = [name for name in images if name not in masks]
+    forms = (_strip, _strip_all, lambda name: _strip_all(name.rpartition("/")[2]))
+    tables = [(form, _unique(form, lone)) for form in forms]
     found: dict[str, Path] = {}
     renamed: list[str] = []
     for name, path in masks.items():
-        image = name if name in images else bare.get(_strip(name).casefold(), name)
+        near = (bare.get(form(name).casefold()) for form, bare in tables)
+        image = name if name in images else next(filter(None, near), name)
+        if image in found and _NUMBERED.search(name) and image in images:
+            parts.setdefault(found[image], []).append(path)
+            continue
         if image in found:
-            raise UserError(f"{found[image]} and {path} are two masks of {image}: remove one")
+            raise UserError(
+                f"{found[image]} and {path} are two masks of {image}: remove one, or its folder"
+            )
         found[image] = path
         if image != name:
             renamed.append(f"{path.name} of {images[image].name}")
+    renamed += _match_alone(images, [name for name in lone if name not in found], found, parts)
     note_missing(notes, "masks matched by their names without words such as mask", renamed)
     if images and masks and not any(name in images for name in found):
         raise UserError(
@@ -62,6 +79,43 @@ def match_masks(
             f"{next(iter(masks.values()))} show: a mask has its image's name up to the ending"
         )
     return found
+
+
+def _match_alone(
+    images: Mapping[str, Path],
+    lone: Sequence[str],
+    found: dict[str, Path],
+    parts: dict[Path, list[Path]],
+) -> list[str]:
+    """Give the masks of a folder to the one image in it, if it has none; return what was done."""
+    count = Counter(name.rpartition("/")[0] for name in lone)
+    alone = {f: name for name in lone if count[f := name.rpartition("/")[0]] == 1 and f}
+    renamed = []
+    for name in [name for name in found if name not in images]:
+        image = alone.get(name.rpartition("/")[0])
+        if image is None:
+            continue
+        path = found.pop(name)
+        if image in found:
+            parts.setdefault(found[image], []).append(path)
+        else:
+            found[image] = path
+            renamed.append(f"{path.name} of {images[image].name}")
+    return renamed
+
+
+def _unique(form: Callable[[str], str], names: Sequence[str]) -> dict[str, str]:
+    """Return form of a name → name, where no two names have one form."""
+    formed = [(form(name).casefold(), name) for name in names]
+    count = Counter(key for key, _ in formed)
+    return {key: name for key, name in formed if count[key] == 1}
+
+
+def _strip_all(name: str) -> str:
+    """Take words off both ends until none is left, those of splits and ``manual1`` too."""
+    while (shorter := _strip(name, _DEEP_AFFIX)) != name:
+        name = shorter
+    return name
 
 
 def part_masks(files: Sequence[Path], *, twins: bool) -> set[Path]:
@@ -163,7 +217,7 @@ def _ends(text: str, end: str) -> bool:
     return f"/{unicodedata.normalize('NFC', text)}".endswith(f"/{end}")
 
 
-FOLDERS = (".", "list", "lists", "splits", "ImageSets/Segmentation")
+FOLDERS = (".", "list", "lists", "splits", "ImageSets/Segmentation", "annotations")
 
 
 def read_text(path: Path) -> str:
@@ -200,6 +254,8 @@ def find_lists(root: Path) -> list[tuple[Path, str]]:
         paths = sorted((root / folder).glob("*.txt")) if (root / folder).is_dir() else []
         found = [(path, split_of_name(path.stem)) for path in paths]
         found = [(path, split) for path, split in found if split]
+        if sum(split == "train" for _, split in found) > 1:  # train and valid are said apart
+            found = [item for item in found if "trainval" not in item[0].stem.casefold()]
         if found:
             return sorted(found, key=lambda item: ("train", "valid", "test").index(item[1]))
     return []

@@ -23,23 +23,30 @@ _STRONG = frozenset({"image", "images", "img", "imgs", "mask", "masks", "이미�
 _IMAGES = frozenset({
     *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "rgb"),
     *("input", "inputs", "frames", "original", "originals"),
-    *("이미지", "사진", "원본"),
+    *("이미지", "사진", "원본", "图像", "图片", "影像", "画像", "imagenes", "imágenes", "imagens"),
+    *("bilder", "immagini"),
 })  # fmt: skip
 _MASKS = frozenset({
     *("mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots"),
     *("anno", "annos", "ann", "anns", "gt", "gts", "truth", "truths", "groundtruth", "laneseg"),
     *("seg", "segs", "segmentation", "segmentations", "target", "targets", "trimap", "trimaps"),
-    *("lab", "labs", "마스크", "라벨", "정답"),
+    *("lab", "labs", "마스크", "라벨", "정답", "掩码", "掩膜", "标签", "标注", "マスク"),
+    *("ラベル", "mascaras", "máscaras", "masken", "masques", "maschere", "etiquetas"),
 })  # fmt: skip
 _DATA = frozenset({"set", "sets", "data", "dataset"})
 _FILL = _DATA | {
     *("dir", "dirs", "folder", "png", "jpg", "jpeg", "tif", "bmp", "class", "all", "ground"),
-    *("raw", "stage", "full", "binary", "semantic", "index", "id", "ids"),
+    *("raw", "stage", "full", "binary", "semantic", "index", "id", "ids", "crop", "crops"),
+    *("cropped", "patch", "patches", "tile", "tiles", "resized"),
 }  # words that say nothing of their own
 _WORDS = frozenset({*SPLIT_OF, *_IMAGES, *_MASKS, *_FILL})
-_WHOLE = {"leftimg8bit": "image", "gtfine": "mask", "gtcoarse": "mask"}
-_WHOLE |= {"laneseg_label_w16": "mask", "laneseg_label_w16_test": "mask"}
-_TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
+_WHOLE = {  # split and kind
+    **dict.fromkeys(("gtfine", "gtcoarse"), ("", "mask")),
+    **dict.fromkeys(("laneseg_label_w16", "laneseg_label_w16_test"), ("", "mask")),
+    "leftimg8bit": ("", "image"), "1st_manual": ("", "mask"), "imagestr": ("train", "image"),
+    "labelstr": ("train", "mask"), "imagests": ("test", "image"), "labelsts": ("test", "mask"),
+}  # fmt: skip
+_TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")
 
 
 class Place(NamedTuple):
@@ -95,6 +102,7 @@ def split_of_name(stem: str) -> str:
     extra = {"instances", "instance", "coco", "default", "export", "list", "files", "lists"}
     tokens = [token for token in _tokens(stem) if not token.isdigit()]
     found = [SPLIT_OF[token] for token in tokens if token in SPLIT_OF]
+    found = ["train"] if found == ["train", "valid"] else found  # "trainval"
     return found[0] if len(found) == 1 and set(tokens) <= _WORDS | extra else ""
 
 
@@ -157,7 +165,7 @@ def find_inner(root: Path) -> Path:
 def _read_name(folder: str) -> _Name:
     folder = unicodedata.normalize("NFC", folder)
     if folder.casefold() in _WHOLE:
-        return _Name("", _WHOLE[folder.casefold()], "", True, False, False)
+        return _Name(*_WHOLE[folder.casefold()], "", True, False, False)
     tokens = _tokens(folder)
     splits = [SPLIT_OF[token] for token in tokens if token in SPLIT_OF]
     kinds = [token for token in tokens if token in _MASKS] or [t for t in tokens if t in _IMAGES]
@@ -168,7 +176,8 @@ def _read_name(folder: str) -> _Name:
     split = splits[0] if splits and says else ""
     kind = "" if not kinds else "mask" if kinds[0] in _MASKS else "image"
     if not split and not kind:
-        return _Name("", "", folder, strict, False, bool(splits))
+        glued = any(token.startswith(("train", "test")) for token in unknown)  # "trainpart"
+        return _Name("", "", folder, strict, False, bool(splits) or glued)
     strong = strict and bool(kinds) and set(kinds) <= _STRONG
     return _Name(split, kind, rest, strict, strong, False)
 

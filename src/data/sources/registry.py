@@ -9,14 +9,16 @@ from pathlib import Path
 from src.data.sources.masks import MaskIndex, Source
 from src.data.sources.micro import DATASETS, read_micro
 from src.data.sources.places import find_inner
+from src.data.sources.rle_table import ROWS as RLE_ROWS
 from src.script import UserError
 
 # Files beside this one that hold a ``SOURCE``, in the order in which their signs are looked for.
 FILES = (
     *("voc", "camvid", "cfd", "cvppp", "cardd", "etis", "lanes", "coco", "labelme"),
-    *("label_studio", "folders"),
+    *("label_studio", "yolo", "rle_table", "folders"),
 )
 _FOUND: list[Source] = [import_module(f"src.data.sources.{file}").SOURCE for file in FILES]
+_FOUND.append(RLE_ROWS)
 _FOUND += [Source(f"micro/{n}", partial(read_micro, dataset=n), whole=True) for n in DATASETS]
 SOURCES = {source.name: source for source in _FOUND}
 

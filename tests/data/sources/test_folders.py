@@ -228,13 +228,6 @@ def test_names_in_another_case(disk):
     assert len(read_labelled("auto", disk.root)) == 2
 
 
-def test_coloured_masks_are_refused(disk):
-    disk.image("images/7.jpg")
-    disk.mask("masks/7.png", {(0, 0): (255, 0, 0)})
-    with pytest.raises(UserError, match=r"masks/7\.png holds colours, not class indices: save it"):
-        read_source("auto", disk.root)
-
-
 def test_lists_of_images_that_are_missing_are_said(disk):
     disk.image("VOC2012/JPEGImages/1.jpg")
     disk.text("VOC2012/ImageSets/Segmentation/train.txt", "9")
@@ -264,7 +257,7 @@ def test_pairs_as_public_sets_name_them(disk, image, mask):
 def test_labels_of_other_tools_are_refused_with_what_was_found(disk):
     for split in ("train", "valid"):
         disk.image(f"{split}/images/1.jpg")
-        disk.text(f"{split}/labels/1.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5")
+        disk.text(f"{split}/labels/1.txt", "crack from left to right")
     with pytest.raises(UserError, match=r"valid/labels/ \(1 \.txt\).*exported as COCO"):
         read_labelled("auto", disk.root)
     assert read_test_masks("auto", disk.root).table["id"].tolist() == ["train/1", "valid/1"]

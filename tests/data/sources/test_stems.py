@@ -1,5 +1,6 @@
 import pytest
 
+from src.data.masks import read_labelled, read_test_masks
 from src.data.sources.folders import read_folders
 from src.script import UserError
 
@@ -63,3 +64,60 @@ def test_two_masks_of_one_image_are_refused(disk):
     disk.mask("masks/7_label.png", {(0, 0): 1})
     with pytest.raises(UserError, match="two masks of 7"):
         read_folders(disk.root)
+
+
+def test_parts_of_a_mask_are_joined(disk):
+    disk.image("a/7 (1).png", "a/7 (2).png")
+    disk.mask("a/7 (1)_mask.png", {(0, 0): 255})
+    disk.mask("a/7 (1)_mask_1.png", {(1, 1): 255})
+    disk.mask("a/7 (2)_mask.png", {(2, 2): 255})
+    index = read_labelled("auto", disk.root)
+    masks = [index.read_mask(target).sum() for target in index.table["target"]]
+    assert masks == [2, 1] and any("1 images have several masks" in note for note in index.notes)
+    disk.mask("a/7 (2)_mask.png", {(2, 2): 1, (2, 3): 2})
+    disk.mask("a/7 (1)_mask.png", {(0, 0): 1})
+    disk.mask("a/7 (1)_mask_1.png", {(1, 1): 1})
+    with pytest.raises(UserError, match="hold 3 labels: draw one mask an image"):
+        read_labelled("auto", disk.root)
+
+
+def test_a_folder_of_one_image_and_many_masks(disk):
+    for name in ("ab", "cd"):
+        disk.image(f"stage1_train/{name}/images/{name}.png")
+        disk.mask(f"stage1_train/{name}/masks/x{name}1.png", {(0, 0): 255})
+        disk.mask(f"stage1_train/{name}/masks/x{name}2.png", {(0, 1): 255})
+    index = read_labelled("auto", disk.root)
+    assert [index.read_mask(target).sum() for target in index.table["target"]] == [2, 2]
+
+
+def test_two_folders_of_masks_are_not_chosen_between(disk):
+    disk.image("training/images/21_training.tif")
+    disk.mask("training/1st_manual/21_manual1.png", {(0, 0): 255})
+    disk.mask("training/mask/21_training_mask.png", {(0, 0): 255, (1, 1): 255})
+    with pytest.raises(UserError, match="are two masks of 21_training: remove one, or its folder"):
+        read_labelled("auto", disk.root)
+    (disk.root / "training/mask/21_training_mask.png").unlink()  # followed
+    index = read_labelled("auto", disk.root)
+    assert index.read_mask(index.table["target"].iat[0]).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("traincrop/1.jpg", "traincrop/1.png"), ("imagesTr/c_1_0000.png", "labelsTr/c_1.png"),
+     ("images/10k/train/1.jpg", "labels/sem_seg/masks/train/1.png"),
+     ("训练集/图像/1.jpg", "训练集/标签/1.png"), ("treino/imagens/1.jpg", "treino/máscaras/1.png")],
+)  # fmt: skip
+def test_more_places(disk, image, mask):
+    disk.image(image)
+    disk.mask(mask, {(0, 0): 1})
+    assert read_labelled("auto", disk.root).table["split"].tolist() == ["train"]
+
+
+def test_lists_beside_the_annotations_keep_the_test_split_out(disk):
+    disk.image(*(f"images/a_{n}.jpg" for n in range(3)))
+    for n in range(3):
+        disk.mask(f"annotations/trimaps/a_{n}.png", {(0, 0): 1})
+    disk.text("annotations/trainval.txt", "a_0 1 1 1", "a_1 1 1 1")
+    disk.text("annotations/test.txt", "a_2 1 1 1")
+    assert read_labelled("auto", disk.root).table["id"].tolist() == ["a_0", "a_1"]
+    assert read_test_masks("auto", disk.root).table["id"].tolist() == ["a_2"]

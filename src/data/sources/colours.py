@@ -1,0 +1,130 @@
+"""Masks stored in colours: the tables that name them, and their decoding to labels.
+
+Tables: ``labelmap.txt`` of CVAT (``name:r,g,b::``), ``class_dict.csv`` (``name,r,g,b``),
+``label_colors.txt`` of CamVid (``r g b name``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from src.data.decode import decode_image
+from src.data.sources.names import read_lines
+from src.script import UserError
+
+VOID = 255
+MAX_STRAY = 0.01  # share of pixels in no listed colour that still counts as void
+_VOID_NAMES = frozenset({"void", "ignore", "ignored"})
+_BACKGROUND = frozenset({"background", "_background_", "bg"})
+_LINES = {
+    "labelmap.txt": re.compile(r"(?P<name>[^:#]+):(?P<rgb>\d+,\d+,\d+):.*"),
+    "label_colors.txt": re.compile(r"(?P<rgb>\d+\s+\d+\s+\d+)\s+(?P<name>.+)"),
+    "*class_dict*.csv": re.compile(r"(?P<name>[^,;]+)[,;]\s*(?P<rgb>\d+[,;]\s*\d+[,;]\s*\d+)\s*"),
+}
+
+
+class Colours(NamedTuple):
+    """The classes that a table names, background first where it is named, and their decoder."""
+
+    names: tuple[str, ...]
+    decode: ColourDecoder
+
+
+@dataclass(frozen=True)
+class ColourDecoder:
+    """Read a mask stored in colours: path -> labels (H, W) uint8.
+
+    Attributes:
+        table: (red, green, blue, label) of every class, void included.
+        void: label of the few pixels that have no listed colour.
+        what: whose colours they are, for messages.
+    """
+
+    table: tuple[tuple[int, int, int, int], ...]
+    void: int
+    what: str = "listed"
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Decode ``path``; UserError if over 1 % of its pixels have no listed colour."""
+        codes = _codes(path)
+        known = np.array(sorted((r << 16 | g << 8 | b, k) for r, g, b, k in self.table))
+        place = np.searchsorted(known[:, 0], codes).clip(max=len(known) - 1)
+        stray = known[place, 0] != codes
+        if stray.mean() > MAX_STRAY:
+            odd = int(codes[stray][0])
+            raise UserError(
+                f"mask {path}: {stray.mean():.0%} of the pixels have no {self.what} colour, such "
+                f"as {odd >> 16},{odd >> 8 & 255},{odd & 255}: add it to the table; masks must be "
+                "stored without loss (PNG)"
+            )
+        return np.where(stray, self.void, known[place, 1]).astype(np.uint8)
+
+
+def read_colours(root: Path) -> Colours | None:
+    """Read the table of colours in ``root``, None where there is none.
+
+    Raises:
+        UserError: it is not UTF-8, or two classes have one colour.
+    """
+    for pattern, form in _LINES.items():
+        for path in sorted(root.glob(pattern)):
+            found = [match for line in read_lines(path) if (match := form.fullmatch(line))]
+            if found:
+                named = [(m["name"].strip(), _rgb(m["rgb"])) for m in found]
+                return _to_colours(named, path)
+    return None
+
+
+def _rgb(text: str) -> tuple[int, int, int]:
+    red, green, blue = (int(number) for number in re.findall(r"\d+", text))
+    return red, green, blue
+
+
+def _to_colours(named: Sequence[tuple[str, tuple[int, int, int]]], path: Path) -> Colours:
+    colours = [rgb for _, rgb in named]
+    if len(set(colours)) < len(colours):
+        twice = next(rgb for rgb in colours if colours.count(rgb) > 1)
+        raise UserError(f"{path}: two classes have the colour {twice}: give each its own")
+    kept = [(name, rgb) for name, rgb in named if name.casefold() not in _VOID_NAMES]
+    kept.sort(key=lambda item: item[0].casefold() not in _BACKGROUND)  # stable
+    table = [(*rgb, label) for label, (_, rgb) in enumerate(kept)]
+    table += [(*rgb, VOID) for name, rgb in named if name.casefold() in _VOID_NAMES]
+    decoder = ColourDecoder(tuple(table), VOID, f"{path.name}'s")
+    return Colours(tuple(name for name, _ in kept), decoder)
+
+
+def is_coloured(path: Path) -> bool:
+    """Tell whether a mask is an RGB or RGBA image of other colours than greys."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("RGB", "RGBA"):
+                return False
+            pixels = np.asarray(image)[..., :3]
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False  # whoever decodes it says why
+    return bool((pixels != pixels[..., :1]).any())
+
+
+def find_one_colour(targets: Sequence[Path]) -> ColourDecoder | None:
+    """Return the decoder of masks that hold black and the same one colour, None for others."""
+    seen: set[int] = set()
+    for path in targets:
+        seen |= set(np.unique(_codes(path)).tolist())
+        if len(seen - {0}) > 1:
+            return None
+    code = max(seen, default=0)
+    rgb = (code >> 16, code >> 8 & 255, code & 255)
+    return ColourDecoder(((0, 0, 0, 0), (*rgb, 1)), VOID) if code else None
+
+
+def _codes(path: Path) -> np.ndarray:
+    image = decode_image(path).astype(np.int32)
+    return np.asarray(image[..., 0] << 16 | image[..., 1] << 8 | image[..., 2])

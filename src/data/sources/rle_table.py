@@ -1,0 +1,186 @@
+"""Kaggle's table of run lengths in, label masks out: a line for each image, or image and class.
+
+``ImageId, EncodedPixels`` (``1 3 10 5``: pixels 1 to 3 and 10 to 14, counted from 1), with a column
+of the class or the class behind the id (``7.jpg_3``). Pixels are counted down the columns, as in
+most contests, or along the rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from src.data.columns import ID_NAMES, IMAGE_NAMES, LABEL_NAMES, image_column, pick_column
+from src.data.csv_io import read_csv
+from src.data.files import ImageFinder, Scanner
+from src.data.root import find_sample, find_split, tables
+from src.data.sources.folders import holds_masks
+from src.data.sources.frames import natural_key
+from src.data.sources.masks import MaskIndex, Row, Source, build_index, image_header, note_missing
+from src.script import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUNS = ("encodedpixels", "encoded_pixels", "rle", "rle_mask", "mask_rle", "rles", "segmentation")
+_RUNS = re.compile(r"\s*(\d+\s+\d+\s*)*|\s*-1\s*")
+_LOOK_AT = 64  # images, to tell columns from rows
+Shapes = Mapping[str, tuple[str, tuple[tuple[int, str], ...]]]
+
+
+@dataclass(frozen=True)
+class RunsDecoder:
+    """Draw the runs of one image: "train.csv#id" below ``root`` -> (H, W) uint8.
+
+    Attributes:
+        root: the folder that targets are relative to.
+        shapes: target -> (path of the image, ((label, runs), ...)).
+        rows: whether pixels are counted along the rows.
+    """
+
+    root: Path
+    shapes: Shapes
+    rows: bool
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Draw the runs; where they overlap the later class wins."""
+        image, runs = self.shapes[path.relative_to(self.root).as_posix()]
+        width, height, _ = image_header(self.root / image)
+        flat = np.zeros(height * width, np.uint8)
+        for label, text in runs:
+            pairs = np.array(text.split(), np.int64).reshape(-1, 2)
+            if len(pairs) and (pairs[:, 0].min() < 1 or pairs.sum(axis=1).max() - 1 > flat.size):
+                raise UserError(
+                    f"{path}: runs lie beyond the {width}x{height} pixels of {image}: the image "
+                    "must have the size that was drawn on"
+                )
+            for start, length in pairs:
+                flat[start - 1 : start - 1 + length] = label
+        order = "C" if self.rows else "F"
+        return np.ascontiguousarray(flat.reshape((height, width), order=order))
+
+
+def read_rle_table(root: Path | str, *, rows: bool | None = None, merged: str = "") -> MaskIndex:
+    """List the images of the table; those of a test folder are to be predicted.
+
+    Args:
+        root: the data folder.
+        rows: whether pixels are counted along the rows; None = as masks hang together better.
+        merged: name of the one class that all are taken as; empty = a class for each.
+
+    Raises:
+        UserError: no such table, missing images, or cells that are no run lengths.
+    """
+    root = Path(root)
+    path, runs = find_runs(root)
+    if path is None:
+        raise UserError(f"{root} holds no table with a column EncodedPixels or rle: add it")
+    folder = find_split(root, "train")
+    name = folder.relative_to(root).as_posix() if folder else ""
+    finder = ImageFinder(root, split="train", folder=name)
+    table = read_csv(path)
+    ids, classes = _split_ids(table, path, runs, finder)
+    names = sorted(set(classes), key=natural_key)
+    labels = {name: 1 if merged else label for label, name in enumerate(names, start=1)}
+    shapes: dict[str, list[tuple[int, str]]] = {}
+    for line, (key, cls, text) in enumerate(zip(ids, classes, table[runs], strict=True), start=2):
+        if not _RUNS.fullmatch(text):
+            raise UserError(f"{path}, line {line}: {text[:30]!r} is no list of runs: mend it")
+        drawn = text if text.strip() not in ("", "-1") else ""
+        shapes.setdefault(key, []).append((labels[cls], drawn))
+    notes: list[str] = []
+    found = {key: finder.find_quietly(key) or finder.find_number(key) for key in shapes}
+    lost = [key for key, image in found.items() if image is None]
+    note_missing(notes, f"{path.name}: images that are missing", lost)
+    known = {key: image for key, image in found.items() if image is not None}
+    targets = {f"{path.relative_to(root).as_posix()}#{key}": key for key in known}
+    drawings = {t: (known[key], tuple(shapes[key])) for t, key in targets.items()}
+    decoder = RunsDecoder(root, drawings, rows=bool(rows))
+    if rows is None:
+        decoder = _settle_order(decoder, notes)
+    index_rows = [Row(key, known[key], t, "", "train") for t, key in targets.items()]
+    index_rows += _list_test(root)
+    default = ["foreground"] if names == [""] else [_name(name) for name in names]
+    all_names = ("background", *([merged] if merged else default))
+    return build_index(root, index_rows, all_names, decoder, notes=notes)
+
+
+def find_runs(root: Path) -> tuple[Path | None, str]:
+    """Return the table of run lengths in ``root`` and its column; (None, "") where there is none.
+
+    The sample submission is none.
+    """
+    sample = find_sample(root)
+    for path in tables(root):
+        with path.open("rb") as file:
+            head = file.readline(4096).decode("utf-8", "replace")
+        if path == sample or "submission" in path.name.casefold() or head.count("\0"):
+            continue
+        cells = re.split(r"[,;\t]", head.strip().lstrip("\ufeff"))
+        column = next((c.strip('" ') for c in cells if c.strip('" ').casefold() in RUNS), "")
+        if column:
+            return path, column
+    return None, ""
+
+
+def _split_ids(
+    table: pd.DataFrame, path: Path, runs: str, finder: ImageFinder
+) -> tuple[list[str], list[str]]:
+    """Return each line's image and class; "" where the table says no class."""
+    rest = table.drop(columns=runs)
+    usual = pick_column(rest, None, (*IMAGE_NAMES, *ID_NAMES), path, "") or str(rest.columns[0])
+    cells = rest[usual].tolist()
+    label = pick_column(rest.drop(columns=usual), None, LABEL_NAMES, path, "")
+    if not any(map(finder.finds, cells[:20])):
+        heads = [cell.rpartition("_") for cell in cells]
+        if label is None and any(finder.finds(head) for head, _, _ in heads[:20]):
+            return [head for head, _, _ in heads], [tail for _, _, tail in heads]
+        usual = image_column(rest, None, path, finder.finds)
+        cells = rest[usual].tolist()
+    return cells, rest[label].tolist() if label else [""] * len(cells)
+
+
+def _name(name: str) -> str:
+    return f"class_{name}" if name.isdecimal() else name or "foreground"
+
+
+def _settle_order(decoder: RunsDecoder, notes: list[str]) -> RunsDecoder:
+    """Choose columns or rows: counted the right way, masks have fewer edges.
+
+    Of square images both have as many, and columns are taken, with a note.
+    """
+    by_rows = RunsDecoder(decoder.root, decoder.shapes, rows=True)
+    drawn = [target for target, (_, runs) in decoder.shapes.items() if any(t for _, t in runs)]
+    targets = [decoder.root / target for target in drawn[:: max(1, len(drawn) // _LOOK_AT)]]
+    down, along = (sum(_edges(read(target)) for target in targets) for read in (decoder, by_rows))
+    taken = by_rows if along < down else decoder
+    how, other = ("along rows", "rle") if taken.rows else ("down columns", "rle_rows")
+    notes.append(f"pixels of the run lengths are counted {how}; if not, pass --source {other}")
+    return taken
+
+
+def _edges(mask: np.ndarray) -> int:
+    return int((mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum())
+
+
+def _list_test(root: Path) -> Sequence[Row]:
+    folder = find_split(root, "test")
+    if folder is None:
+        return []
+    images = Scanner(root).images(folder.relative_to(root).as_posix())
+    return [Row(Path(image).stem, image, "", "", "test") for image in images]
+
+
+def is_rle_table(root: Path) -> bool:
+    """Tell whether run lengths lie in ``root``, and no masks that are drawn already."""
+    return find_runs(root)[0] is not None and not holds_masks(root)
+
+
+SOURCE = Source("rle", read_rle_table, is_rle_table)
+ROWS = Source("rle_rows", partial(read_rle_table, rows=True))

@@ -1,0 +1,109 @@
+"""YOLO's segmentation labels in, label masks out: a text file of polygons beside each image.
+
+``images/…/7.jpg`` and ``labels/…/7.txt``; a line is a class and the corners ``x y x y …`` in shares
+of the sides. An image without a file is background. Names: ``names`` of ``data.yaml``.
+https://docs.ultralytics.com/datasets/segment/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.data.sources.folders import holds_masks, read_classes
+from src.data.sources.labelme import Drawing, index_drawings
+from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Source, image_header
+from src.data.sources.names import read_lines, read_text
+from src.data.sources.places import walk
+from src.script import UserError
+
+
+def read_yolo(root: Path | str, *, merged: str = "", block: int = 50) -> MaskIndex:
+    """List the images with a class for every label; the rest is background.
+
+    Args:
+        root: a folder with images and labels somewhere below.
+        merged: name of the one class that all labels are taken as; empty = a class for each.
+        block: at most so many frames numbered on form one group.
+
+    Raises:
+        UserError: boxes alone, or a damaged line.
+    """
+    root = Path(root)
+    names = read_names(root)
+    boxes = 0
+    drawings = []
+    for image, text in find_labels(root):
+        width, height, _ = image_header(image)
+        outlines = []
+        for number, line in enumerate(read_lines(text) if text else (), start=1):
+            label, polygon = _read_line(line, text, number)
+            boxes += not polygon
+            sides = (width, height)
+            points = [value * sides[place % 2] for place, value in enumerate(polygon)]
+            outlines.append((names.get(label, f"class_{label}"), points))
+        drawings.append(Drawing(text or image, "0", image, outlines))
+    if boxes and not any(polygon for drawn in drawings for _, polygon in drawn.outlines):
+        raise UserError(
+            f"{root}: the labels are {boxes} boxes, no polygons: export the set for segmentation"
+        )
+    return index_drawings(root, drawings, [], merged=merged, block=block)
+
+
+def find_labels(root: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Yield each image below ``root`` and its file of labels; None where it has none."""
+    for parts, files in walk(root):
+        for file in files:
+            if Path(file).suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            image = root.joinpath(*parts, file)
+            places = [len(parts) - 1 - k for k, part in enumerate(parts[::-1]) if part == "images"]
+            folders = [("labels" if k in places[:1] else part) for k, part in enumerate(parts)]
+            text = root.joinpath(*folders, f"{image.stem}.txt")
+            yield image, text if text.is_file() else None
+
+
+def _read_line(line: str, path: Path | None, number: int) -> tuple[int, list[float]]:
+    """Return the class and the polygon in shares of the sides, [] for a box."""
+    try:
+        label, *values = [float(word) for word in line.split()]
+        if label % 1 or len(values) < 4 or len(values) % 2:
+            raise ValueError(f"{len(values)} numbers behind the class")
+        if not all(-0.5 <= value <= 1.5 for value in values):
+            raise ValueError("a corner that is no share of a side")
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}: no YOLO label ({error}): mend it") from error
+    return int(label), values if len(values) > 4 else []
+
+
+def read_names(root: Path) -> dict[int, str]:
+    """Read the names of the classes from the YAML file, or the list, that has them."""
+    for path in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))):
+        try:
+            content: Any = yaml.safe_load(read_text(path))
+        except yaml.YAMLError:
+            continue
+        names = content.get("names") if isinstance(content, dict) else None
+        if isinstance(names, list):
+            return {number: str(name) for number, name in enumerate(names)}
+        if isinstance(names, dict):
+            return {int(number): str(name) for number, name in names.items()}
+    return dict(enumerate(read_classes(root)))
+
+
+def is_yolo(root: Path) -> bool:
+    """Tell whether labels of YOLO lie below ``root``, and no masks that are drawn already."""
+    first = next((text for _, text in find_labels(root) if text), None)
+    if first is None or holds_masks(root):
+        return False
+    lines = read_text(first).splitlines()[:1] or [""]
+    try:
+        return len([float(word) for word in lines[0].split()]) >= 5
+    except ValueError:
+        return False
+
+
+SOURCE = Source("yolo", read_yolo, is_yolo)

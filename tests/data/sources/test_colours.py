@@ -1,0 +1,76 @@
+"""Masks in colours: tables that name them, one colour on black, and what is refused."""
+
+import numpy as np
+import pytest
+
+from src.data.masks import read_labelled
+from src.script import UserError
+
+RED, BLUE, WHITE = (250, 50, 83), (51, 221, 255), (255, 255, 255)
+
+
+def masks_of(index):
+    return [index.read_mask(target).tolist() for target in index.table["target"]]
+
+
+def lay(disk, *colours):
+    disk.image("images/1.jpg")
+    disk.mask("masks/1.png", {(0, place): colour for place, colour in enumerate(colours)})
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [("labelmap.txt", ["# label:color_rgb:parts:actions", "crack:250,50,83::", "background:0,0,0::",
+                       "spot:51,221,255::"]),
+     ("class_dict.csv", ["name, r, g, b", "crack, 250, 50, 83", "background, 0, 0, 0",
+                         "spot, 51, 221, 255"]),
+     ("label_colors.txt", ["250 50 83\tcrack", "0 0 0\tbackground", "51 221 255\tspot"])],
+)  # fmt: skip
+def test_a_table_names_the_colours(disk, name, lines):
+    lay(disk, RED, BLUE)
+    disk.text(name, *lines)
+    index = read_labelled("auto", disk.root)
+    assert index.classes == ("background", "crack", "spot")
+    assert masks_of(index)[0][0][:3] == [1, 2, 0]
+
+
+def test_void_is_no_class_and_a_colour_without_a_name_is_refused(disk):
+    lay(disk, RED, BLUE)
+    disk.text("class_dict.csv", "name,r,g,b", "bg,0,0,0", "Void,250,50,83", "a,51,221,255")
+    index = read_labelled("auto", disk.root)
+    assert index.classes == ("bg", "a") and index.ignore_index == 255
+    assert masks_of(index)[0][0][:3] == [255, 1, 0]
+    disk.text("class_dict.csv", "name,r,g,b", "bg,0,0,0", "a,51,221,255")
+    with pytest.raises(
+        UserError, match=r"2% of the pixels have no class_dict.csv's colour, such as 250,50,83"
+    ):
+        masks_of(read_labelled("auto", disk.root))
+    disk.text("class_dict.csv", "name,r,g,b", "bg,0,0,0", "a,0,0,0")
+    with pytest.raises(UserError, match="two classes have the colour"):
+        read_labelled("auto", disk.root)
+
+
+def test_one_colour_on_black_needs_no_table_and_several_do(disk):
+    lay(disk, RED)
+    index = read_labelled("auto", disk.root)
+    assert index.classes == ("background", "foreground") and masks_of(index)[0][0][:2] == [1, 0]
+    lay(disk, RED, BLUE)
+    with pytest.raises(UserError, match=r"1\.png holds colours.*name them in class_dict\.csv"):
+        read_labelled("auto", disk.root)
+    disk.text("class_dict.csv", "b,0,0,0", "x,250,50,83", "y,51,221,255")  # followed
+    assert read_labelled("auto", disk.root).classes == ("b", "x", "y")
+    index = read_labelled("lanes", disk.root)  # of which all are one
+    assert masks_of(index)[0][0][:3] == [1, 1, 0]
+
+
+def test_the_table_names_numbers_too(disk):
+    disk.image("images/1.jpg", "images/2.jpg")
+    disk.mask("masks/1.png", {(0, 0): 2})
+    disk.mask("masks/2.png", {(0, 0): WHITE, (1, 1): WHITE})  # grey, though RGB
+    disk.text("class_dict.csv", "a,0,0,0", "b,250,50,83", "c,51,221,255")
+    (disk.root / "masks/2.png").unlink()
+    assert read_labelled("auto", disk.root).classes == ("a", "b", "c")
+    disk.mask("masks/1.png", {(0, 0): WHITE})
+    disk.text("class_dict.csv", "none,0,0,0", "road,255,255,255")
+    index = read_labelled("auto", disk.root)
+    assert index.classes == ("none", "road") and np.sum(masks_of(index)[0]) == 1

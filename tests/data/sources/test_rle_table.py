@@ -1,0 +1,75 @@
+"""Run lengths in a table: ids, classes, the direction of counting, and what is refused."""
+
+import numpy as np
+import pytest
+
+from src.data.masks import read_labelled, read_test_masks
+from src.data.sources.registry import detect_source
+from src.data.sources.rle_table import read_rle_table
+from src.script import UserError
+
+BOX = np.zeros((6, 8), bool)
+BOX[1:4, 2:4] = True
+DOWN = "14 3 20 3"  # column 2 is pixels 13 to 18
+ALONG = "11 2 19 2 27 2"  # row 1 is pixels 9 to 16
+
+
+def masks_of(index):
+    table = index.table[["id", "target"]].itertuples(index=False)
+    return {name: index.read_mask(target) for name, target in table}
+
+
+def test_a_line_an_image(disk):
+    disk.image("train_images/1.jpg", "train_images/2.jpg", "test_images/3.jpg")
+    disk.text("train.csv", "ImageId,EncodedPixels", f"1.jpg,{DOWN}", "2.jpg,", "9.jpg,-1")
+    disk.text("sample_submission.csv", "ImageId,EncodedPixels", "3.jpg,1 1")
+    assert detect_source(disk.root) == "rle"
+    index = read_labelled("auto", disk.root)
+    masks = masks_of(index)
+    assert masks.keys() == {"1.jpg", "2.jpg"} and (masks["1.jpg"] == BOX).all()
+    assert not masks["2.jpg"].any() and index.classes == ("background", "foreground")
+    assert any("images that are missing: 1 (9.jpg)" in note for note in index.notes)
+    assert read_test_masks("auto", disk.root).table["image"].tolist() == ["test_images/3.jpg"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [("ImageId,ClassId,EncodedPixels", f"1.jpg,1,{DOWN}", "1.jpg,4,1 1"),
+     ("ImageId_ClassId,EncodedPixels", f"1.jpg_1,{DOWN}", "1.jpg_4,1 1"),
+     ("id,class,rle", f"1,1,{DOWN}", "1,4,1 1")],
+)  # fmt: skip
+def test_a_line_an_image_and_class(disk, lines):
+    disk.image("train/1.jpg")
+    disk.text("train.csv", *lines)
+    index = read_labelled("auto", disk.root)
+    assert index.classes == ("background", "class_1", "class_4")
+    (mask,) = masks_of(index).values()
+    assert (mask == 1).tolist() == BOX.tolist() and (mask == 2).sum() == mask[0, 0] // 2 == 1
+
+
+def test_the_direction_is_that_in_which_masks_hang_together(disk):
+    disk.image("train/1.jpg")
+    disk.text("train.csv", "id,rle", f"1,{ALONG}")
+    index = read_labelled("auto", disk.root)
+    assert (masks_of(index)["1"] == BOX).all()
+    assert any("counted along rows; if not, pass --source rle" in note for note in index.notes)
+    disk.text("train.csv", "id,rle", f"1,{DOWN}")
+    index = read_labelled("auto", disk.root)
+    assert (masks_of(index)["1"] == BOX).all()
+    assert any("down columns; if not, pass --source rle_rows" in note for note in index.notes)
+    other = masks_of(read_labelled("rle_rows", disk.root))["1"]  # the remedy
+    assert other.ravel().nonzero()[0].tolist() == [13, 14, 15, 19, 20, 21]
+
+
+def test_what_is_no_run_is_refused(disk):
+    disk.image("train/1.jpg")
+    for text in ("5", "1 a", "1,5"):
+        disk.text("train.csv", "id;rle", f"1;{text}")
+        with pytest.raises(UserError, match=r"line 2: .* is no list of runs"):
+            read_rle_table(disk.root)
+    disk.text("train.csv", "id,rle", "1,48 2")
+    with pytest.raises(UserError, match=r"runs lie beyond the 8x6 pixels of train/1.jpg"):
+        read_rle_table(disk.root)
+    disk.text("train.csv", "id,label", "1,2")
+    with pytest.raises(UserError, match="no table with a column EncodedPixels"):
+        read_rle_table(disk.root)
