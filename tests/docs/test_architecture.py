@@ -1,8 +1,9 @@
-"""docs/architecture.md shows the tree as it is."""
+"""docs/architecture.md shows the tree as it is, and names files that exist."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,3 +16,13 @@ def test_the_tree_is_that_of_the_files() -> None:
     spec.loader.exec_module(tree)
     shown = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert tree.draw() in shown, "run python scripts/tree.py --write"
+
+
+def test_every_file_that_is_named_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_/]+\.py)`", text)
+    assert len(named) > 50
+    lost = [
+        name for name in named if not ((ROOT / name).exists() or (ROOT / "src" / name).exists())
+    ]
+    assert not lost
