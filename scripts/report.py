@@ -2,7 +2,8 @@
 
 Reads runs, OOF predictions, weights and forecast, and writes output/report/index.html: a single
 file without network or library, for any browser. Photographs are shown where --data_dir is there.
---submit_log "private 0.128" first records the leaderboard's score of the last submission.
+--submit_log "private 0.128" first records the leaderboard's score of the last submission. --watch
+shows the folds that are training, until they are done or Ctrl-C.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ from src.tool_config import ReportConfig
 def main(argv: list[str]) -> int:
     """Write the page that ``argv`` asks for."""
     config = parse(ReportConfig, argv, prog="scripts/report.py", description=__doc__ or "")
+
+    if config.watch:
+        from src.pipelines.watch import watch
+        from src.runs import Output
+
+        watch(Output(Path(config.output_dir)))
+        return 0
 
     from src.pipelines.report import write_report
 

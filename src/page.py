@@ -260,7 +260,9 @@ def _figure(title: str, parts: Sequence[str], height: float, names: Sequence[str
     )
 
 
-def page(title: str, sections: Mapping[str, Sequence[object]], *, about: str = "") -> str:
+def page(
+    title: str, sections: Mapping[str, Sequence[object]], *, about: str = "", refresh: int = 0
+) -> str:
     """Return the whole page.
 
     Args:
@@ -268,6 +270,7 @@ def page(title: str, sections: Mapping[str, Sequence[object]], *, about: str = "
         sections: heading → its parts, escaped unless they are :class:`Html`; empty ones are left
             out.
         about: one line below the title.
+        refresh: seconds after which the page loads itself again, 0 = never.
     """
     kept = {name: [p for p in parts if p] for name, parts in sections.items()}
     kept = {name: parts for name, parts in kept.items() if parts}
@@ -282,9 +285,11 @@ def page(title: str, sections: Mapping[str, Sequence[object]], *, about: str = "
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{allowed}'"
     )
+    again = f'<meta http-equiv="refresh" content="{refresh}">\n' if refresh else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"{again}"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n"

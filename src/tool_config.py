@@ -31,6 +31,10 @@ class ReportConfig(PlaceConfig, HardwareConfig, group="run"):
         False, "run the networks again to show what costly mistakes looked at (Grad-CAM)",
         first=True,
     )  # fmt: skip
+    watch: bool = option(
+        False, "show running folds with the time they have left, here and on report/watch.html",
+        first=True,
+    )  # fmt: skip
     submit_log: str = option(
         "", 'record what the leaderboard said of the submission: "private 0.128"', first=True
     )

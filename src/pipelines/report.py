@@ -125,15 +125,19 @@ def guarded(
 
 def find_runs(output: Output) -> tuple[list[RunSummary], list[str]]:
     """Return the runs of all tracks below ``output``, by name and fold, and notes on others."""
-    paths = {p for pattern in ("*/fold*", "*/*/fold*") for p in output.root.glob(pattern)
-             if (p / "config.yaml").exists() or (p / "finished.json").exists()}  # fmt: skip
     runs, notes = [], []
-    for folder in sorted(paths):
+    for folder in run_folders(output):
         try:
             runs.append(read_run(Run(folder), folder.parent.relative_to(output.root).as_posix()))
         except UserError as error:
             notes.append(str(error))
     return runs, notes
+
+
+def run_folders(output: Output) -> list[Path]:
+    """Return the folders of all runs below ``output``, by name and fold."""
+    return sorted({p for pattern in ("*/fold*", "*/*/fold*") for p in output.root.glob(pattern)
+                   if (p / "config.yaml").exists() or (p / "finished.json").exists()})  # fmt: skip
 
 
 def read_run(run: Run, name: str) -> RunSummary:
@@ -192,7 +196,7 @@ def curves(runs: Sequence[RunSummary]) -> list[Html]:
             by_name.setdefault(run.name, []).append(run)
     figures = []
     for name, folds in list(by_name.items())[:MAX_CURVES]:
-        monitor = next((r.monitor for r in folds if r.monitor), "") or _monitored(folds[0])
+        monitor = next((r.monitor for r in folds if r.monitor), "") or monitored(folds[0])
         for column in (monitor, "train_loss"):
             series = {f"fold {run.fold}": _curve(run, column) for run in folds}
             if any(series.values()):
@@ -203,8 +207,10 @@ def curves(runs: Sequence[RunSummary]) -> list[Html]:
     return [plots(figures), *more] if figures else []
 
 
-def _monitored(run: RunSummary) -> str:
-    names = [key.removeprefix("valid_") for key in run.metrics[0] if key.startswith("valid_")]
+def monitored(run: RunSummary) -> str:
+    """Return the name of the score to show of a run that has not finished; "" without one."""
+    keys = [key.partition("_") for key in (run.metrics[-1] if run.metrics else {})]
+    names = [name for prefix, _, name in keys if prefix in ("valid", "ema")]
     return "calibrated_log_loss" if "calibrated_log_loss" in names else names[0] if names else ""
 
 

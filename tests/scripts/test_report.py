@@ -12,6 +12,7 @@ import pytest
 from src.ensemble.diagnosis import diagnose, mean_blend
 from src.ensemble.oof import load_oof
 from src.page import page
+from src.pipelines import watch
 from src.pipelines.classification import heatmaps, panels
 from tests.browser import show
 from tests.scripts.conftest import MODEL, Place
@@ -97,6 +98,14 @@ def test_a_damaged_file_is_named_in_its_place(place: Place) -> None:
     oof.write_bytes(oof.read_bytes()[:-40])
     html = write(place)
     assert headings(html)[:2] == ["Forecast", "Runs"] and "not a whole OOF file" in html
+
+
+def test_watching_ends_where_nothing_trains(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "IDLE_SECONDS", 0)
+    done = place.start("scripts.report", "--watch")
+    assert done.status == 0 and "watched 2 runs: 0 running, 0 stopped, 2 finished" in done.out
+    html = (place.output / "report" / "watch.html").read_text(encoding="utf-8")
+    assert headings(html) == ["Progress", "Runs", "Learning curves"]
 
 
 def test_an_empty_output_is_one_line(fresh: Place) -> None:
