@@ -263,22 +263,25 @@ class Follower:
         self.steps.train(member, fold, shorten)
         if len(marks) > 1:  # nobody asks after the last epoch, so it is in what follows the mark
             rest_s = max(self.clock.spent() - marks[-1] - min(left, 1) * epoch_s, 0.0)
-            self.learn(member, epoch_s, rest_s + self.blend_s)
+            start_s = max(marks[1] - marks[0] - epoch_s, 0.0)  # loader processes, a head
+            self.learn(member, epoch_s, start_s + rest_s + self.blend_s)
 
     def learn(self, member: Member, epoch_s: float, tail_s: float) -> None:
         """Take over what a fold has cost; what is not known yet is taken to be off by as much."""
         self.clock.state.setdefault("seconds", {})[member.name] = [epoch_s, tail_s]
-        self.clock.state["pace"] = epoch_s / self.surveyed[member.name].epoch_s
+        said = self.surveyed[member.name]
+        self.clock.state["paces"] = [epoch_s / said.epoch_s, tail_s / said.tail_s]
 
     @property
-    def pace(self) -> float:
-        """How many times slower than the survey said the machine is."""
-        return self.clock.state.get("pace", 1.0)
+    def paces(self) -> list[float]:
+        """How many times slower than the survey said epochs are, and what follows them."""
+        return self.clock.state.get("paces", [1.0, 1.0])
 
     def costed(self, member: Member) -> Member:
         """Return a member with the seconds it has cost so far."""
         known = self.clock.state.get("seconds", {}).get(member.name)
-        seconds = known or (member.epoch_s * self.pace, member.tail_s * self.pace)
+        slower, tails = self.paces
+        seconds = known or (member.epoch_s * slower, member.tail_s * tails)
         return Member(member.name, member.options, *seconds)
 
     def judge(self) -> None:
@@ -302,15 +305,16 @@ class Follower:
             return False
         recipes = self.recipes()
         taken = [member.name for member in self.members]
+        slower, tails = self.paces
         paced = [
-            replace(c, train_rate=c.train_rate / self.pace, infer_rate=c.infer_rate / self.pace)
+            replace(c, train_rate=c.train_rate / slower, infer_rate=c.infer_rate / tails)
             for c in self.ranked
         ]
         member = next_member(paced, taken, self.work, self.seconds(), self.seed, recipes)
         if member is None:
             return False
         self.surveyed[member.name] = replace(
-            member, epoch_s=member.epoch_s / self.pace, tail_s=member.tail_s / self.pace
+            member, epoch_s=member.epoch_s / slower, tail_s=member.tail_s / tails
         )
         self.members.append(self.surveyed[member.name])
         self.keep([self.costed(known) for known in self.members])

@@ -41,11 +41,13 @@ def _is_fold(value: Any) -> bool:
     return isinstance(value, list) and [type(part) for part in value] == [str, int]
 
 
+def _is_pair(value: Any, least: float, most: float) -> bool:
+    pair = isinstance(value, list) and len(value) == 2
+    return pair and all(is_number(part, least, most) for part in value)
+
+
 def _is_costs(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(is_number(s, 1e-6, 1e7) for s in pair)
-        for pair in value.values()
-    )
+    return isinstance(value, dict) and all(_is_pair(pair, 1e-6, 1e7) for pair in value.values())
 
 
 SOUND: dict[str, Callable[[Any], bool]] = {
@@ -53,7 +55,7 @@ SOUND: dict[str, Callable[[Any], bool]] = {
     "dropped": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
     "begun": _is_fold,
     "seconds": _is_costs,
-    "pace": lambda value: is_number(value, 1e-4, 1e4),
+    "paces": lambda value: _is_pair(value, 1e-4, 1e4),
     "judged": lambda value: isinstance(value, bool),
     "submission": lambda value: isinstance(value, dict),
 }

@@ -130,6 +130,17 @@ def test_the_deadline_is_kept_and_the_time_is_used(
     assert rounds == sorted(rounds)  # round by round
 
 
+def test_tails_that_the_survey_took_for_longer_leave_no_time_unused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a card that still loaded kernels: 69 images a second where there were thousands."""
+    slow = [dataclasses.replace(c, infer_rate=c.infer_rate / 10) for c in (SMALL, LARGE, OTHER)]
+    monkeypatch.setattr(plan, "rank", lambda found, work, seconds: slow)
+    world = World()
+    world.follow(tmp_path, 0.25)
+    assert 0.8 * 900 < world.time <= 900
+
+
 def test_a_killed_plan_keeps_its_deadline(tmp_path: Path) -> None:
     world = World()
     world.kill_after = 400.0
@@ -192,9 +203,9 @@ def test_a_damaged_clock_knows_what_the_history_says(
 
 def test_a_whole_clock_goes_before_the_history(tmp_path: Path) -> None:
     """As after --resume_from: rows of the earlier job, hours that count anew."""
-    (tmp_path / "state.json").write_text('{"spent_s": 0.0, "pace": 2.0}')
+    (tmp_path / "state.json").write_text('{"spent_s": 0.0, "paces": [2.0, 1.0]}')
     clock = Clock(tmp_path / "state.json", 1.0, now=lambda: 0.0, earlier=120.0)
-    assert clock.spent() == 0 and clock.state == {"pace": 2.0}
+    assert clock.spent() == 0 and clock.state == {"paces": [2.0, 1.0]}
 
 
 @pytest.mark.parametrize("harm", ["noise", "twice", "nonsense", "half"])
