@@ -15,11 +15,11 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from src.config import config_hash
 from src.engine.runtime import Runtime
@@ -38,7 +38,7 @@ from src.script import UserError
 from src.table import format_table
 from src.tasks.classification import Classification
 from src.tasks.distillation import NAMES, Distillation
-from src.tasks.protocols import Batch, Meter, Task
+from src.tasks.protocols import Meter, Task
 from src.tasks.segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -306,46 +306,24 @@ WEIGHTS = (0.05, 1.0)  # log-uniform
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
-@dataclass(frozen=True)
-class Watched:
-    """A task that reports the monitored score of every validation.
+@dataclass(frozen=True, kw_only=True)
+class Watched(Distillation):
+    """A distillation that calls ``report`` with the monitored score of every validation."""
 
-    Attributes:
-        task: the task itself, whose other attributes it passes on.
-        report: called with each score; may raise to stop the trial.
-    """
-
-    task: Task
     report: Callable[[float], None]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.task, name)
 
     def meter(self) -> Meter:
-        """Return the task's meter, which reports when it is computed."""
-        return cast(Meter, WatchedMeter(self.task.meter(), self.task.monitor, self.report))
+        """Return an empty meter, which reports when it is computed."""
+        meter = super().meter()
+        plain = meter.compute
 
+        def compute() -> dict[str, float]:
+            scores = plain()
+            self.report(scores[self.monitor])  # may raise, to stop the trial
+            return scores
 
-@dataclass(frozen=True)
-class WatchedMeter:
-    """A meter that reports what it computes."""
-
-    meter: Meter
-    monitor: str
-    report: Callable[[float], None]
-
-    def update(self, prediction: Tensor, batch: Batch) -> None:
-        """Count a batch."""
-        self.meter.update(prediction, batch)
-
-    def compute(self) -> dict[str, float]:
-        """Return the scores and report the monitored one."""
-        scores = self.meter.compute()
-        self.report(scores[self.monitor])
-        return scores
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.meter, name)
+        meter.compute = compute  # type: ignore[method-assign]
+        return meter
 
 
 def tune(
@@ -439,8 +417,9 @@ def run_trial(
             path.unlink(missing_ok=True)
         try:
             done = train_fresh(
-                own, "trial", field, output, runtime, name, run, lambda task: Watched(task, report)
-            )
+                own, "trial", field, output, runtime, name, run,
+                lambda task: Watched(**vars(task), report=report),
+            )  # fmt: skip
             score = done["score"]
         except optuna.TrialPruned:
             pass
