@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from src.ensemble.forms import Form
     from src.ensemble.pool import Blend
     from src.ensemble.predictions import TestRun
-    from src.ensemble.test_predictions import BlendedPredictions
+    from src.ensemble.test_predictions import BlendedPredictions, EnsemblePredictor
     from src.ensemble.weights import Weights
     from src.metrics.classification import Array
 
@@ -92,7 +92,10 @@ def infer(config: InferConfig, output: Output) -> None:
     with own_file(path, ours=path == output.submission):
         submit(path, form, ids, weights, predictions, shift if corrected else None)
     about |= {"submission": hash_file(path)}
-    describe(output.prediction, weights, predictions, shift, ids, about, corrected=corrected)
+    gain = find_gain(weights, predictor)
+    describe(
+        output.prediction, weights, predictions, shift, ids, about, corrected=corrected, gain=gain
+    )
     print(f"\n{path}: {len(ids)} rows × {form}, read back and sound ({about['submission']})")
 
 
@@ -178,6 +181,19 @@ def find_shift(predictions: BlendedPredictions, weights: Weights) -> Shift:
     )
 
 
+def find_gain(weights: Weights, predictor: EnsemblePredictor) -> float:
+    """Return what averaging the folds' networks is expected to gain in what the contest counts."""
+    from src.ensemble.test_predictions import averaging_gain
+    from src.metrics.contest import find_metric
+
+    counted, several = weights.counted, bool(weights.labels)
+    if counted is None:
+        return 0.0
+    names = weights.labels or weights.classes
+    metric = find_metric(counted.metric, names, counted.ordinal, several=several)
+    return averaging_gain(predictor, metric, counted.decision)
+
+
 def describe(
     prediction: Path,
     weights: Weights,
@@ -187,6 +203,7 @@ def describe(
     about: dict[str, object],
     *,
     corrected: bool,
+    gain: float,
 ) -> None:
     """Write the expected score and ``about`` to ``prediction``; print it, and the certainty.
 
@@ -211,6 +228,7 @@ def describe(
             len(ids),
             greater_is_better=counted.metric != "log_loss",
             design_effect=1.0 if weights.labels else summary.design_effect,
+            gain=gain,
         )
         forecast |= {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
     write_json(prediction, forecast)

@@ -79,7 +79,7 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
     start = whole(oof.members)
     adopted, structure, name = fit_blend(panel, start), start, "calibrated"
     entries.append(entry_of(name, adopted))
-    found = search(config, output, panel, start) if config.trials else start
+    found = search(config, output, panel) if config.trials else start
     if found != start:
         searched = fit_blend(panel, found)
         entries.append(entry_of("searched", searched))
@@ -221,8 +221,8 @@ def read_priors(presets: str) -> dict[str, float]:
     return {safe_name(k): FoldConfig(prior_weight=v).prior_weight for k, v in given.items()}
 
 
-def search(config: BlendConfig, output: Output, panel: Panel, start: Structure) -> Structure:
-    """Let Optuna look for a better structure than ``start``; a stopped search goes on."""
+def search(config: BlendConfig, output: Output, panel: Panel) -> Structure:
+    """Let Optuna look for a better structure than the whole; a stopped search goes on."""
     from src.ensemble.search import SCORE_VERSION, affordable_trials, search_structures
 
     oof = panel.oof
@@ -230,7 +230,7 @@ def search(config: BlendConfig, output: Output, panel: Panel, start: Structure) 
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     trials = min(config.trials, affordable_trials(panel))
     best, value = search_structures(
-        panel.score, start, journal=output.study, name=name, trials=trials, seed=config.seed,
+        panel.score, oof.members, journal=output.study, name=name, trials=trials, seed=config.seed,
         storage=config.storage,
     )  # fmt: skip
     print(

@@ -186,7 +186,9 @@ def blend(oof: Oof, trials: int, seed: int) -> Fitted:
     panel = build_panel(oof, build_tables(oof))
     start = whole(oof.members)
     adopted = fit_blend(panel, start)
-    best, _ = search_structures(panel.score, start, journal=None, name="", trials=trials, seed=seed)
+    best, _ = search_structures(
+        panel.score, oof.members, journal=None, name="", trials=trials, seed=seed
+    )
     if best != start:
         searched = fit_blend(panel, best)
         if is_better(searched.nested_losses, adopted.nested_losses):

@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from src.ensemble.blend import build_tables  # noqa: E402
+from src.ensemble.calibration import Estimate  # noqa: E402
 from src.ensemble.contest import (  # noqa: E402
-    Score,
     adopt,
     build_board,
     find_candidates,
@@ -31,6 +31,7 @@ from src.ensemble.contest import (  # noqa: E402
 from src.ensemble.oof import FoldTable, load_oof  # noqa: E402
 from src.ensemble.pool import Blend, log_softmax  # noqa: E402
 from src.ensemble.predictions import save_oof  # noqa: E402
+from src.ensemble.test_predictions import expected_gain  # noqa: E402
 from src.metrics.contest import find_metric  # noqa: E402
 from src.table import format_table  # noqa: E402
 
@@ -51,15 +52,16 @@ def main() -> int:
     rows = []
     for name in given.metrics:
         pairs = [repeat(name, seed, given.trials) for seed in range(given.repeats)]
-        nested = np.array([score.value for score, _, _, _ in pairs])
-        fitted, single, whole = np.array([found for _, *found in pairs]).T
+        plain, lifted = ([pair[place] for pair in pairs] for place in (0, 1))
+        fitted, gained, single, whole = np.array([found for _, _, *found in pairs]).T
+        nested = np.array([score.value for score in plain])
         inside = [
-            sum(s.low <= x <= s.high for (s, *_), x in zip(pairs, found, strict=True))
-            for found in (single, whole)
+            sum(s.low <= x <= s.high for s, x in zip(forecasts, found, strict=True))
+            for forecasts, found in ((plain, single), (plain, whole), (lifted, whole))
         ]
         gaps = nested - single
         error = gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else float("nan")
-        means = [float(x.mean()) for x in (fitted, nested, single, whole)]
+        means = [float(x.mean()) for x in (fitted, nested, single, whole, whole - single, gained)]
         rows.append([name, *means, f"{gaps.mean():+.4f} ± {error:.4f}", *map(str, inside)])
         print(format_table(HEADER, rows[-1:]), flush=True)
     print("\n" + format_table(HEADER, rows))
@@ -67,16 +69,19 @@ def main() -> int:
 
 
 HEADER = [
-    "metric", "fitted", "nested", "one fold aside", "all folds aside", "nested - one fold",
-    "inside: one", "all",
+    "metric", "fitted", "nested", "one fold aside", "all folds aside", "gained", "as estimated",
+    "nested - one fold", "inside: one", "all, no gain", "all",
 ]  # fmt: skip
 
 
-def repeat(name: str, seed: int, trials: int) -> tuple[Score, float, float, float]:
-    """Return the forecast, the fitted score, and two scores on the rows kept aside.
+def repeat(
+    name: str, seed: int, trials: int
+) -> tuple[Estimate, Estimate, float, float, float, float]:
+    """Return two forecasts, the fitted score, the gain, and two scores on the rows kept aside.
 
-    Those are of one fold's members (a mean over the folds), which is what the OOF rows saw, and of
-    the mean of all folds, which is what is submitted.
+    The forecasts are without and with what averaging the folds is estimated to gain. The scores are
+    of one fold's members (a mean over the folds), which is what the OOF rows saw, and of the mean
+    of all folds, which is what is submitted.
     """
     rng = np.random.default_rng(seed)
     pixels, digits = load(rng)
@@ -102,8 +107,13 @@ def repeat(name: str, seed: int, trials: int) -> tuple[Score, float, float, floa
         [board.metric.measure(adopted.decision.apply(one), digits[half:]) for one in predictions]
         for predictions in (seats, [log_softmax(np.mean(seats, axis=0))])
     )
-    forecast = forecast_score(score, half, len(digits) - half)
-    return forecast, adopted.fitted, float(np.mean(single)), whole[0]
+    gain = expected_gain(
+        np.stack(seats), log_softmax(np.mean(seats, axis=0)), board.metric, adopted.decision
+    )
+    plain, lifted = (
+        forecast_score(score, half, len(digits) - half, gain=known) for known in (0.0, gain)
+    )
+    return plain, lifted, adopted.fitted, gain, float(np.mean(single)), whole[0]
 
 
 def load(rng: np.random.Generator) -> tuple[Array, Array]:

@@ -239,7 +239,8 @@ def find_candidates(board: Board, *, trials: int, seed: int) -> list[Candidate]:
         return board.metric.loss(tried.submitted, board.targets)
 
     if trials:  # what was submitted is needed, hence no journal of scores
-        search_structures(score, start, journal=None, name="", trials=trials, seed=seed)
+        members = board.oof.members
+        search_structures(score, members, journal=None, name="", trials=trials, seed=seed)
     return found + kept
 
 
@@ -324,12 +325,25 @@ def forecast_score(
     *,
     greater_is_better: bool = True,
     design_effect: float = 1.0,
+    gain: float = 0.0,
 ) -> Estimate:
     """Return a nested score as a forecast for ``num_test`` other rows of the same kind.
 
-    To the error of the score, on ``num_rows`` rows, comes the chance of which rows are tested; the
-    interval is of level ``FORECAST_LEVEL``. ``design_effect``: by which groups make both larger.
+    Args:
+        score: of one fold's networks, with its interval.
+        num_rows: OOF rows behind it.
+        num_test: rows of the forecast; the chance of which ones adds to the score's error.
+        greater_is_better: whether it is.
+        design_effect: by which groups make both errors larger.
+        gain: of averaging the folds' networks, from :func:`averaging_gain`, which is known to
+            about half of itself (docs/experiments.md).
+
+    Returns:
+        The forecast, with an interval of level ``FORECAST_LEVEL``.
     """
-    error = max(score.value - score.low, score.high - score.value)
-    error *= math.sqrt((1 + num_rows / num_test) * design_effect) * FORECAST_Z / 1.96
-    return _around(score.value, error, greater_is_better=greater_is_better)
+    error = max(score.value - score.low, score.high - score.value) / 1.96
+    error *= math.sqrt((1 + num_rows / num_test) * design_effect)
+    error = math.hypot(error, gain / 2) * FORECAST_Z
+    value = score.value + gain
+    value = min(value, 1.0) if greater_is_better else max(value, 0.0)
+    return _around(value, error, greater_is_better=greater_is_better)

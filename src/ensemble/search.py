@@ -65,7 +65,7 @@ def whole(members: Sequence[Member]) -> Structure:
 
 def search_structures(
     score: Callable[[Structure], float],
-    start: Structure,
+    members: Sequence[Member],
     *,
     journal: Path | None,
     name: str,
@@ -80,7 +80,8 @@ def search_structures(
 
     Args:
         score: nested log loss of a structure, nats.
-        start: the first one tried; its models and views span the search.
+        members: their models and views span the search; the first structure tried is of all, and
+            one of which no member is left is none.
         journal: file that keeps the scores; made if absent; None = none.
         name: of the study; another name (other data) starts afresh in the same file.
         trials: in all, those of earlier runs included; at least 1.
@@ -90,6 +91,7 @@ def search_structures(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    start = whole(members)
     kept = Journal(journal, name) if journal else None
     known = _read_scores(kept, start) if kept else {}
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
@@ -99,7 +101,7 @@ def search_structures(
         study.enqueue_trial(params, skip_if_exists=True)
     for trial in ask_until(study, trials):
         structure = _suggest(trial, start)
-        if not structure.models or not structure.views:
+        if not structure.columns(members).any():
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             continue
         if structure not in known:

@@ -16,7 +16,7 @@ what V_n is, without labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,13 @@ from src.ensemble.pool import Blend, entropy, member_log_probs
 from src.ensemble.predictions import TestRun
 from src.files import atomic_write
 from src.metrics.classification import Array, row_slices
+from src.metrics.contest import Metric
+from src.metrics.decisions import Decision
 from src.script import UserError
 
 _BLOCK_VALUES = 1 << 18
+_GAIN_VALUES, _GAIN_LEAST = 100_000, 500  # probabilities, and images at least
+_GAIN_DRAWS = 16
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class EnsemblePredictor:
         """How many networks the model with most folds has."""
         return max(len(runs) for runs in self.runs.values())
 
-    def predict(self, rows: slice) -> BlendedPredictions:
-        """Return the blended prediction of a slice of rows."""
+    def predict(self, rows: slice | Array) -> BlendedPredictions:
+        """Return the blended prediction of a slice of rows, or of row numbers (R,)."""
         pooled, choices = self.predict_folds(rows)
         mean = pooled.mean(axis=0)
         gain = -_log_sum_exp(mean).astype(np.float64)
@@ -63,7 +67,7 @@ class EnsemblePredictor:
         seats = entropy(pooled).mean(axis=0)
         return BlendedPredictions(mean, Averaging(gain, seats, entropy(mean)), choices)
 
-    def predict_folds(self, rows: slice) -> tuple[Array, dict[str, Array]]:
+    def predict_folds(self, rows: slice | Array) -> tuple[Array, dict[str, Array]]:
         """Return the log probabilities (S, R, K) of every fold, and each model's classes (R,)."""
         blend = self.blend
         num_classes = len(blend.prior)
@@ -103,6 +107,48 @@ def average_temperature(predictor: EnsemblePredictor) -> float:
     if total <= 0:
         return 1.0
     return 1.0 - (noise / total) * (1 - 1 / len(folds))
+
+
+def averaging_gain(predictor: EnsemblePredictor, metric: Metric, decision: Decision) -> float:
+    """Estimate by how much the folds' average scores above one fold's networks, without labels.
+
+    As far as the average's probabilities are right, labels drawn from them are like the test rows':
+    the mean difference of both scores on such labels is what averaging gains. From an even choice
+    of images, the same labels for all.
+    """
+    if predictor.num_seats < 2:
+        return 0.0
+    num_images = predictor.num_rows // metric.unit
+    most = max(_GAIN_VALUES // (len(predictor.blend.prior) * metric.unit), _GAIN_LEAST)
+    images = np.arange(0, num_images, -(-num_images // most))
+    rows = (images[:, None] * metric.unit + np.arange(metric.unit)).ravel()
+    seats, whole = predictor.predict_folds(rows)[0], predictor.predict(rows).log_probs
+    return expected_gain(seats, whole, metric, decision)
+
+
+def expected_gain(seats: Array, whole: Array, metric: Metric, decision: Decision) -> float:
+    """Return the mean of :func:`averaging_gain` over draws of labels.
+
+    Args:
+        seats: (S, R, K) log probabilities of every fold's networks.
+        whole: (R, K) of their average.
+        metric: what is scored.
+        decision: what is submitted.
+    """
+    rng = np.random.default_rng(0)
+    probs = np.exp(whole.astype(np.float64))
+    if decision.rule == "labels":  # calibrated, as they are submitted
+        present = replace(decision, cuts=()).apply(whole)
+        probs = np.stack([1 - present, present], axis=1)
+    steps = probs.cumsum(axis=1)
+    steps /= steps[:, -1:]
+    submitted, alone = decision.apply(whole), [decision.apply(seat) for seat in seats]
+    gains = []
+    for _ in range(_GAIN_DRAWS):
+        labels = (rng.random((len(steps), 1)) > steps).sum(axis=1)
+        scores = [metric.measure(one, labels) for one in alone]
+        gains.append(metric.measure(submitted, labels) - float(np.mean(scores)))
+    return float(np.mean(gains))
 
 
 def _log_sum_exp(values: Array) -> Array:

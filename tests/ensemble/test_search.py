@@ -21,7 +21,7 @@ def distance(structure: Structure) -> float:
 
 def run(path, score=distance, **changes):
     options = {"journal": path, "name": "x", "trials": 40}
-    return search_structures(score, whole(MEMBERS), **(options | changes))
+    return search_structures(score, MEMBERS, **(options | changes))
 
 
 def test_finds_the_best_structure_and_scores_none_twice(tmp_path):
@@ -62,7 +62,7 @@ def test_a_search_stopped_anywhere_takes_the_same_path(tmp_path, stop):
             scored.append(structure)
             return rugged(structure)
 
-        return search_structures(score, whole(members), journal=journal, **options)
+        return search_structures(score, members, journal=journal, **options)
 
     first, before, after = [], [], []
     expected = path_of(tmp_path / "a", first)
@@ -90,6 +90,19 @@ def test_columns():
 
 @pytest.mark.parametrize("num", [1])
 def test_one_model_and_one_view_are_not_searched(tmp_path, num):
-    start = whole([("only", "identity")] * num)
-    best, *_ = search_structures(lambda s: 0.0, start, journal=tmp_path / "j", name="x", trials=4)
+    members = [("only", "identity")] * num
+    best, *_ = search_structures(lambda s: 0.0, members, journal=tmp_path / "j", name="x", trials=4)
     assert best.models == ("only",) and best.views == ("identity",)
+
+
+def test_a_structure_that_no_member_fits_is_not_scored():
+    members = (("probe", "identity"), ("net", "identity"), ("net", "identity@1.25"))
+    scored = []
+
+    def count(structure):
+        assert structure.columns(members).any()
+        scored.append((structure.models, structure.views))
+        return 0.0
+
+    search_structures(count, members, journal=None, name="", trials=60)
+    assert (("probe",), ("identity",)) in scored and (("net",), ("identity@1.25",)) in scored

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.ensemble.search import search_structures, whole
+from src.ensemble.search import search_structures
 from src.ensemble.studies import ask_until, open_study
 from src.script import UserError
 from tests.ensemble.test_search import MEMBERS, Structure, distance
@@ -27,7 +27,7 @@ def test_two_searches_share_their_trials(tmp_path: Path, kind: str) -> None:
     def search(machine: str, trials: int) -> tuple[Structure, float]:
         journal = tmp_path / machine / "journal"  # each its own
         return search_structures(
-            counted, whole(MEMBERS), journal=journal, name="x", trials=trials, storage=storage
+            counted, MEMBERS, journal=journal, name="x", trials=trials, storage=storage
         )
 
     assert search("first", 3)[1] == 2.0 and len(scored) == 3  # linear or calibrated after

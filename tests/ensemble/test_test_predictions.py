@@ -11,9 +11,13 @@ from src.ensemble.predictions import has_test_run, hash_ids, open_test_run, save
 from src.ensemble.test_predictions import (
     EnsemblePredictor,
     average_temperature,
+    averaging_gain,
+    expected_gain,
     save_predictions,
 )
 from src.metrics.classification import softmax
+from src.metrics.contest import find_metric
+from src.metrics.decisions import Decision
 from src.script import UserError
 
 IDS = ["1", "2", "3"]
@@ -201,3 +205,56 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
     what.runs["b"][0] = open_run(tmp_path / "b" / "fold0")
     with pytest.raises(UserError, match="not finite"):
         what.predict(slice(0, 3))
+
+
+def seats_of(num_rows: int, num_classes: int, noise: float, num_seats: int = 3):
+    """Return what noisy folds say of rows, their mean, and the truth behind both."""
+    rng = np.random.default_rng(0)
+    signal = 2 * rng.standard_normal((num_rows, num_classes))
+    shape = (num_seats, num_rows, num_classes)
+    seats = np.log(softmax(signal + noise * rng.standard_normal(shape)))
+    mean = seats.mean(axis=0)
+    return seats, np.log(softmax(mean)), softmax(signal)
+
+
+def test_what_averaging_gains_in_accuracy_is_its_expectation_under_the_average() -> None:
+    seats, whole, _ = seats_of(3000, 4, 1.0)
+    metric = find_metric("accuracy", tuple("abcd"))
+    probs, every = np.exp(whole), np.arange(3000)
+    alone = [probs[every, seat.argmax(axis=1)].mean() for seat in seats]
+    exact = probs.max(axis=1).mean() - np.mean(alone)
+    assert exact > 0.03
+    assert expected_gain(seats, whole, metric, Decision("argmax")) == pytest.approx(exact, abs=3e-3)
+    same = np.stack([whole, whole])
+    assert expected_gain(same, whole, metric, Decision("argmax")) == 0.0
+
+
+def test_the_gain_is_about_what_true_labels_show() -> None:
+    rng = np.random.default_rng(1)
+    for name, rule in (("macro_f1", "argmax"), ("auc", "none")):
+        seats, whole, truth = seats_of(4000, 4, 0.7)
+        labels = (rng.random((4000, 1)) > truth.cumsum(axis=1)).sum(axis=1)
+        metric, decision = find_metric(name, tuple("abcd")), Decision(rule)
+        alone = np.mean([metric.measure(decision.apply(seat), labels) for seat in seats])
+        true = metric.measure(decision.apply(whole), labels) - alone
+        assert true > 0.005
+        assert expected_gain(seats, whole, metric, decision) == pytest.approx(true, rel=0.4)
+
+
+def test_pairs_of_labels_gain_as_images_do_and_a_loss_falls() -> None:
+    seats, whole, _ = seats_of(1200, 2, 1.0)  # 400 images of three labels
+    rule = Decision("labels", slopes=(1.0,) * 3, offsets=(0.0,) * 3, cuts=(0.5,) * 3)
+    f1 = find_metric("f1_samples", tuple("xyz"), several=True)
+    assert expected_gain(seats, whole, f1, rule) > 0.005
+    loss = find_metric("log_loss", tuple("xyz"), several=True)
+    assert expected_gain(seats, whole, loss, replace(rule, cuts=())) < -0.005
+
+
+def test_the_gain_of_a_predictor_is_of_an_even_choice_of_its_rows(tmp_path) -> None:
+    metric = find_metric("accuracy", tuple("xyz"))
+    whole, _ = predictor(tmp_path)
+    seats, mean = whole.predict_folds(slice(0, 3))[0], whole.predict(slice(0, 3)).log_probs
+    expected = expected_gain(seats, mean, metric, Decision("argmax"))
+    assert averaging_gain(whole, metric, Decision("argmax")) == expected
+    single = replace(whole, runs={name: runs[:1] for name, runs in whole.runs.items()})
+    assert averaging_gain(single, metric, Decision("argmax")) == 0.0

@@ -114,6 +114,23 @@ def test_stacked_on_a_network_and_new_test_rows(columns: Place) -> None:
     np.testing.assert_array_equal(before[0, 1:], after[0, 1:])
 
 
+def test_the_held_out_rows_do_not_reach_their_model(columns: Place) -> None:
+    flags = ["--columns", "hour", "--folds", "2"]
+    assert columns.start("scripts.train_tabular", *flags).status == 0
+    runs = [columns.output / "tabular" / f"fold{fold}" for fold in range(2)]
+    before = [np.load(run / "test_logits.npy") for run in runs]
+    held = {row[0] for row in read(columns.output / "folds.csv") if row[4] == "0"}
+    assert len(held) == 48
+    header, *rows = read(columns.data / "train.csv")
+    spoilt = [[*row[:2], "0" if row[0] in held else row[2], *row[3:]] for row in rows]
+    write(columns.data / "train.csv", header, spoilt)
+    again = columns.start("scripts.train_tabular", *flags)
+    assert again.status == 0 and "skipped" not in again.out
+    after = [np.load(run / "test_logits.npy") for run in runs]
+    np.testing.assert_array_equal(before[0], after[0])
+    assert not np.array_equal(before[1], after[1])
+
+
 def test_several_labels_and_a_metric_of_the_networks(columns: Place) -> None:
     header, *rows = read(columns.data / "train.csv")
     hot = [[*row[:4], int(row[4] == "night"), int(int(row[0]) % 3 == 0)] for row in rows]
