@@ -37,7 +37,7 @@ _SEALED = re.compile(rb"crc32:([0-9a-f]{8})")
 _END = 1 << 20  # bytes at either end in which a seal is looked for
 # What a network disk or a busy machine gives for a moment; nothing here says a file is damaged.
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.EMFILE}
-# What says that there is no such file, or another kind of thing under its name.
+# There is no such file, or another kind of thing under its name.
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _ABSENT |= {errno.ENXIO, errno.ESPIPE}  # a pipe
 MAX_JSON_BYTES = 1 << 28
@@ -55,7 +55,7 @@ def patiently(read: Callable[[], Result]) -> Result:
     """Return ``read()``, tried again a little later where the system's error may pass.
 
     Raises:
-        OSError: it did not pass; said as what it is, never taken for damage.
+        OSError: it did not pass.
     """
     for pause in _PAUSES:
         try:
@@ -70,8 +70,7 @@ def patiently(read: Callable[[], Result]) -> Result:
 def is_of_the_system(error: BaseException) -> bool:
     """Tell whether an error is about the machine that reads a file, not what the file holds.
 
-    No permission, a network disk that does not respond, too many open files, no memory: nobody
-    knows what the file holds, and it must not be called missing or damaged.
+    Nobody knows then what the file holds, and it must not be called missing or damaged.
     """
     if isinstance(error, OSError):
         return error.errno is not None and error.errno not in _ABSENT
@@ -114,10 +113,12 @@ def read_small(path: Path, max_bytes: int) -> bytes:
         ValueError: it is no regular file, or longer.
         OSError: it cannot be read.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags), "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("no regular file")
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("no regular file")
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
         content = b""
         while len(content) <= max_bytes:
             block = file.read(max_bytes + 1 - len(content))
@@ -127,8 +128,15 @@ def read_small(path: Path, max_bytes: int) -> bytes:
     raise ValueError(f"longer than {max_bytes:,} bytes")
 
 
+def regular(path: Path) -> Path:
+    """Return ``path``; ValueError where a pipe, device or folder stands there: never waited for."""
+    if path.exists() and not path.is_file():
+        raise ValueError("no regular file")
+    return path
+
+
 def open_plain(path: Path, flags: int) -> int:
-    """Open a file of our own for writing, and return its descriptor; links are not followed.
+    """Open a file of our own for writing, links not followed; return its descriptor.
 
     Raises:
         UserError: ``path`` is a link, folder, pipe or device.
@@ -148,16 +156,13 @@ def open_plain(path: Path, flags: int) -> int:
 
 
 def file_is_sound(path: Path) -> bool:
-    """Tell whether a sealed file's bytes on disk are those that were written."""
-    with path.open("rb") as file:
+    """Tell whether a sealed file's bytes on disk are as written; ValueError for a pipe."""
+    with regular(path).open("rb") as file:
         if not file.seek(0, os.SEEK_END):
             return False
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            view = memoryview(content)
-            try:
-                return is_sound(view)
-            finally:
-                view.release()
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with mapped as content, memoryview(content) as view:
+            return is_sound(view)
 
 
 class FileMark(TypedDict):
@@ -209,9 +214,7 @@ def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.n
 def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
     """Yield a binary file whose content appears at ``path`` at once and whole, or not at all.
 
-    The bytes go to a temporary name in the same folder, are flushed and fsynced, and are then
-    renamed over ``path``; the folder entry is fsynced too. On an exception the temporary file is
-    removed and whatever stood at ``path`` stays.
+    On an exception whatever stood at ``path`` stays.
 
     Raises:
         OSError: no room, no permission; it names ``path``.
@@ -248,7 +251,7 @@ def sweep(folder: Path, *names: str) -> None:
 
 
 def crc32(array: np.ndarray, before: int = 0) -> int:
-    """Return the CRC-32 of a contiguous array's bytes, behind those that gave ``before``."""
+    """Return the CRC-32 of a contiguous array's bytes behind those of ``before``."""
     return zlib.crc32(array.data.cast("B"), before)
 
 
@@ -299,7 +302,7 @@ def sync_folder(folder: Path) -> None:
 def write_text(path: Path | str, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_write(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode())
 
 
 def write_json(path: Path | str, content: Mapping[str, object]) -> None:

@@ -24,6 +24,7 @@ from src.ensemble.weights import read_weights
 from src.files import patiently, read_json
 from src.metrics.counts import load_counts
 from src.models.pretrained import read_state
+from src.pipelines.run_folder import read_table
 from src.reader import read_yaml
 from src.runs import Run, read_config
 
@@ -92,3 +93,16 @@ def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "listdir", scan)
     with pytest.raises(OSError, match="Input/output"):
         find_entry(tmp_path, "train")
+
+
+@pytest.mark.parametrize("name", set(READERS) - {"a.jpg", "b.jpg", "a.npy", "folds.csv"})
+def test_a_pipe_is_never_waited_for(tmp_path, name):
+    path = tmp_path / name
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="a"):
+        READERS[name](path)
+
+
+def test_nor_is_one_among_tables(tmp_path):
+    os.mkfifo(tmp_path / "metrics.csv")
+    assert read_table(tmp_path / "metrics.csv") == []

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from src.data.canonical import FileSource, Source, read
-from src.files import atomic_write, crc32, hold, sweep
+from src.files import atomic_write, crc32, hold, regular, sweep
 from src.script import UserError
 
 AUTO_SHARE = 0.25  # of the free memory may be taken unasked
@@ -231,7 +231,7 @@ def _read_or_black(source: FileSource, row: int) -> np.ndarray:
 def _is_whole(path: Path, source: FileSource) -> bool:
     assert source.shape is not None
     try:
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        pixels = np.load(regular(path), mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):
         return False
     if pixels.shape != (len(source), *source.shape) or pixels.dtype != np.uint8:

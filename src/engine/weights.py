@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from src.config import EngineConfig, config_hash
-from src.files import SEAL, atomic_write, file_is_sound, patiently, seal
+from src.files import SEAL, atomic_write, file_is_sound, patiently, regular, seal
 from src.runs import AFRESH, Run
 from src.script import UserError
 
@@ -57,7 +57,9 @@ def read_about(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        patiently(lambda: path.open("rb").close())  # safe_open says "not found" of any error
+        patiently(
+            lambda: regular(path).open("rb").close()
+        )  # safe_open says "not found" of any error
         with safe_open(path, "pt") as file:
             about = dict(json.loads(file.metadata()["about"]))
     except FileNotFoundError:
@@ -83,10 +85,16 @@ def load_weights(path: Path, identity: str = "") -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        if not patiently(lambda: file_is_sound(path)):
-            raise UserError(f"{path}: its checksum does not match; {AFRESH}")
-        if identity:
-            refuse_foreign(path, identity)
+        sound = patiently(lambda: file_is_sound(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; {AFRESH}") from None
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UserError(f"{path}: its checksum does not match; {AFRESH}")
+    if identity:
+        refuse_foreign(path, identity)
+    try:
         return load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {AFRESH}") from None

@@ -25,6 +25,7 @@ from src.files import (
     crc32,
     patiently,
     read_json,
+    regular,
     write_json,
 )
 from src.metrics.classification import Array
@@ -181,7 +182,7 @@ def _read_test_files(folder: Path) -> tuple[Json, Array]:
     """Return what ``test.json`` says and the logits (V, N, K0) it is about, checksum compared."""
     info = read_json(folder / "test.json")
     path = folder / "test_logits.npy"
-    logits = patiently(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+    logits = patiently(lambda: np.load(regular(path), mmap_mode="r", allow_pickle=False))
     if "logits" in info and checksum(logits) != info["logits"]:
         raise ValueError("its checksum does not match")
     return info, logits
@@ -239,7 +240,7 @@ def has_labels(path: Path) -> bool:
 
 def _map_array(path: Path, key: str) -> Array:
     """Map one array of an uncompressed npz; object arrays are refused."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(regular(path)) as archive:
         info = archive.getinfo(f"{key}.npy")
         if info.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{key} is compressed")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.files import is_of_the_system, patiently
+from src.files import is_of_the_system, patiently, regular
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def read_state(path: Path | str) -> dict[str, Tensor]:
     from timm.models import clean_state_dict
 
     try:
-        content = patiently(lambda: _load(Path(path)))
+        content = patiently(lambda: _load(regular(Path(path))))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except Exception as error:  # whatever the two formats' readers raise on foreign bytes

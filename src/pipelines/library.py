@@ -22,7 +22,7 @@ from src.config import FoldConfig, InferConfig
 from src.files import describe_file
 from src.pipelines.resume_from import bring_folds, bring_run
 from src.pipelines.run_folder import finished, fold_of
-from src.runs import Output, Run, read_config
+from src.runs import GO_ON, Output, Run, read_config
 from src.script import UserError, is_launched
 from src.views import view_names
 
@@ -210,7 +210,10 @@ def load_run(
         UserError: no such run, not finished, or damaged.
     """
     run = Run(Path(folder))
-    if {"timm_id", "columns"} & read_config(run)["resolved"].keys():
+    resolved = read_config(run)["resolved"]
+    if not run.finished.exists():
+        raise UserError(f"{run.folder} is not finished: {GO_ON}")
+    if {"timm_id", "columns"} & resolved.keys():
         from src.pipelines.classification.infer import load_fold
 
         return ClassifierRun(load_fold(run, InferConfig(**_where(device, precision))))

@@ -20,6 +20,7 @@ from src.files import (
     check_held,
     describe_file,
     patiently,
+    regular,
     seal,
     write_json,
 )
@@ -170,9 +171,9 @@ def refuse_lost(run: Run, done: Done, *paths: Path) -> None:
 def read_table(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file that this program wrote; none where it cannot be read."""
     try:
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        with regular(path).open(encoding="utf-8", errors="replace", newline="") as file:
             return list(csv.DictReader(file))
-    except (OSError, csv.Error):
+    except (OSError, ValueError, csv.Error):
         return []
 
 
@@ -220,8 +221,8 @@ def write_config(
             before = resolved["split_hash"]
         if before != resolved["split_hash"]:
             raise UserError(
-                f"{run.folder} was started on other images or folds: pass another --name, or "
-                "delete the folder"
+                f"{run.folder} was started on other images or folds: restore them (folds.csv is "
+                "made again if you delete it), pass another --name, or delete the folder"
             )
     content = {"options": dataclasses.asdict(config), "resolved": resolved}
     content["runtime"] = {

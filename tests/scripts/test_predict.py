@@ -73,3 +73,17 @@ def test_output_replaces_nothing_of_yours(place: Place, call: Any, script: str) 
         assert (path.read_bytes() if path.exists() else b"") == before
     for _ in range(2):
         assert call(*command, "--output", str(place.output / "new.csv")).status == 0
+
+
+@pytest.mark.parametrize("script", ["predict", "export"])
+def test_what_is_no_finished_run_is_one_line(fresh: Place, call: Any, script: str) -> None:
+    assert fresh.train().status == 0
+    image = sorted((fresh.data / "test").iterdir())[0]
+    more = [str(image)] if script == "predict" else ["--format", "safetensors"]
+    command = (f"scripts.{script}", "--run", str(fresh.run), *more)
+    (fresh.run / "finished.json").unlink()
+    assert call(*command).is_one_line("is not finished", "run its training command again")
+    for name in ("finished.json", "config.yaml"):
+        (fresh.run / name).unlink(missing_ok=True)
+        (fresh.run / name).mkdir()
+        assert call(*command).is_one_line(name, "run its training command again")
