@@ -12,7 +12,7 @@ from pathlib import Path
 
 from src.files import Json, write_text
 from src.page import Html, line_plot, note, page, plots, table
-from src.pipelines.classification import panels
+from src.pipelines.classification import label_panels, panels
 from src.pipelines.classification.panels import as_number
 from src.pipelines.run_folder import read_table
 from src.pipelines.segmentation.panels import mask_panels
@@ -91,8 +91,8 @@ def class_sections(config: ReportConfig, output: Output) -> dict[str, list[Html]
     except UserError as error:
         return {"Forecast": [note(error)]}
     root, why = panels.find_photographs(config.data_dir) if config.examples else (None, "")
-    heat = None
-    if config.heatmaps and root is not None:
+    heat, several = None, bool(found.diagnosis.oof.labels)
+    if config.heatmaps and root is not None and not several:
         from src.pipelines.classification.heatmaps import open_heatmaps
 
         heat = open_heatmaps(config, output, found.diagnosis)
@@ -103,9 +103,18 @@ def class_sections(config: ReportConfig, output: Output) -> dict[str, list[Html]
         "Reliability": lambda: panels.reliability(found),
         "Classes": lambda: panels.classes(found),
     }
+    if several:
+        del parts["Classes"]
+        parts["Labels"] = lambda: label_panels.labels(found)
     for name, build in parts.items():
         sections |= guarded(lambda n=name, b=build: {n: b()}, name)  # type: ignore[misc]
-    shown = guarded(lambda: panels.mistakes(found, root, config.examples, heat), "Mistakes")
+
+    def mistakes() -> dict[str, list[Html]]:
+        if several:
+            return label_panels.mistakes(found, root, config.examples)
+        return panels.mistakes(found, root, config.examples, heat)
+
+    shown = guarded(mistakes, "Mistakes")
     if why:
         shown = {name: [*parts, note(why)] for name, parts in shown.items()}
     return sections | shown

@@ -92,6 +92,11 @@ def test_columns_of_probabilities_by_mean_auc(labels: Place) -> None:
     np.testing.assert_allclose(found.probs[:, ::-1], probs, atol=0.2)
     alone = load_run(labels.run, device="cpu").predict(images)
     assert alone.probs.shape == (12, 2) and np.ptp(alone.probs.sum(axis=1)) > 0.01
+    page = labels.start("scripts.report", "--examples", "2", "--heatmaps")
+    assert page.status == 0, page.err
+    html = (labels.output / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<h2>Labels</h2>" in html and "2 labels on 36 images" in html
+    assert "cannot be shown" not in html and html.count("has it") >= 24
     again = labels.train(*QUICK, "--metric", "mean_auc", "--loss", "asymmetric + 0.5 bce")
     assert again.status == 0 and "skipped" in again.out
 

@@ -15,7 +15,7 @@ from src.data.folds import Folds, read_folds
 from src.data.index import find_root
 from src.ensemble.calibration import EDGES, FORECAST_LEVEL
 from src.ensemble.diagnosis import Diagnosis, costliest, diagnose, mean_blend
-from src.ensemble.oof import FoldTable, find_models, learns_labels, load_oof
+from src.ensemble.oof import FoldTable, find_models, load_oof
 from src.ensemble.weights import Weights, read_forecast, read_weights
 from src.page import (
     Html,
@@ -68,11 +68,6 @@ def study(output: Output) -> Study:
     Raises:
         UserError: none there, or damaged.
     """
-    if learns_labels(output.root):
-        raise UserError(
-            "these images have several labels, and the pages on classes show one an image: nested "
-            "scores stand in weights.json"
-        )
     folds = read_folds(output.folds)
     used = folds.fold >= 0
     rows = FoldTable(
@@ -118,9 +113,12 @@ def forecast(output: Output, found: Study) -> list[Html]:
         (f"{name} ({level}: {low:.4f} to {high:.4f})" if level else name, number(value))
         for name, level, value, low, high in expected
     ]
-    pairs.append(("OOF accuracy of the blend", f"{diagnosis.right.mean():.2%}"))
-    pairs.append(("rows with OOF predictions", f"{len(diagnosis.losses):,}"))
-    pairs.append(("classes", f"{len(diagnosis.oof.classes):,}"))
+    names, rows = diagnosis.oof.labels, len(diagnosis.losses)
+    right = "OOF pairs of image and label right at .5" if names else "OOF accuracy of the blend"
+    pairs.append((right, f"{diagnosis.right.mean():.2%}"))
+    pairs.append(("rows with OOF predictions", f"{rows // max(len(names), 1):,}"))
+    kind, count = ("labels", len(names)) if names else ("classes", len(diagnosis.oof.classes))
+    pairs.append((kind, f"{count:,}"))
     metric = weights.counted.metric if weights and weights.counted else LOG_LOSS
     drawn = [(name, value, low, high) for name, _, value, low, high in expected
              if name.endswith(f" {metric}")]  # fmt: skip
