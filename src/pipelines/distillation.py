@@ -255,9 +255,7 @@ def print_table(results: Mapping[str, Sequence[tuple[Run, Done]]]) -> None:
         cells = []
         for when in (0, 1):
             for key in columns.values():
-                values = np.array([pair[when].get(key, np.nan) for pair in pairs])
-                spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
-                cells.append(f"{values.mean():.4f}{spread}")
+                cells.append(mean_spread([pair[when].get(key, np.nan) for pair in pairs]))
         rows.append([role, *cells])
     print("\n" + format_table(["", *heads], rows))
     if "pooled_mean_iou_with_void" in known:
@@ -265,6 +263,12 @@ def print_table(results: Mapping[str, Sequence[tuple[Run, Done]]]) -> None:
             "mIoU leaves void out; mIoU+void counts it as one more class that is never predicted, "
             "as published 12-class figures do"
         )
+
+
+def mean_spread(values: Sequence[float]) -> str:
+    """Write the mean, and the standard deviation of several."""
+    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{spread}"
 
 
 def compare_roles(

@@ -21,7 +21,7 @@ from src.mask_config import MicroConfig
 from src.models.budget import check_budget, count_trainable, measure_budget
 from src.models.distilled import build_student, show_features
 from src.models.micro.registry import BUDGET_CLASSES, MICRO_NETS, build_micro
-from src.pipelines.distillation import compare_roles, gate
+from src.pipelines.distillation import compare_roles, gate, mean_spread
 from src.pipelines.run_folder import SCENES, data_label, find_images, finished, fold_of
 from src.pipelines.segmentation.ensemble import load_member, pool_choice
 from src.pipelines.segmentation.train import (
@@ -274,12 +274,6 @@ def chosen(done: Done) -> Mapping[str, float]:
     return {"best": row["score"], **row, "nested": done.get("nested", row["plain"])}
 
 
-def show(values: Sequence[float]) -> str:
-    """Write the mean, and the standard deviation of several."""
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
-
-
 def mean_over_sets(results: Mapping[str, Sequence[Finished]]) -> list[float]:
     """Return the mean over the sets, for each seed."""
     table = [[chosen(done)["nested"] for _, done in runs] for runs in results.values()]
@@ -298,10 +292,10 @@ def score_table(results: Mapping[str, Sequence[Finished]]) -> str:
         scores = [done.get("scores", {}) for _, done in runs]
         pooled = [s.get("pooled_mean_iou_foreground", float("nan")) for s in scores]
         thresholds = " ".join(f"{row['threshold']:.3g}" for row in kept)
-        shown = [show([row[key] for row in kept]) for key in ("nested", "plain", "best")]
-        rows.append((name, *shown, thresholds, show(pooled)))
+        shown = [mean_spread([row[key] for row in kept]) for key in ("nested", "plain", "best")]
+        rows.append((name, *shown, thresholds, mean_spread(pooled)))
     if len(results) > 1:
-        rows.append((f"mean of {len(results)}", show(mean_over_sets(results)), *[""] * 4))
+        rows.append((f"mean of {len(results)}", mean_spread(mean_over_sets(results)), *[""] * 4))
     together = [
         f"{name}, one threshold for all seeds, nested {found[0].nested:.4f}: {found[0]}"
         for name, runs in results.items()
