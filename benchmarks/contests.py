@@ -1,5 +1,6 @@
 """Real digits as contests of other forms, from images to a submission scored on rows kept aside.
 
+    python benchmarks/contests.py classes      # one label an image, `id,label`; accuracy
     python benchmarks/contests.py labels       # odd, above 4, prime: columns of 0 and 1; mean AUC
     python benchmarks/contests.py cells        # the same as a cell of labels; F1
     python benchmarks/contests.py grades       # ordered classes 0 … 9; QWK
@@ -16,6 +17,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ LABELS = {
     "above4": lambda digit: digit > 4,
     "prime": lambda digit: digit in (2, 3, 5, 7),
 }
-METRICS = {"labels": "mean_auc", "cells": "f1_samples", "grades": "qwk"}
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+METRICS = {"classes": "accuracy", "labels": "mean_auc", "cells": "f1_samples", "grades": "qwk"}
 TRAIN = [
     *("--model", "resnet10t", "--pretrained", "none", "--config", "", "--image_size", "32"),
     *("--folds", "3", "--fold", "all", "--epochs", "5", "--batch_size", "32", "--lr", "0.002"),
@@ -78,6 +81,7 @@ def write_contest(data: Path, form: str) -> dict[str, int]:
             image = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_CUBIC)
             cv2.imwrite(str(data / name / f"{row:04d}.png"), image)
     header, filler = {
+        "classes": (["id", "label"], ["zero"]),
         "labels": (["id", *LABELS], ["0.5"] * len(LABELS)),
         "cells": (["id", "labels"], ["odd prime"]),
         "grades": (["id", "grade"], ["0"]),
@@ -91,6 +95,8 @@ def write_contest(data: Path, form: str) -> dict[str, int]:
 
 def cells_of(form: str, digit: int) -> list[str]:
     """Return what train.csv says of a digit."""
+    if form == "classes":
+        return [NAMES[digit]]
     has = {name: bool(rule(digit)) for name, rule in LABELS.items()}
     if form == "labels":
         return [str(int(one)) for one in has.values()]
@@ -102,6 +108,12 @@ def score(metric: str, header: list[str], rows: list[list[str]], kept: dict[str,
     from sklearn import metrics
 
     digits = [kept[row[0]] for row in rows]
+    if header[1:] == ["label"]:
+        said = [NAMES.index(row[1]) for row in rows]
+        scores = {"accuracy": metrics.accuracy_score}
+        scores |= {"balanced_accuracy": metrics.balanced_accuracy_score}
+        scores |= {"macro_f1": partial(metrics.f1_score, average="macro")}
+        return float(scores[metric](digits, said))
     if metric == "qwk":
         grades = [int(row[1]) for row in rows]
         return float(metrics.cohen_kappa_score(digits, grades, weights="quadratic"))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from src.classes import nfc
-from src.data.columns import check_labels, group_versions
+from src.data.columns import check_labels
 from src.data.files import Scanner
 from src.data.root import find_sample, find_split, name_tables, tables
 from src.data.rows import Index, find_classes, make_table
@@ -158,3 +159,16 @@ def _validation_images(
         f"{len(pairs)} images of {valid_name}/ are trained on too, for the folds hold out images "
         f"of their own: move {valid_name}/ away to train without them"
     ]
+
+
+_VERSION = re.compile(r"(.+)\.rf\.[0-9a-f]{20,}\.[^.]+")  # Roboflow's names of altered copies
+
+
+def group_versions(images: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return a group for the copies that a tool made of one picture, "" elsewhere, and a note."""
+    found = [_VERSION.fullmatch(image) for image in images]
+    sources = Counter(match[1] for match in found if match)
+    groups = [match[1] if match and sources[match[1]] > 1 else "" for match in found]
+    count = len({*groups} - {""})
+    said = f"{count} pictures have altered copies (.rf. in their names): those share a fold"
+    return groups, [said] if count else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,12 +36,13 @@ LABEL_NAMES = (
         "클래스",
         "정답",
     ),
-    *("분류",),
+    *("분류", "y"),
 )
 GROUP_NAMES = (
     *("group", "group_id", "groups", "patient_id", "patient", "subject_id", "subject"),
     *("그룹", "환자"),
 )
+RUN_NAMES = ("encodedpixels", "rle", "rle_mask", "mask_rle", "rles", "segmentation")
 _PIXELS = 64  # columns of numbers that no table of files has
 FOLDER_NAMES = ("folder", "directory", "dir", "subfolder", "subdir", "folder_name", "dir_name")
 # Names that are a label's unless another column has one of them too.
@@ -155,7 +156,12 @@ def pick_column(
         if wanted in table.columns:
             return wanted
         raise UserError(f"{path} has no column {wanted!r}{nearest(wanted, table.columns)}: {flag}")
-    known = {_plain(name): name for name in reversed(list(table.columns))}
+    return pick_name(list(table.columns), usual)
+
+
+def pick_name(names: Sequence[str], usual: Sequence[str]) -> str | None:
+    """Return the first of ``names`` that is a ``usual`` one, as :func:`pick_column` compares."""
+    known = {_plain(name): name for name in reversed(names)}
     return next((known[_plain(name)] for name in usual if _plain(name) in known), None)
 
 
@@ -329,19 +335,6 @@ def find_group(
         if name in sure or _is_text(table[name])
     ]
     return taken, notes[:3]
-
-
-_VERSION = re.compile(r"(.+)\.rf\.[0-9a-f]{20,}\.[^.]+")  # Roboflow's names of altered copies
-
-
-def group_versions(images: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return a group for the copies that a tool made of one picture, "" elsewhere, and a note."""
-    found = [_VERSION.fullmatch(image) for image in images]
-    sources = Counter(match[1] for match in found if match)
-    groups = [match[1] if match and sources[match[1]] > 1 else "" for match in found]
-    count = len({*groups} - {""})
-    said = f"{count} pictures have altered copies (.rf. in their names): those share a fold"
-    return groups, [said] if count else []
 
 
 def _repeats(cells: pd.Series) -> bool:

@@ -110,7 +110,9 @@ def refuse_duplicates(ids: Sequence[str], source: str) -> None:
     """Raise a UserError that names the id which ``source`` holds most often, if above once."""
     if len(set(ids)) < len(ids):
         key, count = Counter(ids).most_common(1)[0]
-        raise UserError(f"{source} has id {key!r} {count} times: ids must be unique")
+        raise UserError(
+            f"{source} has id {key!r} {count} times: ids must be unique, so leave one line"
+        )
 
 
 # Lines that a spreadsheet leaves: empty cells alone; and the line that tells it the separator.
@@ -167,6 +169,8 @@ def read_csv(
             table = parse(ends.sub("", text))  # empty cells behind the last column
     except (pd.errors.ParserWarning, csv.Error, ValueError) as error:  # ParserError is a ValueError
         reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. ")
+        if "Length of header" in reason:
+            reason = "lines have more cells than the first line has names, so name every column"
         raise UserError(f"{path} is not a well-formed CSV: {reason}") from error
     if unescape:
         return table.map(unescape_cell) if "'" in text else table

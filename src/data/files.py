@@ -291,7 +291,13 @@ class ImageFinder:
         for prefix in self._prefixes:
             if prefix + path in self._paths:
                 return self._paths[prefix + path]
-        return self._find_by_name(path, cell)
+        return self._find_by_name(path, cell) or self._find_end(path)
+
+    def _find_end(self, path: str) -> str | None:
+        """Return the image that is an end of ``path`` of two parts or more: folders above ours."""
+        parts = path.split("/")
+        ends = ("/".join(parts[start:]) for start in range(1, len(parts) - 1))
+        return next((self._paths[end] for end in ends if end in self._paths), None)
 
     def find_quietly(self, cell: str) -> str | None:
         """Return the path of the image as :meth:`find` does, None for what that refuses."""
@@ -324,6 +330,12 @@ class ImageFinder:
         names = (posixpath.basename(path) for path in self._paths)
         found = sorted({name for name in names if re.match(re.escape(stem) + "[-_. ]", name)})
         return found if stem and len(found) > 1 else []
+
+    def num_others(self, images: Sequence[str]) -> int:
+        """Count the images of the split's own folders that are none of ``images``."""
+        mine = {path for path in self._paths.values()
+                if _split_of(path.split("/")[:-1]) == self.split}  # fmt: skip
+        return len(mine - {*images})
 
     @property
     def like(self) -> str:

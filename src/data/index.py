@@ -13,6 +13,7 @@ names are compared in NFC, ids are text.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from src.data.columns import (
     GROUP_NAMES,
     ID_NAMES,
     LABEL_NAMES,
+    RUN_NAMES,
     check_labels,
     find_group,
     image_column,
@@ -32,7 +34,7 @@ from src.data.columns import (
 )
 from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates, refuse_rows
 from src.data.files import ImageFinder, Scanner
-from src.data.label_sets import read_targets
+from src.data.label_sets import Targets, read_targets
 from src.data.root import (
     INNER_TABLES,
     find_label_table,
@@ -43,6 +45,7 @@ from src.data.root import (
     find_test_table,
     name_classes,
     name_tables,
+    tables,
 )
 from src.data.row_forms import leave_test_out, widen
 from src.data.rows import COLUMNS, Index, find_classes, find_images, make_table
@@ -143,6 +146,9 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         cell_of = dict(zip(ids, cells, strict=True))
         ids, cells = sample_ids, [cell_of[key] for key in sample_ids]
     images, said = find_images(finder, cells, source)
+    others = finder.num_others(images)
+    if others:
+        said.append(f"{others} images of the test folder have no line in it: not predicted")
     notes += said + finder.notes
     return Index(root, make_table(ids, images, split="test"), notes=tuple(notes))
 
@@ -179,46 +185,86 @@ def _read_train_csv(
         allow_outside=allow_outside,
     )  # fmt: skip
     table = _read_table(path, finder, wanted[0])
-    asked, shown = asked_of(root)
+    _refuse_runs(table, wanted[1], path)
     table, notes = leave_test_out(widen(table, finder.names()), path)
-    image = image_column(table, wanted[0], path, finder.finds)
-    group = pick_column(table, wanted[2], GROUP_NAMES, path, "--group_column")
-    known = pick_column(table, wanted[1], LABEL_NAMES, path, "--label_column")
-    label = asked if len(asked) == 1 and image not in asked else []
-    others = table.drop(columns={name for name in (known, group, *label) if name in table})
-    key = pick_column(others, None, ID_NAMES, path, "")
-    found = read_targets(table, wanted[1], (image, group, key), path, asked, shown, several=several)
-    targets = found.names
-    images, found_notes = find_images(finder, _image_cells(table, image, finder), str(path))
-    offers: list[str] = []
+    asked, shown = asked_of(root)
+    image, group, key = _find_columns(table, wanted, asked, path, finder)
+    unused = _other_tables(root, path)
+    try:
+        others = (image, group, key)
+        found = read_targets(table, wanted[1], others, path, asked, shown, several=several)
+    except UserError as error:
+        more = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
+        raise UserError(f"{error}{more * bool(unused)}") from error
+    images, said = find_images(finder, _image_cells(table, image, finder), str(path))
     if group is None:
-        group, offers = find_group(table, targets, (image, key, *found.columns))
-    notes = [
-        f"{path.name}: image = {image}, label = {found.said}, group = {group or 'none'}",
-        *notes,
-    ]
-    notes += found_notes + [f"{path.name}: {offer}" for offer in offers]
-    unused = find_table(root, "val", "valid", "validation", "dev")
-    if unused is not None:
-        notes.append(f"{unused.name} is not used: add its lines to {path.name} to train on them")
+        group, offers = find_group(table, found.names, (image, key, *found.columns))
+        said += [f"{path.name}: {offer}" for offer in offers]
+    notes.insert(
+        0, f"{path.name}: image = {image}, label = {found.said}, group = {group or 'none'}"
+    )
+    if unused:
+        said.append(
+            f"{', '.join(unused)} is not used: add its lines, or its columns by their ids, to "
+            f"{path.name} to use them"
+        )
     if key not in (None, image) and table[key].duplicated().any():
-        notes.append(f"{path.name}: {key} repeats, so images are known by their paths")
+        said.append(f"{path.name}: {key} repeats, so images are known by their paths")
         key = None
     ids = [nfc(name) for name in images] if key is None else table[key].tolist()
     refuse_duplicates(ids, str(path))
     groups = [""] * len(ids) if group is None else table[group].str.strip().tolist()
-    rows = make_table(ids, images, targets, groups, split="train")
-    notes += found.notes
+    rows = make_table(ids, images, found.names, groups, split="train")
     taken = tuple(name for name in (image, key, group, *found.columns) if name)
-    if "" in targets and not found.labels:
+    notes += [*said, *found.notes, *_check_targets(found, ids, path), *finder.notes]
+    classes = find_classes(found.labels or found.names, path)
+    return Index(root, rows, classes, tuple(notes), bool(found.labels), taken)
+
+
+def _refuse_runs(table: pd.DataFrame, label: str | None, path: Path) -> None:
+    """Raise a UserError for a table of masks, unless the user names its ``label``."""
+    runs = pick_column(table, None, RUN_NAMES, path, "")
+    if runs and not label:
+        raise UserError(
+            f"{path}: column {runs} holds the run lengths of masks, which train_lane.py learns; "
+            "for classes of whole images, name their column with --label_column"
+        )
+
+
+def _find_columns(
+    table: pd.DataFrame,
+    wanted: Sequence[str | None],
+    asked: Sequence[str],
+    path: Path,
+    finder: ImageFinder,
+) -> tuple[str, str | None, str | None]:
+    """Return the columns of images, groups and ids; the one that the sample asks for is none."""
+    image = image_column(table, wanted[0], path, finder.finds)
+    group = pick_column(table, wanted[2], GROUP_NAMES, path, "--group_column")
+    known = pick_column(table, wanted[1], LABEL_NAMES, path, "--label_column")
+    label = asked if len(asked) == 1 and image not in asked else []
+    free = table.drop(columns={name for name in (known, group, *label) if name in table})
+    return image, group, pick_column(free, None, ID_NAMES, path, "")
+
+
+def _check_targets(found: Targets, ids: Sequence[str], path: Path) -> list[str]:
+    """Return notes on the classes; refuse a line without one."""
+    if found.labels:
+        return []
+    if "" in found.names:
         sets = ", or where images have several labels or none pass --metric f1_samples"
         raise UserError(
-            f"{path} has no label in column {found.said} for {ids[targets.index('')]}: add it"
-            + sets * bool(made_of_others(set(targets)))
+            f"{path} has no label in column {found.said} for {ids[found.names.index('')]}: add it"
+            + sets * bool(made_of_others(set(found.names)))
         )
-    notes += [] if found.labels else check_labels(targets, path)
-    classes = find_classes(found.labels or targets, path)
-    return Index(root, rows, classes, tuple(notes + finder.notes), bool(found.labels), taken)
+    return check_labels(found.names, path)
+
+
+def _other_tables(root: Path, path: Path) -> list[str]:
+    """Return the names of at most three tables in ``root`` that are not read beside ``path``."""
+    read = {path, find_sample(root), find_test_table(root)}
+    names = [other.name for other in tables(root) if other not in read]
+    return [name for name in names if not re.search("test|submi|aliases", name.casefold())][:3]
 
 
 def _read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFrame:

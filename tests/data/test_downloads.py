@@ -3,6 +3,7 @@
 import pytest
 
 from src.data.index import find_root, read_sample_submission, read_test, read_train
+from src.data.sources.registry import detect_source
 from src.script import UserError
 from tests.data.layout import lay, rows
 
@@ -202,6 +203,29 @@ def test_what_may_bring_the_images_back_is_said(tmp_path):
         read_train(tmp_path)
 
 
+def test_a_folder_above_ours_in_the_paths(tmp_path):
+    photos(tmp_path, "dataset/train", "1.jpg", "2.jpg")
+    lay(
+        tmp_path / "dataset",
+        train="path;label\ndataset\\train\\1.jpg;a\nsets/dataset/train/2.jpg;b\n",
+    )
+    assert [image for image, _ in pairs(tmp_path / "dataset")] == ["train/1.jpg", "train/2.jpg"]
+
+
+def test_tables_that_are_not_read_are_said(tmp_path):
+    photos(tmp_path, "train", "1.jpg", "2.jpg", "3.jpg")
+    photos(tmp_path, "test", "4.jpg", "5.jpg")
+    lay(tmp_path, train="id,wide,high\n1,7,a\n2,9,b\n3,8,c\n", extra="id,label\n1,a\n2,b\n3,b\n")
+    with pytest.raises(UserError, match=r"if it is in extra\.csv, join that to train\.csv"):
+        read_train(tmp_path)
+    lay(tmp_path, train="id,wide,label\n1,7,a\n2,9,b\n3,8,b\n")  # followed
+    assert any("extra.csv is not used" in note for note in read_train(tmp_path).notes)
+    lay(tmp_path, sample_submission="id,a,b\n4,0,0\n")
+    assert read_test(tmp_path).notes == (
+        "1 images of the test folder have no line in it: not predicted",
+    )
+
+
 def test_pixels_in_the_table(tmp_path):
     names = ",".join(f"pixel{n}" for n in range(64))
     lay(tmp_path, train=f"label,{names}\n" + f"1{',0' * 64}\n" * 3)
@@ -213,6 +237,15 @@ def test_pixels_in_the_table(tmp_path):
     lay(tmp_path, train=",".join(f"long_name_{n}" for n in range(40)) + "\n" + "a," * 39 + "b\n")
     with pytest.raises(UserError, match=r"long_name_11, … \(40 in all\)"):
         read_train(tmp_path)
+
+
+def test_run_lengths_are_no_classes(tmp_path):
+    photos(tmp_path, "train", "1.jpg", "2.jpg")
+    lay(tmp_path, train="ImageId,ClassId,EncodedPixels\n1.jpg,1,1 2\n2.jpg,2,3 4\n")
+    with pytest.raises(UserError, match=r"EncodedPixels holds the run lengths.*train_lane\.py"):
+        read_train(tmp_path)
+    assert read_train(tmp_path, label_column="ClassId").classes == ("1", "2")
+    assert detect_source(tmp_path) == "rle"
 
 
 def test_several_images_for_one_line_of_the_submission(tmp_path):

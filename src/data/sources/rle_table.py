@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.data.columns import ID_NAMES, IMAGE_NAMES, LABEL_NAMES, image_column, pick_column
+from src.data.columns import (
+    ID_NAMES,
+    IMAGE_NAMES,
+    LABEL_NAMES,
+    RUN_NAMES,
+    image_column,
+    pick_column,
+    pick_name,
+)
 from src.data.csv_io import read_csv
 from src.data.files import ImageFinder, Scanner
 from src.data.root import find_sample, find_split, tables
@@ -28,7 +36,6 @@ from src.script import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-RUNS = ("encodedpixels", "encoded_pixels", "rle", "rle_mask", "mask_rle", "rles", "segmentation")
 _RUNS = re.compile(r"\s*(\d+\s+\d+\s*)*|\s*-1\s*")
 _LOOK_AT = 64  # images, to tell columns from rows
 Shapes = Mapping[str, tuple[str, tuple[tuple[int, str], ...]]]
@@ -122,8 +129,8 @@ def find_runs(root: Path) -> tuple[Path | None, str]:
             head = file.readline(4096).decode("utf-8", "replace")
         if path == sample or "submission" in path.name.casefold() or head.count("\0"):
             continue
-        cells = re.split(r"[,;\t]", head.strip().lstrip("\ufeff"))
-        column = next((c.strip('" ') for c in cells if c.strip('" ').casefold() in RUNS), "")
+        cells = [cell.strip('" ') for cell in re.split(r"[,;\t]", head.strip().lstrip("\ufeff"))]
+        column = pick_name(cells, RUN_NAMES)
         if column:
             return path, column
     return None, ""
