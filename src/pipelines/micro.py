@@ -1,4 +1,4 @@
-"""Micro track: one run a data set and seed, and their scores (mean ± std over seeds)."""
+"""Micro track: one run a data set and seed, scores (mean ± std over seeds), ablations, chains."""
 
 from __future__ import annotations
 
@@ -334,3 +334,74 @@ def gate_sets(
             for side in (runs, teachers[where])
         )  # fmt: skip
         gate(low, high, lower_is_better=False, force=force)
+
+
+def train_all(
+    config: MicroConfig, sets: tuple[MicroSet, ...], name: str, output: Output
+) -> dict[str, list[Finished]]:
+    """Train one net on every set with every seed."""
+    seeds = config.seeds or (config.seed,)
+    return {
+        where.name: [train_run(config, where, seed, name, output) for seed in seeds]
+        for where in sets
+    }
+
+
+def compete(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> None:
+    """Train the net; then without each of its blocks and with a report, if asked."""
+    check_size(config, sets)
+    name = config.name or config.model
+    results = train_all(config, sets, name, output)
+    print(f"\n{name}, {config.protocol} protocol\n{score_table(results)}", flush=True)
+    if config.ablate:
+        ablate(config, sets, name, output, results)
+    if config.report:
+        from src.pipelines.micro_report import write_report
+
+        print(f"report: {write_report(config, sets, results, output.root / f'{name}-report.md')}")
+
+
+def ablate(
+    config: MicroConfig,
+    sets: tuple[MicroSet, ...],
+    name: str,
+    output: Output,
+    whole: dict[str, list[Finished]],
+) -> None:
+    """Train without each block in turn and print what it was worth."""
+    for block in MICRO_NETS[config.net or config.model].blocks:
+        if block in config.drop:
+            continue
+        without = replace(config, drop=(*config.drop, block))
+        results = train_all(without, sets, f"{name}-without-{block}", output)
+        print(f"\n{name} without {block}\n{score_table(results)}")
+        for where, runs in results.items():
+            print(f"{where}, with {block} -> without: {difference(whole[where], runs)}", flush=True)
+
+
+def teach(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> None:
+    """Teach down the chain, then the last net by the first alone; a weak teacher is refused."""
+    nets = check_chain(config.chain)
+    check_size(replace(config, model=nets[-1], net=""), sets)
+
+    def train(net: str, teacher: str = "") -> tuple[str, dict[str, list[Finished]]]:
+        own = replace(config, model=net, net="", teacher=teacher)
+        name = f"{net}-by-{teacher}" if teacher else f"{config.name}{'-' * bool(config.name)}{net}"
+        results = train_all(own, sets, name, output)
+        print(f"\n{name}\n{score_table(results)}", flush=True)
+        return name, results
+
+    def hop(net: str, name: str, above: dict[str, list[Finished]]) -> dict[str, list[Finished]]:
+        gate_sets(alone[net][1], above, name, force=config.allow_weak_teacher)
+        _, taught = train(net, name)
+        for where, runs in taught.items():
+            gain = difference(alone[net][1][where], runs)
+            print(f"{where}, {net} alone -> by {name}: {gain}", flush=True)
+        return taught
+
+    alone = {net: train(net) for net in nets}
+    name, above = alone[nets[0]]
+    for net in nets[1:]:
+        above, name = hop(net, name, above), f"{net}-by-{name}"
+    if len(nets) > 2:
+        hop(nets[-1], *alone[nets[0]])  # one hop, to set beside the chain
