@@ -8,6 +8,7 @@ folders of masks, side by side.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,9 +59,8 @@ def find_members(config: InferSegmentationConfig) -> dict[str, list[Member]]:
 
     if not config.runs and not config.checkpoint:
         raise UserError("--runs is missing: folders of runs, as in 'output/lane/*/fold*'")
-    runs = (
-        find_runs(config.runs) if config.runs else [Run(Path(config.checkpoint).resolve().parent)]
-    )
+    folder = Path(os.path.realpath(config.checkpoint)).parent
+    runs = find_runs(config.runs) if config.runs else [Run(folder)]
     if config.checkpoint and len(runs) > 1:
         raise UserError(f"--checkpoint belongs to one run, but --runs names {len(runs)}")
     members = [

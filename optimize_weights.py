@@ -117,7 +117,8 @@ def find_counted(config: BlendConfig, output: Output, oof: Oof) -> Metric | None
         ordinal = ordinal or order
     if oof.labels:
         return find_metric(name, oof.labels, ordinal, several=True)
-    return None if name == "log_loss" else find_metric(name, oof.classes, ordinal)
+    found = find_metric(name, oof.classes, ordinal)
+    return None if name == "log_loss" else found
 
 
 def optimize_metric(

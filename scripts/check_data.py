@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.reader import parse
 from src.runs import Output
-from src.script import UserError, run_script
+from src.script import UserError, quote, run_script
 from src.tool_config import CheckConfig
 
 if TYPE_CHECKING:
@@ -39,10 +39,12 @@ def run_check(config: CheckConfig, output: Output) -> Check:
     """Check photographs of classes or images with masks, whichever lies there."""
     from src.data.index import find_root
     from src.data.sources.folders import holds_masks
-    from src.data.sources.registry import detect_source
+    from src.data.sources.registry import SOURCES, detect_source
     from src.pipelines.check_data import check_classes
     from src.pipelines.check_masks import check_masks
 
+    if config.source not in ("auto", *SOURCES):
+        raise UserError(f"--source {quote(config.source)}: auto, or one of {', '.join(SOURCES)}")
     root = Path(config.data_dir)
     masks = config.masks == "on"
     if config.masks == "auto" and root.is_dir():

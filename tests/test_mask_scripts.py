@@ -268,3 +268,9 @@ def test_lane_runs_alone_see_two_classes_in_a_layout_of_any(tmp_path: Path, layo
     assert find_images(LaneConfig(data_dir=str(tmp_path)))[0] == "lanes"
     assert find_images(DistillConfig(data_dir=str(tmp_path)))[0] == layout
     assert find_images(LaneConfig(data_dir=str(tmp_path), source=layout))[0] == layout
+
+
+def test_a_checkpoint_that_is_a_loop_of_links_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match="is no run"):
+        infer_segmentation.main(["--checkpoint", str(tmp_path / "loop")])

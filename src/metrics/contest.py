@@ -151,6 +151,8 @@ def find_metric(
     num_classes = len(classes)
     if several:
         return _find_label_metric(name, num_classes)
+    if ordinal:  # of no use to other metrics, but not nonsense either
+        grade_order(classes, ordinal)
     top = re.fullmatch(r"map@([1-9]\d?)", name)
     if top:
         size = min(int(top[1]), num_classes)

@@ -115,6 +115,9 @@ def test_order_of_grades() -> None:
 def test_order_that_is_none(ordinal, message) -> None:
     with pytest.raises(UserError, match=message):
         find_metric("qwk", ("high", "low", "mid"), ordinal)
+    for name in ("accuracy", "log_loss") if ordinal else ():
+        with pytest.raises(UserError, match=message):
+            find_metric(name, ("high", "low", "mid"), ordinal)
 
 
 def test_unknown_metric() -> None:

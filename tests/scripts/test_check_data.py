@@ -124,3 +124,8 @@ def test_masks_are_counted_and_unusable_ones_are_errors(tmp_path: Path) -> None:
 
 def test_no_data_is_one_line(tmp_path: Path, call: Any) -> None:
     assert call("scripts.check_data", "--data_dir", str(tmp_path / "gone")).is_one_line("missing")
+
+
+def test_a_source_that_there_is_not_is_refused_in_photographs_too(place: Place, call: Any) -> None:
+    said = call("scripts.check_data", "--data_dir", str(place.data), "--source", "nonsense")
+    assert said.is_one_line("--source 'nonsense'", "auto, or one of")
