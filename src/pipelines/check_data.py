@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from src.classes import nfc
+from src.classes import SEPARATOR, nfc
 from src.data.audit import Audit, audit_images
 from src.data.folds import read_folds
 from src.data.index import find_root, read_test, read_train
@@ -106,7 +106,7 @@ def check_classes(config: CheckConfig, output: Output) -> Check:
     rows = Rows(root, pd.concat(tables, ignore_index=True), train.classes)
     bar = partial(tqdm, desc="images", total=len(rows.table), leave=False, disable=None)
     audit = audit_images(rows.table, root, progress=bar, measure=measure_image)
-    count_classes(check, rows, output)
+    count_classes(check, rows, several=train.several)
     known = np.array(sorted(audit.measured), np.int64)
     features = np.stack([audit.measured[r] for r in known.tolist()]) if len(known) else None
     if features is not None:
@@ -116,9 +116,6 @@ def check_classes(config: CheckConfig, output: Output) -> Check:
     if features is not None and rows.is_test.any():
         show_shift(check, rows, known, find_shift(features, rows.is_test[known], seed=config.seed),
                    config.examples)  # fmt: skip
-    if train.several:
-        check.say("note", "several labels an image: they are counted by set, and not judged")
-        return check
     show_aliases(check, train.classes)
     from src.pipelines.check_labels import check_labels
 
@@ -126,9 +123,13 @@ def check_classes(config: CheckConfig, output: Output) -> Check:
     return check
 
 
-def count_classes(check: Check, rows: Rows, output: Output) -> None:
-    """Count images by class and group."""
+def count_classes(check: Check, rows: Rows, *, several: bool = False) -> None:
+    """Count images by class, or label, and group."""
     train = rows.table[~rows.is_test]
+    num_images = len(train)
+    if several:
+        train = train.assign(target=train["target"].str.split(SEPARATOR)).explode("target")
+        train = train[train["target"] != ""]
     counts = Counter(train["target"])
     groups = train[train["group"] != ""].groupby("target")["group"].nunique()
     listed = [[name, n, int(groups.get(name, 0)) or None] for name, n in counts.most_common()]
@@ -136,7 +137,7 @@ def count_classes(check: Check, rows: Rows, output: Output) -> None:
     if few:
         check.say("warning", f"{len(few)} classes have fewer than 5 images, as {few[0]!r}")
     most, least = max(counts.values()), min(counts.values())
-    numbers = {"train": len(train), "test": int(rows.is_test.sum()), "classes": len(counts)}
+    numbers = {"train": num_images, "test": int(rows.is_test.sum()), "classes": len(counts)}
     check.numbers |= numbers | {"most": most, "least": least, "by_class": dict(counts)}
     curve = {"classes": [(float(k + 1), float(row[1])) for k, row in enumerate(listed)]}
     pairs = [(f"{name}", f"{value:,}") for name, value in numbers.items()]

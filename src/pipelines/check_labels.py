@@ -7,16 +7,20 @@ https://arxiv.org/abs/1911.00068; here rows are ranked by their loss alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from src.classes import to_hot
 from src.data.csv_io import write_csv
 from src.data.index import Index
 from src.engine.runtime import start_runtime
 from src.ensemble.aliases import suggest_aliases
+from src.ensemble.predictions import pair_ids
 from src.models.classifier import build_classifier
 from src.models.convolutions import fold_norms
 from src.models.pretrained import check_timm_id, find_data_config, find_weights
@@ -71,9 +75,14 @@ def check_labels(
             verdicts.append(from_probe(check, config, train, unreadable))
         except UserError as error:
             parts.append(note(f"no probe: {error}"))
-    image = dict(zip(train.table["id"].tolist(), train.table["image"].tolist(), strict=True))
-    label = dict(zip(train.table["id"].tolist(), train.table["target"].tolist(), strict=True))
-    rows = rank(verdicts, label)
+    ids, images = train.table["id"].tolist(), train.table["image"].tolist()
+    image, label = (dict(zip(ids, x, strict=True)) for x in (images, train.table["target"]))
+    if train.several:
+        hot = to_hot(train.table["target"].tolist(), train.classes)
+        pairs, places = pair_ids(np.array(ids), len(train.classes)).tolist(), range(hot.size)
+        label = dict(zip(pairs, map(partial(_state, train.classes), places, hot.ravel()),
+                         strict=True))  # fmt: skip
+    rows = [(name.partition("\0")[0], *rest) for name, *rest in rank(verdicts, label)]
     if verdicts:
         path = output.root / "suspect_labels.csv"
         full = [(n + 1, row[0], image[row[0]], *row[1:]) for n, row in enumerate(rows)]
@@ -117,24 +126,33 @@ def rank(verdicts: list[Verdict], label: dict[str, str]) -> list[Contradiction]:
     return rows
 
 
+def _state(labels: Sequence[str], row: int, has: int) -> str:
+    """Return what a pair of image and label is called: the label's name, or that it is absent."""
+    name = labels[row % len(labels)]
+    return name if has else f"not {name}"
+
+
 def from_oof(output: Output) -> Verdict:
-    """Judge by the OOF predictions of the blend.
+    """Judge by the OOF predictions of the blend; of several labels an image, pair by pair.
 
     Raises:
         UserError: none there.
     """
     found = study(output)
     diagnosis, weights = found.diagnosis, found.weights
-    names = diagnosis.oof.classes
+    names, ids = diagnosis.oof.classes, diagnosis.oof.ids.tolist()
+    if diagnosis.oof.labels:
+        named = partial(_state, diagnosis.oof.labels)
+        chosen = list(map(named, range(len(ids)), diagnosis.chosen.tolist()))
+        return Verdict("OOF", ids, diagnosis.losses, chosen, diagnosis.confidence)
     label = dict(zip(found.folds.table["id"].tolist(), found.folds.table["target"].tolist(),
                      strict=True))  # fmt: skip
     same = {other: group for group in (weights.alias_groups if weights else ()) for other in group}
     chosen = []
-    for row, name in enumerate(diagnosis.oof.ids.tolist()):
+    for row, name in enumerate(ids):
         said = names[diagnosis.chosen[row]]
         own = label[name]
         chosen.append(own if said in same.get(own, ()) else said)  # another name of the same
-    ids = diagnosis.oof.ids.tolist()
     return Verdict("OOF", ids, diagnosis.losses, chosen, diagnosis.confidence)
 
 
@@ -166,11 +184,20 @@ def from_probe(check: Check, config: CheckConfig, train: Index, unreadable: set[
     runtime = start_runtime(config.device, config.precision)
     print(f"probe: {timm_id} at {size} px on {len(rows)} images", flush=True)
     features = embed(fold_norms(model, size), train, rows, size, runtime)
-    number = {name: k for k, name in enumerate(train.classes)}
-    targets = np.array([number[name] for name in train.table["target"].iloc[rows]])
+    names, ids = train.table["target"].iloc[rows].tolist(), train.table["id"].iloc[rows]
+    hot = to_hot(names, train.classes)
+    targets = hot if train.several else hot.argmax(axis=1)
     probe = fit_probe(features, torch.from_numpy(targets), len(train.classes))
     left_out = probe.left_out.numpy()
     check.numbers["probe"] = {"log_loss": probe.log_loss, "accuracy": probe.accuracy}
+    if train.several:
+        present = np.exp(left_out.astype(np.float64)).ravel()
+        true = np.where(hot.ravel() > 0, present, 1 - present)
+        named = partial(_state, train.classes)
+        chosen = list(map(named, range(hot.size), (present > 0.5).astype(int).tolist()))
+        every = pair_ids(ids.to_numpy(dtype=str), len(train.classes)).tolist()
+        sure = np.maximum(present, 1 - present)
+        return Verdict("probe", every, -np.log(np.maximum(true, 1e-9)), chosen, sure)
     pairs = suggest_aliases(left_out, targets, train.classes)
     if pairs:
         first = f"{pairs[0].first} and {pairs[0].second}"
@@ -181,6 +208,5 @@ def from_probe(check: Check, config: CheckConfig, train: Index, unreadable: set[
         check.sections["Alias pairs"] = [table(heads, listed, caption=caption)]
     best = left_out.argmax(axis=1)
     losses = -left_out[np.arange(len(rows)), targets].astype(np.float64)
-    ids = train.table["id"].iloc[rows].tolist()
     chosen = [train.classes[k] for k in best]
-    return Verdict("probe", ids, losses, chosen, np.exp(left_out.max(axis=1)))
+    return Verdict("probe", ids.tolist(), losses, chosen, np.exp(left_out.max(axis=1)))

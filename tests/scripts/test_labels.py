@@ -159,6 +159,24 @@ def test_training_starts_at_the_probe_of_labels(labels: Place, weights: Path) ->
     assert "warning" not in answer.out
 
 
+def test_a_wrong_label_is_a_suspect(
+    labels: Place, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header, *rows = read(labels.data / "train.csv")
+    rows[7][1] = "0"  # 07.png is bright
+    write(labels.data / "train.csv", header, rows)
+    monkeypatch.chdir(labels.data.parent)
+    place = Path("input") / "weights"
+    place.mkdir(parents=True)
+    (place / f"{MODEL}.safetensors").write_bytes(weights.read_bytes())
+    done = labels.start("scripts.check_data", "--device", "cpu", "--image_size", "32")
+    assert done.status == 0, done.err
+    _, first, *_ = read(labels.output / "suspect_labels.csv")
+    assert first[1:5] == ["train/07.png", "train/07.png", "not bright", "bright"]
+    counted = json.loads((labels.output / "report" / "data.json").read_text())
+    assert counted["by_class"] == {"bright": 17, "striped": 18} and counted["train"] == 36
+
+
 def test_mistakes_are_one_line(labels: Place) -> None:
     refused = labels.train("--metric", "accuracy")
     assert refused.is_one_line("--metric accuracy", "several labels", "f1_samples")

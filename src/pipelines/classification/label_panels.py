@@ -1,6 +1,6 @@
 """Panels of the report where an image may have several labels: scores by label, costly mistakes.
 
-The diagnosis is of pairs of images and labels, image by image (``src/labels.py``).
+The diagnosis is of pairs of images and labels, image by image (``src/classes.py``).
 """
 
 from __future__ import annotations
