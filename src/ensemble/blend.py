@@ -24,6 +24,7 @@ Fit = Callable[[Array], Array]  # table (n, M + 2) → weights (M + 2,)
 
 NUM_FLOORS = len(FLOORS)
 _TEMPERATURE_VALUES = 1 << 20  # logits a member's own temperature is fitted on
+_RESAMPLES = 1000
 _BOOTSTRAP_VALUES = 1 << 21  # resampled counts held at once: 16 MiB
 THREADS = 2
 
@@ -178,21 +179,19 @@ def losses_of(table: Array, weights: Array) -> Array:
     return np.minimum(mixture_losses(table, weights), MAX_LOSS)
 
 
-def bootstrap_means(
-    losses: Array, groups: Array | None = None, *, num: int = 1000, seed: int = 0
-) -> Array:
-    """Return (num, J) means of resampled rows; all columns of ``losses`` (N, J) share resamples.
+def bootstrap_means(losses: Array, groups: Array | None = None) -> Array:
+    """Return (B, J) means of resampled rows; all columns of ``losses`` (N, J) share resamples.
 
     Rows of one of the ``groups`` (N,), text, "" = none, are drawn together.
     """
     units = number_units(groups, len(losses))
     sizes = np.bincount(units)
     sums = np.stack([np.bincount(units, column) for column in losses.T], axis=1)
-    rng = np.random.default_rng(seed)
-    means = np.empty((num, losses.shape[1]))
+    rng = np.random.default_rng(0)
+    means = np.empty((_RESAMPLES, losses.shape[1]))
     step = max(1, _BOOTSTRAP_VALUES // len(sums))
-    for start in range(0, num, step):
-        size = min(step, num - start)
+    for start in range(0, _RESAMPLES, step):
+        size = min(step, _RESAMPLES - start)
         counts = rng.poisson(1.0, size=(size, len(sums)))  # the multinomial's limit, vectorised
         totals = np.maximum(counts @ sizes, 1)[:, None]
         means[start : start + size] = counts @ sums / totals

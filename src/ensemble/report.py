@@ -172,12 +172,12 @@ def agreement_table(predictions: BlendedPredictions) -> str:
 
 
 def least_certain_table(
-    predictions: BlendedPredictions, ids: Sequence[str], classes: Sequence[str], *, num: int = 10
+    predictions: BlendedPredictions, ids: Sequence[str], classes: Sequence[str]
 ) -> str:
-    """Return the test images with the smallest largest probability, with their two best classes."""
+    """Return the ten test images with the smallest largest probability, and their best classes."""
     sure = np.concatenate([log_probs.max(axis=1) for log_probs in predictions.blocks()])
     rows = []
-    for row in np.argsort(sure, kind="stable")[:num]:
+    for row in np.argsort(sure, kind="stable")[:10]:
         first, second = np.argsort(-predictions.log_probs[row], kind="stable")[:2]
         p, q = np.exp(predictions.log_probs[row][[first, second]].astype(float))
         rows.append([ids[row], f"{classes[first]} {p:.3f}", f"{classes[second]} {q:.3f}"])

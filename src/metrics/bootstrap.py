@@ -65,7 +65,6 @@ def bootstrap_difference(
     num_rows: int,
     *,
     groups: Sequence[str] | np.ndarray | None = None,
-    seed: int = 0,
 ) -> Difference:
     """Resample rows and score both runs on each resampling.
 
@@ -76,10 +75,9 @@ def bootstrap_difference(
         num_rows: N.
         groups: (N,) where given, whole groups are resampled: frames of a video are no
             independent evidence. "" is a group of its own.
-        seed: of the resampling.
     """
     assert num_rows > 0, "nothing to compare"
-    weights, num_units = draw_weights(num_rows, groups, seed=seed)
+    weights, num_units = draw_weights(num_rows, groups)
     gaps = second(weights) - first(weights)
     low, high = np.nanquantile(gaps, [0.025, 0.975])
     ones = np.ones((1, num_rows))
@@ -98,7 +96,6 @@ def draw_weights(
     groups: Sequence[str] | np.ndarray | None = None,
     *,
     num_resamples: int = 2000,
-    seed: int = 0,
 ) -> tuple[np.ndarray, int]:
     """Return how often each row is drawn (R, N) float64, and the number of units resampled.
 
@@ -106,17 +103,15 @@ def draw_weights(
     """
     unit = number_units(groups, num_rows)
     num_units = int(unit.max()) + 1
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     draws = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_resamples)
     return draws[:, unit].astype(np.float64), num_units
 
 
-def assign_parts(
-    groups: Sequence[str] | np.ndarray, num_parts: int = 5, seed: int = 0
-) -> np.ndarray:
+def assign_parts(groups: Sequence[str] | np.ndarray, num_parts: int = 5) -> np.ndarray:
     """Split rows into parts, groups whole, "" alone: (N,) numbers below ``num_parts``."""
     unit = number_units(groups, len(groups))
-    order = np.random.default_rng(seed).permutation(int(unit.max()) + 1)
+    order = np.random.default_rng(0).permutation(int(unit.max()) + 1)
     return order[unit] % num_parts
 
 

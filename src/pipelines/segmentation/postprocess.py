@@ -88,35 +88,28 @@ def count_cleaned(mask: np.ndarray, target: np.ndarray, void: int) -> np.ndarray
     return counts
 
 
-def judge_cleaning(
-    counts: np.ndarray, groups: Sequence[str] | None = None, seed: int = 0
-) -> Verdict:
+def judge_cleaning(counts: np.ndarray, groups: Sequence[str] | None = None) -> Verdict:
     """Cross-validate the choice of a cleaning.
 
     Args:
         counts: (N, C, 2) of N images from :func:`count_cleaned`; candidate 0 does nothing.
         groups: (N,) names whose images stay together, "" alone.
-        seed: of the parts.
     """
     num_images = len(counts)
     names = list(groups or [""] * num_images)
-    part = assign_parts(names, NUM_PARTS, seed)
+    part = assign_parts(names, NUM_PARTS)
     chosen = np.empty((num_images, 2), np.int64)
     for number in range(NUM_PARTS):
         inside = part == number
         best = int(_iou(counts[~inside].sum(0)).argmax()) if (~inside).any() else 0
         chosen[inside] = counts[inside, best]
 
-    def pooled(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return _iou(weights @ table)
-
     gain = bootstrap_difference(
         "cross-validated pooled IoU",
-        lambda weights: pooled(counts[:, 0], weights),
-        lambda weights: pooled(chosen, weights),
+        lambda weights: _iou(weights @ counts[:, 0]),
+        lambda weights: _iou(weights @ chosen),
         num_images,
         groups=names,
-        seed=seed,
     )
     return Verdict(CANDIDATES[int(_iou(counts.sum(0)).argmax())], gain)
 
