@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -257,10 +258,11 @@ def main() -> int:
             bench = Bench(name, Path(folder), server, random.Random(flags.seed))
             cases = [case for case in bench.cases() if re.search(flags.only, case[1])]
             bench.rng.shuffle(cases)
-            for case in cases[: flags.limit or None]:
-                if flags.minutes and time.monotonic() - started > 60 * flags.minutes:
-                    break
-                bench.try_harm(*case)
+            with suppress(KeyboardInterrupt):  # what was done is counted
+                for case in cases[: flags.limit or None]:
+                    if flags.minutes and time.monotonic() - started > 60 * flags.minutes:
+                        break
+                    bench.try_harm(*case)
         done = sum(bench.counts[harm] for harm in HARMS)
         print(
             f"{name}: {done} damages of {len(cases)} cases in {time.monotonic() - started:.0f} s: "

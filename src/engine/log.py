@@ -16,6 +16,7 @@ from tqdm import tqdm
 from src.engine.runtime import Runtime
 from src.files import write_text
 from src.runs import Run
+from src.script import one_line
 
 
 def say(runtime: Runtime, text: str) -> None:
@@ -51,7 +52,7 @@ def open_trackers(
     """Yield functions ``log(row, step)``: TensorBoard where installed, others where asked for.
 
     All get the same scalars and options under the same names. There are none but in the main
-    process. A run that goes on adds to what it wrote before.
+    process. A run that goes on adds to what it wrote before, and stops for no tracker's error.
 
     Args:
         run: its folder.
@@ -59,11 +60,35 @@ def open_trackers(
         asked: of ``wandb`` and ``mlflow``.
         options: name → value.
     """
-    with ExitStack() as stack:
-        openers = [_open_board, *(TRACKERS[name] for name in asked)] if runtime.is_main else []
-        opened = [opener(run, options, stack) for opener in openers]
-        trackers = [tracker for tracker in opened if tracker is not None]
-        yield [_named(tracker) for tracker in trackers]
+    openers = {"TensorBoard": _open_board} | {name: TRACKERS[name] for name in asked}
+    logs, stack = [], ExitStack()
+    for name, opener in openers.items() if runtime.is_main else ():
+        tracker = _tolerant(name, opener)(run, options, stack)
+        if tracker is not None:
+            logs.append(_named(_tolerant(name, tracker)))
+    try:
+        yield logs
+    finally:
+        _tolerant("trackers", stack.close)()
+
+
+def _tolerant(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let no error of a tracker stop the run: it is said once, and the tracker left out."""
+    failed = False
+
+    def call(*args: Any) -> Any:
+        nonlocal failed
+        if failed:
+            return None
+        try:
+            return function(*args)
+        except Exception as error:  # a server that is gone, a damaged file, a full disk
+            failed = True
+            said = f"{type(error).__name__} ({one_line(error)[:150]})"
+            tqdm.write(f"note: {name}: {said}; the run goes on without it")
+            return None
+
+    return call
 
 
 def _named(tracker: Tracker) -> Tracker:

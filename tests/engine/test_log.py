@@ -6,12 +6,14 @@ import json
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from src.engine import log
 from src.engine.log import clean_name, open_trackers
 from src.runs import Run
 
@@ -27,8 +29,8 @@ def write(folder: Path, *asked: str, main: bool = True) -> Run:
     run.folder.mkdir(parents=True)
     for row, step in ROWS:
         with open_trackers(run, SimpleNamespace(is_main=main), asked, OPTIONS) as logs:  # type: ignore[arg-type]
-            for log in logs:
-                log(row, step)
+            for write_row in logs:
+                write_row(row, step)
     return run
 
 
@@ -44,6 +46,36 @@ def test_no_process_but_the_first_logs(tmp_path: Path) -> None:
 def test_without_tensorboard_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     assert not list(write(tmp_path).folder.iterdir())
+
+
+@pytest.mark.parametrize("where", ["opened", "logged", "closed"])
+def test_a_tracker_that_fails_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    seen: list[float] = []
+
+    def fail(*_: object) -> None:
+        raise ConnectionError("no server\nat all")
+
+    def open_broken(run: Run, options: object, stack: ExitStack) -> Any:
+        stack.callback(fail if where == "closed" else lambda: None)
+        return fail() if where == "opened" else fail if where == "logged" else seen.append
+
+    def open_sound(run: Run, options: object, stack: ExitStack) -> Any:
+        return lambda row, step: seen.append(step)
+
+    monkeypatch.setattr(log, "TRACKERS", {"broken": open_broken, "sound": open_sound})
+    monkeypatch.setattr(log, "_open_board", lambda *_: None)
+    with open_trackers(
+        Run(tmp_path), SimpleNamespace(is_main=True), list(log.TRACKERS), {}
+    ) as logs:  # type: ignore[arg-type]
+        for row, step in ROWS if where != "closed" else ():
+            for write_row in logs:
+                write_row(row, step)
+    assert seen == ([] if where == "closed" else [10, 20])
+    name = "trackers" if where == "closed" else "broken"
+    said = f"note: {name}: ConnectionError (no server at all); the run goes on without it"
+    assert capsys.readouterr().out.splitlines() == [said]
 
 
 def test_tensorboard_holds_scalars_and_options(tmp_path: Path) -> None:
