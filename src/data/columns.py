@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,10 +120,11 @@ def _column_of_files(table: pd.DataFrame, finds: Callable[[str], bool]) -> str |
     return max(fits, key=lambda name: table[name].nunique(), default=None)
 
 
-def shown_names(names: Sequence[str]) -> str:
+def shown_names(names: Iterable[str]) -> str:
     """Return the names of columns, of which there may be many, for a message."""
-    first = ", ".join(map(str, names[:12]))
-    return first if len(names) <= 12 else f"{first}, … ({len(names)} in all)"
+    said = list(map(str, names))
+    first = ", ".join(said[:12])
+    return first if len(said) <= 12 else f"{first}, … ({len(said)} in all)"
 
 
 def is_numeric(table: pd.DataFrame) -> bool:

@@ -1,6 +1,6 @@
 """Label Studio reader: JSON list of tasks, polygons drawn as label masks like those of COCO.
 
-Polygons and rectangles count; brushes are exported as COCO or PNG. https://labelstud.io/guide/export
+Polygons and rectangles count; brushes are exported as PNG and named as their images. https://labelstud.io/guide/export
 """
 
 from __future__ import annotations

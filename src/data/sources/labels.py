@@ -154,7 +154,7 @@ def settle_colours(
 
 def decode_any_colour(path: Path) -> np.ndarray:
     """Read a mask of colours as labels 0 and 1, 1 where it is not black."""
-    return decode_image(path).any(axis=2).astype(np.uint8)
+    return np.asarray(decode_image(path).any(axis=2), np.uint8)
 
 
 def decode_labels(path: Path, num_classes: int | None = None) -> np.ndarray:

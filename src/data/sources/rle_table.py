@@ -36,7 +36,7 @@ from src.script import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-_RUNS = re.compile(r"\s*(\d+\s+\d+\s*)*|\s*-1\s*")
+_RUNS = re.compile(r"\s*(\d+\s+\d+\s*)*")
 _LOOK_AT = 64  # images, to tell columns from rows
 Shapes = Mapping[str, tuple[str, tuple[tuple[int, str], ...]]]
 
@@ -69,8 +69,8 @@ class RunsDecoder:
                 )
             for start, length in pairs:
                 flat[start - 1 : start - 1 + length] = label
-        order = "C" if self.rows else "F"
-        return np.ascontiguousarray(flat.reshape((height, width), order=order))
+        drawn = flat.reshape(height, width) if self.rows else flat.reshape(width, height).T
+        return np.ascontiguousarray(drawn)
 
 
 def read_rle_table(root: Path | str, *, rows: bool | None = None, merged: str = "") -> MaskIndex:
@@ -91,21 +91,23 @@ def read_rle_table(root: Path | str, *, rows: bool | None = None, merged: str = 
     folder = find_split(root, "train")
     name = folder.relative_to(root).as_posix() if folder else ""
     finder = ImageFinder(root, split="train", folder=name)
-    table = read_csv(path)
-    ids, classes = _split_ids(table, path, runs, finder)
+    ids, classes, texts = _read_lines(path, runs, finder)
     names = sorted(set(classes), key=natural_key)
     labels = {name: 1 if merged else label for label, name in enumerate(names, start=1)}
     shapes: dict[str, list[tuple[int, str]]] = {}
-    for line, (key, cls, text) in enumerate(zip(ids, classes, table[runs], strict=True), start=2):
-        if not _RUNS.fullmatch(text):
-            raise UserError(f"{path}, line {line}: {text[:30]!r} is no list of runs: mend it")
-        drawn = text if text.strip() not in ("", "-1") else ""
-        shapes.setdefault(key, []).append((labels[cls], drawn))
+    for key, cls, text in zip(ids, classes, texts, strict=True):
+        shapes.setdefault(key, []).append((labels[cls], text))
     notes: list[str] = []
     found = {key: finder.find_quietly(key) or finder.find_number(key) for key in shapes}
     lost = [key for key, image in found.items() if image is None]
     note_missing(notes, f"{path.name}: images that are missing", lost)
     known = {key: image for key, image in found.items() if image is not None}
+    others = finder.num_others([*known.values()])
+    if others:
+        notes.append(
+            f"{others} images of the train folder have no line in {path.name}: not trained on; for "
+            "those of background alone add a line with an empty cell"
+        )
     targets = {f"{path.relative_to(root).as_posix()}#{key}": key for key in known}
     drawings = {t: (known[key], tuple(shapes[key])) for t, key in targets.items()}
     decoder = RunsDecoder(root, drawings, rows=bool(rows))
@@ -134,6 +136,18 @@ def find_runs(root: Path) -> tuple[Path | None, str]:
         if column:
             return path, column
     return None, ""
+
+
+def _read_lines(
+    path: Path, runs: str, finder: ImageFinder
+) -> tuple[list[str], list[str], list[str]]:
+    """Return each line's image, class and runs, "" for none; refuse what is no list of runs."""
+    table = read_csv(path)
+    texts = ["" if text.strip() == "-1" else text for text in table[runs]]
+    for line, text in enumerate(texts, start=2):
+        if not _RUNS.fullmatch(text):
+            raise UserError(f"{path}, line {line}: {text[:30]!r} is no list of runs: mend it")
+    return *_split_ids(table, path, runs, finder), texts
 
 
 def _split_ids(

@@ -29,6 +29,9 @@ def test_a_line_an_image(disk):
     assert masks.keys() == {"1.jpg", "2.jpg"} and (masks["1.jpg"] == BOX).all()
     assert not masks["2.jpg"].any() and index.classes == ("background", "foreground")
     assert any("images that are missing: 1 (9.jpg)" in note for note in index.notes)
+    disk.image("train_images/4.jpg")
+    notes = read_labelled("auto", disk.root).notes
+    assert any("1 images of the train folder have no line in train.csv" in note for note in notes)
     assert read_test_masks("auto", disk.root).table["image"].tolist() == ["test_images/3.jpg"]
 
 
