@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.files import atomic_write
-from src.script import UserError
+from src.script import UserError, run_script
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,4 +170,4 @@ def rename_to_timm(state: dict[str, Tensor], stages: Sequence[int]) -> dict[str,
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

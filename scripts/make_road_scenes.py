@@ -7,34 +7,59 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from src.config import MAX_SEED
 from src.data.road_conditions import CONDITIONS, SHARE
 from src.data.road_scenes import write_scenes
+from src.option import Options, option
+from src.script import run_script
+from src.targets import own_folder
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the script; return the exit code."""
+@dataclass(frozen=True, kw_only=True)
+class ScenesConfig(Options, group="data and output"):
+    """What is drawn."""
+
+    num_scenes: int = option(30, "a fifth of them are for test", least=2, most=100_000)
+    num_frames: int = option(8, "frames of each scene", least=1, most=10_000)
+    size: tuple[int, ...] = option((384, 384), "height and width, px", least=16, most=4096)
+    seed: int = option(0, "of everything", least=0, most=MAX_SEED)
+    share: float = option(SHARE, "of scenes with each of the conditions", least=0, most=1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the scenes that ``argv`` asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("dest", type=Path, help="folder to fill: images/, masks/, two lists")
-    parser.add_argument("--num_scenes", type=int, default=30, help="a fifth of them are for test")
-    parser.add_argument("--num_frames", type=int, default=8, help="frames of each scene")
-    parser.add_argument("--size", type=int, nargs=2, default=(384, 384), metavar=("H", "W"))
-    parser.add_argument("--seed", type=int, default=0)
+    default = ScenesConfig()
+    parser.add_argument(
+        "--num_scenes", type=int, default=default.num_scenes, help="a fifth of them are for test"
+    )
+    parser.add_argument(
+        "--num_frames", type=int, default=default.num_frames, help="frames of each scene"
+    )
+    parser.add_argument("--size", type=int, nargs=2, default=default.size, metavar=("H", "W"))
+    parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument(
         "--conditions", nargs="*", default=CONDITIONS, choices=CONDITIONS,
         help="what makes scenes hard and may occur; none named = none",
     )  # fmt: skip
-    parser.add_argument("--share", type=float, default=SHARE, help="of scenes with each of them")
-    options = vars(parser.parse_args(arguments))
-    if not 0 <= options["share"] <= 1:
-        parser.error(f"--share {options['share']}: a share lies in 0..1")
-    dest, size = options.pop("dest"), tuple(options.pop("size"))
-    print(f"{write_scenes(dest, size=size, **options)}: written; pass it as --data_dir")
+    parser.add_argument(
+        "--share", type=float, default=default.share, help="of scenes with each of them"
+    )
+    flags = vars(parser.parse_args(argv))
+    dest, conditions = flags.pop("dest"), flags.pop("conditions")
+    flags["size"] = tuple(flags["size"])
+    ScenesConfig(**flags)  # refuses what makes no sense
+    ours = (dest / "scenes.json").is_file()
+    own_folder(dest, ("images", "masks"), ours=ours, name="folder")
+    print(f"{write_scenes(dest, conditions=conditions, **flags)}: written; pass it as --data_dir")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

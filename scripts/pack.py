@@ -16,6 +16,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src.script import UserError, run_script
+from src.targets import own_file
+
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("*.py", "src/**/*.py", "scripts/*.py", "configs/*.yaml", "requirements.txt", "LICENSE")
 WEIGHTS = ("*.safetensors", "*.pth")
@@ -31,23 +36,34 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--python", default="3.11", help="of the image the wheels are for [3.11]")
     options = parser.parse_args(arguments)
-    if options.dest.exists() and not (options.dest / "wheels.txt").exists():
-        print(f"pack.py: {options.dest}: is no packed folder; name another --dest", file=sys.stderr)
-        return 2
-    shutil.rmtree(options.dest, ignore_errors=True)
+    packed = not options.dest.is_symlink() and (options.dest / "wheels.txt").is_file()
+    if (options.dest.exists() or options.dest.is_symlink()) and not packed:
+        raise UserError(f"{options.dest}: is no packed folder; name another --dest")
+    if not options.weights.is_dir():
+        print(f"note: {options.weights}: no such folder; packed without weights")
+    archive = options.dest.with_name(f"{options.dest.name}.zip")
+    with own_file(archive):
+        done = write_pack(options, archive)
+    return 0 if done else 1
+
+
+def write_pack(options: argparse.Namespace, archive: Path) -> bool:
+    """Fill the folder and its zip; tell whether all wheels were found."""
+    if options.dest.exists():
+        shutil.rmtree(options.dest)
     copy(ROOT, CODE, options.dest / "code")
     copy(options.weights, WEIGHTS, options.dest / "weights")
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     names = [line for line in lines if line and line[0] != "#"]
     (options.dest / "wheels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     if options.wheels and not download(options.wheels, options.dest / "wheels", options.python):
-        return 1
-    archive = Path(shutil.make_archive(str(options.dest), "zip", options.dest))
+        return False
+    shutil.make_archive(str(options.dest), "zip", options.dest)
     for folder in sorted(path for path in options.dest.iterdir() if path.is_dir()):
         files = [path for path in folder.rglob("*") if path.is_file()]
         print(f"{folder}: {len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.1f} MB")
     print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB; upload it as a data set")
-    return 0
+    return True
 
 
 def copy(source: Path, patterns: tuple[str, ...], target: Path) -> None:
@@ -70,4 +86,4 @@ def download(packages: list[str], folder: Path, python: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

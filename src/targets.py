@@ -66,25 +66,28 @@ def own_file(path: Path, *, ours: bool = False) -> Iterator[None]:
     write_json(_mark_of(path), describe_file(path))
 
 
-def own_folder(path: Path, inner: tuple[str, ...], *, ours: bool = False) -> None:
+def own_folder(
+    path: Path, inner: tuple[str, ...], *, ours: bool = False, name: str = "--output"
+) -> None:
     """Make a folder of results, or take over one that was made before.
 
     Args:
         path: of ``--output``.
         inner: folders in it that are written to.
         ours: the place is ours whatever it holds.
+        name: how messages call it.
 
     Raises:
         UserError: it is a link or a file, or holds what was not written by this program.
     """
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise UserError(f"--output {path}: a link or file, where a folder is to be; {REMEDY}")
+        raise UserError(f"{name} {path}: a link or file, where a folder is to be; {REMEDY}")
     foreign = path.is_dir() and any(path.iterdir()) and not (path / MARK).is_file()
     if foreign and not ours:
-        raise UserError(f"--output {path}: holds files that are not of this program; {REMEDY}")
-    for name in inner:
-        if (path / name).is_symlink():
-            raise UserError(f"{path / name}: a link, and so not written to; {REMEDY}")
+        raise UserError(f"{name} {path}: holds files that are not of this program; {REMEDY}")
+    for entry in inner:
+        if (path / entry).is_symlink():
+            raise UserError(f"{path / entry}: a link, and so not written to; {REMEDY}")
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / MARK, {"by": "this program"})
 

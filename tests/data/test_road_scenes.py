@@ -1,13 +1,12 @@
-import importlib.util
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
+from scripts import make_road_scenes as script
 from src.data.road_conditions import CONDITIONS, draw_conditions
 from src.data.road_scenes import render_frame, write_scenes
 from src.data.sources.lanes import read_lanes
+from src.script import UserError
 
 
 def test_a_frame_is_a_pure_function_of_its_numbers():
@@ -64,19 +63,33 @@ def test_written_scenes_are_read_as_lanes_whole_scenes_in_test(tmp_path):
 
 
 def test_the_script_writes_the_set_that_was_asked_for(tmp_path):
-    path = Path(__file__).resolve().parents[2] / "scripts" / "make_road_scenes.py"
-    spec = importlib.util.spec_from_file_location("make_road_scenes", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     dest = tmp_path / "roads"
     flags = ["--num_scenes", "5", "--num_frames", "1", "--size", "32", "48", "--seed", "3"]
     assert script.main([str(dest), *flags, "--conditions", "tilt", "--share", "1"]) == 0
     index = read_lanes(dest)
     assert len(index.table) == 5
-    with pytest.raises(SystemExit):
-        script.main([str(dest), "--share", "1.5"])
     expected = render_frame(3, 0, 0, (32, 48), ["tilt"], 1)[1]
     assert np.array_equal(index.read_mask(index.table["target"].iloc[0], (32, 48)), expected)
+
+
+ABSURD = ("-1", "0", "1000000000", "nan", "inf", "x", "²", "9" * 5000)
+
+
+@pytest.mark.parametrize("flag", ["num_scenes", "num_frames", "size", "share"])
+def test_absurd_numbers_are_refused_and_nothing_written(tmp_path, flag):
+    for text in ABSURD:
+        if (flag, text) != ("share", "0"):
+            values = [text, "32"] if flag == "size" else [text]
+            with pytest.raises((SystemExit, UserError), match=f"2|--{flag}"):
+                script.main([str(tmp_path / "roads"), f"--{flag}", *values])
+    assert not (tmp_path / "roads").exists()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "train.txt").write_text("mine")
+    with pytest.raises(UserError, match="not of this program"):
+        script.main([str(tmp_path)])
+    assert (tmp_path / "train.txt").read_text() == "mine"
 
 
 SIZE = (96, 128)

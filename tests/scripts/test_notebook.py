@@ -22,6 +22,7 @@ from benchmarks.kill_resume import MODEL
 from scripts import demo, pack
 from src.config import FoldConfig
 from src.reader import field_types
+from src.script import UserError
 from src.tool_config import PlanConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,8 +93,13 @@ def test_what_is_packed_runs_elsewhere(tmp_path: Path, weights: Path) -> None:
 def test_a_folder_that_is_something_else_is_not_replaced(tmp_path: Path, weights: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").touch()
-    assert pack.main(["--dest", str(tmp_path / "mine"), "--weights", str(weights)]) == 2
-    assert (tmp_path / "mine" / "precious").exists()
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (tmp_path / "new.zip").write_text("mine")
+    for name in ("mine", "link", "new"):
+        with pytest.raises(UserError, match=name):
+            pack.main(["--dest", str(tmp_path / name), "--weights", str(weights)])
+    assert (tmp_path / "mine" / "precious").exists() and not (tmp_path / "new").exists()
+    assert (tmp_path / "new.zip").read_text() == "mine"
 
 
 @pytest.mark.slow
