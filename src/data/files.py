@@ -333,8 +333,14 @@ class ImageFinder:
 
     def num_others(self, images: Sequence[str]) -> int:
         """Count the images of the split's own folders that are none of ``images``."""
-        mine = {path for path in self._paths.values()
-                if _split_of(path.split("/")[:-1]) == self.split}  # fmt: skip
+        own: dict[str, bool] = {}
+        mine = set()
+        for path in self._paths.values():
+            folder = posixpath.dirname(path)
+            if folder not in own:
+                own[folder] = _split_of(folder.split("/")) == self.split
+            if own[folder]:
+                mine.add(path)
         return len(mine - {*images})
 
     @property

@@ -186,7 +186,7 @@ def _read_train_csv(
     )  # fmt: skip
     table = _read_table(path, finder, wanted[0])
     _refuse_runs(table, wanted[1], path)
-    table, notes = leave_test_out(widen(table, finder.names()), path)
+    table, notes = leave_test_out(widen(table, finder), path)
     asked, shown = asked_of(root)
     image, group, key = _find_columns(table, wanted, asked, path, finder)
     unused = _other_tables(root, path)

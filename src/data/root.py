@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from src.classes import nfc
 from src.data.files import Scanner, find_entry, is_litter
 from src.data.splits import SPLIT_OF, SPLITS
-from src.files import readable
+from src.files import is_of_the_system, readable
 from src.script import UserError
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
@@ -118,10 +119,12 @@ def _holds_tables(folder: Path) -> bool:
 
 
 def _split_here(root: Path, split: str) -> Path | None:
-    exact = find_entry(root, *SPLITS[split])
-    if exact is not None and exact.is_dir():
-        return exact
-    named = {child: read_name(child.name) for child in _subfolders(root)}
+    children = _subfolders(root)
+    exact = {nfc(child.name).casefold(): child for child in children[::-1]}
+    found = next((exact[name] for name in SPLITS[split] if name in exact), None)
+    if found is not None:
+        return found
+    named = {child: read_name(child.name) for child in children}
     fits = [
         child for child, (said, rest) in named.items()
         if said == split
@@ -176,9 +179,18 @@ def find_root(data_dir: Path | str) -> Path:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    with readable(f"folder {folder}"):
-        children = sorted(folder.iterdir())
-    return [child for child in children if not is_litter(child.name) and child.is_dir()]
+    with readable(f"folder {folder}"), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _is_folder(entry)]
+    return [folder / name for name in sorted(names) if not is_litter(name)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # a link that points at itself
+        if is_of_the_system(error):
+            raise
+        return False
 
 
 def _is_data_set(folder: Path) -> bool:

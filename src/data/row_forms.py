@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from src.classes import split_lines
 from src.data.columns import is_hot, says_yes
+from src.data.files import ImageFinder
 from src.data.root import read_name
 
 if TYPE_CHECKING:
@@ -20,17 +20,20 @@ _SPLIT_COLUMNS = frozenset({
 })  # fmt: skip
 
 
-def widen(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def widen(table: pd.DataFrame, finder: ImageFinder) -> pd.DataFrame:
     """Turn a line for each image and class (``7_rust``, 0 or 1) into one an image.
 
     Args:
         table: of two columns, where it is such a table.
-        names: what an image's id may be.
+        finder: of the images.
     """
     import pandas as pd
 
     if table.shape[1] != 2 or not is_hot(table, [table.columns[1]]):
         return table
+    if finder.finds(str(table.iat[0, 0])):
+        return table
+    names = finder.names()
     long = split_lines(table.iloc[:, 0].tolist(), names)
     if long is None:
         return table

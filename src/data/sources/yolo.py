@@ -96,8 +96,10 @@ def read_names(root: Path) -> dict[int, str]:
 
 def is_yolo(root: Path) -> bool:
     """Tell whether labels of YOLO lie below ``root``, and no masks that are drawn already."""
+    if holds_masks(root):
+        return False
     first = next((text for _, text in find_labels(root) if text), None)
-    if first is None or holds_masks(root):
+    if first is None:
         return False
     lines = read_text(first).splitlines()[:1] or [""]
     try:
