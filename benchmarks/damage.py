@@ -150,7 +150,8 @@ class Bench:
 
     def obey(self, said: str) -> bool:
         """Do what a refusal asks for, but for running commands again; False if it names nothing."""
-        path = Path(re.split(r"(?:: | is | has | was | and )", said)[0].strip())
+        named = said.removeprefix("--output ")
+        path = Path(re.split(r"(?:: | is | has | was | and )", named)[0].strip())
         inside = self.output in path.parents
         if "folds.csv is made again" in said:
             (self.output / "folds.csv").unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import re
 import stat
 import struct
 import time
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,10 +43,11 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETO
 _ABSENT |= {errno.ENXIO, errno.ESPIPE}  # a pipe
 MAX_JSON_BYTES = 1 << 28
 MAX_ARRAYS_BYTES = 1 << 34
-# What the readers of zip and npy raise on damaged bytes: a flipped bit can say "encrypted".
+# What the readers of zip and npy raise on damaged bytes: a flipped bit can say "encrypted", and
+# numpy parses a header as Python.
 NOT_WHOLE = (
     *(ValueError, KeyError, EOFError, IndexError, OverflowError, SyntaxError, TypeError),
-    *(RuntimeError, struct.error, zlib.error, zipfile.BadZipFile),
+    *(RuntimeError, struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError),
 )
 _PAUSES = (0.1, 0.5)  # seconds before a second and a third try
 Result = TypeVar("Result")

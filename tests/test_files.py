@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from src.array_file import map_array
 from src.engine.weights import load_weights, save_weights
 from src.files import SEAL, is_sound, read_json, seal, write_json
 from src.runs import Run, read_config
@@ -66,3 +69,18 @@ def test_a_changed_option_of_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_what_carries_no_seal_is_taken_as_it_is() -> None:
     assert is_sound(b"written by hand") and not is_sound(b"crc32:00000000 of something else")
+
+
+def test_whatever_damage_a_header_has_is_one_kind_of_error(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(600, dtype=np.uint8))
+    whole = path.read_bytes()
+    for place in range(128):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            with contextlib.suppress(ValueError):
+                map_array(path)
+    with pytest.raises(ValueError, match="regular"):
+        map_array(tmp_path)

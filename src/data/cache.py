@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from src.array_file import map_array
 from src.data.canonical import FileSource, Source, read
-from src.files import atomic_write, crc32, hold, regular, sweep
+from src.files import atomic_write, crc32, hold, sweep
 from src.script import UserError
 
 AUTO_SHARE = 0.25  # of the free memory may be taken unasked
@@ -115,7 +116,7 @@ class DiskCache(Rows):
 
     def __getitem__(self, row: int) -> np.ndarray:
         if self._pixels is None:
-            mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            mapped = map_array(self.path)
             self._checksums = _read_checksums(self.path, mapped)
             self._sound = np.zeros(len(mapped), bool)
             self._pixels = mapped
@@ -231,7 +232,7 @@ def _read_or_black(source: FileSource, row: int) -> np.ndarray:
 def _is_whole(path: Path, source: FileSource) -> bool:
     assert source.shape is not None
     try:
-        pixels = np.load(regular(path), mmap_mode="r", allow_pickle=False)
+        pixels = map_array(path)
     except (FileNotFoundError, ValueError, EOFError):
         return False
     if pixels.shape != (len(source), *source.shape) or pixels.dtype != np.uint8:

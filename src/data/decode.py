@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from src.array_file import map_array
 from src.data.formats import (
     OPENCV,
     SIZE_READERS,
@@ -221,7 +222,7 @@ def _decode_indices(data: bytes, path: Path | str) -> np.ndarray:
 
 def _load_npy(path: Path | str) -> np.ndarray:
     try:  # mapped, so that a header that claims more than the file holds costs no memory
-        mask = patiently(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+        mask = map_array(path)
     except (OSError, ValueError, EOFError) as error:
         if is_of_the_system(error):
             raise
@@ -343,7 +344,7 @@ def read_form(path: Path) -> np.ndarray | None:
 
 def _load_loose_npy(path: Path) -> np.ndarray | None:
     try:
-        array = patiently(lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+        array = map_array(path)
     except (OSError, ValueError, EOFError) as error:
         if is_of_the_system(error):
             raise

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.array_file import map_array
 from src.classes import STATES, PairedLogits
 from src.files import (
     NOT_WHOLE,
@@ -174,7 +175,7 @@ def has_test_run(
         same = (info["ids_hash"], info["trained"]) == (ids_hash, trained)
         enough = len(logits) == len(info["views"]) and set(views) <= set(info["views"])
         return same and enough and info["threshold"] in (None, threshold)
-    except (FileNotFoundError, UserError, ValueError, KeyError, TypeError, EOFError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -182,7 +183,7 @@ def _read_test_files(folder: Path) -> tuple[Json, Array]:
     """Return what ``test.json`` says and the logits (V, N, K0) it is about, checksum compared."""
     info = read_json(folder / "test.json")
     path = folder / "test_logits.npy"
-    logits = patiently(lambda: np.load(regular(path), mmap_mode="r", allow_pickle=False))
+    logits = map_array(path)
     if "logits" in info and checksum(logits) != info["logits"]:
         raise ValueError("its checksum does not match")
     return info, logits

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from benchmarks.kill_resume import WEIGHTS, make_weights
 from src.engine.weights import load_weights
+from src.pipelines.classification import infer
 from tests.scripts.conftest import Place
 
 
@@ -135,6 +136,29 @@ def test_test_images_of_the_same_sizes_are_known_by_their_content(place: Place) 
         row.split(b",", 1)[1] for row in before.splitlines()[1:]
     )
     assert after != before
+
+
+def test_stopped_between_two_files_neither_is_believed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits of other images are written, the sidecar that would say so is not."""
+    before = (place.output / "submission.csv").read_bytes()
+    images = sorted((place.data / "test").iterdir())
+    contents = [path.read_bytes() for path in images]
+    for path, content in zip(images, contents[1:] + contents[:1], strict=True):
+        path.write_bytes(content)
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(infer, "save_test_info", stop)
+        assert place.infer().status == 130
+    assert not (place.run / "test.json").exists()
+    for path, content in zip(images, contents, strict=True):
+        path.write_bytes(content)
+    assert place.infer().status == 0
+    assert (place.output / "submission.csv").read_bytes() == before
 
 
 def test_one_row_at_a_time_is_refused_by_batch_norm_in_one_line(fresh: Place) -> None:
