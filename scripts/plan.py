@@ -28,7 +28,7 @@ from src.pipelines.resume_from import bring_plan
 from src.reader import fill, parse
 from src.runs import Output
 from src.script import UserError, run_script
-from src.tool_config import PlanConfig
+from src.tool_config import PlanConfig, TabularConfig
 from src.views import view_names
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from src.pipelines.classification.plan import Member
 
 SURVEY_SHARE = 0.07  # of the hours
+MAX_CELLS = 500_000  # rows × classes: boosting takes a minute or so
 SHORT_HOURS = 2.0  # below, three folds; from here on, five
 
 
@@ -119,9 +120,29 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     for probe in probes if clock.left() > 0 else ():
         place.train_probe(probe.name)
     if clock.left() > 0:
+        train_tables(config, index, test)
         follower.submit(final=False)
     follower.run()
     print(f"{output.submission} stands after {clock.spent() / 60:.1f} minutes", flush=True)
+
+
+def train_tables(config: PlanConfig, index: Any, test: Any) -> None:
+    """Train a member on further columns of train.csv and test.csv, where there are any."""
+    from src.data.metadata import read_metadata
+    from src.pipelines.classification.tabular import train_tabular
+
+    try:
+        columns = read_metadata(index, test).columns
+    except UserError:  # no such tables
+        return
+    if not columns:
+        return
+    if len(index) * len(index.classes) > MAX_CELLS:
+        print(f"note: columns {', '.join(columns)}: scripts/train_tabular.py takes its time here")
+        return
+    shared = {f.name for f in fields(TabularConfig)} & {f.name for f in fields(PlanConfig)}
+    options = {name: getattr(config, name) for name in shared - {"models", "dry_run"}}
+    train_tabular(TabularConfig(**options))
 
 
 def stands(output: Output, clock: Clock) -> bool:
@@ -285,7 +306,9 @@ def submit(
     import infer_ensemble
     import optimize_weights
     from src.ensemble.weights import read_forecast
+    from src.pipelines.classification.tabular import tabular_members
 
+    models = [*models, *tabular_members(output)]
     blend = BlendConfig(
         data_dir=config.data_dir, output_dir=config.output_dir, models=tuple(models), presets="",
         aliases=config.aliases, trials=60 if final else 4, seed=config.seed,

@@ -12,7 +12,8 @@ import pytest
 
 from src.ensemble.predictions import open_oof
 from src.ensemble.weights import read_weights
-from tests.scripts.conftest import Place
+from src.pipelines.classification import follow, plan
+from tests.scripts.conftest import MODEL, Place
 
 CLASSES = ("day", "night")
 QUICK = ("--fold", "all", "--epochs", "1", "--mixup_alpha", "0", "--cutmix_alpha", "0")
@@ -146,6 +147,21 @@ def test_several_labels_and_a_metric_of_the_networks(columns: Place) -> None:
     assert columns.optimize().status == 0 and columns.infer().status == 0
     counted = read_weights(columns.output / "weights.json").counted
     assert counted and counted.metric == "mean_auc" and counted.score > 0.6
+
+
+def test_a_plan_takes_the_columns_in(
+    columns: Place, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "first_members", lambda *_: [])  # no time for more
+    monkeypatch.setattr(follow, "next_member", lambda *_, **__: None)
+    flags = ["--models", MODEL, "--pretrained", str(weights), "--sizes", "32", "--folds", "2"]
+    said = columns.start("scripts.plan", *flags, "--hours", "0.1", "--device", "cpu")
+    assert said.status == 0, said.err
+    assert "columns used: hour" in said.out and "submission of 2 models" in said.out
+    loss = read_weights(columns.output / "weights.json").summary.loss
+    assert loss < np.log(2) - 0.1  # the images are noise
+    again = columns.start("scripts.plan", *flags, "--hours", "0.2", "--device", "cpu")
+    assert again.status == 0 and again.out.count("; skipped") >= 2, again.err
 
 
 def test_mistakes_are_one_line(columns: Place) -> None:

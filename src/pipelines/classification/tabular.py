@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from src.config import FoldConfig, InferConfig
-from src.data.folds import Folds, assign_folds
+from src.data.folds import Folds, assign_folds, read_folds
 from src.data.index import Index, read_test
 from src.data.metadata import Metadata, read_metadata
 from src.engine.runtime import start_runtime
@@ -97,6 +97,16 @@ def train_tabular(config: TabularConfig) -> list[Path]:
                 continue
             train_one(config, base, run, data, test, fold, inputs, options, identity)
     return [run.folder for run in runs]
+
+
+def tabular_members(output: Output) -> list[str]:
+    """Return the names of the tabular members all of whose folds are finished."""
+    num_folds = read_folds(output.folds).num_folds
+    return [
+        name for name in find_models(output.root)
+        if len(runs := output.finished_runs(name)) == num_folds
+        and all("columns" in read_done(run).get("config", {}) for run in runs)
+    ]  # fmt: skip
 
 
 def stands(run: Run, identity: str, ids_hash: str) -> bool:
