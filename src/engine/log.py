@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from src.engine.runtime import Runtime
@@ -42,7 +43,8 @@ def write_metrics(run: Run, history: Sequence[Mapping[str, float]]) -> None:
     write_text(run.metrics, text.getvalue())
 
 
-Tracker = Callable[[Mapping[str, float], int], None]  # log(scalars, step)
+Value = float | np.ndarray  # a number, or a picture (H, W, 3) uint8 RGB
+Tracker = Callable[[Mapping[str, Value], int], None]  # log(row, step)
 
 
 @contextmanager
@@ -51,8 +53,8 @@ def open_trackers(
 ) -> Iterator[list[Tracker]]:
     """Yield functions ``log(row, step)``: TensorBoard where installed, others where asked for.
 
-    All get the same scalars and options under the same names. There are none but in the main
-    process. A run that goes on adds to what it wrote before, and stops for no tracker's error.
+    All get the same scalars, pictures and options under the same names. There are none but in the
+    main process. A run that goes on adds to what it wrote before, and stops for no tracker's error.
 
     Args:
         run: its folder.
@@ -92,11 +94,14 @@ def _tolerant(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _named(tracker: Tracker) -> Tracker:
-    """Let a tracker see only names that all of them accept, and no value that is no number."""
+    """Let a tracker see only names that all of them accept, numbers and pictures."""
 
-    def log(row: Mapping[str, float], step: int) -> None:
-        numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
-        tracker({clean_name(name): float(value) for name, value in numbers.items()}, step)
+    def log(row: Mapping[str, Value], step: int) -> None:
+        kept: dict[str, Value] = {}
+        for name, value in row.items():
+            if isinstance(value, int | float | np.ndarray):
+                kept[clean_name(name)] = value if isinstance(value, np.ndarray) else float(value)
+        tracker(kept, step)
 
     return log
 
@@ -117,9 +122,12 @@ def _open_board(run: Run, options: Mapping[str, object], stack: ExitStack) -> Tr
     for name, value in options.items() if fresh else ():
         board.add_text(name, str(value))
 
-    def log(row: Mapping[str, float], step: int) -> None:
+    def log(row: Mapping[str, Value], step: int) -> None:
         for name, value in row.items():
-            board.add_scalar(name, value, step)
+            if isinstance(value, np.ndarray):
+                board.add_image(name, value, step, dataformats="HWC")
+            else:
+                board.add_scalar(name, value, step)
         board.flush()
 
     return log
@@ -137,7 +145,12 @@ def _open_wandb(run: Run, options: Mapping[str, object], stack: ExitStack) -> Tr
         config=dict(options),
     )
     stack.callback(session.finish)
-    return lambda row, step: session.log(dict(row), step=step)
+
+    def log(row: Mapping[str, Value], step: int) -> None:
+        shown = {n: wandb.Image(v) if isinstance(v, np.ndarray) else v for n, v in row.items()}
+        session.log(shown, step=step)
+
+    return log
 
 
 def _open_mlflow(run: Run, options: Mapping[str, object], stack: ExitStack) -> Tracker:
@@ -158,9 +171,12 @@ def _open_mlflow(run: Run, options: Mapping[str, object], stack: ExitStack) -> T
             client.log_param(number, option, value)
     stack.callback(client.set_terminated, number)
 
-    def log(row: Mapping[str, float], step: int) -> None:
-        for metric, value in row.items():
-            client.log_metric(number, metric, value, step=step)
+    def log(row: Mapping[str, Value], step: int) -> None:
+        for name, value in row.items():
+            if isinstance(value, np.ndarray):
+                client.log_image(number, value, key=name, step=step)
+            else:
+                client.log_metric(number, name, value, step=step)
 
     return log
 

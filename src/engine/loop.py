@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -33,6 +34,9 @@ from src.tasks.protocols import BatchLoader, Task
 Mix = Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
 Shorten = Callable[[int, int], int]
 
+Draw = Callable[[nn.Module], Mapping[str, np.ndarray]]
+
+PICTURE_EPOCHS = 5  # between two looks at the worst mistakes
 GROWING_GAP = 5  # validations in a row after which over-fitting is said aloud
 
 
@@ -69,6 +73,7 @@ def fit(
     mix: Mix | None = None,
     shorten: Shorten | None = None,
     split_hash: str = "",
+    draw: Draw | None = None,
 ) -> TrainState:
     """Train ``model`` on ``task``, from the start or from where the run stopped.
 
@@ -88,6 +93,7 @@ def fit(
             those done; asked after each epoch. The rest of the schedule then ends there. The
             answer is saved with the state, so a resumed run keeps to it.
         split_hash: names data and folds; a state or weights of others are refused.
+        draw: model → pictures by name, for the trackers; asked every few epochs and at the end.
 
     Raises:
         UserError: other options than the interrupted run's, too little memory for one row, a loss
@@ -131,8 +137,9 @@ def fit(
                 rate = train_epoch(parts, job, save_when_due)
                 settle_length(parts, job, save)
                 row = close_epoch(parts, job)
+                shown = pictures(parts, job, draw if logs else None)
                 for log in logs:
-                    log(row | {"images_per_s": rate}, state.step)
+                    log({**row, "images_per_s": rate, **shown}, state.step)
                 save_when_due()
         except (Interrupted, MachineError):  # both come between two steps alone
             save()
@@ -142,6 +149,15 @@ def fit(
             save()
         pause()
     return state
+
+
+def pictures(parts: Parts, job: Job, draw: Draw | None) -> Mapping[str, np.ndarray]:
+    """Return what ``draw`` shows of the weights that ended this epoch, every few epochs."""
+    state = parts.state
+    due = state.done or state.epoch % PICTURE_EPOCHS == 0
+    if draw is None or not due or job.runtime.num_processes > 1:  # a sharded model has no part
+        return {}
+    return draw(parts.ema.module if parts.ema else parts.model)
 
 
 def warn_of_schedule(config: EngineConfig, runtime: Runtime) -> None:

@@ -11,12 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from src.engine import log
 from src.engine.log import clean_name, open_trackers
 from src.runs import Run
 
+PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 ROWS = [({"train_loss": 1.5, "valid_map@3": 0.25, "epoch": 0}, 10),
         ({"train_loss": 1.0, "valid_map@3": 0.5, "epoch": 1}, 20)]  # fmt: skip
 OPTIONS = {"lr": 0.001, "model": "net", "views": ("a", "b"), "ema": True}
@@ -94,6 +97,52 @@ def test_tensorboard_holds_scalars_and_options(tmp_path: Path) -> None:
         for tag in events.Tags()["tensors"]
     }
     assert texts == {name: str(value) for name, value in OPTIONS.items()}
+
+
+def log_picture(folder: Path, *asked: str) -> Run:
+    run = Run(folder / "net" / "fold0")
+    run.folder.mkdir(parents=True)
+    with open_trackers(run, SimpleNamespace(is_main=True), asked, OPTIONS) as logs:  # type: ignore[arg-type]
+        for write_row in logs:
+            write_row({"train_loss": 1.5, "worst_mistakes": PICTURE}, 10)
+    return run
+
+
+def test_tensorboard_holds_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(log_picture(tmp_path).tensorboard))
+    events.Reload()
+    (found,) = events.Images("worst_mistakes")
+    shown = cv2.imdecode(np.frombuffer(found.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert found.step == 10 and np.array_equal(shown[..., ::-1], PICTURE)
+    assert [point.value for point in events.Scalars("train_loss")] == [1.5]
+
+
+def test_wandb_offline_holds_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = log_picture(tmp_path, "wandb")
+    (path,) = run.folder.rglob("media/images/worst_mistakes_*.png")
+    assert np.array_equal(cv2.imread(str(path))[..., ::-1], PICTURE)
+    ((row,), _) = read_wandb(run.folder / "wandb")
+    assert row["train_loss"] == 1.5 and row["_step"] == 10
+
+
+def test_mlflow_holds_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)  # where it keeps artifacts
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = log_picture(tmp_path, "mlflow")
+    client = mlflow.MlflowClient(f"sqlite:///{run.folder.parent.parent / 'mlflow.db'}")
+    (found,) = client.search_runs([client.get_experiment_by_name("net").experiment_id])
+    images = [f.path for f in client.list_artifacts(found.info.run_id, "images")]
+    path = next(p for p in images if "worst_mistakes" in p and p.endswith(".png"))
+    local = client.download_artifacts(found.info.run_id, path, str(tmp_path))
+    assert np.array_equal(cv2.imread(local)[..., ::-1], PICTURE)
+    assert found.data.metrics == {"train_loss": 1.5}
 
 
 def test_wandb_offline_holds_scalars_and_options(

@@ -100,6 +100,16 @@ def test_a_damaged_file_is_named_in_its_place(place: Place) -> None:
     assert headings(html)[:2] == ["Forecast", "Runs"] and "not a whole OOF file" in html
 
 
+def test_trackers_have_pictures_of_the_worst_mistakes(place: Place) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(place.run / "tensorboard"))
+    events.Reload()
+    epochs = [point.step for point in events.Scalars("train_loss")]
+    assert [shown.step for shown in events.Images("worst_mistakes")] == epochs[4::5]
+
+
 def test_watching_ends_where_nothing_trains(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "IDLE_SECONDS", 0)
     done = place.start("scripts.report", "--watch")

@@ -50,6 +50,7 @@ from src.models.pretrained import check_timm_id, find_data_config, find_weights
 from src.pipelines.classification.infer import predict_named_views
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.wise_ft import fit_head, pick_rows, walk_back
+from src.pipelines.mistakes import worst_mistakes
 from src.pipelines.run_folder import finish_run, take_up, write_config
 from src.runs import Done, Output, Run
 from src.script import UserError
@@ -259,6 +260,7 @@ def train_classes(
             state = fit(
                 model, task, train, valid, config=config, run=run, runtime=runtime, names=names,
                 mix=mix, shorten=shorten, split_hash=data.folds.folds_hash,
+                draw=worst_mistakes(valid, task, data.classes, runtime),
             )  # fmt: skip
             identity = state.identity  # of its beginning: options may have changed since
         else:

@@ -47,6 +47,7 @@ from src.files import Json
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import SegmentationConfig
 from src.models.pretrained import SUFFIXES, find_weights
+from src.pipelines.mistakes import worst_mistakes
 from src.pipelines.run_folder import finish_run, fold_of, parse_size, take_up, write_config
 from src.pipelines.segmentation.score import HeldOut, score_held_out
 from src.runs import Done, Output, Run
@@ -242,6 +243,7 @@ def train_masks(
         state = fit(
             model, task, train, valid, config=config, run=run, runtime=runtime, names=names,
             split_hash=data.split.hash,
+            draw=worst_mistakes(valid, task, data.index.classes, runtime),
         )  # fmt: skip
         runtime.accelerator.wait_for_everyone()  # until the best weights are written
         score, best_epoch, history = state.best, state.best_epoch, state.history

@@ -1,0 +1,85 @@
+"""Pictures of the worst mistakes on held-out images, for experiment trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.engine.runtime import Runtime
+from src.pipelines.pictures import draw_overlay
+from src.pipelines.segmentation.report import make_gallery
+from src.tasks.protocols import BatchLoader, Task
+from src.tasks.segmentation import background_label
+
+LOOKED_AT = 64  # held-out images, evenly spread
+SHOWN = 8
+VOID = 255
+
+Draw = Callable[[nn.Module], Mapping[str, np.ndarray]]
+Judged = tuple[float, np.ndarray, str]  # loss, picture (H, W, 3) uint8 RGB, caption
+
+
+def worst_mistakes(
+    loader: BatchLoader | None, task: Task, classes: Sequence[str], runtime: Runtime
+) -> Draw | None:
+    """Return a function model → {"worst_mistakes": gallery}, of a sample of the held-out images.
+
+    Args:
+        loader: of the held-out images, in order; None = none are held out, nothing is drawn.
+        task: says what a prediction is.
+        classes: names of the classes, of the masks' too.
+        runtime: device and precision.
+    """
+    if loader is None:
+        return None
+    num_rows = loader.batch_sampler.num_rows
+    rows = np.linspace(0, num_rows - 1, min(num_rows, LOOKED_AT)).astype(int).tolist()
+
+    @torch.inference_mode()
+    def draw(model: nn.Module) -> Mapping[str, np.ndarray]:
+        model.eval()
+        judged = []
+        for row in rows:  # one by one: masks may be of many sizes
+            batch = runtime.upload(loader.collate_fn(loader.dataset.__getitems__([(0, row)])))
+            with runtime.autocast(), runtime.eagerly():
+                logits = task.predict(model, batch).float().cpu()
+            judged.append(_judge({k: v[0].cpu() for k, v in batch.items()}, logits[0], classes))
+        worst = sorted(judged, key=lambda found: -found[0])[:SHOWN]
+        return {"worst_mistakes": make_gallery([w[1] for w in worst], [w[2] for w in worst])}
+
+    return draw
+
+
+def _judge(sample: dict[str, Any], logits: Tensor, classes: Sequence[str]) -> Judged:
+    """Return the loss of one image, its picture and caption."""
+    image = sample["image"].permute(1, 2, 0).contiguous().numpy()
+    if "mask" in sample:
+        return _judge_mask(image, sample["mask"].long(), logits, classes)
+    target = sample["target"]
+    if target.ndim:  # several labels
+        loss = float(F.binary_cross_entropy_with_logits(logits, target.float()))
+        names = [classes[k] for k in target.nonzero().flatten().tolist()]
+        return loss, image, f"{loss:.2f} {'|'.join(names) or 'none'}"
+    loss = float(F.cross_entropy(logits, target))
+    return loss, image, f"{loss:.2f} {classes[int(target)]} -> {classes[int(logits.argmax())]}"
+
+
+def _judge_mask(image: np.ndarray, mask: Tensor, logits: Tensor, classes: Sequence[str]) -> Judged:
+    """Return the mean loss of the pixels, prediction tinted with the true outline, caption."""
+    known = mask != VOID
+    if len(logits) == 1:
+        each = F.binary_cross_entropy_with_logits(logits[0], (mask == 1).float(), reduction="none")
+        labels = (logits[0] >= 0).numpy()
+    else:
+        each = F.cross_entropy(logits[None], mask[None], ignore_index=VOID, reduction="none")[0]
+        labels = logits.argmax(0).numpy()
+    loss = float(each[known].mean()) if known.any() else 0.0
+    drawn = draw_overlay(
+        image, labels.astype(np.uint8), mask.numpy(), background=background_label(classes)
+    )
+    return loss, drawn, f"{loss:.3f}"
