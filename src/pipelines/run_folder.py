@@ -220,9 +220,11 @@ def write_config(
             print(f"note: {str(error).partition(';')[0]}; written anew", flush=True)
             before = resolved["split_hash"]
         if before != resolved["split_hash"]:
+            has_table = Output(run.folder.parent.parent).folds.exists()  # masks have none
+            made = " (folds.csv is made again if you delete it)" if has_table else ""
             raise UserError(
-                f"{run.folder} was started on other images or folds: restore them (folds.csv is "
-                "made again if you delete it), pass another --name, or delete the folder"
+                f"{run.folder} was started on other images or folds: restore them{made}, pass "
+                "another --name, or delete the folder"
             )
     content = {"options": dataclasses.asdict(config), "resolved": resolved}
     content["runtime"] = {
