@@ -17,11 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.config import (
-    BlendConfig,
-    FoldConfig,
-    InferConfig,
-)
+from src.config import BlendConfig, FoldConfig, InferConfig
 from src.engine.interrupt import stoppable
 from src.files import describe_file, hold, sweep, write_json
 from src.pipelines.resume_from import bring_plan
@@ -32,8 +28,14 @@ from src.tool_config import PlanConfig, TabularConfig
 from src.views import view_names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from src.data.folds import Folds
+    from src.data.index import Index
+    from src.engine.runtime import Runtime
     from src.pipelines.classification.follow import Clock, Steps
-    from src.pipelines.classification.plan import Member
+    from src.pipelines.classification.plan import Member, Work
+    from src.pipelines.classification.survey import Candidate
 
 SURVEY_SHARE = 0.07  # of the hours
 MAX_CELLS = 500_000  # rows × classes: boosting takes a minute or so
@@ -126,7 +128,7 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     print(f"{output.submission} stands after {clock.spent() / 60:.1f} minutes", flush=True)
 
 
-def train_tables(config: PlanConfig, index: Any, test: Any) -> None:
+def train_tables(config: PlanConfig, index: Index, test: Index) -> None:
     """Train a member on further columns of train.csv and test.csv, where there are any."""
     from src.data.metadata import read_metadata
     from src.pipelines.classification.tabular import train_tabular
@@ -160,10 +162,10 @@ class Place:
     config: PlanConfig
     output: Output
     base: dict[str, Any]
-    index: Any
-    folds: Any
-    test: Any
-    runtime: Any
+    index: Index
+    folds: Folds
+    test: Index
+    runtime: Runtime
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -212,7 +214,7 @@ class Place:
         row = self.row(name, 0)
         train_probes(row, self.output, self.index, self.folds, self.test, self.runtime)
 
-    def train(self, member: Member, fold: int, shorten: Any) -> None:
+    def train(self, member: Member, fold: int, shorten: Callable[[int, int], int]) -> None:
         """Train a fold to its finished folder, and predict the test images once for all blends."""
         from src.ensemble.predictions import has_test_run
         from src.pipelines.classification.infer import hash_images, infer_fold
@@ -259,12 +261,12 @@ def fold_flags(config: PlanConfig, output: Output) -> dict[str, Any]:
 def survey_data(
     config: PlanConfig,
     output: Output,
-    index: Any,
-    folds: Any,
-    runtime: Any,
-    clock: Any,
-    work: Any,
-) -> tuple[list[Any], Any]:
+    index: Index,
+    folds: Folds,
+    runtime: Runtime,
+    clock: Clock,
+    work: Work,
+) -> tuple[list[Candidate], Runtime]:
     """Return the candidates and the runtime they were measured in; what was measured is kept."""
     from src.ensemble.report import format_table
     from src.pipelines.classification import survey

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def map_array(path: Path | str) -> np.ndarray:
+def map_array(path: Path | str) -> np.memmap:
     """Map an array without reading it, nothing unpickled.
 
     Raises:
@@ -21,6 +21,9 @@ def map_array(path: Path | str) -> np.ndarray:
     import numpy as np
 
     try:
-        return patiently(lambda: np.load(regular(Path(path)), mmap_mode="r", allow_pickle=False))
+        found = patiently(lambda: np.load(regular(Path(path)), mmap_mode="r", allow_pickle=False))
     except NOT_WHOLE as error:
         raise ValueError(" ".join(str(error).split())[:120]) from None
+    if not isinstance(found, np.memmap):
+        raise ValueError("an archive, not an array")
+    return found

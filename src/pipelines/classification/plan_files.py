@@ -31,26 +31,28 @@ PLAN_AGAIN = "correct it, or delete it to plan again (what has begun goes on)"
 _OF_A_PLAN = re.compile(rf"_(probe|{'|'.join(RECIPES)})(_\d+)?")
 
 
-def is_number(value: Any, least: float = 0.0, most: float = math.inf) -> bool:
+def is_number(value: object, least: float = 0.0, most: float = math.inf) -> bool:
     """Tell whether ``value`` is a finite number in [least, most]."""
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return plain and math.isfinite(value) and least <= value <= most
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and least <= value <= most
 
 
-def _is_fold(value: Any) -> bool:
+def _is_fold(value: object) -> bool:
     return isinstance(value, list) and [type(part) for part in value] == [str, int]
 
 
-def _is_pair(value: Any, least: float, most: float) -> bool:
-    pair = isinstance(value, list) and len(value) == 2
-    return pair and all(is_number(part, least, most) for part in value)
+def _is_pair(value: object, least: float, most: float) -> bool:
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return all(is_number(part, least, most) for part in value)
 
 
-def _is_costs(value: Any) -> bool:
+def _is_costs(value: object) -> bool:
     return isinstance(value, dict) and all(_is_pair(pair, 1e-6, 1e7) for pair in value.values())
 
 
-SOUND: dict[str, Callable[[Any], bool]] = {
+SOUND: dict[str, Callable[[object], bool]] = {
     "spent_s": lambda value: is_number(value, 0.0, MAX_SECONDS),
     "dropped": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
     "begun": _is_fold,
