@@ -202,6 +202,7 @@ def open_ensemble(folder: Path) -> Export:
         expected=lambda images, resize: ensemble.predict_decoded(
             GivenImages(images, resize), np.float32
         ),
+        side=max(fold.image_size for folds in ensemble.folds.values() for fold in folds),
     )  # fmt: skip
 
 

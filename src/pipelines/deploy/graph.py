@@ -78,11 +78,14 @@ class Export:
         about: what its file says of itself.
         expected: (images, resize) → what the program itself predicts, (N, K), of images that
             ``resize(image, size)`` has made small; None = what the module says.
+        side: of the largest network, px, where there is ``expected``: compared are squares of it,
+            since a last bit of a resizing makes a rounded pixel another one.
     """
 
     module: nn.Module
     about: Json
     expected: Callable[[Sequence[np.ndarray], Resize], np.ndarray] | None = None
+    side: int = 0
 
 
 def write_onnx(export: Export, path: Path) -> None:
@@ -110,10 +113,12 @@ def check_onnx(export: Export, path: Path, images: Sequence[np.ndarray]) -> str:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    batches = [np.ascontiguousarray(image[None]) for image in images]
+    side = (export.side, export.side)
+    shown = [shrink_array(image, side) for image in images] if export.expected else images
+    batches = [np.ascontiguousarray(image[None]) for image in shown]
     found = [session.run(None, {"image": batch})[0] for batch in batches]
     if export.expected:
-        expected = list(export.expected(images, shrink_array)[:, None])
+        expected = list(export.expected(shown, shrink_array)[:, None])
     else:
         with torch.inference_mode():
             expected = [export.module(torch.from_numpy(batch)).numpy() for batch in batches]
@@ -127,6 +132,7 @@ def check_onnx(export: Export, path: Path, images: Sequence[np.ndarray]) -> str:
     said = f"onnxruntime {version} agrees with {{}} on {len(images)} images: {largest:.1e}"
     if not export.expected:
         return said.format("PyTorch")
+    found = [session.run(None, {"image": np.ascontiguousarray(i[None])})[0] for i in images]
     own = largest_difference(found, list(export.expected(images, resize_image)[:, None]))
     return f"{said.format('infer_ensemble.py')}, and {own:.1e} with its own resizing of bytes"
 
