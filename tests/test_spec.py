@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from src.config import FoldConfig
-from src.reader import fill, parse
 from src.script import UserError
 from src.spec import build_terms
 
@@ -74,15 +72,3 @@ def test_mistakes_are_one_line_that_names_the_option(spec: str, message: str) ->
     with pytest.raises(UserError, match=message) as error:
         read(spec, most=2)
     assert str(error.value).startswith("--x") and len(str(error.value)) < 400
-
-
-@pytest.mark.parametrize("name", FoldConfig.moved)
-def test_options_of_earlier_versions_name_their_new_form(name: str, tmp_path: Any) -> None:
-    now = FoldConfig.moved[name]
-    with pytest.raises(UserError, match=rf"unknown flag --{name}: write --loss ") as error:
-        parse(FoldConfig, ["--config", "", f"--{name}", "2"], prog="x", description="")
-    assert now in str(error.value)
-    path = tmp_path / "c.yaml"
-    path.write_text(f"train: {{{name}: 2}}")
-    with pytest.raises(UserError, match=f"unknown key '{name}': write --loss"):
-        fill(FoldConfig, {"config": str(path)})
