@@ -256,24 +256,11 @@ def train_classes(
         names_kept = ("score", "best_epoch", "epochs", "history")
         outcome = cast(Done, {key: kept.get(key) for key in names_kept})
     else:
-        if config.epochs:
-            state = fit(
-                model, task, train, valid, config=config, run=run, runtime=runtime, names=names,
-                mix=mix, shorten=shorten, split_hash=data.folds.folds_hash,
-                draw=worst_mistakes(valid, task, data.classes, runtime),
-            )  # fmt: skip
-            identity = state.identity  # of its beginning: options may have changed since
-        else:
-            state = probe_alone(model, task, valid, runtime)
-        runtime.accelerator.wait_for_everyone()  # until the best weights are written
-        score = state.best
-        if score is not None and valid is not None and probe and config.epochs:
-            score = walk_back(run, model, task, valid, runtime, score, identity)
-            runtime.accelerator.wait_for_everyone()
-        # fewer epochs where the schedule was shortened
-        outcome = {"score": None if score is None else round(score, 6)}
-        outcome |= {"best_epoch": state.best_epoch, "epochs": state.epochs or config.epochs}
-        outcome |= {"history": state.history}
+        outcome, identity = learn(
+            config, run, model, task, train, valid, runtime, identity=identity, probe=probe,
+            names=names, mix=mix, shorten=shorten, split_hash=data.folds.folds_hash,
+            draw=worst_mistakes(valid, task, data.classes, runtime),
+        )  # fmt: skip
     minutes = (time.monotonic() - started) / 60
     done: Done = {"config_hash": config_hash(config), "config": learned_options(config)}
     done |= {"split_hash": data.folds.folds_hash}
@@ -293,6 +280,40 @@ def train_classes(
         print(f"{run.folder}: finished in {minutes:.1f} min, {shown}", flush=True)
     runtime.agree(0)  # until all files are written that other processes may read next
     return done
+
+
+def learn(
+    config: Config,
+    run: Run,
+    model: nn.Module,
+    task: Task,
+    train: Loader,
+    valid: Loader | None,
+    runtime: Runtime,
+    *,
+    identity: str,
+    probe: bool,
+    **options: Any,
+) -> tuple[Done, str]:
+    """Train a net, or score the probe it began as; then WiSE-FT towards that ``probe``.
+
+    Returns score, best epoch, epochs and history, and the ``identity`` that the weights have been
+    saved under. ``options`` go to :func:`src.engine.loop.fit`.
+    """
+    if config.epochs:
+        state = fit(model, task, train, valid, config=config, run=run, runtime=runtime, **options)
+        identity = state.identity  # of its beginning: options may have changed since
+    else:
+        state = probe_alone(model, task, valid, runtime)
+    runtime.accelerator.wait_for_everyone()  # until the best weights are written
+    score = state.best
+    if score is not None and valid is not None and probe and config.epochs:
+        score = walk_back(run, model, task, valid, runtime, score, identity)
+        runtime.accelerator.wait_for_everyone()
+    outcome: Done = {"score": None if score is None else round(score, 6)}
+    # fewer epochs where the schedule was shortened
+    outcome |= {"best_epoch": state.best_epoch, "epochs": state.epochs or config.epochs}
+    return outcome | {"history": state.history}, identity
 
 
 def probe_alone(model: nn.Module, task: Task, valid: Loader | None, runtime: Runtime) -> TrainState:
