@@ -118,29 +118,30 @@ class Steps:
 
 
 def trim(
-    done: int, epochs: int, epoch_s: float, tail_s: float, others: Sequence[tuple[int, Member]],
-    seconds: float,
+    done: int, epochs: int, planned: int, epoch_s: float, tail_s: float,
+    others: Sequence[tuple[int, Member]], seconds: float,
 ) -> int:  # fmt: skip
     """Return how many epochs a fold shall have in all, so that everything ends in time.
 
-    Where all would have fewer than ``MIN_EPOCHS``, this one has those at the cost of the others.
+    Each fold gets the same share of its planned epochs. Where that is fewer than ``MIN_EPOCHS``,
+    this one has those at the cost of the others.
 
     Args:
         done: epochs it has had.
-        epochs: planned.
+        epochs: what its schedule has by now.
+        planned: what its schedule had at first.
         epoch_s: seconds one takes, as measured.
         tail_s: what follows its last epoch.
-        others: (epochs, member) of the folds still to come.
+        others: (planned epochs, member) of the folds still to come.
         seconds: until the deadline, what follows the last fold already taken off.
     """
-    training = (epochs - done) * epoch_s + sum(count * m.epoch_s for count, m in others)
-    available = seconds - tail_s - sum(m.tail_s for _, m in others)
-    if training <= available:
-        return epochs
-    left = (epochs - done) * max(available, 0.0) / training
-    if done + left < MIN_EPOCHS:  # too little to be shared: this fold first, then others
-        left = min(MIN_EPOCHS - done, max(seconds - tail_s, 0.0) / epoch_s)
-    return done + max(0, math.floor(left + 1e-9))
+    training = planned * epoch_s + sum(count * m.epoch_s for count, m in others)
+    # with the epochs it has had, so that the share is the same after each of them
+    available = done * epoch_s + seconds - tail_s - sum(m.tail_s for _, m in others)
+    wanted = math.floor(planned * max(available, 0.0) / training + 1e-9)
+    if wanted < MIN_EPOCHS:  # too little to be shared: this fold first, then others
+        wanted = min(MIN_EPOCHS, done + math.floor(max(seconds - tail_s, 0.0) / epoch_s + 1e-9))
+    return max(done, min(wanted, epochs))
 
 
 def is_worse(losses: Any, others: Any) -> bool:
@@ -254,7 +255,9 @@ class Follower:
             spent = marks[-1] - marks[-2]
             # the first epoch also decodes the images and fits a head
             epoch_s = min(spent, epoch_s * 1.5) if len(marks) == 2 else spent
-            asked = trim(done, epochs, epoch_s, member.tail_s, others, self.seconds())
+            asked = trim(
+                done, epochs, member.epochs, epoch_s, member.tail_s, others, self.seconds()
+            )
             left = asked - done
             return asked
 

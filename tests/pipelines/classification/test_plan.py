@@ -102,13 +102,23 @@ def test_pixels_and_epochs_weigh_about_as_trained_nets_had_them() -> None:
 def test_trim_shares_what_is_left() -> None:
     other = Member("b", {"epochs": 10}, epoch_s=10.0, tail_s=5.0)
     # 8 × 10 s here and 10 × 10 s there, tails of 5 s each: 190 s
-    assert follow.trim(2, 10, 10.0, 5.0, [(10, other)], 190.0) == 10
-    # half of the training: four of the eight epochs that are left
-    assert follow.trim(2, 10, 10.0, 5.0, [(10, other)], 100.0) == 6
-    assert follow.trim(2, 10, 10.0, 5.0, [], 0.0) == 2
+    assert follow.trim(2, 10, 10, 10.0, 5.0, [(10, other)], 190.0) == 10
+    # 110 of 200 s of training, the 20 it has had included: 5.5 epochs each
+    assert follow.trim(2, 10, 10, 10.0, 5.0, [(10, other)], 100.0) == 5
+    assert follow.trim(2, 10, 10, 10.0, 5.0, [], 0.0) == 2
     # 10 s for both: this one gets the third epoch that makes it worth its while
-    assert follow.trim(1, 10, 10.0, 5.0, [(10, other)], 30.0) == 3
-    assert follow.trim(1, 10, 10.0, 5.0, [(10, other)], 20.0) == 2
+    assert follow.trim(1, 10, 10, 10.0, 5.0, [(10, other)], 30.0) == 3
+    assert follow.trim(1, 10, 10, 10.0, 5.0, [(10, other)], 20.0) == 2
+
+
+def test_a_schedule_is_trimmed_once_where_nothing_else_changes() -> None:
+    """As a plan that hopes for a fifth more epochs than fit: the first fold gets what all get."""
+    others = [(12, Member("b", {"epochs": 12}, epoch_s=10.0, tail_s=5.0))] * 5
+    epochs, seconds, asked = 12, 6 * (10 * 10.0 + 5.0), []
+    for done in range(1, 10):
+        epochs = follow.trim(done, epochs, 12, 10.0, 5.0, others, seconds - done * 10.0)
+        asked.append(epochs)
+    assert asked == [10] * 9
 
 
 @pytest.mark.parametrize("slowness", [0.4, 0.9, 1.0, 1.3, 2.5])
