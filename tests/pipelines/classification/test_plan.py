@@ -367,4 +367,4 @@ def test_a_disturbed_timing_rules_no_size_out() -> None:
         Candidate("net", 192, 0.4, 0.9, 21.0, 20.0),
     )
     small, large = steady_rates([slow, fast])
-    assert small.train_rate == pytest.approx(LEAST_SHARE * 21 * 4) and large.train_rate == 21
+    assert small.train_rate == pytest.approx(0.45 * 21 * 4) and large.train_rate == 21
