@@ -44,7 +44,7 @@ from src.views import View
 SHARES = (0.57, 0.86, 0.43, 0.71, 1.14, 0.29)
 STRIDE = 32
 MAX_ROWS = 400
-LEAST_SHARE = 0.45  # of a backbone's best pixels a second; lite0 has .46 at 64 px of what it has at 256
+LEAST_SHARE = 0.45  # of a backbone's best pixels a second; lite0 has .46 at 64 px, 256 px = 1
 TRIAL_ROWS = 16
 BEYOND_THE_STEP = 1.15  # optimizer, data and averaging beside forward and backward
 
