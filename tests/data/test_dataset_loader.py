@@ -168,6 +168,7 @@ def test_a_bad_file_surfaces_as_one_line(num_workers):
     assert str(caught.value) == "photo3.jpg is damaged: restore the file"
 
 
+@pytest.mark.slow  # torch looks after its processes every five seconds
 def test_a_killed_process_is_reported_with_the_place():
     loader = make_loader(Numbers(bad=1, harm=kill_self), EpochSampler(4, 2), num_workers=1)
     with pytest.raises(MachineError, match=r"while reading photo0\.jpg.*memory.*--num_workers"):

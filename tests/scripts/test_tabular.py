@@ -132,6 +132,7 @@ def test_the_held_out_rows_do_not_reach_their_model(columns: Place) -> None:
     assert not np.array_equal(before[1], after[1])
 
 
+@pytest.mark.slow
 def test_several_labels_and_a_metric_of_the_networks(columns: Place) -> None:
     header, *rows = read(columns.data / "train.csv")
     hot = [[*row[:4], int(row[4] == "night"), int(int(row[0]) % 3 == 0)] for row in rows]
@@ -149,6 +150,7 @@ def test_several_labels_and_a_metric_of_the_networks(columns: Place) -> None:
     assert counted and counted.metric == "mean_auc" and counted.score > 0.6
 
 
+@pytest.mark.slow
 def test_a_plan_takes_the_columns_in(
     columns: Place, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
