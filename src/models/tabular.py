@@ -91,14 +91,15 @@ class _Task:
         from sklearn.impute import SimpleImputer
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import OneHotEncoder, StandardScaler
+        from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 
         encoder = OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=MAX_CATEGORIES)
         filler = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+        # clipped to what was seen: another fold's network may speak on another scale
+        scaler = make_pipeline(filler, MinMaxScaler(clip=True), StandardScaler())
         columns = ColumnTransformer(
-            [("words", encoder, list(self.words)),
-             ("numbers", make_pipeline(filler, StandardScaler()), list(self.numbers))]
-        )  # fmt: skip
+            [("words", encoder, list(self.words)), ("numbers", scaler, list(self.numbers))]
+        )
         return make_pipeline(columns, LogisticRegression(C=strength, max_iter=1000))
 
     def frequencies(self, target: Array, num_rows: int) -> Array:

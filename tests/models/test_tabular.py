@@ -43,6 +43,16 @@ def test_an_interaction_is_for_trees_and_a_slope_for_the_regression() -> None:
     assert sloped.kind.startswith("logistic") and sloped.log_loss < 0.5
 
 
+def test_the_regression_goes_no_further_than_what_it_has_seen() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 600))
+    model = fit((rng.random(600) < 1 / (1 + np.exp(-2 * a))).astype(int), a=a, b=b)
+    assert model.kind.startswith("logistic")
+    seen = pd.DataFrame({"a": [0.5, 0.5], "b": [b.max(), b.min()]})
+    far = pd.DataFrame({"a": [0.5, 0.5], "b": [1e6, -1e6]})  # as of a network on another scale
+    np.testing.assert_allclose(model.predict(far), model.predict(seen), atol=1e-9)
+
+
 def test_what_is_missing_can_be_what_tells() -> None:
     target = np.arange(600) // 3 % 2
     age = np.where(target == 1, np.nan, 30.0)
