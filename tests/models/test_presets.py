@@ -62,6 +62,6 @@ def test_preset_builds_trains_one_step_and_infers(name: str) -> None:
         logits = model.eval()(image[:1])
     assert logits.shape == (1, 396)
     assert torch.isfinite(logits).all()
-    print(f"\n{name}: {time.monotonic() - start:.1f} s, pool {row['pool']}, loss {loss.item():.3f}")
+    print(f"\n{name}: {time.monotonic() - start:.1f} s, loss {loss.item():.3f}")
     del model, optimizer, loss
     gc.collect()
