@@ -115,7 +115,8 @@ def main(argv: list[str] | None = None) -> None:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError:
-        sys.exit("error: no onnxruntime: pip install onnx onnxscript onnxruntime")
+        print("skipped: no onnxruntime here; pip install onnx onnxscript onnxruntime")
+        return
     torch.set_num_threads(THREADS)
     names = [n for n in NETWORKS if not args.only or any(word in n for word in args.only)]
     with tempfile.TemporaryDirectory() as folder:

@@ -138,23 +138,30 @@ def predict(output: Path, runs: str) -> list[str]:
 
 
 def draw_masks(root: Path, *, num_classes: int = 2) -> None:
-    """Bright bars are class 1, with more classes the top third is class 2."""
+    """Draw a train, a valid and a test split."""
+    for seed, (split, names) in enumerate(
+        {"train": "abcdefgh", "val": "ijk", "test": "lm"}.items()
+    ):
+        draw_bars(root / split, names, num_classes, seed)
+
+
+def draw_bars(folder: Path, names: str, num_classes: int, seed: int) -> None:
+    """Draw images with a bright bar of class 1; with more classes the top third is class 2."""
     import cv2
     import numpy as np
 
-    rng = np.random.default_rng(0)
-    for split, names in (("train", "abcdefgh"), ("val", "ijk"), ("test", "lm")):
-        for name in names:
-            image = rng.integers(0, 60, (40, 48, 3), np.uint8)
-            mask = np.zeros((40, 48), np.uint8)
-            left = int(rng.integers(4, 36))
-            mask[:, left : left + 8] = 1
-            image[mask == 1] += 150
-            if num_classes > 2:
-                mask[:12], image[:12, :, 0] = 2, 255
-            for kind, pixels in (("images", image), ("masks", mask)):
-                (root / split / kind).mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(root / split / kind / f"{name}.png"), pixels)
+    rng = np.random.default_rng(seed)
+    for name in names:
+        image = rng.integers(0, 60, (40, 48, 3), np.uint8)
+        mask = np.zeros((40, 48), np.uint8)
+        left = int(rng.integers(4, 36))
+        mask[:, left : left + 8] = 1
+        image[mask == 1] += 150
+        if num_classes > 2:
+            mask[:12], image[:12, :, 0] = 2, 255
+        for kind, pixels in (("images", image), ("masks", mask)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / kind / f"{name}.png"), pixels)
 
 
 def draw_labels(root: Path) -> None:

@@ -18,6 +18,7 @@ import yaml
 
 import infer_segmentation
 import train_lane
+from benchmarks.tracks import draw_bars
 from scripts import export, predict, report
 from src.engine.weights import load_weights
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
@@ -26,7 +27,7 @@ from src.pipelines.segmentation.report import decode_rle
 from src.pipelines.segmentation.train import describe_looks
 from src.reader import read_rows
 from src.script import UserError
-from tests.mask_runs import TINY, draw
+from tests.mask_runs import TINY
 
 LANE = [
     *TINY,
@@ -39,7 +40,7 @@ LANE = [
 def bars(tmp_path: Path) -> Path:
     """Two classes, test masks withheld."""
     for split, names in (("train", "abcdefgh"), ("val", "ijk"), ("test", "lm")):
-        draw(tmp_path / "bars", split, names, 2, seed=len(names))
+        draw_bars(tmp_path / "bars" / split, names, 2, seed=len(names))
     for path in (tmp_path / "bars" / "test" / "masks").iterdir():
         path.unlink()
     return tmp_path / "bars"

@@ -11,15 +11,16 @@ import pytest
 
 import infer_segmentation
 import train_distill
+from benchmarks.tracks import draw_bars
 from src.script import UserError
-from tests.mask_runs import TINY, draw
+from tests.mask_runs import TINY
 
 
 @pytest.fixture
 def shapes(tmp_path: Path) -> Path:
     """Three classes."""
     for split, names in (("train", "abcdefgh"), ("val", "ijkl"), ("test", "mn")):
-        draw(tmp_path / "shapes", split, names, 3, seed=len(names))
+        draw_bars(tmp_path / "shapes" / split, names, 3, seed=len(names))
     return tmp_path / "shapes"
 
 

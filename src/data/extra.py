@@ -25,7 +25,7 @@ def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) 
     """
     import pandas as pd
 
-    root = find_root(folder).resolve()
+    root = find_root(folder, "--extra_train").resolve()
     if root == index.root.resolve():
         raise UserError(f"--extra_train {folder}: is the data folder itself; name another one")
     extra = read_train(root, allow_outside=allow_outside, several=index.several)

@@ -143,19 +143,19 @@ def read_name(name: str) -> tuple[str, tuple[str, ...]]:
     return (found[0] if len(found) == 1 else ""), rest
 
 
-def find_root(data_dir: Path | str) -> Path:
+def find_root(data_dir: Path | str, flag: str = "--data_dir") -> Path:
     """Return the data set's folder: ``data_dir``, or the one up to three folders below it.
+
+    ``flag`` is the option that named it.
 
     Raises:
         UserError: none or several; says what was looked for.
     """
     folder = Path(data_dir)
     if folder.is_file():
-        raise UserError(
-            f"data folder {folder} is a file: pass its folder, --data_dir {folder.parent}"
-        )
+        raise UserError(f"data folder {folder} is a file: pass its folder, {flag} {folder.parent}")
     if not folder.is_dir():
-        raise UserError(f"data folder {folder} is missing: unpack the data there, or --data_dir")
+        raise UserError(f"data folder {folder} is missing: unpack the data there, or {flag}")
     level = [folder]
     for _ in range(4):
         found = [place for place in level if _is_data_set(place)]
@@ -163,9 +163,7 @@ def find_root(data_dir: Path | str) -> Path:
             return _enter_splits(found[0])
         if found:
             names = ", ".join(place.relative_to(folder).as_posix() for place in found)
-            raise UserError(
-                f"{folder} holds several data sets ({names}): pass --data_dir {found[0]}"
-            )
+            raise UserError(f"{folder} holds several data sets ({names}): pass {flag} {found[0]}")
         level = [child for place in level for child in _subfolders(place)]
         if len(level) > _MAX_FOLDERS:
             break
@@ -174,7 +172,7 @@ def find_root(data_dir: Path | str) -> Path:
     raise UserError(
         f"no data set in {folder}: looked there and in folders below for train/, train.csv, test/ "
         f"and test.csv, found {describe(folder)}; {name_tables(folder)}{name_classes(folder)}"
-        "unpack the data there, or pass --data_dir"
+        f"unpack the data there, or pass {flag}"
     )
 
 

@@ -117,6 +117,30 @@ def fresh(template: Path, tmp_path: Path, call: Callable) -> Place:
 
 
 @pytest.fixture
+def bare(fresh: Place) -> Place:
+    """Its folders without images, classes and sample submission."""
+    for folder in ("train", "test"):
+        for path in sorted((fresh.data / folder).rglob("*.png")):
+            path.unlink()
+    for folder in ("evening", "noon"):
+        (fresh.data / "train" / folder).rmdir()
+    for table in ("sample_submission.csv", "test.csv"):
+        (fresh.data / table).unlink(missing_ok=True)
+    return fresh
+
+
+@pytest.fixture
+def plan_of_a_probe(weights: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags of a plan without time for more than a probe."""
+    from src.pipelines.classification import follow, plan
+
+    monkeypatch.setattr(plan, "first_members", lambda *_: [])
+    monkeypatch.setattr(follow, "next_member", lambda *_, **__: None)
+    short = ["--sizes", "32", "--folds", "2", "--device", "cpu"]
+    return ["--models", MODEL, "--pretrained", str(weights), *short]
+
+
+@pytest.fixture
 def place(template: Path, fresh: Place) -> Iterator[Place]:
     """The competition, trained on two folds, blended and answered; a copy for each test."""
     if not (template / "output" / "submission.csv").exists():

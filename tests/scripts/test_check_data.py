@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.tracks import draw_bars
 from scripts import check_data
 from src.pipelines.check_labels import Verdict, rank
-from tests.mask_runs import draw
 from tests.scripts.conftest import Place
 
 
@@ -108,7 +108,7 @@ def test_what_two_judges_contradict_comes_first() -> None:
 
 def test_masks_are_counted_and_unusable_ones_are_errors(tmp_path: Path) -> None:
     data, out = tmp_path / "bars", tmp_path / "out"
-    draw(data, "train", "abcdef", 2, seed=0)
+    draw_bars(data / "train", "abcdef", 2, seed=0)
     argv = ["--data_dir", str(data), "--output_dir", str(out)]
     masks = data / "train" / "masks"
     cv2.imwrite(str(masks / "a.png"), np.zeros((40, 48), np.uint8))

@@ -14,7 +14,6 @@ from benchmarks.kill_resume import MODEL
 from src.ensemble.predictions import open_oof
 from src.ensemble.weights import read_weights
 from src.files import read_json, write_json
-from src.pipelines.classification import follow, plan
 from src.pipelines.library import load_ensemble, load_run
 from tests.scripts.conftest import Place
 
@@ -23,28 +22,22 @@ QUICK = ("--fold", "all", "--epochs", "3", "--mixup_alpha", "0.2", "--cutmix_alp
 
 
 @pytest.fixture
-def labels(fresh: Place) -> Place:
+def labels(bare: Place) -> Place:
     """Images that are bright or not and striped or not; a row in seven has a group of its own."""
     rng = np.random.default_rng(0)
-    for folder in ("train", "test"):
-        for path in sorted((fresh.data / folder).rglob("*.png")):
-            path.unlink()
-    for folder in ("evening", "noon"):
-        (fresh.data / "train" / folder).rmdir()
-    (fresh.data / "test.csv").unlink(missing_ok=True)
     rows = []
     for row in range(48):
         bright, striped = int(row % 2), int(row // 2 % 2)
         image = rng.integers(0, 60, (32, 32, 3)) + 100 * bright
         image[:, ::4] += 90 * striped
-        place = fresh.data / ("train" if row < 36 else "test") / f"{row:02d}.png"
+        place = bare.data / ("train" if row < 36 else "test") / f"{row:02d}.png"
         cv2.imwrite(str(place), image.astype(np.uint8))
         if row < 36:
             rows.append([place.name, str(bright), str(striped)])
-    write(fresh.data / "train.csv", ["image", *LABELS], rows)
+    write(bare.data / "train.csv", ["image", *LABELS], rows)
     ids = [f"{row:02d}" for row in range(36, 48)]
-    write(fresh.data / "sample_submission.csv", ["id", *LABELS[::-1]], [[i, 0, 0] for i in ids])
-    return fresh
+    write(bare.data / "sample_submission.csv", ["id", *LABELS[::-1]], [[i, 0, 0] for i in ids])
+    return bare
 
 
 def write(path: Path, header: list[str], rows: list[list[object]]) -> None:
@@ -128,14 +121,9 @@ def test_cells_of_labels_by_f1(labels: Place) -> None:
 
 
 def test_a_plan_begins_with_a_probe_and_its_submission(
-    labels: Place, weights: Path, monkeypatch: pytest.MonkeyPatch
+    labels: Place, plan_of_a_probe: list[str]
 ) -> None:
-    monkeypatch.setattr(plan, "first_members", lambda *_: [])  # no time for more
-    monkeypatch.setattr(follow, "next_member", lambda *_, **__: None)
-    flags = ["--models", MODEL, "--pretrained", str(weights), "--sizes", "32", "--folds", "2"]
-    said = labels.start(
-        "scripts.plan", *flags, "--metric", "mean_auc", "--hours", "0.1", "--device", "cpu"
-    )
+    said = labels.start("scripts.plan", *plan_of_a_probe, "--metric", "mean_auc", "--hours", "0.1")
     assert said.status == 0, said.err
     assert "submission of 1 models" in said.out and "mean_auc: nested" in said.out
     (run,) = labels.output.glob("*_probe/fold0")

@@ -21,7 +21,8 @@ import pytest
 
 from benchmarks.kill_resume import LEARNED, MODEL, PRELOADED, make_competition
 from benchmarks.timing import ROOT
-from tests.mask_runs import TINY, draw
+from benchmarks.tracks import draw_bars
+from tests.mask_runs import TINY
 
 pytestmark = [
     pytest.mark.slow,
@@ -268,7 +269,7 @@ def test_too_little_shared_memory_is_foreseen(training: Training) -> None:
 def test_two_ranks_distil(tmp_path: Path) -> None:
     """Every rank reads what rank 0 wrote a moment ago; rank 0 alone prints."""
     for split, names in (("train", "abcdefgh"), ("val", "ijkl")):
-        draw(tmp_path / "shapes", split, names, 3, seed=len(names))
+        draw_bars(tmp_path / "shapes" / split, names, 3, seed=len(names))
     flags = [*TINY, "--config", "", "--data_dir", str(tmp_path / "shapes"), "--output_dir"]
     flags += [str(tmp_path / "out"), "--student", "tu-test_resnet", "--teacher", "tu-test_resnet"]
     flags += ["--student_pretrained", "none", "--teacher_pretrained", "none", "--arch", "unet"]

@@ -12,8 +12,7 @@ import pytest
 
 from src.ensemble.predictions import open_oof
 from src.ensemble.weights import read_weights
-from src.pipelines.classification import follow, plan
-from tests.scripts.conftest import MODEL, Place
+from tests.scripts.conftest import Place
 
 CLASSES = ("day", "night")
 QUICK = ("--fold", "all", "--epochs", "1", "--mixup_alpha", "0", "--cutmix_alpha", "0")
@@ -30,28 +29,22 @@ def read(path: Path) -> list[list[str]]:
 
 
 @pytest.fixture
-def columns(fresh: Place) -> Place:
+def columns(bare: Place) -> Place:
     """Images of noise; the hour says the class seven times of eight, another column nothing."""
     rng = np.random.default_rng(0)
-    for folder in ("train", "test"):
-        for path in sorted((fresh.data / folder).rglob("*.png")):
-            path.unlink()
-    for folder in ("evening", "noon"):
-        (fresh.data / "train" / folder).rmdir()
-    (fresh.data / "sample_submission.csv").unlink()
     rows = []
     for row in range(144):
         target = row % 2
         image = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
-        cv2.imwrite(str(fresh.data / ("train" if row < 96 else "test") / f"{row:03d}.png"), image)
+        cv2.imwrite(str(bare.data / ("train" if row < 96 else "test") / f"{row:03d}.png"), image)
         night = target if row % 16 > 1 else 1 - target
         hour = round(float(rng.normal(22 if night else 12, 1)), 1)
         shown = [f"{row:03d}", f"{row:03d}.png", "" if row % 24 == 3 else hour, rng.integers(9)]
         rows.append([*shown, CLASSES[target]])
     heads = ["id", "image", "hour", "noise", "label"]
-    write(fresh.data / "train.csv", heads, rows[:96])
-    write(fresh.data / "test.csv", heads[:4], [row[:4] for row in rows[96:]])
-    return fresh
+    write(bare.data / "train.csv", heads, rows[:96])
+    write(bare.data / "test.csv", heads[:4], [row[:4] for row in rows[96:]])
+    return bare
 
 
 def nested(place: Place, *models: str) -> float:
@@ -151,18 +144,13 @@ def test_several_labels_and_a_metric_of_the_networks(columns: Place) -> None:
 
 
 @pytest.mark.slow
-def test_a_plan_takes_the_columns_in(
-    columns: Place, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plan, "first_members", lambda *_: [])  # no time for more
-    monkeypatch.setattr(follow, "next_member", lambda *_, **__: None)
-    flags = ["--models", MODEL, "--pretrained", str(weights), "--sizes", "32", "--folds", "2"]
-    said = columns.start("scripts.plan", *flags, "--hours", "0.1", "--device", "cpu")
+def test_a_plan_takes_the_columns_in(columns: Place, plan_of_a_probe: list[str]) -> None:
+    said = columns.start("scripts.plan", *plan_of_a_probe, "--hours", "0.1")
     assert said.status == 0, said.err
     assert "columns used: hour" in said.out and "submission of 2 models" in said.out
     loss = read_weights(columns.output / "weights.json").summary.loss
     assert loss < np.log(2) - 0.1  # the images are noise
-    again = columns.start("scripts.plan", *flags, "--hours", "0.2", "--device", "cpu")
+    again = columns.start("scripts.plan", *plan_of_a_probe, "--hours", "0.2")
     assert again.status == 0 and again.out.count("; skipped") >= 2, again.err
 
 

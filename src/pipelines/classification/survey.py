@@ -256,7 +256,7 @@ def look(
     model = build_classifier(timm_id, num_classes, image_size=size, pool="avg", weights=weights)
     folded, quarter = fold_norms(model, size), max(1, len(rows) // 4)
     head, tail = np.split(rows, [len(rows) - 3 * quarter])
-    # the first pass is not timed: on a card it loads kernels for seconds
+    # the first pass is not timed: on a card it was seen to take seconds
     first = embed(folded, data.index, head, size, runtime, batch_size=quarter)
     begun = time.monotonic()
     rest = embed(folded, data.index, tail, size, runtime, batch_size=quarter)

@@ -143,7 +143,7 @@ def test_the_deadline_is_kept_and_the_time_is_used(
 def test_tails_that_the_survey_took_for_longer_leave_no_time_unused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a card that still loaded kernels: 69 images a second where there were thousands."""
+    """As on a card that was said to predict 69 images a second: ten times too few."""
     slow = [dataclasses.replace(c, infer_rate=c.infer_rate / 10) for c in (SMALL, LARGE, OTHER)]
     monkeypatch.setattr(plan, "rank", lambda found, work, seconds: slow)
     world = World()
