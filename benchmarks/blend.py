@@ -49,13 +49,11 @@ def main() -> None:
 
 def write_folds(path: Path, ids: list[str], targets: list[str], folds: np.ndarray) -> str:
     """Write a ``folds.csv`` of images that are not there; return the hash OOF files carry."""
-    import pandas as pd
-
     from src.data.folds import Folds, read_folds, save_folds
 
-    columns = {"id": ids, "image": ids, "target": targets, "group": "", "fold": folds}
-    table = pd.DataFrame(columns | {"content": "0" * 16})
-    save_folds(Folds(table, folds, int(folds.max()) + 1, "0" * 16, ""), path)
+    columns = {"id": ids, "image": ids, "target": targets, "fold": folds.tolist()}
+    columns |= {"group": [""] * len(ids), "content": ["0" * 16] * len(ids)}
+    save_folds(Folds(columns, folds, int(folds.max()) + 1, "0" * 16, ""), path)
     return read_folds(path).folds_hash
 
 

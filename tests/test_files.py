@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from src.array_file import map_array
 from src.engine.weights import load_weights, save_weights
-from src.files import SEAL, is_sound, read_json, seal, write_json
+from src.files import SEAL, describe_file, is_sound, read_json, seal, write_json
 from src.runs import Run, read_config
 from src.script import UserError
 
@@ -84,3 +85,11 @@ def test_whatever_damage_a_header_has_is_one_kind_of_error(tmp_path):
                 map_array(path)
     with pytest.raises(ValueError, match="regular"):
         map_array(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 21) + 7])
+def test_a_file_is_known_by_all_its_bytes(tmp_path: Path, size: int) -> None:
+    content = np.random.default_rng(0).bytes(size)
+    (tmp_path / "f").write_bytes(content)
+    known = {"bytes": size, "crc32": f"{zlib.crc32(content):08x}"}
+    assert describe_file(tmp_path / "f") == known

@@ -11,7 +11,7 @@ from src.classes import nfc
 from src.data.columns import check_labels
 from src.data.files import Scanner
 from src.data.root import find_sample, find_split, name_tables, tables
-from src.data.rows import Index, find_classes, make_table
+from src.data.rows import Index, find_classes, make_columns
 from src.script import UserError
 
 _NUMBERED = re.compile(r"(.*[^\W\d_].*?)[-_. ]*\(?\d+\)?")  # cat.0, Abyssinian_12, dog (3)
@@ -63,9 +63,9 @@ def _to_index(
         ids = [key if count[key] == 1 else image for key, image in zip(ids, images, strict=True)]
     notes += check_labels(targets, train)
     groups, said = group_versions(images)
-    table = make_table(ids, images, targets, groups, split="train")
+    columns = make_columns(ids, images, targets, groups, split="train")
     notes += said + scanner.notes
-    return Index(root, table, find_classes(targets, train), tuple(notes))
+    return Index(root, columns, find_classes(targets, train), tuple(notes))
 
 
 def _note_folders(scanner: Scanner, place: str, folders: dict[str, list[str]]) -> list[str]:

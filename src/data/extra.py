@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.classes import SEPARATOR
 from src.data.folds import EXTRA_SPLIT
-from src.data.index import Index, make_table, read_train
+from src.data.index import COLUMNS, Index, make_columns, read_train
 from src.data.root import find_root
 from src.script import UserError
 
@@ -23,8 +23,6 @@ def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) 
     Raises:
         UserError: no data set there, the data themselves, or no image of a known class.
     """
-    import pandas as pd
-
     root = find_root(folder, "--extra_train").resolve()
     if root == index.root.resolve():
         raise UserError(f"--extra_train {folder}: is the data folder itself; name another one")
@@ -33,8 +31,8 @@ def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) 
         raise UserError(
             f"--extra_train {folder}: has several labels an image, and the data have one class each"
         )
-    table, known = extra.table, set(index.classes)
-    names = [text.split(SEPARATOR) if index.several else [text] for text in table["target"]]
+    columns, known = extra.columns, set(index.classes)
+    names = [text.split(SEPARATOR) if index.several else [text] for text in columns["target"]]
     kept = [row for row, found in enumerate(names) if known.issuperset({*found} - {""})]
     if not kept:
         theirs, ours = (", ".join(names[:3]) for names in (extra.classes, index.classes))
@@ -42,21 +40,20 @@ def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) 
             f"--extra_train {folder}: no image is of a class of the data ({theirs} there, {ours} "
             "here): name its classes as the data do"
         )
-    rows = table.iloc[kept]
-    ids, groups = rows["id"].tolist(), rows["group"].tolist()
-    added = make_table(
-        [f"extra/{name}" for name in ids],
+    rows = {name: [column[row] for row in kept] for name, column in columns.items()}
+    added = make_columns(
+        [f"extra/{name}" for name in rows["id"]],
         [name if name[0] == "/" else f"{root.as_posix()}/{name}" for name in rows["image"]],
-        rows["target"].tolist(),
-        [group and f"extra/{group}" for group in groups],
+        rows["target"],
+        [group and f"extra/{group}" for group in rows["group"]],
         split=EXTRA_SPLIT,
     )
-    whole = pd.concat([index.table, added], ignore_index=True)
-    if whole["id"].duplicated().any():
+    whole = {name: index.columns[name] + added[name] for name in COLUMNS}
+    if len(set(whole["id"])) < len(whole["id"]):
         raise UserError("ids of the data begin with extra/ too: rename that folder")
-    lost = len(table) - len(kept)
+    lost = len(extra) - len(kept)
     notes = [f"{len(kept)} extra images are trained on in every fold, and held out in none"]
     notes += [f"extra: {note}" for note in extra.notes]
     if lost:
         notes.append(f"extra: {lost} images are of classes that the data have not: left out")
-    return replace(index, table=whole, notes=(*index.notes, *notes))
+    return replace(index, columns=whole, notes=(*index.notes, *notes))

@@ -16,16 +16,16 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from src.classes import SEPARATOR, to_hot
-from src.data.csv_io import read_csv, write_csv
+from src.data.csv_io import read_csv, read_own_columns, write_csv
 from src.files import is_of_the_system, patiently
 from src.script import UserError
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# name → cells: a dict of lists, or a pandas.DataFrame
+Table = Mapping[str, Sequence[Any]] | Any
 COLUMNS = ("id", "image", "target", "group", "fold", "content", "data_hash", "rows_hash")
 QUARANTINED = -1
 EXTRA = -2
@@ -46,14 +48,22 @@ class Folds:
     ``fold`` (N,) int64 is 0..num_folds-1, -1 for a quarantined image, which no run uses, or -2 for
     an external image, which every run trains on.
     ``data_hash`` names the data, ``folds_hash`` the data and who is where; OOF files carry it.
+    ``columns`` are ``id``, ``image``, ``target``, ``group``, ``fold`` and ``content``.
     """
 
-    table: pd.DataFrame
+    columns: dict[str, list[Any]]
     fold: np.ndarray
     num_folds: int
     data_hash: str
     folds_hash: str
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The columns as a table."""
+        import pandas as pd
+
+        return pd.DataFrame(self.columns)
 
     def train_rows(self, fold: int | None) -> np.ndarray:
         """Return the rows to train on (n,) int64; ``fold`` None means all but the quarantined."""
@@ -109,19 +119,19 @@ def make_folds(
     notes = _small_classes(each, num_folds) + _uneven(fold, num_folds)
     if copies:
         notes.append(f"{len(copies)} extra images are copies of training images: left out")
-    filled = table[["id", "image", "target"]].assign(group=groups, fold=fold, content=marks)
+    filled = {name: table[name].tolist() for name in ("id", "image", "target")}
+    filled |= {"group": groups, "fold": fold.tolist(), "content": marks}
     return _folds(filled, num_folds, data_hash(table, marks), notes)
 
 
 def save_folds(folds: Folds, path: Path) -> None:
     """Write ``folds.csv`` atomically; text is escaped for spreadsheets."""
-    table = folds.table.assign(data_hash=folds.data_hash, rows_hash=_rows_hash(folds.table))
-    write_csv(path, COLUMNS, table[list(COLUMNS)].itertuples(index=False, name=None))
+    names = (folds.data_hash, _rows_hash(folds.columns))
+    rows = zip(*(folds.columns[name] for name in COLUMNS[:-2]), strict=True)
+    write_csv(path, COLUMNS, ((*row, *names) for row in rows))
 
 
-def load_folds(
-    path: Path, table: pd.DataFrame, root: Path, *, num_folds: int | None = None
-) -> Folds:
+def load_folds(path: Path, table: Table, root: Path, *, num_folds: int | None = None) -> Folds:
     """Read ``folds.csv`` and check that it was made for this very data.
 
     Args:
@@ -133,24 +143,24 @@ def load_folds(
     Raises:
         UserError: damaged, another number of folds, or other data: says what changed.
     """
-    import pandas as pd
-
     saved = read_folds(path)
     if num_folds is not None and saved.num_folds != num_folds:
         raise UserError(
             f"{path} has {saved.num_folds} folds, not {num_folds}: pass --folds "
             f"{saved.num_folds}, or delete it (and with it all OOF predictions) to make new ones"
         )
-    lost = set(saved.table["id"][saved.fold == QUARANTINED])
+    place = {key: row for row, key in enumerate(saved.columns["id"])}
+    lost = {key for key, row in place.items() if saved.fold[row] == QUARANTINED}
     optional = {row for row, key in enumerate(table["id"]) if key in lost}
     marks = file_marks(table, root, optional=optional)
     if data_hash(table, marks) != saved.data_hash:
         raise UserError(f"{path} was made for other data: {_changes(saved, table, marks)}")
-    place = pd.Index(saved.table["id"]).get_indexer(table["id"])
-    if len(saved.table) != len(table) or (place < 0).any():
+    ids = list(table["id"])
+    if len(place) != len(ids) or not place.keys() >= set(ids):
         raise UserError(f"{path} lost or gained rows: delete it to make the same folds again")
-    kept = saved.table.iloc[place].reset_index(drop=True)
-    kept = kept.assign(image=table["image"].tolist())
+    order = [place[key] for key in ids]
+    kept = {name: [column[row] for row in order] for name, column in saved.columns.items()}
+    kept["image"] = list(table["image"])
     return _folds(kept, saved.num_folds, saved.data_hash, [])
 
 
@@ -162,26 +172,29 @@ def read_folds(path: Path) -> Folds:
     """
     if not path.exists():
         raise UserError(f"{path} is missing: run train_fold.py first")
+    columns: dict[str, list[Any]] = {}
+    hashes: set[tuple[str, str]] = set()
     try:
-        table = read_csv(path, unescape=True)
-        table = table[list(COLUMNS)].astype({"fold": "int64"})
-        hashes = table[["data_hash", "rows_hash"]].drop_duplicates()
-        intact = table["id"].is_unique and len(hashes) == 1 and table["fold"].min() >= EXTRA
-        num_folds = int(table["fold"].max()) + 1
+        table = read_own_columns(path) or read_csv(path, unescape=True)
+        columns = {name: list(table[name]) for name in COLUMNS}
+        columns["fold"] = [int(cell) for cell in columns["fold"]]
+        hashes = set(zip(columns.pop("data_hash"), columns.pop("rows_hash"), strict=True))
+        intact = len(set(columns["id"])) == len(columns["id"]) and min(columns["fold"]) >= EXTRA
+        num_folds = max(columns["fold"]) + 1
     except (KeyError, ValueError):  # and what is wrong with it as a table
         intact, num_folds = False, 0
-    intact = intact and _rows_hash(table) == hashes["rows_hash"].iloc[0]
-    if not intact or num_folds < 2:
+    intact = intact and {rows for _, rows in hashes} == {_rows_hash(columns)}
+    if not intact or len(hashes) != 1 or not 2 <= num_folds <= len(columns["id"]):
         raise UserError(
             f"{path} is damaged: restore it, or delete it and run train_fold.py, which makes the "
             "same folds again"
         )
-    return _folds(table[list(COLUMNS[:-2])], num_folds, str(hashes["data_hash"].iloc[0]), [])
+    return _folds(columns, num_folds, next(iter(hashes))[0], [])
 
 
-def data_hash(table: pd.DataFrame, marks: Sequence[str]) -> str:
+def data_hash(table: Table, marks: Sequence[str]) -> str:
     """Return 16 hex digits that name ids, targets, groups and files, whatever the row order."""
-    columns = (table[name].tolist() for name in ("id", "target", "group"))
+    columns = (list(table[name]) for name in ("id", "target", "group"))
     return _hash_rows(zip(*columns, marks, strict=True))
 
 
@@ -189,19 +202,17 @@ def _hash_rows(rows: Iterable[Sequence[object]]) -> str:
     return _digest("\0".join(map(str, row)) for row in rows)
 
 
-def _rows_hash(table: pd.DataFrame) -> str:
+def _rows_hash(table: Table) -> str:
     """Name all rows and cells but the folds, which may be dealt by hand."""
     names = ("id", "image", "target", "group", "content")
-    return _hash_rows(zip(*(table[name].tolist() for name in names), strict=True))
+    return _hash_rows(zip(*(list(table[name]) for name in names), strict=True))
 
 
-def _folds(table: pd.DataFrame, num_folds: int, name: str, notes: list[str]) -> Folds:
-    places = zip(table["id"].tolist(), table["fold"].tolist(), strict=True)
+def _folds(columns: dict[str, list[Any]], num_folds: int, name: str, notes: list[str]) -> Folds:
+    places = zip(columns["id"], columns["fold"], strict=True)
     folds_hash = _digest([name, *(f"{key}\0{fold}" for key, fold in places)])
-    return Folds(
-        table, table["fold"].to_numpy(np.int64, copy=True), num_folds, name, folds_hash,
-        tuple(notes),
-    )  # fmt: skip
+    fold = np.array(columns["fold"], np.int64)
+    return Folds(columns, fold, num_folds, name, folds_hash, tuple(notes))
 
 
 def _digest(lines: Iterable[str]) -> str:
@@ -227,9 +238,9 @@ def _uneven(fold: np.ndarray, num_folds: int) -> list[str]:
     return [f"folds are uneven, because groups are large: {', '.join(map(str, counts))} images"]
 
 
-def _changes(saved: Folds, table: pd.DataFrame, marks: Sequence[str]) -> str:
+def _changes(saved: Folds, table: Table, marks: Sequence[str]) -> str:
     """Say in one line how the data of ``saved`` folds and the present ``table`` differ."""
-    old = saved.table
+    old = saved.columns
     was = dict(zip(old["id"], zip(old["target"], old["content"], strict=True), strict=True))
     now = dict(zip(table["id"], zip(table["target"], marks, strict=True), strict=True))
     both = sorted(was.keys() & now.keys())
@@ -395,7 +406,7 @@ def _deal_label_sets(hot: np.ndarray, units: np.ndarray, num_folds: int, seed: i
 PIECE = 4096  # bytes read at the start, in the middle and at the end of a file
 
 
-def file_marks(table: pd.DataFrame, root: Path, *, optional: Collection[int] = ()) -> list[str]:
+def file_marks(table: Table, root: Path, *, optional: Collection[int] = ()) -> list[str]:
     """Return for every image 16 hex digits that name its size and content.
 
     Of a file above 12 KiB three pieces of 4 KiB are read: another picture has others, but a few
@@ -411,7 +422,7 @@ def file_marks(table: pd.DataFrame, root: Path, *, optional: Collection[int] = (
         UserError: another image is gone.
     """
     found = []
-    for row, image in enumerate(table["image"].tolist()):
+    for row, image in enumerate(list(table["image"])):
         path = f"{root}/{image}" if image[0] != "/" else image
         try:
             found.append(patiently(partial(_mark, path)))

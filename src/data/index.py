@@ -48,7 +48,7 @@ from src.data.root import (
     tables,
 )
 from src.data.row_forms import leave_test_out, widen
-from src.data.rows import COLUMNS, Index, find_classes, find_images, make_table
+from src.data.rows import COLUMNS, Index, find_classes, find_images, make_columns
 from src.data.sample import asked_of, compare_ids, read_sample, read_sample_submission
 from src.data.splits import SPLITS
 from src.script import UserError
@@ -150,7 +150,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     if others:
         said.append(f"{others} images of the test folder have no line in it: not predicted")
     notes += said + finder.notes
-    return Index(root, make_table(ids, images, split="test"), notes=tuple(notes))
+    return Index(root, make_columns(ids, images, split="test"), notes=tuple(notes))
 
 
 def has_test(root: Path) -> bool:
@@ -214,7 +214,7 @@ def _read_train_csv(
     ids = [nfc(name) for name in images] if key is None else table[key].tolist()
     refuse_duplicates(ids, str(path))
     groups = [""] * len(ids) if group is None else table[group].str.strip().tolist()
-    rows = make_table(ids, images, found.names, groups, split="train")
+    rows = make_columns(ids, images, found.names, groups, split="train")
     taken = tuple(name for name in (image, key, group, *found.columns) if name)
     notes += [*said, *found.notes, *_check_targets(found, ids, path), *finder.notes]
     classes = find_classes(found.labels or found.names, path)
@@ -339,4 +339,4 @@ def _read_test_folder(root: Path, test: str, said: Sequence[str]) -> Index:
     else:
         ids = images
     notes = (*said, *scanner.notes, *scanner.left_out())
-    return Index(root, make_table(ids, images, split="test"), notes=notes)
+    return Index(root, make_columns(ids, images, split="test"), notes=notes)

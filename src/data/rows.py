@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,22 +24,30 @@ COLUMNS = ("id", "image", "target", "group", "split")
 class Index:
     """The images of one split.
 
-    ``table`` has the text columns ``id`` (unique), ``image`` (POSIX path relative to ``root``, or
-    absolute outside it), ``target`` (class name in NFC, "" unknown), ``group`` ("" none) and
-    ``split``. ``classes`` are the sorted class names; ``notes`` what deserves saying aloud. Where
-    an image may have several labels (``several``), ``target`` joins them by ``|``; "" is none.
-    ``taken`` are the columns of ``train.csv`` that say image, id, label and group.
+    ``columns`` are lists of N texts: ``id`` (unique), ``image`` (POSIX path relative to ``root``,
+    or absolute outside it), ``target`` (class name in NFC, "" unknown), ``group`` ("" none) and
+    ``split``; ``table`` has the same. ``classes`` are the sorted class names; ``notes`` what
+    deserves saying aloud. Where an image may have several labels (``several``), ``target`` joins
+    them by ``|``; "" is none. ``taken`` are the columns of ``train.csv`` that say image, id, label
+    and group.
     """
 
     root: Path
-    table: pd.DataFrame
+    columns: dict[str, list[str]]
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     several: bool = False
     taken: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.columns["id"])
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The columns as a table; pandas takes longer to import than finished folds to meet."""
+        import pandas as pd
+
+        return pd.DataFrame(self.columns, dtype="str")
 
 
 def find_images(
@@ -112,17 +121,15 @@ def find_classes(targets: Sequence[str], where: Path) -> tuple[str, ...]:
     return classes
 
 
-def make_table(
+def make_columns(
     ids: Sequence[str],
     images: Sequence[str],
     targets: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     *,
     split: str,
-) -> pd.DataFrame:
-    """Return the table of one split; its columns are those of :class:`Index`."""
-    import pandas as pd
-
+) -> dict[str, list[str]]:
+    """Return the columns of one split, as :class:`Index` has them."""
     count = len(ids)
     columns = (ids, images, targets or [""] * count, groups or [""] * count, [split] * count)
-    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), dtype="str")
+    return {name: list(column) for name, column in zip(COLUMNS, columns, strict=True)}

@@ -24,13 +24,13 @@ from src.files import (
     seal,
     write_json,
 )
-from src.mask_config import LaneConfig, SegmentationConfig
 from src.option import Options
 from src.runs import REPAIR, Done, Output, Run, read_config, read_done
 from src.script import UserError
 
 if TYPE_CHECKING:
     from src.engine.runtime import Runtime
+    from src.mask_config import SegmentationConfig
 
 
 SCENES = "road_scenes"
@@ -92,6 +92,7 @@ def find_images(
     if not root.is_dir():
         raise UserError(f"--data_dir {root}: no such folder")
     from src.data.sources.registry import detect_source
+    from src.mask_config import LaneConfig
 
     if config.source != "auto":
         return config.source, root

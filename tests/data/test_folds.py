@@ -240,3 +240,27 @@ def test_folds_may_be_dealt_by_hand(tmp_path, data):
     dealt = load_folds(path, table, root)
     assert dealt.fold.tolist() == [0, 1] * 6 and dealt.num_folds == 2
     assert dealt.data_hash == made.data_hash and dealt.folds_hash != made.folds_hash
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_folds_that_a_spreadsheet_saved_are_the_same(tmp_path, data, separator):
+    table, root = data
+    made = make_folds(table, root, num_folds=3, seed=0)
+    save_folds(made, path := tmp_path / "folds.csv")
+    plain = read_folds(path)
+    rows = path.read_text().splitlines()
+    text = "".join(f"{row.replace(',', separator)}\r\n" for row in rows)
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert read_folds(path).folds_hash == plain.folds_hash == made.folds_hash
+    pd.testing.assert_frame_equal(read_folds(path).table, plain.table)
+
+
+@pytest.mark.parametrize("fold", ["9" * 30, "9" * 5000, "1000", "1.5", "", "-3", "⁴"])
+def test_a_fold_that_is_no_number_of_one_is_refused(tmp_path, data, fold):
+    table, root = data
+    save_folds(make_folds(table, root, num_folds=3, seed=0), path := tmp_path / "folds.csv")
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    rows[1][4] = fold
+    path.write_text("".join(",".join(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="is damaged"):
+        read_folds(path)

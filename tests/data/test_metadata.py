@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data.index import Index, make_table
+from src.data.index import Index, make_columns
 from src.data.metadata import read_metadata
 from src.script import UserError
 
@@ -30,10 +30,10 @@ def indexes(tmp_path: Path) -> tuple[Index, Index]:
     (tmp_path / "test.csv").write_text(TEST)
     ids = ["a1", "a2", "a3", "a4"]
     paths = [f"train/{name}.jpg" for name in ids]
-    table = make_table(ids, paths, ["cat", "dog"] * 2, list("7789"), split="train")
+    table = make_columns(ids, paths, ["cat", "dog"] * 2, list("7789"), split="train")
     taken = ("image", "id", "patient_id", "target")
     unseen = ["b1", "b2", "b3"]
-    test = make_table(unseen, [f"test/{name}.jpg" for name in unseen], split="test")
+    test = make_columns(unseen, [f"test/{name}.jpg" for name in unseen], split="test")
     return Index(tmp_path, table, ("cat", "dog"), taken=taken), Index(tmp_path, test)
 
 
@@ -106,6 +106,6 @@ def test_chosen_columns_may_be_any_input(indexes: tuple[Index, Index]) -> None:
 
 
 def test_a_folder_without_tables_says_how_to_name_them(tmp_path: Path) -> None:
-    index = Index(tmp_path, make_table(["a"], ["train/x/a.jpg"], ["x"], split="train"))
+    index = Index(tmp_path, make_columns(["a"], ["train/x/a.jpg"], ["x"], split="train"))
     with pytest.raises(UserError, match="--table"):
         read_metadata(index, index)

@@ -1,6 +1,7 @@
 """Preparation of a classification: index, audit, folds and aliases, made once.
 
-Joins the rooms of ``src/data`` for ``train_fold.py``: index, audit, folds.
+Joins the rooms of ``src/data`` for ``train_fold.py``: index, audit, folds. What only the first
+start needs is imported there: folds that are finished already are met in a moment.
 """
 
 from __future__ import annotations
@@ -8,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from src.classes import Aliases, merge_classes
 from src.config import FoldConfig
 from src.data.aliases import load_aliases
-from src.data.audit import audit_images, write_duplicates, write_quarantine
 from src.data.extra import add_extra
 from src.data.folds import Folds, load_folds, make_folds, save_folds
 from src.data.index import (
@@ -27,12 +25,13 @@ from src.data.index import (
 )
 from src.data.root import find_sample
 from src.data.sample import read_sample_cells
-from src.ensemble.forms import Form, Sample, find_form
-from src.ensemble.label_forms import find_label_form
 from src.files import hold, sweep
 from src.metrics.contest import OF_LABELS, Metric, find_metric
 from src.runs import Output
 from src.script import UserError
+
+if TYPE_CHECKING:
+    from src.ensemble.forms import Form
 
 
 def check_recipe(config: FoldConfig) -> None:
@@ -98,7 +97,7 @@ def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
             sweep(output.root, *(path.name for path in files))
             if not output.folds.exists():  # made by another process, meanwhile
                 return index, first_folds(config, output, index)
-    folds = load_folds(output.folds, index.table, index.root, num_folds=config.folds or None)
+    folds = load_folds(output.folds, index.columns, index.root, num_folds=config.folds or None)
     return index, folds
 
 
@@ -108,6 +107,10 @@ def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
     quarantined: list[int] = []
     notes: list[str] = []
     if config.audit:
+        from tqdm import tqdm
+
+        from src.data.audit import audit_images, write_duplicates, write_quarantine
+
         bar = partial(tqdm, desc="audit", total=len(index.table), leave=False, disable=None)
         audit = audit_images(index.table, index.root, progress=bar)
         linked, quarantined = audit.linked, list(audit.unreadable)
@@ -178,6 +181,9 @@ def read_form(
         several: whether the classes are labels of which an image may have several.
         options: others of :func:`src.ensemble.forms.find_form`.
     """
+    from src.ensemble.forms import Sample, find_form
+    from src.ensemble.label_forms import find_label_form
+
     table, sample = read_sample_cells(root), None
     if table is not None:
         keys, cells = (tuple(table.iloc[:, place].tolist()) for place in (0, 1))

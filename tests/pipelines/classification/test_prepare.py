@@ -1,8 +1,13 @@
+import subprocess
+import sys
+from dataclasses import replace
+
 import cv2
 import pytest
 
-from src.config import FoldConfig
+from src.config import FoldConfig, config_hash
 from src.data.canonical import ImageSource
+from src.files import write_json
 from src.pipelines.classification.prepare import prepare_data
 from src.runs import Output
 from tests.data.test_audit_duplicates import photograph
@@ -25,3 +30,18 @@ def test_a_dangling_link_is_quarantined_like_any_unreadable_image(tmp_path, conf
     assert "1 unreadable images are quarantined" in capsys.readouterr().out
     assert prepare_data(config, output)[1].folds_hash == made.folds_hash
     assert ImageSource(index.root, index.table["image"].tolist(), 32).fingerprint()
+
+
+def test_folds_that_are_finished_are_met_without_what_trains_them(tmp_path, config):
+    output, config = Output(tmp_path / "out"), replace(config, model="resnet18", fold="all")
+    folds = prepare_data(config, output)[1]
+    done = {"config_hash": config_hash(config), "split_hash": folds.folds_hash, "files": {}}
+    for fold in range(2):
+        write_json(output.run("resnet18", fold).finished, done)
+    flags = ["--model", "resnet18", "--config=", "--data_dir", config.data_dir, "--folds", "2"]
+    flags += ["--output_dir", config.output_dir, "--fold", "all"]
+    heavy = {"torch", "timm", "pandas", "cv2", "tqdm", "sklearn", "src.mask_config"}
+    code = f"import sys, train_fold; train_fold.main({flags}); "
+    code += f"assert not {heavy} & {{*sys.modules}}, {heavy} & {{*sys.modules}}"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert said.returncode == 0 and said.stdout.count("skipped") == 2, said.stdout + said.stderr

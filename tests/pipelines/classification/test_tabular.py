@@ -9,7 +9,7 @@ import pandas as pd
 
 from src.classes import merge_classes
 from src.data.folds import Folds
-from src.data.index import Index, make_table
+from src.data.index import Index, make_columns
 from src.pipelines.classification.tabular import Inputs, fit_one, predict
 from src.pipelines.classification.train import ClassData
 
@@ -21,10 +21,10 @@ def fitted(age: np.ndarray, site: np.ndarray, targets: np.ndarray) -> np.ndarray
     """Return what the model of fold 0 predicts of four new rows."""
     ids = [f"{row:03d}" for row in range(NUM)]
     groups = [f"g{row // 2}" for row in range(NUM)]
-    table = make_table(ids, ids, [f"c{t}" for t in targets], groups, split="train")
-    folds = Folds(table.assign(content=""), FOLD, 3, "", "")
+    columns = make_columns(ids, ids, [f"c{t}" for t in targets], groups, split="train")
+    folds = Folds(columns | {"content": ids}, FOLD, 3, "", "")
     classes = ("c0", "c1")
-    data = ClassData(Index(Path(), table, classes), folds, merge_classes(classes, ()), 0)
+    data = ClassData(Index(Path(), columns, classes), folds, merge_classes(classes, ()), 0)
     train = pd.DataFrame({"age": age, "site": site})
     inputs = Inputs(("age",), ("site",), train, {}, "")
     rows = np.flatnonzero(FOLD != 0)
