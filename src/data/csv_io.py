@@ -191,18 +191,18 @@ def read_own_columns(path: Path | str) -> dict[str, list[str]] | None:
     Raises:
         UserError: it is unreadable or no text.
     """
+    text = read_text(path)
     try:
-        rows = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error:
         return None
     names = rows[0] if rows else []
     if len(rows) < 2 or len(names) < 2 or len({*names}) < len(names) or len({*map(len, rows)}) > 1:
         return None
-    cells = zip(*rows[1:], strict=True)
-    return {
-        name: [unescape_cell(cell) for cell in column]
-        for name, column in zip(names, cells, strict=True)
-    }
+    columns = dict(zip(names, map(list, zip(*rows[1:], strict=True)), strict=True))
+    if "'" in text:
+        return {name: [unescape_cell(cell) for cell in cells] for name, cells in columns.items()}
+    return columns
 
 
 def _read_json_lines(text: str, path: Path | str) -> pd.DataFrame:
