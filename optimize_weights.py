@@ -246,7 +246,7 @@ def search(config: BlendConfig, output: Output, panel: Panel) -> Structure:
 def suggest(output: Output, oof: Oof, adopted: Fitted, targets: Array) -> None:
     """Print the classes that cannot be told apart, and write them as an alias file."""
     from src.data.csv_io import write_csv
-    from src.ensemble.aliases import suggest_aliases
+    from src.ensemble.diagnosis import suggest_aliases
     from src.ensemble.report import suggestion_lines
 
     found = suggest_aliases(adopted.nested, targets, oof.classes)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from src.ensemble.aliases import Suggestion
 from src.ensemble.calibration import (
     EDGES,
     FORECAST_LEVEL,
@@ -18,6 +17,7 @@ from src.ensemble.calibration import (
     expected_loss,
 )
 from src.ensemble.contest import NUM_PLAIN, Board, Candidate, score_of
+from src.ensemble.diagnosis import Suggestion
 from src.ensemble.test_predictions import BlendedPredictions
 from src.ensemble.weights import Counted, OofSummary
 from src.metrics.classification import Array
