@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
         FoldConfig, argv, prog="train_fold.py", description=__doc__ or "", row_by="model"
     )
     if config.dry_run:
-        from src.pipelines.classification.dry_run import show_data
+        from src.pipelines.classification.prepare import show_data
 
         show_data(config, Output(Path(config.output_dir)))
         return 0

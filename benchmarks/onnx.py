@@ -34,7 +34,7 @@ from src.models.classifier import build_classifier
 from src.models.convolutions import FOLDING_SIDE, fold_norms
 from src.models.micro.registry import build_micro
 from src.models.segmenter import build_segmenter
-from src.pipelines.deploy.graph import Deployed, Export, largest_difference, write_onnx
+from src.pipelines.deploy.export import Deployed, Export, largest_difference, write_onnx
 from src.pipelines.deploy.model import open_session
 
 NUM_CLASSES = 100

@@ -40,8 +40,7 @@ def run_check(config: CheckConfig, output: Output) -> Check:
     from src.data.index import find_root
     from src.data.sources.folders import holds_masks
     from src.data.sources.registry import SOURCES, detect_source
-    from src.pipelines.check_data import check_classes
-    from src.pipelines.check_masks import check_masks
+    from src.pipelines.check_data import check_classes, check_masks
 
     if config.source not in ("auto", *SOURCES):
         raise UserError(f"--source {quote(config.source)}: auto, or one of {', '.join(SOURCES)}")

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from albumentations.augmentations.geometric import functional as geometric
 
-from src.spec import build_terms
+from src.reader import build_terms
 
 cv2.setNumThreads(1)  # processes share the cores; threads inside each would only fight for them
 

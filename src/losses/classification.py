@@ -3,7 +3,7 @@
 All are computed in float32 whatever the precision around them, and all take the same targets, so
 that mixup and cutmix work with any of them. ``LABEL_LOSSES`` are those of several labels an image:
 targets (B, K) in [0, 1], each for itself. An option declares its bounds in its annotation
-(``src/spec.py``), and is set as in ``--loss "focal(gamma=3)"``.
+(``src/reader.py``), and is set as in ``--loss "focal(gamma=3)"``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from src.reader import build_terms
 from src.script import UserError
-from src.spec import build_terms
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -41,7 +41,7 @@ from src.losses.terms import (
     tversky_loss,
     valid_pixels,
 )
-from src.spec import build_terms
+from src.reader import build_terms
 
 LIMIT = 60.0  # logits between ∓ this: neither their exponentials nor their sums leave float32
 TINY = torch.finfo(torch.float32).tiny

@@ -52,8 +52,7 @@ def measure_latency(net: nn.Module, size: int = 256, repeats: int = 20) -> float
 
 def measure_onnx(net: nn.Module, size: int = 256, repeats: int = 20) -> float | None:
     """Return the same of its ONNX file in onnxruntime; None where that is not installed."""
-    from src.pipelines.deploy.export import NEEDED
-    from src.pipelines.deploy.graph import Deployed, Export, write_onnx
+    from src.pipelines.deploy.export import NEEDED, Deployed, Export, write_onnx
     from src.pipelines.deploy.model import open_session
 
     if any(find_spec(name) is None for name in NEEDED):

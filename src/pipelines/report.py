@@ -12,7 +12,7 @@ from pathlib import Path
 
 from src.files import Json, write_text
 from src.page import Html, line_plot, note, page, plots, table
-from src.pipelines.classification import label_panels, panels
+from src.pipelines.classification import panels
 from src.pipelines.classification.panels import as_number
 from src.pipelines.run_folder import read_table
 from src.pipelines.segmentation.panels import mask_panels
@@ -105,13 +105,13 @@ def class_sections(config: ReportConfig, output: Output) -> dict[str, list[Html]
     }
     if several:
         del parts["Classes"]
-        parts["Labels"] = lambda: label_panels.labels(found)
+        parts["Labels"] = lambda: panels.labels(found)
     for name, build in parts.items():
         sections |= guarded(lambda n=name, b=build: {n: b()}, name)  # type: ignore[misc]
 
     def mistakes() -> dict[str, list[Html]]:
         if several:
-            return label_panels.mistakes(found, root, config.examples)
+            return panels.label_mistakes(found, root, config.examples)
         return panels.mistakes(found, root, config.examples, heat)
 
     shown = guarded(mistakes, "Mistakes")

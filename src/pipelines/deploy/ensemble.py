@@ -18,7 +18,7 @@ from src.data.canonical import Source
 from src.ensemble.pool import TINY
 from src.ensemble.weights import needed_views
 from src.pipelines.classification.infer import DecodedImages, TrainedFold
-from src.pipelines.deploy.graph import Export, Resize, shrink
+from src.pipelines.deploy.export import Export, Resize, shrink
 from src.pipelines.library import Ensemble, load_ensemble
 from src.runs import Output
 from src.script import UserError

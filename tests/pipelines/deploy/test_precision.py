@@ -9,8 +9,7 @@ import pytest
 
 from src.data.decode import write_picture
 from src.pipelines.deploy.model import ImageModel
-from src.pipelines.deploy.precision import compare, convert
-from src.pipelines.deploy.samples import Samples, thin
+from src.pipelines.deploy.precision import Samples, compare, convert, thin
 from src.script import UserError
 
 

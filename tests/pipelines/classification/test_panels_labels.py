@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from src.pipelines.classification import label_panels
+from src.pipelines.classification import panels
 
 
 def study_of(present: list[list[float]], hot: list[list[int]]) -> Any:
@@ -36,7 +36,7 @@ def cells(html: str) -> list[list[str]]:
 
 
 def test_scores_by_label() -> None:
-    shown = cells(str(label_panels.labels(study_of(PRESENT, HOT))[0]))
+    shown = cells(str(panels.labels(study_of(PRESENT, HOT))[0]))
     red, round_ = shown[1], shown[2]  # the costlier first
     assert red[:3] == ["red", "2", "0.6000"]
     loss = -np.log([0.9, 0.2, 0.7, 0.4]).mean()
@@ -48,7 +48,7 @@ def test_scores_by_label() -> None:
 
 
 def test_the_costliest_pairs_come_first() -> None:
-    found = label_panels.mistakes(study_of(PRESENT, HOT), None, 0)["Costliest mistakes"]
+    found = panels.label_mistakes(study_of(PRESENT, HOT), None, 0)["Costliest mistakes"]
     first, second = cells(str(found[0]))[1:3]
     assert first[:3] == ["b", "red", "has it not"] and float(first[3]) == 0.8
     assert second[:3] in (["d", "red", "has it"], ["b", "round", "has it not"])

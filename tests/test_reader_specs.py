@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
+from src.reader import build_terms
 from src.script import UserError
-from src.spec import build_terms
 
 
 def power(

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from src.config import FoldConfig
-from src.pipelines.classification.dry_run import show_data
+from src.pipelines.classification.prepare import show_data
 from src.runs import Output
 from src.script import UserError
 from tests.data.layout import lay
