@@ -22,7 +22,8 @@ from src.script import UserError, run_script
 from src.targets import own_file
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("*.py", "src/**/*.py", "scripts/*.py", "configs/*.yaml", "requirements.txt", "LICENSE")
+CODE = ("*.py", "src/**/*.py", "src/page.*", "scripts/*.py", "configs/*.yaml", "requirements.txt")
+CODE += ("LICENSE",)
 WEIGHTS = ("*.safetensors", "*.pth")
 
 

@@ -2,7 +2,7 @@
 
 Everything is text that needs neither network nor library: one file that opens from disk, in light
 and dark, on a phone. Whatever is not :class:`Html` is escaped; a content security policy lets only
-this module's own script run.
+this module's own script run. Its style and script are ``page.css`` and ``page.js``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import html
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 Scale = Callable[[float], float]  # value → place in the plot
 Marks = dict[float, str]  # value → its label on an axis
@@ -280,7 +281,11 @@ def page(
         f'<section id="{anchors[name]}"><h2>{escape(name)}</h2>\n{join(parts)}\n</section>'
         for name, parts in kept.items()
     )
-    allowed = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode("ascii")
+    style, script = (
+        "\n" + Path(__file__).with_suffix(kind).read_text(encoding="utf-8")
+        for kind in (".css", ".js")
+    )
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{allowed}'"
@@ -292,100 +297,8 @@ def page(
         f"{again}"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n"
+        f"<title>{escape(title)}</title>\n<style>{style}</style></head>\n"
         f"<body><header><h1>{escape(title)}</h1>{note(about) if about else ''}"
         f'<nav aria-label="sections">{links}</nav></header>\n<main>\n{body}\n</main>\n'
-        f"<script>{SCRIPT}</script></body></html>\n"
+        f"<script>{script}</script></body></html>\n"
     )
-
-
-STYLE = """
-:root{--fg:#1c2024;--dim:#5a636d;--bg:#fff;--card:#f6f7f9;--rule:#d9dde2;--focus:#0b5fd0;
---c0:#0b5fd0;--c1:#b34700;--c2:#0a7a4b;--c3:#a3238e;--c4:#7a5c00;--c5:#006f86;--c6:#c02626;
---c7:#5b49c9;--shade:11,95,208}
-@media (prefers-color-scheme:dark){:root{--fg:#e6e9ec;--dim:#a2abb5;--bg:#14171a;--card:#1d2125;
---rule:#363c43;--focus:#7db3ff;--c0:#7db3ff;--c1:#ffa066;--c2:#5fd6a0;--c3:#f08adf;--c4:#e3c04a;
---c5:#57cfe6;--c6:#ff8a8a;--c7:#b0a4ff;--shade:125,179,255}}
-*{box-sizing:border-box}
-body{margin:0 auto;padding:1rem;max-width:76rem;background:var(--bg);color:var(--fg);
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Noto Sans CJK KR",sans-serif}
-h1{font-size:1.5rem;margin:0}h2{font-size:1.2rem;margin:2.2rem 0 .6rem;padding-top:.6rem;
-border-top:1px solid var(--rule)}h3{font-size:1rem;margin:1.4rem 0 .4rem}
-nav{display:flex;flex-wrap:wrap;gap:.3rem 1rem;margin-top:.6rem}a{color:var(--c0)}
-.note,figcaption{color:var(--dim);font-size:.88rem}.note{margin:.4rem 0;max-width:46rem}
-figure{margin:.8rem 0}p,figcaption,td div,dt,h1,li{overflow-wrap:anywhere}
-.terms{display:flex;flex-wrap:wrap;gap:.6rem;margin:.6rem 0}.terms>div{display:flex;
-flex-direction:column;background:var(--card);border:1px solid var(--rule);border-radius:8px;
-padding:.5rem .9rem;min-width:9rem}
-.terms dd{margin:0;font-size:1.35rem;font-variant-numeric:tabular-nums}
-.terms dt{color:var(--dim);font-size:.85rem}
-.scroll{overflow-x:auto;border:1px solid var(--rule);border-radius:8px}
-.scroll.long{max-height:26rem;overflow-y:auto}
-table{border-collapse:collapse;width:100%;font-size:.9rem}caption{text-align:left;color:var(--dim);
-padding:.4rem .6rem;font-size:.88rem}
-th,td{padding:.25rem .6rem;text-align:left;border-top:1px solid var(--rule);vertical-align:top}
-td{white-space:nowrap}td div{white-space:normal;width:max-content;max-width:36rem}
-.n{text-align:right;font-variant-numeric:tabular-nums}
-thead th{position:sticky;top:0;background:var(--card);padding:0;white-space:nowrap}
-th button{all:unset;box-sizing:border-box;cursor:pointer;padding:.35rem .6rem;width:100%;
-font-weight:600}
-th.n button{text-align:right}
-th button::after{content:" \\2195";opacity:.35}
-th[aria-sort=ascending] button::after{content:" \\2191";opacity:1}
-th[aria-sort=descending] button::after{content:" \\2193";opacity:1}
-:focus-visible,th button:focus-visible{outline:2px solid var(--focus);outline-offset:-2px}
-input{font:inherit;color:inherit;background:var(--card);border:1px solid var(--rule);
-border-radius:8px;padding:.3rem .6rem;margin-bottom:.4rem;width:min(100%,18rem)}
-.s{display:block;text-align:right;border-radius:4px;padding:0 .3rem;
-font-variant-numeric:tabular-nums}
-.s1{background:rgba(var(--shade),.08)}.s2{background:rgba(var(--shade),.16)}
-.s3{background:rgba(var(--shade),.24)}.s4{background:rgba(var(--shade),.32)}
-.s5{background:rgba(var(--shade),.4)}
-.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem}
-.plot{margin:0;max-width:30rem}.plot figcaption{color:var(--fg)}
-svg{width:100%;height:auto;display:block;fill:none}
-svg text{fill:var(--dim);font-size:11px;text-anchor:middle}svg .end{text-anchor:end}
-svg .start{text-anchor:start}svg .name{fill:var(--fg)}
-.grid{stroke:var(--rule)}.diagonal{stroke:var(--dim);stroke-dasharray:4 4}.line{stroke-width:2}
-.plot ul{list-style:none;display:flex;flex-wrap:wrap;gap:.1rem .9rem;margin:.2rem 0;padding:0;
-font-size:.85rem}
-.plot i{display:inline-block;width:.8rem;height:.8rem;border-radius:3px;margin-right:.3rem;
-background:currentColor;vertical-align:-1px}
-.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,10rem),1fr));
-gap:.8rem;margin:.8rem 0}
-.gallery.pairs,.gallery.wide{grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr))}
-.pair{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:.6rem;
-display:grid;grid-template-columns:1fr 1fr;gap:.3rem .6rem;align-items:end}
-.pair h3{grid-column:1/-1;margin:0}.picture{margin:0}
-.picture img{width:100%;border-radius:6px;display:block;background:var(--card)}
-""" + "".join(f".c{n}{{stroke:var(--c{n});color:var(--c{n})}}" for n in range(8)) + """
-circle[class]{fill:currentColor;stroke:none}
-@media (max-width:34rem){.gallery{grid-template-columns:1fr 1fr}
-.gallery.pairs,.gallery.wide{grid-template-columns:1fr}}
-@media print{.scroll.long{max-height:none}}
-"""  # fmt: skip
-
-SCRIPT = """
-const value = cell => {
-  const marked = cell.dataset.v ?? cell.querySelector("[data-v]")?.dataset.v;
-  return marked === undefined ? cell.textContent.trim().toLowerCase() : Number(marked);
-};
-const order = (a, b) => a === "" || b === "" ? (a === "") - (b === "")
-  : typeof a === typeof b ? (typeof a === "number" ? a - b : a.localeCompare(b))
-  : typeof a === "number" ? -1 : 1;
-document.addEventListener("click", event => {
-  const head = event.target.closest("th button")?.parentElement;
-  if (!head) return;
-  const up = head.ariaSort !== "ascending", body = head.closest("table").tBodies[0];
-  for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
-  head.ariaSort = up ? "ascending" : "descending";
-  const keyed = [...body.rows].map(row => [value(row.cells[head.cellIndex]), row]);
-  keyed.sort(([a], [b]) => a === "" || b === "" || up ? order(a, b) : order(b, a));
-  body.append(...keyed.map(([, row]) => row));
-});
-document.addEventListener("input", event => {
-  const words = event.target.value.toLowerCase();
-  for (const row of event.target.closest("figure").querySelector("tbody").rows)
-    row.hidden = !row.textContent.toLowerCase().includes(words);
-});
-"""
