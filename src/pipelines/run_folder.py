@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 SCENES = "road_scenes"
 SIDE = 384
-# layouts of any classes, of which a lane run sees two
-TWO_CLASSES = ("folders", "coco", "labelme", "labelstudio", "yolo", "rle")
 
 
 def fold_of(text: str) -> int | None:
@@ -91,6 +89,7 @@ def find_images(
         return "lanes", root
     if not root.is_dir():
         raise UserError(f"--data_dir {root}: no such folder")
+    from src.data.sources.lanes import TWO_CLASSES
     from src.data.sources.registry import detect_source
     from src.mask_config import LaneConfig
 

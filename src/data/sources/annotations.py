@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,11 @@ _NEEDED = {
 }
 # By the first key of a file it is told what it is without reading the whole.
 _FIRST_KEYS = (*_NEEDED, "info", "licenses", "type", "version", "flags", "shapes")
+# Words in the first 4 kB of a file that no other tool writes together.
+_SIGNS = {
+    "supervisely": ("tags", "size", "objects"),
+    "via": ("filename", "regions"),
+}
 USUAL = ("instances_*.json", "*_annotations.coco.json")  # others beside them repeat the images
 
 
@@ -41,8 +48,8 @@ class CocoFile(NamedTuple):
 
 
 def find_json(root: Path, form: str) -> list[Path]:
-    """List the JSON files below ``root`` that are "coco", "labelme" or "labelstudio"."""
-    depth = 99 if form == "labelme" else 3
+    """List the JSON files below ``root`` of a form that :func:`_form` tells."""
+    depth = 99 if form in ("labelme", "supervisely") else 3
     paths = [
         root.joinpath(*parts, file)
         for parts, files in walk(root, depth)
@@ -108,14 +115,29 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON ({error}): restore the file") from error
 
 
+@contextmanager
+def naming_damage(what: object, remedy: str = "export again") -> Iterator[None]:
+    """Turn what a damaged file raises where it is taken apart into a UserError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, SyntaxError, TypeError, ValueError,
+            zlib.error) as error:  # fmt: skip
+        raise UserError(f"{what} is damaged ({error!r:.80}): {remedy}") from error
+
+
 def _form(path: Path) -> str:
-    """Tell by its beginning which tool wrote a file: coco, labelme, labelstudio or ""."""
+    """Tell by its beginning which tool wrote a file: coco, labelme, labelstudio … or ""."""
     with path.open("rb") as file:
         head = file.read(4096)
     wide = head[:2] in (b"\xff\xfe", b"\xfe\xff")
     text = head.decode("utf-16" if wide else "utf-8-sig", "ignore")
     if re.match(r"\s*\[\s*\{", text) and '"annotations"' in text and '"result"' in text:
         return "labelstudio"
+    for form, keys in _SIGNS.items():
+        if text.lstrip().startswith("{") and all(f'"{key}"' in text for key in keys):
+            return form
     match = re.match(r'\s*\{\s*"(\w+)"', text)
     if not match or match[1] not in _FIRST_KEYS:
         return ""

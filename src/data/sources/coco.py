@@ -63,6 +63,16 @@ def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.cumsum(crossings, axis=1)[:, :width] % 2 == 1
 
 
+def to_runs(mask: np.ndarray) -> Json:
+    """Write a mask bool (H, W) as COCO's run lengths, down the columns and background first."""
+    flat = np.concatenate([[False], mask.T.ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    return {
+        "size": list(mask.shape),
+        "counts": np.diff([0, *edges.tolist(), mask.size]).tolist(),
+    }
+
+
 def _fill_runs(counts: Iterable[int], height: int, width: int) -> np.ndarray:
     counts = list(counts)  # summed as Python's numbers, which do not wrap
     if sum(counts) != height * width or min(counts, default=0) < 0:

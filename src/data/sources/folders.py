@@ -135,11 +135,11 @@ def _tell_blind(root: Path, split: str, notes: list[str]) -> None:
         notes.append(f"{root}, split valid: no masks, so its images are to be predicted")
 
 
-def holds_masks(root: Path) -> bool:
-    """Tell whether folders of masks with masks in them lie below ``root``."""
+def holds_masks(root: Path, suffixes: Collection[str] = MASK_SUFFIXES) -> bool:
+    """Tell whether folders of masks with masks (of such endings) in them lie below ``root``."""
     return any(
         read_place(parts).kind == "mask"
-        and any(Path(file).suffix.lower() in MASK_SUFFIXES for file in files)
+        and any(Path(file).suffix.lower() in suffixes for file in files)
         for parts, files in walk(root)
     )
 

@@ -1,18 +1,21 @@
 """Label Studio reader: JSON list of tasks, polygons drawn as label masks like those of COCO.
 
-Polygons and rectangles count; brushes are exported as PNG and named as their images. https://labelstud.io/guide/export
+Polygons, rectangles and brushes count. https://labelstud.io/guide/export
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from src.data.sources.annotations import find_json, find_shape_fault, read_json
+import numpy as np
+
+from src.data.sources.annotations import find_json, find_shape_fault, naming_damage, read_json
+from src.data.sources.coco import to_runs
 from src.data.sources.folders import holds_masks
-from src.data.sources.labelme import Drawing, index_drawings
+from src.data.sources.labelme import Drawing, Outline, index_drawings
 from src.data.sources.masks import MaskIndex, Source, image_header, note_missing
 from src.data.sources.names import Locator
 from src.script import UserError
@@ -39,15 +42,11 @@ def read_label_studio(root: Path | str, *, merged: str = "", block: int = 50) ->
     drawings, idle = [], []
     for path in find_json(root, "labelstudio"):
         for place, task in enumerate(read_json(path), start=1):
-            try:
+            with naming_damage(f"{path}: task {place}"):
                 if not task["annotations"]:
                     idle.append(f"{path.name}, task {place}")
                     continue
                 drawings.append(_read_task(path, place, task, locator))
-            except (AttributeError, KeyError, IndexError, TypeError) as error:
-                raise UserError(
-                    f"{path}: task {place} is damaged ({error!r:.80}): export again"
-                ) from error
     if not drawings:
         raise UserError(f"{root} holds no annotated task of Label Studio: export the project again")
     notes: list[str] = []
@@ -64,17 +63,22 @@ def _read_task(path: Path, place: int, task: Any, locator: Locator) -> Drawing:
     found = locator.root / image if image else None
     width, height = image_header(found)[:2] if found else (1, 1)
     outlines = list(_outlines(task["annotations"][0]["result"], width, height))
-    for _, polygon in outlines:
-        if find_shape_fault([polygon]):
-            raise TypeError(find_shape_fault([polygon]))
+    for _, shape in outlines:
+        if fault := find_shape_fault(shape if isinstance(shape, dict) else [shape]):
+            raise TypeError(fault)
     return Drawing(path, str(place), found, outlines)
 
 
-def _outlines(result: Any, width: int, height: int) -> Iterator[tuple[str, list[float]]]:
-    """Yield (label, polygon in pixels); places are stored in percent of the sides."""
+def _outlines(result: Any, width: int, height: int) -> Iterator[tuple[str, Outline]]:
+    """Yield (label, polygon in pixels or runs); places are stored in percent of the sides."""
     for item in result:
         kind, value = item["type"], item.get("value", {})
         if kind not in ("polygonlabels", "rectanglelabels", "brushlabels"):
+            continue
+        if kind == "brushlabels":
+            packed = value.get("rle")
+            stored = (item["original_height"], item["original_width"]) if packed else (0, 0)
+            yield str(value[kind][0]), to_runs(unpack_brush(packed, *stored)) if packed else []
             continue
         points = value.get("points", [])
         if kind == "rectanglelabels":
@@ -83,6 +87,37 @@ def _outlines(result: Any, width: int, height: int) -> Iterator[tuple[str, list[
             points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
         polygon = [side for x, y in points for side in (x * width / 100, y * height / 100)]
         yield str(value[kind][0]), polygon
+
+
+def unpack_brush(data: Sequence[int], height: int, width: int) -> np.ndarray:
+    """Unpack a brush, the alpha of an RGBA image, into bool (H, W).
+
+    After the count of numbers (32 bits), their width less 1 (5 bits) and four widths of run lengths
+    less 1 (4 bits each) come runs: a bit that says whether one number is repeated, the choice of a
+    width (2 bits), the length less 1, and the number or numbers.
+    https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack
+
+    Raises:
+        ValueError: another count than the image has.
+    """
+    bits = "".join(f"{byte:08b}" for byte in data)
+    place = 0
+
+    def take(width: int) -> int:
+        nonlocal place
+        place += width
+        return int(bits[place - width : place], 2)
+
+    count, word = take(32), take(5) + 1
+    widths = [take(4) + 1 for _ in range(4)]
+    if count != height * width * 4:
+        raise ValueError(f"a brush of {count // 4} pixels on an image of {width}x{height}")
+    pixels: list[int] = []
+    while len(pixels) < count:
+        repeated = take(1)
+        length = take(widths[take(2)]) + 1
+        pixels += [take(word)] * length if repeated else [take(word) for _ in range(length)]
+    return np.reshape(pixels[3:count:4], (height, width)) > 0
 
 
 SOURCE = Source(

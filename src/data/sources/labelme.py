@@ -21,6 +21,12 @@ from src.files import Json
 from src.script import UserError
 
 _CORNERS = 64  # of the polygon that stands for a circle
+# Writes the photographs that labelme keeps in its JSON files beside them.
+WRITE_OUT = (
+    "python -c \"import base64, json, pathlib; [p.with_suffix('.jpg').write_bytes(base64.b64decode("
+    "json.loads(p.read_bytes())['imageData'])) for p in pathlib.Path(r'{}').rglob('*.json')]\""
+)
+Outline = list[float] | Json
 
 
 def is_labelme(root: Path) -> bool:
@@ -45,6 +51,11 @@ def read_labelme(root: Path | str, *, merged: str = "", block: int = 50) -> Mask
     for path in find_json(root, "labelme"):
         content = read_json(path)
         image = _find_image(path, content, locator)
+        if image is None and content.get("imageData"):
+            raise UserError(
+                f"{path} holds its photograph within (imageData) and none lies beside it: write "
+                f"them out with\n{WRITE_OUT.format(root)}"
+            )
         shapes = content.get("shapes") or []
         outlines = [_read_shape(path, *shape) for shape in enumerate(shapes, start=1)]
         drawings.append(Drawing(path, "0", image, outlines))
@@ -52,15 +63,18 @@ def read_labelme(root: Path | str, *, merged: str = "", block: int = 50) -> Mask
 
 
 class Drawing(NamedTuple):
-    """What one photograph has drawn on it: (label, polygon [x, y, ...]; [] for one without area).
+    """What one photograph has drawn on it: (label, outline).
 
-    ``number`` tells the photographs of one file apart; ``image`` is None where it is missing.
+    An outline is a polygon [x, y, ...], or COCO's run lengths; [] is one without an area.
+    ``number`` tells the photographs of one file apart; ``image`` is None where it is missing;
+    ``split`` is "" where the folder says it.
     """
 
     file: Path
     number: str
     image: Path | None
-    outlines: list[tuple[str, list[float]]]
+    outlines: list[tuple[str, Outline]]
+    split: str = ""
 
 
 def index_drawings(
@@ -75,7 +89,9 @@ def index_drawings(
     missing = [drawn.file.name for drawn in drawings if drawn.image is None]
     note_missing(notes, "annotated photographs that are missing, by file", missing)
     if len(missing) == len(drawings):
-        raise UserError(f"{drawings[0].file} has no photograph beside it: put it there")
+        raise UserError(
+            f"{drawings[0].file}: no photograph of it lies below {root}: put the photographs there"
+        )
     files = [_as_coco(root, drawn, names) for drawn in drawings if drawn.image]
     return index_files(root, files, notes, merged=merged, block=block)
 
@@ -97,13 +113,27 @@ def _outline(kind: str, points: list[list[float]]) -> list[float]:
         return [value for x, y in points for value in (x, y)]
     if kind == "rectangle":
         (x0, y0), (x1, y1) = points
-        return [x0, y0, x1, y0, x1, y1, x0, y1]
+        return outline_box(x0, y0, x1, y1)
     if kind == "circle":
         (x, y), (a, b) = points
         radius = math.hypot(a - x, b - y)
-        turns = [2 * math.pi * n / _CORNERS for n in range(_CORNERS)]
-        return [v for t in turns for v in (x + radius * math.cos(t), y + radius * math.sin(t))]
+        return outline_ellipse(x, y, radius, radius)
     return []
+
+
+def outline_box(x0: float, y0: float, x1: float, y1: float) -> list[float]:
+    """Return the polygon of a rectangle."""
+    return [x0, y0, x1, y0, x1, y1, x0, y1]
+
+
+def outline_ellipse(
+    x: float, y: float, across: float, down: float, turn: float = 0.0
+) -> list[float]:
+    """Return the polygon that stands for an ellipse of two radii, turned by ``turn`` (radians)."""
+    steps = [2 * math.pi * n / _CORNERS for n in range(_CORNERS)]
+    points = [(across * math.cos(t), down * math.sin(t)) for t in steps]
+    cos, sin = math.cos(turn), math.sin(turn)
+    return [v for a, b in points for v in (x + a * cos - b * sin, y + a * sin + b * cos)]
 
 
 def _find_image(path: Path, content: Json, locator: Locator) -> Path | None:
@@ -125,12 +155,16 @@ def _as_coco(root: Path, drawn: Drawing, names: list[str]) -> CocoFile:
         "images": [{"id": drawn.number, "file_name": name, "height": height, "width": width}],
         "categories": [{"id": number, "name": label} for label, number in numbers.items()],
         "annotations": [
-            {"image_id": drawn.number, "category_id": numbers[label], "segmentation": [polygon]}
-            for label, polygon in drawn.outlines
-            if polygon
+            {
+                "image_id": drawn.number,
+                "category_id": numbers[label],
+                "segmentation": shape if isinstance(shape, dict) else [shape],
+            }
+            for label, shape in drawn.outlines
+            if shape
         ],
     }
-    split = read_place(drawn.file.parent.relative_to(root).parts).split
+    split = drawn.split or read_place(drawn.file.parent.relative_to(root).parts).split
     return CocoFile(drawn.file, root, split, content)
 
 

@@ -4,8 +4,8 @@ Forms, recognised by what lies in the folder:
 - TuSimple: ``label_data_*.json``, ``test_label.json`` (one JSON a line) and ``clips/``, also below
   ``train_set/`` and ``test_set/``; the polylines are drawn.
   https://github.com/TuSimple/tusimple-benchmark
-- Polygons and run lengths, see ``coco.py``, ``labelme.py``, ``yolo.py``, ``rle_table.py``; every
-  category is lane, and a note says so.
+- Polygons and run lengths (``OUTLINES``, ``rle_table.py``); every category is lane, and a note says
+  so.
 - ``images/`` + ``masks/`` folders, see ``folders.py``.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from src.data.decode import read_bytes, read_size
-from src.data.sources import coco, label_studio, labelme, yolo
+from src.data.sources import coco, cvat, label_studio, labelme, supervisely, via, yolo
 from src.data.sources.folders import read_folders
 from src.data.sources.frames import group_clips
 from src.data.sources.masks import MaskIndex, Row, Source, build_index, note_count, note_missing
@@ -32,6 +32,12 @@ from src.files import Json
 from src.script import UserError
 
 CLASSES = ("background", "lane")
+# Layouts of outlines in any classes, which are taken as one.
+OUTLINES = tuple(
+    layout.SOURCE for layout in (coco, labelme, label_studio, supervisely, via, cvat, yolo)
+)
+# Layouts of which a lane run sees two classes.
+TWO_CLASSES = ("folders", "rle", *(source.name for source in OUTLINES))
 KNOWN_TUSIMPLE = {"": 3626, "test": 2782}
 LEAST_GROUPS = 5  # that a single drive is cut into
 MAX_SIDE = 100_000  # pixels; no frame is wider
@@ -52,7 +58,7 @@ def read_lanes(root: Path | str, *, block: int = 50, line_width: int = LINE_WIDT
     root = Path(root)
     if is_tusimple(root):
         return _read_tusimple(root, block, line_width)
-    for source in (coco.SOURCE, labelme.SOURCE, label_studio.SOURCE, yolo.SOURCE):
+    for source in OUTLINES:
         if source.is_here(root):
             return source.read(root, merged=CLASSES[1], block=block)
     if is_rle_table(root):

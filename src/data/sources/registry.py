@@ -15,7 +15,8 @@ from src.script import UserError
 # Files beside this one that hold a ``SOURCE``, in the order in which their signs are looked for.
 FILES = (
     *("voc", "camvid", "cfd", "cvppp", "cardd", "etis", "lanes", "coco", "labelme"),
-    *("label_studio", "yolo", "rle_table", "folders"),
+    *("label_studio", "supervisely", "via", "cvat", "yolo", "lane_lines", "kitti_road"),
+    *("rle_table", "folders"),
 )
 _FOUND: list[Source] = [import_module(f"src.data.sources.{file}").SOURCE for file in FILES]
 _FOUND.append(RLE_ROWS)

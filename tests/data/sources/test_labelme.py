@@ -1,5 +1,8 @@
 """labelme's JSON beside photographs."""
 
+import base64
+import json
+
 import pytest
 
 from src.data.sources.lanes import read_lanes
@@ -34,7 +37,7 @@ def test_shapes_are_drawn_and_labels_are_classes(disk):
 def test_a_photograph_is_found_by_imagepath(disk):
     write(disk, "1", ("dent", "rectangle", [[4, 1], [7, 3]]), image="..\\images\\photo.jpg")
     (disk.root / "train/1.jpg").unlink()
-    with pytest.raises(UserError, match=r"1\.json has no photograph beside it"):
+    with pytest.raises(UserError, match=r"1\.json: no photograph of it lies below"):
         read_source("labelme", disk.root)
     disk.image("images/photo.jpg")
     assert read_source("labelme", disk.root).table["image"].tolist() == ["images/photo.jpg"]
@@ -64,6 +67,54 @@ def test_json_of_something_else_is_no_annotation(disk):
 def task(image, *items):
     result = [{"type": kind, "value": {kind: ["car"], **value}} for kind, value in items]
     return {"id": 1, "data": {"image": image}, "annotations": [{"result": result}]}
+
+
+def test_photographs_within_are_written_out_by_the_line_that_is_named(disk):
+    write(disk, "1", ("dent", "rectangle", [[4, 1], [7, 3]]))
+    content = json.loads((disk.root / "train/1.json").read_text())
+    content["imageData"] = base64.b64encode((disk.root / "train/1.jpg").read_bytes()).decode()
+    (disk.root / "train/1.jpg").unlink()
+    disk.json("train/1.json", content)
+    with pytest.raises(UserError, match=r"holds its photograph within \(imageData\)") as caught:
+        read_source("auto", disk.root)
+    line = str(caught.value).rpartition("\n")[2]
+    exec(line.removeprefix('python -c "').removesuffix('"'))
+    index = read_source("auto", disk.root)
+    assert index.read_mask(index.table["target"][0], (6, 8)).sum() == 6
+
+
+# One run of three numbers 0, one of two RGBA pixels that are drawn, and numbers one by one.
+HEAD = f"{6 * 8 * 4:032b}" + f"{7:05b}" + "".join(f"{width - 1:04b}" for width in (3, 4, 8, 9))
+
+
+def pack(*runs):
+    """Runs of (width's place and bits, numbers that are equal or not)."""
+    bits = HEAD
+    for place, width, numbers in runs:
+        equal = len(set(numbers)) == 1
+        bits += str(int(equal)) + f"{place:02b}" + f"{len(numbers) - 1:0{width}b}"
+        bits += "".join(f"{number:08b}" for number in (numbers[:1] if equal else numbers))
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)]
+
+
+def test_label_studio_brushes(disk):
+    disk.image("1.jpg")
+    # pixels (0, 2) and (0, 3) are 255 in all four, (0, 4) has 9 as its alpha, the rest is 0
+    data = pack((0, 3, [0] * 8), (1, 4, [255] * 8), (0, 3, [1, 2, 3, 9]), (2, 8, [0] * 172))
+    item = {"type": "brushlabels", "original_width": 8, "original_height": 6,
+            "value": {"brushlabels": ["car"], "format": "rle", "rle": data}}  # fmt: skip
+    task = {"id": 1, "data": {"image": "1.jpg"}, "annotations": [{"result": [item]}]}
+    disk.json("p.json", [task])
+    index = read_source("auto", disk.root)
+    mask = index.read_mask(index.table["target"][0], (6, 8))
+    assert mask.sum() == 3 and mask[0, 2:5].all()
+    item["original_width"] = 9
+    disk.json("p.json", [task])
+    with pytest.raises(
+        UserError, match=r"task 1 is damaged .*a brush of 48 pixels on an image of 9"
+    ):
+        read_source("auto", disk.root)
 
 
 def test_label_studio_draws_in_percent(disk):
