@@ -39,6 +39,7 @@ def run_check(config: CheckConfig, output: Output) -> Check:
     """Check photographs of classes or images with masks, whichever lies there."""
     from src.data.index import find_root
     from src.data.sources.folders import holds_masks
+    from src.data.sources.masks import JPEG, MASK_SUFFIXES
     from src.data.sources.registry import SOURCES, detect_source
     from src.pipelines.check_data import check_classes, check_masks
 
@@ -47,7 +48,7 @@ def run_check(config: CheckConfig, output: Output) -> Check:
     root = Path(config.data_dir)
     masks = config.masks == "on"
     if config.masks == "auto" and root.is_dir():
-        masks = holds_masks(root) or detect_source(root) != "folders"
+        masks = holds_masks(root, MASK_SUFFIXES | JPEG) or detect_source(root) != "folders"
         try:
             find_root(root)
         except UserError:  # no classification either

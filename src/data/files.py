@@ -31,7 +31,7 @@ _LITTER = re.compile(
     r"|desktop\.ini|icon\r|.*:zone\.identifier"
 )
 # Files that lie beside images and are none; what has another ending may be an image.
-_BESIDE = frozenset({
+BESIDE = frozenset({
     *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".md", ".rst"),
     *(".html", ".htm", ".css", ".js", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".py", ".ipynb"),
     *(".sh", ".bat", ".m", ".log", ".ini", ".cfg", ".db", ".lnk", ".url", ".zip", ".tar", ".gz"),
@@ -155,7 +155,7 @@ class Scanner:
         ending = _ending(name)
         if ending in EXTENSIONS:
             return None
-        if ending in _BESIDE or ending.endswith("~") or name.casefold() in _BESIDE_NAMES:
+        if ending in BESIDE or ending.endswith("~") or name.casefold() in _BESIDE_NAMES:
             return ""
         if ending in _RAW:  # many begin like a TIFF, of which a decoder sees the thumbnail
             return "raw data of a camera: convert them to PNG or JPEG, or remove them"

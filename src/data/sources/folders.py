@@ -15,11 +15,19 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from src.data.files import BESIDE as BESIDE_FILES
+from src.data.sources.blurred import is_blurred
 from src.data.sources.colours import is_coloured, read_colours
 from src.data.sources.frames import group_neighbours
-from src.data.sources.labels import join_parts, settle_colours, settle_labels
+from src.data.sources.labels import (
+    join_parts,
+    settle_blurred,
+    settle_colours,
+    settle_labels,
+)
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
+    JPEG,
     MASK_SUFFIXES,
     MaskIndex,
     Row,
@@ -40,13 +48,11 @@ from src.script import UserError
 
 NAMES = ("classes.txt", "class_names.txt", "labels.txt")  # the last two of labelme and PaddleSeg
 # What lies beside images by custom and is no image; other endings are counted aloud.
-_BESIDE = frozenset({
-    *(".txt", ".json", ".xml", ".csv", ".md", ".yaml", ".yml", ".html", ".pdf", ".db", ".ini"),
-    *(".mat", ".npy", ".py", ".ipynb", ".zip", ".tar", ".gz", ".pkl"),
-})  # fmt: skip
+BESIDE = BESIDE_FILES | {".mat", ".npy"}
 _ORDER = ("train", "valid", "test", "")
 
 Files = dict[str, Path]  # by id
+_File = tuple[str, str, Path]  # split, id, path
 
 
 def read_folders(
@@ -82,7 +88,9 @@ def read_folders(
     targets = [root / row.target for row in rows if row.target]
     targets += [path for more in parts.values() for path in more]
     colours = read_colours(root)
-    if targets and is_coloured(targets[0]):
+    if targets and is_blurred(targets[0]):
+        names, decode, void = settle_blurred(targets, names, notes)
+    elif targets and is_coloured(targets[0]):
         names, decode, void = settle_colours(targets, names, labels, colours, notes)
     else:
         known = names or (colours.names if colours else ())
@@ -175,20 +183,22 @@ def _list_files(
     root: Path, notes: list[str], *, loose: bool = True
 ) -> tuple[dict[str, Files], dict[str, Files]]:
     """List images and masks as {split: {id: path}}."""
-    found: dict[str, list[tuple[str, str, Path]]] = {"image": [], "mask": [], "": []}
-    skipped: dict[str, list[tuple[str, str]]] = {"image": [], "mask": [], "": []}
+    found: dict[str, list[_File]] = {"image": [], "mask": [], "": []}
+    skipped: dict[str, list[_File]] = {"image": [], "mask": [], "": []}
     for parts, files in walk(root):
         place = read_place(parts, loose=loose)
         suffixes = MASK_SUFFIXES if place.kind == "mask" else IMAGE_SUFFIXES
         for path in (root.joinpath(*parts, file) for file in files):
+            name = unicodedata.normalize("NFC", "/".join((*place.rest, path.stem)))
             if path.suffix.lower() in suffixes:
-                name = unicodedata.normalize("NFC", "/".join((*place.rest, path.stem)))
                 found[place.kind].append((place.split, name, path))
-            elif path.suffix.lower() not in _BESIDE:
-                skipped[place.kind].append((place.split, path.as_posix()))
+            elif path.suffix.lower() not in BESIDE:
+                skipped[place.kind].append((place.split, name, path))
     if loose and not found["image"] and not found[""]:
         return _list_files(root, notes, loose=False)
-    _tell_blurred(root, skipped["mask"], {split for split, _, _ in found["mask"]}, notes)
+    blurred = [file for file in skipped["mask"] if file[2].suffix.lower() in JPEG]
+    found["mask"] = found["mask"] or blurred  # JPEG counts where nothing else is there
+    _tell_blurred(root, blurred, found["mask"], notes)
     named = {split for split, _, _ in found["image"]}
     others = [file for file in found[""] if not named or (file[0] and file[0] not in named)]
     images, masks = found["image"] + others, found["mask"]
@@ -204,30 +214,29 @@ def _list_files(
 
 
 def _tell_blurred(
-    root: Path, skipped: list[tuple[str, str]], drawn: set[str], notes: list[str]
+    root: Path, blurred: Sequence[_File], drawn: Sequence[_File], notes: list[str]
 ) -> None:
-    """Count the masks that are JPEG; a split (or a set) that has no others is refused."""
-    blurred = [file for file in skipped if Path(file[1]).suffix.lower() in IMAGE_SUFFIXES]
-    for split, path in blurred:
-        if split not in drawn:
+    """Count the JPEG masks beside others; a split that has no others is refused."""
+    left = [file for file in blurred if file not in drawn]
+    for split, _, path in left:
+        if split not in {other for other, _, _ in drawn}:
             raise UserError(
-                f"{Path(path).parent} holds no .png or .npy: JPEG changes labels, save masks as PNG"
+                f"{path.parent} holds no .png or .npy, other splits do: JPEG changes labels, save "
+                "masks as PNG"
             )
     what = f"{root}: masks left out, for JPEG changes labels: save as PNG"
-    note_missing(notes, what, [path for _, path in blurred])
+    note_missing(notes, what, [path.as_posix() for _, _, path in left])
 
 
-def _tell_skipped(
-    root: Path, skipped: list[tuple[str, str]], *, blind: bool, notes: list[str]
-) -> None:
+def _tell_skipped(root: Path, skipped: Sequence[_File], *, blind: bool, notes: list[str]) -> None:
     """Count the files beside the images that are not read; one to be predicted is refused."""
-    for split, path in skipped:
+    for split, _, path in skipped:
         if blind or split == "test":
             raise UserError(
                 f"{path} is to be predicted, but is no {', '.join(sorted(IMAGE_SUFFIXES))}: "
                 "convert it, or move it away"
             )
-    endings = Counter(Path(path).suffix.lower() or "without an ending" for _, path in skipped)
+    endings = Counter(path.suffix.lower() or "without an ending" for _, _, path in skipped)
     for ending, count in endings.items():
         notes.append(f"{root}: {count} files {ending} among the images, left out: convert them")
 
@@ -261,7 +270,7 @@ def _match_loose(
     return said | (match_masks(rest, masks, notes, parts) if rest else masks)
 
 
-def _group(files: list[tuple[str, str, Path]]) -> dict[str, Files]:
+def _group(files: list[_File]) -> dict[str, Files]:
     groups: dict[str, Files] = {}
     for split, name, path in sorted(files, key=lambda file: file[2].parts):
         group = groups.setdefault(split, {})

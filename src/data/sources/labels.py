@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from src.data.decode import decode_image, decode_mask, read_form
+from src.data.sources.blurred import check_blurred, decode_blurred
 from src.data.sources.colours import Colours, find_one_colour
 from src.script import UserError
 
@@ -116,6 +117,26 @@ def join_parts(
         )
     notes.append(f"{len(parts)} images have several masks, which are joined: {first.parent.name}/")
     return PartsDecoder(decode, parts)
+
+
+def settle_blurred(targets: Sequence[Path], names: tuple[str, ...], notes: list[str]) -> Labels:
+    """Decide what JPEG masks mean: black and white alone are background and foreground.
+
+    Raises:
+        UserError: more greys, colours, or more than two names.
+    """
+    if len(names or (0, 0)) != 2:
+        raise UserError(
+            f"mask {targets[0]} is a JPEG, which changes the numbers of {len(names)} classes: "
+            "export the masks anew as PNG"
+        )
+    share = check_blurred(targets)
+    found = names or _default_names(2)
+    notes.append(
+        f"masks are JPEG: greys from 128 on are read as {found[1]} ({share:.1%} of the pixels lie "
+        "between black and white, which PNG would have kept apart)"
+    )
+    return Labels(found, decode_blurred)
 
 
 def settle_colours(

@@ -130,7 +130,8 @@ def part_masks(files: Sequence[Path], *, twins: bool) -> set[Path]:
     blurred = {path.with_suffix("") for path in files if path.suffix.lower() in JPEG}
     found = {path for path in worded if (path.parent, _strip(path.stem)) in bare}
     found |= {path for path in files if twins and path.with_suffix("") in blurred}
-    return {path for path in found if path.suffix.lower() in MASK_SUFFIXES}
+    drawn = {path for path in found if path.suffix.lower() in MASK_SUFFIXES}
+    return drawn or {path for path in found & worded if path.suffix.lower() in JPEG}
 
 
 def _strip(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
