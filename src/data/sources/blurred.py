@@ -16,7 +16,7 @@ from src.data.sources.masks import JPEG
 from src.script import UserError
 
 _LOOK_AT = 64  # masks
-_ENDS = 40  # greys this near to 0 or 255 are black or white: JPEG's ringing stays below
+_ENDS = 56  # greys this near to 0 or 255 are black or white: JPEG's ringing stays below
 _MOST_BETWEEN = 0.1  # share of the pixels that edges may have
 _PEAK = 0.4  # share of the greys between that one eighth of a dozen neighbours may have
 _STRAY = 0.001  # share of all pixels that is no peak, however narrow
