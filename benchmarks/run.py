@@ -28,6 +28,7 @@ BENCHMARKS = {
     "growth": "Time and memory while the number of images grows",
     "startup": "Start-up",
     "onnx": "ONNX files beside PyTorch",
+    "report": "Report of a large competition, written and opened",
     "gpu_check": "GPU",
 }
 RESULTS = ROOT / "benchmarks" / "results.md"

@@ -331,7 +331,10 @@ class FoldConfig(
         False, "show index, classes, folds, columns and sample, and write and train nothing",
         group="run", first=True,
     )  # fmt: skip
-    prior_weight: float = option(0.0, "weight in seed blend", least=0, most=10**6, group="model")
+    prior_weight: float = option(
+        0.0, "share in the blend called prior weights, a yardstick", least=0, most=10**6,
+        group="model",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Check that there is something to learn, besides each option's own bounds."""

@@ -126,7 +126,7 @@ def picture(jpeg: bytes, caption: object, *, alt: str = "") -> Html:
     """Return a JPEG embedded in the page, above its caption."""
     data = base64.b64encode(jpeg).decode("ascii")
     return Html(
-        f'<figure class="picture"><img loading="lazy" alt="{escape(alt or caption)}" '
+        f'<figure class="picture"><img decoding="async" alt="{escape(alt or caption)}" '
         f'src="data:image/jpeg;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
     )
 

@@ -39,7 +39,7 @@ def run(world, *flags):
 def test_weights_are_written_and_every_method_is_shown(world, capsys):
     assert run(world) == 0
     text = capsys.readouterr().out
-    for method in ("uniform", "seed priors", "best single", "greedy", "convex"):
+    for method in ("uniform", "prior weights", "best single", "greedy", "convex"):
         assert method in text
     assert "duality gap" in text and "calibrated" in text and "95 % interval" in text
     weights = read_weights(world.root / "weights.json")

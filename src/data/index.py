@@ -101,7 +101,7 @@ def read_train(
     if folder is None:
         raise UserError(
             f"no train/ and no train.csv in {root}: {name_tables(root)}{name_classes(root)}unpack "
-            "the data, or --data_dir"
+            "the data, or pass --data_dir"
         )
     return read_class_folders(root, below(root, folder))
 
@@ -132,7 +132,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     elif sample is not None and sample_ids is not None:
         ids, cells, source = sample_ids, sample_ids, f"{find_sample(root)}"
     else:
-        raise UserError(f"no test.csv and no test/ in {root}: unpack the data, or --data_dir")
+        raise UserError(f"no test.csv and no test/ in {root}: unpack the data, or pass --data_dir")
     refuse_duplicates(ids, source)
     if sample is not None and sample_ids is not None and sample.shape[1] == 2:
         known = ids if path is not None else finder.names()

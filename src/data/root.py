@@ -155,7 +155,7 @@ def find_root(data_dir: Path | str, flag: str = "--data_dir") -> Path:
     if folder.is_file():
         raise UserError(f"data folder {folder} is a file: pass its folder, {flag} {folder.parent}")
     if not folder.is_dir():
-        raise UserError(f"data folder {folder} is missing: unpack the data there, or {flag}")
+        raise UserError(f"data folder {folder} is missing: unpack the data there, or pass {flag}")
     level = [folder]
     for _ in range(4):
         found = [place for place in level if _is_data_set(place)]

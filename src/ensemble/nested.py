@@ -190,7 +190,7 @@ def contest(
     table, parts = tables.raw, tables.parts
     fits = {
         "uniform": lambda _: uniform_weights(members),
-        "seed priors": lambda _: seed_weights(members, priors),
+        "prior weights": lambda _: seed_weights(members, priors),
         "best single": best_single,
         "greedy": greedy,
     }

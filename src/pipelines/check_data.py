@@ -57,7 +57,7 @@ class Check:
     def write(self, output: Output, title: str) -> Path:
         """Write ``report/data.html`` and ``data.json``; return the page's path."""
         rows = sorted(self.findings, key=lambda finding: GRAVITY.index(finding[0]))
-        findings = table(["", "finding"], rows, caption="findings") if rows else note("none")
+        findings = table(["gravity", "finding"], rows, caption="findings") if rows else note("none")
         folder = output.report
         folder.mkdir(parents=True, exist_ok=True)
         found = [{"gravity": gravity, "finding": text} for gravity, text in rows]
@@ -143,12 +143,13 @@ def count_classes(check: Check, rows: Rows, *, several: bool = False) -> None:
     numbers = {"train": num_images, "test": int(rows.is_test.sum()), "classes": len(counts)}
     check.numbers |= numbers | {"most": most, "least": least, "by_class": dict(counts)}
     curve = {"classes": [(float(k + 1), float(row[1])) for k, row in enumerate(listed)]}
+    heads = ["class", "images", "groups"][: 3 if len(groups) else 2]
     pairs = [(f"{name}", f"{value:,}") for name, value in numbers.items()]
     check.sections["Classes"] = [
         terms([*pairs, ("images of a class", f"{least:,} to {most:,}")]),
         plots([line_plot(curve, title="images of each class, most frequent first",
                          x_label="class", y_label="images")]),
-        table(["class", "images", "groups"], listed, caption="images by class"),
+        table(heads, [row[: len(heads)] for row in listed], caption="images by class"),
     ]  # fmt: skip
 
 
@@ -165,7 +166,7 @@ def show_sizes(check: Check, features: np.ndarray, is_test: np.ndarray) -> None:
     common = Counter(map(tuple, features[:, :2].astype(int).tolist())).most_common(12)
     sizes = [[f"{w} × {h}", count] for (w, h), count in common]
     check.numbers["sizes"] = {f"{row[0]} {row[1]}": row[2:] for row in rows}
-    heads = ["", "split", "least", "5 %", "median", "95 %", "most"]
+    heads = ["measure", "split", "least", "5 %", "median", "95 %", "most"]
     check.sections["Sizes"] = [
         table(heads, rows, caption="quantiles"), table(["size", "images"], sizes,
                                                        caption="most frequent sizes"),

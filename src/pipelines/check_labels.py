@@ -94,7 +94,7 @@ def check_labels(
         heads = ["id", "label", "suggested", "p of label", "p of suggested", "judge"]
         shown = []
         for row in rows[: config.examples]:
-            caption = f"{row[1]}? {row[2]} {row[4]:.0%}"
+            caption = f"label {row[1]}, {row[5]} says {row[2]} ({row[4]:.0%})"
             shown += show_photograph(train.root / image[row[0]], caption)
         caption = "the most contradicted first; suspect_labels.csv has all"
         parts += [gallery(shown), table(heads, rows[:500], caption=caption)]

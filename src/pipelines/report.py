@@ -15,7 +15,6 @@ from src.page import Html, line_plot, note, page, plots, table
 from src.pipelines.classification import panels
 from src.pipelines.classification.panels import as_number
 from src.pipelines.run_folder import read_table
-from src.pipelines.segmentation.panels import mask_panels
 from src.runs import Done, Output, Run, read_config, read_done
 from src.script import UserError
 from src.tool_config import ReportConfig
@@ -72,7 +71,7 @@ def write_report(config: ReportConfig) -> Path:
         raise UserError(f"{output.root} holds no run: train one, or pass its --output_dir")
     sections = class_sections(config, output)
     middle = {"Runs": [*run_tables(runs), *map(note, notes)], "Learning curves": curves(runs)}
-    masks = guarded(lambda: mask_panels(config, [r.run for r in runs if r.run.oof_counts.exists()]))
+    masks = mask_sections(config, [r.run for r in runs if r.run.oof_counts.exists()])
     first = {name: sections.pop(name) for name in ("Forecast",) if name in sections}
     html = page(f"Report of {output.root}", first | middle | sections | masks,
                 about=f"{len(runs)} runs")  # fmt: skip
@@ -118,6 +117,15 @@ def class_sections(config: ReportConfig, output: Output) -> dict[str, list[Html]
     if why:
         shown = {name: [*parts, note(why)] for name, parts in shown.items()}
     return sections | shown
+
+
+def mask_sections(config: ReportConfig, runs: Sequence[Run]) -> dict[str, list[Html]]:
+    """Return the panels of the mask tracks, none where none was trained."""
+    if not runs:  # torch and timm are imported for overlays: seconds
+        return {}
+    from src.pipelines.segmentation.panels import mask_panels
+
+    return guarded(lambda: mask_panels(config, runs))
 
 
 def guarded(

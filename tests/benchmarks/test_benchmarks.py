@@ -1,3 +1,4 @@
+import re
 from argparse import Namespace
 from pathlib import Path
 
@@ -6,7 +7,9 @@ import pytest
 
 from benchmarks import blend, forecast, growth, run, timing, train_step
 from benchmarks import onnx as onnx_files
+from benchmarks import report as report_page
 from src.ensemble.solvers import mixture_losses, solve_mixture
+from src.page import page, table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,3 +101,14 @@ def test_an_onnx_file_is_timed_beside_its_network(tmp_path: Path) -> None:
     row = onnx_files.measure("micro twohead_10k, 256 px", images, 2, tmp_path)
     assert row[0].startswith("micro") and float(row[2]) < 1e-4 and len(row) == 8
     assert all(float(cell) > 0 for cell in row[3:])
+
+
+def test_opening_is_timed_up_to_a_sorted_table(tmp_path: Path) -> None:
+    shown = table(["a", "b", "c"], [[1, 2, 2], [3, 4, 1]], caption="two rows")
+    (tmp_path / "index.html").write_text(page("tiny", {"Rows": [shown]}), encoding="utf-8")
+    lines = report_page.measure_opening(tmp_path / "index.html", 1, tmp_path / "profile")
+    if len(lines) == 1:
+        pytest.skip(lines[0])
+    for line in lines:
+        loaded, painted = (float(word) for word in re.findall(r"([0-9.]+) \(", line))
+        assert 0 < loaded < painted < 30, line

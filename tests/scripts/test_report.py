@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,16 @@ def test_a_trained_competition_shows_all_panels(place: Place) -> None:
     assert html.count("data:image/jpeg;base64,") >= 3 and "<td>evening</td>" in html
     kept = {name: data for name, data in place.whole_results().items() if "report/" not in name}
     assert kept == before, "a report changes nothing"
+
+
+def test_no_network_is_imported_where_no_masks_were_trained(place: Place) -> None:
+    code = (
+        "import sys; from scripts.report import main; "
+        f"main(['--output_dir', {str(place.output)!r}, '--data_dir', {str(place.data)!r}])"
+        "; assert not {'torch', 'timm'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_heat_maps_stand_beside_the_photographs(

@@ -216,9 +216,10 @@ def losses(found: Study) -> list[Html]:
         [name, *(shaded(float(v), low, high) for v in line), float(np.std(line))]
         for name, line in zip(names, by_fold, strict=True)
     ]
+    sums = "; weights of a log pool need not sum to 1" if blend.pool == "log" else ""
     columns = ["model", "view", "OOF log loss", "accuracy", "weight", "own temperature"]
     return [
-        table(columns, rows[:MAX_MEMBERS], caption="each view of each model alone"),
+        table(columns, rows[:MAX_MEMBERS], caption=f"each view of each model alone{sums}"),
         table(heads, fold_rows[-MAX_MEMBERS:], caption="OOF log loss by fold"),
     ]
 
@@ -238,7 +239,7 @@ def contest(found: Study) -> list[Html]:
         caption = f"{metric} of blends: fitted on all rows, and nested"
         parts.append(table(heads, rows, caption=caption))
     gains = [[*row[:2], *map(float, row[2:])] for row in diagnosis.gains()]  # type: ignore[arg-type]
-    heads = ["", "name", "weight", "log loss alone", "gained by it"]
+    heads = ["what", "name", "weight", "log loss alone", "gained by it"]
     parts.append(table(heads, gains, caption="what each model and view is worth (linear pool)"))
     models = diagnosis.oof.models
     shares = diagnosis.agreement()
@@ -247,7 +248,7 @@ def contest(found: Study) -> list[Html]:
         for name, line in zip([*models, "blend"], shares, strict=True)
     ]
     caption = "share of rows on whose class two agree (first view of each model)"
-    return [*parts, table(["", *models], agreed, caption=caption)]
+    return [*parts, table(["model", *models], agreed, caption=caption)]
 
 
 def reliability(found: Study) -> list[Html]:
