@@ -17,7 +17,7 @@ from src.data.sources.annotations import USUAL, CocoFile, find_json, load_annota
 from src.data.sources.folders import holds_masks
 from src.data.sources.frames import group_neighbours, natural_key
 from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Row, Source, build_index, note_missing
-from src.data.sources.names import Locator
+from src.data.sources.names import Locator, split_by_lists
 from src.data.sources.places import describe, read_place, walk
 from src.files import Json
 from src.script import UserError
@@ -159,6 +159,8 @@ def index_files(
     if not merged and len(names) > MAX_CATEGORIES:
         raise UserError(f"{root}: {len(names)} categories, over {MAX_CATEGORIES}: leave some out")
     rows, decode = list_images(root, files, labels, notes)
+    if not any(row.split for row in rows):
+        rows = split_by_lists(root, rows, notes)
     groups = group_neighbours((row.id for row in rows), block=block)
     rows = [row._replace(group=groups[row.id]) for row in rows]
     classes = ("background", *([merged] if merged else names))

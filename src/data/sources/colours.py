@@ -1,11 +1,12 @@
 """Masks stored in colours: the tables that name them, and their decoding to labels.
 
 Tables: ``labelmap.txt`` of CVAT (``name:r,g,b::``), ``class_dict.csv`` (``name,r,g,b``),
-``label_colors.txt`` of CamVid (``r g b name``).
+``label_colors.txt`` of CamVid (``r g b name``), ``classes.json`` of Supervisely.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from src.data.decode import decode_image
-from src.data.sources.names import read_lines
+from src.data.sources.names import read_lines, read_text
 from src.script import UserError
 
 VOID = 255
@@ -30,10 +31,15 @@ _LINES = {
 
 
 class Colours(NamedTuple):
-    """The classes that a table names, background first where it is named, and their decoder."""
+    """The classes that a table names, background first where it is named, and their decoder.
+
+    Masks that hold numbers count the lines of the table, so that ``of_numbers`` has their order and
+    void among them; of two classes background is first there too.
+    """
 
     names: tuple[str, ...]
     decode: ColourDecoder
+    of_numbers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,21 @@ def read_colours(root: Path) -> Colours | None:
             if found:
                 named = [(m["name"].strip(), _rgb(m["rgb"])) for m in found]
                 return _to_colours(named, path)
-    return None
+    path = root / "classes.json"
+    found = [(item["title"], item["color"]) for item in _listed(path)]
+    return (
+        _to_colours([(n, tuple(bytes.fromhex(c[1:]))) for n, c in found], path) if found else None
+    )
+
+
+def _listed(path: Path) -> list[dict[str, str]]:
+    """Return the classes of Supervisely's JSON that have a title and a colour ``#3C1098``."""
+    try:
+        content = json.loads(read_text(path) or "{}")
+        items = content["classes"] if isinstance(content, dict) else []
+        return [i for i in items if re.fullmatch("#[0-9A-Fa-f]{6}", i["color"]) and i["title"]]
+    except (KeyError, TypeError, ValueError):
+        return []  # of another tool
 
 
 def _rgb(text: str) -> tuple[int, int, int]:
@@ -96,7 +116,9 @@ def _to_colours(named: Sequence[tuple[str, tuple[int, int, int]]], path: Path) -
     table = [(*rgb, label) for label, (_, rgb) in enumerate(kept)]
     table += [(*rgb, VOID) for name, rgb in named if name.casefold() in _VOID_NAMES]
     decoder = ColourDecoder(tuple(table), VOID, f"{path.name}'s")
-    return Colours(tuple(name for name, _ in kept), decoder)
+    names = tuple(name for name, _ in kept)
+    listed = tuple(name for name, _ in named)
+    return Colours(names, decoder, names if len(listed) == 2 else listed)
 
 
 def is_coloured(path: Path) -> bool:
@@ -111,6 +133,15 @@ def is_coloured(path: Path) -> bool:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False  # whoever decodes it says why
     return bool((pixels != pixels[..., :1]).any())
+
+
+def has_alpha(path: Path) -> bool:
+    """Tell whether a mask has a transparency that varies."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        low, high = image.getchannel("A").getextrema() if image.mode == "RGBA" else (0, 0)
+    return low != high
 
 
 def find_one_colour(targets: Sequence[Path]) -> ColourDecoder | None:

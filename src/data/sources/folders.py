@@ -10,6 +10,7 @@ Masks: index PNG (255 void), PNG of two values, or ``.npy``.
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -42,13 +43,18 @@ from src.data.sources.names import (
     read_lines,
     read_pair_lists,
     read_split_lists,
+    strip_all,
 )
+from src.data.sources.pair_tables import read_pair_tables
 from src.data.sources.places import describe, is_doubtful, read_place, walk
+from src.data.splits import SPLIT_OF
 from src.script import UserError
 
-NAMES = ("classes.txt", "class_names.txt", "labels.txt")  # the last two of labelme and PaddleSeg
+NAMES = ("classes.txt", "class_names.txt", "labels.txt", "codes.txt")  # labelme, PaddleSeg, fast.ai
+_FORMATS = frozenset({"png", "jpg", "jpeg", "tif", "tiff", "bmp"})
 # What lies beside images by custom and is no image; other endings are counted aloud.
 BESIDE = BESIDE_FILES | {".mat", ".npy"}
+_ASIDE = re.compile(r".*_superpixels|label_viz")  # ISIC's, labelme's pictures of labels
 _ORDER = ("train", "valid", "test", "")
 
 Files = dict[str, Path]  # by id
@@ -93,7 +99,7 @@ def read_folders(
     elif targets and is_coloured(targets[0]):
         names, decode, void = settle_colours(targets, names, labels, colours, notes)
     else:
-        known = names or (colours.names if colours else ())
+        known = names or (colours.of_numbers if colours else ())
         names, decode, void = settle_labels(targets, known, labels, notes)
     decode = join_parts(decode, parts, names, notes)
     return build_index(root, rows, names, decode, ignore_index=void, notes=notes, blocks=frames > 0)
@@ -110,12 +116,20 @@ def list_pairs(root: Path, notes: list[str], parts: dict[Path, list[Path]]) -> I
     images, masks = _list_files(root, notes)
     if not images:
         raise UserError(
-            f"{root} holds no images/ with images: found {describe(root)}; the layouts are in "
-            "docs/layouts.md"
+            f"{root} holds no images/ with images ({', '.join(sorted(IMAGE_SUFFIXES))}): found "
+            f"{describe(root)}; the layouts are in docs/layouts.md"
         )
-    loose = _match_loose(root, images, masks.pop("", {}), notes, parts)
+    _refuse_copies(images)
+    pairs, said = read_pair_tables(root)
+    pairs |= read_pair_lists(root)
+    named = {*pairs.values()}
+    images, masks = (
+        {split: {n: p for n, p in part.items() if p not in named} for split, part in files.items()}
+        for files in (images, masks)
+    )
+    loose = _match_loose(images, masks.pop("", {}), pairs, notes, parts)
     if set(images) == {""}:
-        images = _divide(root, images[""], masks, notes)
+        images = _divide(root, images[""], masks, said, notes)
     known = {
         split: masks.get(split, {}) | {n: p for n, p in loose.items() if n in part}
         for split, part in images.items()
@@ -183,6 +197,7 @@ def _list_files(
     root: Path, notes: list[str], *, loose: bool = True
 ) -> tuple[dict[str, Files], dict[str, Files]]:
     """List images and masks as {split: {id: path}}."""
+    aside: list[str] = []
     found: dict[str, list[_File]] = {"image": [], "mask": [], "": []}
     skipped: dict[str, list[_File]] = {"image": [], "mask": [], "": []}
     for parts, files in walk(root):
@@ -190,12 +205,15 @@ def _list_files(
         suffixes = MASK_SUFFIXES if place.kind == "mask" else IMAGE_SUFFIXES
         for path in (root.joinpath(*parts, file) for file in files):
             name = unicodedata.normalize("NFC", "/".join((*place.rest, path.stem)))
-            if path.suffix.lower() in suffixes:
+            if _ASIDE.fullmatch(path.stem):
+                aside.append(name)
+            elif path.suffix.lower() in suffixes:
                 found[place.kind].append((place.split, name, path))
             elif path.suffix.lower() not in BESIDE:
                 skipped[place.kind].append((place.split, name, path))
     if loose and not found["image"] and not found[""]:
         return _list_files(root, notes, loose=False)
+    note_missing(notes, f"{root}: pictures of labels, left out", aside)
     blurred = [file for file in skipped["mask"] if file[2].suffix.lower() in JPEG]
     found["mask"] = found["mask"] or blurred  # JPEG counts where nothing else is there
     _tell_blurred(root, blurred, found["mask"], notes)
@@ -241,10 +259,26 @@ def _tell_skipped(root: Path, skipped: Sequence[_File], *, blind: bool, notes: l
         notes.append(f"{root}: {count} files {ending} among the images, left out: convert them")
 
 
+def _refuse_copies(images: Mapping[str, Files]) -> None:
+    """Refuse a set that lies there twice, as ``png/`` and ``tiff/``: folds would share images."""
+    for part in images.values():
+        first: dict[str, tuple[str, Path]] = {}
+        for name, path in part.items():
+            head, _, rest = name.partition("/")
+            if head.casefold() not in _FORMATS:
+                continue
+            other, known = first.setdefault(rest, (head, path))
+            if other != head:
+                raise UserError(
+                    f"{known} and {path} are one image in two formats: remove the folder {head} or "
+                    f"{other}, for held-out images would be trained on"
+                )
+
+
 def _match_loose(
-    root: Path,
     images: Mapping[str, Files],
     masks: Files,
+    pairs: Mapping[Path, Path],
     notes: list[str],
     parts: dict[Path, list[Path]],
 ) -> Files:
@@ -262,7 +296,6 @@ def _match_loose(
                     "masks into the same folders as the images"
                 )
             union[name] = path
-    pairs = read_pair_lists(root)
     said = {name: pairs[path] for name, path in union.items() if path in pairs}
     taken = set(said.values())
     masks = {name: path for name, path in masks.items() if path not in taken and name not in said}
@@ -291,7 +324,8 @@ def _align(images: dict[str, Files], masks: dict[str, Files]) -> dict[str, Files
     """Exchange the outer folders that all masks share for those of the images, where none fits."""
     names = {name for part in images.values() for name in part}
     known = {name for part in masks.values() for name in part}
-    if not known or known & names:
+    forms = {strip_all(name).casefold() for name in names}
+    if not known or any(strip_all(name).casefold() in forms for name in known):
         return masks
     head, tail = _common(names), _common(known)
     return {
@@ -308,20 +342,40 @@ def _common(names: Collection[str]) -> str:
 
 
 def _divide(
-    root: Path, images: Files, masks: Mapping[str, Files], notes: list[str]
+    root: Path,
+    images: Files,
+    masks: Mapping[str, Files],
+    said: Mapping[Path, str],
+    notes: list[str],
 ) -> dict[str, Files]:
-    """Part images that lie in no split: by the split of their masks, else by lists."""
+    """Part images that lie in no split: by the split of their masks, else by tables and lists."""
     splits = {n: s for s, part in masks.items() if s for n in part if n in images}
+    splits = splits or {name: said[path] for name, path in images.items() if path in said}
     if not splits:
         splits = read_split_lists(root, images)
         note_missing(notes, f"{root}: listed but missing", [n for n in splits if n not in images])
+        rest = [name for name in images if name not in splits]
+        if splits and "train" not in splits.values():  # lists of the images held out alone
+            splits |= dict.fromkeys(rest, "train" if "valid" in splits.values() else "")
         if splits:
             note_missing(notes, f"{root}: in no list", [n for n in images if n not in splits])
             images = {name: path for name, path in images.items() if name in splits}
+    splits = splits or _name_splits(images, notes)
     parts: dict[str, Files] = {}
     for name, path in images.items():
         parts.setdefault(splits.get(name, ""), {})[name] = path
     return parts
+
+
+def _name_splits(images: Files, notes: list[str]) -> dict[str, str]:
+    """Return {id: split} where every file's name begins with a split's, {} elsewhere."""
+    words = {name: re.match("[a-z]*", path.stem) for name, path in images.items()}
+    found = {name: SPLIT_OF.get(word[0], "") for name, word in words.items() if word}
+    splits = {*found.values()}
+    if "" in splits or not splits - {"train"} or "train" not in splits:
+        return {}
+    notes.append("files are divided by the split that their names begin with, as in train_1")
+    return found
 
 
 SOURCE = Source("folders", read_folders)

@@ -12,7 +12,7 @@ import numpy as np
 
 from src.data.decode import decode_image, decode_mask, read_form
 from src.data.sources.blurred import check_blurred, decode_blurred
-from src.data.sources.colours import Colours, find_one_colour
+from src.data.sources.colours import Colours, find_one_colour, has_alpha
 from src.script import UserError
 
 VOID = 255
@@ -165,9 +165,13 @@ def settle_colours(
         return Labels(colours.names, colours.decode, VOID)
     one = find_one_colour(targets)
     if one is None or len(names or (0, 0)) != 2:
+        clear = (
+            "; the mask may be its transparency, then save that" if has_alpha(targets[0]) else ""
+        )
         raise UserError(
             f"mask {targets[0]} holds colours, not class indices: name them in class_dict.csv in "
-            "the data folder (a line name,r,g,b for each), or save masks as grey PNG"
+            "the data folder (a line name,r,g,b for each), or save masks as grey PNG (colours that "
+            f"number single things, as panoptic ones, need the latter{clear})"
         )
     notes.append("masks hold one colour on black: it is read as foreground")
     return Labels(names or _default_names(2), one)

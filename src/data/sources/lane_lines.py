@@ -22,7 +22,7 @@ from src.data.sources.masks import (
     note_missing,
     relative,
 )
-from src.data.sources.names import read_lines, read_split_lists
+from src.data.sources.names import read_lines, split_by_lists
 from src.data.sources.places import read_place, walk
 from src.script import UserError
 
@@ -68,15 +68,7 @@ def read_lane_lines(
     notes: list[str] = []
     note_missing(notes, "images without a file of lines, left out", blind)
     if not any(row.split for row in rows):
-        splits = read_split_lists(root, {row.id: root / row.image for row in rows})
-        note_missing(
-            notes, "images in no list", [r.id for r in rows if splits and r.id not in splits]
-        )
-        rows = [
-            row._replace(split=splits.get(row.id, ""))
-            for row in rows
-            if not splits or row.id in splits
-        ]
+        rows = split_by_lists(root, rows, notes)
     groups = group_neighbours((row.id for row in rows), max_gap=30, block=block)
     rows = [row._replace(group=groups[row.id]) for row in rows]
     decode = PolylineDecoder(root, lanes, line_width)

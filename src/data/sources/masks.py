@@ -16,13 +16,15 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 import pandas as pd
 
+from src.data.sources.places import describe
 from src.files import is_of_the_system
 from src.script import UserError
 
 COLUMNS = ("id", "image", "target", "group", "split")
 JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
-IMAGE_SUFFIXES = JPEG | {".png", ".bmp", ".tif", ".tiff", ".webp"}
-MASK_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".npy"})
+_PNM = frozenset({".ppm", ".pgm", ".pbm", ".pnm"})
+IMAGE_SUFFIXES = JPEG | _PNM | {".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+MASK_SUFFIXES = _PNM | {".png", ".bmp", ".tif", ".tiff", ".gif", ".npy"}
 _ORIENTATION = 274  # EXIF's tag
 _LOOK_AT = 4000  # headers of images; as many as a disk gives in a second or two
 
@@ -155,7 +157,10 @@ def build_index(
     table = pd.DataFrame(list(rows), columns=list(COLUMNS), dtype="str")
     if table.empty:
         why = "".join(f"; {note}" for note in notes)
-        raise UserError(f"no images below {root}: point --data_dir at the unpacked set{why}")
+        raise UserError(
+            f"no images below {root}: found {describe(root)}; point --data_dir at the unpacked "
+            f"set{why}"
+        )
     if table["id"].duplicated().any():
         table["id"] = table["split"] + "/" + table["id"]
     double = table["id"][table["id"].duplicated()]

@@ -14,11 +14,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from src.data.sources.masks import IMAGE_SUFFIXES, JPEG, MASK_SUFFIXES, note_missing
+from src.data.sources.masks import IMAGE_SUFFIXES, JPEG, MASK_SUFFIXES, Row, note_missing
 from src.data.sources.places import read_place, split_of_name, walk
 from src.script import UserError
 
-_MASK_WORD = "masks?|labels?|seg|segmentation|gt|annotation|gtFine_labelIds|gtFine_labelTrainIds"
+_MASK_WORD = (
+    "masks?|labels?|lab|seg|segmentation|gt|anno|annotation|matte|1stHO|2ndHO|gtFine_labelIds|"
+    "gtFine_labelTrainIds"
+)
 _WORD = f"image|img|rgb|sat|leftImg8bit|{_MASK_WORD}"
 # Also words of splits, DRIVE's 21_manual1, and nnU-Net's number of the channel.
 _DEEP = rf"{_WORD}|manual\d?|train|training|test|testing|val|validation|0000"
@@ -26,6 +29,8 @@ _AFFIX, _MASK_AFFIX, _DEEP_AFFIX = (
     re.compile(rf"^(?:{words})[-_. ]+|[-_. ]+(?:{words}|masks?[-_. ]?\d\d?)$", re.IGNORECASE)
     for words in (_WORD, _MASK_WORD, _DEEP)
 )
+_IMAGE_NAME = re.compile("image|img|rgb|photo", re.IGNORECASE)
+_MASK_NAME = re.compile(_MASK_WORD, re.IGNORECASE)
 _NUMBERED = re.compile(r"[-_. ]masks?[-_. ]?\d\d?$", re.IGNORECASE)
 
 
@@ -38,7 +43,8 @@ def match_masks(
     """Give every mask the id of its image, where that is found.
 
     An equal id counts first; then an id that is equal in any case and without words such as in
-    ``7_mask`` or ``img_7``; then such a name in another folder; then the one image of its folder.
+    ``7_mask`` or ``img_7``; then such a name in another folder; then an affix that all masks have;
+    then the one image of its folder.
     ``7_mask_1``, ``7_mask_2``, and masks of such a folder, are parts of one.
 
     Args:
@@ -54,19 +60,22 @@ def match_masks(
         UserError: two masks for one image, or no mask has an image at all.
     """
     lone = [name for name in images if name not in masks]
-    forms = (_strip, _strip_all, lambda name: _strip_all(name.rpartition("/")[2]))
+    forms = (_strip, strip_all, lambda name: strip_all(name.rpartition("/")[2]))
     tables = [(form, _unique(form, lone)) for form in forms]
     found: dict[str, Path] = {}
     renamed: list[str] = []
+    if not any(_near(name, tables) or name in images for name in masks):
+        tables.append((strip_all, _find_affix(lone, list(masks))))
     for name, path in masks.items():
-        near = (bare.get(form(name).casefold()) for form, bare in tables)
-        image = name if name in images else next(filter(None, near), name)
+        image = name if name in images else _near(name, tables) or name
         if image in found and _NUMBERED.search(name) and image in images:
             parts.setdefault(found[image], []).append(path)
             continue
         if image in found:
+            stem = Path(image).name
             raise UserError(
-                f"{found[image]} and {path} are two masks of {image}: remove one, or its folder"
+                f"{found[image]} and {path} are two masks of {image}: remove one, or its folder "
+                f"(parts of one mask are named {stem}_mask_1, {stem}_mask_2)"
             )
         found[image] = path
         if image != name:
@@ -74,11 +83,73 @@ def match_masks(
     renamed += _match_alone(images, [name for name in lone if name not in found], found, parts)
     note_missing(notes, "masks matched by their names without words such as mask", renamed)
     if images and masks and not any(name in images for name in found):
+        _refuse_twins(images, masks)
         raise UserError(
             f"no mask has the name of an image, as {next(iter(images.values()))} and "
             f"{next(iter(masks.values()))} show: a mask has its image's name up to the ending"
         )
     return found
+
+
+_Table = tuple[Callable[[str], str], Mapping[str, str]]
+
+
+def _near(name: str, tables: Sequence[_Table]) -> str | None:
+    """Return the image whose name is that of a mask in one of the forms, None where none is."""
+    return next(filter(None, (bare.get(form(name).casefold()) for form, bare in tables)), None)
+
+
+def _find_affix(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
+    """Return {form of a mask: image} where one affix makes every mask the name of an image.
+
+    ``7_drawn`` or ``drawn_7`` is of ``7``, ``drawn_7`` of ``frame_7`` if all masks are named so.
+    An affix never parts a number.
+    """
+    forms = {name: strip_all(name).casefold() for name in masks}
+    bare = _unique(lambda name: strip_all(name.rpartition("/")[2]), images)
+    if len(masks) < 2 or len(set(forms.values())) < len(masks):
+        return {}
+    first = forms[masks[0]].rpartition("/")[2]
+    for image in bare:
+        for long, short, of_mask in ((first, image, True), (image, first, False)):
+            head, _, tail = long.partition(short)
+            if (
+                not short
+                or short not in long
+                or (head and tail)
+                or _parts_number(head, short, tail)
+            ):
+                continue
+            found = {}
+            for form in forms.values():
+                stem = form.rpartition("/")[2]
+                fits = not of_mask or (stem.startswith(head) and stem.endswith(tail))
+                cut = stem[len(head) : len(stem) - len(tail)] if of_mask else head + stem + tail
+                if not fits or cut not in bare:
+                    break
+                found[form] = bare[cut]
+            if len(set(found.values())) == len(masks):
+                return found
+    return {}
+
+
+def _parts_number(head: str, stem: str, tail: str) -> bool:
+    left = head[-1:].isdigit() and stem[:1].isdigit()
+    return left or (tail[:1].isdigit() and stem[-1:].isdigit())
+
+
+def _refuse_twins(images: Mapping[str, Path], masks: Mapping[str, Path]) -> None:
+    """Refuse masks that fit images in two folders, as of sets that compare two photographs."""
+    of: dict[str, list[Path]] = {}
+    for name, path in images.items():
+        of.setdefault(strip_all(name.rpartition("/")[2]).casefold(), []).append(path)
+    for name, path in masks.items():
+        near = of.get(strip_all(name.rpartition("/")[2]).casefold(), [])
+        if len(near) > 1:
+            raise UserError(
+                f"{path} may be the mask of {near[0]} or of {near[1]}: give the masks the folders "
+                "of their images, or remove the other images (two images a mask are not read)"
+            )
 
 
 def _match_alone(
@@ -111,8 +182,8 @@ def _unique(form: Callable[[str], str], names: Sequence[str]) -> dict[str, str]:
     return {key: name for key, name in formed if count[key] == 1}
 
 
-def _strip_all(name: str) -> str:
-    """Take words off both ends until none is left, those of splits and ``manual1`` too."""
+def strip_all(name: str) -> str:
+    """Take words off both ends of a name until none is left, also of splits and ``manual1``."""
     while (shorter := _strip(name, _DEEP_AFFIX)) != name:
         name = shorter
     return name
@@ -123,15 +194,30 @@ def part_masks(files: Sequence[Path], *, twins: bool) -> set[Path]:
 
     Args:
         files: images and masks.
-        twins: whether ``7.png`` is the mask of ``7.jpg``, too.
+        twins: whether ``7.png`` is the mask of ``7.jpg``, too; it is where all have a grey one.
     """
     worded = {path for path in files if _strip(path.stem, _MASK_AFFIX) != path.stem}
+    plain = {path.parent for path in files if _IMAGE_NAME.fullmatch(path.stem)}
+    named = {path for path in files if path.parent in plain and _MASK_NAME.fullmatch(path.stem)}
     bare = {(path.parent, _strip(path.stem)) for path in files if path not in worded}
-    blurred = {path.with_suffix("") for path in files if path.suffix.lower() in JPEG}
-    found = {path for path in worded if (path.parent, _strip(path.stem)) in bare}
-    found |= {path for path in files if twins and path.with_suffix("") in blurred}
+    lossy = {path for path in files if path.suffix.lower() in JPEG}
+    blurred = {path.with_suffix("") for path in lossy}
+    found = {path for path in worded if (path.parent, _strip(path.stem)) in bare} | named
+    pairs = {path for path in files if path.with_suffix("") in blurred and path not in lossy}
+    whole = len(pairs) == len(blurred) and all(map(_is_grey, sorted(pairs)[:8]))
+    found |= pairs if twins or whole else set()
     drawn = {path for path in found if path.suffix.lower() in MASK_SUFFIXES}
     return drawn or {path for path in found & worded if path.suffix.lower() in JPEG}
+
+
+def _is_grey(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:  # reads the header alone
+            return image.mode in ("1", "L", "P")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def _strip(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
@@ -270,17 +356,20 @@ def read_split_lists(root: Path, known: Collection[str]) -> dict[str, str]:
 
     Args:
         root: the data folder.
-        known: ids of the images; a line that names none of them is kept by its first word.
+        known: ids of the images, or {id: path}, by which they may be listed too; a line that names
+            none of them is kept by its first word.
 
     Raises:
         UserError: one image stands in two lists, or no line names an image.
     """
     splits: dict[str, str] = {}
     lists: dict[str, str] = {}
+    by_path = _by_path(root, known)
     for path, split in find_lists(root):
         for line in read_lines(path):
             ids = list(_ids(line)) or [line]
-            key = next((place for place in ids if place in known), ids[-1])
+            key = next((place for place in ids if place in known), None)
+            key = key or next((by_path[place] for place in ids if place in by_path), ids[-1])
             if splits.setdefault(key, split) != split:
                 raise UserError(
                     f"{path.parent}: {key} is in {lists[key]} and {path.name}: pick one"
@@ -292,6 +381,25 @@ def read_split_lists(root: Path, known: Collection[str]) -> dict[str, str]:
             f"where images are like {next(iter(known))}: write their names, or remove the lists"
         )
     return splits
+
+
+def split_by_lists(root: Path, rows: list[Row], notes: list[str]) -> list[Row]:
+    """Give rows without a split the one of their list; where there are lists, others are left out.
+
+    Raises:
+        UserError: as :func:`read_split_lists` says.
+    """
+    splits = read_split_lists(root, {row.id: root / row.image for row in rows})
+    if not splits:
+        return rows
+    note_missing(notes, f"{root}: in no list", [row.id for row in rows if row.id not in splits])
+    return [row._replace(split=splits[row.id]) for row in rows if row.id in splits]
+
+
+def _by_path(root: Path, known: Collection[str]) -> dict[str, str]:
+    """Return {path below the root without its ending: id}, {} of ids alone."""
+    items = known.items() if isinstance(known, Mapping) else ()
+    return {path.relative_to(root).with_suffix("").as_posix(): name for name, path in items}
 
 
 def read_pair_lists(root: Path) -> dict[Path, Path]:

@@ -39,13 +39,16 @@ _FILL = _DATA | {
     *("raw", "stage", "full", "binary", "semantic", "index", "id", "ids", "crop", "crops"),
     *("cropped", "patch", "patches", "tile", "tiles", "resized"),
 }  # words that say nothing of their own
+_SPLITS = SPLIT_OF | {"tr": "train", "te": "test"}  # of names that say more, as DUTS-TE-Image
 _WORDS = frozenset({*SPLIT_OF, *_IMAGES, *_MASKS, *_FILL})
 _WHOLE = {  # split and kind
     **dict.fromkeys(("gtfine", "gtcoarse"), ("", "mask")),
     **dict.fromkeys(("laneseg_label_w16", "laneseg_label_w16_test"), ("", "mask")),
-    "leftimg8bit": ("", "image"), "1st_manual": ("", "mask"), "imagestr": ("train", "image"),
+    "leftimg8bit": ("", "image"), "1st_manual": ("", "mask"), "2nd_manual": ("", "mask"),
+    "manual1": ("", "mask"), "manual2": ("", "mask"), "imagestr": ("train", "image"),
     "labelstr": ("train", "mask"), "imagests": ("test", "image"), "labelsts": ("test", "mask"),
 }  # fmt: skip
+_PACKED = frozenset({".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".xz", ".bz2"})
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")
 
 
@@ -142,7 +145,9 @@ def describe(root: Path) -> str:
         shown = ", ".join(f"{count} {ending}" for ending, count in counts.most_common(3))
         found += [f"{'/'.join(parts) or '.'}/ ({shown})"] if shown else []
     more = f" and {len(found) - 6} more folders" if len(found) > 6 else ""
-    return (", ".join(found[:6]) + more) or "nothing"
+    packed = [p.name for p in sorted(root.iterdir()) if p.suffix.lower() in _PACKED]
+    unpack = f"; unpack {', '.join(packed[:3])} first" if packed else ""
+    return ((", ".join(found[:6]) + more) or "nothing") + unpack
 
 
 def find_inner(root: Path) -> Path:
@@ -167,8 +172,9 @@ def _read_name(folder: str) -> _Name:
     if folder.casefold() in _WHOLE:
         return _Name(*_WHOLE[folder.casefold()], "", True, False, False)
     tokens = _tokens(folder)
-    splits = [SPLIT_OF[token] for token in tokens if token in SPLIT_OF]
     kinds = [token for token in tokens if token in _MASKS] or [t for t in tokens if t in _IMAGES]
+    known = _SPLITS if kinds else SPLIT_OF
+    splits = [known[token] for token in tokens if token in known]
     unknown = [token for token in tokens if token not in _WORDS]
     rest = "_".join(t for t in unknown if not (t.isdigit() and len(t) == 4))
     strict = all(token.isdigit() for token in unknown)

@@ -29,6 +29,7 @@ CLASSES = (
     "train", "tvmonitor",
 )  # fmt: skip
 VOID = 255
+_LISTS = "ImageSets/Segmentation"
 KNOWN = {"train": 1464, "valid": 1449}  # the 1,456 test images come in an archive of their own
 
 
@@ -43,6 +44,9 @@ def read_voc(root: Path | str) -> MaskIndex:
     if base is None:
         raise UserError(f"{root} holds no VOC2012/ImageSets/Segmentation: unpack the devkit there")
     notes: list[str] = []
+    others = [path for path in _find_bases(root, "test.txt") if path != base]
+    note_missing(notes, "test images of another archive, which --data_dir may name later",
+                 [path.relative_to(root).as_posix() for path in others])  # fmt: skip
     rows: list[Row] = []
     for name, split in (("train", "train"), ("val", "valid"), ("test", "test")):
         ids = read_list(base / "ImageSets" / "Segmentation" / f"{name}.txt")
@@ -59,12 +63,15 @@ def find_devkit(root: Path) -> Path | None:
 
     Of several years it is 2012, else the last; a set that names classes of its own is none.
     """
-    years = sorted([*root.glob("VOC20*"), *root.glob("VOCdevkit/VOC20*")], reverse=True)
-    years.sort(key=lambda path: path.name != "VOC2012")
-    for base in (root, *years):
-        if (base / "ImageSets" / "Segmentation" / "train.txt").is_file():
-            return None if read_classes(base) else base
-    return None
+    years = sorted(_find_bases(root, "train.txt"), reverse=True)
+    years.sort(key=lambda path: (path != root, path.name != "VOC2012"))
+    return years[0] if years and not read_classes(years[0]) else None
+
+
+def _find_bases(root: Path, name: str) -> list[Path]:
+    """List the folders down to three below ``root`` that have such a list."""
+    paths = (p for depth in range(4) for p in root.glob("*/" * depth + f"{_LISTS}/{name}"))
+    return [path.parents[2] for path in paths]
 
 
 def _list_split(base: Path, ids: list[str], split: str, notes: list[str]) -> Iterator[Row]:

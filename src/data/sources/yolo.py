@@ -18,6 +18,7 @@ from src.data.sources.labelme import Drawing, index_drawings
 from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Source, image_header
 from src.data.sources.names import read_lines, read_text
 from src.data.sources.places import walk
+from src.data.splits import split_of_word
 from src.script import UserError
 
 
@@ -34,6 +35,7 @@ def read_yolo(root: Path | str, *, merged: str = "", block: int = 50) -> MaskInd
     """
     root = Path(root)
     names = read_names(root)
+    folders = read_folders_of_splits(root)
     boxes = 0
     drawings = []
     for image, text in find_labels(root):
@@ -45,7 +47,8 @@ def read_yolo(root: Path | str, *, merged: str = "", block: int = 50) -> MaskInd
             sides = (width, height)
             points = [value * sides[place % 2] for place, value in enumerate(polygon)]
             outlines.append((names.get(label, f"class_{label}"), points))
-        drawings.append(Drawing(text or image, "0", image, outlines))
+        split = next((s for place, s in folders.items() if image.is_relative_to(place)), "")
+        drawings.append(Drawing(text or image, "0", image, outlines, split))
     if boxes and not any(polygon for drawn in drawings for _, polygon in drawn.outlines):
         raise UserError(
             f"{root}: the labels are {boxes} boxes, no polygons: export the set for segmentation"
@@ -81,17 +84,42 @@ def _read_line(line: str, path: Path | None, number: int) -> tuple[int, list[flo
 
 def read_names(root: Path) -> dict[int, str]:
     """Read the names of the classes from the YAML file, or the list, that has them."""
+    names = _read_yaml(root).get("names")
+    if isinstance(names, list):
+        return {number: str(name) for number, name in enumerate(names)}
+    if isinstance(names, dict):
+        return {int(number): str(name) for number, name in names.items()}
+    return dict(enumerate(read_classes(root)))
+
+
+def read_folders_of_splits(root: Path) -> dict[Path, str]:
+    """Return {folder: split} that the YAML file names with ``train``, ``val`` and ``test``.
+
+    Of a path the longest end that is there counts: ``../datasets/x/images/a`` is ``images/a``.
+    """
+    content = _read_yaml(root)
+    found: dict[Path, str] = {}
+    for key in ("train", "val", "test"):
+        said = content.get(key)
+        for text in said if isinstance(said, list) else [said]:
+            parts = [part for part in str(text or "").split("/") if part not in ("", ".", "..")]
+            ends = (root.joinpath(*parts[start:]) for start in range(len(parts)))
+            folder = next((end for end in ends if end.is_dir()), None)
+            if folder:  # one that is both is divided by folds
+                found.setdefault(folder, split_of_word(key))
+    return found
+
+
+def _read_yaml(root: Path) -> dict[str, Any]:
+    """Read the YAML file that names classes, {} where there is none."""
     for path in sorted((*root.glob("*.yaml"), *root.glob("*.yml"))):
         try:
             content: Any = yaml.safe_load(read_text(path))
         except yaml.YAMLError:
             continue
-        names = content.get("names") if isinstance(content, dict) else None
-        if isinstance(names, list):
-            return {number: str(name) for number, name in enumerate(names)}
-        if isinstance(names, dict):
-            return {int(number): str(name) for number, name in names.items()}
-    return dict(enumerate(read_classes(root)))
+        if isinstance(content, dict) and content.get("names"):
+            return content
+    return {}
 
 
 def is_yolo(root: Path) -> bool:
