@@ -14,10 +14,12 @@ import argparse
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from src.files import replacing, write_text
 from src.script import UserError, run_script
 from src.targets import own_file
 
@@ -50,16 +52,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write_pack(options: argparse.Namespace, archive: Path) -> bool:
     """Fill the folder and its zip; tell whether all wheels were found."""
-    if options.dest.exists():
-        shutil.rmtree(options.dest)
-    copy(ROOT, CODE, options.dest / "code")
-    copy(options.weights, WEIGHTS, options.dest / "weights")
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     names = [line for line in lines if line and line[0] != "#"]
-    (options.dest / "wheels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    mark = options.dest / "wheels.txt"  # first and last: killed at any moment, the folder is ours
+    write_text(mark, "\n".join(names) + "\n")
+    for old in options.dest.iterdir():
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        elif old != mark:
+            old.unlink()
+    copy(ROOT, CODE, options.dest / "code")
+    copy(options.weights, WEIGHTS, options.dest / "weights")
     if options.wheels and not download(options.wheels, options.dest / "wheels", options.python):
         return False
-    shutil.make_archive(str(options.dest), "zip", options.dest)
+    deflated = zipfile.ZIP_DEFLATED
+    with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w", deflated) as packed:
+        for path in sorted(options.dest.rglob("*")):
+            packed.write(path, path.relative_to(options.dest))
     for folder in sorted(path for path in options.dest.iterdir() if path.is_dir()):
         files = [path for path in folder.rglob("*") if path.is_file()]
         print(f"{folder}: {len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.1f} MB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import io
 import os
 import sys
@@ -75,10 +76,35 @@ def run_script(main: Callable[[list[str]], int | None], *, launched: bool = Fals
     except OSError as error:
         if error.errno is None:
             raise
-        place = error.filename or "input or output"
-        print(f"error: {place}: {error.strerror}; earlier results are whole", file=sys.stderr)
+        print(f"error: {say_system(error)}", file=sys.stderr)
         status = 1
     sys.exit(status or 0)
+
+
+# What to do about an error of the system, before the same command is run again.
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EACCES: "allow access to it",
+    errno.EPERM: "allow access to it",
+    errno.EROFS: "name a folder that can be written to",
+    errno.EISDIR: "move that folder away, a file belongs there",
+    errno.ENOTDIR: "move away the file that stands where a folder of this path belongs",
+    errno.EEXIST: "move it away, a folder belongs there",
+    errno.ELOOP: "remove the link of this path that leads to itself",
+    errno.ENAMETOOLONG: "name something shorter",
+    errno.ENOENT: "restore it or its folder",
+}
+
+
+def say_system(error: OSError, place: object = None) -> str:
+    """Return one line on an error of the system: where, what, and what to do about it."""
+    place = place or error.filename or "input or output"
+    remedy = _REMEDIES.get(error.errno or 0, "see to the disk or its connection")
+    said = f"{place}: {error.strerror}; earlier results are whole: {remedy} and run this again"
+    return one_line(said)
 
 
 def says_short_memory(error: BaseException) -> bool:
@@ -148,7 +174,7 @@ class _Reports(io.FileIO):
             return len(memoryview(data).cast("B"))
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: object) -> str:
     """Return what ``error`` says without line ends or other control characters.
 
     File names may hold either.

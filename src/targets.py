@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from src.files import FileMark, describe_file, read_json, write_json
+from src.files import FileMark, describe_file, read_json, sweep, write_json
 from src.script import UserError
 
 MARK = ".written"
@@ -52,6 +52,7 @@ def own_file(path: Path, *, ours: bool = False) -> Iterator[None]:
         yield
         return
     before = _look_at(path)
+    sweep(path.parent, path.name)
     write_json(_mark_of(path), {"writing": True})  # killed in the block, it may still be replaced
     try:
         yield

@@ -189,3 +189,29 @@ for script in sys.argv[1:]:
         [sys.executable, "-c", program, *scripts], cwd=root, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("harm", ["folder", "loop", "parent"])
+def test_another_thing_under_a_files_name_is_one_line_with_a_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture, harm: str
+) -> None:
+    """The name has a line end: it may not forge a second line."""
+    place = tmp_path / "a\nerror: b" / "weights.json"
+    place.parent.mkdir()
+    if harm == "folder":
+        place.mkdir()
+    elif harm == "loop":
+        place.symlink_to(place)
+    else:
+        place.parent.rmdir()
+        place.parent.touch()
+
+    def main(argv: list[str]) -> None:
+        place.open("r+b")
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    said = capsys.readouterr().err
+    wanted = {"folder": "move that folder away", "loop": "leads to itself", "parent": "move away"}
+    assert stop.value.code == 1 and said.count("\n") == 1 and wanted[harm] in said
+    assert "weights.json" in said and said.endswith("and run this again\n")

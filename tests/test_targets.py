@@ -26,7 +26,10 @@ def test_a_kill_while_writing_locks_nobody_out(tmp_path):
     with pytest.raises(KeyboardInterrupt), own_file(path):
         path.write_text("new")
         raise KeyboardInterrupt
+    half = tmp_path / ".mine.csv.4242.tmp"  # of a process that was killed in the middle of it
+    half.write_text("ne")
     write(path)
+    assert not half.exists()
 
 
 @pytest.mark.parametrize("text", ["ID,a,b\n", "ID,a,b\n1,0.5,0.5\n", ""])

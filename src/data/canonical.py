@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from src.data.decode import decode_image, decode_mask
 from src.data.sources.masks import refuse_size
 from src.files import is_of_the_system
-from src.script import MachineError, UserError
+from src.script import MachineError, UserError, say_system
 
 CANONICAL_VERSION = 1  # raise it when the pixels below change: caches on disk are then rebuilt
 
@@ -173,7 +173,7 @@ def read(source: Source, row: int) -> np.ndarray:
         if isinstance(error, OSError) and is_of_the_system(error):
             # torch would raise it again without its number, from a loader process
             place = error.filename or source.name(row)
-            raise MachineError(f"{place}: {error.strerror}; earlier results are whole") from error
+            raise MachineError(say_system(error, place)) from error
         if isinstance(error, MemoryError):
             raise
         raise RuntimeError(f"{source.name(row)}: {error}") from error

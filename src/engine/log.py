@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -117,6 +118,12 @@ def _open_board(run: Run, options: Mapping[str, object], stack: ExitStack) -> Tr
     except ImportError:
         return None
     fresh = not run.tensorboard.exists()
+    show = threading.excepthook
+    stack.callback(setattr, threading, "excepthook", show)
+    # its thread keeps an error for the next call, which is told in one line: it prints none itself
+    threading.excepthook = lambda told: (
+        None if "tensorboard" in type(told.thread).__module__ else show(told)
+    )
     board = SummaryWriter(str(run.tensorboard))
     stack.callback(board.close)
     for name, value in options.items() if fresh else ():

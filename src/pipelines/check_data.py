@@ -24,7 +24,7 @@ from src.data.index import find_root, read_test, read_train
 from src.data.masks import VOID, VoidReader, image_size, read_labelled
 from src.data.shift import FEATURES, ImageShift, find_shift, measure_image
 from src.data.sources.masks import MaskIndex
-from src.files import Json, write_text
+from src.files import Json, hold, sweep, write_text
 from src.page import Html, gallery, line_plot, note, number, page, plots, table, terms
 from src.pipelines.pictures import show_photograph
 from src.runs import Output
@@ -62,9 +62,12 @@ class Check:
         folder.mkdir(parents=True, exist_ok=True)
         found = [{"gravity": gravity, "finding": text} for gravity, text in rows]
         text = json.dumps(self.numbers | {"findings": found}, ensure_ascii=False, indent=1)
-        write_text(folder / "data.json", text.encode("utf-8", "replace").decode() + "\n")
         html = page(title, {"Findings": [findings], **self.sections})
-        write_text(folder / "data.html", html)
+        with hold(folder / ".lock", str(folder), wait=True):
+            sweep(folder, "data.json", "data.html")
+            sweep(output.root, "suspect_labels.csv")
+            write_text(folder / "data.json", text.encode("utf-8", "replace").decode() + "\n")
+            write_text(folder / "data.html", html)
         return folder / "data.html"
 
 

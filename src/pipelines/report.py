@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.files import Json, write_text
+from src.files import Json, hold, sweep, write_text
 from src.page import Html, line_plot, note, page, plots, table
 from src.pipelines.classification import panels
 from src.pipelines.classification.panels import as_number
@@ -77,7 +77,9 @@ def write_report(config: ReportConfig) -> Path:
                 about=f"{len(runs)} runs")  # fmt: skip
     path = output.report / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, html)
+    with hold(output.report / ".lock", str(output.report), wait=True):
+        sweep(output.report, path.name)
+        write_text(path, html)
     return path
 
 

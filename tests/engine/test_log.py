@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -79,6 +81,21 @@ def test_a_tracker_that_fails_stops_nothing(
     name = "trackers" if where == "closed" else "broken"
     said = f"note: {name}: ConnectionError (no server at all); the run goes on without it"
     assert capsys.readouterr().out.splitlines() == [said]
+
+
+def test_a_board_whose_folder_is_gone_is_told_in_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    run, before = Run(tmp_path / "net" / "fold0"), threading.excepthook
+    with open_trackers(run, SimpleNamespace(is_main=True), [], OPTIONS) as logs:  # type: ignore[arg-type]
+        shutil.rmtree(tmp_path / "net")
+        for row, step in ROWS * 2:
+            for write_row in logs:
+                write_row(row, step)
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err and threading.excepthook is before
+    assert out.count("note: TensorBoard: FileNotFoundError") == 1
 
 
 def test_tensorboard_holds_scalars_and_options(tmp_path: Path) -> None:

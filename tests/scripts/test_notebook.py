@@ -90,6 +90,34 @@ def test_what_is_packed_runs_elsewhere(tmp_path: Path, weights: Path) -> None:
     assert "torch>=" in (dest / "wheels.txt").read_text()
 
 
+@pytest.mark.parametrize("name", ["copy", "zipfile.ZipFile.write"])
+def test_killed_at_any_moment_it_packs_again(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    flags = ["--dest", str(tmp_path / "packed"), "--weights", str(weights)]
+    pack.main(flags)
+    whole = (tmp_path / "packed.zip").read_bytes()
+    room, name = (pack, name) if name == "copy" else (zipfile.ZipFile, "write")
+    real = getattr(room, name)
+    for calls in range(2):
+        left = [calls]
+
+        def die(*values: Any, left: list[int] = left) -> None:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            real(*values)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(room, name, die)
+            with pytest.raises(KeyboardInterrupt):
+                pack.main(flags)
+        assert (tmp_path / "packed.zip").read_bytes() == whole  # never half of a new one
+    (tmp_path / "packed" / "old").mkdir()
+    assert pack.main(flags) == 0 and not (tmp_path / "packed" / "old").exists()
+    assert not [*tmp_path.glob("*.tmp")]
+
+
 def test_a_folder_that_is_something_else_is_not_replaced(tmp_path: Path, weights: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").touch()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from src.files import seal
+from src.pipelines.deploy.export import write_safetensors
 from src.pipelines.deploy.model import ImageModel, open_model, read_about
 from src.pipelines.segmentation.score import to_mask
 from src.script import UserError
@@ -120,3 +122,10 @@ def test_a_video_is_predicted_without_torch(tmp_path: Path) -> None:
     blue, green, red = last[10:40, 3:7].reshape(-1, 3).mean(0)
     assert red > blue + 60 and red > green + 60, "the foreground is tinted with its colour"
     capture.release()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+def test_a_full_disk_is_told_as_one() -> None:
+    export = SimpleNamespace(module=SimpleNamespace(network=torch.nn.Linear(2, 2)), about={})
+    with pytest.raises(OSError, match="No space left"):
+        write_safetensors(export, Path("/dev/full"))  # type: ignore[arg-type]
