@@ -13,7 +13,7 @@ from torch import nn
 
 import src
 from src.data.decode import decode_image
-from src.pipelines.deploy import export, graph
+from src.pipelines.deploy import export
 from tests.scripts.conftest import Place
 
 
@@ -30,9 +30,9 @@ def test_the_exported_module_predicts_what_the_run_predicts(place: Place) -> Non
 
 
 def test_masks_come_back_at_the_size_of_the_image() -> None:
-    module = graph.Deployed(nn.Conv2d(3, 1, 1), (16, 16), masks=True)
+    module = export.Deployed(nn.Conv2d(3, 1, 1), (16, 16), masks=True)
     assert module(torch.zeros(1, 20, 30, 3, dtype=torch.uint8)).shape == (1, 1, 20, 30)
-    many = graph.Deployed(nn.Conv2d(3, 4, 1), (16, 16), masks=True)
+    many = export.Deployed(nn.Conv2d(3, 4, 1), (16, 16), masks=True)
     probs = many(torch.randint(0, 256, (1, 20, 30, 3), dtype=torch.uint8))
     torch.testing.assert_close(probs.sum(1), torch.ones(1, 20, 30))
 
@@ -85,13 +85,13 @@ def test_a_graph_that_differs_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     path = tmp_path / "x"
     path.write_bytes(b"")
-    opened = graph.Export(Half(), {})
+    opened = export.Export(Half(), {})
     images = [np.zeros((8, 8, 3), np.uint8)] * 3
     Session.off = 5e-5
-    assert "on 3 images: 5.0e-05" in graph.check_onnx(opened, path, images)
+    assert "on 3 images: 5.0e-05" in export.check_onnx(opened, path, images)
     Session.off = 2e-4
     with pytest.raises(src.script.UserError, match="differ by 2"):
-        graph.check_onnx(opened, path, images)
+        export.check_onnx(opened, path, images)
 
 
 def test_mistakes_are_one_line(place: Place, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
