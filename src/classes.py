@@ -105,7 +105,8 @@ def split_lines(
     """Split the first cells of a long table (``id_class``, one line for each image and class).
 
     Args:
-        keys: first cells: an id, a separator (``_ - : |`` or a blank) and a class's name.
+        keys: first cells: an id, a separator (``_ - : |`` or a blank) and a class's name, or the
+            name first.
         ids: known ids.
 
     Returns:
@@ -126,11 +127,12 @@ def split_lines(
 
 
 def _split_key(key: str, ids: Mapping[str, int]) -> tuple[str, str] | None:
-    """Split a key at the last separator that leaves a known id."""
-    for match in reversed(list(re.finditer(r"[_\-:| ]", key))):
-        if key[: match.start()] in ids and match.end() < len(key):
-            return key[: match.start()], key[match.end() :]
-    return None
+    """Split a key at the last separator that leaves a known id, before it or else behind it."""
+    places = [(match.start(), match.end()) for match in re.finditer(r"[_\-:| ]", key)]
+    for start, end in reversed(places):
+        if key[:start] in ids and end < len(key):
+            return key[:start], key[end:]
+    return next(((key[end:], key[:start]) for start, end in places if key[end:] in ids), None)
 
 
 STATES = ("absent", "present")

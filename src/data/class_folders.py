@@ -43,6 +43,13 @@ def read_class_folders(root: Path, train: str) -> Index:
             f"no images in class folders below {root / train}: {name_tables(root)}expected "
             f"{train}/<class>/*.jpg{left}"
         )
+    only = {*pairs.values()}
+    if len(only) == 1:
+        raise UserError(
+            f"{root / train} has only one class, {only.pop()!r}: at least two are needed: "
+            f"{name_tables(root)}lay the images of each class in {train}/<class>/, or name them in "
+            f"{root / 'train.csv'} (image,label)"
+        )
     more, said = _validation_images(root, scanner, set(pairs.values()))
     pairs |= more
     notes += said + _note_unused(root, scanner)

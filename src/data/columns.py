@@ -53,7 +53,7 @@ _OFTEN_LABELS = frozenset({
 # Words of a column's name that say what several images are of: they must share a fold.
 _SUBJECTS = frozenset({
     *("group", "patient", "subject", "person", "participant", "case", "lesion", "donor"),
-    *("specimen", "survey"),
+    *("specimen", "survey", "observation"),
     *("slide", "study", "exam", "visit", "animal", "individual", "identity", "household", "house"),
     *("home", "building", "property", "session", "video", "clip", "sequence", "seq"),
     *("scene", "site", "recording", "track", "drive", "trip", "route", "flight", "burst"),
@@ -134,7 +134,8 @@ def is_numeric(table: pd.DataFrame) -> bool:
 
 def looks_like_image(cell: str) -> bool:
     """Tell whether a cell ends as the name of an image file does."""
-    return posixpath.splitext(cell.strip())[1].lower() in IMAGE_ENDINGS
+    name = cell.strip().partition("?")[0] if "://" in cell else cell.strip()
+    return posixpath.splitext(name)[1].lower() in IMAGE_ENDINGS
 
 
 def words_of(name: str) -> list[str]:
@@ -291,6 +292,11 @@ def says_yes(cell: str) -> bool:
     return cell.strip().casefold() in _YES
 
 
+def says_no(cell: str) -> bool:
+    """Tell whether a cell says no."""
+    return cell.strip().casefold() in _NO
+
+
 def is_hot(table: pd.DataFrame, names: Sequence[str]) -> bool:
     """Tell whether columns hold nothing but yes and no, or nothing but 1 and -1."""
     cells = [set(table[name].str.strip().str.casefold()) for name in names]
@@ -402,7 +408,7 @@ def made_of_others(classes: set[str]) -> list[str]:
     """Return the class names that consist of other class names, such as ``rust scab``."""
     return sorted(
         name for name in classes
-        if len(words := re.split(r"[\s,;|]+", name)) > 1 and classes.issuperset(words)
+        if len(words := re.split(r"[\s,;|+/&]+", name)) > 1 and classes.issuperset(words)
     )  # fmt: skip
 
 

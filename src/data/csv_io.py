@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from src.data.files import IMAGE_ENDINGS
+from src.data.formats import refuse_other_text
+from src.data.splits import split_of_word
 from src.files import atomic_write, patiently, read_small, readable
 from src.script import UserError
 
@@ -75,6 +77,7 @@ def read_text(path: Path | str) -> str:
         raise
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}): restore the file") from error
+    refuse_other_text(data, path)
     utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp949"):
         try:
@@ -117,6 +120,7 @@ def refuse_duplicates(ids: Sequence[str], source: str) -> None:
 
 # Lines that a spreadsheet leaves: empty cells alone; and the line that tells it the separator.
 _EMPTY_LINES = re.compile(r'(?m)^[ \t]*(?:"")?[,;|\t](?:[ ,;|\t]|"")*(?=\r?$)')
+_QUOTES = str.maketrans("'\"", "\"'")
 _SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[ ,;|\t]*(?=[\r\n]|$)', re.IGNORECASE)
 
 
@@ -141,7 +145,7 @@ def read_csv(
         return _read_json_lines(text, path)
     said = _SEPARATOR_LINE.match(text)
     text = text[said.end() :] if said else text
-    text = text if unescape else _drop_titles(_EMPTY_LINES.sub("", text))
+    text = text if unescape else _double_quotes(_drop_titles(_EMPTY_LINES.sub("", text)))
     first_line = next((line for line in text.splitlines() if line.strip()), "")
     separator = said[1] if said else max(",;\t", key=first_line.count)
     separator = separator if separator in first_line or "|" not in first_line else "|"
@@ -168,9 +172,7 @@ def read_csv(
             ends = re.compile(rf"(?m)[ {re.escape(separator)}]+(?=\r?$)")
             table = parse(ends.sub("", text))  # empty cells behind the last column
     except (pd.errors.ParserWarning, csv.Error, ValueError) as error:  # ParserError is a ValueError
-        reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. ")
-        if "Length of header" in reason:
-            reason = "lines have more cells than the first line has names, so name every column"
+        reason = _explain(error, separator)
         raise UserError(f"{path} is not a well-formed CSV: {reason}") from error
     if unescape:
         return table.map(unescape_cell) if "'" in text else table
@@ -203,6 +205,21 @@ def read_own_columns(path: Path | str) -> dict[str, list[str]] | None:
     if "'" in text:
         return {name: [unescape_cell(cell) for cell in cells] for name, cells in columns.items()}
     return columns
+
+
+def _explain(error: Exception, separator: str) -> str:
+    reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. ")
+    if "Length of header" in reason:
+        return "lines have more cells than the first line has names, so name every column"
+    more = f"; a cell that holds {separator!r} needs quotation marks around it"
+    return reason + more * ("Expected" in reason)
+
+
+def _double_quotes(text: str) -> str:
+    """Return a table whose names stand in single quotation marks with double ones."""
+    names = text.lstrip().partition("\n")[0].strip()
+    single = re.fullmatch(r"('[^'\"]*'[,;\t|])+'[^'\"]*'", names)
+    return text.translate(_QUOTES) if single else text
 
 
 def _read_json_lines(text: str, path: Path | str) -> pd.DataFrame:
@@ -263,7 +280,10 @@ def _read_header(line: str, separator: str, path: Path | str) -> list[str]:
         refuse_rows(header, separator, path)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
-        raise UserError(f"{path} has two columns named {twice[0]!r}: rename or remove one")
+        raise UserError(
+            f"{path} has two columns named {twice[0]!r}: rename or remove one, and "
+            "leave one line of names if there are several"
+        )
     return [
         name or ("" if place == header.index("") else f"Unnamed: {place}")
         for place, name in enumerate(header)
@@ -273,15 +293,18 @@ def _read_header(line: str, separator: str, path: Path | str) -> list[str]:
 def refuse_rows(cells: Sequence[str], separator: str, path: Path | str) -> NoReturn:
     """Raise a UserError for a file whose first line holds the ``cells`` of a row, not names."""
     said = f"{path} has no line of column names: its first line is {separator.join(cells)[:60]!r}"
-    if len(cells) > 1 and all(map(_is_number, cells[1:])):
+    if len(cells) > 2 and all(map(_is_number, cells[1:])):
         raise UserError(
             f"{said}; write one above it: id, then the class of each of the {len(cells) - 1} "
             f"columns of numbers, set apart by {separator!r}"
         )
-    names = ["label", *(f"column{n}" for n in range(3, 1 + len(cells)))]
     image = next((place for place, cell in enumerate(cells) if _is_image(cell)), 0)
-    names.insert(image, "image")
-    example = separator.join(names[: len(cells)])
+    names = ["split" if split_of_word(cell) else f"column{n}" for n, cell in enumerate(cells, 1)]
+    names[image] = "image"
+    free = [place for place, name in enumerate(names) if name.startswith("column")]
+    for place in free[:1]:
+        names[place] = "label"
+    example = separator.join(names)
     raise UserError(f"{said}; write one above it, such as {example!r}")
 
 

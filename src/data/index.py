@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.classes import nfc, split_lines
-from src.data.class_folders import read_class_folders
+from src.data.class_folders import group_versions, read_class_folders
 from src.data.columns import (
     FOLDER_NAMES,
     GROUP_NAMES,
@@ -28,12 +28,12 @@ from src.data.columns import (
     RUN_NAMES,
     check_labels,
     find_group,
-    image_column,
     made_of_others,
     pick_column,
 )
 from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates, refuse_rows
-from src.data.files import ImageFinder, Scanner
+from src.data.files import Scanner
+from src.data.finder import ImageFinder
 from src.data.label_sets import Targets, read_targets
 from src.data.root import (
     INNER_TABLES,
@@ -47,8 +47,15 @@ from src.data.root import (
     name_tables,
     tables,
 )
-from src.data.row_forms import leave_test_out, widen
-from src.data.rows import COLUMNS, Index, find_classes, find_images, make_columns
+from src.data.row_forms import join_lines, leave_splits_out, widen
+from src.data.rows import (
+    COLUMNS,
+    Index,
+    find_classes,
+    find_images,
+    make_columns,
+    name_image_column,
+)
 from src.data.sample import asked_of, compare_ids, read_sample, read_sample_submission
 from src.data.splits import SPLITS
 from src.script import UserError
@@ -186,13 +193,16 @@ def _read_train_csv(
     )  # fmt: skip
     table = _read_table(path, finder, wanted[0])
     _refuse_runs(table, wanted[1], path)
-    table, notes = leave_test_out(widen(table, finder), path)
+    table, notes = leave_splits_out(widen(table, finder), path, wanted)
     asked, shown = asked_of(root)
     image, group, key = _find_columns(table, wanted, asked, path, finder)
     unused = _other_tables(root, path)
     try:
         others = (image, group, key)
-        found = read_targets(table, wanted[1], others, path, asked, shown, several=several)
+        repeats = table[image].duplicated().any()
+        found = read_targets(
+            table, wanted[1], others, path, asked, shown, several=several, repeats=repeats
+        )
     except UserError as error:
         more = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
         raise UserError(f"{error}{more * bool(unused)}") from error
@@ -211,14 +221,34 @@ def _read_train_csv(
     if key not in (None, image) and table[key].duplicated().any():
         said.append(f"{path.name}: {key} repeats, so images are known by their paths")
         key = None
+    if key in (None, image) and len({*images}) < len(images):
+        first, found, joined = join_lines(images, found, table, path)
+        table, images = table.iloc[first], [images[row] for row in first]
+        said.append(joined)
     ids = [nfc(name) for name in images] if key is None else table[key].tolist()
     refuse_duplicates(ids, str(path))
-    groups = [""] * len(ids) if group is None else table[group].str.strip().tolist()
+    groups, versions = (
+        group_versions(images) if group is None else (table[group].str.strip().tolist(), [])
+    )
+    said += [*versions, *_note_valid(root)]
     rows = make_columns(ids, images, found.names, groups, split="train")
     taken = tuple(name for name in (image, key, group, *found.columns) if name)
     notes += [*said, *found.notes, *_check_targets(found, ids, path), *finder.notes]
     classes = find_classes(found.labels or found.names, path)
     return Index(root, rows, classes, tuple(notes), bool(found.labels), taken)
+
+
+def _note_valid(root: Path) -> list[str]:
+    """Return a note on a table inside the folder of validation images, which is not read."""
+    valid = find_split(root, "valid")
+    table = find_table(valid, *INNER_TABLES) if valid else None
+    if valid is None or table is None:
+        return []
+    return [
+        f"{below(root, valid)}/ is not used, for the folds hold out images of their own: to train "
+        f"on it too, make one train.csv of the lines of both tables, with {valid.name}/ before the "
+        "names of its images"
+    ]
 
 
 def _refuse_runs(table: pd.DataFrame, label: str | None, path: Path) -> None:
@@ -239,7 +269,7 @@ def _find_columns(
     finder: ImageFinder,
 ) -> tuple[str, str | None, str | None]:
     """Return the columns of images, groups and ids; the one that the sample asks for is none."""
-    image = image_column(table, wanted[0], path, finder.finds)
+    image = name_image_column(table, wanted[0], path, finder)
     group = pick_column(table, wanted[2], GROUP_NAMES, path, "--group_column")
     known = pick_column(table, wanted[1], LABEL_NAMES, path, "--label_column")
     label = asked if len(asked) == 1 and image not in asked else []
@@ -253,9 +283,12 @@ def _check_targets(found: Targets, ids: Sequence[str], path: Path) -> list[str]:
         return []
     if "" in found.names:
         sets = ", or where images have several labels or none pass --metric f1_samples"
+        count = found.names.count("")
         raise UserError(
-            f"{path} has no label in column {found.said} for {ids[found.names.index('')]}: add it"
-            + sets * bool(made_of_others(set(found.names)))
+            f"{path} has no label in column {found.said} for {ids[found.names.index('')]}"
+            f"{f' and {count - 1} more' if count > 1 else ''}: add it, or remove the lines without"
+            + sets
+            * bool(made_of_others(set(found.names)))
         )
     return check_labels(found.names, path)
 
@@ -283,7 +316,7 @@ def _read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFr
         return table
     named = table.drop(columns=unnamed)
     try:
-        image_column(named, image, path, finder.finds)
+        name_image_column(named, image, path, finder)
     except UserError:  # then what has no name are the ids
         return table.rename(columns={unnamed[0]: "index"})
     return named
@@ -303,7 +336,7 @@ def _read_test_csv(
     path: Path, sample_name: str | None, finder: ImageFinder
 ) -> tuple[list[str], list[str]]:
     table = _read_table(path, finder, None)
-    image = image_column(table, None, path, finder.finds)
+    image = name_image_column(table, None, path, finder)
     key = sample_name if sample_name in table.columns else None
     first = str(table.columns[0])
     key = key or pick_column(table, None, ID_NAMES, path, "")

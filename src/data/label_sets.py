@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SEPARATORS = ("|", ";", ",")  # before blanks
+_JOINTS = ("+", "/", "&")  # where each part is a label of its own elsewhere
 _LIST = re.compile(r"\s*[\[{](.*)[\]}]\s*", re.DOTALL)
+_SIGNS = frozenset({"0", "0.0", "1", "1.0"})
+_BETWEEN = frozenset({"", "-1", "-1.0"})  # not mentioned, uncertain
 _NONE = frozenset({"", "nan", "none", "null"})
 
 
@@ -61,6 +64,7 @@ def read_targets(
     shown: Sequence[str] = (),
     *,
     several: bool = False,
+    repeats: bool = False,
 ) -> Targets:
     """Find and read the label's column, or the columns and cells of several labels.
 
@@ -72,6 +76,7 @@ def read_targets(
         asked: the columns that the sample submission asks for.
         shown: the cells of its one column.
         several: whether the metric is one of several labels an image.
+        repeats: whether an image has several lines, which then say one label each.
 
     Raises:
         UserError: no label is found.
@@ -79,9 +84,13 @@ def read_targets(
     columns = [] if wanted else _hot_columns(table, others, asked, several=several)
     if columns:
         return _read_hot(table, columns, path)
+    if not wanted:
+        _refuse_shares(table, others, asked, path)
     found, why = find_label(table, wanted, others, path, asked, shown)
     if len(found) == 1:
-        sets = _read_cells(table[found[0]].tolist(), asked, shown, several=several)
+        cells = table[found[0]].tolist()
+        sets = _read_cells(cells, asked, shown, several=several)
+        sets = [[nfc(cell).strip()] for cell in cells] if several and repeats and not sets else sets
         if sets is not None:
             said = f"{found[0]}{why}, several labels a cell"
             return _from_sets(sets, tuple(found), said, path)
@@ -94,6 +103,39 @@ def read_targets(
     label = found[0] if len(found) == 1 else f"the one of {', '.join(found)} that is 1"
     names, notes = read_labels(table, found)
     return Targets(tuple(found), label + why, names, notes=tuple(notes))
+
+
+def _refuse_shares(
+    table: pd.DataFrame, others: Sequence[str | None], asked: Sequence[str], path: Path
+) -> None:
+    """Raise a UserError where the columns of classes hold shares, or 1 and 0 and something else."""
+    free = free_columns(table, others)
+    of_sample = len(asked) > 1 and set(asked) <= set(free)
+    if not of_sample and has_label(table, others, asked):
+        return
+    names = list(asked) if of_sample else free
+    cells = {name: set(table[name].str.strip()) for name in names}
+    signs = [name for name in names if cells[name] - _SIGNS and cells[name] <= _SIGNS | _BETWEEN]
+    odd = sorted({cell for name in signs for cell in cells[name]} - _SIGNS)
+    if len(signs) > 1 and (of_sample or {"1", "1.0"} & set().union(*(cells[n] for n in signs))):
+        raise UserError(
+            f"{path}: columns {', '.join(signs[:3])} … hold {odd[0]!r} beside 0 and 1: write 0 or "
+            "1 in each cell, and pass --metric mean_auc (several labels an image)"
+        )
+    shares = [name for name in names if all(map(_is_share, cells[name]))]
+    if len(shares) > 1 and (of_sample or len(shares) == len(names)) and not is_hot(table, shares):
+        raise UserError(
+            f"{path}: columns {', '.join(shares[:3])} … hold shares of the classes, and one class "
+            "an image is learned here: write the name of each line's largest in a column label, "
+            f"and leave these out of {path.name}"
+        )
+
+
+def _is_share(cell: str) -> bool:
+    try:
+        return 0 <= float(cell.replace(",", ".")) <= 1
+    except ValueError:
+        return False
 
 
 def _hot_columns(
@@ -141,6 +183,12 @@ def _from_sets(
     odd = next((name for name in labels if SEPARATOR in name), None)
     if odd is not None:
         raise UserError(f"{path}: label {odd!r} holds {SEPARATOR!r}: rename it")
+    odd = next((name for name in labels if re.search(r"""['"]\s*:""", name)), None)
+    if odd is not None:
+        raise UserError(
+            f"{path}: the cells of {columns[0]} are dictionaries ({odd[:40]} …): write the labels "
+            "that hold as a list, as in a b"
+        )
     counts = [len(names) for names in sets]
     mean = sum(counts) / max(len(counts), 1)
     about = f"several labels an image: {len(labels)} labels, {mean:.2f} an image on average"
@@ -159,15 +207,23 @@ def _read_cells(
     different = {nfc(cell).strip() for cell in cells}
     lists = any(_LIST.fullmatch(cell) for cell in different)
     separator = next((s for s in _SEPARATORS if any(s in cell for cell in different)), " ")
+    columns = {nfc(name).strip() for name in asked}
+    for joint in _JOINTS:
+        names = {name for cell in different for name in split_cell(cell, joint)}
+        if any(joint in cell for cell in different) and names <= different | columns:
+            separator = joint
     split = {cell: split_cell(cell, separator) for cell in different}
     if not any(len(names) > 1 for names in split.values()):
         return None
     names = {name for found in split.values() for name in found}
-    columns = {nfc(name).strip() for name in asked}
     by_columns = len(asked) > 1 and names <= columns and not different <= columns
     alone = all(name in different for found in split.values() for name in found)
     by_cells = alone and any(
         len(found := split_cell(nfc(cell), separator)) > 1 and names.issuperset(found)
+        for cell in shown
+    )
+    by_cells |= all(map(str.isdecimal, names)) and any(  # numbers of labels, here and there
+        len(found := split_cell(nfc(cell), separator)) > 1 and all(map(str.isdecimal, found))
         for cell in shown
     )
     if not (lists or by_columns or by_cells or several):

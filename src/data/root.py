@@ -15,7 +15,11 @@ from src.script import UserError
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
 _PACKED = re.compile(r".*\.(zip|tar|tar\.\w+|tgz|7z|rar|gz)", re.IGNORECASE)
 _OTHER_TABLES = re.compile(
-    r".*(train|label|annot|metadata).*\.(xlsx|xls|ods|json|feather|pkl|db)", re.IGNORECASE
+    r".*(train|label|annot|metadata).*\.(xlsx|xls|ods|json|feather|pkl|db|mat)", re.IGNORECASE
+)
+_SHARDS = re.compile(
+    r".*(\.(parquet|arrow|bson|h5|hdf5|npz|npy|tfrec|tfrecords?|lmdb|mdb)|-idx\d-ubyte|_batch(_\d)?)",
+    re.IGNORECASE,
 )
 # Tables of labels beside train.csv, and inside the folder of training images.
 LABEL_TABLES = (
@@ -26,12 +30,12 @@ LABEL_TABLES = (
 _FILL = frozenset({
     *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpg", "jpeg"),
     *("png", "set", "data", "dataset", "dir", "folder", "files", "seg", "class", "classes", "all"),
-    *("raw", "full", "original", "stage", "이미지", "사진"),
+    *("raw", "full", "original", "stage", "final", "이미지", "사진"),
 })  # fmt: skip
 # Words of a table's name that say nothing beside a split's.
 _TABLE_FILL = frozenset({
     *("label", "labels", "info", "metadata", "meta", "df", "table", "list", "annotation"),
-    *("annotations", "csv", "v", "ver", "version", "gt", "id", "ids"),
+    *("annotations", "csv", "v", "ver", "version", "gt", "id", "ids", "master"),
 })  # fmt: skip
 INNER_TABLES = ("_classes", "metadata", "train", *LABEL_TABLES)
 _MAX_FOLDERS = 100  # more are classes or scenes, no places where a data set was unpacked
@@ -162,6 +166,7 @@ def find_root(data_dir: Path | str, flag: str = "--data_dir") -> Path:
         if len(found) == 1:
             return _enter_splits(found[0])
         if found:
+            _refuse_splits_in_classes(folder, found)
             names = ", ".join(place.relative_to(folder).as_posix() for place in found)
             raise UserError(f"{folder} holds several data sets ({names}): pass {flag} {found[0]}")
         level = [child for place in level for child in _subfolders(place)]
@@ -174,6 +179,17 @@ def find_root(data_dir: Path | str, flag: str = "--data_dir") -> Path:
         f"and test.csv, found {describe(folder)}; {name_tables(folder)}{name_classes(folder)}"
         f"unpack the data there, or pass {flag}"
     )
+
+
+def _refuse_splits_in_classes(folder: Path, found: list[Path]) -> None:
+    """Raise a UserError where each of the places is a class with its own train and test images."""
+    inner = [find_split(place, "train") for place in found]
+    if all(path and Scanner(path).holds("") and not tables(path.parent) for path in inner):
+        name, names = found[0].name, _shown([place.name for place in found])
+        raise UserError(
+            f"{folder}: the splits lie in the folders of the classes ({names}): move them to "
+            f"{folder / 'train' / name}, {folder / 'test' / name} and so on"
+        )
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -224,7 +240,8 @@ def _name_others(folder: Path) -> str:
     ]
     if not found:
         return ""
-    return f"if {_shown(found)} has the labels, move it to {folder / 'train.csv'}, else "
+    path = folder / f"train{Path(found[0]).suffix.lower()}"
+    return f"if {_shown(found)} has the labels, move it to {path}, else "
 
 
 def _name_kinds(folder: Path) -> str:
@@ -242,10 +259,10 @@ def _name_kinds(folder: Path) -> str:
     lists = find_entry(folder, "train.txt", "train.lst", "train.list")
     if lists is not None:
         return f"write {lists.name} as train.csv, with a first line image,label, else "
-    shards = [name for name in files if re.fullmatch(r".*train.*\.parquet", name, re.IGNORECASE)]
-    if shards:
+    inside = shards(folder)
+    if inside:
         return (
-            f"write the images of {_shown(shards)} below {folder / 'train'}/ and the labels as "
+            f"write the images of {_shown(inside)} below {folder / 'train'}/ and the labels as "
             "train.csv, else "
         )
     others = [name for name in files if _OTHER_TABLES.fullmatch(name)]
@@ -269,24 +286,46 @@ def _shown(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
+def shards(folder: Path) -> list[str]:
+    """Return the names of files in ``folder`` and below that hold many images, train ones first."""
+    found = [
+        path.relative_to(folder).as_posix()
+        for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
+        for path in sorted(place.iterdir())
+        if _SHARDS.fullmatch(path.name) and path.is_file()
+    ]
+    return [name for name in found if "train" in name.casefold()] or found
+
+
 def name_classes(folder: Path) -> str:
     """Return the remedy for class folders that lie below ``folder`` but not in train/, or ""."""
-    place = folder
-    for _ in range(3):
-        names = [child.name for child in _subfolders(place)]
-        scanner = Scanner(place)
-        found = [name for name in names if not name.startswith("test") and scanner.holds(name)]
-        if len(found) > 1:
-            below = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
-            what = f"the folders {below}{_shown(found)} are classes"
-            return f"if {what}, move them into {folder / 'train'}, else "
-        if found:  # images side by side, perhaps Abyssinian_1.jpg
-            inner = place / found[0]
-            return (
-                f"if the files of {inner} are named by their classes (cat_1.jpg), rename it to "
-                f"{folder / 'train'}, else "
-            )
-        if len(names) != 1:
-            break
-        place = place / names[0]
-    return ""
+    level, lone = [folder], None
+    for _ in range(5):
+        deeper = []
+        for place in level[:_MAX_FOLDERS]:
+            scanner = Scanner(place)
+            names = [child.name for child in _subfolders(place)]
+            found = [name for name in names if not name.startswith("test") and scanner.holds(name)]
+            if len(found) > 1:
+                below = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
+                what = f"the folders {below}{_shown(found)} are classes"
+                return f"if {what}, move them into {folder / 'train'}{_test_lists(folder)}, else "
+            lone = lone or (place / found[0] if found else None)
+            deeper += [place / name for name in names if name not in found]
+        level = deeper
+    if lone is None:
+        return ""
+    return (  # images side by side, perhaps Abyssinian_1.jpg
+        f"if the files of {lone} are named by their classes (cat_1.jpg), rename it to "
+        f"{folder / 'train'}, else "
+    )
+
+
+def _test_lists(folder: Path) -> str:
+    """Return what to do with images that a list such as ``meta/test.txt`` names, or ""."""
+    found = sorted(
+        path.relative_to(folder).as_posix()
+        for pattern in ("*test*.txt", "*/*test*.txt", "*/*/*test*.txt")
+        for path in folder.glob(pattern)
+    )
+    return f" (those that {found[0]} says are for the test into {folder / 'test'})" if found else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.classes import nfc
-from src.data.files import ImageFinder
-from src.data.root import archives
+from src.data.columns import image_column
+from src.data.finder import ImageFinder
+from src.data.root import archives, shards
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def find_images(
     if images and not any(images) and differs:
         images = [finder.find_quietly(stem) for stem in stems]
     lost = [row for row, image in enumerate(images) if image is None]
-    found = {row: finder.find_number(cells[row]) for row in lost}
+    found = {row: finder.find_core(cells[row]) for row in lost}
     if len(set(found.values())) == len(lost) and None not in found.values():
         images = [image or found[row] for row, image in enumerate(images)]
     notes: list[str] = []
@@ -92,6 +94,25 @@ def _is_other(cell: str, image: str | None) -> bool:
     return said not in (nfc(name), posixpath.splitext(nfc(name))[0])
 
 
+def name_image_column(
+    table: pd.DataFrame, wanted: str | None, path: Path, finder: ImageFinder
+) -> str:
+    """Return the column of images, as :func:`src.data.columns.image_column` finds it.
+
+    Raises:
+        UserError: none; says if the images are packed, or several for a line.
+    """
+    try:
+        return image_column(table, wanted, path, finder.finds)
+    except UserError as error:
+        packed = archives(finder.root) or shards(finder.root)
+        more = f"; if the images are in {packed[0]}, write them as files first" if packed else ""
+        for name in table.columns if len(table) else ():
+            if all(finder.parts(cell) for cell in table[name].head(5)):
+                more = f"; {name} {_remedy(finder, table[name].iat[0])}"
+        raise UserError(f"{error}{more}") from error
+
+
 def _remedy(finder: ImageFinder, cell: str) -> str:
     """Return what may bring an image that is missing: packed files, parts of it, its like."""
     packed = archives(finder.root)
@@ -104,6 +125,11 @@ def _remedy(finder: ImageFinder, cell: str) -> str:
     likely = [name for name in packed if finder.split in name.casefold()] or packed
     if likely:
         return f"unpack {', '.join(likely[:3])} there, or restore them"
+    inside = shards(finder.root)
+    if inside and not finder.like:
+        return f"write the images of {', '.join(inside[:3])} there as files"
+    if re.fullmatch(r"\d+(\.\d+)?[eE]\+\d+|\d{1,3}(,\d{3})+", cell.strip()):
+        return "a spreadsheet has rewritten the ids: take the table as it was downloaded"
     left = "".join(f"; {line}" for line in finder.left_out)
     like = f" (files there are like {finder.like})" if finder.like else ""
     return f"restore them{like}{left}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.data.columns import ID_NAMES, IMAGE_NAMES, pick_column
+from src.data.columns import ID_NAMES, IMAGE_NAMES, is_hot, pick_column
 from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates
 from src.data.files import IMAGE_ENDINGS
 from src.data.root import archives, find_sample, tables
@@ -38,7 +38,12 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
         return None, _name_others(Path(root))
     table = read_csv(path, text_columns=slice(0, 1))
     if table.shape[1] < 2:
-        raise UserError(f"{path} has one column: expected an id and the columns to fill")
+        raise UserError(
+            f"{path} has one column: expected an id and the columns to fill; add them, or remove "
+            "the file to get the columns ID and each class"
+        )
+    if not len(table):
+        raise UserError(f"{path} has no rows: restore it, or remove it to predict all of test/")
     notes = []
     key = _id_column(table)
     if key != table.columns[0]:
@@ -107,6 +112,13 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
         )
     text = {name: _first_text(table, name) for name in others if table[name].dtype.kind == "O"}
     text = {name: cell for name, cell in text.items() if cell}
+    if len(text) == len(others) > 1 and not is_hot(table.astype(str), others):
+        raise UserError(
+            f"{path} has {len(others)} columns of words ({', '.join(others[:3])}: "
+            f"{', '.join(list(text.values())[:3])}): labels are written into one column here: make "
+            f"it {key},{others[0]}, with a list (a b c) where several are asked for, and set the "
+            "submission's apart afterwards"
+        )
     if text and len(text) < len(others):
         name, cell = next(iter(text.items()))
         raise UserError(

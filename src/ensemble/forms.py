@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,12 @@ from src.script import UserError
 Predict = Callable[[slice], Array]  # rows → log probabilities (R, K)
 
 _BLOCK_ROWS = 4096
+_SEPARATORS = ("|", ";", ", ", ",")  # before blanks
+# How a sample may write the names of all classes in another way.
+_CHANGES: tuple[Callable[[str], str], ...] = (
+    str.lower, str.upper, str.title, str.capitalize, lambda name: name.replace(" ", "_"),
+    lambda name: name.replace("_", " "), lambda name: name.lower().replace(" ", "_"),
+)  # fmt: skip
 _LISTED = 5  # classes in a list where the metric does not say how many
 
 
@@ -65,7 +71,8 @@ class Form:
         names: (K,) each class as it is written, of ``labels`` and ``lists``.
         places: of ``hot``, (J,) the class of each column; of ``long``, (N · J, 2) image and column.
         keys: of ``long``: the lines' first cells.
-        separator: of several labels in a cell (``label_forms.py``).
+        separator: of several classes in a cell.
+        around: what stands before and behind those, and around each.
         notes: what the user should know.
     """
 
@@ -77,6 +84,7 @@ class Form:
     keys: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     separator: str = " "
+    around: tuple[str, str, str] = ("", "", "")
 
     def __str__(self) -> str:
         if self.kind in ("columns", "shares", "marks"):
@@ -142,11 +150,12 @@ def find_form(
         return _label_form(sample, classes, known, holds)
     try:
         columns = match(header[1:])
+        if len(header) == 2 and nfc(header[1]) not in known:  # the positive class, by a guess
+            _refuse_cells(sample, classes)
     except UserError:
         if len(header) == 2 and len(classes) > 2 and _says_labels(sample, known, numbers=True):
             return _label_form(sample, classes, known, holds)
-        if len(header) == 2:
-            _refuse_cells(sample, classes)
+        _refuse_cells(sample, classes)
         raise
     if holds == "labels":
         said = f"{sample.name}: 1 in the column of the decided class, 0 in the others"
@@ -184,17 +193,24 @@ def _is_number(text: str) -> bool:
 def _label_form(sample: Sample, classes: Sequence[str], known: dict[str, int], holds: str) -> Form:
     """Return the form of one label, or a list of labels, in the second column."""
     cells = {nfc(cell).strip() for cell in sample.cells} - {""}
-    lists = holds == "top" or (
-        not cells <= known.keys()
-        and any(len(cell.split()) > 1 and known.keys() & cell.split() for cell in cells)
-    )
-    words = {word for cell in cells for word in cell.split()} if lists else cells
-    names, notes = written_names(words, classes, known, sample)
-    if lists and any(" " in name for name in names):
-        odd = next(name for name in names if " " in name)
+    words, separator, around = split_cells(cells, classes, known)
+    if not any(separator in cell for cell in cells):
+        separator = " "
+    several = known.keys() & words or (known.keys() | words and all(map(str.isdecimal, known)))
+    lists = holds == "top" or (not cells <= known.keys() and words != cells and bool(several))
+    scored = next((cell for cell in cells if lists and re.search(r" 0?\.\d+$| 1\.0+$", cell)), "")
+    if scored or any(re.fullmatch(r"\S+ [01]?\.\d+", cell) for cell in cells):
         raise UserError(
-            f"{sample.name} asks for lists of classes with blanks between, but class {odd!r} has a "
-            "blank in its name: write the classes as numbers in the sample (0, 1, …)"
+            f"{sample.name} asks for a class and its probability in one cell "
+            f"({scored or min(cells)!r}), which is not written here: write the sample with a class "
+            "a cell and add the probabilities afterwards"
+        )
+    names, notes = written_names(words if lists else cells, classes, known, sample)
+    odd = next((name for name in names if lists and separator in name), None)
+    if odd is not None:
+        raise UserError(
+            f"{sample.name} asks for lists of classes with {separator!r} between, but class "
+            f"{odd!r} holds it: write the classes as numbers in the sample (0, 1, …)"
         )
     if holds == "probabilities":
         notes.append(
@@ -202,13 +218,46 @@ def _label_form(sample: Sample, classes: Sequence[str], known: dict[str, int], h
             "the metric does not score: say what the contest counts with --metric, as in --metric "
             f"{'map@5' if lists else 'accuracy'}"
         )
-    kind = "lists" if lists else "labels"
-    return Form(kind, sample.header, names=tuple(names), notes=tuple(notes))
+    form = Form("labels", sample.header, names=tuple(names), notes=tuple(notes))
+    return replace(form, kind="lists", separator=separator, around=around) if lists else form
+
+
+def split_cells(
+    cells: Iterable[str], classes: Sequence[str], known: Mapping[str, int]
+) -> tuple[set[str], str, tuple[str, str, str]]:
+    """Return the words of cells of several classes, what separates them, and what is around.
+
+    Args:
+        cells: of the sample, not empty: ``a b``, ``a|b``, ``[1, 4]``, ``['a', 'b']``.
+        classes: K class names.
+        known: every name of a class.
+    """
+    brackets = next(
+        (cell[0] + cell[-1] for cell in cells if re.fullmatch(r"\[.*\]|\{.*\}", cell)), ""
+    )
+    texts = [cell[1:-1] if brackets else cell for cell in cells]
+    quote = next((text[0] for text in texts if brackets and text[:1] in ("'", '"')), "")
+    whole = {text for text in texts if text in known}
+    rest = [text for text in texts if text not in whole]
+    separator = next((s for s in _SEPARATORS if any(s in text for text in rest)), " ")
+    if separator == " " and (brackets or any(" " in name for name in classes)):
+        separator = ", " if brackets else "|"
+    parts = (text.split() if separator == " " else text.split(separator) for text in rest)
+    words = {nfc(part.strip().strip("'\"")) for found in parts for part in found} - {""}
+    return words | whole, separator, (brackets[:1], brackets[1:], quote)
+
+
+def join_cell(form: Form, names: Iterable[str]) -> str:
+    """Return the cell of several classes, as the form has it."""
+    before, behind, quote = form.around
+    return f"{before}{form.separator.join(f'{quote}{name}{quote}' for name in names)}{behind}"
 
 
 def _refuse_cells(sample: Sample, classes: Sequence[str]) -> None:
     """Raise a UserError where the cells of the one column are words, or measurements."""
     cells = [cell.strip() for cell in sample.cells if cell.strip()]
+    if len(sample.header) > 2:
+        return
     word = next((cell for cell in cells if not _is_number(cell.replace(",", "."))), "")
     if word:
         raise UserError(
@@ -231,6 +280,11 @@ def written_names(
         told = f"{sample.name} shows no label" if not words else ""
         return list(classes), [f"{told}: the classes' names are written"] if told else []
     numeric = all(map(_is_number, words))
+    for change in _CHANGES:
+        names = [change(nfc(name)) for name in classes]
+        if words <= {*names} and len({*names}) == len(names):
+            notes = [f"{sample.name} writes {min(words)!r} and the like: so are the classes' names"]
+            return names, notes
     if numeric and all(map(_is_number, classes)):  # 3 for a class that is called 3.0
         values = [float(name) for name in classes]
         if len(set(values)) == len(values) and all(value % 1 == 0 for value in values):
@@ -256,8 +310,8 @@ def written_names(
     odd = max(words, key=float) if numeric else min(words - known.keys())
     raise UserError(
         f"{sample.name}: {odd!r} in column {sample.header[1]!r} is no class (they are "
-        f"{', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}): correct the sample, or "
-        "name the pair in aliases.csv and run optimize_weights.py again"
+        f"{', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}): write it in the sample as "
+        "the images' labels are written"
     )
 
 
@@ -333,17 +387,22 @@ def _cells(form: Form, found: Any) -> list[str]:
         return ["1" if one else "0" for one in mine]
     if form.kind == "labels":
         return [form.names[found[0] if isinstance(found, list) else found]]
-    return [" ".join(form.names[k] for k in (found if isinstance(found, list) else [found]))]
+    return [
+        join_cell(form, (form.names[k] for k in (found if isinstance(found, list) else [found])))
+    ]
 
 
 def _words_of(cells: Sequence[str], form: Form) -> list[str]:
     """Return the classes that a line names."""
-    if form.kind == "lists":
-        return cells[1].split(" ")
-    if form.kind != "sets":
+    if form.kind not in ("lists", "sets"):
         return list(cells[1:2])
-    inner = cells[1].strip("[]")
-    return inner.split(form.separator) if inner else []
+    before, behind, quote = form.around
+    inner = cells[1].removeprefix(before).removesuffix(behind)
+    return (
+        [name.strip(quote) if quote else name for name in inner.split(form.separator)]
+        if inner
+        else []
+    )
 
 
 def _prove(path: Path, wanted: Sequence[Sequence[str]], form: Form, shown: Path) -> None:

@@ -16,14 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 from src.classes import nfc, split_lines
-from src.ensemble.forms import Form, Sample, known_names, write_rows, written_names
+from src.ensemble.forms import (
+    Form,
+    Sample,
+    join_cell,
+    known_names,
+    split_cells,
+    write_rows,
+    written_names,
+)
 from src.ensemble.submission import MIN_UNSEEN, Columns, match_columns
 from src.metrics.decisions import Decision
 from src.script import UserError
 
 Array = npt.NDArray[Any]
 
-_SEPARATORS = ("|", ";", ", ", ",")  # before blanks
 _LEAST = 1e-7  # of a probability, and of what is left to 1: eight digits show it
 
 
@@ -83,18 +90,8 @@ def _match(
 
 
 def _cell_form(sample: Sample, labels: Sequence[str], known: dict[str, int], holds: str) -> Form:
-    cells = [cell.strip() for cell in sample.cells if cell.strip()]
-    brackets = any(cell.startswith("[") and cell.endswith("]") for cell in cells)
-    texts = [cell.strip("[]") for cell in cells]
-    whole = {nfc(text) for text in texts if nfc(text) in known}
-    separator = next((s for s in _SEPARATORS if any(s in text for text in texts)), " ")
-    if separator == " " and (brackets or any(" " in name for name in labels)):
-        separator = ", " if brackets else "|"
-    words = set(whole)
-    for text in texts:
-        if nfc(text) not in whole:
-            parts = text.split() if separator == " " else text.split(separator)
-            words |= {nfc(part.strip().strip("'\"")) for part in parts} - {""}
+    cells = {nfc(cell).strip() for cell in sample.cells} - {""}
+    words, separator, around = split_cells(cells, labels, known)
     names, notes = written_names(words, labels, known, sample)
     if any(separator in name for name in names):
         odd = next(name for name in names if separator in name)
@@ -102,21 +99,15 @@ def _cell_form(sample: Sample, labels: Sequence[str], known: dict[str, int], hol
             f"{sample.name}: {odd!r} holds {separator!r}, which stands between labels: write the "
             "labels as numbers in the sample (0, 1, …)"
         )
-    shown = f"{names[0]}{separator}{names[-1]}"
-    notes.append(
-        f"{sample.name}: column {sample.header[1]!r} gets the labels as "
-        + (f"[{shown}]" if brackets else shown)
-    )
+    form = Form("sets", sample.header, names=tuple(names), separator=separator, around=around)
+    shown = join_cell(form, (names[0], names[-1]))
+    notes.append(f"{sample.name}: column {sample.header[1]!r} gets the labels as {shown}")
     if holds == "probabilities":
         notes.append(
             f"{sample.name} asks for labels, which the metric does not score: those of probability "
             "one half and more are written; say what the contest counts: --metric f1_samples"
         )
-    kind = "sets"
-    return Form(
-        kind, sample.header, names=tuple(names), notes=tuple(notes), separator=separator,
-        keys=("[", "]") if brackets else (),
-    )  # fmt: skip
+    return replace(form, notes=tuple(notes))
 
 
 def write_labels(
@@ -143,9 +134,8 @@ def write_labels(
         raise UserError("the predictions are no probabilities: run infer_ensemble.py again")
     values = decision.apply(log_probs).reshape(len(ids), num_labels)
     if form.kind == "sets":
-        begin, end = form.keys or ("", "")
         rows = [
-            [id_, f"{begin}{form.separator.join(form.names[k] for k in row.nonzero()[0])}{end}"]
+            [id_, join_cell(form, (form.names[k] for k in row.nonzero()[0]))]
             for id_, row in zip(ids, values, strict=True)
         ]
     else:

@@ -154,7 +154,7 @@ def _refuse_strangers(
 _AROUND = frozenset(
     (
         *("p", "pr", "prob", "probs", "proba", "probability", "pred", "prediction", "predicted"),
-        *("score", "is", "has", "class", "label", "target", "of", "y"),
+        *("score", "is", "has", "class", "label", "target", "of", "y", "vote", "votes"),
     )
 )
 _POSITIVE = {frozenset({"0", "1"}): "1", frozenset({"0.0", "1.0"}): "1.0"} | {
@@ -178,6 +178,8 @@ def _guess_rest(
     notes = []
     for place, name in enumerate(names):
         words = _words(name)
+        if len(words) == 1 and (match := re.fullmatch(r"([^\W\d]+)(\d+)", words[0])):
+            words = (match[1], match[2]) if match[1] in _AROUND else words  # class0
         inner = tuple(word for word in words if word not in _AROUND)
         near = next((loose[form] for form in (words, inner) if form and form in loose), [])
         if found[place] is None and len(near) == 1 and near[0] not in found:
@@ -197,6 +199,8 @@ def _guess_rest(
 
 
 def _words(name: str) -> tuple[str, ...]:
+    if re.fullmatch(r"\d+\.0+", name.strip()):  # 3.0 is 3
+        name = name.partition(".")[0]
     return tuple(re.findall(r"[^\W_]+", nfc(name).casefold()))
 
 

@@ -212,9 +212,10 @@ def grade_order(classes: Sequence[str], ordinal: Sequence[str] = ()) -> tuple[in
     if not ordinal:
         grades = [_grade(name) for name in classes]
         if None in grades:
+            shown = " ".join(f"'{name}'" if " " in name else name for name in classes[:3])
             raise UserError(
                 f"--metric qwk: class {classes[grades.index(None)]!r} is no number; give the "
-                f"classes from the lowest to the highest: --ordinal {' '.join(classes[:3])}"
+                f"classes from the lowest to the highest, put into that order: --ordinal {shown}"
                 f"{' …' if len(classes) > 3 else ''}"
             )
         return tuple(np.argsort(np.array(grades, dtype=float), kind="stable").tolist())

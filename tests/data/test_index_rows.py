@@ -66,7 +66,10 @@ def test_the_one_column_left_is_the_label(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,label\n1,a\n1,b\n", "id '1' 2 times"),
+        (
+            "id,label\n1,a\n1,b\n",
+            "lines of train/1.jpg with different labels .a, b.: ids must be uni",
+        ),
         ("id,label\n1,a\n3,b\n", "names 1 images that are not in .* first '3'"),
         ("id,label\n1,a\n2,\n", "no label in column label for 2"),
         ("id,label\n1,a\n2\n", "no label in column label for 2"),

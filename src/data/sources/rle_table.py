@@ -26,7 +26,8 @@ from src.data.columns import (
     pick_name,
 )
 from src.data.csv_io import read_csv
-from src.data.files import ImageFinder, Scanner
+from src.data.files import Scanner
+from src.data.finder import ImageFinder
 from src.data.root import find_sample, find_split, tables
 from src.data.sources.folders import holds_masks
 from src.data.sources.frames import natural_key
@@ -98,7 +99,7 @@ def read_rle_table(root: Path | str, *, rows: bool | None = None, merged: str = 
     for key, cls, text in zip(ids, classes, texts, strict=True):
         shapes.setdefault(key, []).append((labels[cls], text))
     notes: list[str] = []
-    found = {key: finder.find_quietly(key) or finder.find_number(key) for key in shapes}
+    found = {key: finder.find_quietly(key) or finder.find_core(key) for key in shapes}
     lost = [key for key, image in found.items() if image is None]
     note_missing(notes, f"{path.name}: images that are missing", lost)
     known = {key: image for key, image in found.items() if image is not None}

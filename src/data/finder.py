@@ -1,0 +1,240 @@
+"""Resolution of the cells of a table to image files.
+
+What a cell leaves unsaid is guessed with care: a file of the other split (``test/3.png`` for a
+row of the train table) or one in a folder of masks is never meant unless the cell says so.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from src.classes import nfc
+from src.data.files import Scanner
+from src.data.splits import split_of_word
+from src.script import UserError
+
+_MAX_NAME = 255  # bytes of a file's name
+_OTHER = {"train": "test", "test": "train"}
+_MASKS = ("mask", "annotation", "segmentation")
+_MASK_WORDS = frozenset({"label", "labels", "seg", "gt", "groundtruth", "annot", "annots"})
+
+
+class ImageFinder:
+    """Finds the files that the cells of a CSV mean.
+
+    A cell may lack its leading folders ("0001.jpg" for "train/images/0001.jpg"), its extension,
+    or differ in case, Unicode form, slashes and a leading "./"; it may not leave the root.
+    The check is on the text: links that the owner of the folder has laid are followed.
+    """
+
+    def __init__(self, root: Path, *, split: str, folder: str = "", allow_outside: bool = False):
+        """Index the images below ``root``.
+
+        Args:
+            root: the data folder.
+            split: ``train`` or ``test``: which of the two the cells are from.
+            folder: where the images of that split lie by custom; it wins where several fit.
+            allow_outside: accept files outside ``root``.
+        """
+        self.root = root
+        self.split = split
+        self.allow_outside = allow_outside
+        self._inner = f"{posixpath.normpath(root.resolve().as_posix())}/"
+        scanner = Scanner(root)
+        self._paths = {nfc(path): path for path in reversed(scanner.images())}
+        self.notes = scanner.notes
+        self.left_out = [line for line in scanner.left_out(doubtful=True) if "pip install" in line]
+        own = [name for name in scanner.folders if _split_of(name.split("/")) == split]
+        self._has_own = bool(own)
+        self.place = f"{root}/{min(own, key=len)}/" if own else str(root)  # where they should be
+        self._folder = nfc(folder or split)
+        self._prefixes = ["", f"{self._folder}/"]
+        self._by_name: dict[str, list[str]] | None = None
+        self._by_core: dict[int | str, list[str]] | None = None
+        self._only_masks = False
+
+    def names(self) -> list[str]:
+        """Return what an image's id may be: its file name, with the ending and without."""
+        whole = {posixpath.basename(path) for path in self._paths}
+        return sorted(whole | {posixpath.splitext(name)[0] for name in whole})
+
+    def find(self, cell: str) -> str | None:
+        """Return the path of the image, relative to the root where inside, None if missing.
+
+        Raises:
+            UserError: the path leaves the root, or several files fit it.
+        """
+        if max(map(len, cell.encode(errors="replace").split(b"/"))) > _MAX_NAME:
+            return None
+        path = self._inside(cell)
+        if path is None:  # outside, and allowed to be
+            full = os.path.normpath(self.root / cell)
+            return Path(full).as_posix() if Path(full).is_file() else None
+        for prefix in self._prefixes:
+            if prefix + path in self._paths:
+                return self._paths[prefix + path]
+        return self._find_by_name(path, cell) or self._find_end(path)
+
+    def _find_end(self, path: str) -> str | None:
+        """Return the image that is an end of ``path`` of two parts or more: folders above ours."""
+        parts = path.split("/")
+        ends = ("/".join(parts[start:]) for start in range(1, len(parts) - 1))
+        return next((self._paths[end] for end in ends if end in self._paths), None)
+
+    def find_quietly(self, cell: str) -> str | None:
+        """Return the path of the image as :meth:`find` does, None for what that refuses."""
+        try:
+            return self.find(cell) if cell.strip() else None
+        except UserError:
+            return None
+
+    def finds(self, cell: str) -> bool:
+        """Tell whether ``cell`` means an image."""
+        return (self.find_quietly(cell) or self.find_core(cell)) is not None
+
+    def find_core(self, cell: str) -> str | None:
+        """Return the image whose name is ``cell`` but for zeros, or for what all names have.
+
+        1 or 1.0 is ``0001.jpg``, or ``ISIC_0001.jpg`` where all names of the split begin so.
+        """
+        if self._by_core is None:
+            self._by_core = {}
+            own = [path for path in self._paths if _split_of(path.split("/")[:-1]) == self.split]
+            stems = [posixpath.splitext(posixpath.basename(path))[0] for path in self._paths]
+            mine = {posixpath.splitext(posixpath.basename(path))[0] for path in own}
+            mine = mine if len(mine) > 1 else {*stems}
+            start, end = (
+                re.sub(r"\d+$", "", posixpath.commonprefix([stem[::step] for stem in mine]))
+                for step in (1, -1)
+            )
+            for stem, path in zip(stems, self._paths, strict=True):
+                core = stem.removeprefix(start).removesuffix(end[::-1])
+                for key in {_as_key(stem), _as_key(core)} if len(mine) > 1 else {_as_key(stem)}:
+                    self._by_core.setdefault(key, []).append(path)
+        fits = self._meant(self._by_core.get(_as_key(re.sub(r"\.0+$", "", cell.strip())), ()), 1)
+        return self._paths[fits[0]] if len(fits) == 1 else None
+
+    def parts(self, cell: str) -> list[str]:
+        """Return the names of the images that begin with ``cell``, if several: ``7_red.png``."""
+        stem = posixpath.basename(nfc(cell).strip())
+        names = (posixpath.basename(path) for path in self._paths)
+        found = sorted({name for name in names if re.match(re.escape(stem) + "[-_. ]", name)})
+        return found if stem and len(found) > 1 else []
+
+    def num_others(self, images: Sequence[str]) -> int:
+        """Count the images of the split's own folders that are none of ``images``."""
+        own: dict[str, bool] = {}
+        mine = set()
+        for path in self._paths.values():
+            folder = posixpath.dirname(path)
+            if folder not in own:
+                own[folder] = _split_of(folder.split("/")) == self.split
+            if own[folder]:
+                mine.add(path)
+        return len(mine - {*images})
+
+    @property
+    def like(self) -> str:
+        """An image that is there, "" where there is none."""
+        mine = [path for path in self._paths if _split_of(path.split("/")[:-1]) == self.split]
+        return min(mine or self._paths, default="")
+
+    def _inside(self, cell: str) -> str | None:
+        said = nfc(cell.strip())
+        said = unquote(urlsplit(said).path) if "://" in said else said  # of the web, of a bucket
+        path = posixpath.normpath(said.replace("\\", "/"))
+        if path.startswith(self._inner):
+            return path[len(self._inner) :]
+        if not path.startswith(("/", "../")) and path != ".." and not re.match("[A-Za-z]:", path):
+            return path
+        if self.allow_outside and (self.root / path).is_file():
+            return None
+        parts = re.sub("^[A-Za-z]:", "", path).strip("/").split("/")
+        if ".." not in parts and not (self.root / path).exists():  # of another machine
+            ends = ("/".join(parts[start:]) for start in range(len(parts)))
+            known = next((end for end in ends if end in self._paths), None)
+            known = known or self._find_by_name(parts[-1], cell)
+            if known is not None:
+                return nfc(known)
+        if self.allow_outside:
+            return None
+        raise UserError(
+            f"path {cell!r} leaves the data folder {self.root}, and no end of it is a file there: "
+            "mend it, or pass --allow_outside"
+        )
+
+    def _find_by_name(self, path: str, cell: str) -> str | None:
+        if self._by_name is None:
+            self._by_name = self._index_names()
+        near = self._by_name.get(posixpath.basename(path).casefold(), [])
+        fits = [full for full in near if _ends_with(full, path)]
+        if not fits:  # "a.JPG" for "a.jpg"
+            fits = [full for full in near if _ends_with(full.casefold(), path.casefold())]
+        fits = self._meant(fits, path.count("/") + 1)
+        if len(fits) > 1:
+            raise UserError(
+                f"path {cell!r} fits {fits[0]} and {fits[1]} in {self.root}: write it in full"
+            )
+        if not fits:
+            return path if (self.root / path).is_file() else None
+        if "/" in path and fits[0].endswith(f"/{path}") and len(self._prefixes) < 8:
+            self._prefixes.append(fits[0][: -len(path)])  # the next rows may lie there too
+        return self._paths[fits[0]]
+
+    def _index_names(self) -> dict[str, list[str]]:
+        """Return name, with and without extension → paths in NFC."""
+        by_name: dict[str, list[str]] = {}
+        for known in self._paths:
+            name = posixpath.basename(known)
+            for key in (name, posixpath.splitext(name)[0]):
+                by_name.setdefault(key.casefold(), []).append(known)
+        folders = (known.split("/")[:-1] for known in self._paths)
+        mine = (parts for parts in folders if _split_of(parts) != _OTHER[self.split])
+        self._only_masks = all(map(_holds_masks, mine))
+        return by_name
+
+    def _meant(self, fits: Sequence[str], said: int) -> list[str]:
+        """Return those of ``fits`` whose folders before the last ``said`` parts may be implied."""
+        implied = {full: full.split("/")[:-said] for full in sorted(fits)}
+        if not self._only_masks:
+            implied = {full: part for full, part in implied.items() if not _holds_masks(part)}
+        splits = {full: _split_of(part) for full, part in implied.items()}
+        if self._has_own:
+            splits = {full: s for full, s in splits.items() if s != _OTHER[self.split]}
+        usual = [full for full in splits if full.startswith(f"{self._folder}/")]
+        return usual or [full for full in splits if splits[full] != "val"] or list(splits)
+
+
+def _as_key(name: str) -> int | str:
+    return int(name) if name.isdecimal() else name.casefold()
+
+
+def _split_of(folders: Sequence[str]) -> str:
+    """Return train, test or val: what the outermost folder that names a split says, else ""."""
+    for folder in folders:
+        for word in re.findall(r"[^\W\d_]+", nfc(folder).casefold()):
+            known = split_of_word(word)
+            glued = next(
+                (split for split in ("train", "test", "val") if word.startswith(split)), ""
+            )
+            if known or glued:  # "trainannot"
+                return (known or glued).replace("valid", "val")
+    return ""
+
+
+def _holds_masks(folders: Sequence[str]) -> bool:
+    """Tell whether the name of a folder says that it holds masks."""
+    for folder in map(str.casefold, folders):
+        if any(word in folder for word in _MASKS) or _MASK_WORDS & set(re.split("[^a-z]+", folder)):
+            return True
+    return False
+
+
+def _ends_with(full: str, path: str) -> bool:
+    """Tell whether ``path``, with or without its extension, is the end of ``full``."""
+    return any(f"/{form}".endswith(f"/{path}") for form in (full, posixpath.splitext(full)[0]))
