@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,13 +13,14 @@ from src.data.columns import check_labels
 from src.data.files import Scanner
 from src.data.root import find_sample, find_split, name_tables, tables
 from src.data.rows import Index, find_classes, make_columns
+from src.data.sources.places import read_place
 from src.script import UserError
 
 _NUMBERED = re.compile(r"(.*[^\W\d_].*?)[-_. ]*\(?\d+\)?")  # cat.0, Abyssinian_12, dog (3)
 
 
 def read_class_folders(root: Path, train: str) -> Index:
-    """Index the images of ``train`` (below ``root``) by the folders, else the names, they have.
+    """Index the images of ``train`` (below ``root``, or ".") by the folders, else names, they have.
 
     Raises:
         UserError: no images, or only one class.
@@ -44,6 +46,11 @@ def read_class_folders(root: Path, train: str) -> Index:
             f"{train}/<class>/*.jpg{left}"
         )
     only = {*pairs.values()}
+    if {read_place([name]).kind for name in only} == {"image", "mask"}:
+        raise UserError(
+            f"{root / place} holds images and masks ({', '.join(sorted(only))}), which "
+            "train_lane.py learns; classes are folders, train/<class>/"
+        )
     if len(only) == 1:
         raise UserError(
             f"{root / train} has only one class, {only.pop()!r}: at least two are needed: "
@@ -51,8 +58,8 @@ def read_class_folders(root: Path, train: str) -> Index:
             f"{root / 'train.csv'} (image,label)"
         )
     more, said = _validation_images(root, scanner, set(pairs.values()))
-    pairs |= more
-    notes += said + _note_unused(root, scanner)
+    pairs = {posixpath.normpath(image): name for image, name in (pairs | more).items()}
+    notes += said + (_note_unused(root, scanner) if train != "." else [])
     if loose:
         notes.append(f"{len(loose)} images directly in {place}/ have no class: left out")
     return _to_index(root, root / train, pairs, notes + scanner.left_out(), scanner)

@@ -25,18 +25,8 @@ IMAGE_NAMES = (
 ID_NAMES = ("id", "image_id", "img_id", "test_id", "row_id", "index", "아이디", "번호")
 LABEL_NAMES = (
     *("label", "target", "class", "class_name", "label_name", "category", "labels", "diagnosis"),
-    *(
-        "dx",
-        "class_id",
-        "category_id",
-        "label_id",
-        "class_label",
-        "라벨",
-        "레이블",
-        "클래스",
-        "정답",
-    ),
-    *("분류", "y"),
+    *("dx", "class_id", "category_id", "label_id", "class_label", "라벨", "레이블", "클래스"),
+    *("정답", "분류", "y"),
 )
 GROUP_NAMES = (
     *("group", "group_id", "groups", "patient_id", "patient", "subject_id", "subject"),
@@ -117,7 +107,9 @@ def _column_of_files(table: pd.DataFrame, finds: Callable[[str], bool]) -> str |
     least = max(len(table) / 2, 3)
     fits = [name for name in table.columns if table[name].nunique() >= least]
     fits = [name for name in fits if all(map(finds, head[name]))]
-    return max(fits, key=lambda name: table[name].nunique(), default=None)
+    return max(
+        fits, key=lambda name: (not numbers_rows(table[name]), table[name].nunique()), default=None
+    )
 
 
 def shown_names(names: Iterable[str]) -> str:
@@ -209,12 +201,15 @@ def find_label(
         return [label or rest[0]], why
     if is_hot(table, rest):
         return rest, ""
+    hot = [name for name in rest if is_hot(table, [name])]
+    if len(hot) > 2 and table[hot].map(says_yes).sum(axis=1).eq(1).all():
+        return hot, " (1 once in each line)"
     few = weak or [
         name
         for name in rest
         if _holds_classes(table[name]) and not (_names_subject(name) and _repeats(table[name]))
     ]
-    if len(few) == 1:
+    if len(few) == 1 and (weak or len(hot) < 2):
         return few, " (the one column of few different words)"
     number = {name: table[name].nunique() for name in table.columns if name != others[0]}
     likely = few or [name for name in rest if 2 <= number.get(name, 0) <= len(table) // 2]
@@ -222,6 +217,8 @@ def find_label(
     raise UserError(
         f"{path} has no known label column among {shown_names(table.columns)}: name it with "
         f"--label_column, such as {', '.join(shown)}"
+        + f"; if {', '.join(hot[:3])} are labels of an image, pass --metric mean_auc"
+        * (len(hot) > 1)
     )
 
 

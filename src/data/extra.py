@@ -1,6 +1,7 @@
 """External training images: added to the rows that every fold trains on, held out in none.
 
-They come from a second data folder of any form that the first may have, with the same class names.
+They come from a second data folder of any form that the first may have, from a folder of class
+folders or from one table of images, with the same class names.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from pathlib import Path
 
 from src.classes import SEPARATOR
 from src.data.folds import EXTRA_SPLIT
-from src.data.index import COLUMNS, Index, make_columns, read_train
-from src.data.root import find_root
+from src.data.index import Index, read_extra
+from src.data.rows import COLUMNS, make_columns
 from src.script import UserError
 
 
@@ -23,10 +24,10 @@ def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) 
     Raises:
         UserError: no data set there, the data themselves, or no image of a known class.
     """
-    root = find_root(folder, "--extra_train").resolve()
+    extra = read_extra(folder, "--extra_train", allow_outside=allow_outside, several=index.several)
+    root = extra.root.resolve()
     if root == index.root.resolve():
         raise UserError(f"--extra_train {folder}: is the data folder itself; name another one")
-    extra = read_train(root, allow_outside=allow_outside, several=index.several)
     if extra.several and not index.several:
         raise UserError(
             f"--extra_train {folder}: has several labels an image, and the data have one class each"

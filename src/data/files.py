@@ -96,7 +96,8 @@ class Scanner:
         All of them are known before any is walked, so that a link inside one folder to another
         never carries images over.
         """
-        self._is_new(parent)
+        if parent not in ("", "."):
+            self._is_new(parent)
         names = self.subfolders(parent)
         names.sort(key=lambda name: (self.root / parent / name).is_symlink())
         new = {name for name in names if self._is_new(f"{parent}/{name}")}

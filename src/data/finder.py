@@ -107,7 +107,8 @@ class ImageFinder:
             own = [path for path in self._paths if _split_of(path.split("/")[:-1]) == self.split]
             stems = [posixpath.splitext(posixpath.basename(path))[0] for path in self._paths]
             mine = {posixpath.splitext(posixpath.basename(path))[0] for path in own}
-            mine = mine if len(mine) > 1 else {*stems}
+            named = {stem for stem in stems if _split_of([stem]) == self.split}
+            mine = next((some for some in (mine, named) if len(some) > 1), {*stems})
             start, end = (
                 re.sub(r"\d+$", "", posixpath.commonprefix([stem[::step] for stem in mine]))
                 for step in (1, -1)
@@ -163,6 +164,11 @@ class ImageFinder:
                 return nfc(known)
         if self.allow_outside:
             return None
+        if "://" in cell:
+            raise UserError(
+                f"{cell!r} is an address, and no file of that name is in {self.root}: download the "
+                "images there"
+            )
         raise UserError(
             f"path {cell!r} leaves the data folder {self.root}, and no end of it is a file there: "
             "mend it, or pass --allow_outside"

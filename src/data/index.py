@@ -37,6 +37,7 @@ from src.data.finder import ImageFinder
 from src.data.label_sets import Targets, read_targets
 from src.data.root import (
     INNER_TABLES,
+    TABLE_ENDINGS,
     find_label_table,
     find_root,
     find_sample,
@@ -69,6 +70,7 @@ __all__ = [
     "Index",
     "find_root",
     "has_test",
+    "read_extra",
     "read_sample_submission",
     "read_test",
     "read_train",
@@ -111,6 +113,26 @@ def read_train(
             "the data, or pass --data_dir"
         )
     return read_class_folders(root, below(root, folder))
+
+
+def read_extra(place: Path | str, flag: str, *, allow_outside: bool, several: bool) -> Index:
+    """Index a data set, a folder of class folders, or the images of one table, for ``flag``.
+
+    Raises:
+        UserError: it is neither; or as :func:`read_train`.
+    """
+    place = Path(place).resolve()
+    alone = [place] if place.is_file() else tables(place) if place.is_dir() else []
+    try:
+        root = find_root(place, flag)
+    except UserError:
+        if len(alone) == 1 and alone[0].suffix.lower() in TABLE_ENDINGS:
+            return _read_train_csv(alone[0].parent, alone[0], [None] * 3, allow_outside, several)
+        scanner = Scanner(place) if place.is_dir() else None
+        if scanner and any(map(scanner.holds, ["", *scanner.subfolders("")])):
+            return read_class_folders(place, ".")
+        raise
+    return read_train(root, allow_outside=allow_outside, several=several)
 
 
 def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
@@ -230,7 +252,7 @@ def _read_train_csv(
     groups, versions = (
         group_versions(images) if group is None else (table[group].str.strip().tolist(), [])
     )
-    said += [*versions, *_note_valid(root)]
+    said += [*versions, *_note_valid(root, images)]
     rows = make_columns(ids, images, found.names, groups, split="train")
     taken = tuple(name for name in (image, key, group, *found.columns) if name)
     notes += [*said, *found.notes, *_check_targets(found, ids, path), *finder.notes]
@@ -238,11 +260,11 @@ def _read_train_csv(
     return Index(root, rows, classes, tuple(notes), bool(found.labels), taken)
 
 
-def _note_valid(root: Path) -> list[str]:
+def _note_valid(root: Path, images: Sequence[str]) -> list[str]:
     """Return a note on a table inside the folder of validation images, which is not read."""
     valid = find_split(root, "valid")
     table = find_table(valid, *INNER_TABLES) if valid else None
-    if valid is None or table is None:
+    if valid is None or table is None or any(valid.name in name.split("/") for name in images):
         return []
     return [
         f"{below(root, valid)}/ is not used, for the folds hold out images of their own: to train "

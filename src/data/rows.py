@@ -64,8 +64,8 @@ def find_images(
         UserError: some are not there, or fit several files.
     """
     images = [finder.find(cell) for cell in cells]
-    stems = [posixpath.splitext(cell)[0] for cell in cells]
-    differs = all(stem != cell for stem, cell in zip(stems, cells, strict=True))
+    stems = [re.sub(r"\.[A-Za-z]\w{1,4}$", "", cell.strip()) for cell in cells]
+    differs = all(stem != cell.strip() for stem, cell in zip(stems, cells, strict=True))
     if images and not any(images) and differs:
         images = [finder.find_quietly(stem) for stem in stems]
     lost = [row for row, image in enumerate(images) if image is None]

@@ -33,7 +33,6 @@ from src.script import UserError
 Predict = Callable[[slice], Array]  # rows → log probabilities (R, K)
 
 _BLOCK_ROWS = 4096
-_SEPARATORS = ("|", ";", ", ", ",")  # before blanks
 # How a sample may write the names of all classes in another way.
 _CHANGES: tuple[Callable[[str], str], ...] = (
     str.lower, str.upper, str.title, str.capitalize, lambda name: name.replace(" ", "_"),
@@ -194,7 +193,7 @@ def _label_form(sample: Sample, classes: Sequence[str], known: dict[str, int], h
     """Return the form of one label, or a list of labels, in the second column."""
     cells = {nfc(cell).strip() for cell in sample.cells} - {""}
     words, separator, around = split_cells(cells, classes, known)
-    if not any(separator in cell for cell in cells):
+    if separator == "|" and not any("|" in cell for cell in cells):
         separator = " "
     several = known.keys() & words or (known.keys() | words and all(map(str.isdecimal, known)))
     lists = holds == "top" or (not cells <= known.keys() and words != cells and bool(several))
@@ -239,7 +238,12 @@ def split_cells(
     quote = next((text[0] for text in texts if brackets and text[:1] in ("'", '"')), "")
     whole = {text for text in texts if text in known}
     rest = [text for text in texts if text not in whole]
-    separator = next((s for s in _SEPARATORS if any(s in text for text in rest)), " ")
+    found = (
+        match[0] for mark in "|;,+/&" for text in rest
+        if (match := re.search(rf"\s*{re.escape(mark)}\s*", text))
+        and (mark in "|;," or known.keys() >= {*text.split(match[0])})
+    )  # fmt: skip
+    separator = next(found, " ")
     if separator == " " and (brackets or any(" " in name for name in classes)):
         separator = ", " if brackets else "|"
     parts = (text.split() if separator == " " else text.split(separator) for text in rest)

@@ -185,6 +185,9 @@ def _guess_rest(
         if found[place] is None and len(near) == 1 and near[0] not in found:
             found[place] = near[0]
             notes.append(f"{source}: column {name!r} is taken for class {classes[near[0]]!r}")
+    lacking = {*range(len(classes))} - {*found}
+    if None in found and lacking and any(re.search(r"\d$", classes[k]) for k in lacking):
+        found, notes = list(exact), []  # numbers that begin elsewhere: Class1 may be class 0
     plain = {name.casefold(): k for k, name in enumerate(classes)}
     positive = _POSITIVE.get(frozenset(plain)) if len(classes) == 2 else None
     if found == [None] and positive:
@@ -201,7 +204,8 @@ def _guess_rest(
 def _words(name: str) -> tuple[str, ...]:
     if re.fullmatch(r"\d+\.0+", name.strip()):  # 3.0 is 3
         name = name.partition(".")[0]
-    return tuple(re.findall(r"[^\W_]+", nfc(name).casefold()))
+    words = re.findall(r"[^\W_]+", nfc(name).casefold())
+    return tuple(str(int(word)) if word.isdecimal() else word for word in words)
 
 
 def _class_of(name: str, place: dict[str, int], group_of: dict[str, tuple[str, ...]]) -> int | None:

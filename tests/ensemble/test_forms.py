@@ -106,6 +106,53 @@ def test_cells_that_are_no_probabilities_are_named() -> None:
         find_form(sample("0", "0", "0", header=("id", "ant", "bee")), ("0", "1"))
 
 
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [("cat dog", "cat dog"), ("cat,dog", "cat,dog"), ("cat, dog", "cat, dog"), ("cat | dog",) * 2,
+     ("['cat', 'dog']", "['cat', 'dog']"), ("[cat;dog]", "[cat;dog]"), ("cat+dog", "cat+dog"),
+     ('["cat"]', '["cat", "dog"]'), ("1 2", "1 2"), ("[1, 2]", "[1, 2]")],
+)  # fmt: skip
+def test_lists_are_written_as_the_sample_writes_them(tmp_path, cell, written) -> None:
+    form = find_form(sample(cell, cell, cell), CLASSES, holds="top")
+    assert write(tmp_path, form, Decision("none", top=2))[1][1] == written
+
+
+def test_numbers_in_a_list_are_classes() -> None:
+    form = find_form(sample("7 9 5", "7 9 5", "7 9 5"), ("10", "20", "30"))
+    assert form.kind == "lists" and "--metric map@5" in form.notes[-1]
+
+
+@pytest.mark.parametrize("cell", ["20 0.1", "cat 0.95", "20 10 0.5"])
+def test_a_class_with_its_probability_is_not_written(cell) -> None:
+    with pytest.raises(UserError, match="a class and its probability in one cell"):
+        find_form(sample(cell, cell, cell), ("10", "20", "cat"), holds="top")
+
+
+@pytest.mark.parametrize(
+    ("cell", "classes", "written"),
+    [("cat", ("Bird", "Cat"), "cat"), ("CAT", ("bird", "cat"), "CAT"),
+     ("sea_cow", ("land cow", "sea cow"), "sea_cow"), ("Sea cow", ("land_cow", "sea_cow"), "?")],
+)  # fmt: skip
+def test_names_are_written_as_the_sample_writes_them(tmp_path, cell, classes, written) -> None:
+    form = find_form(sample(cell, cell, cell), classes, holds="labels")
+    probs = np.array([[0.1, 0.9]] * 3)
+    expected = classes[1] if written == "?" else written
+    assert write(tmp_path, form, probs=probs)[1][1] == expected
+
+
+def test_the_positive_class_is_not_guessed_from_words() -> None:
+    with pytest.raises(UserError, match=r"words that are no class, such as '0\.5 0 0 100 100'"):
+        find_form(sample(*["0.5 0 0 100 100"] * 3, header=("id", "PredictionString")), ("0", "1"))
+
+
+def test_long_form_with_the_class_first(tmp_path) -> None:
+    keys = [f"{name}_{id_}" for id_ in IDS for name in CLASSES]
+    asked = sample(*["0"] * 9, header=("row_id", "target"), keys=keys)
+    form = find_form(asked, CLASSES, ids=IDS)
+    rows = dict(write(tmp_path, form, Decision("none"))[1:])
+    assert list(rows) == keys and float(rows["cat_a_1"]) == pytest.approx(0.7)
+
+
 def test_long_form(tmp_path) -> None:
     keys = [f"{id_}_{name}" for name in ("dog", "bird", "cat") for id_ in IDS]
     form = find_form(

@@ -123,3 +123,8 @@ def test_order_that_is_none(ordinal, message) -> None:
 def test_unknown_metric() -> None:
     with pytest.raises(UserError, match="balanced_accuracy"):
         find_metric("acuracy", GRADES)
+
+
+def test_an_order_is_proposed_as_a_shell_takes_it() -> None:
+    with pytest.raises(UserError, match=r"put into that order: --ordinal 'stage 1' 'stage 2' x$"):
+        grade_order(("stage 1", "stage 2", "x"))
