@@ -69,7 +69,8 @@ def install(python: Path, requirements: str, constraints: Path | None) -> None:
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
     if uv:  # compiled once here, or every start pays for it
         command = [uv, "pip", "install", "--python", str(python), "--compile-bytecode"]
-    command += ["--quiet", "-r", requirements]
+    command += ["--quiet"] if not sys.stdout.isatty() else []  # else its progress is seen
+    command += ["-r", requirements]
     run(command + (["-c", str(constraints)] if constraints else []))
 
 

@@ -222,7 +222,7 @@ class MetricConfig(Options, group="validation and inference"):
         "what the contest counts, for early stopping, the weights that are kept and the blend: "
         "log_loss, accuracy, balanced_accuracy, macro_f1, micro_f1, qwk (ordered classes), auc, "
         "map@K (as in map@3); of several labels log_loss, mean_auc, f1_samples, map; runs = as "
-        "trained, in optimize_weights.py", form=rf"{METRICS}|{OF_LABELS}|runs",
+        "trained, in optimize_weights.py", form=rf"{METRICS}|{OF_LABELS}|runs", first=True,
     )  # fmt: skip
     ordinal: tuple[str, ...] = option(
         (), "classes from the lowest grade to the highest, for --metric qwk; none = by number"

@@ -44,13 +44,14 @@ def join(parts: Sequence[object]) -> Html:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """Return a number for reading; an empty text where it is not one."""
+    """Return a number for reading, from ten on with fewer decimals; empty where it is not one."""
     if not math.isfinite(value):
         return ""
     if 0 < abs(value) < 10**-digits:
         return f"{value:.1e}" if abs(value) > 1e-12 else number(0.0, digits)
     whole = abs(value) >= 1000 or (abs(value) >= 10 and value == round(value))
-    return f"{value:,.0f}" if whole else f"{value:,.{digits}f}"
+    decimals = max(digits - sum(abs(value) >= power for power in (10, 100)), 0)
+    return f"{value:,.0f}" if whole else f"{value + 0.0:,.{decimals}f}"  # no -0.0000
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str) -> Html:

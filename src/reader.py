@@ -196,7 +196,10 @@ def build_parser(config_class: type, prog: str, description: str) -> argparse.Ar
         formatter_class=_Help,
     )
     declared = dataclasses.fields(config_class)
-    entries = sorted(declared, key=lambda entry: GROUPS.index(entry.metadata["group"]))
+    folders = ("data_dir", "output_dir")  # what everybody names stands first
+    entries = sorted(
+        declared, key=lambda e: (GROUPS.index(e.metadata["group"]), e.name not in folders)
+    )
     headings = ["most used", *dict.fromkeys(entry.metadata["group"] for entry in entries)]
     groups = {heading: parser.add_argument_group(heading) for heading in headings}
     for entry in entries:

@@ -41,8 +41,8 @@ def test_whatever_is_not_html_is_escaped() -> None:
 
 
 def test_numbers_are_shown_for_reading_and_sorted_by_value() -> None:
-    assert [number(v) for v in (0.12345, -0.0, 1e-6, 1234.5, float("nan"))] == [
-        "0.1235", "-0.0000", "1.0e-06", "1,234", ""
+    assert [number(v) for v in (0.12345, -0.0, 1e-6, 12.3456, 122.8611, 1234.5, float("nan"))] == [
+        "0.1235", "0.0000", "1.0e-06", "12.346", "122.86", "1,234", ""
     ]  # fmt: skip
     html = table(["a", "b"], [["x", 0.5], ["y", None], ["z", 12345]], caption="c")
     assert '<td class="n" data-v="0.5">0.5000</td>' in html and "<td></td>" in html

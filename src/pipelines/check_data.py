@@ -280,8 +280,9 @@ def show_shift(
     if found.beyond_chance:
         name, alone, train, test = found.features[0]
         strong = "warning" if found.low > 0.6 else "note"
-        check.say(strong, f"test images differ from train images: {text}; {name} alone {alone:.3f} "
-                          f"(median {number(train)} and {number(test)})")  # fmt: skip
+        check.say(strong, "test images differ from train images: simple features tell them apart "
+                          f"with {text}, 0.5 = not at all; {name} alone with {alone:.3f} "
+                          f"(median {number(train)} in train, {number(test)} in test)")  # fmt: skip
     check.numbers["shift"] = {"auc": found.auc, "low": found.low, "high": found.high}
     check.numbers["shift"] |= {"features": {name: value for name, value, *_ in found.features}}
     heads = ["feature", "AUC alone", "median, train", "median, test"]

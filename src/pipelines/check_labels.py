@@ -89,12 +89,12 @@ def check_labels(
         write_csv(path, COLUMNS, full)
         share = len(rows) / max(len(label), 1)
         check.numbers["suspect_labels"] = len(rows)
-        check.say("note", f"{len(rows)} labels ({share:.1%}) are contradicted by "
-                          f"{' or '.join(v.judge for v in verdicts)}: {path}")  # fmt: skip
+        check.say("note", f"{len(rows)} labels ({share:.1%}) are contradicted by the "
+                          f"{' or the '.join(v.judge for v in verdicts)}: {path}")  # fmt: skip
         heads = ["id", "label", "suggested", "p of label", "p of suggested", "judge"]
         shown = []
         for row in rows[: config.examples]:
-            caption = f"label {row[1]}, {row[5]} says {row[2]} ({row[4]:.0%})"
+            caption = f"label {row[1]}, {row[5]}: {row[2]} ({row[4]:.0%})"
             shown += show_photograph(train.root / image[row[0]], caption)
         caption = "the most contradicted first; suspect_labels.csv has all"
         parts += [gallery(shown), table(heads, rows[:500], caption=caption)]
