@@ -6,6 +6,7 @@ A stopped run goes on with the first model and fold that has not finished.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,13 +50,8 @@ def infer(config: InferConfig, output: Output) -> None:
     from tqdm import tqdm
 
     from src.data.index import find_root, read_test
-    from src.ensemble.test_predictions import (
-        EnsemblePredictor,
-        average_temperature,
-        save_predictions,
-    )
+    from src.ensemble import test_predictions
     from src.ensemble.weights import read_weights, restrict, used_models
-    from src.pipelines.classification.leaderboard import hash_file
 
     path = Path(config.output) if config.output else output.submission
     refuse_file(path, ours=path == output.submission)
@@ -71,20 +67,17 @@ def infer(config: InferConfig, output: Output) -> None:
         print(f"note: {note}")
     runs = infer_models(config, output, weights, blend, index)
     first = next(iter(runs.values()))[0]
-    predictor = EnsemblePredictor(
-        runs=runs,
-        blend=blend,
-        columns=source_columns(weights),
-        num_rows=first.logits.shape[1],
-    )
-    predictor = replace(predictor, temperature=average_temperature(predictor))
+    num_rows = first.logits.shape[1]
+    predictor = test_predictions.EnsemblePredictor(runs, blend, weights.columns, num_rows)
+    temperature = test_predictions.average_temperature(predictor)
+    predictor = replace(predictor, temperature=temperature)
     if predictor.num_seats > 1:
-        print(f"average of {predictor.num_seats} folds: temperature {predictor.temperature:.3f}")
+        print(f"average of {predictor.num_seats} folds: temperature {temperature:.3f}")
     with tqdm(total=predictor.num_rows, desc="pool", leave=False, disable=None) as bar:
-        predictions = save_predictions(
+        predictions = test_predictions.save_predictions(
             output.root / "test_log_probs.npy", predictor, progress=bar.update
         )
-    about: dict[str, object] = {"average_temperature": predictor.temperature}
+    about: dict[str, object] = {"average_temperature": temperature}
     about |= {"weights": describe_file(output.weights)["crc32"]}
     about |= {"models": list(used_models(blend))}
     shift = None if weights.labels else find_shift(predictions, weights)
@@ -118,13 +111,6 @@ def sample_form(config: InferConfig, root: Path, weights: Weights, ids: list[str
     )
 
 
-def source_columns(weights: Weights) -> tuple[int, ...]:
-    """Return for each column of the logits its class after merging aliases."""
-    from src.classes import merge_classes
-
-    return merge_classes(weights.source_classes, weights.alias_groups).trained_of
-
-
 def infer_models(
     config: InferConfig, output: Output, weights: Weights, blend: Blend, index: Index
 ) -> dict[str, list[TestRun]]:
@@ -132,21 +118,18 @@ def infer_models(
     from src.classes import PairedLogits
     from src.ensemble.predictions import has_test_run, open_test_run
     from src.ensemble.weights import needed_views, used_models
-    from src.pipelines.classification.infer import (
-        DecodedImages,
-        blended_runs,
-        hash_images,
-        infer_fold,
-    )
+    from src.pipelines.classification import infer as inference
     from src.runs import read_done, training_mark
 
-    ids_hash = hash_images(index)
-    images = DecodedImages(index.root, index.table["image"].tolist(), abs(config.num_workers))
+    ids_hash = inference.hash_images(index)
+    images = inference.DecodedImages(
+        index.root, index.table["image"].tolist(), abs(config.num_workers)
+    )
     threshold = weights.adaptive_threshold if config.tta_adaptive else None
     runs: dict[str, list[TestRun]] = {}
     for model in used_models(blend):
         views = needed_views(blend, model, view_names())
-        for run in blended_runs(config, output, model, weights):
+        for run in inference.blended_runs(config, output, model, weights):
             if not has_test_run(
                 run.folder,
                 ids_hash=ids_hash,
@@ -155,7 +138,7 @@ def infer_models(
                 threshold=threshold,
             ):
                 with run.hold():
-                    infer_fold(config, run, index, views, threshold, images)
+                    inference.infer_fold(config, run, index, views, threshold, images)
             opened = open_test_run(
                 run.folder,
                 num_rows=len(index.table),
@@ -275,6 +258,15 @@ def submit(
         return log_probs if shift is None else correct(log_probs, shift)
 
     write_form(path, form, ids, prediction, decision)
+
+
+def hash_file(path: Path) -> str:
+    """Return the first 12 hex digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:12]
 
 
 if __name__ == "__main__":

@@ -45,16 +45,7 @@ def main(argv: list[str]) -> int:
 
 def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> None:
     """Fit, compare, write."""
-    from src.ensemble.blend import build_tables
-    from src.ensemble.nested import (
-        contest,
-        contributions,
-        entry_of,
-        fit_blend,
-        is_better,
-        score_entries,
-    )
-    from src.ensemble.report import contributions_table, scores_table
+    from src.ensemble import blend, nested, report
     from src.ensemble.search import build_panel, whole
 
     started = time.monotonic()
@@ -63,31 +54,31 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
     if oof.labels:
         size = f"{len(oof.targets) // len(oof.labels)} images, {len(oof.labels)} labels"
     print(f"{len(oof.models)} models, {len(oof.members)} members (model × view), {size}")
-    tables = build_tables(oof)
+    tables = blend.build_tables(oof)
     metric = find_counted(config, output, oof)
     if metric is not None:
         optimize_metric(config, output, oof, alias_groups, tables, metric)
         return
     solving = time.monotonic()
-    entries, mixture = contest(oof.members, tables, priors)
+    entries, mixture = nested.contest(oof.members, tables, priors)
     print(
         f"convex: within {mixture.gap:.1e} nats of the optimum, as the duality gap proves "
         f"({mixture.steps} steps; all methods {time.monotonic() - solving:.1f} s)"
     )
-    gains = contributions(oof.members, tables, entries[-1].weights)
+    gains = nested.contributions(oof.members, tables, entries[-1].weights)
     panel = build_panel(oof, tables)
     start = whole(oof.members)
-    adopted, structure, name = fit_blend(panel, start), start, "calibrated"
-    entries.append(entry_of(name, adopted))
+    adopted, structure, name = nested.fit_blend(panel, start), start, "calibrated"
+    entries.append(nested.entry_of(name, adopted))
     found = search(config, output, panel) if config.trials else start
     if found != start:
-        searched = fit_blend(panel, found)
-        entries.append(entry_of("searched", searched))
-        if is_better(searched.nested_losses, adopted.nested_losses):
+        searched = nested.fit_blend(panel, found)
+        entries.append(nested.entry_of("searched", searched))
+        if nested.is_better(searched.nested_losses, adopted.nested_losses):
             adopted, structure, name = searched, found, "searched"
-    scores = score_entries(entries, oof.groups)
+    scores = nested.score_entries(entries, oof.groups)
     weights, share = write(output, oof, alias_groups, adopted, structure.order, scores, slice(None))
-    print(f"\n{scores_table(scores, name)}\n\n{contributions_table(gains)}\n")
+    print(f"\n{report.scores_table(scores, name)}\n\n{report.contributions_table(gains)}\n")
     if config.suggest_aliases:
         suggest(output, oof, adopted, oof.targets)
     report_trust(adopted, weights, share, oof.targets)
@@ -130,10 +121,8 @@ def optimize_metric(
     metric: Metric,
 ) -> None:
     """Fit, compare and write by a metric that is not log loss."""
+    from src.ensemble import contest, nested, report
     from src.ensemble.blend import convex
-    from src.ensemble.contest import adopt, as_fitted, build_board, find_candidates
-    from src.ensemble.nested import contributions
-    from src.ensemble.report import candidates_table, contributions_table
     from src.ensemble.weights import Counted
 
     started = time.monotonic()
@@ -142,22 +131,22 @@ def optimize_metric(
         f"convex log loss, where {metric.name} starts: within {mixture.gap:.1e} nats of the "
         "optimum, as the duality gap proves"
     )
-    board = build_board(metric, oof, tables)
+    board = contest.build_board(metric, oof, tables)
     num_rows = len(board.rows) // metric.unit
     if len(board.rows) < len(oof.targets):
         every = len(oof.targets) // metric.unit
         print(f"note: judged on {num_rows} of {every} rows, evenly thinned")
-    candidates = find_candidates(board, trials=config.trials, seed=config.seed)
-    adopted, score = adopt(board, candidates)
+    candidates = contest.find_candidates(board, trials=config.trials, seed=config.seed)
+    adopted, score = contest.adopt(board, candidates)
     decision, ordinal = adopted.decision, tuple(oof.classes[k] for k in metric.order)
     counted = Counted(metric.name, ordinal, decision, score.value, score.low, score.high, num_rows)
-    table, scores = candidates_table(board, candidates, adopted)
-    fitted = as_fitted(board, adopted)
+    table, scores = report.candidates_table(board, candidates, adopted)
+    fitted = contest.as_fitted(board, adopted)
     content, share = write(
         output, oof, alias_groups, fitted, adopted.order, scores, board.rows, counted
     )
-    gains = contributions(oof.members, tables, weights)
-    print(f"\n{table}\n\nby log loss:\n{contributions_table(gains)}\n")
+    gains = nested.contributions(oof.members, tables, weights)
+    print(f"\n{table}\n\nby log loss:\n{report.contributions_table(gains)}\n")
     if config.suggest_aliases and not oof.labels:
         suggest(output, oof, fitted, board.targets)
     report_trust(fitted, content, share, board.targets)
@@ -170,28 +159,17 @@ def optimize_metric(
 
 def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]]]:
     """Join the OOF predictions against folds.csv; return them and the alias groups."""
-    import numpy as np
-
     from src.data.folds import read_folds
     from src.ensemble.oof import FoldTable, learns_labels, load_oof
 
     folds = read_folds(output.folds)
-    used = folds.fold >= 0  # the others are quarantined
-    targets = folds.table["target"].to_numpy(dtype=str)
-    table = FoldTable(
-        ids=folds.table["id"].to_numpy(dtype=str)[used],
-        targets=targets[used],
-        folds=folds.fold[used],
-        hash=folds.folds_hash,
-        groups=folds.table["group"].to_numpy(dtype=str)[used],
-    )
     groups: list[tuple[str, ...]] = []
     if not learns_labels(output.root):
-        aliases = find_aliases(config, tuple(np.unique(targets).tolist()))
+        aliases = find_aliases(config, tuple(sorted(set(folds.table["target"]))))
         groups = [names for names in aliases.members() if len(names) > 1]
     oof = load_oof(
         output.root,
-        table,
+        FoldTable.of(folds),
         models=[safe_name(model) for model in config.models],
         alias_groups=groups,
         tta_steps=config.tta_steps,

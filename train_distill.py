@@ -102,35 +102,28 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
     """Read the masks once and say how their nets are built and trained."""
     from src.pipelines.distillation import Field
     from src.pipelines.run_folder import find_images
-    from src.pipelines.segmentation.train import (
-        build_network,
-        build_task,
-        find_encoder_weights,
-        read_data,
-        segmenter_spec,
-        start_at_prior,
-        train_masks,
-    )
+    from src.pipelines.segmentation import train as masks
 
     source, root = find_images(config)
-    data = read_data(config, source=source, data_dir=str(root))
-    task = build_task(config, data)
+    data = masks.read_data(config, source=source, data_dir=str(root))
+    task = masks.build_task(config, data)
 
     def spec(role: str) -> NetworkSpec:
         arch = getattr(config, f"{role}_arch") or config.arch
         width = getattr(config, f"{role}_width")
-        return segmenter_spec(arch, getattr(config, role), task.num_outputs, width)
+        return masks.segmenter_spec(arch, getattr(config, role), task.num_outputs, width)
 
     def build(role: str, pretrained: bool) -> nn.Module:
         mode = getattr(config, f"{role}_pretrained") if pretrained else "none"
-        model = build_network(spec(role), find_encoder_weights(getattr(config, role), mode))
+        weights = masks.find_encoder_weights(getattr(config, role), mode)
+        model = masks.build_network(spec(role), weights)
         if pretrained and config.prior:
-            start_at_prior(model, data)
+            masks.start_at_prior(model, data)
         return model
 
     def train(own: DistillConfig, run: Run, model: nn.Module, task: Task, role: str) -> Done:
         runtime = own_runtime(own)
-        return train_masks(
+        return masks.train_masks(
             own, run, data, model, task, output=output, network=spec(role), runtime=runtime,
             extra={"track": "distill"},
         )  # fmt: skip
@@ -140,7 +133,7 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
 
 def classification_field(config: DistillConfig, output: Output) -> Field:
     """Index the photographs once and say how their nets are built and trained."""
-    from src.config import FoldConfig
+    from src.config import AugmentConfig, FoldConfig
     from src.data.transforms import build_augmentations, train_transform
     from src.losses.classification import build_loss
     from src.models.classifier import build_classifier
@@ -169,10 +162,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
         )
 
     def train(own: DistillConfig, run: Run, model: nn.Module, task: Task, role: str) -> Done:
-        augment = train_transform(
-            size, hflip=own.hflip, vflip=own.vflip, rotate=own.rotate, color=own.color,
-            augment=own.augment,
-        )  # fmt: skip
+        augment = train_transform(size, **own.shared(AugmentConfig))
         about = {"kind": "classifier", "timm_id": check_timm_id(getattr(config, role))}
         return train_classes(
             own, run, data, fold_of(own.fold), model, task, augment,

@@ -66,25 +66,20 @@ def train(config: LaneConfig, output: Output, run: Run) -> None:
     import torch
 
     from src.engine.runtime import start_runtime
-    from src.pipelines.segmentation.train import (
-        build_network,
-        build_task,
-        find_encoder_weights,
-        segmenter_spec,
-        start_at_prior,
-        train_masks,
-    )
+    from src.pipelines.segmentation import train as masks
 
     data = read_lanes(config)
-    task = build_task(config, data)
-    network = segmenter_spec(config.arch, config.encoder, task.num_outputs, config.decoder_width)
-    weights = find_encoder_weights(config.encoder, config.pretrained)
+    task = masks.build_task(config, data)
+    network = masks.segmenter_spec(
+        config.arch, config.encoder, task.num_outputs, config.decoder_width
+    )
+    weights = masks.find_encoder_weights(config.encoder, config.pretrained)
     runtime = start_runtime(config.device, config.precision, config.channels_last)
     torch.manual_seed(config.seed)
-    model = build_network(network, weights)
+    model = masks.build_network(network, weights)
     if config.prior:
-        start_at_prior(model, data)
-    train_masks(
+        masks.start_at_prior(model, data)
+    masks.train_masks(
         config, run, data, model, task, output=output, network=network, runtime=runtime,
         extra={"track": "lane", "weights": str(weights)},
     )  # fmt: skip

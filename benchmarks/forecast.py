@@ -51,7 +51,7 @@ from src.ensemble.search import build_panel, search_structures, whole  # noqa: E
 from src.ensemble.test_predictions import EnsemblePredictor, average_temperature  # noqa: E402
 from src.metrics.classification import fit_temperature  # noqa: E402
 from src.models.probe import fit_probe  # noqa: E402
-from src.table import format_table  # noqa: E402
+from src.script import format_table  # noqa: E402
 
 Array = npt.NDArray[Any]
 

@@ -33,7 +33,7 @@ from src.ensemble.pool import Blend, log_softmax  # noqa: E402
 from src.ensemble.predictions import save_oof  # noqa: E402
 from src.ensemble.test_predictions import expected_gain  # noqa: E402
 from src.metrics.contest import find_metric  # noqa: E402
-from src.table import format_table  # noqa: E402
+from src.script import format_table  # noqa: E402
 
 Array = npt.NDArray[Any]
 

@@ -120,7 +120,7 @@ def print_table() -> None:
 
     from src.ensemble.predictions import open_oof, open_test_run
     from src.metrics.classification import log_loss, softmax
-    from src.table import format_table
+    from src.script import format_table
 
     weights = json.loads((OUTPUT / "weights.json").read_text(encoding="utf-8"))
     prediction = json.loads((OUTPUT / "prediction.json").read_text(encoding="utf-8"))

@@ -98,6 +98,12 @@ class Options:
             for item in value if isinstance(value, tuple) else (value,):
                 check_value(entry, item)
 
+    def shared(self, config_class: type[Options]) -> dict[str, Any]:
+        """Return the options that ``config_class`` has as well, name → value."""
+        names = {entry.name for entry in dataclasses.fields(config_class)}
+        own = (entry.name for entry in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in own if name in names}
+
 
 def check_value(entry: dataclasses.Field[Any], value: Any) -> None:
     """Refuse a ``value`` that the option ``entry`` does not allow."""

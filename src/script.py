@@ -1,13 +1,16 @@
-"""Entry point of every script: streams, exit status, and one line on a user's mistake."""
+"""Entry point of every script: streams, exit status, one line on a user's mistake; text tables."""
 
 from __future__ import annotations
 
 import difflib
 import errno
 import io
+import math
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 # Operators that MPS lacks then run on the CPU. torch reads it at its import, and not again.
@@ -195,3 +198,36 @@ def nearest(word: str, words: Iterable[str]) -> str:
     """Return `` (did you mean X?)``, or nothing where no word is near."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return an aligned table: text to the left, numbers to the right (Korean is double width)."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(header, *cells, strict=True)]
+    right = [
+        bool(cells) and all(re.fullmatch(r"[-+]?[\d.,]*", row[j]) for row in cells)
+        for j in range(len(header))
+    ]
+    lines = [
+        "  ".join(_pad(cell, width, r) for cell, width, r in zip(line, widths, right, strict=True))
+        for line in (list(header), *cells)
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.5f}"
+    return str(value)
+
+
+def _width(text: str) -> int:
+    return sum(
+        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    space = " " * (width - _width(text))
+    return space + text if right else text + space

@@ -23,7 +23,7 @@ import numpy as np
 
 from src.ensemble.oof import Oof
 from src.ensemble.pool import TINY, Blend, log_softmax, row_blocks, true_losses
-from src.ensemble.solvers import solve_mixture
+from src.ensemble.solvers import mixture_losses, solve_mixture
 from src.ensemble.test_predictions import Averaging
 from src.ensemble.weights import OofSummary
 from src.metrics.bootstrap import number_units
@@ -264,7 +264,7 @@ def estimate_shift(
     implied = np.maximum(implied, TINY)
     ratios = log_probs.astype(np.float64) - np.log(implied)
     solution = solve_mixture(ratios, start=implied)
-    statistic = 2 * num_rows * (-solution.loss - _log_likelihood(ratios, implied))
+    statistic = 2 * num_rows * (mixture_losses(ratios, implied).mean() - solution.loss)
     statistic /= design_effect * (1 + num_rows / num_oof)
     p_value = float(chi2.sf(max(statistic, 0.0), num_classes - 1))
     if p_value >= 0.05:
@@ -280,8 +280,3 @@ def correct(log_probs: Array, shift: Shift) -> Array:
     """Return float32 log posteriors (R, K) under the test frequencies."""
     change = np.log(shift.prior) - np.log(np.maximum(shift.implied, TINY))
     return log_softmax(log_probs + change.astype(np.float32))
-
-
-def _log_likelihood(ratios: Array, prior: Array) -> float:
-    top = ratios.max(axis=1)
-    return float(np.mean(np.log(np.exp(ratios - top[:, None]) @ prior) + top))

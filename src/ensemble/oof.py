@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,15 @@ class FoldTable:
     folds: Array
     hash: str
     groups: Array | None = None
+
+    @classmethod
+    def of(cls, folds: Any) -> FoldTable:
+        """Return the rows of ``folds.csv`` (:class:`src.data.folds.Folds`) that are in a fold."""
+        used = folds.fold >= 0  # the others are quarantined
+        ids, targets, groups = (
+            folds.table[name].to_numpy(dtype=str)[used] for name in ("id", "target", "group")
+        )
+        return cls(ids, targets, folds.fold[used], folds.folds_hash, groups)
 
 
 @dataclass(frozen=True)

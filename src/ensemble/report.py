@@ -22,7 +22,7 @@ from src.ensemble.test_predictions import BlendedPredictions
 from src.ensemble.weights import Counted, OofSummary
 from src.metrics.classification import Array
 from src.metrics.decisions import Decision
-from src.table import format_table
+from src.script import format_table
 
 
 def scores_table(

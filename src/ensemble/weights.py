@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.classes import STATES
+from src.classes import STATES, merge_classes
 from src.ensemble.pool import Blend
 from src.files import Json, read_json, refuse_shape, write_json
 from src.metrics.classification import Array
@@ -106,6 +106,11 @@ class Weights:
     adaptive_threshold: float
     counted: Counted | None = None
     labels: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Of each column of the logits its class after merging aliases."""
+        return merge_classes(self.source_classes, self.alias_groups).trained_of
 
     @property
     def predicted(self) -> tuple[str, ...]:

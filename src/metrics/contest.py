@@ -273,13 +273,7 @@ def mean_auc(probs: Array, targets: Array) -> float:
     Source: Hanley & McNeil 1982, https://doi.org/10.1148/radiology.143.1.7063747: the area is the
     probability that a positive row ranks above a negative one.
     """
-    areas = []
-    for k in range(probs.shape[1]):
-        positive, others = probs[targets == k, k], np.sort(probs[targets != k, k])
-        if len(positive) and len(others):
-            below, up_to = (np.searchsorted(others, positive, side) for side in ("left", "right"))
-            areas.append((below + up_to).mean() / (2 * len(others)))
-    return float(np.mean(areas)) if areas else float("nan")
+    return mean_label_auc(probs, targets[:, None] == np.arange(probs.shape[1]))
 
 
 def mean_average_precision(top: Array, targets: Array) -> float:

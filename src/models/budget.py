@@ -9,8 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.models.convolutions import fold_norms
-from src.script import UserError
-from src.table import format_table
+from src.script import UserError, format_table
 
 
 @dataclass(frozen=True)

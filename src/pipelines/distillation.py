@@ -34,8 +34,7 @@ from src.models.distilled import build_student, show_features
 from src.pipelines.run_folder import finished, fold_of, read_table, refuse_lost
 from src.pipelines.segmentation.report import load_held_out
 from src.runs import Done, Output, Run, read_done
-from src.script import UserError
-from src.table import format_table
+from src.script import UserError, format_table
 from src.tasks.classification import Classification
 from src.tasks.distillation import NAMES, Distillation
 from src.tasks.protocols import Meter, Task

@@ -16,8 +16,7 @@ from src.option import option
 from src.pipelines.run_folder import read_table
 from src.reader import build_parser, parse, read_rows
 from src.runs import Output, Run, read_done, safe_name
-from src.script import UserError
-from src.table import format_table
+from src.script import UserError, format_table
 
 Cell = tuple[str, str]  # model, fold
 OWN = ("model", "fold", "data_dir", "output_dir")  # flags that the grid itself gives

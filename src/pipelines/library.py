@@ -173,7 +173,6 @@ class Ensemble:
         """
         import numpy as np
 
-        from src.classes import merge_classes
         from src.ensemble.test_predictions import EnsemblePredictor
         from src.ensemble.weights import needed_views
 
@@ -182,10 +181,9 @@ class Ensemble:
         for model, folds in self.folds.items():
             views = needed_views(weights.blend, model, view_names())
             runs[model] = [fold.as_test_run(decoded, views, dtype) for fold in folds]
-        columns = merge_classes(weights.source_classes, weights.alias_groups).trained_of
         num_rows = len(decoded) * max(len(weights.labels), 1)
         predictor = EnsemblePredictor(
-            runs, weights.blend, columns, num_rows, temperature=self.temperature
+            runs, weights.blend, weights.columns, num_rows, temperature=self.temperature
         )
         log_probs = predictor.predict(slice(None)).log_probs
         probs = np.exp(log_probs)

@@ -32,8 +32,7 @@ from src.pipelines.segmentation.train import (
     train_masks,
 )
 from src.runs import Done, Output, Run
-from src.script import UserError
-from src.table import format_table
+from src.script import UserError, format_table
 from src.tasks.distillation import NAMES, Distillation
 from src.tasks.protocols import Task
 from src.tasks.segmentation import Segmentation

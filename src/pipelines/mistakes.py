@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.engine.runtime import Runtime
-from src.pipelines.pictures import draw_overlay
-from src.pipelines.segmentation.report import make_gallery
+from src.pipelines.pictures import draw_overlay, make_gallery
 from src.tasks.protocols import BatchLoader, Task
 from src.tasks.segmentation import background_label
 

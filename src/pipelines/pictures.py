@@ -1,7 +1,8 @@
-"""Pictures for people: photographs as small JPEGs for a page, masks tinted over images."""
+"""Pictures for people: photographs as small JPEGs for a page, tinted masks, galleries."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -80,3 +81,30 @@ def draw_overlay(
         labels = np.asarray(target, np.uint8)
         drawn[cv2.dilate(labels, np.ones((3, 3))) != cv2.erode(labels, np.ones((3, 3)))] = 255
     return drawn
+
+
+def make_gallery(
+    tiles: Sequence[np.ndarray], captions: Sequence[str], *, columns: int = 4, width: int = 320
+) -> np.ndarray:
+    """Lay pictures out in rows with a caption above each: (H, W, 3) uint8 RGB.
+
+    Args:
+        tiles: (h, w, 3) uint8 RGB each, of any size.
+        captions: one each; characters beyond ASCII show as "?".
+        columns: tiles in a row.
+        width: of a tile in pixels; its height follows the first tile's shape.
+    """
+    assert tiles and len(tiles) == len(captions), "one caption for each picture"
+    height = round(width * tiles[0].shape[0] / tiles[0].shape[1])
+    bar = 20
+    num_rows = -(-len(tiles) // columns)
+    sheet = np.zeros((num_rows * (height + bar), min(columns, len(tiles)) * width, 3), np.uint8)
+    for place, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        top, left = place // columns * (height + bar), place % columns * width
+        cell = sheet[top : top + height + bar, left : left + width]
+        cell[bar:] = cv2.resize(tile, (width, height), interpolation=cv2.INTER_AREA)
+        text = np.ascontiguousarray(cell[:bar])
+        line = caption.encode("ascii", "replace").decode()
+        cv2.putText(text, line, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255,) * 3, 1, cv2.LINE_AA)
+        cell[:bar] = text
+    return sheet

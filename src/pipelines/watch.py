@@ -20,8 +20,7 @@ from src.files import write_text
 from src.page import note, page, table
 from src.pipelines.report import RunSummary, curves, monitored, read_run, run_folders, run_tables
 from src.runs import Output, Run
-from src.script import UserError
-from src.table import format_table
+from src.script import UserError, format_table
 
 SECONDS = 5  # between two looks
 IDLE_SECONDS = 30  # without a process that trains, after which watching ends: folds follow folds

@@ -5,7 +5,7 @@ import numpy as np
 from src.ensemble.calibration import Shift, no_shift
 from src.ensemble.report import least_certain_table, scores_table, shift_lines
 from src.ensemble.test_predictions import Averaging, BlendedPredictions
-from src.table import format_table
+from src.script import format_table
 
 
 def test_tables_align_double_width_text():

@@ -6,7 +6,6 @@ file; its forecast is that of ``prediction.json``, or of an earlier row of the s
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
@@ -59,15 +58,6 @@ class Entry:
 
 
 COLUMNS = tuple(field.name for field in fields(Entry))
-
-
-def hash_file(path: Path) -> str:
-    """Return the first 12 hex digits of a file's SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:12]
 
 
 def record(output: Output, said: str) -> Entry:

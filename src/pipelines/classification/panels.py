@@ -71,13 +71,7 @@ def study(output: Output) -> Study:
         UserError: none there, or damaged.
     """
     folds = read_folds(output.folds)
-    used = folds.fold >= 0
-    rows = FoldTable(
-        ids=folds.table["id"].to_numpy(dtype=str)[used],
-        targets=folds.table["target"].to_numpy(dtype=str)[used],
-        folds=folds.fold[used],
-        hash=folds.folds_hash,
-    )
+    rows = FoldTable.of(folds)
     notes: list[str] = []
     weights = None
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +70,7 @@ def train_tabular(config: TabularConfig) -> list[Path]:
         UserError: no column that can be used, or image models that lack folds.
     """
     output = Output(Path(config.output_dir))
-    shared = {field.name for field in fields(FoldConfig)} & {f.name for f in fields(config)}
-    given = {name: getattr(config, name) for name in shared - {"name", "dry_run"}}
+    given = config.shared(FoldConfig) | {"name": "", "dry_run": False}
     base = FoldConfig(**given, model="tabular", config="")
     index, folds = prepare_data(base, output)
     test = read_test(index.root, allow_outside=config.allow_outside)
@@ -266,8 +265,7 @@ def read_member(
     if not has_test_run(
         run.folder, ids_hash=ids_hash, trained=training_mark(done), views=VIEWS, threshold=None
     ):
-        shared = {field.name for field in fields(InferConfig)} & {f.name for f in fields(config)}
-        infer = InferConfig(**{name: getattr(config, name) for name in shared - {"models"}})
+        infer = InferConfig(**config.shared(InferConfig) | {"models": ()})
         with run.hold():
             infer_fold(infer, run, test, oof.views, None)
     opened = open_test_run(

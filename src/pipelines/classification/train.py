@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from src.classes import Aliases, to_hot
-from src.config import FoldConfig, config_hash, learned_options
+from src.config import AugmentConfig, FoldConfig, config_hash, learned_options
 from src.data.cache import open_cache
 from src.data.canonical import ImageSource, canonical_side
 from src.data.dataset import (
@@ -132,16 +132,8 @@ def train_fold(
     )
     about: dict[str, Any] = {"timm_id": timm_id, "weights": str(weights)}
     about |= {"several": True} if index.several else {}
-    augment = train_transform(
-        size,
-        scale_min=config.scale_min,
-        hflip=config.hflip,
-        vflip=config.vflip,
-        rotate=config.rotate,
-        color=config.color,
-        erase=config.erase,
-        augment=config.augment,
-    )
+    own = config.shared(AugmentConfig)
+    augment = train_transform(size, scale_min=config.scale_min, erase=config.erase, **own)
     return train_classes(
         config, run, data, fold, model, choose_task(config, data), augment,
         output=output, about=about, runtime=runtime, mix=make_mix(config, num_classes),

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.classes import merge_classes
 from src.data.canonical import Source
 from src.ensemble.pool import TINY
 from src.ensemble.weights import needed_views
@@ -62,7 +61,7 @@ class Pool(nn.Module):
         """
         super().__init__()
         weights, blend = ensemble.weights, ensemble.weights.blend
-        columns = merge_classes(weights.source_classes, weights.alias_groups).trained_of
+        columns = weights.columns
         self.kind, self.temperature, self.average = (
             blend.pool,
             blend.temperature,

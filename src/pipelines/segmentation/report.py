@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -20,7 +19,7 @@ from src.files import atomic_write, read_arrays, read_json, write_json
 from src.metrics.bootstrap import compare_counts
 from src.metrics.counts import SegmentationCounts, class_iou, load_counts
 from src.metrics.segmentation import SegmentationMeter, score_counts
-from src.pipelines.pictures import draw_overlay
+from src.pipelines.pictures import draw_overlay, make_gallery
 from src.pipelines.run_folder import refuse_lost
 from src.pipelines.segmentation.score import BOUNDARY_PX, report
 from src.runs import REPAIR, Run, read_done
@@ -289,30 +288,3 @@ def write_index_png(path: Path | str, mask: np.ndarray) -> None:
     image = Image.fromarray(mask.astype(np.uint8))
     with atomic_write(path) as file:
         image.save(file, format="PNG", optimize=True)
-
-
-def make_gallery(
-    tiles: Sequence[np.ndarray], captions: Sequence[str], *, columns: int = 4, width: int = 320
-) -> np.ndarray:
-    """Lay pictures out in rows with a caption above each: (H, W, 3) uint8 RGB.
-
-    Args:
-        tiles: (h, w, 3) uint8 RGB each, of any size.
-        captions: one each; characters beyond ASCII show as "?".
-        columns: tiles in a row.
-        width: of a tile in pixels; its height follows the first tile's shape.
-    """
-    assert tiles and len(tiles) == len(captions), "one caption for each picture"
-    height = round(width * tiles[0].shape[0] / tiles[0].shape[1])
-    bar = 20
-    num_rows = -(-len(tiles) // columns)
-    sheet = np.zeros((num_rows * (height + bar), min(columns, len(tiles)) * width, 3), np.uint8)
-    for place, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
-        top, left = place // columns * (height + bar), place % columns * width
-        cell = sheet[top : top + height + bar, left : left + width]
-        cell[bar:] = cv2.resize(tile, (width, height), interpolation=cv2.INTER_AREA)
-        text = np.ascontiguousarray(cell[:bar])
-        line = caption.encode("ascii", "replace").decode()
-        cv2.putText(text, line, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255,) * 3, 1, cv2.LINE_AA)
-        cell[:bar] = text
-    return sheet

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.config import config_hash, learned_options
+from src.config import AugmentConfig, config_hash, learned_options
 from src.data.dataset import (
     EpochSampler,
     Loader,
@@ -45,7 +45,7 @@ from src.engine.runtime import Runtime
 from src.engine.weights import load_weights, run_identity, save_weights
 from src.files import Json
 from src.losses.segmentation import build_segmentation_loss
-from src.mask_config import SegmentationConfig
+from src.mask_config import ResizeConfig, SegmentationConfig
 from src.models.pretrained import SUFFIXES, find_weights
 from src.pipelines.mistakes import worst_mistakes
 from src.pipelines.run_folder import finish_run, fold_of, parse_size, take_up, write_config
@@ -125,17 +125,8 @@ def train_loader(
     config: SegmentationConfig, data: MaskData, runtime: Runtime, output: Output
 ) -> Loader:
     """Build the loader of augmented crops."""
-    transform = train_mask_transform(
-        data.crop,
-        ignore_index=VOID,
-        scale_min=config.scale_min,
-        scale_max=config.scale_max,
-        hflip=config.hflip,
-        vflip=config.vflip,
-        rotate=config.rotate,
-        color=config.color,
-        augment=config.augment,
-    )
+    own = config.shared(AugmentConfig) | config.shared(ResizeConfig)
+    transform = train_mask_transform(data.crop, ignore_index=VOID, **own)
     order = EpochSampler(
         len(data.split.train),
         config.batch_size,

@@ -3,11 +3,10 @@ import pytest
 from PIL import Image
 
 from src.data.decode import write_picture
-from src.pipelines.pictures import draw_overlay, make_palette
+from src.pipelines.pictures import draw_overlay, make_gallery, make_palette
 from src.pipelines.segmentation.report import (
     decode_rle,
     encode_rle,
-    make_gallery,
     write_index_png,
     write_rle_csv,
 )
