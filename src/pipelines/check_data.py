@@ -329,31 +329,7 @@ def check_masks(config: CheckConfig) -> Check:
     index = read_labelled(config.source, config.data_dir)
     for line in index.notes:
         check.say("note", line)
-    names, read = index.table["id"].tolist(), VoidReader(index)
-    background = background_label(index.classes)
-    sizes: Counter[str] = Counter()
-    pixels, foreground, damaged = [], {}, []
-    for row in tqdm(range(len(index)), "masks", leave=False, disable=None):
-        path = index.image_path(row)
-        try:
-            mask = read(str(index.root / str(index.table["target"].iat[row])))
-            shape = image_size(path)
-        except UserError as error:
-            damaged.append([names[row], str(error)])
-            continue
-        if tuple(mask.shape) != tuple(shape):
-            damaged.append([names[row], f"mask {mask.shape}, image {tuple(shape)}"])
-            continue
-        counts = np.bincount(mask.ravel(), minlength=256)
-        pixels.append(np.append(counts[: index.num_classes], counts[VOID]))
-        sizes[f"{shape[1]} × {shape[0]}"] += 1
-        own = counts[: index.num_classes].sum() - (
-            counts[background] if background is not None else 0
-        )
-        foreground[row] = float(own / max(mask.size - counts[VOID], 1))
-    if damaged:
-        check.say("error", f"{len(damaged)} masks or images cannot be used, first: {damaged[0][1]}")
-        check.sections["Unusable"] = [table(["image", "why"], damaged, caption="unusable")]
+    pixels, foreground, sizes = count_masks(check, index)
     if not pixels:
         return check
     total = np.stack(pixels)
@@ -366,17 +342,16 @@ def check_masks(config: CheckConfig) -> Check:
     for label, count, *_ in rows[:-1]:
         if not count:
             check.say("warning", f"class {label} is in no mask")
-    empty = [row for row, share in foreground.items() if share == 0]
+    ordered, empty = sorted(foreground), foreground.count(0)
     if empty:
-        check.say("note", f"{len(empty)} of {len(index)} images have no foreground")
-    ordered = sorted(foreground.values())
+        check.say("note", f"{empty} of {len(index)} images have no foreground")
     curve = {"images": [(float(n + 1), v) for n, v in enumerate(ordered)]}
-    check.numbers |= {"images": len(index), "without_foreground": len(empty), "sizes": dict(sizes)}
+    check.numbers |= {"images": len(index), "without_foreground": empty, "sizes": dict(sizes)}
     check.numbers["labels"] = {r[0]: {"images": r[1], "pixels": r[2], "share": r[3]} for r in rows}
     check.numbers["foreground"] = {"least": ordered[0], "median": float(np.median(ordered)),
                                    "most": ordered[-1]}  # fmt: skip
     check.sections["Masks"] = [
-        terms([("images", f"{len(index):,}"), ("without foreground", f"{len(empty):,}"),
+        terms([("images", f"{len(index):,}"), ("without foreground", f"{empty:,}"),
                ("median foreground", f"{np.median(ordered):.2%}")]),
         table(["label", "images", "pixels", "share"], rows, caption="labels"),
         plots([line_plot(curve, title="share of foreground in each image", x_label="image",
@@ -386,6 +361,35 @@ def check_masks(config: CheckConfig) -> Check:
     ]  # fmt: skip
     show_group_copies(check, config, index)
     return check
+
+
+def count_masks(
+    check: Check, index: MaskIndex
+) -> tuple[list[np.ndarray], list[float], Counter[str]]:
+    """Return each mask's pixels by label, void last, its share of foreground, and all sizes."""
+    names, read = index.table["id"].tolist(), VoidReader(index)
+    background = background_label(index.classes)
+    sizes: Counter[str] = Counter()
+    pixels, foreground, damaged = [], [], []
+    for row in tqdm(range(len(index)), "masks", leave=False, disable=None):
+        try:
+            mask = read(str(index.root / str(index.table["target"].iat[row])))
+            shape = image_size(index.image_path(row))
+            if tuple(mask.shape) != tuple(shape):
+                raise UserError(f"mask {mask.shape}, image {tuple(shape)}")
+        except UserError as error:
+            damaged.append([names[row], str(error)])
+            continue
+        counts = np.bincount(mask.ravel(), minlength=256)
+        pixels.append(np.append(counts[: index.num_classes], counts[VOID]))
+        sizes[f"{shape[1]} × {shape[0]}"] += 1
+        own = counts[: index.num_classes].sum()
+        own -= counts[background] if background is not None else 0
+        foreground.append(float(own / max(mask.size - counts[VOID], 1)))
+    if damaged:
+        check.say("error", f"{len(damaged)} masks or images cannot be used, first: {damaged[0][1]}")
+        check.sections["Unusable"] = [table(["image", "why"], damaged, caption="unusable")]
+    return pixels, foreground, sizes
 
 
 def show_group_copies(check: Check, config: CheckConfig, index: MaskIndex) -> None:

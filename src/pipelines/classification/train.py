@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,6 +60,7 @@ from src.tasks.protocols import Batch, Task, inner_network, inner_task
 from src.views import view_names
 
 Config = FoldConfig | DistillConfig
+OUTCOME = ("score", "best_epoch", "epochs", "history")  # of a training, in finished.json
 
 
 @dataclass(frozen=True)
@@ -174,21 +176,10 @@ def make_mix(config: FoldConfig, num_classes: int) -> Mix | None:
 
 
 def train_classes(
-    config: Config,
-    run: Run,
-    data: ClassData,
-    fold: int | None,
-    model: nn.Module,
-    task: Task,
-    augment: Transform,
-    *,
-    output: Output,
-    about: Mapping[str, object],
-    runtime: Runtime,
-    mix: Mix | None = None,
-    probe: bool = True,
-    shorten: Shorten | None = None,
-) -> Done:
+    config: Config, run: Run, data: ClassData, fold: int | None, model: nn.Module, task: Task,
+    augment: Transform, *, output: Output, about: Mapping[str, object], runtime: Runtime,
+    mix: Mix | None = None, probe: bool = True, shorten: Shorten | None = None,
+) -> Done:  # fmt: skip
     """Train a fold to its finished folder, from the start or from where it stopped.
 
     Args:
@@ -209,21 +200,10 @@ def train_classes(
     Returns:
         The content of ``finished.json``.
     """
-    side = data.image_size
-    rows = data.folds.train_rows(fold)
-    order = EpochSampler(
-        len(rows), config.batch_size, seed=config.seed, shuffle=True, rank=runtime.rank,
-        world_size=runtime.num_processes,
-    )  # fmt: skip
-    train = _loader(config, data, rows, canonical_side(side), augment, order, runtime, output.cache)
-
-    def in_turn(rows: np.ndarray, side: int = data.image_size) -> Loader:
-        batch = config.infer_batch_size or default_batch_size(side, runtime.device)
-        world, plain = runtime.num_processes, eval_transform(side)
-        once = EpochSampler(len(rows), batch * world, rank=runtime.rank, world_size=world)
-        return _loader(config, data, rows, side, plain, once, runtime, output.cache)
-
-    valid = None if fold is None else in_turn(data.folds.valid_rows(fold))
+    side, rows = data.image_size, data.folds.train_rows(fold)
+    train = train_loader(config, data, rows, augment, runtime, output)
+    in_turn = partial(plain_loader, config, data, runtime, output)
+    valid = None if fold is None else in_turn(data.folds.valid_rows(fold), side)
     tune_for_cpu(model, runtime.device)
     identity = run_identity(config, run, data.folds.folds_hash)
     runtime = settle_runtime(model, task, train, runtime, run, config, identity)
@@ -236,36 +216,34 @@ def train_classes(
     size = f"{side} px, {len(rows)} images, {len(data.classes)} {what}"
     say(runtime, f"{run.folder}: {about['timm_id']} at {size}")
     started = time.monotonic()
-    network: Any = inner_network(model)  # a student is wrapped
-    probe = probe and network.pretrained_share > 0
-    if probe and not run.has_state and kept is None:
-        fit_head(network, in_turn(pick_rows(rows, config.seed)), len(data.classes), runtime)
-        if runtime.is_main and (fold is not None or not config.epochs):
-            path = run.start if config.epochs else run.best
-            save_weights(path, model.state_dict(), {"run": identity})
-    names = data.index.table["id"].iloc[rows].tolist()
     if kept is not None:
-        names_kept = ("score", "best_epoch", "epochs", "history")
-        outcome = cast(Done, {key: kept.get(key) for key in names_kept})
+        outcome = cast(Done, {key: kept.get(key) for key in OUTCOME})
     else:
+        network: Any = inner_network(model)  # a student is wrapped
+        probe = probe and network.pretrained_share > 0
+        if probe and not run.has_state:
+            fit_head(
+                network, in_turn(pick_rows(rows, config.seed), side), len(data.classes), runtime
+            )
+            if runtime.is_main and (fold is not None or not config.epochs):
+                path = run.start if config.epochs else run.best
+                save_weights(path, model.state_dict(), {"run": identity})
         outcome, identity = learn(
             config, run, model, task, train, valid, runtime, identity=identity, probe=probe,
-            names=names, mix=mix, shorten=shorten, split_hash=data.folds.folds_hash,
+            names=data.index.table["id"].iloc[rows].tolist(), mix=mix, shorten=shorten,
+            split_hash=data.folds.folds_hash,
             draw=worst_mistakes(valid, task, data.classes, runtime),
         )  # fmt: skip
     minutes = (time.monotonic() - started) / 60
     done: Done = {"config_hash": config_hash(config), "config": learned_options(config)}
-    done |= {"split_hash": data.folds.folds_hash}
-    done |= {"monitor": task.monitor}
-    done |= outcome
+    done |= {"split_hash": data.folds.folds_hash, "monitor": task.monitor, **outcome}
     if fold is not None and valid is not None:
         model.load_state_dict(load_weights(run.best, "" if kept else identity))
         held = data.folds.valid_rows(fold)
-
-        def loader_at(pixels: int) -> Loader:
-            return valid if pixels == side else in_turn(held, pixels)
-
-        write_oof(config, run, data, fold, model, task, loader_at, runtime)
+        write_oof(
+            config, run, data, fold, model, task,
+            lambda pixels: valid if pixels == side else in_turn(held, pixels), runtime,
+        )  # fmt: skip
     if runtime.is_main:
         finish_run(run, done, keep_last=config.keep_last)
         shown = f"{task.monitor} {outcome['score']}"
@@ -323,16 +301,33 @@ def _label(fold: int | None) -> str:
     return "full" if fold is None else str(fold)
 
 
-def _loader(
-    config: Config,
-    data: ClassData,
-    rows: np.ndarray,
-    side: int,
-    transform: Transform,
-    order: EpochSampler,
-    runtime: Runtime,
-    cache: Path,
+def train_loader(
+    config: Config, data: ClassData, rows: np.ndarray, augment: Transform, runtime: Runtime,
+    output: Output,
+) -> Loader:  # fmt: skip
+    """Build the loader of augmented images, in another order each epoch."""
+    order = EpochSampler(
+        len(rows), config.batch_size, seed=config.seed, shuffle=True, rank=runtime.rank,
+        world_size=runtime.num_processes,
+    )  # fmt: skip
+    side = canonical_side(data.image_size)
+    return _loader(config, data, rows, side, augment, order, runtime, output.cache)
+
+
+def plain_loader(
+    config: Config, data: ClassData, runtime: Runtime, output: Output, rows: np.ndarray, side: int
 ) -> Loader:
+    """Build the loader of images in turn, as squares of ``side`` pixels."""
+    batch = config.infer_batch_size or default_batch_size(side, runtime.device)
+    world, plain = runtime.num_processes, eval_transform(side)
+    order = EpochSampler(len(rows), batch * world, rank=runtime.rank, world_size=world)
+    return _loader(config, data, rows, side, plain, order, runtime, output.cache)
+
+
+def _loader(
+    config: Config, data: ClassData, rows: np.ndarray, side: int, transform: Transform,
+    order: EpochSampler, runtime: Runtime, cache: Path,
+) -> Loader:  # fmt: skip
     """Build a loader of some rows whose images come in about ``side`` pixels."""
     device = runtime.device.type
     workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers

@@ -128,13 +128,9 @@ def train_loader(
     own = config.shared(AugmentConfig) | config.shared(ResizeConfig)
     transform = train_mask_transform(data.crop, ignore_index=VOID, **own)
     order = EpochSampler(
-        len(data.split.train),
-        config.batch_size,
-        seed=config.seed,
-        shuffle=True,
-        rank=runtime.rank,
-        world_size=runtime.num_processes,
-    )
+        len(data.split.train), config.batch_size, seed=config.seed, shuffle=True,
+        rank=runtime.rank, world_size=runtime.num_processes,
+    )  # fmt: skip
     return _loader(config, data, runtime, output.cache, data.split.train, transform, order)
 
 
@@ -221,37 +217,24 @@ def train_masks(
     runtime = settle_runtime(model, task, train, runtime, run, config, identity)
     resolved = {"network": dict(network), "classes": list(data.index.classes), "void": VOID}
     resolved |= {"size": data.size, "crop": data.crop, "window": data.window}
-    resolved |= {"split": data.split.how}
-    resolved |= {"split_hash": data.split.hash, "fold": config.fold, **data.source}
+    resolved |= {"split": data.split.how, "split_hash": data.split.hash}
+    resolved |= {"fold": config.fold, **data.source}
     kept = runtime.from_main(take_up(run) if runtime.is_main else None)
     write_config(run, config, resolved | dict(extra or {}), runtime, identity)
     size = "native size" if data.size is None else f"{data.size[1]}x{data.size[0]}"
     rows = f"{len(data.split.train)} images to train, {len(data.split.valid)} held out"
     say(runtime, f"{run.folder}: {rows} ({data.split.how}), {size}")
     started = time.monotonic()
-    names = data.index.table["id"].iloc[data.split.train].tolist()
     if kept is None:
-        state = fit(
-            model, task, train, valid, config=config, run=run, runtime=runtime, names=names,
-            split_hash=data.split.hash,
-            draw=worst_mistakes(valid, task, data.index.classes, runtime),
-        )  # fmt: skip
-        runtime.accelerator.wait_for_everyone()  # until the best weights are written
-        score, best_epoch, history = state.best, state.best_epoch, state.history
-        identity = state.identity
+        outcome = learn(config, run, data, model, task, train, valid, runtime)
     else:
-        score, best_epoch, history = kept["score"], kept["best_epoch"], kept["history"]
-        identity = ""  # finished.json has the checksum of its weights
+        outcome = kept
+        model.load_state_dict(load_weights(run.best))  # finished.json has their checksum
     minutes = (time.monotonic() - started) / 60
-    model.load_state_dict(load_weights(run.best, identity))
-    if config.renorm_images and kept is None:
-        renew_norms(inner_network(model), train, runtime, config.renorm_images)
-        if runtime.is_main:
-            about = {"kind": "norms measured anew", "run": identity}
-            save_weights(run.best, model.state_dict(), about)
     done: Done = {"config_hash": config_hash(config), "config": learned_options(config)}
-    done |= {"split_hash": data.split.hash, "history": history}
-    done |= {"monitor": masks.monitor, "score": score, "best_epoch": best_epoch}
+    done |= {"split_hash": data.split.hash, "history": outcome["history"]}
+    done |= {"monitor": masks.monitor, "score": outcome["score"]}
+    done |= {"best_epoch": outcome["best_epoch"]}
     if valid is not None:
         held = HeldOut(data.index, data.split.valid, valid)
         done |= score_held_out(
@@ -260,7 +243,7 @@ def train_masks(
             cleaning=getattr(config, "postprocess", False),
             about={"config_hash": done["config_hash"], "split_hash": data.split.hash},
         )  # fmt: skip
-        looked = describe_looks(history, masks.monitor)
+        looked = describe_looks(done["history"], masks.monitor)
         if looked:
             done["counted"] += f"; {looked}"
             say(runtime, f"note: {looked}")
@@ -274,6 +257,26 @@ def train_masks(
         print(f"{run.folder}: finished in {minutes:.1f} min, {shown}", flush=True)
     runtime.agree(0)  # until all files are written that other processes may read next
     return done
+
+
+def learn(
+    config: SegmentationConfig, run: Run, data: MaskData, model: nn.Module, task: Task,
+    train: Loader, valid: Loader | None, runtime: Runtime,
+) -> Done:  # fmt: skip
+    """Train a net and load its best weights, their norms measured anew if that is asked for."""
+    state = fit(
+        model, task, train, valid, config=config, run=run, runtime=runtime,
+        names=data.index.table["id"].iloc[data.split.train].tolist(), split_hash=data.split.hash,
+        draw=worst_mistakes(valid, task, data.index.classes, runtime),
+    )  # fmt: skip
+    runtime.accelerator.wait_for_everyone()  # until the best weights are written
+    model.load_state_dict(load_weights(run.best, state.identity))
+    if config.renorm_images:
+        renew_norms(inner_network(model), train, runtime, config.renorm_images)
+        if runtime.is_main:
+            about = {"kind": "norms measured anew", "run": state.identity}
+            save_weights(run.best, model.state_dict(), about)
+    return {"history": state.history, "score": state.best, "best_epoch": state.best_epoch}
 
 
 def describe_looks(history: Sequence[Mapping[str, float]], monitor: str) -> str:
