@@ -192,9 +192,14 @@ def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> t
     for block in row_blocks(len(rows), num_classes * len(used)):
         here = rows[block]
         sure = np.stack([np.exp(oof.read(firsts[m], here).max(axis=1)) for m in models])
-        members = np.stack([oof.read(blend.members[m], here, _own(blend, m)) for m in used])
+        members = np.stack(
+            [oof.read(blend.members[m], here, float(blend.temperatures[m])) for m in used]
+        )
         alone = np.stack(
-            [oof.read(firsts[blend.members[m][0]], here, _own(blend, m)) for m in used]
+            [
+                oof.read(firsts[blend.members[m][0]], here, float(blend.temperatures[m]))
+                for m in used
+            ]
         )
         full = true_losses(blend.predict(members), oof.targets[here])
         for t, threshold in enumerate(_THRESHOLDS):
@@ -207,10 +212,6 @@ def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> t
     if last == 0:
         return 1.1, 1.0
     return _THRESHOLDS[last - 1], float(needed[last - 1] / len(rows))
-
-
-def _own(blend: Blend, member: int) -> float:
-    return float(blend.temperatures[member])
 
 
 MAX_VALUES = 1 << 22  # probabilities the estimate looks at: 32 MiB

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.classes import nfc, split_lines
 from src.ensemble.forms import (
@@ -26,10 +24,9 @@ from src.ensemble.forms import (
     written_names,
 )
 from src.ensemble.submission import MIN_UNSEEN, Columns, match_columns
+from src.metrics.classification import Array
 from src.metrics.decisions import Decision
 from src.script import UserError
-
-Array = npt.NDArray[Any]
 
 _LEAST = 1e-7  # of a probability, and of what is left to 1: eight digits show it
 

@@ -120,14 +120,12 @@ class Weights:
 
 def used_models(blend: Blend) -> tuple[str, ...]:
     """Return the models with any weight, in order."""
-    used = zip(blend.members, blend.weights, strict=True)
-    return tuple(dict.fromkeys(model for (model, _), weight in used if weight > 0))
+    return tuple(dict.fromkeys(blend.members[m][0] for m in blend.used))
 
 
 def needed_views(blend: Blend, model: str, views: Sequence[str]) -> tuple[str, ...]:
     """Return the views a model must be shown: ``views`` up to the last used, then larger ones."""
-    used = zip(blend.members, blend.weights, strict=True)
-    needed = [view for (name, view), weight in used if name == model and weight > 0]
+    needed = [view for name, view in (blend.members[m] for m in blend.used) if name == model]
     last = max((views.index(view) for view in needed if view in views), default=-1)
     return (*views[: last + 1], *(view for view in needed if view not in views))
 

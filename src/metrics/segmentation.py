@@ -73,6 +73,12 @@ class SegmentationMeter:
         index = np.asarray(torch.as_tensor(batch["index"]).cpu(), np.int64)
         self._parts.append({"index": index, **self._count(labels, target)})
 
+    def add(self, row: int, labels: np.ndarray, target: np.ndarray) -> None:
+        """Count the labels (H, W) that were predicted of the image in ``row``."""
+        assert labels.shape == target.shape, f"mask {target.shape}, predicted {labels.shape}"
+        counts = self._count(labels.astype(np.int64)[None], target[None])
+        self._parts.append({"index": np.array([row], np.int64), **counts})
+
     def counts(self) -> SegmentationCounts:
         """Hand over the counts of all images so far, ordered by index."""
         K = self.num_classes

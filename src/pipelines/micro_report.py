@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 import statistics
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+import timeit
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,20 +37,21 @@ def decide(score: float) -> str:
     return next(what for limit, what in DECISIONS if score >= limit)
 
 
-def measure_latency(net: nn.Module, size: int = 256, repeats: int = 20) -> float:
+def measure_latency(net: nn.Module, size: int = 256) -> float:
     """Return the median milliseconds of one image, norms folded, on this machine's CPU."""
     net = fold_norms(net, size).to("cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     image = torch.zeros(1, 3, size, size).contiguous(memory_format=torch.channels_last)
-    seconds = []
     with torch.inference_mode():
-        for _ in range(repeats + 3):
-            begin = time.perf_counter()
-            net(image)
-            seconds.append(time.perf_counter() - begin)
+        return median_ms(lambda: net(image))
+
+
+def median_ms(call: Callable[[], object], repeats: int = 20) -> float:
+    """Return the median milliseconds of a call, after three to warm up."""
+    seconds = timeit.repeat(call, number=1, repeat=repeats + 3)
     return 1e3 * statistics.median(seconds[3:])
 
 
-def measure_onnx(net: nn.Module, size: int = 256, repeats: int = 20) -> float | None:
+def measure_onnx(net: nn.Module, size: int = 256) -> float | None:
     """Return the same of its ONNX file in onnxruntime; None where that is not installed."""
     from src.pipelines.deploy.export import NEEDED, Deployed, Export, write_onnx
     from src.pipelines.deploy.model import open_session
@@ -63,12 +64,7 @@ def measure_onnx(net: nn.Module, size: int = 256, repeats: int = 20) -> float | 
         write_onnx(Export(module, {}), path)
         session = open_session(path, threads=torch.get_num_threads())
     image = np.zeros((1, size, size, 3), np.uint8)
-    seconds = []
-    for _ in range(repeats + 3):
-        begin = time.perf_counter()
-        session.run(None, {"image": image})
-        seconds.append(time.perf_counter() - begin)
-    return 1e3 * statistics.median(seconds[3:])
+    return median_ms(lambda: session.run(None, {"image": image}))
 
 
 def latency_table(net: nn.Module) -> list[str]:

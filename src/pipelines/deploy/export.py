@@ -182,10 +182,16 @@ def write_export(config: ExportConfig) -> list[str]:
     elif config.precision != "fp32":
         raise UserError(f"--precision {config.precision} is of --format onnx: leave it out")
     folder = Path(config.run)
-    run = None if is_ensemble(folder) else load_run(folder, device="cpu", precision="fp32")
+    whole = (folder / "weights.json").exists() and not Run(folder).config.exists()
+    run = None if whole else load_run(folder, device="cpu", precision="fp32")
     if run is None and (config.format, config.precision) != ("onnx", "fp32"):
         raise UserError(f"{folder} is an ensemble: it is exported as ONNX in fp32; name one run")
-    export = open_whole(folder) if run is None else open_export(folder, run)
+    if run is None:
+        from src.pipelines.deploy.ensemble import open_ensemble
+
+        export = open_ensemble(folder)
+    else:
+        export = open_export(folder, run)
     ending = "" if config.precision == "fp32" else f".{config.precision}"
     default = folder / f"export{ending}.{config.format}"
     path = Path(config.output or default)
@@ -200,18 +206,6 @@ def write_export(config: ExportConfig) -> list[str]:
                 assert run is not None
                 said += lower_precision(config, run, temporary)
     return [*said, f"{path} written ({path.stat().st_size / 1e6:.1f} MB)"]
-
-
-def is_ensemble(folder: Path) -> bool:
-    """Tell whether ``folder`` is an output folder with a blend, not a run's."""
-    return (folder / "weights.json").exists() and not Run(folder).config.exists()
-
-
-def open_whole(folder: Path) -> Export:
-    """Load the ensemble below ``folder`` for export."""
-    from src.pipelines.deploy.ensemble import open_ensemble
-
-    return open_ensemble(folder)
 
 
 def lower_precision(config: ExportConfig, run: ClassifierRun | MaskRun, path: Path) -> list[str]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from src.files import Json, is_sound, patiently, refuse_shape
+from src.metrics.classification import Array
 from src.pipelines.library import Images, MaskPredictions, Predictions, list_images
 from src.pipelines.pictures import draw_overlay
 from src.script import UserError
@@ -24,7 +24,6 @@ from src.script import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Array = npt.NDArray[Any]
 ABOUT: dict[str, type | tuple[type, ...]] = {
     "task": str, "classes": list, "threshold": (int, float), "background": (int, type(None)),
 }  # fmt: skip

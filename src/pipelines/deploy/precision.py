@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from src.data.decode import decode_image
 from src.data.folds import read_folds
@@ -24,15 +23,13 @@ from src.data.masks import VOID, VoidReader, read_labelled
 from src.data.root import find_root
 from src.ensemble.predictions import open_oof
 from src.files import SEAL, seal
-from src.metrics.classification import log_loss
+from src.metrics.classification import Array, log_loss
 from src.metrics.segmentation import SegmentationMeter, score_counts
 from src.pipelines.deploy.model import ImageModel
 from src.pipelines.segmentation.ensemble import Member, find_source
 from src.pipelines.segmentation.report import load_counted
 from src.runs import Output, Run
 from src.script import UserError
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -106,8 +103,6 @@ def mask_samples(member: Member, num_train: int, num_valid: int) -> Samples:
 
     return Samples([index.image_path(r) for r in inner], [index.image_path(r) for r in held], truth)
 
-
-Array = npt.NDArray[Any]
 
 # Not Gemm, the last layer: in int8 it left 20 % of 99.5 % accuracy (lite0 on digits, onnxruntime
 # 1.32), while all 49 convolutions cost nothing.
@@ -235,12 +230,8 @@ class Scores:
         if self.model.task != "masks":
             self.probs.append(probs)
             self.targets.append(truth)
-            return
-        import torch
-
-        labels = torch.from_numpy(self.model.mask(probs).astype(np.int64))[None]
-        batch = {"mask": torch.from_numpy(truth)[None], "index": torch.tensor([number])}
-        self.meter.update(labels, batch)
+        else:
+            self.meter.add(number, self.model.mask(probs), truth)
 
     def values(self) -> dict[str, float]:
         """Return the scores by their full names."""

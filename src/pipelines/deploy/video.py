@@ -15,18 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from src.metrics.classification import Array
 from src.pipelines.deploy.model import ImageModel, open_model
 from src.script import MachineError, UserError
 from src.targets import own_file, refuse_file
 from src.tool_config import PredictConfig
 
-Array = npt.NDArray[Any]
 Read = Callable[[], Array | None]  # the next frame (H, W, 3) uint8 BGR; None = there is no more
 Clock = Callable[[], float]  # seconds
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from src.data.decode import decode_image, decode_mask, write_picture
 from src.data.masks import VOID, VoidReader
@@ -118,8 +117,7 @@ class MaskFolder:
         for row, mask in self.read():
             target = self.target(row)
             assert target is not None
-            batch = {"mask": torch.from_numpy(target)[None], "index": torch.tensor([row])}
-            meter.update(torch.from_numpy(mask.astype(np.int64))[None], batch)
+            meter.add(row, mask, target)
         counts = meter.counts()
         scores = score_counts(counts, self.index.classes)
         counts.save(self.counts)

@@ -190,11 +190,7 @@ def count_held_out(
             probs = mean_probs([view[number, None] for view in outputs[:num_views]])[0]
             native = fit_size(probs, mask.shape[:2])
             labels = to_mask(native, threshold)
-            row = torch.tensor([int(held.rows[place])])
-            target = torch.from_numpy(mask)[None]
-            meter.update(
-                torch.from_numpy(labels.astype(np.int64))[None], {"mask": target, "index": row}
-            )
+            meter.add(int(held.rows[place]), labels, mask)
             pixels = sample_pixels(names[place], mask, task.ignore_index)
             passed.true_probs.append(true_probs(native, mask, pixels))
             if cleaning and task.num_outputs == 1:
@@ -284,41 +280,32 @@ class ViewsSweep:
     """Count the mean of the first n views, for every n and threshold at once."""
 
     def __init__(self, task: Segmentation, num_views: int) -> None:
-        self.task = task
-        cuts = class_thresholds(task)
-        self.sweeps: list[ThresholdSweep] = []
-        self.meters: list[SegmentationMeter] = []
-        if len(cuts) > 1:
-            sweep = partial(ThresholdSweep, task.ignore_index, cuts, task.num_classes)
-            self.sweeps = [sweep() for _ in range(num_views)]
-        else:
-            self.meters = [task.full_meter() for _ in range(num_views)]
+        self.task, cuts = task, class_thresholds(task)
+        self.is_swept = len(cuts) > 1
+        sweep = partial(ThresholdSweep, task.ignore_index, cuts, task.num_classes)
+        self.parts: list[Any] = [
+            sweep() if self.is_swept else task.full_meter() for _ in range(num_views)
+        ]
 
     def update(self, num_views: int, probs: Tensor, mask: np.ndarray, row: int) -> None:
         """Count the mean probabilities (1 or K, H, W) of the first ``num_views`` views."""
         batch = {"mask": torch.from_numpy(mask)[None], "index": torch.tensor([row])}
-        if self.sweeps:
-            self.sweeps[num_views - 1].update(probs if len(probs) == 1 else probs[None], batch)
-        else:
-            self.meters[num_views - 1].update(probs[None], batch)
+        alone = self.is_swept and len(probs) == 1
+        self.parts[num_views - 1].update(probs if alone else probs[None], batch)
 
     def counted(self) -> list[Any]:
         """Return what was counted, for another process."""
-        return [part.counted() for part in self._parts()]
+        return [part.counted() for part in self.parts]
 
     def join(self, parts: Sequence[list[Any]]) -> None:
         """Hold what all processes counted instead, by rank."""
-        for own, counted in zip(self._parts(), zip(*parts, strict=True), strict=True):
+        for own, counted in zip(self.parts, zip(*parts, strict=True), strict=True):
             own.join(counted)
-
-    def _parts(self) -> list[ThresholdSweep | SegmentationMeter]:
-        return [*self.sweeps, *self.meters]
 
     def counts(self) -> list[SweepCounts]:
         """Hand over the counts for each n, images ordered by row."""
-        if self.sweeps:
-            return [sweep.counts() for sweep in self.sweeps]
-        return [self._at_maximum(meter.counts()) for meter in self.meters]
+        found = [part.counts() for part in self.parts]
+        return found if self.is_swept else [self._at_maximum(counts) for counts in found]
 
     def _at_maximum(self, counts: SegmentationCounts) -> SweepCounts:
         shown = np.ones(self.task.num_classes, bool)
