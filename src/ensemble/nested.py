@@ -78,15 +78,7 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
         held_out = tables.parts == part
         prediction = log_softmax(pools.nested[held_out], cross)
         pools.nested[held_out] = add_floors(prediction, shares, tables.prior)
-    blend = Blend(
-        pool=structure.pool,
-        members=oof.members,
-        weights=weights,
-        temperatures=own,
-        temperature=temperature,
-        floors=floors,
-        prior=tables.prior,
-    )
+    blend = Blend(structure.pool, oof.members, weights, own, temperature, floors, tables.prior)
     prediction = add_floors(log_softmax(pools.fit, temperature), floors, tables.prior)
     loss = float(true_losses(prediction, oof.targets).mean())
     return Fitted(blend, loss, true_losses(pools.nested, oof.targets), pools.nested)

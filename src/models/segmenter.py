@@ -105,59 +105,43 @@ class PooledNorm(nn.BatchNorm2d):
         return super().forward(input)
 
 
-def _deeplab(encoder: str, classes: int, width: int | None) -> nn.Module:
+# ``same``: what all of them are told, classes and no weights.
+def _deeplab(encoder: str, width: int | None, **same: Any) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     # Output stride 16 keeps the decoder's skip at stride 4: the "+" of Chen et al. 2018.
-    net = smp.DeepLabV3Plus(
-        encoder,
-        encoder_weights=None,
-        encoder_output_stride=16,
-        decoder_channels=width or 256,
-        classes=classes,
-        upsampling=1,
-    )
+    size: dict[str, Any] = {"decoder_channels": width or 256, "encoder_output_stride": 16}
+    net = smp.DeepLabV3Plus(encoder, upsampling=1, **size, **same)
     pooling = net.decoder.aspp[0].convs[-1]  # pool to one cell, convolve, normalise
     pooling[2] = PooledNorm(pooling[2].num_features)
     return net
 
 
-def _segformer(encoder: str, classes: int, width: int | None) -> nn.Module:
+def _segformer(encoder: str, width: int | None, **same: Any) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     # Xie et al. 2021: B0 and B1 decode with 256 channels, B2 to B5 with 768.
     large = encoder.startswith("mit_") and encoder not in ("mit_b0", "mit_b1")
-    return smp.Segformer(
-        encoder,
-        encoder_weights=None,
-        decoder_segmentation_channels=width or (768 if large else 256),
-        classes=classes,
-        upsampling=1,
-    )
+    width = width or (768 if large else 256)
+    return smp.Segformer(encoder, decoder_segmentation_channels=width, upsampling=1, **same)
 
 
-def _unet(encoder: str, classes: int, width: int | None) -> nn.Module:
+def _unet(encoder: str, width: int | None, **same: Any) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     channels = [max(1, (width or 256) >> level) for level in range(5)]
-    return smp.Unet(encoder, encoder_weights=None, decoder_channels=channels, classes=classes)
+    return smp.Unet(encoder, decoder_channels=channels, **same)
 
 
-def _fpn(encoder: str, classes: int, width: int | None) -> nn.Module:
+def _fpn(encoder: str, width: int | None, **same: Any) -> nn.Module:
     import segmentation_models_pytorch as smp
 
-    width = width or 256
-    return smp.FPN(
-        encoder,
-        encoder_weights=None,
-        decoder_pyramid_channels=width,
-        decoder_segmentation_channels=max(1, width // 2),
-        classes=classes,
-        upsampling=1,
-    )
+    size: dict[str, Any] = {"decoder_pyramid_channels": width or 256}
+    size["decoder_segmentation_channels"] = max(1, (width or 256) // 2)
+    return smp.FPN(encoder, upsampling=1, **size, **same)
 
 
-ARCHITECTURES: dict[str, Callable[[str, int, int | None], nn.Module]] = {
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "deeplabv3plus": _deeplab,
     "segformer": _segformer,
     "unet": _unet,
@@ -225,7 +209,8 @@ def build_segmenter(
     if arch not in ARCHITECTURES:
         raise UserError(f"--arch {arch} is unknown; choose one of {', '.join(ARCHITECTURES)}")
     try:
-        net = ARCHITECTURES[arch](encoder, num_classes, decoder_width)
+        same = {"encoder_weights": None, "classes": num_classes}
+        net = ARCHITECTURES[arch](encoder, decoder_width, **same)
     except (KeyError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         reason = str(error.args[0] if error.args else error).splitlines()[0]
         raise UserError(

@@ -65,13 +65,9 @@ class Segmentation:
 
     def full_meter(self, boundary_px: int = 0) -> SegmentationMeter:
         """Return an empty meter of everything, for labels or logits."""
-        return SegmentationMeter(
-            self.num_classes,
-            self.ignore_index,
-            self.class_names,
-            boundary_px,
-            background=background_label(self.class_names),
-        )
+        names, void = self.class_names, self.ignore_index
+        background = background_label(names)
+        return SegmentationMeter(len(names), void, names, boundary_px, background=background)
 
     @property
     def monitor(self) -> str:

@@ -23,7 +23,7 @@ from src.script import UserError
 BUDGET_CLASSES = 21
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class MicroSpec:
     """One named net.
 
@@ -42,71 +42,40 @@ class MicroSpec:
     max_params: int | None = None
 
 
-_MEGA_BLOCKS = ("pyramid", "attention", "gradient", "adaptive")
+TWO_HEADS = ("stride2", "stride1")
+CONTEXT = ("attention", "pyramid")
+MEGA = ("pyramid", "attention", "gradient", "adaptive")
+LITTLE = ("pyramid", "attention", "adaptive", "gradient")
+EXPERTS = ("edge", "region", "scale")
 
 MICRO_NETS: dict[str, MicroSpec] = {
-    "twohead_10k": MicroSpec(build=TwoHeadUNet, blocks=("stride2", "stride1"), max_params=10_000),
-    "twohead_8k": MicroSpec(
-        build=TwoHeadUNet,
-        options={"widths": (10, 18, 24, 32)},
-        blocks=("stride2", "stride1"),
-        max_params=8_000,
-    ),
+    "twohead_10k": MicroSpec(TwoHeadUNet, {}, TWO_HEADS, {}, 10_000),
+    "twohead_8k": MicroSpec(TwoHeadUNet, {"widths": (10, 18, 24, 32)}, TWO_HEADS, {}, 8_000),
     "micro_unet": MicroSpec(
-        build=MicroUNet,
-        blocks=("multi_dilation",),
-        by_dataset={"ETIS": {"gradient": True}, "CFD": {"directional": True}},
-        max_params=10_000,
+        MicroUNet,
+        {},
+        ("multi_dilation",),
+        {"ETIS": {"gradient": True}, "CFD": {"directional": True}},
+        10_000,
     ),
-    "hwnet": MicroSpec(
-        build=HWNet, options={"widths": (16, 30, 44)}, blocks=("attention", "pyramid")
-    ),
-    "hwnet_ultra": MicroSpec(
-        build=HWNet,
-        options={"widths": (12, 20, 28), "depth": 2},
-        blocks=("attention", "pyramid"),
-        max_params=10_000,
-    ),
-    "lcnet": MicroSpec(
-        build=LCNet,
-        blocks=("image_level",),
-        by_dataset={"CFD": {"directional": True}},
-        max_params=10_000,
-    ),
+    "hwnet": MicroSpec(HWNet, {"widths": (16, 30, 44)}, CONTEXT),
+    "hwnet_ultra": MicroSpec(HWNet, {"widths": (12, 20, 28), "depth": 2}, CONTEXT, {}, 10_000),
+    "lcnet": MicroSpec(LCNet, {}, ("image_level",), {"CFD": {"directional": True}}, 10_000),
     "micronet": MicroSpec(
-        build=MicroNet,
-        blocks=("attention",),
-        by_dataset={"VOC": {"pyramid": True, "width": 32}},
-        max_params=10_000,
+        MicroNet, {}, ("attention",), {"VOC": {"pyramid": True, "width": 32}}, 10_000
     ),
-    "mininet_v2": MicroSpec(build=MiniNet, blocks=("detail",)),
+    "mininet_v2": MicroSpec(MiniNet, {}, ("detail",)),
     "mininet_v3": MicroSpec(
-        build=MiniNet,
-        options={"widths": (12, 28, 42), "middle": 2, "dilations": (2, 4, 8)},
-        blocks=("detail",),
+        MiniNet, {"widths": (12, 28, 42), "middle": 2, "dilations": (2, 4, 8)}, ("detail",)
     ),
-    "meganet_v1": MicroSpec(build=MegaNetV1, blocks=_MEGA_BLOCKS),
-    "meganet_100k": MicroSpec(
-        build=MegaNetV1, options={"widths": (12, 24, 44, 64, 88)}, blocks=_MEGA_BLOCKS
-    ),
-    "meganet_30k": MicroSpec(
-        build=MegaNetV1, options={"widths": (8, 14, 24, 32, 44)}, blocks=_MEGA_BLOCKS
-    ),
-    "unet_baseline": MicroSpec(build=UNetBaseline),
-    "distillation_10k": MicroSpec(
-        build=DistillationNet,
-        options={"width": 42},
-        blocks=("pyramid", "attention", "adaptive", "gradient"),
-        max_params=10_000,
-    ),
-    "internal_ensemble": MicroSpec(
-        build=InternalEnsembleNet, blocks=("edge", "region", "scale"), max_params=10_000
-    ),
+    "meganet_v1": MicroSpec(MegaNetV1, {}, MEGA),
+    "meganet_100k": MicroSpec(MegaNetV1, {"widths": (12, 24, 44, 64, 88)}, MEGA),
+    "meganet_30k": MicroSpec(MegaNetV1, {"widths": (8, 14, 24, 32, 44)}, MEGA),
+    "unet_baseline": MicroSpec(UNetBaseline),
+    "distillation_10k": MicroSpec(DistillationNet, {"width": 42}, LITTLE, {}, 10_000),
+    "internal_ensemble": MicroSpec(InternalEnsembleNet, {}, EXPERTS, {}, 10_000),
     "adaptive": MicroSpec(
-        build=AdaptiveNet,
-        blocks=("adaptive",),
-        by_dataset={name: {"dataset": name} for name in DATASETS},
-        max_params=10_000,
+        AdaptiveNet, {}, ("adaptive",), {name: {"dataset": name} for name in DATASETS}, 10_000
     ),
 }
 

@@ -15,7 +15,6 @@ from src.data.folds import Folds
 from src.data.index import Index
 from src.engine.runtime import Runtime
 from src.engine.weights import run_identity, save_weights
-from src.ensemble.predictions import save_oof
 from src.models.classifier import Classifier, build_classifier
 from src.models.convolutions import fold_norms
 from src.models.pretrained import check_timm_id, find_data_config, find_weights
@@ -119,17 +118,7 @@ def fit_fold(
     meter.update(torch.from_numpy(logits[0]), {"target": torch.as_tensor(data.targets(held))})
     identity = run_identity(config, run, data.folds.folds_hash)
     save_weights(run.best, model.state_dict(), {"kind": "probe", "run": identity})
-    save_oof(
-        run.oof,
-        logits=logits,
-        ids=data.index.table["id"].iloc[held].to_numpy(dtype=str),
-        targets=data.targets(held),
-        views=view_names(config.tta_steps),
-        classes=data.classes,
-        fold=str(fold),
-        config_hash=config_hash(config),
-        folds_hash=data.folds.folds_hash,
-    )
+    data.save_oof(run, fold, logits, view_names(config.tta_steps), config_hash(config))
     return round(meter.compute()[task.monitor], 6)
 
 

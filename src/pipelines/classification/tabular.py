@@ -24,7 +24,7 @@ from src.data.metadata import Metadata, read_metadata
 from src.engine.runtime import start_runtime
 from src.ensemble.oof import find_models
 from src.ensemble.pool import log_softmax
-from src.ensemble.predictions import has_test_run, open_oof, open_test_run, save_oof
+from src.ensemble.predictions import has_test_run, open_oof, open_test_run
 from src.models.tabular import TabularModel, fit_tabular
 from src.pipelines.classification.infer import hash_images, infer_fold, write_test_logits
 from src.pipelines.classification.prepare import find_aliases, prepare_data
@@ -154,11 +154,7 @@ def train_one(
     about: dict[str, Any] = {"columns": list(inputs.train.columns), "kinds": kinds}
     about |= {"classes": list(data.classes), "split_hash": folds.folds_hash, "fold": str(fold)}
     write_config(run, config, about, start_runtime("cpu", "fp32"), identity)
-    save_oof(
-        run.oof, logits=logits[None], ids=data.index.table["id"].iloc[held].to_numpy(dtype=str),
-        targets=truth, views=VIEWS, classes=data.classes, fold=str(fold), config_hash=identity,
-        folds_hash=folds.folds_hash,
-    )  # fmt: skip
+    data.save_oof(run, fold, logits[None], VIEWS, identity)
     done: Done = {"config_hash": identity, "config": dict(options), "epochs": 0, "best_epoch": 0}
     done |= {"split_hash": folds.folds_hash, "monitor": task.monitor}
     done |= {"score": round(float(scores[task.monitor]), 6)}

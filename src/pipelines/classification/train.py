@@ -6,7 +6,7 @@ Serves ``train_fold.py``, and the students and teachers of ``train_distill.py``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,6 +81,18 @@ class ClassData:
         """Return class numbers (R,) of rows, or labels (R, K) of 0 and 1."""
         names = self.index.table["target"].iloc[rows].tolist()
         return to_hot(names, self.classes) if self.index.several else self.aliases.targets(names)
+
+    def save_oof(
+        self, run: Run, fold: int, logits: np.ndarray, views: Sequence[str], config_hash: str
+    ) -> None:
+        """Write ``oof.npz``: the logits (V, N, K) of the rows that ``fold`` holds out."""
+        held = self.folds.valid_rows(fold)
+        ids = self.index.table["id"].iloc[held].to_numpy(dtype=str)
+        save_oof(
+            run.oof, logits=logits, ids=ids, targets=self.targets(held), views=views,
+            classes=self.classes, fold=str(fold), config_hash=config_hash,
+            folds_hash=self.folds.folds_hash,
+        )  # fmt: skip
 
 
 def train_fold(
@@ -359,24 +371,12 @@ def write_oof(
     network = runtime.place(fold_norms(network, data.image_size))
     scale = config.tta_scale if isinstance(config, FoldConfig) else 1.0
     views = view_names(config.tta_steps, scale)
-    rows = data.folds.valid_rows(fold)
-    held = data.index.table.iloc[rows]
-    logits = np.zeros((len(views), len(held), len(data.classes)), np.float16)
+    num_rows = len(data.folds.valid_rows(fold))
+    logits = np.zeros((len(views), num_rows, len(data.classes)), np.float16)
     with catch_signals(runtime.agree) as pause:
         predict_named_views(
             network, plain, runtime, views, data.image_size, loader_at,
             out=logits, pause=pause, label="oof",
         )  # fmt: skip
-    if not runtime.is_main:
-        return
-    save_oof(
-        run.oof,
-        logits=logits,
-        ids=held["id"].to_numpy(dtype=str),
-        targets=data.targets(rows),
-        views=views,
-        classes=data.classes,
-        fold=_label(fold),
-        config_hash=config_hash(config),
-        folds_hash=data.folds.folds_hash,
-    )
+    if runtime.is_main:
+        data.save_oof(run, fold, logits, views, config_hash(config))
