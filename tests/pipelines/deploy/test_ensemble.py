@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.classes import PairedLogits
+from src.classes import PairedLogits, merge_classes
 from src.ensemble.pool import Blend
 from src.ensemble.test_predictions import EnsemblePredictor, TestRun
 from src.metrics.decisions import Decision
@@ -32,13 +32,11 @@ def both(blend: Blend, classes: tuple[str, ...], groups: Any, labels: tuple[str,
     num = len(labels) or len(classes)
     logits = {m: RNG.normal(0, 3, (f, 2, 4, num)).astype(np.float32) for m, f in FOLDS.items()}
     decision = Decision("labels", slopes=(1.2,) * len(labels), offsets=(0.3,) * len(labels))
+    columns = merge_classes(classes, groups).trained_of
     weights = SimpleNamespace(
-        blend=blend, source_classes=classes, alias_groups=groups, labels=labels,
+        blend=blend, columns=columns, labels=labels,
         counted=SimpleNamespace(decision=decision) if labels else None,
     )  # fmt: skip
-    from src.classes import merge_classes
-
-    columns = merge_classes(classes, groups).trained_of
     pack = PairedLogits if labels else lambda x: x
     runs = {m: [TestRun(None, pack(fold), VIEWS, classes) for fold in folds]  # type: ignore[arg-type]
             for m, folds in logits.items()}  # fmt: skip
