@@ -24,8 +24,8 @@ from src.script import UserError, run_script
 from src.targets import own_file
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("*.py", "src/**/*.py", "src/page.*", "scripts/*.py", "configs/*.yaml", "requirements.txt")
-CODE += ("LICENSE",)
+CODE: tuple[str, ...] = ("*.py", "src/**/*.py", "src/page.*", "scripts/*.py", "configs/*.yaml")
+CODE += ("requirements.txt", "LICENSE")
 WEIGHTS = ("*.safetensors", "*.pth")
 
 
