@@ -375,10 +375,11 @@ def count_masks(
         try:
             mask = read(str(index.root / str(index.table["target"].iat[row])))
             shape = image_size(index.image_path(row))
-            if tuple(mask.shape) != tuple(shape):
-                raise UserError(f"mask {mask.shape}, image {tuple(shape)}")
         except UserError as error:
             damaged.append([names[row], str(error)])
+            continue
+        if tuple(mask.shape) != tuple(shape):
+            damaged.append([names[row], f"mask {mask.shape}, image {tuple(shape)}"])
             continue
         counts = np.bincount(mask.ravel(), minlength=256)
         pixels.append(np.append(counts[: index.num_classes], counts[VOID]))
