@@ -2,7 +2,8 @@
 
 ``ImageId, EncodedPixels`` (``1 3 10 5``: pixels 1 to 3 and 10 to 14, counted from 1), with a column
 of the class or the class behind the id (``7.jpg_3``). Pixels are counted down the columns, as in
-most contests, or along the rows.
+most contests, or along the rows. Of lines in which starts go back, each start is the distance from
+the end of the run before, from 0 on (SIIM-ACR).
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from src.data.root import find_sample, find_split, tables
 from src.data.sources.folders import holds_masks
 from src.data.sources.frames import natural_key
 from src.data.sources.masks import MaskIndex, Row, Source, build_index, image_header, note_missing
+from src.data.sources.places import describe
 from src.script import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _RUNS = re.compile(r"\s*(\d+\s+\d+\s*)*")
+_ANY = re.compile(r'(^|[,;\t])"?\d+ \d+ \d+ \d+')  # a line with runs in it
 _LOOK_AT = 64  # images, to tell columns from rows
 Shapes = Mapping[str, tuple[str, tuple[tuple[int, str], ...]]]
 
@@ -93,16 +96,22 @@ def read_rle_table(root: Path | str, *, rows: bool | None = None, merged: str = 
     name = folder.relative_to(root).as_posix() if folder else ""
     finder = ImageFinder(root, split="train", folder=name)
     ids, classes, texts = _read_lines(path, runs, finder)
+    notes: list[str] = []
+    texts = _settle_starts(texts, notes)
     names = sorted(set(classes), key=natural_key)
     labels = {name: 1 if merged else label for label, name in enumerate(names, start=1)}
     shapes: dict[str, list[tuple[int, str]]] = {}
     for key, cls, text in zip(ids, classes, texts, strict=True):
         shapes.setdefault(key, []).append((labels[cls], text))
-    notes: list[str] = []
     found = {key: finder.find_quietly(key) or finder.find_core(key) for key in shapes}
     lost = [key for key, image in found.items() if image is None]
     note_missing(notes, f"{path.name}: images that are missing", lost)
     known = {key: image for key, image in found.items() if image is not None}
+    if not known:
+        raise UserError(
+            f"{path}: none of its {len(lost)} images is there, {lost[0]} for instance: found "
+            f"{describe(root)}; where files are named otherwise, add a column image of their paths"
+        )
     others = finder.num_others([*known.values()])
     if others:
         notes.append(
@@ -129,14 +138,32 @@ def find_runs(root: Path) -> tuple[Path | None, str]:
     sample = find_sample(root)
     for path in tables(root):
         with path.open("rb") as file:
-            head = file.readline(4096).decode("utf-8", "replace")
+            head, first = (file.readline(4096).decode("utf-8", "replace") for _ in range(2))
         if path == sample or "submission" in path.name.casefold() or head.count("\0"):
             continue
         cells = [cell.strip('" ') for cell in re.split(r"[,;\t]", head.strip().lstrip("\ufeff"))]
-        column = pick_name(cells, RUN_NAMES)
+        column = pick_name(cells, RUN_NAMES) or (
+            _ANY.search(first) and pick_name(cells, ["annotation"])
+        )
         if column:
             return path, column
     return None, ""
+
+
+def _settle_starts(texts: Sequence[str], notes: list[str]) -> list[str]:
+    """Return runs by their starts in the image, where most lines have them from run to run."""
+    rows = [np.array(text.split(), np.int64).reshape(-1, 2) for text in texts]
+    several = [pairs for pairs in rows if len(pairs) > 1]
+    back = sum(bool((pairs[1:, 0] < pairs[:-1].sum(axis=1)).any()) for pairs in several)
+    if 2 * back <= len(several):
+        return list(texts)
+    notes.append(
+        "starts of the run lengths go back: each is read as the distance from the run before, from "
+        "0 on, as in SIIM-ACR"
+    )
+    for pairs in rows:
+        pairs[:, 0] += np.cumsum(pairs.sum(axis=1)) - pairs.sum(axis=1) + 1
+    return [" ".join(map(str, pairs.ravel().tolist())) for pairs in rows]
 
 
 def _read_lines(

@@ -76,3 +76,33 @@ def test_what_is_no_run_is_refused(disk):
     disk.text("train.csv", "id,label", "1,2")
     with pytest.raises(UserError, match="no table with a column EncodedPixels"):
         read_rle_table(disk.root)
+
+
+def test_starts_from_run_to_run(disk):
+    disk.image("train/1.jpg", "train/2.jpg")
+    # pixels 14 to 16 and 20 to 22 of 1 on: 13 are passed, 3 drawn, 3 passed, 3 drawn
+    disk.text("train-rle.csv", "ImageId, EncodedPixels", "1, 13 3 3 3", "2, -1")
+    index = read_labelled("auto", disk.root)
+    masks = masks_of(index)
+    assert (masks["1"] == BOX).all() and not masks["2"].any()
+    assert any("as in SIIM-ACR" in note for note in index.notes)
+
+
+def test_a_column_of_annotations_that_are_runs(disk):
+    disk.image("train/1.jpg")
+    disk.text("train.csv", "id,annotation,width", f"1,{DOWN},8")
+    assert (masks_of(read_labelled("auto", disk.root))["1"] == BOX).all()
+    disk.text("train.csv", "id,annotation,width", "1,cat,8")
+    assert detect_source(disk.root) == "folders"
+
+
+def test_ids_that_are_no_files_need_a_column_of_paths(disk):
+    disk.image("train/case1/day2/slice_1_8_6.png")
+    line = f"case1_day2_slice_1,stomach,{DOWN}"
+    disk.text("train.csv", "id,class,segmentation", line)
+    with pytest.raises(UserError, match="none of its 1 images is there, case1_day2_slice_1 for"):
+        read_labelled("auto", disk.root)
+    path = "train/case1/day2/slice_1_8_6.png"
+    disk.text("train.csv", "id,class,segmentation,image", f"{line},{path}")
+    index = read_labelled("auto", disk.root)
+    assert index.classes == ("background", "stomach") and (masks_of(index)[path] == BOX).all()
