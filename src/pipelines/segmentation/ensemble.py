@@ -29,7 +29,7 @@ from src.models.pretrained import read_state
 from src.pipelines.run_folder import data_label, parse_size, refuse_lost
 from src.pipelines.segmentation.score import fit_size, mean_probs
 from src.pipelines.segmentation.train import build_network
-from src.runs import REPAIR, Done, Run, read_config, read_done
+from src.runs import GO_ON, REPAIR, Done, Run, read_config, read_done
 from src.script import UserError
 from src.tasks.segmentation import Segmentation
 from src.views import first_views
@@ -181,9 +181,8 @@ def load_member(run: Run, *, checkpoint: str = "", tta_steps: int = 0) -> Member
         refuse_lost(run, done, run.config, *(() if checkpoint else (run.best,)))
     except FileNotFoundError:
         if not checkpoint:
-            raise UserError(
-                f"{run.folder} is not finished: finish it, or pass --checkpoint {run.best}"
-            ) from None
+            asked = f", or pass --checkpoint {run.best}" if run.best.exists() else ""
+            raise UserError(f"{run.folder} is not finished: {GO_ON}{asked}") from None
     content = read_config(run)
     weights = Path(checkpoint) if checkpoint else run.best
     if not weights.is_file():

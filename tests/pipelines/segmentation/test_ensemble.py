@@ -120,3 +120,13 @@ def test_a_finished_run_without_its_config_is_refused_not_left_out(tmp_path: Pat
     assert [run.folder.name for run in runs] == ["fold0", "fold1"]
     with pytest.raises(UserError, match=r"config\.yaml: missing.*run its training command again"):
         load_member(runs[1])
+
+
+def test_a_run_that_is_not_finished_is_told_how_to_be(tmp_path: Path) -> None:
+    run = member(tmp_path, "net", 0, None).run
+    for weights in (False, True):
+        if weights:
+            run.best.touch()
+        with pytest.raises(UserError, match=r"not finished: run its training command again") as e:
+            load_member(run)
+        assert ("--checkpoint" in str(e.value)) == weights
