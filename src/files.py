@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from src.script import UserError
+from src.script import UserError, naming
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,7 +120,7 @@ def read_small(path: Path, max_bytes: int) -> bytes:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise ValueError("no regular file")
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    with naming(path), os.fdopen(descriptor, "rb", buffering=0) as file:
         content = b""
         while len(content) <= max_bytes:
             block = file.read(max_bytes + 1 - len(content))
@@ -177,7 +177,7 @@ class FileMark(TypedDict):
 def describe_file(path: Path) -> FileMark:
     """Return a file's length in bytes, and the CRC-32 of all of them."""
     check, length, block = 0, 0, memoryview(bytearray(1 << 20))  # one that the CPU's cache keeps
-    with path.open("rb", buffering=0) as file:
+    with naming(path), path.open("rb", buffering=0) as file:
         while count := file.readinto(block):
             check, length = zlib.crc32(block[:count], check), length + count
     return {"bytes": length, "crc32": f"{check:08x}"}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -13,9 +16,17 @@ import torch
 
 from src.array_file import map_array
 from src.engine.weights import load_weights, save_weights
-from src.files import SEAL, describe_file, is_sound, read_json, seal, write_json
+from src.files import (
+    SEAL,
+    describe_file,
+    is_sound,
+    read_json,
+    read_small,
+    seal,
+    write_json,
+)
 from src.runs import Run, read_config
-from src.script import UserError
+from src.script import UserError, say_system
 
 CONTENT = {"weight": 0.25, "names": ["a", "고양이"]}
 
@@ -93,3 +104,30 @@ def test_a_file_is_known_by_all_its_bytes(tmp_path: Path, size: int) -> None:
     (tmp_path / "f").write_bytes(content)
     known = {"bytes": size, "crc32": f"{zlib.crc32(content):08x}"}
     assert describe_file(tmp_path / "f") == known
+
+
+def test_a_disk_that_fails_while_it_is_read_is_told_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike open, read names no file in its error."""
+    path = tmp_path / "f"
+    path.write_bytes(b"x")
+    real = os.fdopen
+
+    def failing(descriptor: int, *rest: object, **named: object) -> object:
+        real(descriptor, "rb").close()
+        return Failing()
+
+    class Failing(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def readinto(self, buffer: object) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdopen", failing)
+    monkeypatch.setattr(Path, "open", lambda *_, **__: Failing())
+    for read in (describe_file, lambda place: read_small(place, 10)):
+        with pytest.raises(OSError, match="Input/output error") as error:
+            read(path)
+        assert error.value.filename == str(path) and str(path) in say_system(error.value)
