@@ -51,8 +51,13 @@ def run_check(config: CheckConfig, output: Output) -> Check:
         masks = holds_masks(root, MASK_SUFFIXES | JPEG) or detect_source(root) != "folders"
         try:
             find_root(root)
-        except UserError:  # no classification either
-            masks = True
+        except UserError as error:
+            try:  # no classification: pictures alone, perhaps
+                return check_masks(config)
+            except UserError:
+                if masks:
+                    raise
+                raise error from None
     return check_masks(config) if masks else check_classes(config, output)
 
 

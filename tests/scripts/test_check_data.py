@@ -134,3 +134,9 @@ def test_no_data_is_one_line(tmp_path: Path, call: Any) -> None:
 def test_a_source_that_there_is_not_is_refused_in_photographs_too(place: Place, call: Any) -> None:
     said = call("scripts.check_data", "--data_dir", str(place.data), "--source", "nonsense")
     assert said.is_one_line("--source 'nonsense'", "auto, or one of")
+
+
+def test_what_is_neither_is_said_as_training_says_it(tmp_path: Path, call: Any) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03")
+    answer = call("scripts.check_data", "--data_dir", str(tmp_path), "--output_dir", str(tmp_path))
+    assert answer.status == 2 and answer.is_one_line("write the images of train-images-idx3-ubyte")
