@@ -1,9 +1,9 @@
 """Classes or masks of photographs: python scripts/predict.py --run output/lite0/fold0 a.jpg b/.
 
-Without --run the ensemble of --output_dir predicts; --model takes a file of scripts/export.py. The
-likeliest classes of each are printed; --output writes all of them as CSV or JSON. A mask run writes
-masks and overlays to a folder. --video drive.mp4 (or 0, a camera) writes a video with overlays and
-prints frames/s and latency; a source that does not wait drops frames.
+Without --run the ensemble of --output_dir predicts, as with --run output; --model takes a file of
+scripts/export.py. The likeliest classes of each are printed; --output writes all of them as CSV or
+JSON. A mask run writes masks and overlays to a folder. --video drive.mp4 (or 0, a camera) writes a
+video with overlays and prints frames/s and latency; a source that does not wait drops frames.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ def main(argv: list[str]) -> int:
 
         model = open_model(Path(config.model), config.device)
         return hand_over(config, model.predict(config.images))
-    from src.pipelines.library import MaskRun, load_ensemble, load_run
+    from src.pipelines.library import MaskRun, is_ensemble, load_ensemble, load_run
 
     where: dict[str, Any] = {"device": config.device, "precision": config.precision}
     folder = config.model or config.run
-    if not folder:
-        return tell(config, load_ensemble(config.output_dir, **where).predict(config.images))
+    if not folder or is_ensemble(Path(folder)):
+        ensemble = load_ensemble(folder or config.output_dir, **where)
+        return tell(config, ensemble.predict(config.images))
     run = load_run(folder, **where)
     views = {} if isinstance(run, MaskRun) else {"tta_steps": config.tta_steps}
     return hand_over(config, run.predict(config.images, **views))

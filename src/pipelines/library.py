@@ -208,6 +208,8 @@ def load_run(
         UserError: no such run, not finished, or damaged.
     """
     run = Run(Path(folder))
+    if not run.config.exists() and not run.finished.exists():
+        raise UserError(f"{run.folder} is no run: pass a fold's folder, as output/lite0/fold0")
     resolved = read_config(run)["resolved"]
     if not run.finished.exists():
         raise UserError(f"{run.folder} is not finished: {GO_ON}")
@@ -218,6 +220,11 @@ def load_run(
     from src.pipelines.segmentation.ensemble import load_member
 
     return MaskRun(load_member(run))
+
+
+def is_ensemble(folder: Path) -> bool:
+    """Tell whether ``folder`` is an output folder with a blend, not a run's."""
+    return Output(folder).weights.exists() and not Run(folder).config.exists()
 
 
 def load_ensemble(

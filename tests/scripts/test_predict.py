@@ -24,10 +24,14 @@ def test_photographs_need_no_flag() -> None:
     assert name_images(["--help"]) == ["--help"]
 
 
-@pytest.mark.parametrize("of", ["run", "ensemble"])
+@pytest.mark.parametrize("of", ["run", "ensemble", "ensemble as a run"])
 def test_classes_are_printed_and_written(place: Place, call: Any, of: str) -> None:
     images = place.data / "test"
-    flags = ["--run", str(place.run)] if of == "run" else ["--output_dir", str(place.output)]
+    flags = {
+        "run": ["--run", str(place.run)],
+        "ensemble": ["--output_dir", str(place.output)],
+        "ensemble as a run": ["--run", str(place.output)],
+    }[of]
     loaded = src.load_run(place.run, device="cpu") if of == "run" else src.load_ensemble(
         place.output, device="cpu"
     )  # fmt: skip

@@ -23,8 +23,7 @@ from src.data.canonical import resize_image
 from src.data.decode import decode_image
 from src.files import SEAL, Json, replacing, seal
 from src.models.convolutions import FOLDING_SIDE, fold_norms
-from src.pipelines.library import ClassifierRun, MaskRun, list_images, load_run
-from src.runs import Run
+from src.pipelines.library import ClassifierRun, MaskRun, is_ensemble, list_images, load_run
 from src.script import UserError
 from src.targets import own_file, refuse_file
 from src.tasks.segmentation import background_label
@@ -178,12 +177,11 @@ def write_export(config: ExportConfig) -> list[str]:
     if config.format == "onnx":
         missing = [name for name in NEEDED if find_spec(name) is None]
         if missing:
-            raise UserError(f"--format onnx needs {', '.join(missing)}: pip install them")
+            raise UserError(f"--format onnx needs more packages: pip install {' '.join(missing)}")
     elif config.precision != "fp32":
         raise UserError(f"--precision {config.precision} is of --format onnx: leave it out")
     folder = Path(config.run)
-    whole = (folder / "weights.json").exists() and not Run(folder).config.exists()
-    run = None if whole else load_run(folder, device="cpu", precision="fp32")
+    run = None if is_ensemble(folder) else load_run(folder, device="cpu", precision="fp32")
     if run is None and (config.format, config.precision) != ("onnx", "fp32"):
         raise UserError(f"{folder} is an ensemble: it is exported as ONNX in fp32; name one run")
     if run is None:
