@@ -17,6 +17,7 @@ from src.script import UserError
 
 VOID = 255
 MAX_LABELS = 64  # more distinct values than this are soft edges, not classes
+_WHITE = 240
 MAX_GAPS = 3  # more classes than this for each value that is there: greys, not class numbers
 
 
@@ -297,9 +298,14 @@ def _find_foreground(values: set[int], void: bool) -> Callable[[Path], np.ndarra
 
 
 def _are_numbers(values: Collection[int]) -> bool:
-    """Tell whether values number things from 1 on; greys of soft edges and 0/255 do not."""
+    """Tell whether values number things from 1 on; greys of soft edges and 0/255 do not.
+
+    Soft edges lie around what is white, or nearly so; hundreds of numbered things need no white.
+    """
     numbers = set(values) - {0, VOID}
     top = max(numbers, default=0)
+    if top > VOID or (len(numbers) > 2 and max(values) < _WHITE):
+        return True
     return 0 < top < 128 and top <= MAX_GAPS * len(numbers | {0})
 
 

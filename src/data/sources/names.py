@@ -31,6 +31,7 @@ _AFFIX, _MASK_AFFIX, _DEEP_AFFIX = (
 )
 _IMAGE_NAME = re.compile("image|img|rgb|photo", re.IGNORECASE)
 _MASK_NAME = re.compile(_MASK_WORD, re.IGNORECASE)
+_LISTED = IMAGE_SUFFIXES | {".json", ".xml", ".txt"}  # of an image, or of its annotation
 _NUMBERED = re.compile(r"[-_. ]masks?[-_. ]?\d\d?$", re.IGNORECASE)
 
 
@@ -420,7 +421,7 @@ def _ids(line: str) -> Iterator[str]:
     """Yield what ``line`` may mean, likeliest first: the whole line, then its first word."""
     for text in (line, line.split()[0].split(",")[0]):
         path = PurePosixPath(text.replace("\\", "/"))
-        path = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
+        path = path.with_suffix("") if path.suffix.lower() in _LISTED else path
         parts = path.parts[1:] if path.is_absolute() else path.parts
         for start in range(len(parts)):  # a folder may be part of the id
             yield "/".join(parts[start:])

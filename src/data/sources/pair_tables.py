@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MASK = re.compile(r"mask|label|annot|gt|truth|target|seg", re.IGNORECASE)
+_FILE = re.compile(
+    rf"\w({'|'.join(map(re.escape, IMAGE_SUFFIXES | MASK_SUFFIXES))})\b", re.IGNORECASE
+)
 _SPLIT = ("split", "subset", "set", "partition", "phase")
 
 
@@ -28,8 +31,8 @@ def read_pair_tables(root: Path) -> tuple[dict[Path, Path], dict[Path, str]]:
     splits: dict[Path, str] = {}
     for path in sorted(root.glob("*.csv")):
         with path.open("rb") as file:
-            head = file.readline(4096).decode("utf-8", "replace")
-        if not _MASK.search(head):
+            head, first = (file.readline(4096).decode("utf-8", "replace") for _ in range(2))
+        if not _MASK.search(head) or len(_FILE.findall(first)) < 2:
             continue
         table = read_csv(path)
         columns = _path_columns(table)

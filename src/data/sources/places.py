@@ -24,7 +24,7 @@ _IMAGES = frozenset({
     *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "rgb"),
     *("input", "inputs", "frames", "original", "originals"),
     *("이미지", "사진", "원본", "图像", "图片", "影像", "画像", "imagenes", "imágenes", "imagens"),
-    *("bilder", "immagini"),
+    *("bilder", "immagini", "изображения", "снимки"),
 })  # fmt: skip
 _MASKS = frozenset({
     *("mask", "masks", "label", "labels", "annotation", "annotations", "annot", "annots"),
@@ -32,6 +32,7 @@ _MASKS = frozenset({
     *("seg", "segs", "segmentation", "segmentations", "target", "targets", "trimap", "trimaps"),
     *("lab", "labs", "마스크", "라벨", "정답", "掩码", "掩膜", "标签", "标注", "マスク"),
     *("ラベル", "mascaras", "máscaras", "masken", "masques", "maschere", "etiquetas"),
+    *("маски", "разметка"),
 })  # fmt: skip
 _DATA = frozenset({"set", "sets", "data", "dataset"})
 _FILL = _DATA | {

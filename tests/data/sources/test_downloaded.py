@@ -37,6 +37,7 @@ def targets_of(disk, split=None):
         ("train-org-img/{}.jpg", "train-label-img/{}_lab.png"),
         ("Imgs/{}.jpg", "Imgs/{}.png"),  # MSRA10K
         ("images/{}.gif", "manual1/{}.tif"),
+        ("Изображения/{}.jpg", "маски/{}.png"),
         ("{}_json/img.png", "{}_json/label.png"),  # labelme_json_to_dataset
     ],
 )
@@ -217,3 +218,25 @@ def test_yolo_splits_by_yaml_and_by_lists(disk):
     disk.text("train.txt", "./images/a/1.jpg", "./images/b/2.jpg")
     disk.text("test.txt", "./images/b/3.jpg")
     assert len(targets_of(disk)) == 2 and len(read_test_masks("auto", disk.root)) == 1
+
+
+def test_lists_divide_what_json_annotates(disk):
+    shape = {"label": "crack", "points": [[0, 0], [4, 0], [4, 4]], "shape_type": "polygon"}
+    for number in range(3):
+        disk.image(f"data/{number}.jpg")
+        disk.json(f"data/{number}.json", {"version": "5", "flags": {}, "shapes": [shape]})
+    disk.text("train.txt", "data/0.json", "data/1.jpg")
+    disk.text("test.txt", "2")
+    assert len(targets_of(disk, "train")) == 2 and len(read_test_masks("auto", disk.root)) == 1
+
+
+@pytest.mark.parametrize("numbers", [(60, 120, 200), (1, 2, 301)])
+def test_numbered_things_are_foreground_of_a_lane_run(disk, numbers):
+    disk.image("images/1.jpg")
+    disk.mask("masks/1.png", {(0, 0): 0})
+    mask = np.zeros((6, 8), np.uint16)
+    mask[0, :3] = numbers
+    Image.fromarray(mask).save(disk.root / "masks/1.png")
+    index = read_labelled("lanes", disk.root)
+    assert index.read_mask("masks/1.png").sum() == 3
+    assert any("every number above 0 is read as lane" in note for note in index.notes)
