@@ -406,11 +406,11 @@ def _take(path: Path, what: str, wait: bool) -> IO[str]:
                 raise UserError(f"{what} is in use by {holder}; wait for it or stop it") from None
             print(f"warning: {path.parent} cannot be locked ({error.strerror})", flush=True)
         if _is_at(path, file):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+            with naming(path):
+                file.truncate(0)
+                print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
             return file
-        file.close()  # it was deleted while this process waited for it
+        file.close()  # deleted while this process waited
 
 
 _LOCKED_BYTE = 1 << 30  # on Windows: what is locked cannot be read, and the holder's name must be

@@ -16,9 +16,11 @@ import torch
 
 from src.array_file import map_array
 from src.engine.weights import load_weights, save_weights
+from src.ensemble.studies import Journal
 from src.files import (
     SEAL,
     describe_file,
+    hold,
     is_sound,
     read_json,
     read_small,
@@ -131,3 +133,23 @@ def test_a_disk_that_fails_while_it_is_read_is_told_with_the_file(
         with pytest.raises(OSError, match="Input/output error") as error:
             read(path)
         assert error.value.filename == str(path) and str(path) in say_system(error.value)
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    """A limit of no bytes on the size of files stands for the disk."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    journal = Journal(tmp_path / "a.journal", "x")
+    (tmp_path / "a.journal").touch()
+    lock = hold(tmp_path / ".lock", "the run")
+    for place, write in (
+        (".lock", lock.__enter__), ("a.json", lambda: write_json(tmp_path / "a.json", {})),
+        ("a.journal", lambda: journal.append({"a": 1})),
+    ):  # fmt: skip
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            with pytest.raises(OSError, match="File too large") as error:
+                write()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert error.value.filename == str(tmp_path / place)

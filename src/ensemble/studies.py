@@ -25,7 +25,7 @@ from src.files import (
     read_small,
     seal,
 )
-from src.script import UserError, one_line
+from src.script import UserError, naming, one_line
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -137,7 +137,7 @@ class Journal:
         """
         line = json.dumps({"checksum": SEAL, "study": self.study, "record": record})
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        with os.fdopen(open_plain(self.path, flags), "ab") as file:
+        with naming(self.path), os.fdopen(open_plain(self.path, flags), "ab") as file:
             file.write(seal(line.encode()) + b"\n")
             file.flush()
             os.fsync(file.fileno())
