@@ -57,7 +57,7 @@ def infer(config: InferConfig, output: Output) -> None:
     refuse_file(path, ours=path == output.submission)
     weights = read_weights(output.weights)
     blend, moved = restrict(weights.blend, models=config.models, views=view_names(config.tta_steps))
-    if moved > 0:
+    if moved >= 0.005:  # below, the line would say 0 %
         print(f"note: {moved:.0%} of the weight moved to other members than it was fitted for")
     root = find_root(config.data_dir)
     index = read_test(root, allow_outside=config.allow_outside)

@@ -78,7 +78,8 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
             adopted, structure, name = searched, found, "searched"
     scores = nested.score_entries(entries, oof.groups)
     weights, share = write(output, oof, alias_groups, adopted, structure.order, scores, slice(None))
-    print(f"\n{report.scores_table(scores, name)}\n\n{report.contributions_table(gains)}\n")
+    kept = "→ in weights.json: calibrated, or searched where lower by more than a standard error"
+    print(f"\n{report.scores_table(scores, name)}\n{kept}\n\n{report.contributions_table(gains)}\n")
     if config.suggest_aliases:
         suggest(output, oof, adopted, oof.targets)
     report_trust(adopted, weights, share, oof.targets)

@@ -228,7 +228,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.5f}"
+        return "" if math.isnan(value) else f"{round(value, 5) + 0.0:.5f}"
     return str(value)
 
 

@@ -185,7 +185,8 @@ def run_tables(runs: Sequence[RunSummary]) -> list[Html]:
     tables = []
     for track, members in tracks.items():
         kept = sorted({k for run in members for k in run.options if k not in IDLE})
-        differing = [k for k in kept if len({str(r.options.get(k, "")) for r in members}) > 1]
+        told = {k: {str(r.options[k]) for r in members if k in r.options} for k in kept}
+        differing = [k for k in kept if len(told[k]) > 1]  # a running one says more of itself
         heads = ["run", "fold", "state", "score", "best epoch", "epochs", "minutes", "score is"]
         rows = [_run_row(run, differing) for run in members]
         caption = f"{track or 'classification'}: runs ({len(members)}), the options that differ"

@@ -98,7 +98,7 @@ def test_mistakes_are_one_line(place: Place, call: Any, monkeypatch: pytest.Monk
     assert call("scripts.export").is_one_line("--run is missing")
     monkeypatch.setattr(export, "NEEDED", ("onnx_of_nowhere", "json"))
     done = call("scripts.export", "--run", str(place.run))
-    assert done.is_one_line("needs onnx_of_nowhere: pip install")
+    assert done.is_one_line("pip install onnx_of_nowhere")
     assert not list(place.run.glob("export*"))
 
 

@@ -91,6 +91,7 @@ def test_before_blend_and_data_the_rest_is_shown(place: Place) -> None:
     html = write(place)
     assert headings(html) == list(SECTIONS)
     assert "no blend yet" in html and "no photographs: data folder" in html
+    assert "accept_changes" not in html, "options that only a running fold states do not differ"
     assert "jpeg" not in html and re.search(r"<td>at epoch \d+ of 5</td>", html)
 
 
