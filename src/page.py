@@ -21,7 +21,7 @@ MAX_POINTS = 400  # of a line: more would not show
 LONG_TEXT = 30  # characters from which a cell breaks its lines
 LONG_TABLE = 15  # rows from which a table scrolls by itself and has a filter
 WIDTH, HEIGHT = 360, 220  # of a plot, in its own units; about the pixels of a phone
-LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 34  # margins of a plot
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 10, 34  # margins of a plot
 
 
 class Html(str):

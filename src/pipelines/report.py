@@ -74,7 +74,7 @@ def write_report(config: ReportConfig) -> Path:
     masks = mask_sections(config, [r.run for r in runs if r.run.oof_counts.exists()])
     first = {name: sections.pop(name) for name in ("Forecast",) if name in sections}
     html = page(f"Report of {output.root}", first | middle | sections | masks,
-                about=f"{len(runs)} runs")  # fmt: skip
+                about=f"{len(runs)} run{'s' * (len(runs) != 1)}")  # fmt: skip
     path = output.report / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     with hold(output.report / ".lock", str(output.report), wait=True):
@@ -220,8 +220,9 @@ def curves(runs: Sequence[RunSummary]) -> list[Html]:
         for column in (monitor, "train_loss"):
             series = {f"fold {run.fold}": _curve(run, column) for run in folds}
             if any(series.values()):
+                kind = "loss" if "loss" in column else "score"  # the title has the whole name
                 figures.append(line_plot(series, title=f"{name}: {column}", x_label="epoch",
-                                         y_label=column))  # fmt: skip
+                                         y_label=kind))  # fmt: skip
     left = len(by_name) - MAX_CURVES
     more = [note(f"{left} further models are left out")] if left > 0 else []
     return [plots(figures), *more] if figures else []
