@@ -15,7 +15,7 @@ import numpy as np
 
 from src.data.sources.annotations import USUAL, CocoFile, find_json, load_annotations
 from src.data.sources.folders import holds_masks
-from src.data.sources.frames import group_neighbours, natural_key
+from src.data.sources.frames import group_rows, natural_key
 from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Row, Source, build_index, note_missing
 from src.data.sources.names import Locator, split_by_lists
 from src.data.sources.places import describe, read_place, walk
@@ -161,8 +161,7 @@ def index_files(
     rows, decode = list_images(root, files, labels, notes)
     if not any(row.split for row in rows):
         rows = split_by_lists(root, rows, notes)
-    groups = group_neighbours((row.id for row in rows), block=block)
-    rows = [row._replace(group=groups[row.id]) for row in rows]
+    rows = group_rows(rows, block=block)
     classes = ("background", *([merged] if merged else names))
     return build_index(root, rows, classes, decode, notes=notes, blocks=True)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from src.data.files import BESIDE as BESIDE_FILES
 from src.data.sources.blurred import is_blurred
 from src.data.sources.colours import is_coloured, read_colours
-from src.data.sources.frames import group_neighbours
+from src.data.sources.frames import group_rows
 from src.data.sources.labels import (
     join_parts,
     settle_blurred,
@@ -86,8 +86,7 @@ def read_folders(
     parts: dict[Path, list[Path]] = {}
     rows = list(list_pairs(root, notes, parts))
     if frames:
-        groups = group_neighbours((row.id for row in rows), block=frames)
-        rows = [row._replace(group=groups[row.id]) for row in rows]
+        rows = group_rows(rows, block=frames)
     if labels not in {"auto", "index", "binary", "foreground"}:
         raise UserError(f"labels must be auto, index, binary or foreground, not {labels}")
     names = tuple(classes) or read_classes(root)

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+from src.data.sources.masks import Row
+
 _DIGITS = re.compile(r"(\d+)")
 # What Roboflow and Cityscapes write after the frame's number.
 _EXPORTED = re.compile(r"(_(jpe?g|png|bmp))?\.rf\.[0-9a-fA-F]+$|_leftImg8bit$")
@@ -51,6 +53,18 @@ def group_neighbours(names: Iterable[str], *, max_gap: int = 1, block: int = 50)
         for run in _cut_at_jumps(sorted(frames), max_gap):
             groups |= _cut_into_blocks([name for _, name in run], block)
     return groups
+
+
+def group_rows(rows: Sequence[Row], *, block: int, max_gap: int = 1) -> list[Row]:
+    """Give rows the groups of :func:`group_neighbours`.
+
+    Where two splits use the same names, frames of different splits are no neighbours.
+    """
+    names = [row.id for row in rows]
+    if len(set(names)) < len(names):
+        names = [f"{row.split}/{row.id}" for row in rows]
+    groups = group_neighbours(names, max_gap=max_gap, block=block)
+    return [row._replace(group=groups[name]) for row, name in zip(rows, names, strict=True)]
 
 
 def cut_finer(names: Sequence[str], groups: Sequence[str], least: int) -> tuple[list[str], int]:

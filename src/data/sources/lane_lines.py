@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.data.sources.annotations import naming_damage, read_json
 from src.data.sources.folders import holds_masks
-from src.data.sources.frames import group_neighbours
+from src.data.sources.frames import group_rows
 from src.data.sources.lanes import CLASSES, LINE_WIDTH, PolylineDecoder
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
@@ -69,8 +69,7 @@ def read_lane_lines(
     note_missing(notes, "images without a file of lines, left out", blind)
     if not any(row.split for row in rows):
         rows = split_by_lists(root, rows, notes)
-    groups = group_neighbours((row.id for row in rows), max_gap=30, block=block)
-    rows = [row._replace(group=groups[row.id]) for row in rows]
+    rows = group_rows(rows, max_gap=30, block=block)
     decode = PolylineDecoder(root, lanes, line_width)
     return build_index(root, rows, CLASSES, decode, notes=notes, blocks=True)
 

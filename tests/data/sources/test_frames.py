@@ -1,4 +1,11 @@
-from src.data.sources.frames import cut_finer, group_clips, group_neighbours, split_number
+from src.data.sources.frames import (
+    cut_finer,
+    group_clips,
+    group_neighbours,
+    group_rows,
+    split_number,
+)
+from src.data.sources.masks import Row
 
 
 def test_the_last_number_counts():
@@ -60,3 +67,10 @@ def test_what_exports_write_after_the_number_is_no_number():
     assert groups[names[0]] == groups[names[1]] != groups[names[2]]
     city = [f"berlin_000000_{n:06d}_leftImg8bit" for n in (18, 19)]
     assert len(set(group_neighbours(city).values())) == 1
+
+
+def test_equal_names_of_two_splits_are_no_neighbours():
+    rows = [Row(name, "", "", "", split) for split in ("train", "valid") for name in ("1", "2")]
+    assert [row.group for row in group_rows(rows, block=50)] == ["train/1"] * 2 + ["valid/1"] * 2
+    rows = [Row(name, "", "", "", split) for split, name in (("train", "1"), ("valid", "2"))]
+    assert [row.group for row in group_rows(rows, block=50)] == ["1", "1"]
