@@ -55,7 +55,7 @@ class ImageFinder:
         self._folder = nfc(folder or split)
         self._prefixes = ["", f"{self._folder}/"]
         self._by_name: dict[str, list[str]] | None = None
-        self._by_core: dict[int | str, list[str]] | None = None
+        self._by_core: dict[tuple[bool, int | str], list[str]] | None = None
         self._only_masks = False
 
     def names(self) -> list[str]:
@@ -95,12 +95,13 @@ class ImageFinder:
 
     def finds(self, cell: str) -> bool:
         """Tell whether ``cell`` means an image."""
-        return (self.find_quietly(cell) or self.find_core(cell)) is not None
+        return (self.find_quietly(cell) or self.find_core(cell, whole=True)) is not None
 
-    def find_core(self, cell: str) -> str | None:
+    def find_core(self, cell: str, *, whole: bool = False) -> str | None:
         """Return the image whose name is ``cell`` but for zeros, or for what all names have.
 
-        1 or 1.0 is ``0001.jpg``, or ``ISIC_0001.jpg`` where all names of the split begin so.
+        1 or 1.0 is ``0001.jpg``, or ``ISIC_0001.jpg`` where all names of the split begin so, unless
+        the ``whole`` name is meant.
         """
         if self._by_core is None:
             self._by_core = {}
@@ -115,9 +116,11 @@ class ImageFinder:
             )
             for stem, path in zip(stems, self._paths, strict=True):
                 core = stem.removeprefix(start).removesuffix(end[::-1])
-                for key in {_as_key(stem), _as_key(core)} if len(mine) > 1 else {_as_key(stem)}:
+                both = {(True, _as_key(stem)), (False, _as_key(stem))}
+                for key in both | ({(False, _as_key(core))} if len(mine) > 1 else set()):
                     self._by_core.setdefault(key, []).append(path)
-        fits = self._meant(self._by_core.get(_as_key(re.sub(r"\.0+$", "", cell.strip())), ()), 1)
+        key = _as_key(re.sub(r"\.0+$", "", cell.strip()))
+        fits = self._meant(self._by_core.get((whole, key), ()), 1)
         return self._paths[fits[0]] if len(fits) == 1 else None
 
     def parts(self, cell: str) -> list[str]:

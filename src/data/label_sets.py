@@ -85,8 +85,12 @@ def read_targets(
     if columns:
         return _read_hot(table, columns, path)
     if not wanted:
-        _refuse_shares(table, others, asked, path)
-    found, why = find_label(table, wanted, others, path, asked, shown)
+        _refuse_shares(table, others, asked, path, least=3)
+    try:
+        found, why = find_label(table, wanted, others, path, asked, shown)
+    except UserError:
+        _refuse_shares(table, others, asked, path, least=2)
+        raise
     if len(found) == 1:
         cells = table[found[0]].tolist()
         sets = _read_cells(cells, asked, shown, several=several)
@@ -106,9 +110,14 @@ def read_targets(
 
 
 def _refuse_shares(
-    table: pd.DataFrame, others: Sequence[str | None], asked: Sequence[str], path: Path
+    table: pd.DataFrame,
+    others: Sequence[str | None],
+    asked: Sequence[str],
+    path: Path,
+    *,
+    least: int,
 ) -> None:
-    """Raise a UserError where the columns of classes hold shares, or 1 and 0 and something else."""
+    """Raise a UserError where ``least`` columns of classes hold shares, or more than 0 and 1."""
     free = free_columns(table, others)
     of_sample = len(asked) > 1 and set(asked) <= set(free)
     if not of_sample and has_label(table, others, asked):
@@ -117,13 +126,20 @@ def _refuse_shares(
     cells = {name: set(table[name].str.strip()) for name in names}
     signs = [name for name in names if cells[name] - _SIGNS and cells[name] <= _SIGNS | _BETWEEN]
     odd = sorted({cell for name in signs for cell in cells[name]} - _SIGNS)
-    if len(signs) > 1 and (of_sample or {"1", "1.0"} & set().union(*(cells[n] for n in signs))):
+    least = 2 if of_sample else least
+    if len(signs) >= least and (
+        of_sample or {"1", "1.0"} & set().union(*(cells[n] for n in signs))
+    ):
         raise UserError(
             f"{path}: columns {', '.join(signs[:3])} … hold {odd[0]!r} beside 0 and 1: write 0 or "
             "1 in each cell, and pass --metric mean_auc (several labels an image)"
         )
     shares = [name for name in names if all(map(_is_share, cells[name]))]
-    if len(shares) > 1 and (of_sample or len(shares) == len(names)) and not is_hot(table, shares):
+    if (
+        len(shares) >= least
+        and (of_sample or len(shares) == len(names))
+        and not is_hot(table, shares)
+    ):
         raise UserError(
             f"{path}: columns {', '.join(shares[:3])} … hold shares of the classes, and one class "
             "an image is learned here: write the name of each line's largest in a column label, "
@@ -222,9 +238,13 @@ def _read_cells(
         len(found := split_cell(nfc(cell), separator)) > 1 and names.issuperset(found)
         for cell in shown
     )
-    by_cells |= all(map(str.isdecimal, names)) and any(  # numbers of labels, here and there
-        len(found := split_cell(nfc(cell), separator)) > 1 and all(map(str.isdecimal, found))
-        for cell in shown
+    by_cells |= (
+        separator == " "
+        and all(map(str.isdecimal, names))
+        and any(  # numbers of labels, here and there
+            len(found := split_cell(nfc(cell), separator)) > 1 and all(map(str.isdecimal, found))
+            for cell in shown
+        )
     )
     if not (lists or by_columns or by_cells or several):
         return None

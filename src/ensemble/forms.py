@@ -195,7 +195,7 @@ def _label_form(sample: Sample, classes: Sequence[str], known: dict[str, int], h
     words, separator, around = split_cells(cells, classes, known)
     if separator == "|" and not any("|" in cell for cell in cells):
         separator = " "
-    several = known.keys() & words or (known.keys() | words and all(map(str.isdecimal, known)))
+    several = known.keys() & words or all(map(str.isdecimal, known.keys() | words))
     lists = holds == "top" or (not cells <= known.keys() and words != cells and bool(several))
     scored = next((cell for cell in cells if lists and re.search(r" 0?\.\d+$| 1\.0+$", cell)), "")
     if scored or any(re.fullmatch(r"\S+ [01]?\.\d+", cell) for cell in cells):

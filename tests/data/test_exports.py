@@ -52,6 +52,14 @@ def test_a_column_that_counts_is_not_the_image(tmp_path):
     assert rows(read_train(tmp_path), "image")[0] == ("train/9.jpg",)
 
 
+def test_names_in_full_come_before_numbers_of_files(tmp_path):
+    lay(tmp_path, *(f"train/img_{n}.jpg" for n in range(10)))
+    lay(
+        tmp_path, train="id,scan,label\n" + "".join(f"{n},img_{9 - n},{n % 2}\n" for n in range(10))
+    )
+    assert rows(read_train(tmp_path), "image")[0] == ("train/img_9.jpg",)
+
+
 @pytest.mark.parametrize("cell", ["1.00E+05", '"1,001"'])
 def test_ids_that_a_spreadsheet_rewrote(tmp_path, cell):
     lay(tmp_path, *TEN, train=f"image_id,label\n{cell},a\n")
@@ -222,6 +230,20 @@ def test_cells_of_labels_in_other_forms(tmp_path):
     table(tmp_path, "id,tags", lambda n: f"{n},{{'{'xy'[n % 2]}': 1}}")
     with pytest.raises(UserError, match="cells of tags are dictionaries"):
         read_train(tmp_path)
+
+
+def test_other_columns_are_no_labels(tmp_path):
+    table(
+        tmp_path,
+        "id,smoker,old,result",
+        lambda n: f"{n},{('', '1')[n % 2]},{('', '0', '1')[n % 3]},{'xy'[n % 2]}",
+    )
+    assert read_train(tmp_path).classes == ("x", "y")
+    table(tmp_path, "id;grade", lambda n: f"{n};{n % 3},0")
+    lay(tmp_path, sample_submission="id;grade\n99;0,0\n")
+    assert not read_train(tmp_path).several
+    table(tmp_path, "id,folds", lambda n: f"{n},{n % 3}")
+    assert read_train(tmp_path).classes == ("0", "1", "2")
 
 
 # What stands where a table should

@@ -120,6 +120,8 @@ def test_lists_are_written_as_the_sample_writes_them(tmp_path, cell, written) ->
 def test_numbers_in_a_list_are_classes() -> None:
     form = find_form(sample("7 9 5", "7 9 5", "7 9 5"), ("10", "20", "30"))
     assert form.kind == "lists" and "--metric map@5" in form.notes[-1]
+    with pytest.raises(UserError, match="words that are no class"):
+        find_form(sample("a b", "a b", "a b"), ("10", "20", "30"))
 
 
 @pytest.mark.parametrize("cell", ["20 0.1", "cat 0.95", "20 10 0.5"])

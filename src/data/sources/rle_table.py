@@ -103,7 +103,7 @@ def read_rle_table(root: Path | str, *, rows: bool | None = None, merged: str = 
     shapes: dict[str, list[tuple[int, str]]] = {}
     for key, cls, text in zip(ids, classes, texts, strict=True):
         shapes.setdefault(key, []).append((labels[cls], text))
-    found = {key: finder.find_quietly(key) or finder.find_core(key) for key in shapes}
+    found = {key: finder.find_quietly(key) or finder.find_core(key, whole=True) for key in shapes}
     lost = [key for key, image in found.items() if image is None]
     note_missing(notes, f"{path.name}: images that are missing", lost)
     known = {key: image for key, image in found.items() if image is not None}
