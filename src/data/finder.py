@@ -119,8 +119,8 @@ class ImageFinder:
                 both = {(True, _as_key(stem)), (False, _as_key(stem))}
                 for key in both | ({(False, _as_key(core))} if len(mine) > 1 else set()):
                     self._by_core.setdefault(key, []).append(path)
-        key = _as_key(re.sub(r"\.0+$", "", cell.strip()))
-        fits = self._meant(self._by_core.get((whole, key), ()), 1)
+        wanted = _as_key(re.sub(r"\.0+$", "", cell.strip()))
+        fits = self._meant(self._by_core.get((whole, wanted), ()), 1)
         return self._paths[fits[0]] if len(fits) == 1 else None
 
     def parts(self, cell: str) -> list[str]:

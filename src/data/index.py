@@ -221,7 +221,7 @@ def _read_train_csv(
     unused = _other_tables(root, path)
     try:
         others = (image, group, key)
-        repeats = table[image].duplicated().any()
+        repeats = bool(table[image].duplicated().any())
         found = read_targets(
             table, wanted[1], others, path, asked, shown, several=several, repeats=repeats
         )

@@ -127,9 +127,9 @@ def join_lines(
     sets = [sorted({found.names[row] for row in rows}) for rows in lines.values()]
     odd = next((k for k, names in enumerate(sets) if len(names) > 1), None)
     if odd is not None and not found.labels:
-        image, names = list(lines)[odd], ", ".join(sets[odd][:3])
+        image, shown = list(lines)[odd], ", ".join(sets[odd][:3])
         raise UserError(
-            f"{path} has lines of {image} with different labels ({names}): ids must be unique, so "
+            f"{path} has lines of {image} with different labels ({shown}): ids must be unique, so "
             "leave the right one, or where an image has several labels pass --metric f1_samples, "
             "mean_auc or map"
         )

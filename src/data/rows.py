@@ -109,7 +109,7 @@ def name_image_column(
         more = f"; if the images are in {packed[0]}, write them as files first" if packed else ""
         for name in table.columns if len(table) else ():
             if all(finder.parts(cell) for cell in table[name].head(5)):
-                more = f"; {name} {_remedy(finder, table[name].iat[0])}"
+                more = f"; {name} {_remedy(finder, str(table[name].iat[0]))}"
         raise UserError(f"{error}{more}") from error
 
 
