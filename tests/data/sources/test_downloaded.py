@@ -53,7 +53,7 @@ def test_an_affix_is_that_of_all_masks_and_parts_no_number(disk):
         targets_of(disk)
     for number in (1, 2):
         (disk.root / f"masks/{number}_{['hair', 'skin'][number - 1]}.png").unlink()
-        disk.mask(f"masks/1{number}.png", DOT)
+        disk.mask(f"masks/3{number}.png", DOT)
     with pytest.raises(UserError, match="no mask has the name of an image"):
         targets_of(disk)
 
