@@ -249,8 +249,10 @@ class ClassifierConfig(Options, group="model"):
         0, "side of the square the network sees, px; 0 = its native size",
         least=16, most=4096, also=0, first=True,
     )  # fmt: skip
-    pool: Literal["gem", "avg", "native"] = option(
-        "gem", "pooling before the head; native = all the pretrained head does"
+    pool: Literal["gem", "avg", "native", "stages"] = option(
+        "gem",
+        "pooling before the head; native = all the pretrained head does; stages = GeM, and beside "
+        "it mean and GeM of three earlier maps (with --head_start probe)",
     )
     gem_p: float = option(
         0.0, "where GeM's learned exponent starts, above 1; 0 = 3 after ReLU, 1.05 on signed maps",

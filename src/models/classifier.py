@@ -3,7 +3,8 @@
 The pretrained head of a timm model is more than its pooling: ConvNeXt has a LayerNorm after it,
 MobileNetV3 a convolution. So `--pool gem` changes the pooling alone: it pools the feature map to
 a map of one cell, and hands that to the pretrained head, whose own pooling of one cell is the
-identity. `--pool native` hands over the whole map.
+identity. `--pool native` hands over the whole map. `--pool stages` puts mean and GeM of earlier
+maps beside that of the last one (:mod:`src.models.stages`).
 
 Where the pretrained head reads a token rather than a mean (ViT), the pooled patches stand beside
 what it reads, (B, 2 D): nothing of pretraining is lost, and a linear head sees a superset.
@@ -26,6 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.models.convolutions import hold_norms, widen_gradients
 from src.models.pretrained import find_data_config, load_pretrained
+from src.models.stages import StagePools, choose_stages
 from src.script import UserError, says_short_memory
 
 
@@ -108,7 +110,8 @@ def pool_to_one_cell(backbone: nn.Module, features: Tensor, pool: nn.Module) -> 
     return pool(features[:, num_prefix:], (1,)).expand(-1, 1 + num_prefix, -1)
 
 
-POOLS = ("gem", "avg", "native")
+POOLS = ("gem", "avg", "native", "stages")
+STAGE_P = 3.0  # where the exponents of earlier maps start: nobody was trained on their means
 # Signed maps end pretraining before a mean (and mostly a norm after it): GeM starts next to that.
 NEAR_MEAN = 1.05
 
@@ -138,6 +141,7 @@ class Classifier(nn.Module):
         *,
         pool: nn.Module | None,
         beside_token: bool = False,
+        stages: StagePools | None = None,
         drop_rate: float,
         mean: Sequence[float],
         std: Sequence[float],
@@ -149,6 +153,7 @@ class Classifier(nn.Module):
             num_classes: K.
             pool: a `GeM`, a `MeanPool`, or None for the backbone's own.
             beside_token: put the pooled patches beside what the pretrained head reads.
+            stages: pools earlier maps, to be put beside that.
             drop_rate: dropout before the head, in [0, 1).
             mean: per channel, of values scaled to [0, 1].
             std: likewise.
@@ -158,23 +163,42 @@ class Classifier(nn.Module):
         self.pool = pool
         self.beside_token = beside_token
         self.drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(self.backbone.head_hidden_size * (1 + beside_token), num_classes)
+        self.stages = stages
+        self.head = nn.Linear(sum(self.blocks), num_classes)
         # Small weights: the first predictions are near the prior, the first gradients small.
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("mean", 255.0 * torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", 255.0 * torch.tensor(std).view(1, -1, 1, 1))
 
+    @property
+    def blocks(self) -> list[int]:
+        """Widths of the levels that the head takes, side by side."""
+        if self.stages is not None:
+            return self.stages.blocks
+        return [self.backbone.head_hidden_size * (1 + self.beside_token)]
+
     def forward(self, image: Tensor) -> Tensor:
         """Return float32 logits (B, K) of `image` (B, 3, H, W), uint8 or float in [0, 255]."""
         return self.classify(self.embed(self.show(image)))
 
-    def show(self, image: Tensor) -> Tensor:
-        """Return the backbone's last features, in timm's own layout, of `image` (B, 3, H, W)."""
-        return self.backbone.forward_features((image - self.mean) / self.std)
+    def show(self, image: Tensor) -> list[Tensor]:
+        """Return the backbone's last features, in timm's own layout, of `image` (B, 3, H, W).
 
-    def embed(self, features: Tensor) -> Tensor:
-        """Pool the backbone's last features to what the head takes, (B, D) or (B, 2 D)."""
+        Behind them the maps (B, C, h, w) of earlier stages, where those are pooled too.
+        """
+        image = (image - self.mean) / self.std
+        if self.stages is None:
+            return [self.backbone.forward_features(image)]
+        last, maps = self.backbone.forward_intermediates(image, indices=self.stages.indices)
+        return [last, *maps]
+
+    def embed(self, features: Sequence[Tensor]) -> Tensor:
+        """Pool what :meth:`show` returns to what the head takes, (B, D)."""
+        pooled = self._embed_last(features[0])
+        return pooled if self.stages is None else self.stages(pooled, features[1:])
+
+    def _embed_last(self, features: Tensor) -> Tensor:
         if self.pool is None:
             return self.backbone.forward_head(features, pre_logits=True)
         cell = pool_to_one_cell(self.backbone, features, self.pool)
@@ -233,7 +257,7 @@ def build_classifier(
         timm_id: with or without its tag, which decides mean and std.
         num_classes: K.
         image_size: side in pixels; models of a fixed size are built for it.
-        pool: gem, avg or native.
+        pool: gem, avg, native or stages.
         drop_rate: dropout before the head, in [0, 1).
         drop_path_rate: stochastic depth of the backbone, in [0, 1).
         weights: file of pretrained weights, None for random ones.
@@ -253,6 +277,7 @@ def build_classifier(
     if drop_path_rate > 0.0:  # not every model knows the word
         options["drop_path_rate"] = drop_path_rate
     backbone = _build_backbone(timm_id, options)
+    last_pool = "gem" if pool == "stages" else pool
     share = 0.0 if weights is None else load_pretrained(backbone, weights)
     pooling: nn.Module | None = None
     resized = config.fixed_size and image_size != config.image_size
@@ -260,7 +285,7 @@ def build_classifier(
     side = image_size if config.fixed_size else min(image_size, 128)
     if pool != "native" or resized or not config.fixed_size:
         try:
-            pooling = _try_pool(backbone, pool, gem_p, side)
+            pooling = _try_pool(backbone, last_pool, gem_p, side)
         except _CANNOT as error:
             if says_short_memory(error):
                 raise
@@ -272,11 +297,16 @@ def build_classifier(
             raise UserError(
                 f"model {timm_id}: no --pool {pool} at {side} px; take {remedy}"
             ) from error
+    beside_token = pooling is not None and _reads_token(backbone)
+    stages = None
+    if pool == "stages":
+        stages = _try_stages(timm_id, backbone, backbone.head_hidden_size * (1 + beside_token), side)
     model = Classifier(
         backbone,
         num_classes,
         pool=pooling,
-        beside_token=pooling is not None and _reads_token(backbone),
+        beside_token=beside_token,
+        stages=stages,
         drop_rate=drop_rate,
         mean=config.mean,
         std=config.std,
@@ -301,6 +331,25 @@ def _build_backbone(timm_id: str, options: dict[str, Any]) -> Any:
 def _reads_token(backbone: nn.Module) -> bool:
     """Tell whether the pretrained head reads a token (or an attention pool), not a mean."""
     return getattr(backbone, "global_pool", "avg") in ("token", "map", "tok")
+
+
+def _try_stages(timm_id: str, backbone: Any, head_width: int, side: int) -> StagePools:
+    """Build the pooling of earlier maps, after one image through them."""
+    was_training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            image = torch.zeros(1, 3, side, side)
+            indices = choose_stages(backbone)
+            _, maps = backbone.forward_intermediates(image, indices=indices)
+        widths = [features.shape[1] for features in maps]
+        pools = StagePools(indices, widths, head_width, lambda: GeM(STAGE_P, signed=True))
+    except _CANNOT as error:
+        if says_short_memory(error):
+            raise
+        raise UserError(f"model {timm_id}: no --pool stages; take --pool gem") from error
+    backbone.train(was_training)
+    return pools
 
 
 def _try_pool(backbone: Any, name: str, gem_p: float, side: int) -> nn.Module | None:

@@ -86,7 +86,7 @@ def show_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
         logits, maps = network.forward_features(image)  # type: ignore[operator]
         return logits, maps[-1]
     features = network.show(image)
-    return network.classify(network.embed(features)), as_map(network.backbone, features)
+    return network.classify(network.embed(features)), as_map(network.backbone, features[0])
 
 
 @torch.no_grad()

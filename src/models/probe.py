@@ -1,8 +1,8 @@
 """Linear probe in closed form: ridge regression with leave-one-out log loss.
 
 The strength of the ridge and the scale of the logits are those with the least leave-one-out log
-loss (a little smoothed), which needs no second fit (Allen 1974, the PRESS statistic): N rows cost
-one eigenvalue problem of D × D, however many the classes.
+loss (a little smoothed), which needs no second fit (Allen 1974, the PRESS statistic): it costs
+one eigenvalue problem of N × N or D × D, the smaller one, however many the classes.
 
 Of several labels an image each has a sigmoid: one scale for all labels' logits, over p (1 - p) of
 the label's frequency p as between least squares and Gaussian classes, and a bias for each label.
@@ -11,6 +11,7 @@ the label's frequency p as between least squares and Gaussian classes, and a bia
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,9 @@ from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # over N, for features of unit variance
+from src.models.stages import floor_spread
+
+RIDGES = (2.5e-5, 8e-5, 2.5e-4, 8e-4, 2.5e-3, 8e-3, 2.5e-2)  # of the sum of squares
 LOG_SCALES = (-1.0, 6.0)  # of the logits
 LABEL_LOG_SCALES = (-3.0, 4.0)  # of logits that are measured in p (1 - p)
 SMOOTHING = 0.05  # without it rows that are all right ask for boundless logits to start from
@@ -63,13 +66,16 @@ class _Scaled:
     logits: Tensor
 
 
-def fit_probe(features: Tensor, target: Tensor, num_classes: int) -> LinearProbe:
+def fit_probe(
+    features: Tensor, target: Tensor, num_classes: int, blocks: Sequence[int] = ()
+) -> LinearProbe:
     """Fit a linear head to ``features`` (N, D) of rows of known ``target``.
 
     Args:
         features: finite.
         target: class (N,), or labels (N, K) of 0 and 1 where a row may have several.
         num_classes: K.
+        blocks: widths of what the features consist of, each to count as much as another; () = one.
 
     Raises:
         ValueError: fewer than two rows, or features that are not finite.
@@ -78,16 +84,19 @@ def fit_probe(features: Tensor, target: Tensor, num_classes: int) -> LinearProbe
         raise ValueError("a linear head needs two rows or more, of finite features")
     several = target.ndim == 2
     x = features.double()
-    mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
+    blocks = list(blocks) or [x.shape[1]]
+    widths = torch.tensor(blocks, dtype=x.dtype)
+    mean, std = x.mean(0), floor_spread(x.std(0), blocks)
+    std = std * widths.sqrt().repeat_interleave(torch.tensor(blocks))
     x = (x - mean) / std
     hot = target.double() if several else F.one_hot(target.long(), num_classes).double()
     truth = hot - hot.mean(0)
-    values, basis = torch.linalg.eigh(x.T @ x)
-    rotated = x @ basis  # (N, D)
-    moments = rotated.T @ truth  # (D, K)
+    values, basis = _principal_axes(x)
+    rotated = x @ basis  # (N, R)
+    moments = rotated.T @ truth  # (R, K)
     best: tuple[_Scaled, Tensor] | None = None
     for ridge in RIDGES:
-        gain = 1 / (values.clamp_min(0) + ridge * len(x))
+        gain = 1 / (values + ridge * values.sum())
         fitted = rotated @ (gain[:, None] * moments)
         leverage = (rotated.square() @ gain + 1 / len(x)).clamp_max(1 - 1e-6)
         left_out = truth - (truth - fitted) / (1 - leverage)[:, None]
@@ -108,6 +117,16 @@ def fit_probe(features: Tensor, target: Tensor, num_classes: int) -> LinearProbe
         right = chosen.logits.argmax(1) == target
     accuracy = float(right.double().mean())
     return LinearProbe(weight.float(), bias.float(), float(log_loss), accuracy, log_probs.float())
+
+
+def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the squared singular values (R,) of (N, D) and its right singular vectors (D, R)."""
+    if len(x) >= x.shape[1]:
+        values, basis = torch.linalg.eigh(x.T @ x)
+        return values.clamp_min(0), basis
+    values, left = torch.linalg.eigh(x @ x.T)  # the smaller problem
+    seen = values > 1e-12 * values[-1]
+    return values[seen], x.T @ (left[:, seen] / values[seen].sqrt())
 
 
 def _scale_classes(left_out: Tensor, target: Tensor) -> _Scaled:

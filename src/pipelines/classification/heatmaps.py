@@ -90,10 +90,10 @@ def grad_cam(model: Classifier, image: Tensor, target: int) -> Tensor:
     """
     model.eval()
     with torch.no_grad():
-        shown = model.show(image[None])
+        shown, *earlier = model.show(image[None])
     shown = shown.detach().float().requires_grad_()
     with torch.enable_grad():
-        logit = model.classify(model.embed(shown))[0, target]
+        logit = model.classify(model.embed([shown, *earlier]))[0, target]
         (gradient,) = torch.autograd.grad(logit, shown)
     features, weights = (
         as_map(model.backbone, x)[0].permute(1, 2, 0) for x in (shown.detach(), gradient)

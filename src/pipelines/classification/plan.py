@@ -125,7 +125,7 @@ def make_member(
 def probe_member(candidate: Candidate, work: Work, seed: int) -> Member:
     """Return the linear probe of a backbone at a size: a member that is not trained."""
     options = {"timm_id": candidate.timm_id, "image_size": candidate.image_size, "epochs": 0}
-    options |= {"head_start": "probe", "norms": "frozen", "pool": "avg", "seed": seed}
+    options |= {"head_start": "probe", "norms": "frozen", "pool": "stages", "seed": seed}
     rows = work.train_rows + work.valid_rows + work.test_rows
     return Member(f"{candidate.name}_probe", options, 0.0, 2 * rows / candidate.infer_rate)
 

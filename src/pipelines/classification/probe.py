@@ -108,7 +108,8 @@ def fit_fold(
     num_classes = len(data.classes)
     rows = pick_rows(data.folds.train_rows(fold), config.seed)
     assert (place[rows] >= 0).all()
-    probe = fit_probe(features[0, place[rows]], torch.as_tensor(data.targets(rows)), num_classes)
+    targets = torch.as_tensor(data.targets(rows))
+    probe = fit_probe(features[0, place[rows]], targets, num_classes, model.blocks)
     with torch.no_grad():
         model.head.weight.copy_(probe.weight)
         model.head.bias.copy_(probe.bias)

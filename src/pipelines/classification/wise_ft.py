@@ -74,7 +74,9 @@ def fit_head(model: Classifier, loader: Loader, num_classes: int, runtime: Runti
         )  # fmt: skip
     runtime.join_rows(features.numpy())
     try:
-        probe = fit_probe(features, target, num_classes)
+        if model.stages is not None:
+            features = model.stages.set_scale(features)
+        probe = fit_probe(features, target, num_classes, model.blocks)
     except ValueError as error:
         say(runtime, f"warning: no linear head to start from: {error}")
         return

@@ -1,0 +1,85 @@
+"""Multi-level features: mean and GeM of the maps of a backbone's middle stages.
+
+The last map of a pretrained net names what ImageNet has names for; textures and parts stand in the
+maps before it. A linear probe of both starts fine-tuning nearer to where it ends, most of all on
+photographs unlike ImageNet's (docs/experiments.md). Pooled maps of several layers under one linear
+head: Hariharan et al. 2015, https://arxiv.org/abs/1411.5752 (there for every pixel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NUM_STAGES = 3
+LEAST_SPREAD = 0.2  # of the median channel's: what hardly varies yet may vary once it is trained
+
+
+def choose_stages(backbone: Any) -> list[int]:
+    """Return the indices of the stages whose maps are pooled, by timm's `feature_info`.
+
+    The last three before the last map itself, or quarters of the depth where all have one width.
+    """
+    info = getattr(backbone.feature_info, "info", backbone.feature_info)
+    count = len(info)
+    if count > 2 * NUM_STAGES and len({stage["num_chs"] for stage in info}) == 1:
+        return [count * (i + 1) // (NUM_STAGES + 1) - 1 for i in range(NUM_STAGES)]
+    last = count - (info[-1]["num_chs"] == backbone.num_features)
+    return list(range(max(last - NUM_STAGES, 0), last))
+
+
+class StagePools(nn.Module):
+    """Mean and GeM of several maps, side by side, scaled to a length that a linear head can learn.
+
+    Attributes:
+        indices: of the stages.
+        blocks: widths of what :meth:`forward` returns, one a level: the pretrained head's, then
+            the stages'.
+        scale: (D,) factors; ones until :meth:`set_scale`.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self,
+        indices: Sequence[int],
+        widths: Sequence[int],
+        head_width: int,
+        make_pool: Callable[[], nn.Module],
+    ) -> None:
+        """Make a pooling for each of the stages, whose maps have ``widths`` channels."""
+        super().__init__()
+        self.indices = list(indices)
+        self.blocks = [head_width, *(2 * width for width in widths)]
+        self.pools = nn.ModuleList(make_pool() for _ in widths)
+        self.register_buffer("scale", torch.ones(sum(self.blocks)))
+
+    def forward(self, head: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Return (B, D) float32 of the pretrained head's (B, D0) and maps (B, C, h, w)."""
+        levels = [head.float()]
+        for pool, features in zip(self.pools, maps, strict=True):
+            levels += [features.float().mean((2, 3)), pool(features, (2, 3)).flatten(1)]
+        return torch.cat(levels, dim=1) * self.scale
+
+    @torch.no_grad()
+    def set_scale(self, features: Tensor) -> Tensor:
+        """Scale each level to the same variance, all to the length of the head's own; return it so.
+
+        Args:
+            features: (N, D) of :meth:`forward` with a scale of ones.
+        """
+        spread = features.std(0)
+        length = features[:, : self.blocks[0]].square().sum(1).mean().sqrt()
+        share = torch.tensor([1 / width / len(self.blocks) for width in self.blocks]).sqrt()
+        even = share.repeat_interleave(torch.tensor(self.blocks)).to(features)
+        self.scale.copy_(length * even / floor_spread(spread, self.blocks))
+        return features * self.scale.to(features)
+
+
+def floor_spread(spread: Tensor, blocks: Sequence[int]) -> Tensor:
+    """Return standard deviations (D,), none far below its block's median."""
+    parts = [torch.maximum(s, LEAST_SPREAD * s.median()) for s in spread.split(list(blocks))]
+    return torch.cat(parts).clamp_min(1e-6)
