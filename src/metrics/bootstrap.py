@@ -81,8 +81,8 @@ def bootstrap_difference(
     gaps = second(weights) - first(weights)
     low, high = np.nanquantile(gaps, [0.025, 0.975])
     ones = np.ones((1, num_rows))
-    whole = (float(score(ones)[0]) for score in (first, second))
-    return Difference(name, *whole, float(low), float(high), num_units)
+    a, b = (float(score(ones)[0]) for score in (first, second))
+    return Difference(name, a, b, float(low), float(high), num_units)
 
 
 def draw_weights(

@@ -298,9 +298,8 @@ def build_classifier(
                 f"model {timm_id}: no --pool {pool} at {side} px; take {remedy}"
             ) from error
     beside_token = pooling is not None and _reads_token(backbone)
-    stages = None
-    if pool == "stages":
-        stages = _try_stages(timm_id, backbone, backbone.head_hidden_size * (1 + beside_token), side)
+    head_width = backbone.head_hidden_size * (1 + beside_token)
+    stages = _try_stages(timm_id, backbone, head_width, side) if pool == "stages" else None
     model = Classifier(
         backbone,
         num_classes,

@@ -85,10 +85,13 @@ def read_colours(root: Path) -> Colours | None:
                 named = [(m["name"].strip(), _rgb(m["rgb"])) for m in found]
                 return _to_colours(named, path)
     path = root / "classes.json"
-    found = [(item["title"], item["color"]) for item in _listed(path)]
-    return (
-        _to_colours([(n, tuple(bytes.fromhex(c[1:]))) for n, c in found], path) if found else None
-    )
+    listed = [(item["title"], _hex(item["color"])) for item in _listed(path)]
+    return _to_colours(listed, path) if listed else None
+
+
+def _hex(colour: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(colour[1:])
+    return red, green, blue
 
 
 def _listed(path: Path) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
     MaskIndex,
+    Row,
     Source,
     build_index,
     list_files,
@@ -38,7 +39,7 @@ def read_kitti_road(root: Path | str) -> MaskIndex:
     """
     root = Path(root)
     notes: list[str] = []
-    rows = []
+    rows: list[Row] = []
     for folder, split in (("training", "train"), ("testing", "test")):
         images = list_files(root / folder / "image_2", IMAGE_SUFFIXES)
         drawn = list_files(root / folder / "gt_image_2", MASK_SUFFIXES)

@@ -73,7 +73,7 @@ class Drawing(NamedTuple):
     file: Path
     number: str
     image: Path | None
-    outlines: list[tuple[str, Outline]]
+    outlines: Sequence[tuple[str, Outline]]
     split: str = ""
 
 

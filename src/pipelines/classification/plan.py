@@ -27,7 +27,11 @@ PROBE_SHARE = 0.05  # of the time may go into the features of the probe
 TTA_SCALE = 1.25  # nets trained on crops see test images too small (arXiv 1906.06423)
 RECIPES: dict[str, dict[str, Any]] = {  # the first one is better where epochs are few
     "near": {
-        "norms": "frozen", "head_start": "probe", "pool": "stages", "lr": 5e-4, "head_lr_mult": 1.0,
+        "norms": "frozen",
+        "head_start": "probe",
+        "pool": "stages",
+        "lr": 5e-4,
+        "head_lr_mult": 1.0,
     },
     "moving": {"norms": "batch", "head_start": "random", "lr": 1e-3, "head_lr_mult": 5.0},
 }
