@@ -46,12 +46,13 @@ def main() -> int:
     """Repeat, and print one row a metric."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first repeat")
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--metrics", nargs="+", default=list(METRICS))
     given = parser.parse_args()
-    rows = []
+    rows, seeds = [], range(given.first, given.first + given.repeats)
     for name in given.metrics:
-        pairs = [repeat(name, seed, given.trials) for seed in range(given.repeats)]
+        pairs = [repeat(name, seed, given.trials) for seed in seeds]
         plain, lifted = ([pair[place] for pair in pairs] for place in (0, 1))
         fitted, gained, single, whole = np.array([found for _, _, *found in pairs]).T
         nested = np.array([score.value for score in plain])
