@@ -25,7 +25,7 @@ from src.engine.optim import averaging_decay, build_optimizer, group_parameters
 from src.engine.runtime import Runtime, is_large
 from src.engine.weights import refuse_foreign, run_identity
 from src.files import HALF_WRITTEN, Json, atomic_write, check_held, patiently
-from src.runs import Run
+from src.runs import Output, Run
 from src.script import UserError
 
 MAGIC = b"train-state-sha256:"
@@ -356,9 +356,11 @@ def take_over(
             f"{run.folder} to start afresh"
         )
     if saved.get("split_hash", split_hash) != split_hash:
+        has_table = Output(run.folder.parent.parent).folds.exists()  # masks have none
+        made = " (folds.csv is made again if you delete it)" if has_table else ""
         raise UserError(
-            f"{run.last} is of other images or folds; restore it, or delete {run.folder} to start "
-            "afresh"
+            f"{run.folder} was started on other images or folds, as {run.last.name} says: restore "
+            f"them{made}, pass another --name, or delete the folder to start afresh"
         )
     if saved["config_hash"] != config_hash(config):
         own, other = learned_options(config), saved["config"]

@@ -25,7 +25,7 @@ from src.files import (
     write_json,
 )
 from src.option import Options
-from src.runs import REPAIR, Done, Output, Run, read_config, read_done
+from src.runs import REPAIR, Done, Output, Run, read_done
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -204,28 +204,11 @@ def take_up(run: Run) -> Done | None:
 def write_config(
     run: Run, config: Options, resolved: Json, runtime: Runtime, identity: str
 ) -> None:
-    """Write ``config.yaml``: the options, what they came to, versions, commit and device.
-
-    Raises:
-        UserError: the run was started on other data.
-    """
+    """Write ``config.yaml``: the options, what they came to, versions, commit and device."""
     import yaml
 
     from src.engine.log import versions
 
-    if run.last.exists():
-        try:
-            before = read_config(run)["resolved"].get("split_hash")
-        except UserError as error:
-            print(f"note: {str(error).partition(';')[0]}; written anew", flush=True)
-            before = resolved["split_hash"]
-        if before != resolved["split_hash"]:
-            has_table = Output(run.folder.parent.parent).folds.exists()  # masks have none
-            made = " (folds.csv is made again if you delete it)" if has_table else ""
-            raise UserError(
-                f"{run.folder} was started on other images or folds: restore them{made}, pass "
-                "another --name, or delete the folder"
-            )
     content = {"options": dataclasses.asdict(config), "resolved": resolved}
     content["runtime"] = {
         **runtime.describe_device(),

@@ -192,7 +192,12 @@ def test_weights_of_another_run_under_the_same_name_are_refused(train: Any, fore
     train("run/fold0", epochs=1, split_hash="a")
 
 
-def test_a_state_of_other_data_is_refused(train: Any) -> None:
-    train("run/fold0", epochs=1, split_hash="a")
-    with pytest.raises(UserError, match=r"last\.pt is of other images or folds"):
+@pytest.mark.parametrize("has_table", [True, False])
+def test_a_state_of_other_data_is_refused(train: Any, has_table: bool) -> None:
+    run, _ = train("run/fold0", epochs=1, split_hash="a")
+    if has_table:
+        (run.folder.parent.parent / "folds.csv").touch()
+    said = "was started on other images or folds, as last.pt says"
+    with pytest.raises(UserError, match=said) as error:
         train("run/fold0", epochs=1, split_hash="b")
+    assert ("folds.csv is made again" in str(error.value)) == has_table  # masks have no such table
