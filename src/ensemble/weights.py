@@ -10,7 +10,7 @@ import numpy as np
 
 from src.classes import STATES, merge_classes
 from src.ensemble.pool import Blend
-from src.files import Json, read_json, refuse_shape, write_json
+from src.files import Json, describe_file, read_json, refuse_shape, write_json
 from src.metrics.classification import Array
 from src.metrics.decisions import Decision, read_decision
 from src.runs import safe_name
@@ -235,12 +235,16 @@ def read_weights(path: Path) -> Weights:
     return weights
 
 
-def read_forecast(path: Path) -> Json:
+def read_forecast(path: Path, *, blend: Path | None = None) -> Json:
     """Read ``prediction.json``, the forecast of the last submission.
+
+    Args:
+        path: the file.
+        blend: ``weights.json`` that it must be of.
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: not what ``infer_ensemble.py`` writes.
+        UserError: not what ``infer_ensemble.py`` writes, or of another blend.
     """
     content = read_json(path, FORECAST_AGAIN)
     number = (float, int)
@@ -257,6 +261,8 @@ def read_forecast(path: Path) -> Json:
         raise UserError(f"{path}: numbers out of range; {FORECAST_AGAIN}")
     if "metric" in content:
         refuse_shape(path, content, {"metric": str, "oof": number}, FORECAST_AGAIN)
+    if blend is not None and content["weights"] != describe_file(blend)["crc32"]:
+        raise UserError(f"{path}: of another blend; {FORECAST_AGAIN}")
     return content
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config import FoldConfig, InferConfig
-from src.files import describe_file
 from src.pipelines.resume_from import bring_folds, bring_run
 from src.pipelines.run_folder import finished, fold_of
 from src.runs import GO_ON, Output, Run, read_config
@@ -238,7 +237,8 @@ def load_ensemble(
         precision: auto (as trained), fp32, bf16 or fp16.
 
     Raises:
-        UserError: no blend, a fold that is missing or was trained otherwise, or damage.
+        UserError: no blend, a fold that is missing or was trained otherwise, a forecast of another
+            blend, or damage.
     """
     from src.ensemble.weights import read_forecast, read_weights, used_models
     from src.pipelines.classification.infer import blended_runs, load_fold
@@ -252,9 +252,8 @@ def load_ensemble(
     }
     temperature = 1.0
     with suppress(FileNotFoundError):
-        forecast = read_forecast(output.prediction)
-        if forecast["weights"] == describe_file(output.weights)["crc32"]:  # else of another blend
-            temperature = float(forecast["average_temperature"])
+        forecast = read_forecast(output.prediction, blend=output.weights)
+        temperature = float(forecast["average_temperature"])
     return Ensemble(weights, folds, temperature)
 
 

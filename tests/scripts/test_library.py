@@ -78,8 +78,9 @@ def test_the_forecast_of_another_blend_or_a_damaged_one_is_not_used(place: Place
     content = json.loads(path.read_text())
     del content["checksum"]  # edited on purpose
     assert src.load_ensemble(place.output).temperature == content["average_temperature"] != 1
-    path.write_text(json.dumps(content | {"weights": "0" * 8}))
+    for change in ({"weights": "0" * 8}, {"average_temperature": -1}):
+        path.write_text(json.dumps(content | change))
+        with pytest.raises(UserError, match=r"prediction\.json.*run infer_ensemble\.py again"):
+            src.load_ensemble(place.output)
+    path.unlink()
     assert src.load_ensemble(place.output).temperature == 1
-    path.write_text(json.dumps(content | {"average_temperature": -1}))
-    with pytest.raises(UserError, match=r"prediction\.json.*run infer_ensemble\.py again"):
-        src.load_ensemble(place.output)
