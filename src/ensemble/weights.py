@@ -18,7 +18,7 @@ from src.script import UserError
 from src.views import base_view
 
 VERSION = 2
-FORECAST_AGAIN = "delete it, or run infer_ensemble.py again"
+FORECAST_AGAIN = "run infer_ensemble.py again"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ The scripts call the same functions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -250,10 +249,16 @@ def load_ensemble(
         model: [load_fold(run, config) for run in blended_runs(config, output, model, weights)]
         for model in used_models(weights.blend)
     }
-    temperature = 1.0
-    with suppress(FileNotFoundError):
+    try:
         forecast = read_forecast(output.prediction, blend=output.weights)
         temperature = float(forecast["average_temperature"])
+    except FileNotFoundError:  # not made yet, or lost
+        if output.submission.exists():
+            raise UserError(
+                f"{output.prediction} is missing beside {output.submission.name}: run "
+                "infer_ensemble.py again"
+            ) from None
+        temperature = 1.0
     return Ensemble(weights, folds, temperature)
 
 

@@ -83,4 +83,7 @@ def test_the_forecast_of_another_blend_or_a_damaged_one_is_not_used(place: Place
         with pytest.raises(UserError, match=r"prediction\.json.*run infer_ensemble\.py again"):
             src.load_ensemble(place.output)
     path.unlink()
+    with pytest.raises(UserError, match=r"missing beside submission\.csv: run infer_ensemble"):
+        src.load_ensemble(place.output)
+    (place.output / "submission.csv").unlink()  # no inference yet
     assert src.load_ensemble(place.output).temperature == 1
