@@ -332,7 +332,16 @@ def _reads_token(backbone: nn.Module) -> bool:
     return getattr(backbone, "global_pool", "avg") in ("token", "map", "tok")
 
 
-def _try_stages(timm_id: str, backbone: Any, head_width: int, side: int) -> StagePools:
+def takes_stages(model: Classifier) -> bool:
+    """Tell whether `--pool stages` can have the backbone of ``model``; older timm lacks some."""
+    try:
+        _try_stages("", model.backbone, 1, model.trial_side)
+    except UserError:
+        return False
+    return True
+
+
+def _try_stages(timm_id: str, backbone: nn.Module, head_width: int, side: int) -> StagePools:
     """Build the pooling of earlier maps, after one image through them."""
     was_training = backbone.training
     backbone.eval()
@@ -340,15 +349,15 @@ def _try_stages(timm_id: str, backbone: Any, head_width: int, side: int) -> Stag
         with torch.no_grad():
             image = torch.zeros(1, 3, side, side)
             indices = choose_stages(backbone)
-            _, maps = backbone.forward_intermediates(image, indices=indices)
+            _, maps = backbone.forward_intermediates(image, indices=indices)  # type: ignore[operator]
         widths = [features.shape[1] for features in maps]
-        pools = StagePools(indices, widths, head_width, lambda: GeM(STAGE_P, signed=True))
+        return StagePools(indices, widths, head_width, lambda: GeM(STAGE_P, signed=True))
     except _CANNOT as error:
         if says_short_memory(error):
             raise
         raise UserError(f"model {timm_id}: no --pool stages; take --pool gem") from error
-    backbone.train(was_training)
-    return pools
+    finally:
+        backbone.train(was_training)
 
 
 def _try_pool(backbone: Any, name: str, gem_p: float, side: int) -> nn.Module | None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from src.models.classifier import POOLS, build_classifier
+from src.models.classifier import POOLS, build_classifier, takes_stages
 from src.script import UserError
 
 NETS = ("test_efficientnet", "test_resnet", "test_convnext", "test_vit", "test_mambaout")
@@ -22,6 +22,8 @@ def images(side: int = 64, count: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("timm_id", NETS)
 def test_every_layout_takes_every_pool_and_trains_every_parameter(timm_id: str, pool: str) -> None:
+    if pool == "stages" and not takes_stages(build_classifier(timm_id, 5, image_size=64)):
+        pytest.skip(f"this version of timm has no maps of {timm_id}")
     model = build_classifier(timm_id, 5, image_size=64, pool=pool)
     logits = model(images())
     assert logits.shape == (2, 5)

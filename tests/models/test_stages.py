@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.models.classifier import GeM, build_classifier
+from src.models.classifier import GeM, build_classifier, takes_stages
 from src.models.probe import _principal_axes, fit_probe
 from src.models.stages import StagePools, choose_stages
 from src.script import UserError
@@ -72,6 +72,9 @@ def test_a_net_without_stages_is_refused(monkeypatch):
     def refuse(*_: object) -> list[int]:
         raise AttributeError("no feature_info")
 
+    model = build_classifier("resnet10t", 2, image_size=64).train()
+    assert takes_stages(model) and model.backbone.training
     monkeypatch.setattr("src.models.classifier.choose_stages", refuse)
+    assert not takes_stages(model) and model.backbone.training
     with pytest.raises(UserError, match="take --pool gem"):
         build_classifier("resnet10t", 2, image_size=64, pool="stages")

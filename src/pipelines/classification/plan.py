@@ -120,6 +120,8 @@ def make_member(
     options: dict[str, Any] = {"timm_id": candidate.timm_id, "image_size": candidate.image_size}
     options["tta_scale"] = 1.0 if candidate.fixed_size else TTA_SCALE
     options |= RECIPES[recipe] | {"epochs": epochs, "valid_every": max(epochs, 1), "seed": seed}
+    if not candidate.stages:
+        options.pop("pool", None)
     return Member(
         name,
         options,
@@ -131,7 +133,8 @@ def make_member(
 def probe_member(candidate: Candidate, work: Work, seed: int) -> Member:
     """Return the linear probe of a backbone at a size: a member that is not trained."""
     options = {"timm_id": candidate.timm_id, "image_size": candidate.image_size, "epochs": 0}
-    options |= {"head_start": "probe", "norms": "frozen", "pool": "stages", "seed": seed}
+    options |= {"head_start": "probe", "norms": "frozen", "seed": seed}
+    options["pool"] = "stages" if candidate.stages else "avg"
     rows = work.train_rows + work.valid_rows + work.test_rows
     return Member(f"{candidate.name}_probe", options, 0.0, 2 * rows / candidate.infer_rate)
 

@@ -152,6 +152,7 @@ def _is_measured(candidate: Candidate) -> bool:
         and is_number(candidate.accuracy, 0, 1)
         and all(is_number(rate, 1e-6, 1e9) for rate in rates)
         and isinstance(candidate.fixed_size, bool)
+        and isinstance(candidate.stages, bool)
     )
 
 

@@ -29,7 +29,7 @@ from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory
 from src.files import Json
 from src.losses.classification import build_loss
-from src.models.classifier import Classifier, build_classifier
+from src.models.classifier import Classifier, build_classifier, takes_stages
 from src.models.convolutions import fold_norms
 from src.models.pretrained import SUFFIXES, check_timm_id, find_data_config, find_weights
 from src.models.probe import fit_probe
@@ -61,6 +61,7 @@ class Candidate:
         train_rate: training images a second.
         infer_rate: images a second without gradients.
         fixed_size: whether the backbone takes no other size.
+        stages: whether its earlier maps can be pooled.
     """
 
     timm_id: str
@@ -70,6 +71,7 @@ class Candidate:
     train_rate: float
     infer_rate: float
     fixed_size: bool = False
+    stages: bool = True
 
     @property
     def name(self) -> str:
@@ -268,7 +270,8 @@ def look(
     step = time_steps(model, task, batch, runtime, 6.0)
     rate = TRIAL_ROWS / (step * BEYOND_THE_STEP)
     fixed = find_data_config(timm_id).fixed_size
-    return Candidate(timm_id, size, probe.log_loss, probe.accuracy, rate, infer_rate, fixed)
+    scores = probe.log_loss, probe.accuracy
+    return Candidate(timm_id, size, *scores, rate, infer_rate, fixed, takes_stages(model))
 
 
 def embed(

@@ -324,6 +324,18 @@ def test_the_loss_of_an_image_is_the_mean_of_its_labels(tmp_path: Path) -> None:
     assert losses == pytest.approx(expected, abs=1e-3)
 
 
+def test_earlier_maps_are_pooled_where_the_backbone_gives_them() -> None:
+    for candidate, near, probe in (
+        (SMALL, "stages", "stages"),
+        (dataclasses.replace(SMALL, stages=False), None, "avg"),
+    ):
+        rows = [plan.make_member(candidate, recipe, 7, WORK, 0, "row") for recipe in plan.RECIPES]
+        assert [row.options.get("pool") for row in rows] == [near, None]  # None: gem
+        assert plan.probe_member(candidate, WORK, 0).options["pool"] == probe
+    (alone,) = plan.first_members([SMALL], WORK, 150, 0)  # one recipe has time
+    assert alone.name.endswith("_near")
+
+
 def test_recipes_that_cannot_be_told_apart_both_go_on(tmp_path: Path) -> None:
     world = World()
     ranked = plan.rank([SMALL], WORK, 900)
