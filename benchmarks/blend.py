@@ -31,13 +31,16 @@ MODELS = (
 )  # fmt: skip
 
 
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how much :func:`make_output` makes."""
+    sizes = {"rows": 33137, "classes": 396, "models": 7, "views": 5, "folds": 5}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=33137)
-    parser.add_argument("--classes", type=int, default=396)
-    parser.add_argument("--models", type=int, default=7)
-    parser.add_argument("--views", type=int, default=5)
-    parser.add_argument("--folds", type=int, default=5)
+    add_sizes(parser)
     parser.add_argument("--tpe_trials", type=int, default=300)
     parser.add_argument("--tpe_seeds", type=int, default=3)
     options = parser.parse_args()

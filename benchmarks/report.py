@@ -188,11 +188,7 @@ def measure_opening(page: Path, rounds: int, profile: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=33137)
-    parser.add_argument("--classes", type=int, default=396)
-    parser.add_argument("--models", type=int, default=7)
-    parser.add_argument("--views", type=int, default=5)
-    parser.add_argument("--folds", type=int, default=5)
+    blend.add_sizes(parser)
     parser.add_argument("--rounds", type=int, default=7, help="openings in each viewport")
     parser.add_argument("--keep", type=Path, help="folder to work in, which stays")
     options = parser.parse_args()

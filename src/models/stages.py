@@ -70,7 +70,12 @@ class StagePools(nn.Module):
 
         Args:
             features: (N, D) of :meth:`forward` with a scale of ones.
+
+        Raises:
+            ValueError: fewer than two rows, or features that are not finite.
         """
+        if len(features) < 2 or not bool(torch.isfinite(features).all()):
+            raise ValueError("levels are scaled by two rows or more, of finite features")
         spread = features.std(0)
         length = features[:, : self.blocks[0]].square().sum(1).mean().sqrt()
         share = torch.tensor([1 / width / len(self.blocks) for width in self.blocks]).sqrt()

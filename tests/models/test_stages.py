@@ -48,6 +48,14 @@ def test_levels_get_the_same_variance_and_dead_channels_are_not_blown_up():
     assert torch.equal(pools.scale * features, scaled)
 
 
+@pytest.mark.parametrize("features", [torch.ones(1, 120), torch.full((4, 120), torch.nan)])
+def test_what_cannot_be_scaled_leaves_the_scale_alone(features: torch.Tensor) -> None:
+    pools = StagePools([0], [50], 20, lambda: GeM(3.0))
+    with pytest.raises(ValueError, match="two rows or more"):
+        pools.set_scale(features)
+    assert torch.equal(pools.scale, torch.ones(120))
+
+
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
 def test_principal_axes_whichever_side_is_shorter(shape):
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
