@@ -70,12 +70,16 @@ check: install-dev
 bench: install-dev
 	$(RUN) benchmarks/run.py
 
-# What a teacher is worth on CamVid, long enough to converge; an hour at most, on a GPU.
+# What a teacher is worth on CamVid, long enough to converge; an hour at most, on a GPU. Then the
+# lane recipes side by side, on drawn scenes without LANES.
 CAMVID ?= input/camvid
+LANES ?=
+LANE_ENCODER ?= resnet101
 gpu: install
 	$(RUN) scripts/fetch_weights.py tf_efficientnet_lite0 tf_efficientnet_lite2
 	$(RUN) benchmarks/teaching.py --out output/teaching --jobs 4 --seconds 3600 -- \
 		--model camvid_long --data_dir $(CAMVID)
+	$(RUN) benchmarks/lanes.py --data_dir "$(LANES)" -- --encoder $(LANE_ENCODER)
 
 clean:
 	rm -rf $(VENV) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -223,7 +223,12 @@ def test_mistakes_are_one_line(bars: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "config"), [("configs/lane.yaml", LaneConfig), ("configs/distill.yaml", DistillConfig)]
+    ("path", "config"),
+    [
+        ("configs/lane.yaml", LaneConfig),
+        ("configs/lane_light.yaml", LaneConfig),
+        ("configs/distill.yaml", DistillConfig),
+    ],
 )
 def test_presets_parse(path: str, config: type) -> None:
     from src.reader import fill
