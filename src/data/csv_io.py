@@ -89,6 +89,13 @@ def read_text(path: Path | str) -> str:
     raise UserError(f"{path} is not text in UTF-8: save it as CSV in UTF-8")
 
 
+def first_lines(path: Path) -> tuple[str, str]:
+    """Return the first two lines of a file, at most 4096 bytes of each."""
+    with path.open("rb") as file:
+        one, other = (file.readline(4096).decode("utf-8", "replace") for _ in range(2))
+    return one, other
+
+
 def _is_korean(text: str) -> bool:
     """Tell Korean from another language's 8-bit text that happens to be valid CP949.
 

@@ -6,55 +6,38 @@ https://docs.cvat.ai/docs/manual/advanced/xml_format/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
-from src.data.sources.annotations import find_shape_fault, naming_damage
+from src.data.sources.annotations import naming_damage
 from src.data.sources.coco import to_runs
-from src.data.sources.folders import holds_masks
 from src.data.sources.labelme import (
     Drawing,
     Outline,
-    index_drawings,
+    check_polygon,
+    drawing_source,
     outline_box,
     outline_ellipse,
 )
-from src.data.sources.masks import MaskIndex, Source
 from src.data.sources.names import Locator
 from src.data.sources.places import walk
 from src.data.splits import split_of_word
-from src.script import UserError
 
 
-def read_cvat(root: Path | str, *, merged: str = "", block: int = 50) -> MaskIndex:
-    """List the images of the file with a class for every label; the rest is background.
-
-    Args:
-        root: a folder with the file and the photographs somewhere below.
-        merged: name of the one class that all labels are taken as; empty = a class for each.
-        block: at most so many frames numbered on form one group.
-
-    Raises:
-        UserError: no such file, a damaged one, or nothing drawn.
-    """
-    root = Path(root)
-    locator = Locator(root)
-    drawings = []
-    for path in _find_files(root):
+def draw_images(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
+    """Yield the images of the files."""
+    for path in _find_files(locator.root):
         with naming_damage(path):
-            images = ElementTree.parse(path).getroot().findall("image")
-            drawings += [_read_image(path, image, locator) for image in images]
-    if not drawings:
-        raise UserError(f"{root} holds no annotations.xml of images: export as CVAT for images")
-    return index_drawings(root, drawings, [], merged=merged, block=block)
+            for image in ElementTree.parse(path).getroot().findall("image"):
+                yield _read_image(path, image, locator)
 
 
 def _read_image(path: Path, item: ElementTree.Element, locator: Locator) -> Drawing:
-    place = locator.find(item.attrib["name"], [path.parent, path.parent / "images"])
+    image = locator.find_file(item.attrib["name"], [path.parent, path.parent / "images"])
     size = int(item.attrib["height"]), int(item.attrib["width"])
     shapes = sorted(item, key=lambda shape: int(shape.get("z_order", 0)))
     outlines = [
@@ -63,7 +46,6 @@ def _read_image(path: Path, item: ElementTree.Element, locator: Locator) -> Draw
         if "label" in shape.attrib and shape.tag != "tag"
     ]
     split = split_of_word(item.get("subset", ""))
-    image = locator.root / place if place else None
     return Drawing(path, item.attrib["id"], image, outlines, split)
 
 
@@ -90,9 +72,7 @@ def _outline(kind: str, item: Mapping[str, str], height: int, width: int) -> Out
         polygon = outline_box(*(float(item[key]) for key in ("xtl", "ytl", "xbr", "ybr")))
     elif kind == "ellipse":
         polygon = outline_ellipse(*(float(item[key]) for key in ("cx", "cy", "rx", "ry")))
-    if fault := find_shape_fault([polygon]):
-        raise ValueError(fault)
-    return polygon
+    return check_polygon(polygon)
 
 
 def _find_files(root: Path) -> list[Path]:
@@ -105,4 +85,7 @@ def _find_files(root: Path) -> list[Path]:
     return found
 
 
-SOURCE = Source("cvat", read_cvat, lambda root: bool(_find_files(root)) and not holds_masks(root))
+SOURCE = drawing_source(
+    "cvat", draw_images, _find_files,
+    " holds no annotations.xml of images: export as CVAT for images",
+)  # fmt: skip

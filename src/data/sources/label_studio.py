@@ -14,59 +14,36 @@ import numpy as np
 
 from src.data.sources.annotations import find_json, find_shape_fault, naming_damage, read_json
 from src.data.sources.coco import to_runs
-from src.data.sources.folders import holds_masks
-from src.data.sources.labelme import Drawing, Outline, index_drawings
-from src.data.sources.masks import MaskIndex, Source, image_header, note_missing
+from src.data.sources.labelme import Drawing, Outline, drawing_source
+from src.data.sources.masks import image_header, note_missing
 from src.data.sources.names import Locator
-from src.script import UserError
 
 
-def is_label_studio(root: Path) -> bool:
-    """Tell whether Label Studio's JSON lies below ``root``."""
-    return bool(find_json(root, "labelstudio"))
-
-
-def read_label_studio(root: Path | str, *, merged: str = "", block: int = 50) -> MaskIndex:
-    """List the annotated photographs with a class for every label; the rest is background.
-
-    Args:
-        root: a folder with the JSON file and the photographs somewhere below.
-        merged: name of the one class that all labels are taken as; empty = a class for each.
-        block: at most so many frames numbered on form one group.
-
-    Raises:
-        UserError: no such file, a damaged task, or nothing drawn.
-    """
-    root = Path(root)
-    locator = Locator(root)
-    drawings, idle = [], []
-    for path in find_json(root, "labelstudio"):
+def draw_tasks(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
+    """Yield the annotated photographs of the exported tasks."""
+    idle = []
+    for path in find_json(locator.root, "labelstudio"):
         for place, task in enumerate(read_json(path), start=1):
             with naming_damage(f"{path}: task {place}"):
                 if not task["annotations"]:
                     idle.append(f"{path.name}, task {place}")
                     continue
-                drawings.append(_read_task(path, place, task, locator))
-    if not drawings:
-        raise UserError(f"{root} holds no annotated task of Label Studio: export the project again")
-    notes: list[str] = []
+                yield _read_task(path, place, task, locator)
     note_missing(notes, "tasks without annotations, left out", idle)
-    return index_drawings(root, drawings, notes, merged=merged, block=block)
 
 
 def _read_task(path: Path, place: int, task: Any, locator: Locator) -> Drawing:
     addresses = [value for value in task["data"].values() if isinstance(value, str)]
     name = unquote(addresses[0].rpartition("?d=")[2])
-    image = locator.find(name, [path.parent])
+    image = locator.find_file(name, [path.parent])
     if image is None:  # uploads are stored with a hash before the name
-        image = locator.find(PurePosixPath(name).name.partition("-")[2], [path.parent])
-    found = locator.root / image if image else None
-    width, height = image_header(found)[:2] if found else (1, 1)
+        image = locator.find_file(PurePosixPath(name).name.partition("-")[2], [path.parent])
+    width, height = image_header(image)[:2] if image else (1, 1)
     outlines = list(_outlines(task["annotations"][0]["result"], width, height))
     for _, shape in outlines:
         if fault := find_shape_fault(shape if isinstance(shape, dict) else [shape]):
             raise TypeError(fault)
-    return Drawing(path, str(place), found, outlines)
+    return Drawing(path, str(place), image, outlines)
 
 
 def _outlines(result: Any, width: int, height: int) -> Iterator[tuple[str, Outline]]:
@@ -120,6 +97,7 @@ def unpack_brush(data: Sequence[int], height: int, width: int) -> np.ndarray:
     return np.reshape(pixels[3:count:4], (height, width)) > 0
 
 
-SOURCE = Source(
-    "labelstudio", read_label_studio, lambda r: is_label_studio(r) and not holds_masks(r)
-)
+SOURCE = drawing_source(
+    "labelstudio", draw_tasks, lambda root: find_json(root, "labelstudio"),
+    " holds no annotated task of Label Studio: export the project again",
+)  # fmt: skip

@@ -7,7 +7,7 @@ https://github.com/wkentaro/labelme
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,39 +29,6 @@ WRITE_OUT = (
 Outline = list[float] | Json
 
 
-def is_labelme(root: Path) -> bool:
-    """Tell whether labelme's JSON lies below ``root``."""
-    return bool(find_json(root, "labelme"))
-
-
-def read_labelme(root: Path | str, *, merged: str = "", block: int = 50) -> MaskIndex:
-    """List the annotated photographs with a class for every label; the rest is background.
-
-    Args:
-        root: a folder with JSON files somewhere below.
-        merged: name of the one class that all labels are taken as; empty = a class for each.
-        block: at most so many frames numbered on form one group.
-
-    Raises:
-        UserError: no such file, a damaged one, or no shape with an area.
-    """
-    root = Path(root)
-    locator = Locator(root)
-    drawings = []
-    for path in find_json(root, "labelme"):
-        content = read_json(path)
-        image = _find_image(path, content, locator)
-        if image is None and content.get("imageData"):
-            raise UserError(
-                f"{path} holds its photograph within (imageData) and none lies beside it: write "
-                f"them out with\n{WRITE_OUT.format(root)}"
-            )
-        shapes = content.get("shapes") or []
-        outlines = [_read_shape(path, *shape) for shape in enumerate(shapes, start=1)]
-        drawings.append(Drawing(path, "0", image, outlines))
-    return index_drawings(root, drawings, [], merged=merged, block=block)
-
-
 class Drawing(NamedTuple):
     """What one photograph has drawn on it: (label, outline).
 
@@ -77,10 +44,36 @@ class Drawing(NamedTuple):
     split: str = ""
 
 
-def index_drawings(
+Draw = Callable[[Locator, list[str]], Iterable[Drawing]]
+
+
+def drawing_source(
+    name: str, draw: Draw, is_here: Callable[[Path], object], nothing: str
+) -> Source:
+    """Return the source of an annotation tool: a class for every label, the rest is background.
+
+    Args:
+        name: of the source.
+        draw: lists what is drawn below the locator's root, and adds to the notes.
+        is_here: the sign of the tool's files; where masks are drawn already, those are read.
+        nothing: what is said after the folder's name where it holds none of them.
+    """
+
+    def read(root: Path | str, *, merged: str = "", block: int = 50) -> MaskIndex:
+        """List the photographs; ``merged`` and ``block`` are those of ``read_coco``."""
+        root = Path(root)
+        notes: list[str] = []
+        drawings = list(draw(Locator(root), notes))
+        if not drawings:
+            raise UserError(f"{root}{nothing}")
+        return _index_drawings(root, drawings, notes, merged=merged, block=block)
+
+    return Source(name, read, lambda root: bool(is_here(root)) and not holds_masks(root))
+
+
+def _index_drawings(
     root: Path, drawings: Sequence[Drawing], notes: list[str], *, merged: str, block: int
 ) -> MaskIndex:
-    """Index photographs with polygons, as :func:`read_labelme` says."""
     names = sorted({label for drawn in drawings for label, polygon in drawn.outlines if polygon})
     if not names:
         raise UserError(f"{root}: no polygon is drawn in {drawings[0].file.name}: draw some")
@@ -96,12 +89,24 @@ def index_drawings(
     return index_files(root, files, notes, merged=merged, block=block)
 
 
+def draw_labelme(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
+    """Yield the photographs beside labelme's JSON files."""
+    for path in find_json(locator.root, "labelme"):
+        content = read_json(path)
+        image = _find_image(path, content, locator)
+        if image is None and content.get("imageData"):
+            raise UserError(
+                f"{path} holds its photograph within (imageData) and none lies beside it: write "
+                f"them out with\n{WRITE_OUT.format(locator.root)}"
+            )
+        shapes = content.get("shapes") or []
+        outlines = [_read_shape(path, *shape) for shape in enumerate(shapes, start=1)]
+        yield Drawing(path, "0", image, outlines)
+
+
 def _read_shape(path: Path, place: int, shape: Any) -> tuple[str, list[float]]:
     try:
-        polygon = _outline(shape.get("shape_type") or "polygon", shape["points"])
-        fault = find_shape_fault([polygon])
-        if fault:
-            raise ValueError(fault)
+        polygon = check_polygon(_outline(shape.get("shape_type") or "polygon", shape["points"]))
         return str(shape["label"]), polygon
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: shape {place} is damaged ({error}): mend it") from error
@@ -119,6 +124,17 @@ def _outline(kind: str, points: list[list[float]]) -> list[float]:
         radius = math.hypot(a - x, b - y)
         return outline_ellipse(x, y, radius, radius)
     return []
+
+
+def check_polygon(polygon: list[float]) -> list[float]:
+    """Return the polygon.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if fault := find_shape_fault([polygon]):
+        raise ValueError(fault)
+    return polygon
 
 
 def outline_box(x0: float, y0: float, x1: float, y1: float) -> list[float]:
@@ -141,8 +157,7 @@ def _find_image(path: Path, content: Json, locator: Locator) -> Path | None:
     found = next((image for image in beside if image.is_file()), None)
     if found is None:
         name = str(content.get("imagePath") or f"{path.stem}.jpg")
-        place = locator.find(name, [path.parent])
-        found = locator.root / place if place else None
+        found = locator.find_file(name, [path.parent])
     return found
 
 
@@ -168,4 +183,7 @@ def _as_coco(root: Path, drawn: Drawing, names: list[str]) -> CocoFile:
     return CocoFile(drawn.file, root, split, content)
 
 
-SOURCE = Source("labelme", read_labelme, lambda root: is_labelme(root) and not holds_masks(root))
+SOURCE = drawing_source(
+    "labelme", draw_labelme, lambda root: find_json(root, "labelme"),
+    " holds no JSON file of labelme: put it beside its photograph",
+)  # fmt: skip

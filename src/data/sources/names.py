@@ -272,6 +272,11 @@ class Locator:
                 return path.relative_to(self.root).as_posix()
         return self._find_elsewhere("/".join(parts).casefold(), name, split)
 
+    def find_file(self, name: str, near: Sequence[Path]) -> Path | None:
+        """Return the path of the image that :meth:`find` finds."""
+        place = self.find(name, near)
+        return self.root / place if place else None
+
     def _find_elsewhere(self, wanted: str, name: str, split: str) -> str | None:
         if self._by_name is None:
             self._by_name = self._list()

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.data.csv_io import read_csv
+from src.data.csv_io import first_lines, read_csv
 from src.data.sources.masks import IMAGE_SUFFIXES, MASK_SUFFIXES
 from src.data.sources.places import split_of_name
 from src.data.splits import split_of_word
@@ -30,8 +30,7 @@ def read_pair_tables(root: Path) -> tuple[dict[Path, Path], dict[Path, str]]:
     pairs: dict[Path, Path] = {}
     splits: dict[Path, str] = {}
     for path in sorted(root.glob("*.csv")):
-        with path.open("rb") as file:
-            head, first = (file.readline(4096).decode("utf-8", "replace") for _ in range(2))
+        head, first = first_lines(path)
         if not _MASK.search(head) or len(_FILE.findall(first)) < 2:
             continue
         table = read_csv(path)

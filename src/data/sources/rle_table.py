@@ -26,7 +26,7 @@ from src.data.columns import (
     pick_column,
     pick_name,
 )
-from src.data.csv_io import read_csv
+from src.data.csv_io import first_lines, read_csv
 from src.data.files import Scanner
 from src.data.finder import ImageFinder
 from src.data.root import find_sample, find_split, tables
@@ -137,8 +137,7 @@ def find_runs(root: Path) -> tuple[Path | None, str]:
     """
     sample = find_sample(root)
     for path in tables(root):
-        with path.open("rb") as file:
-            head, first = (file.readline(4096).decode("utf-8", "replace") for _ in range(2))
+        head, first = first_lines(path)
         if path == sample or "submission" in path.name.casefold() or head.count("\0"):
             continue
         cells = [cell.strip('" ') for cell in re.split(r"[,;\t]", head.strip().lstrip("\ufeff"))]

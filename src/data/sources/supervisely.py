@@ -9,57 +9,32 @@ from __future__ import annotations
 import base64
 import io
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src.data.sources.annotations import find_json, find_shape_fault, naming_damage, read_json
+from src.data.sources.annotations import find_json, naming_damage, read_json
 from src.data.sources.coco import fill_polygon, to_runs
-from src.data.sources.folders import holds_masks
-from src.data.sources.labelme import Drawing, Outline, index_drawings, outline_box
-from src.data.sources.masks import (
-    IMAGE_SUFFIXES,
-    MaskIndex,
-    Source,
-    image_header,
-    note_missing,
-    refuse_size,
-)
+from src.data.sources.labelme import Drawing, Outline, check_polygon, drawing_source, outline_box
+from src.data.sources.masks import IMAGE_SUFFIXES, image_header, note_missing, refuse_size
 from src.data.sources.names import Locator
 from src.data.splits import split_of_word
 from src.files import Json
-from src.script import UserError
 
 
-def read_supervisely(root: Path | str, *, merged: str = "", block: int = 50) -> MaskIndex:
-    """List the annotated photographs with a class for every title; the rest is background.
-
-    Args:
-        root: a folder with ``ann/`` and ``img/`` somewhere below.
-        merged: name of the one class that all titles are taken as; empty = a class for each.
-        block: at most so many frames numbered on form one group.
-
-    Raises:
-        UserError: no such file, a damaged one, or nothing drawn.
-    """
-    root = Path(root)
-    locator = Locator(root)
-    drawings, missing = [], []
-    for path in find_json(root, "supervisely"):
+def draw_files(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
+    """Yield the photographs with a file below ``ann/``."""
+    missing = []
+    for path in find_json(locator.root, "supervisely"):
         image = _find_image(path, locator)
         if image is None:
             missing.append(path.name)
             continue
         with naming_damage(path):
-            drawings.append(_read_file(path, read_json(path), image))
-    if not drawings:
-        raise UserError(
-            f"{root} holds Supervisely's ann/, but no img/ with its photographs: add it"
-        )
-    notes: list[str] = []
+            yield _read_file(path, read_json(path), image)
     note_missing(notes, "annotated photographs that are missing, by file", missing)
-    return index_drawings(root, drawings, notes, merged=merged, block=block)
 
 
 def _find_image(path: Path, locator: Locator) -> Path | None:
@@ -67,9 +42,7 @@ def _find_image(path: Path, locator: Locator) -> Path | None:
     if Path(path.stem).suffix.lower() not in IMAGE_SUFFIXES:
         names = [path.stem + ending for ending in sorted(IMAGE_SUFFIXES)]
     near = [path.parent.parent / "img", path.parent]
-    places = (locator.find(name, near) for name in names)
-    place = next(filter(None, places), None)
-    return locator.root / place if place else None
+    return next(filter(None, (locator.find_file(name, near) for name in names)), None)
 
 
 def _read_file(path: Path, content: Json, image: Path) -> Drawing:
@@ -106,9 +79,7 @@ def _read_object(item: Json, height: int, width: int) -> Outline:
 
 
 def _check(points: Any) -> list[tuple[float, float]]:
-    fault = find_shape_fault([[value for x, y in points for value in (x, y)]])
-    if fault:
-        raise ValueError(fault)
+    check_polygon([value for x, y in points for value in (x, y)])
     return [(x, y) for x, y in points]
 
 
@@ -126,8 +97,7 @@ def _read_bitmap(bitmap: Json, height: int, width: int) -> np.ndarray:
     return mask
 
 
-SOURCE = Source(
-    "supervisely",
-    read_supervisely,
-    lambda root: bool(find_json(root, "supervisely")) and not holds_masks(root),
-)
+SOURCE = drawing_source(
+    "supervisely", draw_files, lambda root: find_json(root, "supervisely"),
+    " holds Supervisely's ann/, but no img/ with its photographs: add it",
+)  # fmt: skip

@@ -11,53 +11,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src.data.csv_io import read_csv
-from src.data.sources.annotations import find_json, find_shape_fault, naming_damage, read_json
-from src.data.sources.folders import holds_masks
+from src.data.csv_io import first_lines, read_csv
+from src.data.sources.annotations import find_json, naming_damage, read_json
 from src.data.sources.labelme import (
     Drawing,
-    index_drawings,
+    check_polygon,
+    drawing_source,
     outline_box,
     outline_ellipse,
 )
-from src.data.sources.masks import MaskIndex, Source, note_missing
+from src.data.sources.masks import note_missing
 from src.data.sources.names import Locator
 from src.data.sources.places import walk
 from src.files import Json
-from src.script import UserError
 
 _CSV = "region_shape_attributes"  # a column that no other table has
 
 
-def read_via(root: Path | str, *, merged: str = "", block: int = 50) -> MaskIndex:
-    """List the photographs with regions, a class for every label; the rest is background.
-
-    Args:
-        root: a folder with the file and the photographs somewhere below.
-        merged: name of the one class that all labels are taken as; empty = a class for each.
-        block: at most so many frames numbered on form one group.
-
-    Raises:
-        UserError: no such file, a damaged one, or nothing drawn.
-    """
-    root = Path(root)
-    locator = Locator(root)
-    drawings, idle = [], []
-    for path in _find_files(root):
+def draw_regions(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
+    """Yield the photographs with regions."""
+    idle = []
+    for path in _find_files(locator.root):
         with naming_damage(path):
             for number, (name, regions) in enumerate(_read_file(path), start=1):
                 if not regions:
                     idle.append(name)
                     continue
-                place = locator.find(name, [path.parent])
-                image = root / place if place else None
-                outlines = [_read_region(region) for region in regions]
-                drawings.append(Drawing(path, str(number), image, outlines))
-    if not drawings:
-        raise UserError(f"{root}: VIA's file has no region: draw some, and save again")
-    notes: list[str] = []
+                image = locator.find_file(name, [path.parent])
+                yield Drawing(path, str(number), image, [_read_region(r) for r in regions])
     note_missing(notes, "photographs without a region, left out", idle)
-    return index_drawings(root, drawings, notes, merged=merged, block=block)
 
 
 def _find_files(root: Path) -> list[Path]:
@@ -65,12 +47,7 @@ def _find_files(root: Path) -> list[Path]:
     if found:
         return found
     tables = (root.joinpath(*p, f) for p, files in walk(root, 3) for f in files if f[-4:] == ".csv")
-    return [path for path in tables if _CSV in _first_line(path)]
-
-
-def _first_line(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.readline(4096).decode("utf-8", "replace")
+    return [path for path in tables if _CSV in first_lines(path)[0]]
 
 
 def _read_file(path: Path) -> Iterator[tuple[str, list[Json]]]:
@@ -78,18 +55,9 @@ def _read_file(path: Path) -> Iterator[tuple[str, list[Json]]]:
     if path.suffix.lower() == ".csv":
         table = read_csv(path)
         for name, lines in table.groupby("filename", sort=False):
-            cells = zip(lines[_CSV], lines["region_attributes"], strict=True)
-            read = [
-                (json.loads(shape or "{}"), json.loads(label or "{}")) for shape, label in cells
-            ]
-            yield (
-                str(name),
-                [
-                    {"shape_attributes": shape, "region_attributes": label}
-                    for shape, label in read
-                    if shape
-                ],
-            )
+            cells = lines[[_CSV, "region_attributes"]].replace("", "{}").map(json.loads)
+            cells.columns = ["shape_attributes", "region_attributes"]
+            yield str(name), [r for r in cells.to_dict("records") if r["shape_attributes"]]
         return
     content = read_json(path)
     for item in content.get("_via_img_metadata", content).values():
@@ -99,10 +67,7 @@ def _read_file(path: Path) -> Iterator[tuple[str, list[Json]]]:
 
 def _read_region(region: Json) -> tuple[str, list[float]]:
     polygon = [float(value) for value in _outline(region["shape_attributes"])]
-    fault = find_shape_fault([polygon])
-    if fault:
-        raise ValueError(fault)
-    return _label(region["region_attributes"]), polygon
+    return _label(region["region_attributes"]), check_polygon(polygon)
 
 
 def _label(attributes: dict[str, Any]) -> str:
@@ -111,11 +76,9 @@ def _label(attributes: dict[str, Any]) -> str:
     Several attributes are kept in the order in which they were defined.
     """
     for value in attributes.values():
-        text = (
-            next((key for key, on in value.items() if on), "") if isinstance(value, dict) else value
-        )
-        if str(text).strip():
-            return str(text).strip()
+        ticked = (key for key, on in value.items() if on) if isinstance(value, dict) else [value]
+        if text := str(next(iter(ticked), "")).strip():
+            return text
     return "object"
 
 
@@ -136,4 +99,6 @@ def _outline(shape: Json) -> list[float]:
     return []
 
 
-SOURCE = Source("via", read_via, lambda root: bool(_find_files(root)) and not holds_masks(root))
+SOURCE = drawing_source(
+    "via", draw_regions, _find_files, ": VIA's file has no region: draw some, and save again"
+)

@@ -13,47 +13,39 @@ from typing import Any
 
 import yaml
 
-from src.data.sources.folders import holds_masks, read_classes
-from src.data.sources.labelme import Drawing, index_drawings
-from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Source, image_header
-from src.data.sources.names import read_lines, read_text
+from src.data.sources.folders import read_classes
+from src.data.sources.labelme import Drawing, drawing_source
+from src.data.sources.masks import IMAGE_SUFFIXES, image_header
+from src.data.sources.names import Locator, read_lines, read_text
 from src.data.sources.places import walk
 from src.data.splits import split_of_word
 from src.script import UserError
 
 
-def read_yolo(root: Path | str, *, merged: str = "", block: int = 50) -> MaskIndex:
-    """List the images with a class for every label; the rest is background.
-
-    Args:
-        root: a folder with images and labels somewhere below.
-        merged: name of the one class that all labels are taken as; empty = a class for each.
-        block: at most so many frames numbered on form one group.
+def draw_labels(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
+    """Yield the images, with their files of labels and without.
 
     Raises:
         UserError: boxes alone, or a damaged line.
     """
-    root = Path(root)
+    root = locator.root
     names = read_names(root)
     folders = read_folders_of_splits(root)
-    boxes = 0
-    drawings = []
+    boxes = polygons = 0
     for image, text in find_labels(root):
-        width, height, _ = image_header(image)
+        sides = image_header(image)[:2]
         outlines = []
         for number, line in enumerate(read_lines(text) if text else (), start=1):
             label, polygon = _read_line(line, text, number)
-            boxes += not polygon
-            sides = (width, height)
+            boxes, polygons = boxes + (not polygon), polygons + bool(polygon)
             points = [value * sides[place % 2] for place, value in enumerate(polygon)]
             outlines.append((names.get(label, f"class_{label}"), points))
         split = next((s for place, s in folders.items() if image.is_relative_to(place)), "")
-        drawings.append(Drawing(text or image, "0", image, outlines, split))
-    if boxes and not any(polygon for drawn in drawings for _, polygon in drawn.outlines):
+        yield Drawing(text or image, "0", image, outlines, split)
+    if boxes and not polygons:
         raise UserError(
             f"{root}: the labels are {boxes} boxes, no polygons: export the set for segmentation"
         )
-    return index_drawings(root, drawings, [], merged=merged, block=block)
 
 
 def find_labels(root: Path) -> Iterator[tuple[Path, Path | None]]:
@@ -123,9 +115,7 @@ def _read_yaml(root: Path) -> dict[str, Any]:
 
 
 def is_yolo(root: Path) -> bool:
-    """Tell whether labels of YOLO lie below ``root``, and no masks that are drawn already."""
-    if holds_masks(root):
-        return False
+    """Tell whether labels of YOLO lie below ``root``."""
     first = next((text for _, text in find_labels(root) if text), None)
     if first is None:
         return False
@@ -136,4 +126,6 @@ def is_yolo(root: Path) -> bool:
         return False
 
 
-SOURCE = Source("yolo", read_yolo, is_yolo)
+SOURCE = drawing_source(
+    "yolo", draw_labels, is_yolo, " holds no images: put them beside the folder labels/"
+)
