@@ -125,7 +125,7 @@ def test_a_plan_begins_with_a_probe_and_its_submission(
 ) -> None:
     said = labels.start("scripts.plan", *plan_of_a_probe, "--metric", "mean_auc", "--hours", "0.1")
     assert said.status == 0, said.err
-    assert "submission of 1 models" in said.out and "mean_auc: nested" in said.out
+    assert "submission of 1 model:" in said.out and "mean_auc: nested" in said.out
     (run,) = labels.output.glob("*_probe/fold0")
     oof = open_oof(run / "oof.npz")
     assert oof.several and oof.logits.shape == (2, 18, 2)
