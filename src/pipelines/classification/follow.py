@@ -119,11 +119,11 @@ class Steps:
 
 def trim(
     done: int, epochs: int, planned: int, epoch_s: float, tail_s: float,
-    others: Sequence[tuple[int, Member]], seconds: float,
+    others: Sequence[tuple[int, Member]], seconds: float, least: int = MIN_EPOCHS,
 ) -> int:  # fmt: skip
     """Return how many epochs a fold shall have in all, so that everything ends in time.
 
-    Each fold gets the same share of its planned epochs. Where that is fewer than ``MIN_EPOCHS``,
+    Each fold gets the same share of its planned epochs. Where that is fewer than ``least``,
     this one has those at the cost of the others.
 
     Args:
@@ -134,13 +134,14 @@ def trim(
         tail_s: what follows its last epoch.
         others: (planned epochs, member) of the folds still to come.
         seconds: until the deadline, what follows the last fold already taken off.
+        least: epochs of a schedule worth its name.
     """
     training = planned * epoch_s + sum(count * m.epoch_s for count, m in others)
     # with the epochs it has had, so that the share is the same after each of them
     available = done * epoch_s + seconds - tail_s - sum(m.tail_s for _, m in others)
     wanted = math.floor(planned * max(available, 0.0) / training + 1e-9)
-    if wanted < MIN_EPOCHS:  # too little to be shared: this fold first, then others
-        wanted = min(MIN_EPOCHS, done + math.floor(max(seconds - tail_s, 0.0) / epoch_s + 1e-9))
+    if wanted < least:  # too little to be shared: this fold first, then others
+        wanted = min(least, done + math.floor(max(seconds - tail_s, 0.0) / epoch_s + 1e-9))
     return max(done, min(wanted, epochs))
 
 
@@ -181,6 +182,7 @@ class Follower:
         after: called after every submission with (models, nested loss, forecast).
         blend_s: seconds a blend takes.
         final_s: seconds the last blend takes.
+        starts: of each member's ``tail_s``, what a fold spends before its first epoch.
     """
 
     members: list[Member]
@@ -194,6 +196,7 @@ class Follower:
     after: Callable[[Sequence[str], float, float], None] = lambda models, loss, forecast: None
     blend_s: float = 5.0
     final_s: float = 12.0
+    starts: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Remember what the survey said of the members."""
@@ -233,7 +236,7 @@ class Follower:
     def next_task(self) -> tuple[Member, int] | None:
         """Return the next fold that has time for a schedule worth its name."""
         for member, fold in self.tasks():
-            need = MIN_EPOCHS * member.epoch_s + member.tail_s
+            need = self.work.min_epochs * member.epoch_s + member.tail_s
             if need <= self.seconds() or self.has_begun(member, fold):
                 return member, fold
         return None
@@ -248,16 +251,19 @@ class Follower:
         others = [(m.epochs, m) for m, f in self.tasks() if (m, f) != (member, fold)]
         marks, epoch_s = [self.clock.spent()], member.epoch_s  # the begin of each epoch
         left = member.epochs
+        tail_s = member.tail_s - self.starts.get(member.name, 0.0)  # who asks has begun
 
         def shorten(done: int, epochs: int) -> int:
             nonlocal epoch_s, left
             marks.append(self.clock.spent())
             spent = marks[-1] - marks[-2]
-            # the first epoch also decodes the images and fits a head
-            epoch_s = min(spent, epoch_s * 1.5) if len(marks) == 2 else spent
+            # the first epoch also decodes the images and fits a head; what it cost without them
+            # is seen after the second one, when there is time to trim still
+            epoch_s = min(spent, epoch_s) if len(marks) == 2 else spent
             asked = trim(
-                done, epochs, member.epochs, epoch_s, member.tail_s, others, self.seconds()
-            )
+                done, epochs, member.epochs, epoch_s, tail_s, others, self.seconds(),
+                self.work.min_epochs,
+            )  # fmt: skip
             left = asked - done
             return asked
 
@@ -267,6 +273,7 @@ class Follower:
         if len(marks) > 1:  # nobody asks after the last epoch, so it is in what follows the mark
             rest_s = max(self.clock.spent() - marks[-1] - min(left, 1) * epoch_s, 0.0)
             start_s = max(marks[1] - marks[0] - epoch_s, 0.0)  # loader processes, a head
+            self.starts[member.name] = start_s
             self.learn(member, epoch_s, start_s + rest_s + self.blend_s)
 
     def learn(self, member: Member, epoch_s: float, tail_s: float) -> None:

@@ -18,6 +18,7 @@ from src.files import write_text
 from src.pipelines.classification.survey import Candidate
 
 MIN_EPOCHS, MAX_EPOCHS = 3, 16
+EPOCH_ROWS = 1000  # images of an epoch; an epoch of more is worth as many epochs as it has of these
 OPTIMISM = 1.2  # rows plan so many more epochs than fit: what is too much is trimmed
 TWO_RECIPES_FROM = 8  # epochs that one recipe alone could have, from which two share the time
 SLOWNESS = 1.5  # epochs after which a training is half as far from its end as a probe's loss says
@@ -72,6 +73,16 @@ class Work:
     test_rows: int
     num_folds: int
 
+    @property
+    def epoch_worth(self) -> float:
+        """Epochs of ``EPOCH_ROWS`` images that one epoch of a fold is worth, at least 1."""
+        return max(1.0, self.train_rows / EPOCH_ROWS)
+
+    @property
+    def min_epochs(self) -> int:
+        """Epochs below which a fold is not begun."""
+        return max(1, math.ceil(MIN_EPOCHS / self.epoch_worth))
+
 
 def size_of_work(folds: Folds, test_rows: int) -> Work:
     """Return how many rows a fold trains on and scores."""
@@ -105,7 +116,8 @@ def expected_loss(candidate: Candidate, epochs: float) -> float:
 
 def expected_in(candidate: Candidate, work: Work, seconds: float) -> float:
     """Return :func:`expected_loss` where two recipes share the seconds."""
-    return expected_loss(candidate, min(epochs_in(candidate, work, seconds, 2), MAX_EPOCHS))
+    epochs = min(epochs_in(candidate, work, seconds, 2), MAX_EPOCHS)
+    return expected_loss(candidate, epochs * work.epoch_worth)
 
 
 def rank(found: Sequence[Candidate], work: Work, seconds: float) -> list[Candidate]:
@@ -172,8 +184,8 @@ def next_member(
                 name = f"{candidate.name}_{recipe}" + (f"_{turn + 1}" if turn else "")
                 epochs = epochs_in(candidate, work, seconds, share)
                 if not taken:  # fewer folds, if need be, are better than none
-                    epochs = max(epochs, min(MIN_EPOCHS, _one_fold(candidate, work, seconds)))
-                if name in taken or epochs < MIN_EPOCHS:
+                    epochs = max(epochs, min(work.min_epochs, _one_fold(candidate, work, seconds)))
+                if name in taken or epochs < work.min_epochs:
                     continue
                 planned = min(MAX_EPOCHS, math.ceil(OPTIMISM * epochs))
                 number = seed + turn * len(ranked) + place
@@ -198,7 +210,8 @@ def first_members(
     ranked: Sequence[Candidate], work: Work, seconds: float, seed: int
 ) -> list[Member]:
     """Return the members a plan starts with: both recipes where both have time, else one."""
-    two = epochs_in(ranked[0], work, seconds, 1) >= TWO_RECIPES_FROM
+    epochs = epochs_in(ranked[0], work, seconds, 1)
+    two = epochs * work.epoch_worth >= TWO_RECIPES_FROM and epochs >= 2 * work.min_epochs
     members: list[Member] = []
     for _ in range(1 + two):
         taken = [member.name for member in members]
@@ -240,6 +253,8 @@ def describe(members: Sequence[Member], work: Work, hours: float, spent_s: float
             f"{member.name}: {member.epochs} epochs of {member.epoch_s:.1f} s, "
             f"{fold_s / 60:.1f} min a fold, done at {at / 60:.1f} min"
         )
+    if not members:
+        lines.append("no time for an epoch of one fold: the linear probe alone")
     return "\n".join(lines)
 
 

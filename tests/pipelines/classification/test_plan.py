@@ -30,8 +30,9 @@ OTHER = Candidate("tf_efficientnet_lite1.in1k", 128, 0.38, 0.9, 60.0, 300.0)
 class World:
     """Seconds that pass only where something is done, and what was done."""
 
-    def __init__(self, slowness: float = 1.0) -> None:
+    def __init__(self, slowness: float = 1.0, start: float = 0.0) -> None:
         self.time = 0.0
+        self.start = start
         self.slowness = slowness
         self.finished: dict[tuple[str, int], int] = {}
         self.submitted: list[tuple[float, tuple[str, ...]]] = []
@@ -42,6 +43,7 @@ class World:
         """Train epoch by epoch, as fit() does."""
         epochs, done = member.epochs, 0
         cost = {"128": 600 / 80, "256": 600 / 20}[str(member.options["image_size"])]
+        self.time += self.start * self.slowness
         while done < epochs:
             self.time += cost * self.slowness
             done += 1
@@ -149,6 +151,29 @@ def test_tails_that_the_survey_took_for_longer_leave_no_time_unused(
     world = World()
     world.follow(tmp_path, 0.25)
     assert 0.8 * 900 < world.time <= 900
+
+
+def test_a_long_start_is_paid_once(tmp_path: Path) -> None:
+    """A head is fitted before the first epoch: those of folds that have begun are over."""
+    world = World(start=40.0)
+    member = plan.make_member(LARGE, "near", 30, WORK, 0, "a")
+    follower = world.follow(tmp_path, 0.25, members=[member])
+    epochs = [world.finished["a", fold] for fold in range(3)]
+    # of 900 s 12 + 3 × (40 + 8 + 3) are spent beside the epochs of 30 s
+    assert world.time <= 900 and sum(epochs) == (900 - 12 - 3 * 51) // 30
+    assert follower.starts["a"] == 40
+
+
+def test_much_data_are_trained_on_for_less_than_three_epochs() -> None:
+    small, large = Work(1000, 500, 100, 3), Work(10_000, 5_000, 100, 3)
+    assert (small.min_epochs, large.min_epochs) == (3, 1)
+    assert plan.next_member([SMALL], [], small, 60.0, 0) is not None
+    found = plan.next_member([SMALL], [], large, 600.0, 0)
+    assert found is not None and found.epochs == 2  # one fits, and a fifth more is planned
+    assert plan.next_member([SMALL], [], large, 100.0, 0) is None  # not one epoch of one fold
+    # an epoch of ten thousand is worth ten: more pixels pay where there are few epochs
+    assert plan.rank([SMALL, LARGE], large, 4000.0)[0] is LARGE
+    assert plan.rank([SMALL, LARGE], small, 400.0)[0] is SMALL
 
 
 def test_a_killed_plan_keeps_its_deadline(tmp_path: Path) -> None:
