@@ -85,15 +85,15 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     work = plan.size_of_work(folds, len(test.table))
     runtime = start_runtime(config.device, config.precision)
     found, runtime = survey_data(config, output, index, folds, runtime, clock, work)
-    probe = plan.pick_probe(found, work, clock.left(), config.seed)
-    left = clock.left() - probe.tail_s
+    probes = plan.pick_probes(found, work, clock.left(), config.seed)
+    left = clock.left() - sum(probe.tail_s for probe in probes)
     ranked = plan.rank(found, work, left)
     place = Place(config, output, base, index, folds, test, runtime)
     common = plan.COMMON | {"precision": runtime.precision, "autotune": "off", "compile": "off"}
     common["channels_last"] = "on" if runtime.channels_last else "off"
     kept = read_plan(output.plan, output, place.flags)
     if kept is None:
-        members = [probe, *plan.first_members(ranked, work, left, config.seed)]
+        members = [*probes, *plan.first_members(ranked, work, left, config.seed)]
         planned = {member.name: dict(member.options) for member in members}
         kept = common, keep_begun(output, common, planned, place.flags)
     common, rows = kept

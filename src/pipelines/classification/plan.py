@@ -24,7 +24,7 @@ TWO_RECIPES_FROM = 8  # epochs that one recipe alone could have, from which two 
 SLOWNESS = 1.5  # epochs after which a training is half as far from its end as a probe's loss says
 # What differs between the recipes is how far the net moves: which is right depends on how far the
 # data are from ImageNet, and the mean of both beats either (docs/experiments.md).
-PROBE_SHARE = 0.05  # of the time may go into the features of the probe
+PROBE_SHARE, MAX_PROBES = 0.08, 3  # of the time may go into the features of so many probes
 TTA_SCALE = 1.25  # nets trained on crops see test images too small (arXiv 1906.06423)
 RECIPES: dict[str, dict[str, Any]] = {  # the first one is better where epochs are few
     "near": {
@@ -151,13 +151,23 @@ def probe_member(candidate: Candidate, work: Work, seed: int) -> Member:
     return Member(f"{candidate.name}_probe", options, 0.0, 2 * rows / candidate.infer_rate)
 
 
-def pick_probe(found: Sequence[Candidate], work: Work, seconds: float, seed: int) -> Member:
-    """Return the probe with the least loss among those that take a small share of the seconds."""
-    probes = [(c.log_loss, probe_member(c, work, seed)) for c in found]
-    cheap = [pair for pair in probes if pair[1].tail_s <= PROBE_SHARE * seconds]
-    if not cheap:
-        return min((probe for _, probe in probes), key=lambda probe: probe.tail_s)
-    return min(cheap, key=lambda pair: pair[0])[1]
+def pick_probes(
+    found: Sequence[Candidate], work: Work, seconds: float, seed: int
+) -> list[Member]:
+    """Return the best probe of each backbone, as many as take a small share of the seconds.
+
+    The best ones first; where none is that cheap, the cheapest.
+    """
+    ranked = sorted(found, key=lambda candidate: candidate.log_loss)
+    chosen: dict[str, Member] = {}
+    left = PROBE_SHARE * seconds
+    for candidate in ranked:
+        probe = probe_member(candidate, work, seed)
+        if candidate.timm_id not in chosen and probe.tail_s <= left and len(chosen) < MAX_PROBES:
+            chosen[candidate.timm_id] = probe
+            left -= probe.tail_s
+    every = (probe_member(candidate, work, seed) for candidate in ranked)
+    return list(chosen.values()) or [min(every, key=lambda probe: probe.tail_s)]
 
 
 def next_member(

@@ -101,6 +101,15 @@ def test_pixels_and_epochs_weigh_about_as_trained_nets_had_them() -> None:
     assert cost(0.465, 6) < 1.02 * cost(0.528, 16)  # hand signs: 160 px no worse than 96
 
 
+def test_probes_of_several_backbones_share_their_part_of_the_time() -> None:
+    # 1,200 rows, seen twice: 24 s at LARGE's 100 images a second, 8 s at OTHER's 300
+    found = [SMALL, OTHER, LARGE]
+    names = [[p.name for p in plan.pick_probes(found, WORK, s, 0)] for s in (900.0, 390.0, 30.0)]
+    assert names[0] == ["lite0_256_probe", "lite1_128_probe"]  # 8 % of 900 s, a backbone once
+    assert names[1] == ["lite0_256_probe"]
+    assert names[2] == ["lite0_128_probe"], "the cheapest where none is cheap"
+
+
 def test_trim_shares_what_is_left() -> None:
     other = Member("b", {"epochs": 10}, epoch_s=10.0, tail_s=5.0)
     # 8 × 10 s here and 10 × 10 s there, tails of 5 s each: 190 s
