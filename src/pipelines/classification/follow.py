@@ -119,11 +119,11 @@ class Steps:
 
 def trim(
     done: int, epochs: int, planned: int, epoch_s: float, tail_s: float,
-    others: Sequence[tuple[int, Member]], seconds: float, least: int = MIN_EPOCHS,
+    others: Sequence[tuple[int, Member]], seconds: float,
 ) -> int:  # fmt: skip
     """Return how many epochs a fold shall have in all, so that everything ends in time.
 
-    Each fold gets the same share of its planned epochs. Where that is fewer than ``least``,
+    Each fold gets the same share of its planned epochs. Where that is fewer than ``MIN_EPOCHS``,
     this one has those at the cost of the others.
 
     Args:
@@ -134,14 +134,13 @@ def trim(
         tail_s: what follows its last epoch.
         others: (planned epochs, member) of the folds still to come.
         seconds: until the deadline, what follows the last fold already taken off.
-        least: epochs of a schedule worth its name.
     """
     training = planned * epoch_s + sum(count * m.epoch_s for count, m in others)
     # with the epochs it has had, so that the share is the same after each of them
     available = done * epoch_s + seconds - tail_s - sum(m.tail_s for _, m in others)
     wanted = math.floor(planned * max(available, 0.0) / training + 1e-9)
-    if wanted < least:  # too little to be shared: this fold first, then others
-        wanted = min(least, done + math.floor(max(seconds - tail_s, 0.0) / epoch_s + 1e-9))
+    if wanted < MIN_EPOCHS:  # too little to be shared: this fold first, then others
+        wanted = min(MIN_EPOCHS, done + math.floor(max(seconds - tail_s, 0.0) / epoch_s + 1e-9))
     return max(done, min(wanted, epochs))
 
 
@@ -235,8 +234,11 @@ class Follower:
 
     def next_task(self) -> tuple[Member, int] | None:
         """Return the next fold that has time for a schedule worth its name."""
-        for member, fold in self.tasks():
-            need = self.work.min_epochs * member.epoch_s + member.tail_s
+        tasks = self.tasks()
+        is_first = len(tasks) == self.work.num_folds * len(self.members)
+        least = self.work.first_epochs if is_first else MIN_EPOCHS
+        for member, fold in tasks:
+            need = least * member.epoch_s + member.tail_s
             if need <= self.seconds() or self.has_begun(member, fold):
                 return member, fold
         return None
@@ -261,9 +263,8 @@ class Follower:
             # is seen after the second one, when there is time to trim still
             epoch_s = min(spent, epoch_s) if len(marks) == 2 else spent
             asked = trim(
-                done, epochs, member.epochs, epoch_s, tail_s, others, self.seconds(),
-                self.work.min_epochs,
-            )  # fmt: skip
+                done, epochs, member.epochs, epoch_s, tail_s, others, self.seconds()
+            )
             left = asked - done
             return asked
 

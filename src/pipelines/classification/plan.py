@@ -79,8 +79,8 @@ class Work:
         return max(1.0, self.train_rows / EPOCH_ROWS)
 
     @property
-    def min_epochs(self) -> int:
-        """Epochs below which a fold is not begun."""
+    def first_epochs(self) -> int:
+        """Epochs below which not even the first fold is begun."""
         return max(1, math.ceil(MIN_EPOCHS / self.epoch_worth))
 
 
@@ -194,8 +194,8 @@ def next_member(
                 name = f"{candidate.name}_{recipe}" + (f"_{turn + 1}" if turn else "")
                 epochs = epochs_in(candidate, work, seconds, share)
                 if not taken:  # fewer folds, if need be, are better than none
-                    epochs = max(epochs, min(work.min_epochs, _one_fold(candidate, work, seconds)))
-                if name in taken or epochs < work.min_epochs:
+                    epochs = max(epochs, min(MIN_EPOCHS, _one_fold(candidate, work, seconds)))
+                if name in taken or epochs < (MIN_EPOCHS if taken else work.first_epochs):
                     continue
                 planned = min(MAX_EPOCHS, math.ceil(OPTIMISM * epochs))
                 number = seed + turn * len(ranked) + place
@@ -220,8 +220,7 @@ def first_members(
     ranked: Sequence[Candidate], work: Work, seconds: float, seed: int
 ) -> list[Member]:
     """Return the members a plan starts with: both recipes where both have time, else one."""
-    epochs = epochs_in(ranked[0], work, seconds, 1)
-    two = epochs * work.epoch_worth >= TWO_RECIPES_FROM and epochs >= 2 * work.min_epochs
+    two = epochs_in(ranked[0], work, seconds, 1) >= TWO_RECIPES_FROM
     members: list[Member] = []
     for _ in range(1 + two):
         taken = [member.name for member in members]

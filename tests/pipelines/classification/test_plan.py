@@ -173,13 +173,16 @@ def test_a_long_start_is_paid_once(tmp_path: Path) -> None:
     assert follower.starts["a"] == 40
 
 
-def test_much_data_are_trained_on_for_less_than_three_epochs() -> None:
+def test_much_data_are_trained_on_for_less_than_three_epochs(tmp_path: Path) -> None:
     small, large = Work(1000, 500, 100, 3), Work(10_000, 5_000, 100, 3)
-    assert (small.min_epochs, large.min_epochs) == (3, 1)
-    assert plan.next_member([SMALL], [], small, 60.0, 0) is not None
-    found = plan.next_member([SMALL], [], large, 600.0, 0)
-    assert found is not None and found.epochs == 2  # one fits, and a fifth more is planned
+    assert (small.first_epochs, large.first_epochs) == (3, 1)
+    first = plan.next_member([SMALL], [], large, 300.0, 0)
+    assert first is not None and first.epochs == 2  # one of one fold fits; a fifth more is planned
+    assert plan.next_member([SMALL], ["a"], large, 300.0, 0) is None  # no second one like that
     assert plan.next_member([SMALL], [], large, 100.0, 0) is None  # not one epoch of one fold
+    # where there is time for three of one fold, that beats one of each
+    first = plan.next_member([SMALL], [], large, 700.0, 0)
+    assert first is not None and first.epochs == 4
     # an epoch of ten thousand is worth ten: more pixels pay where there are few epochs
     assert plan.rank([SMALL, LARGE], large, 4000.0)[0] is LARGE
     assert plan.rank([SMALL, LARGE], small, 400.0)[0] is SMALL
