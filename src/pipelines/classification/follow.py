@@ -262,9 +262,7 @@ class Follower:
             # the first epoch also decodes the images and fits a head; what it cost without them
             # is seen after the second one, when there is time to trim still
             epoch_s = min(spent, epoch_s) if len(marks) == 2 else spent
-            asked = trim(
-                done, epochs, member.epochs, epoch_s, tail_s, others, self.seconds()
-            )
+            asked = trim(done, epochs, member.epochs, epoch_s, tail_s, others, self.seconds())
             left = asked - done
             return asked
 

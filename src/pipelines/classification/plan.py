@@ -151,9 +151,7 @@ def probe_member(candidate: Candidate, work: Work, seed: int) -> Member:
     return Member(f"{candidate.name}_probe", options, 0.0, 2 * rows / candidate.infer_rate)
 
 
-def pick_probes(
-    found: Sequence[Candidate], work: Work, seconds: float, seed: int
-) -> list[Member]:
+def pick_probes(found: Sequence[Candidate], work: Work, seconds: float, seed: int) -> list[Member]:
     """Return the best probe of each backbone, as many as take a small share of the seconds.
 
     The best ones first; where none is that cheap, the cheapest.
