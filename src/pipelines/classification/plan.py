@@ -22,6 +22,7 @@ EPOCH_ROWS = 1000  # images of an epoch; an epoch of more is worth as many epoch
 OPTIMISM = 1.2  # rows plan so many more epochs than fit: what is too much is trimmed
 TWO_RECIPES_FROM = 8  # epochs that one recipe alone could have, from which two share the time
 SLOWNESS = 1.5  # epochs after which a training is half as far from its end as a probe's loss says
+SMALLNESS = 0.4  # a net trained at half the useful size ends 1.3 times above what its probe says
 # What differs between the recipes is how far the net moves: which is right depends on how far the
 # data are from ImageNet, and the mean of both beats either (docs/experiments.md).
 PROBE_SHARE, MAX_PROBES = 0.08, 3  # of the time may go into the features of so many probes
@@ -109,9 +110,11 @@ def tail_of(candidate: Candidate, work: Work) -> float:
 def expected_loss(candidate: Candidate, epochs: float) -> float:
     """Return a number that orders what training in a budget will come to.
 
-    The probe's loss orders sizes and backbones; too few epochs cost what more pixels gain.
+    The probe's loss orders sizes and backbones; too few epochs cost what more pixels gain, and
+    small images cost a net that is trained more than a probe.
     """
-    return candidate.log_loss * (1 + SLOWNESS / max(epochs, 0.1))
+    small = max(1.0, candidate.useful_size / candidate.image_size) ** SMALLNESS
+    return candidate.log_loss * (1 + SLOWNESS / max(epochs, 0.1)) * small
 
 
 def expected_in(candidate: Candidate, work: Work, seconds: float) -> float:

@@ -153,6 +153,7 @@ def _is_measured(candidate: Candidate) -> bool:
         and all(is_number(rate, 1e-6, 1e9) for rate in rates)
         and isinstance(candidate.fixed_size, bool)
         and isinstance(candidate.stages, bool)
+        and is_number(candidate.useful_size)
     )
 
 

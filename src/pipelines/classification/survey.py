@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from src.config import EngineConfig
 from src.data.canonical import ImageSource
 from src.data.dataset import EpochSampler, ImageDataset, make_loader
+from src.data.decode import read_bytes, read_size
 from src.data.index import Index
 from src.data.transforms import eval_transform
 from src.engine.autotune import autotune, time_steps
@@ -43,6 +44,7 @@ from src.views import View
 # of the native size: 128, 192, 96, 160, 256, 64 px for 224; where time is short, the last ones go
 SHARES = (0.57, 0.86, 0.43, 0.71, 1.14, 0.29)
 STRIDE = 32
+USEFUL_SHARE = 0.71  # of the native size, 160 of 224 px: see plan.SMALLNESS
 MAX_ROWS = 400
 LEAST_SHARE = 0.45  # of a backbone's best pixels a second; lite0 has .46 at 64 px, 256 px = 1
 TRIAL_ROWS = 16
@@ -62,6 +64,7 @@ class Candidate:
         infer_rate: images a second without gradients.
         fixed_size: whether the backbone takes no other size.
         stages: whether its earlier maps can be pooled.
+        useful_size: px below which training is known to lose more than the probe says.
     """
 
     timm_id: str
@@ -72,6 +75,7 @@ class Candidate:
     infer_rate: float
     fixed_size: bool = False
     stages: bool = True
+    useful_size: int = 0
 
     @property
     def name(self) -> str:
@@ -166,6 +170,7 @@ def survey(
     """
     started = time.monotonic()
     rows = sample_rows(data, seed)
+    side = median_side(data.index, rows)  # more pixels than there are show nothing more
     found: list[Candidate] = []
     todo = [(backbones[0], size) for size in sizes_of(backbones[0], sizes)]
     while todo:
@@ -174,7 +179,8 @@ def survey(
             say(runtime, f"survey: no time left for {timm_id} at {size} px")
             continue
         try:
-            found.append(look(data, rows, timm_id, size, runtime, pretrained))
+            seen = look(data, rows, timm_id, size, runtime, pretrained)
+            found.append(replace(seen, useful_size=min(seen.useful_size, side)))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -269,9 +275,19 @@ def look(
     task, batch = trial(num_classes, size)
     step = time_steps(model, task, batch, runtime, 6.0)
     rate = TRIAL_ROWS / (step * BEYOND_THE_STEP)
-    fixed = find_data_config(timm_id).fixed_size
+    native = find_data_config(timm_id)
     scores = probe.log_loss, probe.accuracy
-    return Candidate(timm_id, size, *scores, rate, infer_rate, fixed, takes_stages(model))
+    return Candidate(
+        timm_id, size, *scores, rate, infer_rate, native.fixed_size, takes_stages(model),
+        round(USEFUL_SHARE * native.image_size),
+    )  # fmt: skip
+
+
+def median_side(index: Index, rows: np.ndarray) -> int:
+    """Return the median of the shorter sides (px) of about fifty of the images."""
+    images = index.table["image"].iloc[rows[:: max(1, len(rows) // 50)]]
+    sizes = [read_size(read_bytes(index.root / image), image) for image in images]
+    return int(np.median([min(width, height) for width, height, _ in sizes]))
 
 
 def embed(

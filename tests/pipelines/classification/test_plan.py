@@ -101,6 +101,15 @@ def test_pixels_and_epochs_weigh_about_as_trained_nets_had_them() -> None:
     assert cost(0.465, 6) < 1.02 * cost(0.528, 16)  # hand signs: 160 px no worse than 96
 
 
+def test_small_sizes_cost_a_trained_net_more_than_its_probe() -> None:
+    """Crops of street scenes: probes of 96 and 160 px are alike, trained nets are not."""
+    crops = dataclasses.replace(SMALL, log_loss=0.997, image_size=96, useful_size=160)
+    large = dataclasses.replace(crops, log_loss=0.976, image_size=160)
+    assert plan.expected_loss(crops, 11.7) > plan.expected_loss(large, 5.0)
+    patches = dataclasses.replace(crops, useful_size=64)  # images of 64 px have no more to show
+    assert plan.expected_loss(patches, 11.7) < plan.expected_loss(large, 5.0)
+
+
 def test_probes_of_several_backbones_share_their_part_of_the_time() -> None:
     # 1,200 rows, seen twice: 24 s at LARGE's 100 images a second, 8 s at OTHER's 300
     found = [SMALL, OTHER, LARGE]
