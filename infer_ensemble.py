@@ -7,13 +7,13 @@ A stopped run goes on with the first model and fold that has not finished.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config import InferConfig
 from src.engine.interrupt import stoppable
-from src.files import describe_file, hold, sweep, write_json
+from src.files import describe_file, hold, sweep
 from src.reader import parse
 from src.runs import Output
 from src.script import UserError, run_script
@@ -21,12 +21,9 @@ from src.targets import own_file, refuse_file
 from src.views import view_names
 
 if TYPE_CHECKING:
-    from src.data.index import Index
     from src.ensemble.calibration import Shift
     from src.ensemble.forms import Form
-    from src.ensemble.pool import Blend
-    from src.ensemble.predictions import TestRun
-    from src.ensemble.test_predictions import BlendedPredictions, EnsemblePredictor
+    from src.ensemble.test_predictions import BlendedPredictions
     from src.ensemble.weights import Weights
     from src.metrics.classification import Array
 
@@ -50,7 +47,8 @@ def infer(config: InferConfig, output: Output) -> None:
     from tqdm import tqdm
 
     from src.data.index import find_root, read_test
-    from src.ensemble import test_predictions
+    from src.ensemble import report, test_predictions
+    from src.ensemble.calibration import find_shift
     from src.ensemble.weights import read_weights, restrict, used_models
 
     path = Path(config.output) if config.output else output.submission
@@ -65,6 +63,8 @@ def infer(config: InferConfig, output: Output) -> None:
     form = sample_form(config, root, weights, ids)
     for note in (*index.notes, *form.notes):
         print(f"note: {note}")
+    from src.pipelines.classification.infer import infer_models
+
     runs = infer_models(config, output, weights, blend, index)
     first = next(iter(runs.values()))[0]
     num_rows = first.logits.shape[1]
@@ -80,13 +80,13 @@ def infer(config: InferConfig, output: Output) -> None:
     about: dict[str, object] = {"average_temperature": temperature}
     about |= {"weights": describe_file(output.weights)["crc32"]}
     about |= {"models": list(used_models(blend))}
-    shift = None if weights.labels else find_shift(predictions, weights)
+    shift = None if weights.labels else find_shift(predictions.log_probs, weights.summary)
     corrected = shift is not None and shift.significant and config.prior_correction == "on"
     with own_file(path, ours=path == output.submission):
         submit(path, form, ids, weights, predictions, shift if corrected else None)
     about |= {"submission": hash_file(path)}
-    gain = find_gain(weights, predictor)
-    describe(
+    gain = report.find_gain(weights, predictor)
+    report.forecast(
         output.prediction, weights, predictions, shift, ids, about, corrected=corrected, gain=gain
     )
     print(f"\n{path}: {len(ids)} rows × {form}, read back and sound ({about['submission']})")
@@ -109,126 +109,6 @@ def sample_form(config: InferConfig, root: Path, weights: Weights, ids: list[str
         policy=config.alias_policy,
         floor=weights.blend.floors[0],
     )
-
-
-def infer_models(
-    config: InferConfig, output: Output, weights: Weights, blend: Blend, index: Index
-) -> dict[str, list[TestRun]]:
-    """Return the test logits of every model and fold, inferring those that are not there yet."""
-    from src.classes import PairedLogits
-    from src.ensemble.predictions import has_test_run, open_test_run
-    from src.ensemble.weights import needed_views, used_models
-    from src.pipelines.classification import infer as inference
-    from src.runs import read_done, training_mark
-
-    ids_hash = inference.hash_images(index)
-    images = inference.DecodedImages(
-        index.root, index.table["image"].tolist(), abs(config.num_workers)
-    )
-    threshold = weights.adaptive_threshold if config.tta_adaptive else None
-    runs: dict[str, list[TestRun]] = {}
-    for model in used_models(blend):
-        views = needed_views(blend, model, view_names())
-        for run in inference.blended_runs(config, output, model, weights):
-            if not has_test_run(
-                run.folder,
-                ids_hash=ids_hash,
-                trained=training_mark(read_done(run)),
-                views=views,
-                threshold=threshold,
-            ):
-                with run.hold():
-                    inference.infer_fold(config, run, index, views, threshold, images)
-            opened = open_test_run(
-                run.folder,
-                num_rows=len(index.table),
-                ids_hash=ids_hash,
-                classes=weights.predicted,
-                views=views,
-            )
-            if weights.labels:
-                opened = replace(opened, logits=PairedLogits(opened.logits))
-            runs.setdefault(model, []).append(opened)
-    return runs
-
-
-def find_shift(predictions: BlendedPredictions, weights: Weights) -> Shift:
-    """Estimate the test rows' class frequencies from an even sample of the predictions."""
-    from src.ensemble.calibration import MAX_VALUES, estimate_shift
-
-    num_rows, num_classes = predictions.log_probs.shape
-    step = -(-num_rows * num_classes // MAX_VALUES)
-    summary, thin = weights.summary, predictions.log_probs[:: max(step, 1)]
-    return estimate_shift(
-        thin, summary.implied_prior, num_oof=summary.num_rows, design_effect=summary.design_effect
-    )
-
-
-def find_gain(weights: Weights, predictor: EnsemblePredictor) -> float:
-    """Return what averaging the folds' networks is expected to gain in what the contest counts."""
-    from src.ensemble.test_predictions import averaging_gain
-    from src.metrics.contest import find_metric
-
-    counted, several = weights.counted, bool(weights.labels)
-    if counted is None:
-        return 0.0
-    names = weights.labels or weights.classes
-    metric = find_metric(counted.metric, names, counted.ordinal, several=several)
-    return averaging_gain(predictor, metric, counted.decision)
-
-
-def describe(
-    prediction: Path,
-    weights: Weights,
-    predictions: BlendedPredictions,
-    shift: Shift | None,
-    ids: list[str],
-    about: dict[str, object],
-    *,
-    corrected: bool,
-    gain: float,
-) -> None:
-    """Write the expected score and ``about`` to ``prediction``; print it, and the certainty.
-
-    Where an image may have several labels, the log losses are of images × labels, before each
-    label's own calibration.
-    """
-    from src.ensemble import calibration, report
-    from src.ensemble.contest import forecast_score
-
-    tally = calibration.TestTally.empty()
-    for log_probs in predictions.blocks():
-        moved = shift if shift is not None and shift.significant else None
-        posterior = log_probs if moved is None else calibration.correct(log_probs, moved)
-        tally.add(posterior if corrected else log_probs, posterior)
-    summary, counted = weights.summary, weights.counted
-    expected = asdict(calibration.expected_loss(summary, tally, predictions.averaging))
-    forecast = {"oof_log_loss": summary.loss, "test_log_loss": expected} | about
-    if counted:
-        score = forecast_score(
-            calibration.Estimate(counted.score, counted.low, counted.high),
-            counted.num_rows,
-            len(ids),
-            greater_is_better=counted.metric != "log_loss",
-            design_effect=1.0 if weights.labels else summary.design_effect,
-            gain=gain,
-        )
-        forecast |= {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
-    write_json(prediction, forecast)
-    if shift is None:
-        assert counted is not None
-        print(f"\n{report.labels_table(predictions.log_probs, counted.decision, weights.labels)}\n")
-    else:
-        print(f"\n{report.test_bins_table(tally.bins)}\n")
-        print(f"{report.agreement_table(predictions)}\n")
-        print(f"{report.least_certain_table(predictions, ids, weights.classes)}\n")
-        print("\n".join(report.shift_lines(shift, weights.classes, corrected=corrected)))
-        lines = report.score_lines(summary, predictions, tally)
-        if counted and counted.metric == "accuracy":
-            del lines[-1]  # one forecast of it is enough
-        print("\n" + "\n".join(lines))
-    if counted:
-        print(report.counted_lines(counted, score))
 
 
 def submit(

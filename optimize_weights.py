@@ -7,8 +7,6 @@ a convex problem; Optuna searches how to pool, what to leave out and where to ca
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from src.ensemble.blend import Tables
     from src.ensemble.nested import Fitted
     from src.ensemble.oof import Oof
-    from src.ensemble.search import Panel, Structure
-    from src.ensemble.weights import Counted, Weights
     from src.metrics.classification import Array
     from src.metrics.contest import Metric
 
@@ -46,7 +42,7 @@ def main(argv: list[str]) -> int:
 def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> None:
     """Fit, compare, write."""
     from src.ensemble import blend, nested, report
-    from src.ensemble.search import build_panel, whole
+    from src.ensemble.search import build_panel, search_panel, whole
 
     started = time.monotonic()
     oof, alias_groups = load(config, output)
@@ -70,19 +66,25 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
     start = whole(oof.members)
     adopted, structure, name = nested.fit_blend(panel, start), start, "calibrated"
     entries.append(nested.entry_of(name, adopted))
-    found = search(config, output, panel) if config.trials else start
+    found = start
+    if config.trials:
+        found = search_panel(
+            panel, output.study, trials=config.trials, seed=config.seed, storage=config.storage
+        )
     if found != start:
         searched = nested.fit_blend(panel, found)
         entries.append(nested.entry_of("searched", searched))
         if nested.is_better(searched.nested_losses, adopted.nested_losses):
             adopted, structure, name = searched, found, "searched"
     scores = nested.score_entries(entries, oof.groups)
-    weights, share = write(output, oof, alias_groups, adopted, structure.order, scores, slice(None))
+    weights, share = report.write_blend(
+        output.weights, oof, alias_groups, adopted, structure.order, scores, slice(None)
+    )
     kept = "→ in weights.json: calibrated, or searched where lower by more than a standard error"
     print(f"\n{report.scores_table(scores, name)}\n{kept}\n\n{report.contributions_table(gains)}\n")
     if config.suggest_aliases:
         suggest(output, oof, adopted, oof.targets)
-    report_trust(adopted, weights, share, oof.targets)
+    report.report_trust(adopted, weights, share, oof.targets)
     print(f"{output.weights} written in {time.monotonic() - started:.1f} s")
 
 
@@ -143,14 +145,14 @@ def optimize_metric(
     counted = Counted(metric.name, ordinal, decision, score.value, score.low, score.high, num_rows)
     table, scores = report.candidates_table(board, candidates, adopted)
     fitted = contest.as_fitted(board, adopted)
-    content, share = write(
-        output, oof, alias_groups, fitted, adopted.order, scores, board.rows, counted
+    content, share = report.write_blend(
+        output.weights, oof, alias_groups, fitted, adopted.order, scores, board.rows, counted
     )
     gains = nested.contributions(oof.members, tables, weights)
     print(f"\n{table}\n\nby log loss:\n{report.contributions_table(gains)}\n")
     if config.suggest_aliases and not oof.labels:
         suggest(output, oof, fitted, board.targets)
-    report_trust(fitted, content, share, board.targets)
+    report.report_trust(fitted, content, share, board.targets)
     print(
         f"decision: {decision}\n{metric.name}, choice and decision cross-fitted: {score.value:.5f}"
         f"  (95 %: {score.low:.5f} to {score.high:.5f})\n"
@@ -201,27 +203,6 @@ def read_priors(presets: str) -> dict[str, float]:
     return {safe_name(k): FoldConfig(prior_weight=v).prior_weight for k, v in given.items()}
 
 
-def search(config: BlendConfig, output: Output, panel: Panel) -> Structure:
-    """Let Optuna look for a better structure than the whole; a stopped search goes on."""
-    from src.ensemble.search import SCORE_VERSION, affordable_trials, search_structures
-
-    oof = panel.oof
-    what = [SCORE_VERSION, oof.members, oof.config_hashes, oof.folds_hash, oof.classes]
-    name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    trials = min(config.trials, affordable_trials(panel))
-    best, value = search_structures(
-        panel.score, oof.members, journal=output.study, name=name, trials=trials, seed=config.seed,
-        storage=config.storage,
-    )  # fmt: skip
-    print(
-        f"Optuna, {trials} structures: nested {value:.5f} with {best.pool} pool, members "
-        f"calibrated {'first too' if best.order == 'before' else 'after pooling only'}, "
-        f"models {' '.join(best.models)}, "
-        f"views {' '.join(best.views)}"
-    )
-    return best
-
-
 def suggest(output: Output, oof: Oof, adopted: Fitted, targets: Array) -> None:
     """Print the classes that cannot be told apart, and write them as an alias file."""
     from src.data.csv_io import write_csv
@@ -235,66 +216,6 @@ def suggest(output: Output, oof: Oof, adopted: Fitted, targets: Array) -> None:
     path = output.root / "suggested_aliases.csv"
     write_csv(path, ["class", "alias"], [(pair.first, pair.second) for pair in found])
     print(f"{suggestion_lines(found)}\n{path} written; --aliases {path} takes them as one class\n")
-
-
-def write(
-    output: Output,
-    oof: Oof,
-    alias_groups: list[tuple[str, ...]],
-    adopted: Fitted,
-    order: str,
-    scores: dict[str, dict[str, float]],
-    rows: Array | slice,
-    counted: Counted | None = None,
-) -> tuple[Weights, float]:
-    """Write weights.json; return it and the share of images that adaptive TTA shows more views."""
-    from src.ensemble.calibration import adaptive_threshold, summarise_oof
-    from src.ensemble.weights import Weights, write_weights
-
-    threshold, share = (1.1, 1.0) if oof.labels else adaptive_threshold(oof, adopted.blend)
-    content = Weights(
-        blend=adopted.blend,
-        order=order,
-        classes=oof.classes,
-        source_classes=oof.source_classes,
-        alias_groups=tuple(alias_groups),
-        folds_hash=oof.folds_hash,
-        config_hashes=oof.config_hashes,
-        scores=scores,
-        summary=summarise_oof(adopted.nested, oof.targets[rows], oof.groups[rows]),
-        adaptive_threshold=threshold,
-        counted=counted,
-        labels=oof.labels,
-    )
-    write_weights(output.weights, content)
-    return content, share
-
-
-def report_trust(adopted: Fitted, weights: Weights, share: float, targets: Array) -> None:
-    """Print how far the predictions can be trusted."""
-    from src.ensemble.calibration import reliability
-    from src.ensemble.report import reliability_table
-
-    summary, threshold = weights.summary, weights.adaptive_threshold
-    if weights.labels:
-        print(
-            f"{reliability_table(reliability(adopted.nested, targets))}\n(rows are images × labels,"
-            " before each label's own calibration)\n\nOOF binary log loss, uncalibrated by label, "
-            f"{summary.loss:.5f}; temperature {adopted.blend.temperature:.4f}"
-        )
-        return
-    adaptive = (
-        f"a model that gives its first view {threshold:g} or more needs no other; "
-        f"{share:.1%} of the images do need more"
-        if threshold <= 1
-        else "would move the log loss by 1e-4 or more at any threshold; every image needs all views"
-    )
-    print(
-        f"{reliability_table(reliability(adopted.nested, targets))}\n\n"
-        f"OOF log loss {summary.loss:.5f}, accuracy {summary.accuracy:.4f}; temperature "
-        f"{adopted.blend.temperature:.4f}; mean entropy {summary.entropy:.5f}\n"
-        f"--tta_adaptive: {adaptive}"
-    )
 
 
 if __name__ == "__main__":

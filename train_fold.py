@@ -10,7 +10,6 @@ from pathlib import Path
 
 from src.config import FoldConfig
 from src.engine.interrupt import stoppable
-from src.pipelines.library import train
 from src.reader import parse
 from src.runs import Output
 from src.script import run_script
@@ -27,6 +26,8 @@ def main(argv: list[str]) -> int:
 
         show_data(config, Output(Path(config.output_dir)))
         return 0
+    from src.pipelines.library import train
+
     train(config)
     return 0
 

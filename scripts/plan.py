@@ -10,32 +10,40 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.config import BlendConfig, FoldConfig, InferConfig
+from src.data.folds import Folds
+from src.data.index import Index, find_root, read_test
 from src.engine.interrupt import stoppable
+from src.ensemble.weights import read_forecast
 from src.files import describe_file, hold, sweep, write_json
+from src.pipelines.classification import plan
+from src.pipelines.classification.follow import Clock, Follower, Steps, calibrated_losses
+from src.pipelines.classification.plan import Candidate, Member, Work
+from src.pipelines.classification.plan_files import (
+    add_history,
+    keep_begun,
+    last_seconds,
+    read_plan,
+    read_survey,
+)
+from src.pipelines.classification.prepare import find_aliases, prepare_data
 from src.pipelines.resume_from import bring_plan
+from src.pipelines.run_folder import finished, take_up
 from src.reader import fill, parse
-from src.runs import Output
-from src.script import UserError, run_script
+from src.runs import Output, read_done
+from src.script import UserError, format_table, run_script
 from src.tool_config import PlanConfig, TabularConfig
 from src.views import view_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from src.data.folds import Folds
-    from src.data.index import Index
     from src.engine.runtime import Runtime
-    from src.pipelines.classification.follow import Clock, Steps
-    from src.pipelines.classification.plan import Member, Work
-    from src.pipelines.classification.survey import Candidate
 
 SURVEY_SHARE = 0.07  # of the hours
 MAX_CELLS = 500_000  # rows × classes: boosting takes a minute or so
@@ -49,14 +57,9 @@ def main(argv: list[str]) -> int:
     config = parse(PlanConfig, argv, prog="scripts/plan.py", description=__doc__ or "")
     if config.pretrained not in ("auto",) and len(config.models) != 1:
         raise UserError(f"--pretrained {config.pretrained}: name the one model with --models")
-    from src.data.index import find_root
-
     find_root(config.data_dir)  # refuses what is not there before any second is counted
     output = Output(Path(config.output_dir))
     output.root.mkdir(parents=True, exist_ok=True)
-    from src.pipelines.classification.follow import Clock
-    from src.pipelines.classification.plan_files import last_seconds
-
     with hold(output.root / ".plan.lock", f"the plan of {output.root}"):
         if config.resume_from:
             bring_plan(config.resume_from, output)
@@ -72,12 +75,7 @@ def main(argv: list[str]) -> int:
 
 def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     """Prepare, survey and plan; then train to the deadline."""
-    from src.data.index import find_root, read_test
     from src.engine.runtime import start_runtime
-    from src.pipelines.classification import plan
-    from src.pipelines.classification.follow import Follower
-    from src.pipelines.classification.plan_files import add_history, keep_begun, read_plan
-    from src.pipelines.classification.prepare import prepare_data
 
     base = fold_flags(config, output)
     index, folds = prepare_data(FoldConfig(**base), output)
@@ -142,8 +140,7 @@ def train_tables(config: PlanConfig, index: Index, test: Index) -> None:
     if len(index) * len(index.classes) > MAX_CELLS:
         print(f"note: columns {', '.join(columns)}: scripts/train_tabular.py takes its time here")
         return
-    shared = {f.name for f in fields(TabularConfig)} & {f.name for f in fields(PlanConfig)}
-    options = {name: getattr(config, name) for name in shared - {"models", "dry_run"}}
+    options = config.shared(TabularConfig) | {"models": (), "dry_run": False}
     train_tabular(TabularConfig(**options))
 
 
@@ -184,8 +181,6 @@ class Place:
         must use it.
         """
         from src.pipelines.classification.train import train_fold
-        from src.pipelines.run_folder import finished, take_up
-        from src.runs import read_done
 
         for fold in range(self.folds.num_folds):
             run, row = self.output.run(name, fold), self.row(name, fold)
@@ -216,11 +211,8 @@ class Place:
 
     def train(self, member: Member, fold: int, shorten: Callable[[int, int], int]) -> None:
         """Train a fold to its finished folder, and predict the test images once for all blends."""
-        from src.ensemble.predictions import has_test_run
-        from src.pipelines.classification.infer import hash_images, infer_fold
+        from src.pipelines.classification.infer import has_logits, hash_images, infer_fold
         from src.pipelines.classification.train import train_fold
-        from src.pipelines.run_folder import finished
-        from src.runs import read_done, training_mark
 
         run, row = self.output.run(member.name, fold), self.row(member.name, fold)
         with run.hold():
@@ -229,14 +221,11 @@ class Place:
                     row, self.output, run, self.index, self.folds, fold, self.runtime, shorten
                 )
             views = view_names(row.tta_steps, row.tta_scale)
-            known = {"ids_hash": hash_images(self.test), "trained": training_mark(read_done(run))}
-            if not has_test_run(run.folder, views=views, threshold=None, **known):
+            if not has_logits(run, hash_images(self.test), views):
                 infer_fold(infer_options(self.config), run, self.test, views, None)
 
     def steps(self) -> Steps:
         """Return what a plan does."""
-        from src.pipelines.classification.follow import Steps, calibrated_losses
-
         return Steps(
             train=self.train,
             submit=lambda models, final: submit(self.config, self.output, models, final=final),
@@ -248,11 +237,8 @@ class Place:
 
 def fold_flags(config: PlanConfig, output: Output) -> dict[str, Any]:
     """Return what the plan's options say to every training."""
-    shared = {field.name for field in fields(FoldConfig)} & {f.name for f in fields(PlanConfig)}
-    flags = {name: getattr(config, name) for name in shared - {"dry_run"}}
-    flags["config"] = ""
-    flags["seed"] = config.seed
-    flags["model"] = "plan"
+    flags = config.shared(FoldConfig) | {"config": "", "model": "plan"}
+    del flags["dry_run"]
     if not config.folds and not output.folds.exists():
         flags["folds"] = 3 if config.hours < SHORT_HOURS else 5
     return flags
@@ -268,11 +254,7 @@ def survey_data(
     work: Work,
 ) -> tuple[list[Candidate], Runtime]:
     """Return the candidates and the runtime they were measured in; what was measured is kept."""
-    from src.ensemble.report import format_table
     from src.pipelines.classification import survey
-    from src.pipelines.classification.plan import expected_in
-    from src.pipelines.classification.plan_files import read_survey
-    from src.pipelines.classification.prepare import find_aliases
     from src.pipelines.classification.train import ClassData
 
     kept = read_survey(output.survey)
@@ -285,7 +267,7 @@ def survey_data(
     found = survey.survey(
         data, backbones, config.sizes, runtime, pretrained=config.pretrained, seed=config.seed,
         seconds=SURVEY_SHARE * clock.hours * 3600,
-        expected=lambda candidate: expected_in(candidate, work, clock.left()),
+        expected=lambda candidate: plan.expected_in(candidate, work, clock.left()),
     )  # fmt: skip
     heads = ["backbone", "px", "probe", "accuracy", "train img/s", "infer img/s", "min/epoch"]
     print("\n" + format_table(heads, survey.survey_table(found, int((folds.fold >= 0).sum()))))
@@ -296,9 +278,8 @@ def survey_data(
 
 def infer_options(config: PlanConfig) -> InferConfig:
     """Return the options of inference."""
-    shared = {field.name for field in fields(InferConfig)} & {f.name for f in fields(PlanConfig)}
     # a plan's models are what to choose from
-    return InferConfig(**{name: getattr(config, name) for name in shared - {"models"}})
+    return InferConfig(**config.shared(InferConfig) | {"models": ()})
 
 
 def submit(
@@ -307,7 +288,6 @@ def submit(
     """Blend and write the submission; what the two scripts print goes to a log."""
     import infer_ensemble
     import optimize_weights
-    from src.ensemble.weights import read_forecast
     from src.pipelines.classification.tabular import tabular_members
 
     models = [*models, *tabular_members(output)]

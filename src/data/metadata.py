@@ -10,7 +10,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
 
 from src.classes import nfc
 from src.data.columns import (
@@ -27,10 +29,6 @@ from src.data.index import Index
 from src.data.root import find_table
 from src.data.sample import id_stem
 from src.script import UserError, nearest
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
 
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "?", "<na>"})
 _NAMES_ROWS = frozenset({"id", "ids", "uuid", "index", "idx", "url", "path", "file", "filename"})
@@ -102,8 +100,6 @@ def read_metadata(
     Raises:
         UserError: no table, no column that names the images, a wanted column that cannot be used.
     """
-    import pandas as pd
-
     paths = _find(train.root, "train", table), _find(test.root, "test", test_table)
     found = [_join(path, index) for path, index in zip(paths, (train, test), strict=True)]
     (known, key, rows), (unseen, test_key, test_rows) = found
@@ -156,8 +152,6 @@ def _join(path: Path, index: Index) -> tuple[pd.DataFrame, str, np.ndarray]:
 
     Names are compared as they stand, else without folders and endings of files.
     """
-    import numpy as np
-
     table = read_csv(path)
     first = str(table.columns[0]) if len(table.columns) else ""
     usual = [pick_column(table, None, names, path, "") for names in (ID_NAMES, IMAGE_NAMES)]
@@ -211,26 +205,18 @@ def _why_not(name: str, cells: pd.Series, unseen: pd.DataFrame, train: Index) ->
 
 def _values(cells: pd.Series) -> pd.Series:
     """Return cells as text without blanks around, NaN where nothing is said."""
-    import numpy as np
-
     text = cells.astype(str).str.strip().astype(object)
     return text.mask(text.str.casefold().isin(MISSING), np.nan)
 
 
 def _is_numeric(cells: pd.Series) -> bool:
     """Tell whether all cells that say anything are finite numbers."""
-    import numpy as np
-    import pandas as pd
-
     numbers = pd.to_numeric(_values(cells).dropna(), errors="coerce")
     return bool(np.isfinite(numbers.astype(float)).all())
 
 
 def _take(cells: pd.Series, rows: np.ndarray, number: bool) -> np.ndarray:
     """Return the values at ``rows``, NaN where a row is -1."""
-    import numpy as np
-    import pandas as pd
-
     values = _values(cells)
     if number:
         values = pd.to_numeric(values, errors="coerce").astype(float)

@@ -277,6 +277,15 @@ def estimate_shift(
     return Shift(smooth, implied, p_value, gain)
 
 
+def find_shift(log_probs: Array, summary: OofSummary) -> Shift:
+    """Estimate the test rows' class frequencies from an even sample of the predictions."""
+    step = -(-log_probs.size // MAX_VALUES)
+    return estimate_shift(
+        log_probs[:: max(step, 1)], summary.implied_prior, num_oof=summary.num_rows,
+        design_effect=summary.design_effect,
+    )  # fmt: skip
+
+
 def correct(log_probs: Array, shift: Shift) -> Array:
     """Return float32 log posteriors (R, K) under the test frequencies."""
     change = np.log(shift.prior) - np.log(np.maximum(shift.implied, TINY))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -13,14 +14,22 @@ from src.ensemble.calibration import (
     Estimate,
     Shift,
     TestTally,
+    adaptive_threshold,
+    correct,
     expected_accuracy,
     expected_loss,
+    reliability,
+    summarise_oof,
 )
-from src.ensemble.contest import NUM_PLAIN, Board, Candidate, score_of
+from src.ensemble.contest import NUM_PLAIN, Board, Candidate, forecast_score, score_of
 from src.ensemble.diagnosis import Suggestion
-from src.ensemble.test_predictions import BlendedPredictions
-from src.ensemble.weights import Counted, OofSummary
+from src.ensemble.nested import Fitted
+from src.ensemble.oof import Oof
+from src.ensemble.test_predictions import BlendedPredictions, EnsemblePredictor, averaging_gain
+from src.ensemble.weights import Counted, OofSummary, Weights, write_weights
+from src.files import write_json
 from src.metrics.classification import Array
+from src.metrics.contest import find_metric
 from src.metrics.decisions import Decision
 from src.script import format_table
 
@@ -192,6 +201,121 @@ def suggestion_lines(suggestions: Sequence[Suggestion]) -> str:
         choices = [s.num_rows, s.num_right, s.chance * s.num_rows]
         rows.append([s.first, s.second, *choices, s.log_loss, s.base_log_loss, s.gain])
     return format_table(header, rows)
+
+
+def find_gain(weights: Weights, predictor: EnsemblePredictor) -> float:
+    """Return what averaging the folds' networks is expected to gain in what the contest counts."""
+    counted, several = weights.counted, bool(weights.labels)
+    if counted is None:
+        return 0.0
+    names = weights.labels or weights.classes
+    metric = find_metric(counted.metric, names, counted.ordinal, several=several)
+    return averaging_gain(predictor, metric, counted.decision)
+
+
+def forecast(
+    prediction: Path,
+    weights: Weights,
+    predictions: BlendedPredictions,
+    shift: Shift | None,
+    ids: list[str],
+    about: dict[str, object],
+    *,
+    corrected: bool,
+    gain: float,
+) -> None:
+    """Write the expected score and ``about`` to ``prediction``; print it, and the certainty.
+
+    Where an image may have several labels, the log losses are of images × labels, before each
+    label's own calibration.
+    """
+    tally = TestTally.empty()
+    for log_probs in predictions.blocks():
+        moved = shift if shift is not None and shift.significant else None
+        posterior = log_probs if moved is None else correct(log_probs, moved)
+        tally.add(posterior if corrected else log_probs, posterior)
+    summary, counted = weights.summary, weights.counted
+    expected = asdict(expected_loss(summary, tally, predictions.averaging))
+    content = {"oof_log_loss": summary.loss, "test_log_loss": expected} | about
+    if counted:
+        score = forecast_score(
+            Estimate(counted.score, counted.low, counted.high),
+            counted.num_rows,
+            len(ids),
+            greater_is_better=counted.metric != "log_loss",
+            design_effect=1.0 if weights.labels else summary.design_effect,
+            gain=gain,
+        )
+        content |= {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
+    write_json(prediction, content)
+    if shift is None:
+        assert counted is not None
+        print(f"\n{labels_table(predictions.log_probs, counted.decision, weights.labels)}\n")
+    else:
+        print(f"\n{test_bins_table(tally.bins)}\n")
+        print(f"{agreement_table(predictions)}\n")
+        print(f"{least_certain_table(predictions, ids, weights.classes)}\n")
+        print("\n".join(shift_lines(shift, weights.classes, corrected=corrected)))
+        lines = score_lines(summary, predictions, tally)
+        if counted and counted.metric == "accuracy":
+            del lines[-1]  # one forecast of it is enough
+        print("\n" + "\n".join(lines))
+    if counted:
+        print(counted_lines(counted, score))
+
+
+def write_blend(
+    path: Path,
+    oof: Oof,
+    alias_groups: Sequence[tuple[str, ...]],
+    adopted: Fitted,
+    order: str,
+    scores: dict[str, dict[str, float]],
+    rows: Array | slice,
+    counted: Counted | None = None,
+) -> tuple[Weights, float]:
+    """Write weights.json; return it and the share of images that adaptive TTA shows more views."""
+    threshold, share = (1.1, 1.0) if oof.labels else adaptive_threshold(oof, adopted.blend)
+    content = Weights(
+        blend=adopted.blend,
+        order=order,
+        classes=oof.classes,
+        source_classes=oof.source_classes,
+        alias_groups=tuple(alias_groups),
+        folds_hash=oof.folds_hash,
+        config_hashes=oof.config_hashes,
+        scores=scores,
+        summary=summarise_oof(adopted.nested, oof.targets[rows], oof.groups[rows]),
+        adaptive_threshold=threshold,
+        counted=counted,
+        labels=oof.labels,
+    )
+    write_weights(path, content)
+    return content, share
+
+
+def report_trust(adopted: Fitted, weights: Weights, share: float, targets: Array) -> None:
+    """Print how far the predictions can be trusted."""
+    summary, threshold = weights.summary, weights.adaptive_threshold
+    if weights.labels:
+        print(
+            f"{reliability_table(reliability(adopted.nested, targets))}\n(rows are images × labels,"
+            " before each label's own calibration)\n\nOOF binary log loss, uncalibrated by label, "
+            f"{summary.loss:.5f}; temperature {adopted.blend.temperature:.4f}"
+        )
+        return
+    adaptive = (
+        f"a model that gives its first view {threshold:g} or more needs no other; "
+        f"{share:.1%} of the images do need more"
+        if threshold <= 1
+        else "would move the log loss by 1e-4 or more at any threshold; every image needs all views"
+    )
+    print(
+        f"{reliability_table(reliability(adopted.nested, targets))}\n\n"
+        f"OOF log loss {summary.loss:.5f}, accuracy {summary.accuracy:.4f}; temperature "
+        f"{adopted.blend.temperature:.4f}; mean entropy {summary.entropy:.5f}\n"
+        f"--tta_adaptive: {adaptive}"
+    )
 
 
 def _bin(place: int) -> str:

@@ -12,6 +12,8 @@ temperatures are close, and what is adopted is scored again in full.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -254,6 +256,25 @@ def affordable_trials(panel: Panel) -> int:
     takes a second (``benchmarks/results.md``).
     """
     return max(_LEAST_TRIALS, 20 * _PANEL_VALUES // panel.raw.size)
+
+
+def search_panel(panel: Panel, journal: Path, *, trials: int, seed: int, storage: str) -> Structure:
+    """Search structures, as many as the size of the panel allows, and print the best."""
+    oof = panel.oof
+    what = [SCORE_VERSION, oof.members, oof.config_hashes, oof.folds_hash, oof.classes]
+    name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    trials = min(trials, affordable_trials(panel))
+    best, value = search_structures(
+        panel.score, oof.members, journal=journal, name=name, trials=trials, seed=seed,
+        storage=storage,
+    )  # fmt: skip
+    print(
+        f"Optuna, {trials} structures: nested {value:.5f} with {best.pool} pool, members "
+        f"calibrated {'first too' if best.order == 'before' else 'after pooling only'}, "
+        f"models {' '.join(best.models)}, "
+        f"views {' '.join(best.views)}"
+    )
+    return best
 
 
 def build_panel(oof: Oof, tables: Tables) -> Panel:

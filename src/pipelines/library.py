@@ -17,7 +17,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from src.config import FoldConfig, InferConfig
+from src.data.files import Scanner
+from src.ensemble.predictions import TestRun
+from src.ensemble.test_predictions import EnsemblePredictor
+from src.ensemble.weights import (
+    Weights,
+    needed_views,
+    read_forecast,
+    read_weights,
+    restrict,
+    used_models,
+)
+from src.metrics.classification import softmax
+from src.metrics.decisions import sigmoid
+from src.pipelines.classification.prepare import check_recipe, prepare_data
 from src.pipelines.resume_from import bring_folds, bring_run
 from src.pipelines.run_folder import finished, fold_of
 from src.runs import GO_ON, Output, Run, read_config
@@ -25,11 +42,6 @@ from src.script import UserError, is_launched
 from src.views import view_names
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from src.ensemble.test_predictions import TestRun
-    from src.ensemble.weights import Weights
     from src.pipelines.classification.infer import DecodedImages, TrainedFold
     from src.pipelines.segmentation.ensemble import Member
 
@@ -52,8 +64,6 @@ class Predictions:
 
     def top(self, num: int = 5) -> list[list[tuple[str, float]]]:
         """Return the ``num`` most probable (class, probability) of each image, best first."""
-        import numpy as np
-
         order = np.argsort(-self.probs, axis=1, kind="stable")[:, :num]
         return [
             [(self.classes[k], float(row[k])) for k in best]
@@ -87,10 +97,6 @@ class ClassifierRun:
         Raises:
             UserError: an image that is missing or cannot be decoded.
         """
-        import numpy as np
-
-        from src.metrics.classification import softmax
-        from src.metrics.decisions import sigmoid
         from src.pipelines.classification.infer import DecodedImages
 
         paths = list_images(images)
@@ -113,8 +119,6 @@ class MaskRun:
         Raises:
             UserError: an image that is missing or cannot be decoded.
         """
-        import numpy as np
-
         from src.data.sources.masks import index_images
         from src.engine.runtime import start_runtime
         from src.pipelines.segmentation.ensemble import blend_maps
@@ -169,11 +173,6 @@ class Ensemble:
             decoded: the images.
             dtype: of the logits that are pooled; None = float16, which files keep.
         """
-        import numpy as np
-
-        from src.ensemble.test_predictions import EnsemblePredictor
-        from src.ensemble.weights import needed_views
-
         weights = self.weights
         runs: dict[str, list[TestRun]] = {}
         for model, folds in self.folds.items():
@@ -239,7 +238,6 @@ def load_ensemble(
         UserError: no blend, a fold that is missing or was trained otherwise, a forecast of another
             blend, or damage.
     """
-    from src.ensemble.weights import read_forecast, read_weights, used_models
     from src.pipelines.classification.infer import blended_runs, load_fold
 
     output = Output(Path(output_dir))
@@ -268,8 +266,6 @@ def keep_networks(weights: Weights, output: Output) -> Weights:
     Raises:
         UserError: nothing else has weight.
     """
-    from src.ensemble.weights import restrict, used_models
-
     used = used_models(weights.blend)
     tables = [
         name for name in used
@@ -304,8 +300,6 @@ def train(config: FoldConfig) -> list[Path]:
         UserError: a mistake in options or data.
         Interrupted: a signal asked to stop; the state is saved.
     """
-    from src.pipelines.classification.prepare import check_recipe, prepare_data
-
     check_recipe(config)
     if not config.model:
         raise UserError("--model is missing: a preset of configs/classify.yaml, or any timm id")
@@ -343,8 +337,6 @@ def list_images(images: Images) -> list[str]:
     Raises:
         UserError: nothing of that name, or no image at all.
     """
-    from src.data.files import Scanner
-
     named = [images] if isinstance(images, (str, Path)) else list(images)
     found: list[str] = []
     for entry in named:

@@ -24,9 +24,15 @@ from src.ensemble.pool import log_softmax, true_losses
 from src.ensemble.predictions import open_oof
 from src.files import HALF_WRITTEN, write_json
 from src.metrics.classification import fit_temperature
-from src.pipelines.classification.plan import MIN_EPOCHS, RECIPES, Member, Work, next_member
+from src.pipelines.classification.plan import (
+    MIN_EPOCHS,
+    RECIPES,
+    Candidate,
+    Member,
+    Work,
+    next_member,
+)
 from src.pipelines.classification.plan_files import read_state
-from src.pipelines.classification.survey import Candidate
 
 BEAT_S = 2.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime
 from src.engine.weights import load_weights
-from src.ensemble.predictions import TestRun, hash_ids, save_test_info
-from src.ensemble.weights import Weights
+from src.ensemble.pool import Blend
+from src.ensemble.predictions import TestRun, has_test_run, hash_ids, open_test_run, save_test_info
+from src.ensemble.weights import Weights, needed_views, used_models
 from src.files import atomic_array, refuse_shape
 from src.models.classifier import build_classifier
 from src.models.convolutions import fold_norms
@@ -33,7 +34,7 @@ from src.runs import REPAIR, Output, Run, read_config, read_done, training_mark
 from src.script import UserError
 from src.tasks.classification import Classification
 from src.tasks.protocols import Task
-from src.views import by_scale, scaled_size
+from src.views import by_scale, scaled_size, view_names
 
 
 class DecodedImages:
@@ -185,6 +186,40 @@ def load_fold(run: Run, config: InferConfig) -> TrainedFold:
         config.infer_batch_size,
         default_num_workers(runtime.device.type) if workers < 0 else workers,
         bool(resolved.get("several")),
+    )
+
+
+def infer_models(
+    config: InferConfig, output: Output, weights: Weights, blend: Blend, index: Index
+) -> dict[str, list[TestRun]]:
+    """Return the test logits of every model and fold, inferring those that are not there yet."""
+    ids_hash = hash_images(index)
+    images = DecodedImages(index.root, index.table["image"].tolist(), abs(config.num_workers))
+    threshold = weights.adaptive_threshold if config.tta_adaptive else None
+    runs: dict[str, list[TestRun]] = {}
+    for model in used_models(blend):
+        views = needed_views(blend, model, view_names())
+        for run in blended_runs(config, output, model, weights):
+            if not has_logits(run, ids_hash, views, threshold):
+                with run.hold():
+                    infer_fold(config, run, index, views, threshold, images)
+            opened = open_test_run(
+                run.folder, num_rows=len(index.table), ids_hash=ids_hash,
+                classes=weights.predicted, views=views,
+            )  # fmt: skip
+            if weights.labels:
+                opened = replace(opened, logits=PairedLogits(opened.logits))
+            runs.setdefault(model, []).append(opened)
+    return runs
+
+
+def has_logits(
+    run: Run, ids_hash: str, views: Sequence[str], threshold: float | None = None
+) -> bool:
+    """Tell whether a finished fold has whole test logits of these images and views."""
+    trained = training_mark(read_done(run))
+    return has_test_run(
+        run.folder, ids_hash=ids_hash, trained=trained, views=views, threshold=threshold
     )
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from src.config import MAX_MEMBERS
 from src.data.folds import Folds
 from src.files import write_text
-from src.pipelines.classification.survey import Candidate
 
 MIN_EPOCHS, MAX_EPOCHS = 3, 16
 EPOCH_ROWS = 1000  # images of an epoch; an epoch of more is worth as many epochs as it has of these
@@ -41,6 +40,47 @@ COMMON: dict[str, Any] = {
     "batch_size": 16, "scale_min": 0.7, "label_smoothing": 0.02, "ema_decay": 0.998,
     "valid_ema_only": True, "tta_steps": 2, "checkpoint_minutes": 1.0, "keep_last": False,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone at an image size, as measured.
+
+    Attributes:
+        timm_id: with its tag.
+        image_size: side, px.
+        log_loss: of the probe, leave-one-out, nats.
+        accuracy: of the probe, leave-one-out.
+        train_rate: training images a second.
+        infer_rate: images a second without gradients.
+        fixed_size: whether the backbone takes no other size.
+        stages: whether its earlier maps can be pooled.
+        useful_size: px below which training is known to lose more than the probe says.
+    """
+
+    timm_id: str
+    image_size: int
+    log_loss: float
+    accuracy: float
+    train_rate: float
+    infer_rate: float
+    fixed_size: bool = False
+    stages: bool = True
+    useful_size: int = 0
+
+    @property
+    def name(self) -> str:
+        """Short name of backbone and size."""
+        short = self.timm_id.partition(".")[0].removeprefix("tf_").replace("efficientnet_", "")
+        return f"{short}_{self.image_size}"
+
+    @property
+    def summary(self) -> str:
+        """One line of what was measured."""
+        return (
+            f"{self.name}: probe {self.log_loss:.4f}, accuracy {self.accuracy:.3f}, "
+            f"{self.train_rate:.0f} images/s in training, {self.infer_rate:.0f} without gradients"
+        )
 
 
 @dataclass(frozen=True)

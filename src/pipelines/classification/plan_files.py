@@ -17,8 +17,7 @@ from typing import Any
 from src.config import FoldConfig, config_hash, learned_options
 from src.files import patiently, read_json, read_small, write_text
 from src.models.pretrained import check_timm_id
-from src.pipelines.classification.plan import RECIPES
-from src.pipelines.classification.survey import Candidate
+from src.pipelines.classification.plan import RECIPES, Candidate
 from src.reader import fill, read_rows
 from src.runs import Output, Run, read_config, safe_name
 from src.script import UserError

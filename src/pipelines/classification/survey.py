@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from src.models.classifier import Classifier, build_classifier, takes_stages
 from src.models.convolutions import fold_norms
 from src.models.pretrained import SUFFIXES, check_timm_id, find_data_config, find_weights
 from src.models.probe import fit_probe
+from src.pipelines.classification.plan import Candidate
 from src.pipelines.classification.train import ClassData
 from src.pipelines.classification.wise_ft import Embedding
 from src.script import UserError
@@ -49,47 +50,6 @@ MAX_ROWS = 400
 LEAST_SHARE = 0.45  # of a backbone's best pixels a second; lite0 has .46 at 64 px, 256 px = 1
 TRIAL_ROWS = 16
 BEYOND_THE_STEP = 1.15  # optimizer, data and averaging beside forward and backward
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A backbone at an image size, as measured.
-
-    Attributes:
-        timm_id: with its tag.
-        image_size: side, px.
-        log_loss: of the probe, leave-one-out, nats.
-        accuracy: of the probe, leave-one-out.
-        train_rate: training images a second.
-        infer_rate: images a second without gradients.
-        fixed_size: whether the backbone takes no other size.
-        stages: whether its earlier maps can be pooled.
-        useful_size: px below which training is known to lose more than the probe says.
-    """
-
-    timm_id: str
-    image_size: int
-    log_loss: float
-    accuracy: float
-    train_rate: float
-    infer_rate: float
-    fixed_size: bool = False
-    stages: bool = True
-    useful_size: int = 0
-
-    @property
-    def name(self) -> str:
-        """Short name of backbone and size."""
-        short = self.timm_id.partition(".")[0].removeprefix("tf_").replace("efficientnet_", "")
-        return f"{short}_{self.image_size}"
-
-    @property
-    def summary(self) -> str:
-        """One line of what was measured."""
-        return (
-            f"{self.name}: probe {self.log_loss:.4f}, accuracy {self.accuracy:.3f}, "
-            f"{self.train_rate:.0f} images/s in training, {self.infer_rate:.0f} without gradients"
-        )
 
 
 def find_backbones(models: Sequence[str], input_dir: Path | str = "input") -> list[str]:

@@ -24,9 +24,14 @@ from src.data.metadata import Metadata, read_metadata
 from src.engine.runtime import start_runtime
 from src.ensemble.oof import find_models
 from src.ensemble.pool import log_softmax
-from src.ensemble.predictions import has_test_run, open_oof, open_test_run
+from src.ensemble.predictions import open_oof, open_test_run
 from src.models.tabular import TabularModel, fit_tabular
-from src.pipelines.classification.infer import hash_images, infer_fold, write_test_logits
+from src.pipelines.classification.infer import (
+    has_logits,
+    hash_images,
+    infer_fold,
+    write_test_logits,
+)
 from src.pipelines.classification.prepare import find_aliases, prepare_data
 from src.pipelines.classification.train import ClassData, choose_task
 from src.pipelines.run_folder import finish_run, lost_files, write_config
@@ -114,13 +119,8 @@ def stands(run: Run, identity: str, ids_hash: str) -> bool:
         done = read_done(run)
     except (FileNotFoundError, UserError):
         return False
-    return (
-        done["config_hash"] == identity
-        and not lost_files(run, done)
-        and has_test_run(
-            run.folder, ids_hash=ids_hash, trained=training_mark(done), views=VIEWS, threshold=None
-        )
-    )
+    whole = done["config_hash"] == identity and not lost_files(run, done)
+    return whole and has_logits(run, ids_hash, VIEWS)
 
 
 def train_one(
@@ -257,10 +257,8 @@ def read_member(
     oof = open_oof(run.oof)
     if oof.folds_hash != data.folds.folds_hash or oof.classes != data.classes:
         raise UserError(f"{run.folder}: of other folds or classes; leave it out with --models")
-    ids_hash, done = hash_images(test), read_done(run)
-    if not has_test_run(
-        run.folder, ids_hash=ids_hash, trained=training_mark(done), views=VIEWS, threshold=None
-    ):
+    ids_hash = hash_images(test)
+    if not has_logits(run, ids_hash, VIEWS):
         infer = InferConfig(**config.shared(InferConfig) | {"models": ()})
         with run.hold():
             infer_fold(infer, run, test, oof.views, None)
