@@ -15,6 +15,7 @@ lengths are metres on the ground.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,15 +48,28 @@ PAINT_WIDTH = 0.18
 MIN_LABEL = 1.4  # pixels: a labelled line is at least so wide
 
 
-def paint_land(
-    rng: np.random.Generator,
-    ground: Ground,
-    across: np.ndarray,
-    offsets: list[float],
-    size: tuple[int, int],
-    travelled: float,
-) -> np.ndarray:
+@dataclass(frozen=True)
+class Road:
+    """A road as one frame shows it.
+
+    Attributes:
+        rng: draws what all frames of the scene share.
+        ground: where each pixel of the ground lies.
+        across: (H, W), metres from the middle of the bend.
+        offsets: of the lines, metres, from left to right.
+        travelled: metres since the first frame.
+    """
+
+    rng: np.random.Generator
+    ground: Ground
+    across: np.ndarray
+    offsets: list[float]
+    travelled: float
+
+
+def paint_land(road: Road, size: tuple[int, int]) -> np.ndarray:
     """Sky, hills, verge and asphalt: float (H, W, 3)."""
+    rng, ground, across, offsets = road.rng, road.ground, road.across, road.offsets
     rows = np.linspace(0, 1, size[0])[:, None, None]
     sky = np.array([120, 160, 215]) + np.array([110, 75, 25]) * rows / 0.45
     image = (sky * rng.uniform(0.6, 1.1) + np.zeros((*size, 3))).astype(np.float32)
@@ -66,28 +80,23 @@ def paint_land(
     verge = np.array([[95, 115, 60], [140, 125, 95], [150, 150, 145]])[rng.integers(3)]
     image[land] = verge * (0.7 + 0.6 * cloud(rng, size, 60)[land])[:, None]
     shoulder = rng.uniform(0.3, 1.8)
-    road = land & (across > offsets[0] - shoulder) & (across < offsets[-1] + shoulder)
+    paved = land & (across > offsets[0] - shoulder) & (across < offsets[-1] + shoulder)
     grey = rng.uniform(55, 130) + np.array([0, 0, rng.uniform(-4, 8)])
-    grain = 0.85 + 0.3 * cloud(rng, size, 90)[road] + 0.04 * np.sin(ground.Z[road] + travelled)
-    beside = np.abs(across[road] - np.mean(offsets[:2])) - 0.8  # wheels darken the asphalt
-    image[road] = grey * (grain * (1 - 0.12 * np.exp(-((beside / 0.3) ** 2))))[:, None]
+    waves = np.sin(ground.Z[paved] + road.travelled)
+    grain = 0.85 + 0.3 * cloud(rng, size, 90)[paved] + 0.04 * waves
+    beside = np.abs(across[paved] - np.mean(offsets[:2])) - 0.8  # wheels darken the asphalt
+    image[paved] = grey * (grain * (1 - 0.12 * np.exp(-((beside / 0.3) ** 2))))[:, None]
     return image
 
 
 def paint_line(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    ground: Ground,
-    away: np.ndarray,
-    travelled: float,
-    *,
-    dashed: bool,
-    left: np.ndarray | float,
+    road: Road, image: np.ndarray, away: np.ndarray, *, dashed: bool, left: np.ndarray | float
 ) -> np.ndarray:
     """Paint the line at ``away == 0`` and return where it is labelled: bool (H, W).
 
     ``left`` is what wear has left of the paint, (H, W) in 0..1.
     """
+    rng, ground = road.rng, road.ground
     half = PAINT_WIDTH / 2 * rng.uniform(0.8, 1.4)
     labelled = np.maximum(half, MIN_LABEL / 2 * ground.metres)
     at = np.nonzero((ground.Z < FAR) & (np.abs(away) < labelled + ground.metres))
@@ -95,7 +104,7 @@ def paint_line(
     # The share of a pixel that the stripe covers, so that distant lines fade instead of breaking.
     cover = np.clip((half - off) / pixels + 0.5, 0, 1) * np.minimum(1, 2 * half / pixels)
     period, share = (rng.uniform(8, 13), rng.uniform(0.35, 0.6)) if dashed else (1.0, 1.0)
-    distance = ground.Z[at] + (travelled + rng.uniform(0, period))
+    distance = ground.Z[at] + (road.travelled + rng.uniform(0, period))
     worn = rng.uniform(0.75, 1.3) - rng.uniform(0, 0.6) * cloud(rng, away.shape, 70)[at]
     worn = np.clip(worn, 0, 1) * np.broadcast_to(left, away.shape)[at]
     alpha = (cover * (distance % period < period * share) * worn)[:, None]
@@ -106,17 +115,11 @@ def paint_line(
     return mask
 
 
-def paint_distractors(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    ground: Ground,
-    across: np.ndarray,
-    offsets: list[float],
-    travelled: float,
-) -> None:
+def paint_distractors(road: Road, image: np.ndarray) -> None:
     """Things that look like lines and are none: a stop line, a tar seam, a kerb."""
+    rng, ground, across, offsets = road.rng, road.ground, road.across, road.offsets
     on_road = (across > offsets[0]) & (across < offsets[-1])
-    at = rng.uniform(8, 40) - travelled
+    at = rng.uniform(8, 40) - road.travelled
     if rng.random() < 0.3:
         bar = on_road & (np.abs(ground.Z - at) < 0.25)
         image[bar] = image[bar] * 0.2 + 190
@@ -129,16 +132,11 @@ def paint_distractors(
         image[(np.abs(across - kerb) < 0.12) & (ground.Z < FAR)] = rng.uniform(150, 200)
 
 
-def cast_shadows(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    ground: Ground,
-    across: np.ndarray,
-    travelled: float,
-) -> None:
+def cast_shadows(road: Road, image: np.ndarray) -> None:
     """Darken bands across the road (a bridge, trees) with ragged edges."""
+    rng, ground, across = road.rng, road.ground, road.across
     for _ in range(int(rng.integers(0, 4))):
-        start, length = rng.uniform(3, 45) - travelled, rng.uniform(1, 8)
+        start, length = rng.uniform(3, 45) - road.travelled, rng.uniform(1, 8)
         slant, ragged = rng.uniform(-0.6, 0.6), rng.uniform(0, 3)
         depth = ground.Z + slant * across + ragged * cloud(rng, across.shape, 24)
         reach = rng.uniform(-6, 6)
@@ -149,29 +147,24 @@ def cast_shadows(
 
 
 def drive_vehicles(
-    rng: np.random.Generator,
+    road: Road,
     more: np.random.Generator | None,
     image: np.ndarray,
     mask: np.ndarray,
-    ground: Ground,
     bend: tuple[float, float],
-    offsets: list[float],
-    travelled: float,
     glow: np.ndarray | None,
 ) -> None:
     """Put vehicles on the road, far ones first; they hide what is behind.
 
     Args:
-        rng: of the scene, for up to three in its lanes.
+        road: whose lanes hold up to three.
         more: of the traffic, for many and beside the road; None without it.
         image: (H, W, 3).
         mask: (H, W) bool.
-        ground: camera.
         bend: curvature and heading of the road.
-        offsets: of the lines, metres across.
-        travelled: by the camera.
         glow: (H, W, 3) takes the light of their lamps at night; None by day.
     """
+    rng, offsets, travelled = road.rng, road.offsets, road.travelled
     cars = []
     for _ in range(int(rng.integers(0, 4))):
         speed = rng.uniform(-0.5, 0.8)
@@ -185,7 +178,7 @@ def drive_vehicles(
     for Z, offset, tall, colour, oncoming in sorted(cars, key=lambda car: -car[0]):
         if Z >= 5:
             X = offset + Z * bend[1] + Z**2 * bend[0] / 2
-            paint_car(image, mask, ground, Car(Z, X, tall, colour, oncoming), glow)
+            paint_car(image, mask, road.ground, Car(Z, X, tall, colour, oncoming), glow)
 
 
 def shine(rng: np.random.Generator, image: np.ndarray, ground: Ground) -> None:
@@ -226,7 +219,6 @@ def render_frame(
     hard = draw_conditions(seed, scene, conditions, share)
     roll, nod = tilt(hard.get("tilt"), noise)
     ground = look(rng, size, roll, nod)
-    travelled = frame * STEP
     bend = rng.normal(0, 0.0018), rng.normal(0, 0.012)
     num_lanes = int(rng.integers(1, 4))
     ego = int(rng.integers(num_lanes))
@@ -235,20 +227,19 @@ def render_frame(
 
     depth = np.minimum(ground.Z, 200)  # beyond, a parabola is no road
     centre = depth * bend[1] + depth**2 * bend[0] / 2
-    across = ground.X - centre
-    image = paint_land(rng, ground, across, offsets, size, travelled)
+    road = Road(rng, ground, ground.X - centre, offsets, frame * STEP)
+    image = paint_land(road, size)
     mask = np.zeros(size, bool)
     left = wear(hard.get("wear"), size)
     for number, offset in enumerate(offsets):
         inner = 0 < number < num_lanes
-        away = across - offset
-        mask |= paint_line(rng, image, ground, away, travelled, dashed=inner, left=left)
-    paint_distractors(rng, image, ground, across, offsets, travelled)
-    cast_shadows(rng, image, ground, across, travelled)
+        mask |= paint_line(road, image, road.across - offset, dashed=inner, left=left)
+    paint_distractors(road, image)
+    cast_shadows(road, image)
     if "trees" in hard:
-        shade_trees(hard["trees"], image, ground, travelled)
+        shade_trees(hard["trees"], image, ground, road.travelled)
     glow = np.zeros_like(image) if "night" in hard else None
-    drive_vehicles(rng, hard.get("traffic"), image, mask, ground, bend, offsets, travelled, glow)
+    drive_vehicles(road, hard.get("traffic"), image, mask, bend, glow)
     if "rain" in hard:
         rain(hard["rain"], noise, image, ground)
     if glow is None:

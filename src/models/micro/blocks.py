@@ -86,35 +86,6 @@ class MultiDilationSeparableConv2d(nn.Module):
         return self.mix(self.norm(total))
 
 
-class FixedFilters(nn.Module):
-    """Edge strength (Sobel) and blobs (Laplacian of Gaussian, σ 1 and 2) of an image's luminance.
-
-    Reference: Marr & Hildreth 1980 for the Laplacian of Gaussian.
-    """
-
-    bank: Tensor
-    out_channels = 3
-
-    def __init__(self) -> None:
-        super().__init__()
-        offset = torch.arange(7) - 3.0
-        square = offset.view(-1, 1) ** 2 + offset.view(1, -1) ** 2
-        bank = torch.zeros(4, 1, 7, 7)
-        bank[0, 0, 2:5, 2:5] = sobel_kernel()
-        bank[1, 0, 2:5, 2:5] = sobel_kernel().t()
-        for row, sigma in ((2, 1.0), (3, 2.0)):
-            blob = (square / sigma**2 - 2) * torch.exp(-square / (2 * sigma**2))
-            blob = blob - blob.mean()  # a flat region answers zero in spite of the cut tails
-            bank[row, 0] = 4 * blob / blob.abs().sum()
-        self.register_buffer("bank", bank, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, 3, H, W): edge strength, fine blobs, coarse blobs of ``x`` (B, 3, H, W)."""
-        luminance = F.pad(x.mean(1, keepdim=True), (3, 3, 3, 3), mode="replicate")
-        response = F.conv2d(luminance, self.bank)
-        return torch.cat([strength(response[:, :1], response[:, 1:2]), response[:, 2:]], 1)
-
-
 def sobel_kernel() -> Tensor:
     """Return the horizontal Sobel derivative (3, 3), scaled to answer 2 on a unit ramp."""
     return torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 4

@@ -15,21 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.micro.blocks import (
-    ConvNorm,
-    DepthwiseSeparableConv,
-    FixedFilters,
-    MultiDilationSeparableConv2d,
-)
+from src.models.micro.blocks import ConvNorm, DepthwiseSeparableConv
 from src.models.segmenter import MaskNet, resize_to
 
 
 class Detail(nn.Module):
     """Draw a coarse map again at the resolution of the pixels, or of half of them."""
 
-    def __init__(self, pixels: int, channels: int, out_channels: int, *, stride: int) -> None:
+    def __init__(self, channels: int, out_channels: int, *, stride: int) -> None:
         super().__init__()
-        self.pixels = ConvNorm(pixels, out_channels, 3, stride=stride)
+        self.pixels = ConvNorm(3, out_channels, 3, stride=stride)
         self.lift = ConvNorm(channels, out_channels, act=False)
         # At stride 1 a mixing 1×1 would cost more time than the whole trunk.
         self.draw = (
@@ -53,8 +48,6 @@ class TwoHeadUNet(MaskNet):
         detail: channels at strides 2 and 1.
         stride2: the branch at stride 2.
         stride1: the branch at stride 1.
-        filters: fixed edge and blob filters beside the pixels.
-        context: dilations 1, 2, 4 of one shared kernel at the deepest level.
     """
 
     def __init__(
@@ -65,17 +58,11 @@ class TwoHeadUNet(MaskNet):
         detail: tuple[int, int] = (10, 8),
         stride2: bool = True,
         stride1: bool = True,
-        filters: bool = False,
-        context: bool = False,
     ) -> None:
         super().__init__()
         pairs = list(pairwise(widths))
-        self.filters = FixedFilters() if filters else None
-        pixels = 3 + (FixedFilters.out_channels if filters else 0)
-        self.stem = ConvNorm(pixels, widths[0], 3, stride=2)
+        self.stem = ConvNorm(3, widths[0], 3, stride=2)
         self.down = nn.ModuleList(DepthwiseSeparableConv(a, b) for a, b in pairs)
-        if context:
-            self.down[-1] = MultiDilationSeparableConv2d(*pairs[-1], (1, 2, 4), shared=True)
         self.up = nn.ModuleList(DepthwiseSeparableConv(a + b, a) for a, b in pairs)
         self.head = nn.Conv2d(widths[1], num_classes, 1)
         self.branches = nn.ModuleList()
@@ -83,14 +70,12 @@ class TwoHeadUNet(MaskNet):
         for stride, wanted in ((2, stride2), (1, stride1)):
             if wanted:
                 width = detail[2 - stride]
-                self.branches.append(Detail(pixels, channels, width, stride=stride))
+                self.branches.append(Detail(channels, width, stride=stride))
                 channels = width
         self.fine_head = nn.Conv2d(channels, num_classes, 1, bias=False)
 
     def compute(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits at the finest branch's resolution and the trunk's maps, fine to coarse."""
-        if self.filters is not None:
-            x = torch.cat([x, self.filters(x)], 1)
         maps = [self.stem(F.avg_pool2d(x, 2))]
         for block in self.down:
             maps.append(block(F.max_pool2d(maps[-1], 2)))

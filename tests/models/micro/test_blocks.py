@@ -9,7 +9,6 @@ from src.models.micro.blocks import (
     CoordinateAttention,
     DatasetAdaptiveModule,
     DirectionalConv,
-    FixedFilters,
     GradientFeatureModule,
     MultiDilationSeparableConv2d,
 )
@@ -17,19 +16,6 @@ from src.models.micro.blocks import (
 
 def count(module):
     return sum(p.numel() for p in module.parameters())
-
-
-def test_fixed_filters_cost_nothing_and_answer_ramps_and_blobs():
-    filters = FixedFilters()
-    assert count(filters) == 0
-    ramp = torch.arange(16.0).expand(1, 3, 16, 16)
-    answer = filters(ramp)[0, :, 6:10, 6:10]
-    assert torch.allclose(answer[0], torch.tensor(2.0), atol=1e-3)  # Sobel / 4 on slope 1
-    assert torch.allclose(answer[1:], torch.tensor(0.0), atol=1e-4)  # a ramp is no blob
-    dot = torch.zeros(1, 3, 15, 15)
-    dot[..., 7, 7] = 1
-    fine, coarse = filters(dot)[0, 1:, 7, 7].abs()
-    assert fine > coarse > 0.1
 
 
 def test_gradient_module_starts_as_identity_and_then_adds_edge_strength():
