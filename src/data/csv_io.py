@@ -19,9 +19,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from src.data.files import IMAGE_ENDINGS
+from src.data.files import IMAGE_ENDINGS, split_of_word
 from src.data.formats import refuse_other_text
-from src.data.splits import split_of_word
 from src.files import atomic_write, patiently, read_small, readable
 from src.script import UserError
 

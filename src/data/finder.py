@@ -14,8 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from src.classes import nfc
-from src.data.files import Scanner
-from src.data.splits import split_of_word
+from src.data.files import Scanner, split_of_word
 from src.script import UserError
 
 _MAX_NAME = 255  # bytes of a file's name

@@ -32,7 +32,7 @@ from src.data.columns import (
     pick_column,
 )
 from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates, refuse_rows
-from src.data.files import Scanner
+from src.data.files import SPLITS, Scanner
 from src.data.finder import ImageFinder
 from src.data.label_sets import Targets, read_targets
 from src.data.root import (
@@ -48,17 +48,18 @@ from src.data.root import (
     name_tables,
     tables,
 )
-from src.data.row_forms import join_lines, leave_splits_out, widen
 from src.data.rows import (
     COLUMNS,
     Index,
     find_classes,
     find_images,
+    join_lines,
+    leave_splits_out,
     make_columns,
     name_image_column,
+    widen,
 )
 from src.data.sample import asked_of, compare_ids, read_sample, read_sample_submission
-from src.data.splits import SPLITS
 from src.script import UserError
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 from src.classes import nfc
-from src.data.files import Scanner, find_entry, is_litter
-from src.data.splits import SPLIT_OF, SPLITS
+from src.data.files import SPLIT_OF, SPLITS, Scanner, find_entry, is_litter
 from src.files import is_of_the_system, readable
 from src.script import UserError
 

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from src.data.files import split_of_word
 from src.data.sources.annotations import naming_damage
 from src.data.sources.coco import to_runs
 from src.data.sources.labelme import (
@@ -25,7 +26,6 @@ from src.data.sources.labelme import (
 )
 from src.data.sources.names import Locator
 from src.data.sources.places import walk
-from src.data.splits import split_of_word
 
 
 def draw_images(locator: Locator, notes: list[str]) -> Iterator[Drawing]:

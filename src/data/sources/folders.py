@@ -16,11 +16,15 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from src.data.csv_io import first_lines, read_csv
 from src.data.files import BESIDE as BESIDE_FILES
-from src.data.sources.blurred import is_blurred
+from src.data.files import SPLIT_OF, split_of_word
 from src.data.sources.colours import is_coloured, read_colours
 from src.data.sources.frames import group_rows
 from src.data.sources.labels import (
+    is_blurred,
     join_parts,
     settle_blurred,
     settle_colours,
@@ -45,9 +49,7 @@ from src.data.sources.names import (
     read_split_lists,
     strip_all,
 )
-from src.data.sources.pair_tables import read_pair_tables
-from src.data.sources.places import describe, is_doubtful, read_place, walk
-from src.data.splits import SPLIT_OF
+from src.data.sources.places import describe, is_doubtful, read_place, split_of_name, walk
 from src.script import UserError
 
 NAMES = ("classes.txt", "class_names.txt", "labels.txt", "codes.txt")  # labelme, PaddleSeg, fast.ai
@@ -375,6 +377,49 @@ def _name_splits(images: Files, notes: list[str]) -> dict[str, str]:
         return {}
     notes.append("files are divided by the split that their names begin with, as in train_1")
     return found
+
+
+# Tables whose lines name an image and its mask: train.csv, metadata.csv … in the data folder.
+_MASK = re.compile(r"mask|label|annot|gt|truth|target|seg", re.IGNORECASE)
+_FILE = re.compile(
+    rf"\w({'|'.join(map(re.escape, IMAGE_SUFFIXES | MASK_SUFFIXES))})\b", re.IGNORECASE
+)
+_SPLIT_COLUMNS = ("split", "subset", "set", "partition", "phase")
+
+
+def read_pair_tables(root: Path) -> tuple[dict[Path, Path], dict[Path, str]]:
+    """Return {image: mask} and {image: split} of the tables in ``root``, of files that exist."""
+    pairs: dict[Path, Path] = {}
+    splits: dict[Path, str] = {}
+    for path in sorted(root.glob("*.csv")):
+        head, first = first_lines(path)
+        if not _MASK.search(head) or len(_FILE.findall(first)) < 2:
+            continue
+        table = read_csv(path)
+        columns = _path_columns(table)
+        if columns is None:
+            continue
+        split = next((name for name in table.columns if name.casefold() in _SPLIT_COLUMNS), None)
+        words = table[split] if split else [split_of_name(path.stem)] * len(table)
+        for names, word in zip(table[list(columns)].itertuples(index=False), words, strict=True):
+            image, mask = (root / name.replace("\\", "/").lstrip("/") for name in names)
+            if all(names) and image.is_file() and mask.is_file():
+                pairs[image] = mask
+                splits |= {image: said} if (said := split_of_word(word)) else {}
+    return pairs, splits
+
+
+def _path_columns(table: pd.DataFrame) -> tuple[str, str] | None:
+    """Return the columns of images and of masks; None where either is missing."""
+    paths = {
+        name: suffix
+        for name in table.columns
+        if (suffix := Path(next(filter(None, table[name]), "")).suffix.lower())
+        in IMAGE_SUFFIXES | MASK_SUFFIXES
+    }
+    masks = [name for name in paths if _MASK.search(name)]
+    images = [name for name in paths if name not in masks]
+    return (images[0], masks[0]) if images and masks else None
 
 
 SOURCE = Source("folders", read_folders)

@@ -15,8 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from src.data.files import is_litter
-from src.data.splits import SPLIT_OF
+from src.data.files import SPLIT_OF, is_litter
 from src.script import UserError
 
 _STRONG = frozenset({"image", "images", "img", "imgs", "mask", "masks", "이미지", "마스크"})

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from src.data.files import split_of_word
 from src.data.sources.annotations import find_json, naming_damage, read_json
 from src.data.sources.coco import fill_polygon, to_runs
 from src.data.sources.labelme import Drawing, Outline, check_polygon, drawing_source, outline_box
 from src.data.sources.masks import IMAGE_SUFFIXES, image_header, note_missing, refuse_size
 from src.data.sources.names import Locator
-from src.data.splits import split_of_word
 from src.files import Json
 
 

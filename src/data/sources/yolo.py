@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
+from src.data.files import split_of_word
 from src.data.sources.folders import read_classes
 from src.data.sources.labelme import Drawing, drawing_source
 from src.data.sources.masks import IMAGE_SUFFIXES, image_header
 from src.data.sources.names import Locator, read_lines, read_text
 from src.data.sources.places import walk
-from src.data.splits import split_of_word
 from src.script import UserError
 
 
