@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -22,7 +22,7 @@ from src.data.folds import Folds
 from src.data.index import Index, find_root, read_test
 from src.engine.interrupt import stoppable
 from src.ensemble.weights import read_forecast
-from src.files import describe_file, hold, sweep, write_json
+from src.files import Json, describe_file, hold, sweep, write_json
 from src.pipelines.classification import plan
 from src.pipelines.classification.follow import Clock, Follower, Steps, calibrated_losses
 from src.pipelines.classification.plan import Candidate, Member, Work
@@ -158,14 +158,14 @@ class Place:
 
     config: PlanConfig
     output: Output
-    base: dict[str, Any]
+    base: Json
     index: Index
     folds: Folds
     test: Index
     runtime: Runtime
 
     @property
-    def flags(self) -> dict[str, Any]:
+    def flags(self) -> Json:
         """What goes before the rows of plan.yaml."""
         return {k: v for k, v in self.base.items() if k not in ("seed", "precision")}
 
@@ -235,7 +235,7 @@ class Place:
         )
 
 
-def fold_flags(config: PlanConfig, output: Output) -> dict[str, Any]:
+def fold_flags(config: PlanConfig, output: Output) -> Json:
     """Return what the plan's options say to every training."""
     flags = config.shared(FoldConfig) | {"config": "", "model": "plan"}
     del flags["dry_run"]

@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from src.config import MAX_MEMBERS
 from src.ensemble.pool import log_softmax, true_losses
 from src.ensemble.predictions import open_oof
-from src.files import HALF_WRITTEN, write_json
-from src.metrics.classification import fit_temperature
+from src.files import HALF_WRITTEN, Json, write_json
+from src.metrics.classification import Array, fit_temperature
 from src.pipelines.classification.plan import (
     MIN_EPOCHS,
     RECIPES,
@@ -56,7 +55,7 @@ class Clock:
     now: Callable[[], float] = time.monotonic
     began: float = 0.0
     earlier: float = 0.0
-    state: dict[str, Any] = field(default_factory=dict)
+    state: Json = field(default_factory=dict)
     saving: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -119,7 +118,7 @@ class Steps:
     train: Callable[[Member, int, Callable[[int, int], int]], None]
     submit: Callable[[Sequence[str], bool], tuple[float, float]]
     is_finished: Callable[[str, int], bool]
-    losses: Callable[[str, int], Any]
+    losses: Callable[[str, int], Array]
     say: Callable[[str], None] = print
 
 
@@ -150,7 +149,7 @@ def trim(
     return max(done, min(wanted, epochs))
 
 
-def is_worse(losses: Any, others: Any) -> bool:
+def is_worse(losses: Array, others: Array) -> bool:
     """Tell whether losses (N,) of the same rows are beyond doubt worse than the others."""
     change = losses - others
     error = float(change.std()) / math.sqrt(len(change))
@@ -305,8 +304,9 @@ class Follower:
         if len(first) < 2 or self.clock.state.get("judged"):
             return
         self.clock.state["judged"] = True
-        a, b = (self.steps.losses(m.name, 0) for m in first)
-        for loser, winner, mine, others in ((*first, a, b), (*first[::-1], b, a)):
+        losses = {m.name: self.steps.losses(m.name, 0) for m in first}
+        for loser, winner in (first, first[::-1]):
+            mine, others = losses[loser.name], losses[winner.name]
             if is_worse(mine, others):
                 self.dropped.append(loser.name)
                 self.steps.say(

@@ -10,11 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from src.config import MAX_MEMBERS
 from src.data.folds import Folds
-from src.files import write_text
+from src.files import Json, write_text
 
 MIN_EPOCHS, MAX_EPOCHS = 3, 16
 EPOCH_ROWS = 1000  # images of an epoch; an epoch of more is worth as many epochs as it has of these
@@ -26,7 +25,7 @@ SMALLNESS = 0.4  # a net trained at half the useful size ends 1.3 times above wh
 # data are from ImageNet, and the mean of both beats either (docs/experiments.md).
 PROBE_SHARE, MAX_PROBES = 0.08, 3  # of the time may go into the features of so many probes
 TTA_SCALE = 1.25  # nets trained on crops see test images too small (arXiv 1906.06423)
-RECIPES: dict[str, dict[str, Any]] = {  # the first one is better where epochs are few
+RECIPES: dict[str, Json] = {  # the first one is better where epochs are few
     "near": {
         "norms": "frozen",
         "head_start": "probe",
@@ -36,7 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # the first one is better where epochs a
     },
     "moving": {"norms": "batch", "head_start": "random", "lr": 1e-3, "head_lr_mult": 5.0},
 }
-COMMON: dict[str, Any] = {
+COMMON: Json = {
     "batch_size": 16, "scale_min": 0.7, "label_smoothing": 0.02, "ema_decay": 0.998,
     "valid_ema_only": True, "tta_steps": 2, "checkpoint_minutes": 1.0, "keep_last": False,
 }  # fmt: skip
@@ -95,7 +94,7 @@ class Member:
     """
 
     name: str
-    options: Mapping[str, Any]
+    options: Json
     epoch_s: float
     tail_s: float
 
@@ -172,7 +171,7 @@ def make_member(
     candidate: Candidate, recipe: str, epochs: int, work: Work, seed: int, name: str
 ) -> Member:
     """Return a member of so many epochs."""
-    options: dict[str, Any] = {"timm_id": candidate.timm_id, "image_size": candidate.image_size}
+    options: Json = {"timm_id": candidate.timm_id, "image_size": candidate.image_size}
     options["tta_scale"] = 1.0 if candidate.fixed_size else TTA_SCALE
     options |= RECIPES[recipe] | {"epochs": epochs, "valid_every": max(epochs, 1), "seed": seed}
     if not candidate.stages:
@@ -270,7 +269,9 @@ def first_members(
     return members
 
 
-def write_plan(path: Path, members: Sequence[Member], common: Mapping[str, Any], head: str) -> None:
+def write_plan(
+    path: Path, members: Sequence[Member], common: Mapping[str, object], head: str
+) -> None:
     """Write ``plan.yaml``: rows that ``train_fold.py --config`` takes, with what they cost above.
 
     Args:
@@ -308,11 +309,8 @@ def describe(members: Sequence[Member], work: Work, hours: float, spent_s: float
     return "\n".join(lines)
 
 
-def known_member(
-    name: str, options: Mapping[str, Any], found: Sequence[Candidate], work: Work
-) -> Member:
+def known_member(name: str, options: Json, found: Sequence[Candidate], work: Work) -> Member:
     """Return the member of a row of ``plan.yaml``; what it costs is the nearest candidate's."""
-    options = dict(options)
 
     def distance(candidate: Candidate) -> tuple[bool, int]:
         other = candidate.timm_id != options.get("timm_id")

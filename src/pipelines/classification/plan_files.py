@@ -12,10 +12,9 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from src.config import FoldConfig, config_hash, learned_options
-from src.files import patiently, read_json, read_small, write_text
+from src.files import Json, patiently, read_json, read_small, write_text
 from src.models.pretrained import check_timm_id
 from src.pipelines.classification.plan import RECIPES, Candidate
 from src.reader import fill, read_rows
@@ -62,7 +61,7 @@ SOUND: dict[str, Callable[[object], bool]] = {
 }
 
 
-def read_state(path: Path, earlier: float = 0.0) -> tuple[float, dict[str, Any]]:
+def read_state(path: Path, earlier: float = 0.0) -> tuple[float, Json]:
     """Return the seconds spent, and what else ``plan_state.json`` remembers.
 
     Args:
@@ -157,8 +156,8 @@ def _is_measured(candidate: Candidate) -> bool:
 
 
 def read_plan(
-    path: Path, output: Output, flags: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]] | None:
+    path: Path, output: Output, flags: Mapping[str, object]
+) -> tuple[Json, dict[str, Json]] | None:
     """Return the ``train:`` block and the rows of ``plan.yaml``; None = to be planned.
 
     Args:
@@ -191,10 +190,10 @@ def read_plan(
 
 def keep_begun(
     output: Output,
-    common: Mapping[str, Any],
-    rows: Mapping[str, dict[str, Any]],
-    flags: Mapping[str, Any],
-) -> dict[str, dict[str, Any]]:
+    common: Mapping[str, object],
+    rows: Mapping[str, Json],
+    flags: Mapping[str, object],
+) -> dict[str, Json]:
     """Return rows in which every member that has begun has the options it began with.
 
     Args:
@@ -231,7 +230,7 @@ def keep_begun(
     return kept
 
 
-def _options_of(run: Run, flags: Mapping[str, Any], name: str) -> FoldConfig | None:
+def _options_of(run: Run, flags: Mapping[str, object], name: str) -> FoldConfig | None:
     """Return the options a run was started with, under the same flags; None = unknown."""
     try:
         saved = read_config(run)["options"]
