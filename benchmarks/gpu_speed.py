@@ -6,7 +6,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from src.tasks.classification import Classification
 
 GIB = 2.0**30
 ROUNDS = 3
+CONV_NETS = (("convnext_base", 224, 64), ("resnet152d", 224, 48))
 PRESETS = ROOT / "configs" / "classify.yaml"
 
 
@@ -54,7 +55,7 @@ def start(setting: Setting) -> Runtime:
     return start_runtime(setting.device)
 
 
-def task() -> Any:
+def task() -> Classification:
     """Return what all nets learn."""
     return Classification(NUM_CLASSES, build_loss("cross_entropy"))
 
@@ -68,6 +69,16 @@ def config(rows: int, micro: int = 0, ema: float = 0.0) -> EngineConfig:
 def take_turns(epochs: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
     """Return the seconds of three epochs of each, in turns, after one to warm up."""
     return alternate({k: (lambda e=e: seconds(e)) for k, e in epochs.items()}, ROUNDS)
+
+
+def each(
+    setting: Setting, full: Sequence[tuple[str, int, int]], tiny: str
+) -> Iterator[tuple[str, int, int]]:
+    """Yield (network, px, batch) of those that are wanted, each on a card that is free again."""
+    for name, size, rows in setting.pick(full, ((tiny, 32, 4),)):
+        if setting.wants(name):
+            release()
+            yield name, size, rows
 
 
 def release() -> None:
@@ -104,12 +115,9 @@ def loaders(setting: Setting, report: Report) -> None:
 def throughput(setting: Setting, report: Report) -> None:
     """Measure bare steps, the loop, and the loop on photographs."""
     runtime = start(setting)
-    steps, rows, workers = setting.pick((40, 64, 15), (2, 4, 2))
-    nets = setting.pick((("convnext_base", 224), ("resnet50", 224)), (("test_convnext", 32),))
-    for name, size in nets:
-        if not setting.wants(name):
-            continue
-        release()
+    steps, workers = setting.pick((40, 15), (2, 2))
+    nets = (("convnext_base", 224, 64), ("resnet50", 224, 64))
+    for name, size, rows in each(setting, nets, "test_convnext"):
         model, batch = build(setting, name, size, pool="gem"), noise_batch(rows, size)
         resident = Resident(runtime.upload(batch), steps)
         names = images(setting.folder / "data", steps * rows)
@@ -137,7 +145,7 @@ def throughput(setting: Setting, report: Report) -> None:
         )
 
 
-def read(loader: Any) -> None:
+def read(loader: Iterable[object]) -> None:
     """Read an epoch."""
     for _ in loader:
         pass
@@ -214,13 +222,7 @@ def norms(setting: Setting, report: Report) -> None:
     torch.backends.cudnn.benchmark = False  # the search takes longer than all the rest
     if setting.device == "cpu":  # gradients are wide in autocast alone
         runtime = runtime.with_choice("bf16", runtime.channels_last)
-    nets = setting.pick(
-        (("convnext_base", 224, 64), ("resnet152d", 224, 48)), (("test_efficientnet", 32, 4),)
-    )
-    for name, size, rows in nets:
-        if not setting.wants(name):
-            continue
-        release()
+    for name, size, rows in each(setting, CONV_NETS, "test_efficientnet"):
         plain = build(setting, name, size, pool="gem")
         make_plain(plain)
         plain.frozen_norms = True
@@ -281,7 +283,7 @@ def widen_everywhere(model: nn.Module) -> int:
     return len(found)
 
 
-def wide_convolve(conv: Any, x: Tensor) -> Tensor:
+def wide_convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Convolve in autocast's type with a backward pass in fp32."""
     from timm.layers.conv2d_same import Conv2dSame
     from timm.layers.padding import pad_same
@@ -302,14 +304,8 @@ def wide_convolve(conv: Any, x: Tensor) -> Tensor:
 def layouts(setting: Setting, report: Report) -> None:
     """Let autotune choose a layout in a cold process, then time both warm."""
     runtime = start(setting)
-    nets = setting.pick(
-        (("resnet152d", 224, 24), ("tf_efficientnet_lite0", 224, 64)),
-        (("test_resnet", 32, 4),),
-    )
-    for name, size, rows in nets:
-        if not setting.wants(name):
-            continue
-        release()
+    nets = (("resnet152d", 224, 24), ("tf_efficientnet_lite0", 224, 64))
+    for name, size, rows in each(setting, nets, "test_resnet"):
         model, batch = build(setting, name, size, pool="gem"), noise_batch(rows, size)
         begun = time.perf_counter()
         chosen, cold, _ = autotune(model, task(), batch, runtime, config(rows))
@@ -344,11 +340,7 @@ def compiling(setting: Setting, report: Report) -> None:
     from torch._dynamo.utils import counters
 
     runtime = start(setting)
-    nets = setting.pick((("convnext_base", 224, 64),), (("test_convnext", 32, 4),))
-    for name, size, rows in nets:
-        if not setting.wants(name):
-            continue
-        release()
+    for name, size, rows in each(setting, CONV_NETS[:1], "test_convnext"):
         counters.clear()
         torch._dynamo.reset()
         model, steps = build(setting, name, size, pool="gem"), setting.pick(12, 2)
@@ -380,13 +372,7 @@ def compiling(setting: Setting, report: Report) -> None:
 def search(setting: Setting, report: Report) -> None:
     """Let cuDNN time its algorithms, and take its first choice: what the search costs and gains."""
     runtime = start(setting)
-    nets = setting.pick(
-        (("convnext_base", 224, 64), ("resnet152d", 224, 48)), (("test_resnet", 32, 4),)
-    )
-    for name, size, rows in nets:
-        if not setting.wants(name):
-            continue
-        release()
+    for name, size, rows in each(setting, CONV_NETS, "test_resnet"):
         model = build(setting, name, size, pool="gem")
         for on in (False, True):
             options = config(rows) if on else replace(config(rows), epochs=1)  # too short for it
@@ -403,7 +389,7 @@ def search(setting: Setting, report: Report) -> None:
 class OddLast(Resident):
     """A resident batch, the last of an epoch being smaller."""
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for step in range(self.steps):
             count = len(self.batch["index"]) - (step == self.steps - 1)
             yield {key: value[:count] for key, value in self.batch.items()}

@@ -25,14 +25,31 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import t as student_t
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from src.runs import Run
+import infer_segmentation
+import train_distill
+from benchmarks.device_batches import DeviceBatches
+from src.data.dataset import EpochSampler
+from src.data.masks import mask_dataset
+from src.data.transforms import eval_mask_transform
+from src.engine.weights import load_weights
+from src.mask_config import DistillConfig
+from src.metrics.counts import class_iou
+from src.models.distilled import Student, show_features
+from src.pipelines.distillation import role_config, with_weights
+from src.pipelines.segmentation import train as masks
+from src.pipelines.segmentation.report import load_held_out
+from src.reader import parse
+from src.runs import Output, Run, read_done
+from src.tasks.distillation import NAMES, Distillation
 
 TEACHERS = 3
 LATEST = 15.0  # seconds before the end at which what still runs is stopped
@@ -123,7 +140,7 @@ class Queue:
         self.begun = time.monotonic()
         self.waiting = plan(options.seeds, options.more_seeds)
         self.running: dict[Job, tuple[subprocess.Popen[bytes], float]] = {}
-        self.done = [job for job in self.waiting if finished_of(options.out, job).is_file()]
+        self.done = [job for job in self.waiting if run_of(options.out, job).finished.is_file()]
         self.waiting = [job for job in self.waiting if job not in self.done]
         self.seconds: dict[str, float] = {}  # longest run of each arm
 
@@ -192,22 +209,13 @@ class Queue:
             pack(self.options.out, self.results, self.done)
 
 
-def finished_of(out: Path, job: Job) -> Path:
-    """Return the file that exists when a run is finished."""
-    return run_of(out, job).finished
-
-
 def run_of(out: Path, job: Job) -> Run:
     """Return a job's run."""
-    from src.runs import Output
-
     return Output(out).track("distill").run(job.name, 0)
 
 
 def note(out: Path, results: Path, job: Job, seconds: float) -> None:
     """Append a finished run to ``results.jsonl``."""
-    from src.runs import read_done
-
     done = read_done(run_of(out, job))
     scores = done["scores"]
     keys = ("pooled_mean_iou", "pooled_pixel_accuracy", "pooled_mean_accuracy")
@@ -234,8 +242,8 @@ def pack(out: Path, results: Path, done: list[Job]) -> None:
     for job in done:
         run = run_of(out, job)
         small += [run.finished, run.metrics, run.config, run.oof, run.oof_counts]
-    masks = [folder for job in done if (folder := masks_of(out, job)).is_dir()]
-    for name, paths in (("runs.tar.gz", small), ("masks.tar.gz", masks)):
+    shown = [folder for job in done if (folder := masks_of(out, job)).is_dir()]
+    for name, paths in (("runs.tar.gz", small), ("masks.tar.gz", shown)):
         partial, total = results / f".{name}", 0
         with tarfile.open(partial, "w:gz", compresslevel=1) as archive:
             for path in paths:
@@ -252,10 +260,6 @@ def masks_of(out: Path, job: Job) -> Path:
 
 def run_one(job: Job, options: argparse.Namespace, rest: list[str]) -> None:
     """Train a run, and predict the test split if asked."""
-    import infer_segmentation
-    from src.mask_config import DistillConfig
-    from src.reader import parse
-
     words = [*rest, "--seed", str(job.seed), "--output_dir", str(options.out)]
     config = parse(
         DistillConfig, words, prog="teaching.py", description="", row_by="model", rows_only=True
@@ -272,17 +276,8 @@ def run_one(job: Job, options: argparse.Namespace, rest: list[str]) -> None:
         )  # fmt: skip
 
 
-def train(job: Job, config: Any, out: Path) -> None:
+def train(job: Job, config: DistillConfig, out: Path) -> None:
     """Train a run with batches made on the device."""
-    import torch
-
-    import train_distill
-    from src.models.distilled import Student
-    from src.pipelines.distillation import role_config, with_weights
-    from src.pipelines.segmentation import train as masks
-    from src.runs import Output
-    from src.tasks.distillation import NAMES, Distillation
-
     masks.train_loader = device_loader  # type: ignore[assignment]
     arm, base = ARMS[job.arm], "teacher" if job.arm == "teacher" else "student"
     weights = {term: getattr(config, f"weight_{term}") for term in arm.terms}
@@ -303,11 +298,6 @@ def train(job: Job, config: Any, out: Path) -> None:
 
 def device_loader(config: Any, data: Any, runtime: Any, output: Any) -> Any:
     """Stand in for ``train_loader``."""
-    from benchmarks.device_batches import DeviceBatches
-    from src.data.dataset import EpochSampler
-    from src.data.masks import mask_dataset
-    from src.data.transforms import eval_mask_transform
-
     assert data.crop == data.size, "crops are of the images' size here"
     plain = eval_mask_transform(divisor=1)
     rows = data.split.train
@@ -318,10 +308,6 @@ def device_loader(config: Any, data: Any, runtime: Any, output: Any) -> Any:
 
 def load_mean(field: Any, out: Path, job: Job) -> nn.Module:
     """Load the teachers of a run, frozen."""
-    from torch import nn
-
-    from src.engine.weights import load_weights
-
     nets = []
     for need in job.needs:
         net = field.build("teacher", False)
@@ -332,10 +318,6 @@ def load_mean(field: Any, out: Path, job: Job) -> nn.Module:
 
 def show_mean(teachers: Any, image: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean of the teachers' logits, and the first one's deepest map."""
-    import torch
-
-    from src.models.distilled import show_features
-
     shown = [show_features(net, image) for net in teachers]
     return torch.stack([logits for logits, _ in shown]).mean(0), shown[0][1]
 
@@ -362,8 +344,6 @@ def show_graphed(teachers: Any, image: Tensor) -> tuple[Tensor, Tensor]:
 
 def capture(teachers: Any, image: Tensor) -> Any:
     """Record the teachers' forward pass; refuse a record that computes anything else."""
-    import torch
-
     static, stream = image.clone(), torch.cuda.Stream()
     uncached = torch.autocast("cuda", torch.get_autocast_dtype("cuda"), cache_enabled=False,
                               enabled=torch.is_autocast_enabled("cuda"))  # fmt: skip
@@ -389,7 +369,7 @@ def report(out: Path, results: Path) -> None:
     seeds = {}
     for arm in ARMS:
         jobs = [Job(arm, seed) for seed in range(100)]
-        seeds[arm] = [job.seed for job in jobs if finished_of(out, job).is_file()]
+        seeds[arm] = [job.seed for job in jobs if run_of(out, job).finished.is_file()]
     for arm, found in seeds.items():
         both = sorted(set(found) & set(seeds["student"]))
         if arm != "student" and len(both) > 1:
@@ -403,12 +383,6 @@ def gain(out: Path, arm: str, seeds: list[int], repeats: int = 4000) -> dict[str
     Student's distribution with the seeds' degrees of freedom and the error of both, which is the
     one to believe where seeds are few.
     """
-    import numpy as np
-    from scipy.stats import t as student_t
-
-    from src.metrics.counts import class_iou
-    from src.pipelines.segmentation.report import load_held_out
-
     found = {}
     for name in ("student", arm):
         runs = [load_held_out(run_of(out, Job(name, seed))) for seed in seeds]
