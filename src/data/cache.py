@@ -117,7 +117,8 @@ class DiskCache(Rows):
     def __getitem__(self, row: int) -> np.ndarray:
         if self._pixels is None:
             mapped = map_array(self.path)
-            self._checksums = _read_checksums(self.path, mapped)
+            behind = mapped.offset + mapped.nbytes  # type: ignore[attr-defined]
+            self._checksums = np.fromfile(self.path, "<u4", len(mapped), offset=behind)
             self._sound = np.zeros(len(mapped), bool)
             self._pixels = mapped
         place = int(self.rows[row])
@@ -213,11 +214,6 @@ def _write(source: FileSource, path: Path) -> None:
                 checksums.append(crc32(pixels))
                 file.write(pixels.data)
         file.write(np.array(checksums, "<u4").tobytes())
-
-
-def _read_checksums(path: Path, pixels: np.ndarray) -> np.ndarray:
-    """Return the CRC-32 of every row (N,) uint32, which stand behind the mapped array."""
-    return np.fromfile(path, "<u4", len(pixels), offset=pixels.offset + pixels.nbytes)  # type: ignore[attr-defined]
 
 
 def _read_or_black(source: FileSource, row: int) -> np.ndarray:

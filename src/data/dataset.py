@@ -221,7 +221,8 @@ class Loader(DataLoader):
             try:
                 batch = next(batches)
             except (RuntimeError, OSError, EOFError) as error:
-                if not self.num_workers or not is_of_the_machine(error):
+                lost = isinstance(error, (EOFError, ConnectionError))  # its pipe ended with it
+                if not self.num_workers or not (lost or any(word in str(error) for word in DIED)):
                     raise
                 raise MachineError(self._explain(error, expected)) from error
             if isinstance(batch, Exception):
@@ -253,12 +254,6 @@ class Loader(DataLoader):
 SHARED_MEMORY = ("shared memory", "No space left", "unable to mmap", "to resize")
 OPEN_FILES = ("open files", "ancdata")
 DIED = ("exited unexpectedly", "llocate memory", "out of memory", *SHARED_MEMORY, *OPEN_FILES)
-
-
-def is_of_the_machine(error: Exception) -> bool:
-    """Tell whether a loader process failed for want of something, or was killed."""
-    lost = isinstance(error, (EOFError, ConnectionError))  # its pipe ended with it
-    return lost or any(word in str(error) for word in DIED)
 
 
 @contextmanager

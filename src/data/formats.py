@@ -252,14 +252,6 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             position += struct.unpack_from(">H", data, position)[0]
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
-    return struct.unpack_from(">II", data, 16)
-
-
-def _gif_size(data: bytes) -> tuple[int, int]:
-    return struct.unpack_from("<HH", data, 6)
-
-
 def _bmp_size(data: bytes) -> tuple[int, int]:
     if struct.unpack_from("<I", data, 14)[0] == 12:  # the header of OS/2
         return struct.unpack_from("<HH", data, 18)
@@ -288,10 +280,10 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
 
 
 # How (width, height) stands in a header; they raise what struct, indexing and Pillow raise.
-SIZE_READERS = {
+SIZE_READERS: dict[str, Callable[[bytes], tuple[int, int]]] = {
     "jpeg": _jpeg_size,
-    "png": _png_size,
-    "gif": _gif_size,
+    "png": lambda data: struct.unpack_from(">II", data, 16),
+    "gif": lambda data: struct.unpack_from("<HH", data, 6),
     "bmp": _bmp_size,
     "webp": _webp_size,
     "tiff": _tiff_size,

@@ -91,8 +91,9 @@ def match_columns(
     if unseen:
         mass = max(floor * len(unseen) / (len(classes) + len(unseen)), MIN_UNSEEN)
         shares[taken < 0] = mass / len(unseen)
+        are = "is" if len(unseen) == 1 else "are"
         notes.append(
-            f"{source}: {_listed(unseen)} {_be(unseen)} no class with training images: every row "
+            f"{source}: {_listed(unseen)} {are} no class with training images: every row "
             f"gets {mass / len(unseen):.2g} there{'' if floor else ', or what the floor learns'}"
         )
     if lacking:
@@ -106,10 +107,6 @@ def match_columns(
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-
-
-def _be(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
 
 
 def _refuse_strangers(

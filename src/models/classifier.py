@@ -297,7 +297,9 @@ def build_classifier(
             raise UserError(
                 f"model {timm_id}: no --pool {pool} at {side} px; take {remedy}"
             ) from error
-    beside_token = pooling is not None and _reads_token(backbone)
+    # A pretrained head that reads a token (or an attention pool) gets the mean beside it.
+    read = getattr(backbone, "global_pool", "avg")
+    beside_token = pooling is not None and read in ("token", "map", "tok")
     head_width = backbone.head_hidden_size * (1 + beside_token)
     stages = _try_stages(timm_id, backbone, head_width, side) if pool == "stages" else None
     model = Classifier(
@@ -325,11 +327,6 @@ def _build_backbone(timm_id: str, options: dict[str, Any]) -> Any:
         given = ", ".join(f"{key}={value}" for key, value in options.items())
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"model {timm_id} cannot be built with {given}: {reason}") from error
-
-
-def _reads_token(backbone: nn.Module) -> bool:
-    """Tell whether the pretrained head reads a token (or an attention pool), not a mean."""
-    return getattr(backbone, "global_pool", "avg") in ("token", "map", "tok")
 
 
 def takes_stages(model: Classifier) -> bool:

@@ -260,13 +260,11 @@ def _folds(rows: Rows, output: Output) -> dict[int, int]:
 
 def _pictures(rows: Rows, members: Sequence[int], caption: str) -> list[Html]:
     """Return the photographs of some rows that can be read."""
-    shown = [
-        show_photograph(
-            rows.root / str(rows.table["image"].iat[row]), f"{caption}: {rows.name(row)}"
-        )
-        for row in members
-    ]
-    return [part for parts in shown for part in parts]
+    shown: list[Html] = []
+    for row in members:
+        path = rows.root / str(rows.table["image"].iat[row])
+        shown += show_photograph(path, f"{caption}: {rows.name(row)}")
+    return shown
 
 
 def show_shift(

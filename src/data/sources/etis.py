@@ -70,12 +70,11 @@ def _find_files(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     for image_folder, mask_folder in pairs:
         images = list_files(root / image_folder, IMAGE_SUFFIXES)
         if images:
-            return images, list_files(root / mask_folder, MASK_SUFFIXES, _strip_p)
+            return images, list_files(
+                root / mask_folder, MASK_SUFFIXES,
+                lambda stem: stem.removeprefix("p") if stem[1:].isdigit() else stem,
+            )  # fmt: skip
     return {}, {}
-
-
-def _strip_p(stem: str) -> str:
-    return stem[1:] if stem.startswith("p") and stem[1:].isdigit() else stem
 
 
 SOURCE = Source(

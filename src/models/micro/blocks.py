@@ -86,11 +86,6 @@ class MultiDilationSeparableConv2d(nn.Module):
         return self.mix(self.norm(total))
 
 
-def sobel_kernel() -> Tensor:
-    """Return the horizontal Sobel derivative (3, 3), scaled to answer 2 on a unit ramp."""
-    return torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 4
-
-
 def strength(dx: Tensor, dy: Tensor) -> Tensor:
     """Return the gradient's length; the small constant keeps the root differentiable at zero."""
     return (dx.square() + dy.square() + 1e-4).sqrt()
@@ -104,7 +99,8 @@ class GradientFeatureModule(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.zeros(channels, 1, 1))
-        both = torch.stack([sobel_kernel(), sobel_kernel().t()]).unsqueeze(1)
+        sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 4
+        both = torch.stack([sobel, sobel.t()]).unsqueeze(1)  # they answer 2 on a unit ramp
         self.register_buffer("kernel", both.repeat(channels, 1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

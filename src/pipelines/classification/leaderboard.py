@@ -77,7 +77,8 @@ def record(output: Output, said: str) -> Entry:
         raise UserError(f"--submit_log {quote(said)}: say kind and score, as in {FORM}")
     earlier = read_entries(output.submissions)
     entry = _named(earlier, words[2]) if len(words) == 3 else _latest(output)
-    entry = replace(entry, time=_now(), kind=words[0].lower(), score=score)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    entry = replace(entry, time=now, kind=words[0].lower(), score=score)
     kept = [e for e in earlier if (e.submission, e.kind) != (entry.submission, entry.kind)]
     write_csv(output.submissions, COLUMNS, [tuple(asdict(e).values()) for e in (*kept, entry)])
     return entry
@@ -143,10 +144,6 @@ def _as_score(text: str) -> float:
         return float(text.replace(",", "."))
     except ValueError:
         return math.nan
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def summary(entry: Entry) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.data.canonical import Source
+from src.data.canonical import ImageSource, Source
 from src.ensemble.pool import TINY
 from src.ensemble.weights import needed_views
-from src.pipelines.classification.infer import DecodedImages, TrainedFold
+from src.pipelines.classification.infer import DecodedImages
 from src.pipelines.deploy.export import Export, Resize, shrink
 from src.pipelines.library import Ensemble, load_ensemble
 from src.runs import Output
@@ -151,25 +151,18 @@ class GivenImages(DecodedImages):
 
     def at(self, side: int) -> Source:
         """Return the source of (side, side, 3) uint8 pixels."""
-        return GivenAt(self.arrays, side, self.resize)
+        return GivenAt(self, side)
 
 
-class GivenAt:
+class GivenAt(ImageSource):
     """Images squashed to one square."""
 
-    def __init__(self, arrays: Sequence[np.ndarray], side: int, resize: Resize) -> None:
-        self.arrays, self.side, self.resize = arrays, side, resize
-        self.shape: tuple[int, ...] | None = (side, side, 3)
-
-    def __len__(self) -> int:
-        return len(self.arrays)
+    def __init__(self, given: GivenImages, side: int) -> None:
+        super().__init__("", given.images, side)
+        self.given = given
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self.resize(self.arrays[row], (self.side, self.side))
-
-    def name(self, row: int) -> str:
-        """Name an image in messages."""
-        return f"image {row}"
+        return self.given.resize(self.given.arrays[row], (self.side, self.side))
 
 
 def open_ensemble(folder: Path) -> Export:
@@ -181,7 +174,8 @@ def open_ensemble(folder: Path) -> Export:
     if not Output(folder).weights.exists():
         raise UserError(f"{folder}: neither a run nor an output folder with weights.json")
     ensemble = load_ensemble(folder, device="cpu", precision="fp32")
-    serial = {m: [_serial(fold) for fold in folds] for m, folds in ensemble.folds.items()}
+    serial = {model: [replace(fold, num_workers=0) for fold in folds]
+              for model, folds in ensemble.folds.items()}  # fmt: skip
     ensemble = replace(ensemble, folds=serial)
     module = DeployedEnsemble(ensemble).eval()
     size = sum(p.numel() * p.element_size() for p in module.parameters())
@@ -203,7 +197,3 @@ def open_ensemble(folder: Path) -> Export:
         ),
         side=max(fold.image_size for folds in ensemble.folds.values() for fold in folds),
     )  # fmt: skip
-
-
-def _serial(fold: TrainedFold) -> TrainedFold:
-    return replace(fold, num_workers=0)

@@ -37,16 +37,14 @@ def mask_panels(config: ReportConfig, runs: Sequence[Run]) -> dict[str, list[Htm
         except (UserError, FileNotFoundError) as error:
             found[name] = [note(error)]
             continue
-        parts = [*contract(done), *class_panel(counts, names_of(done), groups)]
+        names = [
+            k.removeprefix("pooled_iou/") for k in done["scores"] if k.startswith("pooled_iou/")
+        ]
+        parts = [*contract(done), *class_panel(counts, names, groups)]
         if config.examples and place < MAX_SHOWN:
             parts += overlay_panel(config, run, counts, ids)
         found[name] = parts
     return found
-
-
-def names_of(done: Done) -> list[str]:
-    """Return the class names that the scores of a run were counted for, in their order."""
-    return [k.removeprefix("pooled_iou/") for k in done["scores"] if k.startswith("pooled_iou/")]
 
 
 def contract(done: Done) -> list[Html]:
