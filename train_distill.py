@@ -46,10 +46,7 @@ def main(argv: list[str]) -> int:
     output = Output(Path(config.output_dir)).track("distill")
     name = config.name or f"{data_label(config.data_dir)}-{config.student}-{config.teacher}"
 
-    from src.engine.runtime import start_runtime
-
-    runtime = start_runtime(config.device, config.precision, config.channels_last)
-    train_all(config, output, name, runtime)
+    train_all(config, output, name, own_runtime(config))
     return 0
 
 

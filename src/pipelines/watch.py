@@ -158,10 +158,9 @@ class Lines:
         lines, at_first = [], not self.before
         for p in found:
             folder, at = p.run.run.folder, (p.epoch, p.state)
-            if self.before.get(folder) == at or (p.state == "finished" and at_first):
-                self.before[folder] = at
+            before, self.before[folder] = self.before.get(folder), at
+            if before == at or (p.state == "finished" and at_first):
                 continue
-            self.before[folder] = at
             cells = zip(HEADER[2:], p.cells()[2:], strict=True)
             shown = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in cells
                      if v not in ("",) and v == v]  # fmt: skip

@@ -90,10 +90,13 @@ def predict_video(config: PredictConfig) -> list[str]:
     model.probs(np.zeros((size[1], size[0], 3), np.uint8))  # the first call of all is slow
     print(f"{config.video}: {size[0]}x{size[1]}, {rate:.3g} frames/s; {model.engine}", flush=True)
     with write_video(path, rate, size) as (write, written):
-        read = reader(capture)
+
+        def read() -> Array | None:
+            found, pixels = capture.read()
+            return pixels if found else None
+
         if is_live:
-            paced = read if not config.live else pace(read, rate)
-            with newest_frames(paced) as frames:
+            with newest_frames(pace(read, rate) if config.live else read) as frames:
                 timing = run_video(frames, model, write, most=config.frames)
         else:
             timing = run_video(every_frame(read), model, write, most=config.frames)
@@ -113,16 +116,6 @@ def open_capture(video: str) -> cv2.VideoCapture:
         raise UserError(f"--video {video}: no such video or camera, or no codec for it; name "
                         "a file that OpenCV reads, or the number of a camera")  # fmt: skip
     return capture
-
-
-def reader(capture: cv2.VideoCapture) -> Read:
-    """Return a function that reads the capture's next frame."""
-
-    def read() -> Array | None:
-        found, pixels = capture.read()
-        return pixels if found else None
-
-    return read
 
 
 def pace(
