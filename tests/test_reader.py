@@ -200,7 +200,9 @@ def test_any_words_are_a_config_or_a_refusal(words: list[str]) -> None:
         assert stop.code == 0
 
 
-CONFIGS: dict[str, Any] = {"lane": LaneConfig, "micro": MicroConfig, "distill": DistillConfig}
+CONFIGS: dict[str, Any] = {
+    "lane": LaneConfig, "lane_light": LaneConfig, "micro": MicroConfig, "distill": DistillConfig,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
