@@ -46,6 +46,7 @@ from src.views import View
 SHARES = (0.57, 0.86, 0.43, 0.71, 1.14, 0.29)
 STRIDE = 32
 USEFUL_SHARE = 0.71  # of the native size, 160 of 224 px: see plan.SMALLNESS
+ENLARGED = 1.6  # images of 95 to 100 px were better enlarged to 160
 MAX_ROWS = 400
 LEAST_SHARE = 0.45  # of a backbone's best pixels a second; lite0 has .46 at 64 px, 256 px = 1
 TRIAL_ROWS = 16
@@ -130,7 +131,7 @@ def survey(
     """
     started = time.monotonic()
     rows = sample_rows(data, seed)
-    side = median_side(data.index, rows)  # more pixels than there are show nothing more
+    side = ENLARGED * median_side(data.index, rows)
     found: list[Candidate] = []
     todo = [(backbones[0], size) for size in sizes_of(backbones[0], sizes)]
     while todo:
@@ -140,7 +141,7 @@ def survey(
             continue
         try:
             seen = look(data, rows, timm_id, size, runtime, pretrained)
-            found.append(replace(seen, useful_size=min(seen.useful_size, side)))
+            found.append(replace(seen, useful_size=min(seen.useful_size, round(side))))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

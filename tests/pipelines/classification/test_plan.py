@@ -8,12 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from src.config import MAX_MEMBERS, FoldConfig
+from src.data.rows import Index, find_classes, make_columns
 from src.ensemble.predictions import save_oof
-from src.pipelines.classification import follow, plan, plan_files
+from src.pipelines.classification import follow, plan, plan_files, survey
 from src.pipelines.classification.follow import Clock, Follower, Steps, calibrated_losses
 from src.pipelines.classification.plan import Member, Work
 from src.pipelines.classification.survey import Candidate, steady_rates
@@ -108,6 +110,17 @@ def test_small_sizes_cost_a_trained_net_more_than_its_probe() -> None:
     assert plan.expected_loss(crops, 11.7) > plan.expected_loss(large, 5.0)
     patches = dataclasses.replace(crops, useful_size=64)  # images of 64 px have no more to show
     assert plan.expected_loss(patches, 11.7) < plan.expected_loss(large, 5.0)
+
+
+def test_the_side_of_the_images_is_their_shorter_one(tmp_path: Path) -> None:
+    for number, size in enumerate(((40, 60), (90, 50), (300, 70))):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((*size, 3), np.uint8))
+    images = ["0.png", "1.png", "2.png"]
+    index = Index(
+        tmp_path, make_columns(images, images, ["a", "b", "a"], ["", "", ""], split="train"),
+        find_classes(["a", "b", "a"], tmp_path), (),
+    )  # fmt: skip
+    assert survey.median_side(index, np.arange(3)) == 50
 
 
 def test_probes_of_several_backbones_share_their_part_of_the_time() -> None:
