@@ -135,6 +135,7 @@ def test_batches_do_not_depend_on_processes(num_workers):
     sampler = EpochSampler(11, 4, seed=5, shuffle=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # where there is one core
         loader = make_loader(Numbers(), sampler, num_workers=num_workers)
         for epoch, step in ((0, 0), (1, 0), (1, 2), (0, 1)):  # persistent processes start again
             sampler.start(epoch, step)
