@@ -310,8 +310,8 @@ def submit(
     loss, forecast = counted["oof_log_loss"], counted["test_log_loss"]["value"]
     if "metric" in counted:
         said = f"; {counted['metric']}: nested {counted['oof']:.4f}"
-    noun = "model" if len(models) == 1 else "models"
-    print(f"submission of {len(models)} {noun}: nested {loss:.4f}, forecast {forecast:.4f}{said}")
+    count = f"{len(models)} model{'s' * (len(models) > 1)}"
+    print(f"submission of {count}: nested {loss:.4f}, forecast {forecast:.4f}{said}")
     return float(loss), float(forecast)
 
 

@@ -131,7 +131,7 @@ def survey(
     """
     started = time.monotonic()
     rows = sample_rows(data, seed)
-    side = ENLARGED * median_side(data.index, rows)
+    side = useful_side(data.index, rows)
     found: list[Candidate] = []
     todo = [(backbones[0], size) for size in sizes_of(backbones[0], sizes)]
     while todo:
@@ -141,7 +141,7 @@ def survey(
             continue
         try:
             seen = look(data, rows, timm_id, size, runtime, pretrained)
-            found.append(replace(seen, useful_size=min(seen.useful_size, round(side))))
+            found.append(replace(seen, useful_size=min(seen.useful_size, side)))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -244,11 +244,11 @@ def look(
     )  # fmt: skip
 
 
-def median_side(index: Index, rows: np.ndarray) -> int:
-    """Return the median of the shorter sides (px) of about fifty of the images."""
+def useful_side(index: Index, rows: np.ndarray) -> int:
+    """Return up to what size (px) images are worth enlarging: by the median of about fifty."""
     images = index.table["image"].iloc[rows[:: max(1, len(rows) // 50)]]
     sizes = [read_size(read_bytes(index.root / image), image) for image in images]
-    return int(np.median([min(width, height) for width, height, _ in sizes]))
+    return round(ENLARGED * np.median([min(width, height) for width, height, _ in sizes]))
 
 
 def embed(

@@ -112,7 +112,7 @@ def test_small_sizes_cost_a_trained_net_more_than_its_probe() -> None:
     assert plan.expected_loss(patches, 11.7) < plan.expected_loss(large, 5.0)
 
 
-def test_the_side_of_the_images_is_their_shorter_one(tmp_path: Path) -> None:
+def test_small_images_are_worth_enlarging_by_their_shorter_side(tmp_path: Path) -> None:
     for number, size in enumerate(((40, 60), (90, 50), (300, 70))):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((*size, 3), np.uint8))
     images = ["0.png", "1.png", "2.png"]
@@ -120,7 +120,7 @@ def test_the_side_of_the_images_is_their_shorter_one(tmp_path: Path) -> None:
         tmp_path, make_columns(images, images, ["a", "b", "a"], ["", "", ""], split="train"),
         find_classes(["a", "b", "a"], tmp_path), (),
     )  # fmt: skip
-    assert survey.median_side(index, np.arange(3)) == 50
+    assert survey.useful_side(index, np.arange(3)) == 80  # 1.6 times the 50 in the middle
 
 
 def test_probes_of_several_backbones_share_their_part_of_the_time() -> None:
@@ -130,6 +130,8 @@ def test_probes_of_several_backbones_share_their_part_of_the_time() -> None:
     assert names[0] == ["lite0_256_probe", "lite1_128_probe"]  # 8 % of 900 s, a backbone once
     assert names[1] == ["lite0_256_probe"]
     assert names[2] == ["lite0_128_probe"], "the cheapest where none is cheap"
+    four = [dataclasses.replace(SMALL, timm_id=f"net{number}") for number in range(4)]
+    assert len(plan.pick_probes(four, WORK, 9000.0, 0)) == 3
 
 
 def test_trim_shares_what_is_left() -> None:
@@ -208,6 +210,16 @@ def test_much_data_are_trained_on_for_less_than_three_epochs(tmp_path: Path) -> 
     # an epoch of ten thousand is worth ten: more pixels pay where there are few epochs
     assert plan.rank([SMALL, LARGE], large, 4000.0)[0] is LARGE
     assert plan.rank([SMALL, LARGE], small, 400.0)[0] is SMALL
+
+
+def test_only_the_first_fold_of_much_data_may_have_fewer_epochs(tmp_path: Path) -> None:
+    world, large = World(), Work(10_000, 5_000, 100, 3)
+    member = Member("a", {"epochs": 2}, epoch_s=100.0, tail_s=10.0)
+    clock = Clock(tmp_path / "state.json", 200 / 3600, now=lambda: world.time)
+    follower = Follower([member], [], [SMALL], large, clock, world.steps())
+    assert follower.next_task() == (member, 0)  # one epoch has time, three have not
+    world.finished["a", 0] = 1
+    assert follower.next_task() is None
 
 
 def test_a_killed_plan_keeps_its_deadline(tmp_path: Path) -> None:
