@@ -32,7 +32,7 @@ from src.losses.segmentation import TERMS
 from src.mask_config import LaneConfig, MicroConfig
 from src.metrics.contest import find_metric
 from src.models.micro.registry import MICRO_NETS, build_micro
-from src.models.micro.twohead import TwoHeadUNet
+from src.models.micro.unet import TwoHeadUNet
 from src.models.pretrained import check_timm_id
 from src.option import option
 from src.pipelines.micro import MicroSet, check_size

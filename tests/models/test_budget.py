@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from src.models.budget import check_budget, count_trainable, measure_budget
-from src.models.micro.adaptive import DATASETS
+from src.models.micro.experts import DATASETS
 from src.models.micro.registry import MICRO_NETS, build_micro
 from src.script import UserError
 

@@ -6,16 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from src.models.micro.adaptive import DATASETS, AdaptiveNet
-from src.models.micro.distilled import DistillationNet
-from src.models.micro.experts import InternalEnsembleNet
-from src.models.micro.hwnet import HWNet
-from src.models.micro.lcnet import LCNet
-from src.models.micro.meganet import MegaNetV1
-from src.models.micro.micronet import MicroNet
-from src.models.micro.mininet import MiniNet
-from src.models.micro.twohead import TwoHeadUNet
-from src.models.micro.unet import MicroUNet, UNetBaseline
+from src.models.micro.experts import (
+    DATASETS,
+    AdaptiveNet,
+    DistillationNet,
+    InternalEnsembleNet,
+)
+from src.models.micro.light import HWNet, LCNet, MicroNet, MiniNet
+from src.models.micro.unet import MegaNetV1, MicroUNet, TwoHeadUNet, UNetBaseline
 from src.models.segmenter import MaskNet
 from src.script import UserError
 

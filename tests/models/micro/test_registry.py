@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.models.micro.adaptive import DATASETS
+from src.models.micro.experts import DATASETS
 from src.models.micro.registry import MICRO_NETS, build_micro
 from src.models.micro.unet import UNetBaseline
 from src.script import UserError
