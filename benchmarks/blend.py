@@ -120,7 +120,7 @@ def compare_with_tpe(root: Path, options: argparse.Namespace) -> None:
     from src.data.folds import read_folds
     from src.ensemble.blend import NUM_FLOORS, build_tables
     from src.ensemble.oof import FoldTable, load_oof
-    from src.ensemble.solvers import mixture_losses, solve_mixture
+    from src.ensemble.pool import mixture_losses, solve_mixture
 
     folds = read_folds(root / "folds.csv")
     text = {name: folds.table[name].to_numpy(dtype=str) for name in ("id", "target")}
@@ -157,7 +157,7 @@ def search_weights(table: np.ndarray, *, trials: int, seed: int) -> np.ndarray:
     """Return the best weights (M,) that TPE alone finds for log probabilities (N, M)."""
     import optuna
 
-    from src.ensemble.solvers import mixture_losses
+    from src.ensemble.pool import mixture_losses
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 

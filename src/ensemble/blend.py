@@ -15,8 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.ensemble.oof import Oof
-from src.ensemble.pool import FLOORS, MAX_LOSS, TINY, Member, row_blocks
-from src.ensemble.solvers import Mixture, mixture_losses, scaled_probs, solve_mixture
+from src.ensemble.pool import (
+    FLOORS,
+    MAX_LOSS,
+    TINY,
+    Member,
+    Mixture,
+    mixture_losses,
+    row_blocks,
+    scaled_probs,
+    solve_mixture,
+)
 from src.metrics.bootstrap import number_units
 from src.metrics.classification import Array, fit_temperature
 

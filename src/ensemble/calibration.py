@@ -12,7 +12,7 @@ Label shift: if only the class frequencies differ between train and test, those 
 maximise mean log sum_c pi_c q_c(x) / pi0_c, where q are calibrated predictions and pi0 the
 frequencies they imply. The EM of Saerens, Latinne and Decaestecker 2002
 (https://doi.org/10.1162/089976602753284446) climbs to that maximum; it is the mixture problem of
-``solvers.py``, solved and certified there.
+``pool.py``, solved and certified there.
 """
 
 from __future__ import annotations
@@ -22,8 +22,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from src.ensemble.oof import Oof
-from src.ensemble.pool import TINY, Blend, log_softmax, row_blocks, true_losses
-from src.ensemble.solvers import mixture_losses, solve_mixture
+from src.ensemble.pool import (
+    TINY,
+    Blend,
+    log_softmax,
+    mixture_losses,
+    row_blocks,
+    solve_mixture,
+    true_losses,
+)
 from src.ensemble.test_predictions import Averaging
 from src.ensemble.weights import OofSummary
 from src.metrics.bootstrap import number_units

@@ -31,14 +31,15 @@ from src.ensemble.pool import (
     FLOORS,
     Blend,
     Member,
+    Mixture,
     add_floors,
+    fit_finish,
     log_softmax,
     pool_arrays,
     row_blocks,
     true_losses,
 )
 from src.ensemble.search import Panel, Structure
-from src.ensemble.solvers import Mixture, fit_finish
 from src.metrics.classification import Array
 
 _THIN_VALUES = 1 << 22

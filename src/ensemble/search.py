@@ -25,8 +25,16 @@ import numpy as np
 
 from src.ensemble.blend import NUM_FLOORS, THREADS, Tables, convex
 from src.ensemble.oof import Oof
-from src.ensemble.pool import MAX_LOSS, TINY, Member, log_softmax, row_blocks
-from src.ensemble.solvers import finished_losses, fit_finish, fit_log_pool
+from src.ensemble.pool import (
+    MAX_LOSS,
+    TINY,
+    Member,
+    finished_losses,
+    fit_finish,
+    fit_log_pool,
+    log_softmax,
+    row_blocks,
+)
 from src.ensemble.studies import Journal, ask_until, open_study
 from src.metrics.classification import Array
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import blend, forecast, growth, run, timing, train_step
 from benchmarks import onnx as onnx_files
 from benchmarks import report as report_page
-from src.ensemble.solvers import mixture_losses, solve_mixture
+from src.ensemble.pool import mixture_losses, solve_mixture
 from src.page import page, table
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ from src.ensemble.blend import (
     uniform_weights,
 )
 from src.ensemble.oof import load_oof
-from src.ensemble.solvers import solve_mixture
+from src.ensemble.pool import solve_mixture
 from src.metrics.classification import fit_temperature, softmax
 
 MEMBERS = (("a", "identity"), ("a", "hflip"), ("b", "identity"))

@@ -21,7 +21,7 @@ from src.data.transforms import eval_mask_transform
 from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime
-from src.ensemble.solvers import solve_mixture
+from src.ensemble.pool import solve_mixture
 from src.files import Json, read_arrays
 from src.metrics.thresholds import Choice, SweepCounts, choose_views
 from src.models.convolutions import FOLDING_SIDE, fold_norms

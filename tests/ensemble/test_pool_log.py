@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.ensemble.solvers import MAX_POOL_SUM, fit_log_pool, solve_mixture
+from src.ensemble.pool import MAX_POOL_SUM, fit_log_pool, solve_mixture
 from src.metrics.classification import fit_temperature, log_loss, softmax
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.ensemble.solvers import finished_losses, fit_finish, fit_floors
+from src.ensemble.pool import finished_losses, fit_finish, fit_floors
 from src.metrics.classification import fit_temperature, softmax
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.ensemble.solvers import mixture_losses, solve_mixture
+from src.ensemble.pool import mixture_losses, solve_mixture
 
 
 def test_two_members_by_hand():
