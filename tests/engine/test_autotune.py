@@ -162,3 +162,30 @@ def test_an_option_decides_about_compiling(tmp_path: Path) -> None:
         config = EngineConfig(autotune="off", compile=option)
         runtime = room.settle_runtime(TinyNet(), None, None, start_runtime("cpu"), run, config)
         assert runtime.compiled == (option == "on")
+
+
+@pytest.mark.parametrize(
+    ("bf16_s", "passes", "precision"), [(0.7, 3, "bf16"), (12.0, 1, "fp32"), (1.9, 2, "fp32")]
+)
+def test_a_slow_machine_has_seen_bf16_before_the_other_layout(
+    batch: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    bf16_s: float,
+    passes: int,
+    precision: str,
+) -> None:
+    """Steps of seconds leave no time for all settings; an emulated precision takes one pass."""
+    clock, shown = [0.0], []
+
+    class Costly(Classification):
+        def loss(self, model: Any, batch: Any) -> Any:
+            halved = torch.is_autocast_enabled("cpu")
+            shown.append(halved)
+            clock[0] += bf16_s if halved else 1.3
+            return super().loss(model, batch)
+
+    monkeypatch.setattr(room.time, "perf_counter", lambda: clock[0])
+    task = Costly(CLASSES, build_loss("cross_entropy"))
+    best, seconds, _ = room.autotune(TinyNet(), task, batch, start_runtime("cpu"), EngineConfig())
+    assert list(seconds)[:2] == ["fp32 channels_last", "bf16 channels_last"]
+    assert shown.count(True) == passes and best.precision == precision
