@@ -104,20 +104,21 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
         return
 
     def keep(members: Sequence[Member]) -> None:
-        head = plan.describe(members, work, clock.hours, clock.spent())
-        plan.write_plan(output.plan, [*probes, *members], common, head)
+        trained = [member for member in members if member.epochs]
+        head = plan.describe(trained, work, clock.hours, clock.spent())
+        plan.write_plan(output.plan, members, common, head)
 
     def after(models: Sequence[str], loss: float, forecast: float) -> None:
         add_history(output.history, clock.spent(), models, loss, forecast)
         clock.state["submission"] = describe_file(output.submission)
 
     follower = Follower(
-        members, [probe.name for probe in probes], ranked, work, clock, place.steps(),
+        members, probes, ranked, work, clock, place.steps(),
         seed=config.seed, keep=keep, after=after,
     )  # fmt: skip
     for member in known:
         place.mend(member.name)
-    for probe in probes if clock.left() > 0 else ():
+    for probe in list(probes) if clock.left() > 0 else ():
         place.train_probe(probe.name)
     if clock.left() > 0:
         train_tables(config, index, test)
@@ -228,6 +229,7 @@ class Place:
         """Return what a plan does."""
         return Steps(
             train=self.train,
+            probe=self.train_probe,
             submit=lambda models, final: submit(self.config, self.output, models, final=final),
             is_finished=lambda name, fold: self.output.run(name, fold).finished.exists(),
             losses=lambda name, fold: calibrated_losses(self.output.run(name, fold).oof),

@@ -30,10 +30,12 @@ from src.pipelines.classification.plan import (
     Member,
     Work,
     next_member,
+    spare_probe,
 )
 from src.pipelines.classification.plan_files import read_state
 
 BEAT_S = 2.0
+PROBE_CAUTION = 1.5  # a probe is begun where there is so many times what it should take
 
 
 @dataclass
@@ -109,6 +111,7 @@ class Steps:
 
     Attributes:
         train: (member, fold, shorten) → trains the fold to its finished folder.
+        probe: (member name) → fits a probe in every fold.
         submit: (models, final) → (nested OOF loss, forecast) of the submission just written.
         is_finished: (member name, fold) → bool.
         losses: (member name, fold) → calibrated loss of each held-out row.
@@ -116,6 +119,7 @@ class Steps:
     """
 
     train: Callable[[Member, int, Callable[[int, int], int]], None]
+    probe: Callable[[str], None]
     submit: Callable[[Sequence[str], bool], tuple[float, float]]
     is_finished: Callable[[str, int], bool]
     losses: Callable[[str, int], Array]
@@ -176,13 +180,13 @@ class Follower:
 
     Attributes:
         members: in the order of their rows; grows while there is time.
-        probes: names of the members that need no training.
+        probes: members that need no training; grow, too.
         ranked: candidates for further members.
         work: size of the job.
         clock: the hours.
         steps: what is done.
         seed: of the plan.
-        keep: called whenever the members change.
+        keep: called with all of them whenever the members change.
         after: called after every submission with (models, nested loss, forecast).
         blend_s: seconds a blend takes.
         final_s: seconds the last blend takes.
@@ -190,7 +194,7 @@ class Follower:
     """
 
     members: list[Member]
-    probes: list[str]
+    probes: list[Member]
     ranked: Sequence[Candidate]
     work: Work
     clock: Clock
@@ -318,13 +322,18 @@ class Follower:
         """Add a member if there is time for one; tell whether there was."""
         if len(self.members) >= MAX_MEMBERS:
             return False
-        recipes = self.recipes()
-        taken = [member.name for member in self.members]
         slower, tails = self.paces
         paced = [
             replace(c, train_rate=c.train_rate / slower, infer_rate=c.infer_rate / tails)
             for c in self.ranked
         ]
+        known = [probe.name for probe in self.probes]
+        # nothing can be trimmed in a probe
+        seconds = (self.seconds() - self.blend_s) / PROBE_CAUTION
+        if probe := spare_probe(paced, known, self.work, seconds, self.seed):
+            self.add_probe(probe)
+            return True
+        recipes, taken = self.recipes(), [member.name for member in self.members]
         member = next_member(paced, taken, self.work, self.seconds(), self.seed, recipes)
         if member is None:
             return False
@@ -332,9 +341,17 @@ class Follower:
             member, epoch_s=member.epoch_s / slower, tail_s=member.tail_s / tails
         )
         self.members.append(self.surveyed[member.name])
-        self.keep([self.costed(known) for known in self.members])
+        self.keep([*self.probes, *map(self.costed, self.members)])
         self.steps.say(f"plan: time for {member.name}, {member.epochs} epochs a fold")
         return True
+
+    def add_probe(self, probe: Member) -> None:
+        """Fit a further probe and submit."""
+        self.probes.append(probe)
+        self.keep([*self.probes, *map(self.costed, self.members)])
+        self.steps.say(f"plan: time for {probe.name}")
+        self.steps.probe(probe.name)
+        self.submit(final=False)
 
     def recipes(self) -> list[str]:
         """Return the recipes that go on, the one with the lower loss on fold 0 first."""
@@ -362,7 +379,7 @@ class Follower:
         ]
         if most == self.work.num_folds:  # the whole ones need no half of another
             whole = [name for name in whole if count[name] == most or name in first]
-        return [*(p for p in self.probes if self.steps.is_finished(p, 0)), *whole]
+        return [*(p.name for p in self.probes if self.steps.is_finished(p.name, 0)), *whole]
 
     def submit(self, *, final: bool) -> None:
         """Blend and write the submission; learn what that costs."""

@@ -23,7 +23,8 @@ SLOWNESS = 1.5  # epochs after which a training is half as far from its end as a
 SMALLNESS = 0.4  # a net trained at half the useful size ends 1.3 times above what its probe says
 # What differs between the recipes is how far the net moves: which is right depends on how far the
 # data are from ImageNet, and the mean of both beats either (docs/experiments.md).
-PROBE_SHARE, MAX_PROBES = 0.08, 3  # of the time may go into the features of so many probes
+PROBE_SHARE, PROBES_SHARE, MAX_PROBES = 0.08, 0.2, 3  # of the time: a probe's features, all of them
+SHARE_FOR_GAIN = 2.0  # a probe that takes 1 % off the others' loss may take 2 % of the time
 TTA_SCALE = 1.25  # nets trained on crops see test images too small (arXiv 1906.06423)
 RECIPES: dict[str, Json] = {  # the first one is better where epochs are few
     "near": {
@@ -55,6 +56,8 @@ class Candidate:
         fixed_size: whether the backbone takes no other size.
         stages: whether its earlier maps can be pooled.
         useful_size: px below which training is known to lose more than the probe says.
+        gain: share that its probe takes off the loss of those with more; 1 = the best one, 0 =
+            nothing.
     """
 
     timm_id: str
@@ -66,6 +69,7 @@ class Candidate:
     fixed_size: bool = False
     stages: bool = True
     useful_size: int = 0
+    gain: float = 0.0
 
     @property
     def name(self) -> str:
@@ -194,20 +198,36 @@ def probe_member(candidate: Candidate, work: Work, seed: int) -> Member:
 
 
 def pick_probes(found: Sequence[Candidate], work: Work, seconds: float, seed: int) -> list[Member]:
-    """Return the best probe of each backbone, as many as take a small share of the seconds.
+    """Return the probes worth their part of the seconds; the cheapest one where none is.
 
-    The best ones first; where none is that cheap, the cheapest.
+    The best one, then those that take most off its loss.
     """
-    ranked = sorted(found, key=lambda candidate: candidate.log_loss)
-    chosen: dict[str, Member] = {}
-    left = PROBE_SHARE * seconds
-    for candidate in ranked:
+    chosen: list[Member] = []
+    left = PROBES_SHARE * seconds
+    for candidate in _by_gain(found):
         probe = probe_member(candidate, work, seed)
-        if candidate.timm_id not in chosen and probe.tail_s <= left and len(chosen) < MAX_PROBES:
-            chosen[candidate.timm_id] = probe
+        share = min(PROBE_SHARE, SHARE_FOR_GAIN * candidate.gain) if chosen else PROBE_SHARE
+        if probe.tail_s <= min(left, share * seconds) and len(chosen) < MAX_PROBES:
+            chosen.append(probe)
             left -= probe.tail_s
-    every = (probe_member(candidate, work, seed) for candidate in ranked)
-    return list(chosen.values()) or [min(every, key=lambda probe: probe.tail_s)]
+    every = (probe_member(candidate, work, seed) for candidate in found)
+    return chosen or [min(every, key=lambda probe: probe.tail_s)]
+
+
+def spare_probe(
+    found: Sequence[Candidate], taken: Sequence[str], work: Work, seconds: float, seed: int
+) -> Member | None:
+    """Return a probe that takes something off the others' loss and has time, None without one."""
+    for candidate in _by_gain(found):
+        probe = probe_member(candidate, work, seed)
+        new = candidate.gain > 0 and probe.name not in taken and len(taken) < MAX_PROBES
+        if new and probe.tail_s <= seconds:
+            return probe
+    return None
+
+
+def _by_gain(found: Sequence[Candidate]) -> list[Candidate]:
+    return sorted(found, key=lambda candidate: (-candidate.gain, candidate.log_loss))
 
 
 def next_member(

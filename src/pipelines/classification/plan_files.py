@@ -152,6 +152,7 @@ def _is_measured(candidate: Candidate) -> bool:
         and isinstance(candidate.fixed_size, bool)
         and isinstance(candidate.stages, bool)
         and is_number(candidate.useful_size)
+        and is_number(candidate.gain, 0, 1)
     )
 
 

@@ -28,8 +28,10 @@ from src.engine.interrupt import catch_signals
 from src.engine.log import say
 from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory
+from src.ensemble.pool import log_softmax, true_losses
 from src.files import Json
 from src.losses.classification import build_loss
+from src.metrics.classification import fit_temperature
 from src.models.classifier import Classifier, build_classifier, takes_stages
 from src.models.convolutions import fold_norms
 from src.models.pretrained import SUFFIXES, check_timm_id, find_data_config, find_weights
@@ -50,6 +52,7 @@ ENLARGED = 1.6  # images of 95 to 100 px were better enlarged to 160
 MAX_ROWS = 400
 LEAST_SHARE = 0.45  # of a backbone's best pixels a second; lite0 has .46 at 64 px, 256 px = 1
 TRIAL_ROWS = 16
+LEAST_GAIN = 0.01  # of a further probe
 BEYOND_THE_STEP = 1.15  # optimizer, data and averaging beside forward and backward
 
 
@@ -133,6 +136,7 @@ def survey(
     rows = sample_rows(data, seed)
     side = useful_side(data.index, rows)
     found: list[Candidate] = []
+    left_out: list[Tensor] = []
     todo = [(backbones[0], size) for size in sizes_of(backbones[0], sizes)]
     while todo:
         timm_id, size = todo.pop(0)
@@ -140,8 +144,9 @@ def survey(
             say(runtime, f"survey: no time left for {timm_id} at {size} px")
             continue
         try:
-            seen = look(data, rows, timm_id, size, runtime, pretrained)
+            seen, told = look(data, rows, timm_id, size, runtime, pretrained)
             found.append(replace(seen, useful_size=min(seen.useful_size, side)))
+            left_out.append(told)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -150,9 +155,42 @@ def survey(
         else:
             say(runtime, f"survey: {found[-1].summary}")
         if not todo and found and timm_id == backbones[0]:
-            found = steady_rates(found)
-            todo = _elsewhere(found, backbones[1:], sizes, expected)
-    return steady_rates(found)
+            todo = _elsewhere(steady_rates(found), backbones[1:], sizes, expected)
+    return steady_rates(add_gains(found, left_out, data.targets(rows)))
+
+
+def add_gains(
+    found: Sequence[Candidate], left_out: Sequence[Tensor], targets: np.ndarray
+) -> list[Candidate]:
+    """Return the candidates with what each probe takes off the loss of those with more.
+
+    The best probe first; then, time after time, the one that makes the loss of the mean least.
+
+    Args:
+        found: C candidates.
+        left_out: of each (N, K) log probabilities of the rows left out; of several labels, of
+            having each.
+        targets: (N,) classes or (N, K) labels.
+    """
+    told = [log_probs.numpy() for log_probs in left_out]
+    if targets.ndim == 2:
+        told = [np.stack([np.log1p(-np.exp(t).clip(max=1 - 1e-6)), t], -1) for t in told]
+        told, targets = [t.reshape(-1, 2) for t in told], targets.ravel().astype(np.int64)
+
+    def loss_of(members: Sequence[int]) -> float:
+        mean = np.mean([told[m] for m in members], axis=0)
+        temperature = fit_temperature(mean, targets)
+        return float(true_losses(log_softmax(mean, temperature), targets).mean())
+
+    gains, chosen, least = np.zeros(len(found)), list[int](), np.inf
+    while len(chosen) < len(found):
+        losses = {c: loss_of([*chosen, c]) for c in range(len(found)) if c not in chosen}
+        best = min(losses, key=lambda c: losses[c])
+        if losses[best] >= (1 - LEAST_GAIN) * least:
+            break
+        gains[best], least = 1 - losses[best] / least, losses[best]
+        chosen.append(best)
+    return [replace(c, gain=round(float(gain), 4)) for c, gain in zip(found, gains, strict=True)]
 
 
 def steady_rates(found: Sequence[Candidate]) -> list[Candidate]:
@@ -218,8 +256,8 @@ def look(
     size: int,
     runtime: Runtime,
     pretrained: str,
-) -> Candidate:
-    """Measure one backbone at one size."""
+) -> tuple[Candidate, Tensor]:
+    """Measure one backbone at one size; return what its probe says of the rows left out, too."""
     num_classes = len(data.classes)
     weights = find_weights(timm_id, pretrained)
     model = build_classifier(timm_id, num_classes, image_size=size, pool="avg", weights=weights)
@@ -238,10 +276,11 @@ def look(
     rate = TRIAL_ROWS / (step * BEYOND_THE_STEP)
     native = find_data_config(timm_id)
     scores = probe.log_loss, probe.accuracy
-    return Candidate(
+    seen = Candidate(
         timm_id, size, *scores, rate, infer_rate, native.fixed_size, takes_stages(model),
         round(USEFUL_SHARE * native.image_size),
     )  # fmt: skip
+    return seen, probe.left_out
 
 
 def useful_side(index: Index, rows: np.ndarray) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from src.config import MAX_MEMBERS, FoldConfig
 from src.data.rows import Index, find_classes, make_columns
@@ -27,6 +28,7 @@ WORK = Work(train_rows=600, valid_rows=300, test_rows=300, num_folds=3)
 SMALL = Candidate("tf_efficientnet_lite0.in1k", 128, 0.40, 0.9, 80.0, 400.0)
 LARGE = Candidate("tf_efficientnet_lite0.in1k", 256, 0.30, 0.9, 20.0, 100.0)
 OTHER = Candidate("tf_efficientnet_lite1.in1k", 128, 0.38, 0.9, 60.0, 300.0)
+PROBE = Member("p", {"epochs": 0}, 0.0, 6.0)
 
 
 class World:
@@ -38,6 +40,7 @@ class World:
         self.slowness = slowness
         self.finished: dict[tuple[str, int], int] = {}
         self.submitted: list[tuple[float, tuple[str, ...]]] = []
+        self.probed = ["p"]
         self.losses: dict[str, Any] = {}
         self.kill_after = float("inf")
 
@@ -56,6 +59,11 @@ class World:
         self.time += 8 * self.slowness
         self.finished[member.name, fold] = done
 
+    def probe(self, name: str) -> None:
+        """Take the time of the features of 1,200 rows, seen twice."""
+        self.time += 2400 / 400 * self.slowness
+        self.probed.append(name)
+
     def submit(self, models: Any, final: bool) -> tuple[float, float]:
         """Take the time of a blend."""
         self.time += (8 if final else 3) * self.slowness
@@ -66,8 +74,9 @@ class World:
         """Return what a plan does here."""
         return Steps(
             train=self.train,
+            probe=self.probe,
             submit=self.submit,
-            is_finished=lambda name, fold: name == "p" or (name, fold) in self.finished,
+            is_finished=lambda name, fold: name in self.probed or (name, fold) in self.finished,
             losses=lambda name, fold: self.losses.get(name, np.linspace(0, 1, 300)),
             say=lambda line: None,
         )
@@ -75,9 +84,10 @@ class World:
     def follow(self, tmp_path: Path, hours: float, **options: Any) -> Follower:
         """Follow a plan to its end."""
         clock = Clock(tmp_path / "state.json", hours, now=lambda: self.time)
-        ranked = plan.rank([SMALL, LARGE, OTHER], WORK, clock.left())
+        found = options.pop("found", [SMALL, LARGE, OTHER])
+        ranked = plan.rank(found, WORK, clock.left())
         members = options.pop("members", None) or plan.first_members(ranked, WORK, clock.left(), 0)
-        follower = Follower(members, ["p"], ranked, WORK, clock, self.steps(), **options)
+        follower = Follower(members, [PROBE], ranked, WORK, clock, self.steps(), **options)
         follower.run()
         return follower
 
@@ -123,15 +133,54 @@ def test_small_images_are_worth_enlarging_by_their_shorter_side(tmp_path: Path) 
     assert survey.useful_side(index, np.arange(3)) == 80  # 1.6 times the 50 in the middle
 
 
-def test_probes_of_several_backbones_share_their_part_of_the_time() -> None:
+def test_probes_have_time_for_what_they_take_off_the_loss() -> None:
     # 1,200 rows, seen twice: 24 s at LARGE's 100 images a second, 8 s at OTHER's 300
-    found = [SMALL, OTHER, LARGE]
-    names = [[p.name for p in plan.pick_probes(found, WORK, s, 0)] for s in (900.0, 390.0, 30.0)]
-    assert names[0] == ["lite0_256_probe", "lite1_128_probe"]  # 8 % of 900 s, a backbone once
-    assert names[1] == ["lite0_256_probe"]
-    assert names[2] == ["lite0_128_probe"], "the cheapest where none is cheap"
-    four = [dataclasses.replace(SMALL, timm_id=f"net{number}") for number in range(4)]
-    assert len(plan.pick_probes(four, WORK, 9000.0, 0)) == 3
+    best, other = (dataclasses.replace(c, gain=g) for c, g in ((LARGE, 1.0), (OTHER, 0.03)))
+
+    def names(seconds: float, *found: Candidate) -> list[str]:
+        return [probe.name for probe in plan.pick_probes(found, WORK, seconds, 0)]
+
+    assert names(400.0, SMALL, other, best) == ["lite0_256_probe", "lite1_128_probe"]
+    little = dataclasses.replace(other, gain=0.009)  # 2 % of 400 s are 8 s: not for so little
+    assert names(400.0, SMALL, little, best) == ["lite0_256_probe"]
+    assert names(290.0, SMALL, little, best) == ["lite1_128_probe"], "8 % of 290 s, at most"
+    assert names(30.0, SMALL, other, best) == ["lite0_128_probe"], "the cheapest, none is cheap"
+    four = [dataclasses.replace(SMALL, timm_id=f"net{n}", gain=1 / (n + 1)) for n in range(4)]
+    assert len(names(9000.0, *four)) == 3
+    assert len(names(80.0, *four)) == 2, "6 s each, a fifth of the time together"
+
+
+def test_the_gain_of_a_probe_is_what_it_takes_off_the_mean_of_the_better_ones() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 300)
+    truth = 4.0 * np.eye(3)[targets]
+    one, two = (truth + rng.normal(0, 2, truth.shape) for _ in range(2))
+    told = [torch.log_softmax(torch.tensor(z), 1).float() for z in (one, one + 1e-3, two)]
+    found = [dataclasses.replace(SMALL, image_size=size) for size in (64, 96, 128)]
+    gains = {c.image_size: c.gain for c in survey.add_gains(found, told, targets)}
+    assert min(gains[64], gains[96]) == 0, "a twin adds nothing"
+    rest = sorted([gains[128], max(gains[64], gains[96])])
+    assert 0.2 < rest[0] < 0.8 and rest[1] == 1
+
+
+def test_gains_of_several_labels_are_those_of_their_pairs() -> None:
+    targets = np.array([[1, 0], [0, 1], [1, 1]])
+    sure = torch.log(torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.9, 0.9]]))
+    unsure = torch.full((3, 2), 0.5).log()
+    found = survey.add_gains([SMALL, LARGE], [unsure, sure], targets)
+    assert [c.gain for c in found] == [0.0, 1.0]
+
+
+def test_spare_time_goes_to_probes_first(tmp_path: Path) -> None:
+    world, kept = World(), []
+    found = [SMALL, LARGE, dataclasses.replace(OTHER, gain=0.1)]
+    member = plan.make_member(LARGE, "near", 16, WORK, 0, "a")
+    follower = world.follow(tmp_path, 0.5, found=found, members=[member], keep=kept.append)
+    assert world.probed == ["p", "lite1_128_probe"]
+    assert [m.name for m in kept[0]] == ["p", "lite1_128_probe", "a"], "plan.yaml has all rows"
+    assert {"p", "lite1_128_probe", "a"} <= set(world.submitted[-1][1])
+    assert len(follower.members) > 1 and world.time <= 1800
+    assert len(world.submitted) == len(world.finished) + 2
 
 
 def test_trim_shares_what_is_left() -> None:
