@@ -184,8 +184,8 @@ def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]
 
 def find_aliases(config: BlendConfig, classes: tuple[str, ...]) -> Aliases:
     """Read the alias file: the flag's, else the data folder's, else none."""
-    from src.data.aliases import load_aliases
     from src.data.index import find_root
+    from src.data.sample import load_aliases
 
     root = None
     with contextlib.suppress(UserError):  # blending needs no images

@@ -36,7 +36,7 @@ from benchmarks.timing import ROOT
 PRELOADED = (
     *("torch", "timm", "optuna", "sklearn.model_selection", "torch.utils.tensorboard"),
     *("src.engine.loop", "src.engine.autotune", "src.data.dataset", "src.data.transforms"),
-    *("src.data.audit", "src.data.cache", "src.data.dataset", "src.data.folds", "src.data.mixing"),
+    *("src.data.audit", "src.data.cache", "src.data.dataset", "src.data.folds"),
     *("src.models.classifier", "src.models.pretrained", "src.losses.classification"),
     *("src.tasks.classification", "src.ensemble.submission", "src.ensemble.nested"),
     *("src.ensemble.test_predictions", "src.ensemble.search", "src.ensemble.report"),

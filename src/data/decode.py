@@ -154,7 +154,7 @@ def decode_mask(
     is_array = Path(path).suffix.lower() == ".npy"
     mask = _load_npy(path) if is_array else _decode_indices(read_bytes(path), path)
     if num_classes is not None:
-        _check_labels(mask, path, num_classes, ignore_index)
+        check_labels(mask, path, num_classes, ignore_index)
     return as_labels(mask, path)
 
 
@@ -234,9 +234,10 @@ def _load_npy(path: Path | str) -> np.ndarray:
     return np.array(mask)
 
 
-def _check_labels(
+def check_labels(
     mask: np.ndarray, path: Path | str, num_classes: int, ignore_index: int | None
 ) -> None:
+    """Raise a UserError unless labels lie in 0..num_classes-1 or are ``ignore_index``."""
     if mask.min() >= 0 and mask.max() < num_classes:  # the usual case, without a sort
         return
     known = set(range(num_classes)) | ({ignore_index} if ignore_index is not None else set())

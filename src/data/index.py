@@ -15,10 +15,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.classes import nfc, split_lines
+from src.classes import SEPARATOR, nfc, split_lines
 from src.data.class_folders import group_versions, read_class_folders
 from src.data.columns import (
     FOLDER_NAMES,
@@ -34,6 +35,7 @@ from src.data.columns import (
 from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates, refuse_rows
 from src.data.files import SPLITS, Scanner
 from src.data.finder import ImageFinder
+from src.data.folds import EXTRA_SPLIT
 from src.data.label_sets import Targets, read_targets
 from src.data.root import (
     INNER_TABLES,
@@ -59,23 +61,11 @@ from src.data.rows import (
     name_image_column,
     widen,
 )
-from src.data.sample import asked_of, compare_ids, read_sample, read_sample_submission
+from src.data.sample import asked_of, compare_ids, read_sample
 from src.script import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-__all__ = [
-    "COLUMNS",
-    "Index",
-    "find_root",
-    "has_test",
-    "read_extra",
-    "read_sample_submission",
-    "read_test",
-    "read_train",
-]
 
 
 def read_train(
@@ -116,16 +106,58 @@ def read_train(
     return read_class_folders(root, below(root, folder))
 
 
-def read_extra(place: Path | str, flag: str, *, allow_outside: bool, several: bool) -> Index:
-    """Index a data set, a folder of class folders, or the images of one table, for ``flag``.
+def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) -> Index:
+    """Return the index with the images of ``folder`` behind its own; their ids begin ``extra/``.
+
+    ``folder`` is a data set of any form, a folder of class folders, or one table of images. Every
+    fold trains on its images and none holds them out. Images of other classes are left out, with a
+    note; groups are never those of the first folder.
 
     Raises:
-        UserError: it is neither; or as :func:`read_train`.
+        UserError: no data set there, the data themselves, or no image of a known class.
     """
+    extra = _read_extra(folder, allow_outside, index.several)
+    root = extra.root.resolve()
+    if root == index.root.resolve():
+        raise UserError(f"--extra_train {folder}: is the data folder itself; name another one")
+    if extra.several and not index.several:
+        raise UserError(
+            f"--extra_train {folder}: has several labels an image, and the data have one class each"
+        )
+    columns, known = extra.columns, set(index.classes)
+    names = [text.split(SEPARATOR) if index.several else [text] for text in columns["target"]]
+    kept = [row for row, found in enumerate(names) if known.issuperset({*found} - {""})]
+    if not kept:
+        theirs, ours = (", ".join(names[:3]) for names in (extra.classes, index.classes))
+        raise UserError(
+            f"--extra_train {folder}: no image is of a class of the data ({theirs} there, {ours} "
+            "here): name its classes as the data do"
+        )
+    rows = {name: [column[row] for row in kept] for name, column in columns.items()}
+    added = make_columns(
+        [f"extra/{name}" for name in rows["id"]],
+        [name if name[0] == "/" else f"{root.as_posix()}/{name}" for name in rows["image"]],
+        rows["target"],
+        [group and f"extra/{group}" for group in rows["group"]],
+        split=EXTRA_SPLIT,
+    )
+    whole = {name: index.columns[name] + added[name] for name in COLUMNS}
+    if len(set(whole["id"])) < len(whole["id"]):
+        raise UserError("ids of the data begin with extra/ too: rename that folder")
+    lost = len(extra) - len(kept)
+    notes = [f"{len(kept)} extra images are trained on in every fold, and held out in none"]
+    notes += [f"extra: {note}" for note in extra.notes]
+    if lost:
+        notes.append(f"extra: {lost} images are of classes that the data have not: left out")
+    return replace(index, columns=whole, notes=(*index.notes, *notes))
+
+
+def _read_extra(place: Path | str, allow_outside: bool, several: bool) -> Index:
+    """Index a data set, a folder of class folders, or the images of one table."""
     place = Path(place).resolve()
     alone = [place] if place.is_file() else tables(place) if place.is_dir() else []
     try:
-        root = find_root(place, flag)
+        root = find_root(place, "--extra_train")
     except UserError:
         if len(alone) == 1 and alone[0].suffix.lower() in TABLE_ENDINGS:
             return _read_train_csv(alone[0].parent, alone[0], [None] * 3, allow_outside, several)

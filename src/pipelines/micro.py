@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from src.data.masks import VOID, count_classes
-from src.data.sources.micro import DATASETS, list_datasets
+from src.data.sources.registry import DATASETS, list_datasets
 from src.engine.runtime import start_runtime
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import MicroConfig

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.data.sources.micro import DATASETS
+from src.data.sources.registry import DATASETS
 from src.files import write_text
 from src.mask_config import MicroConfig
 from src.models.budget import count_trainable, measure_budget

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.classes import merge_classes
-from src.data.aliases import load_aliases, read_aliases
+from src.data.sample import load_aliases, read_aliases
 from src.script import UserError
 
 CLASSES = ("K5_2020", "K5_하이브리드", "디_올뉴니로", "디_올_뉴_니로", "모닝")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from src.data.index import find_root, read_sample_submission, read_test, read_train
+from src.data.index import find_root, read_test, read_train
+from src.data.sample import read_sample_submission
 from src.data.sources.registry import detect_source
 from src.script import UserError
 from tests.data.layout import lay, rows

@@ -2,8 +2,8 @@
 
 import pytest
 
-from src.data.extra import add_extra
-from src.data.index import find_root, read_sample_submission, read_test, read_train
+from src.data.index import add_extra, find_root, read_test, read_train
+from src.data.sample import read_sample_submission
 from src.script import UserError
 from tests.data.layout import lay, rows
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data.extra import add_extra
 from src.data.folds import EXTRA, QUARANTINED, load_folds, make_folds, save_folds
-from src.data.index import Index, read_train
+from src.data.index import Index, add_extra, read_train
 from src.script import UserError
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.index import find_root, read_sample_submission, read_test, read_train
+from src.data.index import find_root, read_test, read_train
+from src.data.sample import read_sample_submission
 from src.script import UserError
 from tests.data.layout import lay, rows
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.mixing import draw_box, mix
+from src.data.transforms import draw_box, mix
 
 
 def batch(size=5, classes=3):

@@ -4,7 +4,8 @@ import unicodedata
 
 import pytest
 
-from src.data.index import read_sample_submission, read_test
+from src.data.index import read_test
+from src.data.sample import read_sample_submission
 from src.script import UserError
 from tests.data.layout import lay, rows
 

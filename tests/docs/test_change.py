@@ -22,8 +22,8 @@ import yaml
 import train_distill
 import train_fold
 from src.config import FoldConfig
-from src.data.aliases import load_aliases
 from src.data.masks import read_labelled
+from src.data.sample import load_aliases
 from src.data.sources.masks import MaskIndex, Source
 from src.data.sources.registry import SOURCES, detect_source
 from src.data.transforms import AUGMENTATIONS, train_mask_transform, train_transform

@@ -131,26 +131,22 @@ class CocoDecoder:
         return mask
 
 
-def read_coco(root: Path | str, *, merged: str = "", block: int = 50) -> MaskIndex:
+def read_coco(root: Path | str, *, merged: str = "") -> MaskIndex:
     """List the images with a class for every category that has masks; the rest is background.
 
     Args:
         root: the data folder.
         merged: name of the one class that all categories are taken as; empty = a class for each.
-        block: at most so many frames numbered on form one group.
 
     Raises:
         UserError: no annotations with their images, or damaged ones.
     """
     root = Path(root)
     notes: list[str] = []
-    files = load_annotations(root, notes)
-    return index_files(root, files, notes, merged=merged, block=block)
+    return index_files(root, load_annotations(root, notes), notes, merged)
 
 
-def index_files(
-    root: Path, files: Sequence[CocoFile], notes: list[str], *, merged: str, block: int
-) -> MaskIndex:
+def index_files(root: Path, files: Sequence[CocoFile], notes: list[str], merged: str) -> MaskIndex:
     """Index the images of ``files``, as :func:`read_coco` says."""
     names = list_categories(files)
     labels = {name: 1 if merged else label for label, name in enumerate(names, start=1)}
@@ -161,9 +157,8 @@ def index_files(
     rows, decode = list_images(root, files, labels, notes)
     if not any(row.split for row in rows):
         rows = split_by_lists(root, rows, notes)
-    rows = group_rows(rows, block=block)
     classes = ("background", *([merged] if merged else names))
-    return build_index(root, rows, classes, decode, notes=notes, blocks=True)
+    return build_index(root, group_rows(rows), classes, decode, notes=notes, blocks=True)
 
 
 def is_coco(root: Path) -> bool:

@@ -67,18 +67,17 @@ def read_folders(
     root: Path | str,
     *,
     classes: Sequence[str] = (),
-    labels: str = "auto",
-    frames: int = 0,
+    foreground: bool = False,
+    frames: bool = False,
 ) -> MaskIndex:
     """List images and masks below ``root``.
 
     Args:
         root: the data folder.
         classes: name of every label; from ``classes.txt``, or counted in the masks, when empty.
-        labels: "index" (class numbers), "binary" (0/1 or 0/255), "foreground" (binary, and any
-            number above 0 counts) or "auto" (looked up in the masks: 0 and one other value is
-            binary).
-        frames: group frames with consecutive numbers, at most so many together; 0 = no groups.
+        foreground: whether every number or colour above 0 is the one class against background;
+            else the masks say it: 0 and one other value.
+        frames: whether frames with consecutive numbers form groups.
 
     Raises:
         UserError: no images, or masks that fit neither form.
@@ -88,9 +87,7 @@ def read_folders(
     parts: dict[Path, list[Path]] = {}
     rows = list(list_pairs(root, notes, parts))
     if frames:
-        rows = group_rows(rows, block=frames)
-    if labels not in {"auto", "index", "binary", "foreground"}:
-        raise UserError(f"labels must be auto, index, binary or foreground, not {labels}")
+        rows = group_rows(rows)
     names = tuple(classes) or read_classes(root)
     targets = [root / row.target for row in rows if row.target]
     targets += [path for more in parts.values() for path in more]
@@ -98,12 +95,12 @@ def read_folders(
     if targets and is_blurred(targets[0]):
         names, decode, void = settle_blurred(targets, names, notes)
     elif targets and is_coloured(targets[0]):
-        names, decode, void = settle_colours(targets, names, labels, colours, notes)
+        names, decode, void = settle_colours(targets, names, foreground, colours, notes)
     else:
         known = names or (colours.of_numbers if colours else ())
-        names, decode, void = settle_labels(targets, known, labels, notes)
+        names, decode, void = settle_labels(targets, known, foreground, notes)
     decode = join_parts(decode, parts, names, notes)
-    return build_index(root, rows, names, decode, ignore_index=void, notes=notes, blocks=frames > 0)
+    return build_index(root, rows, names, decode, ignore_index=void, notes=notes, blocks=frames)
 
 
 def list_pairs(root: Path, notes: list[str], parts: dict[Path, list[Path]]) -> Iterator[Row]:

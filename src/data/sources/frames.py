@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from src.data.sources.masks import Row
 
+BLOCK = 50  # neighbouring frames of one group, at most
 _DIGITS = re.compile(r"(\d+)")
 # What Roboflow and Cityscapes write after the frame's number.
 _EXPORTED = re.compile(r"(_(jpe?g|png|bmp))?\.rf\.[0-9a-fA-F]+$|_leftImg8bit$")
@@ -28,7 +29,9 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in _DIGITS.split(name)]
 
 
-def group_neighbours(names: Iterable[str], *, max_gap: int = 1, block: int = 50) -> dict[str, str]:
+def group_neighbours(
+    names: Iterable[str], *, max_gap: int = 1, block: int = BLOCK
+) -> dict[str, str]:
     """Group frames by the text before their last number, cut where that number jumps.
 
     Args:
@@ -55,7 +58,7 @@ def group_neighbours(names: Iterable[str], *, max_gap: int = 1, block: int = 50)
     return groups
 
 
-def group_rows(rows: Sequence[Row], *, block: int, max_gap: int = 1) -> list[Row]:
+def group_rows(rows: Sequence[Row], *, max_gap: int = 1) -> list[Row]:
     """Give rows the groups of :func:`group_neighbours`.
 
     Where two splits use the same names, frames of different splits are no neighbours.
@@ -63,7 +66,7 @@ def group_rows(rows: Sequence[Row], *, block: int, max_gap: int = 1) -> list[Row
     names = [row.id for row in rows]
     if len(set(names)) < len(names):
         names = [f"{row.split}/{row.id}" for row in rows]
-    groups = group_neighbours(names, max_gap=max_gap, block=block)
+    groups = group_neighbours(names, max_gap=max_gap)
     return [row._replace(group=groups[name]) for row, name in zip(rows, names, strict=True)]
 
 
@@ -99,7 +102,7 @@ def cut_finer(names: Sequence[str], groups: Sequence[str], least: int) -> tuple[
     return list(groups), 0
 
 
-def group_clips(names: Iterable[str], *, block: int = 50) -> dict[str, str]:
+def group_clips(names: Iterable[str], *, block: int = BLOCK) -> dict[str, str]:
     """Group "drive/clip" names: the clips of a drive in natural order, in blocks as above."""
     drives: dict[str, list[str]] = {}
     for name in names:

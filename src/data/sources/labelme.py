@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,22 +59,17 @@ def drawing_source(
         is_here: the sign of the tool's files; where masks are drawn already, those are read.
         nothing: what is said after the folder's name where it holds none of them.
     """
-
-    def read(root: Path | str, *, merged: str = "", block: int = 50) -> MaskIndex:
-        """List the photographs; ``merged`` and ``block`` are those of ``read_coco``."""
-        root = Path(root)
-        notes: list[str] = []
-        drawings = list(draw(Locator(root), notes))
-        if not drawings:
-            raise UserError(f"{root}{nothing}")
-        return _index_drawings(root, drawings, notes, merged=merged, block=block)
-
+    read = partial(_read_drawings, draw, nothing)
     return Source(name, read, lambda root: bool(is_here(root)) and not holds_masks(root))
 
 
-def _index_drawings(
-    root: Path, drawings: Sequence[Drawing], notes: list[str], *, merged: str, block: int
-) -> MaskIndex:
+def _read_drawings(draw: Draw, nothing: str, root: Path | str, *, merged: str = "") -> MaskIndex:
+    """List the photographs; ``merged`` is that of ``read_coco``."""
+    root = Path(root)
+    notes: list[str] = []
+    drawings = list(draw(Locator(root), notes))
+    if not drawings:
+        raise UserError(f"{root}{nothing}")
     names = sorted({label for drawn in drawings for label, polygon in drawn.outlines if polygon})
     if not names:
         raise UserError(f"{root}: no polygon is drawn in {drawings[0].file.name}: draw some")
@@ -86,7 +82,7 @@ def _index_drawings(
             f"{drawings[0].file}: no photograph of it lies below {root}: put the photographs there"
         )
     files = [_as_coco(root, drawn, names) for drawn in drawings if drawn.image]
-    return index_files(root, files, notes, merged=merged, block=block)
+    return index_files(root, files, notes, merged)
 
 
 def draw_labelme(locator: Locator, notes: list[str]) -> Iterator[Drawing]:

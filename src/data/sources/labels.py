@@ -10,7 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.data.decode import decode_image, decode_mask, read_bytes, read_form, read_size
+from src.data.decode import (
+    check_labels,
+    decode_image,
+    decode_mask,
+    read_bytes,
+    read_form,
+    read_size,
+)
 from src.data.sources.colours import Colours, find_one_colour, has_alpha
 from src.data.sources.masks import JPEG
 from src.script import UserError
@@ -30,7 +37,7 @@ class Labels(NamedTuple):
 
 
 def settle_labels(
-    targets: Sequence[Path], names: tuple[str, ...], labels: str, notes: list[str]
+    targets: Sequence[Path], names: tuple[str, ...], foreground: bool, notes: list[str]
 ) -> Labels:
     """Decide what the masks' values mean; all masks are looked at unless classes are named.
 
@@ -40,22 +47,18 @@ def settle_labels(
     Args:
         targets: the masks.
         names: of the labels; empty = counted.
-        labels: "index", "binary", "foreground" (binary, and any number above 0 is foreground)
-            or "auto".
+        foreground: whether two labels are wanted: any number above 0 is foreground.
         notes: receives what is odd.
 
     Raises:
         UserError: two labels but not two names, or values that are no class numbers.
     """
-    if labels == "auto" and len(names) > 2:
-        labels = "index"
-    two = labels in ("binary", "foreground")
-    if not targets or (labels == "index" and names):
-        return _pair(names) if two else _numbers(names or _default_names(2))
-    look_at_all = not names and not two
+    if not targets or (len(names) > 2 and not foreground):
+        return _pair(names) if foreground else _numbers(names or _default_names(2))
+    look_at_all = not names and not foreground
     step = 1 if look_at_all else max(1, len(targets) // 32)
     first, void = _find_values(targets[::step])
-    if labels == "foreground" and _are_numbers(first):
+    if foreground and _are_numbers(first):
         top = max(set(first) - {VOID}, default=0)
         if top > 1:
             notes.append(
@@ -63,14 +66,13 @@ def settle_labels(
                 f"{(names or _default_names(2))[1]}"
             )
         return Labels(names or _default_names(2), partial(decode_any, void=void))
-    if labels != "index":
-        decode = _find_foreground(set(first), void)
-        if decode is None and (two or (names and not set(first) <= {0, 1, VOID})):
-            decode = decode_foreground  # soft edges
-        if decode is not None:
-            if {1, VOID} <= set(first) and not void and look_at_all:
-                notes.append("some masks are 0/1 and some 0/255: both are read as foreground")
-            return _pair(names, decode)
+    decode = _find_foreground(set(first), void)
+    if decode is None and (foreground or (names and not set(first) <= {0, 1, VOID})):
+        decode = decode_foreground  # soft edges
+    if decode is not None:
+        if {1, VOID} <= set(first) and not void and look_at_all:
+            notes.append("some masks are 0/1 and some 0/255: both are read as foreground")
+        return _pair(names, decode)
     return _numbers(names or _default_names(_count_classes(first)))
 
 
@@ -143,7 +145,7 @@ def settle_blurred(targets: Sequence[Path], names: tuple[str, ...], notes: list[
 def settle_colours(
     targets: Sequence[Path],
     names: tuple[str, ...],
-    labels: str,
+    foreground: bool,
     colours: Colours | None,
     notes: list[str],
 ) -> Labels:
@@ -152,14 +154,14 @@ def settle_colours(
     Args:
         targets: the masks.
         names: of the labels, if they are said elsewhere.
-        labels: as :func:`settle_labels` has it; "binary" and "foreground" join all colours.
+        foreground: whether every colour but black is foreground.
         colours: the table.
         notes: receives what is assumed.
 
     Raises:
         UserError: several colours and no table.
     """
-    if labels in ("binary", "foreground"):
+    if foreground:
         notes.append("masks hold colours: every colour but black is read as foreground")
         return Labels(names or _default_names(2), decode_any_colour)
     if colours is not None:
@@ -196,13 +198,8 @@ def decode_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
     mask = read_form(path)
     if mask is None:
         return decode_mask(path, num_classes=num_classes, ignore_index=VOID)
-    if num_classes is None:
-        return mask
-    unknown = np.setdiff1d(mask, [*range(num_classes), VOID])
-    if len(unknown):
-        raise UserError(
-            f"mask {path} holds unknown labels {unknown[0]}: expected below {num_classes} or {VOID}"
-        )
+    if num_classes is not None:
+        check_labels(mask, path, num_classes, VOID)
     return mask
 
 

@@ -4,6 +4,10 @@ Forms, recognised by what lies in the folder:
 - TuSimple: ``label_data_*.json``, ``test_label.json`` (one JSON a line) and ``clips/``, also below
   ``train_set/`` and ``test_set/``; the polylines are drawn.
   https://github.com/TuSimple/tusimple-benchmark
+- CurveLanes and CULane, a source of its own: ``labels/7.lines.json`` of ``images/7.jpg``
+  (``{"Lines": [[{"x": …, "y": …}, …], …]}``), or ``7.lines.txt`` beside ``7.jpg`` (a lane a line,
+  ``x y x y …``). Splits are folders, or lists such as ``list/train.txt``.
+  https://github.com/SoulmateB/CurveLanes https://xingangpan.github.io/projects/CULane.html
 - Polygons and run lengths (``OUTLINES``, ``rle_table.py``); every category is lane, and a note says
   so.
 - ``images/`` + ``masks/`` folders, see ``folders.py``.
@@ -13,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +26,21 @@ import numpy as np
 
 from src.data.decode import read_bytes, read_size
 from src.data.sources import coco, cvat, label_studio, labelme, supervisely, via, yolo
-from src.data.sources.folders import read_folders
-from src.data.sources.frames import group_clips
-from src.data.sources.masks import MaskIndex, Row, Source, build_index, note_count, note_missing
-from src.data.sources.names import Locator, read_text
-from src.data.sources.places import describe
+from src.data.sources.annotations import naming_damage, read_json
+from src.data.sources.folders import holds_masks, read_folders
+from src.data.sources.frames import group_clips, group_rows
+from src.data.sources.masks import (
+    IMAGE_SUFFIXES,
+    MaskIndex,
+    Row,
+    Source,
+    build_index,
+    note_count,
+    note_missing,
+    relative,
+)
+from src.data.sources.names import Locator, read_lines, read_text, split_by_lists
+from src.data.sources.places import describe, read_place, walk
 from src.data.sources.rle_table import is_rle_table, read_rle_table
 from src.files import Json
 from src.script import UserError
@@ -42,28 +56,26 @@ KNOWN_TUSIMPLE = {"": 3626, "test": 2782}
 LEAST_GROUPS = 5  # that a single drive is cut into
 MAX_SIDE = 100_000  # pixels; no frame is wider
 LINE_WIDTH = 5  # pixels at 1280x720; the benchmark gives centre lines only
+_ENDINGS = (".lines.json", ".lines.txt")
+Polyline = tuple[tuple[int, int], ...]  # (x, y)
+Lanes = dict[str, tuple[str, tuple[Polyline, ...]]]
 
 
-def read_lanes(root: Path | str, *, block: int = 50, line_width: int = LINE_WIDTH) -> MaskIndex:
-    """List lane images of any of the three forms.
-
-    Args:
-        root: the unpacked folder.
-        block: at most so many neighbouring frames form one group.
-        line_width: of drawn polylines, in pixels of the original image.
+def read_lanes(root: Path | str) -> MaskIndex:
+    """List lane images of any of the forms; neighbouring frames form groups.
 
     Raises:
         UserError: none of the forms, or damaged labels.
     """
     root = Path(root)
     if is_tusimple(root):
-        return _read_tusimple(root, block, line_width)
+        return _read_tusimple(root)
     for source in OUTLINES:
         if source.is_here(root):
-            return source.read(root, merged=CLASSES[1], block=block)
+            return source.read(root, merged=CLASSES[1])
     if is_rle_table(root):
         return read_rle_table(root, merged=CLASSES[1])
-    return read_folders(root, classes=CLASSES, labels="foreground", frames=block)
+    return read_folders(root, classes=CLASSES, foreground=True, frames=True)
 
 
 @dataclass(frozen=True)
@@ -72,13 +84,11 @@ class PolylineDecoder:
 
     Attributes:
         root: the folder that targets are relative to.
-        lanes: target -> (path of the image, polylines as ((x, y), ...)).
-        line_width: pixels.
+        lanes: target -> (path of the image, polylines).
     """
 
     root: Path
-    lanes: Mapping[str, tuple[str, tuple[tuple[tuple[int, int], ...], ...]]]
-    line_width: int
+    lanes: Lanes
 
     def __call__(self, path: Path) -> np.ndarray:
         """Draw every polyline with label 1."""
@@ -89,7 +99,7 @@ class PolylineDecoder:
         mask = np.zeros((height, width), np.uint8)
         for points in polylines:
             line = np.array(points, np.int32).reshape(-1, 1, 2)
-            cv2.polylines(mask, [line], False, 1, self.line_width)
+            cv2.polylines(mask, [line], False, 1, LINE_WIDTH)
         return mask
 
 
@@ -103,10 +113,10 @@ def _label_files(root: Path) -> list[Path]:
     return sorted({path for name in names for at in ("", "*/") for path in root.glob(at + name)})
 
 
-def _read_tusimple(root: Path, block: int, line_width: int) -> MaskIndex:
+def _read_tusimple(root: Path) -> MaskIndex:
     notes: list[str] = []
     rows: list[Row] = []
-    lanes: dict[str, tuple[str, tuple[tuple[tuple[int, int], ...], ...]]] = {}
+    lanes: Lanes = {}
     first: dict[str, str] = {}
     locator = Locator(root)
     for file in _label_files(root):
@@ -138,13 +148,13 @@ def _read_tusimple(root: Path, block: int, line_width: int) -> MaskIndex:
         found = sum(row.split == split for row in rows)
         note_count(notes, f"TuSimple {split or 'train'}", found, known)
     clips = {row.group for row in rows}
-    groups = group_clips(clips, block=block)
+    groups = group_clips(clips)
     if len(set(groups.values())) == 1 < len(clips):  # one group cannot be folded
         block = max(1, len(clips) // LEAST_GROUPS)
         groups = group_clips(clips, block=block)
         notes.append(f"one drive alone: grouped by at most {block} neighbouring clips")
     rows = [row._replace(group=groups[row.group]) for row in rows]
-    return build_index(root, rows, CLASSES, PolylineDecoder(root, lanes, line_width), notes=notes)
+    return build_index(root, rows, CLASSES, PolylineDecoder(root, lanes), notes=notes)
 
 
 def _entries(file: Path) -> Iterator[tuple[int, Json]]:
@@ -202,7 +212,7 @@ def _coordinate(value: Any, what: str) -> int | None:
 
 def _polylines(
     lanes: Iterable[Sequence[int | None]], rows: Sequence[int | None]
-) -> Iterator[tuple[tuple[int, int], ...]]:
+) -> Iterator[Polyline]:
     for lane in lanes:
         both = zip(lane, rows, strict=True)
         points = tuple((x, y) for x, y in both if x is not None and y is not None and x >= 0)
@@ -210,4 +220,71 @@ def _polylines(
             yield points
 
 
+def read_lane_lines(root: Path | str) -> MaskIndex:
+    """List the images with their lanes; those of a test folder without lines are to be predicted.
+
+    Raises:
+        UserError: no image with lines, or a damaged file.
+    """
+    root = Path(root)
+    rows, blind = [], []
+    lanes: Lanes = {}
+    for parts, files in walk(root):
+        place = read_place(parts)
+        for file in files:
+            path = root.joinpath(*parts, file)
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            text = _find_lines(path)
+            name = "/".join((*place.rest, path.stem))
+            if text is None and place.split != "test":
+                blind.append(name)
+                continue
+            target = relative(root, text) if text else ""
+            rows.append(Row(name, relative(root, path), target, "", place.split))
+            if text:
+                lanes[target] = (relative(root, path), _read_lines(text))
+    if not lanes:
+        raise UserError(
+            f"{root} holds no image with a .lines.txt or .lines.json: unpack both there"
+        )
+    notes: list[str] = []
+    note_missing(notes, "images without a file of lines, left out", blind)
+    if not any(row.split for row in rows):
+        rows = split_by_lists(root, rows, notes)
+    rows = group_rows(rows, max_gap=30)
+    return build_index(root, rows, CLASSES, PolylineDecoder(root, lanes), notes=notes, blocks=True)
+
+
+def _find_lines(image: Path) -> Path | None:
+    folders = (image.parent, image.parent.parent / "labels")
+    paths = (folder / (image.stem + ending) for folder in folders for ending in _ENDINGS)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _read_lines(path: Path) -> tuple[Polyline, ...]:
+    """Read the lanes of one image, in whole pixels.
+
+    Raises:
+        UserError: a point that is none.
+    """
+    with naming_damage(path, "mend or remove it"):
+        if path.suffix == ".json":
+            lanes = [[(p["x"], p["y"]) for p in lane] for lane in read_json(path)["Lines"]]
+        else:
+            words = [line.split() for line in read_lines(path)]
+            lanes = [list(zip(line[::2], line[1::2], strict=True)) for line in words]
+        found = tuple(tuple((round(float(x)), round(float(y))) for x, y in lane) for lane in lanes)
+        if any(abs(value) > 2**20 for lane in found for point in lane for value in point):
+            raise ValueError("a point that is no place in an image")
+    return tuple(lane for lane in found if len(lane) > 1)
+
+
+def is_lane_lines(root: Path) -> bool:
+    """Tell whether such files lie below ``root``, and no masks that are drawn already."""
+    found = any(file.endswith(_ENDINGS) for _, files in walk(root) for file in files)
+    return found and not holds_masks(root)
+
+
 SOURCE = Source("lanes", read_lanes, is_tusimple)
+LINES = Source("lane_lines", read_lane_lines, is_lane_lines)

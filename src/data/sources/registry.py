@@ -1,26 +1,96 @@
-"""Table of mask data sources: name of a layout → reader."""
+"""Table of mask data sources: name of a layout → reader; with the micro track's five sets.
+
+Layout of VOC, ETIS, CVPPP, CFD, CarDD at hand: ``VOC/{train,val,test}/{images/*.jpg,masks/*.png}``
+(or ``images/{train,val,test}`` and so on), index masks (VOC 0..20, 255 void; the others 0/1, damage
+or not for CarDD). A set in its original layout is read by its own source, in these classes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
-from src.data.sources.masks import MaskIndex, Source
-from src.data.sources.micro import DATASETS, read_micro
+from src.data.decode import decode_mask
+from src.data.sources import (
+    camvid,
+    cardd,
+    cfd,
+    cvppp,
+    etis,
+    folders,
+    kitti_road,
+    lanes,
+    rle_table,
+    voc,
+)
+from src.data.sources.folders import is_divided, list_pairs
+from src.data.sources.labels import decode_foreground
+from src.data.sources.masks import MaskIndex, Source, build_index, note_count
 from src.data.sources.places import find_inner
-from src.data.sources.rle_table import ROWS as RLE_ROWS
 from src.script import UserError
 
-# Files beside this one that hold a ``SOURCE``, in the order in which their signs are looked for.
-FILES = (
-    *("voc", "camvid", "cfd", "cvppp", "cardd", "etis", "lanes", "coco", "labelme"),
-    *("label_studio", "supervisely", "via", "cvat", "yolo", "lane_lines", "kitti_road"),
-    *("rle_table", "folders"),
+DATASETS = ("VOC", "ETIS", "CVPPP", "CFD", "CarDD")
+KNOWN = {"VOC": 2913, "ETIS": etis.NUM_IMAGES, "CVPPP": 810, "CFD": 118, "CarDD": 4000}
+_CLASSES = {
+    "VOC": voc.CLASSES,
+    "ETIS": etis.CLASSES,
+    "CVPPP": cvppp.CLASSES,
+    "CFD": cfd.CLASSES,
+    "CarDD": ("background", "damage"),
+}
+_ORIGINAL: dict[str, Callable[[Path], MaskIndex]] = {
+    "VOC": voc.read_voc,
+    "ETIS": etis.read_etis,
+    "CVPPP": cvppp.read_cvppp,
+    "CFD": cfd.read_cfd,
+    "CarDD": partial(cardd.read_cardd, binary=True),
+}
+
+
+def read_micro(root: Path | str, dataset: str) -> MaskIndex:
+    """List one of the five sets, named as in ``DATASETS``, below ``root`` or in ``root``.
+
+    Raises:
+        UserError: an unknown set, or neither layout below ``root``.
+    """
+    if dataset not in DATASETS:
+        raise UserError(f"--dataset {dataset} is unknown: choose {', '.join(DATASETS)} or all")
+    folder = Path(root) / dataset
+    if not folder.is_dir() and Path(root).resolve().name == dataset:
+        folder = Path(root)  # the folder of the set itself
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing: put {dataset} there, or choose another --dataset")
+    if not (folder / "train" / "images").is_dir() and not is_divided(folder):
+        return _ORIGINAL[dataset](folder)
+    notes: list[str] = []
+    parts: dict[Path, list[Path]] = {}
+    rows = list(list_pairs(folder, notes, parts))
+    if parts:
+        first, others = next(iter(parts.items()))
+        raise UserError(f"{first} and {others[0]} are of one image: draw one mask an image")
+    if dataset == "ETIS":
+        rows = [row._replace(group=etis.sequence_of(row.id)) for row in rows]
+    note_count(notes, f"{dataset} images", len(rows), KNOWN[dataset])
+    classes = _CLASSES[dataset]
+    if dataset == "VOC":
+        decode = partial(decode_mask, num_classes=len(classes), ignore_index=voc.VOID)
+        return build_index(folder, rows, classes, decode, ignore_index=voc.VOID, notes=notes)
+    return build_index(folder, rows, classes, decode_foreground, notes=notes)
+
+
+def list_datasets(root: Path | str) -> tuple[str, ...]:
+    """Name the sets that lie below ``root``, in the order of ``DATASETS``."""
+    return tuple(name for name in DATASETS if (Path(root) / name).is_dir())
+
+
+# In the order in which their signs are looked for.
+_FOUND = (
+    *(data.SOURCE for data in (voc, camvid, cfd, cvppp, cardd, etis, lanes)),
+    *(*lanes.OUTLINES, lanes.LINES, kitti_road.SOURCE),
+    *(rle_table.SOURCE, folders.SOURCE, rle_table.ROWS),
+    *(Source(f"micro/{n}", partial(read_micro, dataset=n), whole=True) for n in DATASETS),
 )
-_FOUND: list[Source] = [import_module(f"src.data.sources.{file}").SOURCE for file in FILES]
-_FOUND.append(RLE_ROWS)
-_FOUND += [Source(f"micro/{n}", partial(read_micro, dataset=n), whole=True) for n in DATASETS]
 SOURCES = {source.name: source for source in _FOUND}
 
 

@@ -17,19 +17,10 @@ import numpy as np
 
 from src.classes import SEPARATOR, Aliases, merge_classes, nfc
 from src.config import FoldConfig
-from src.data.aliases import load_aliases
-from src.data.extra import add_extra
 from src.data.folds import Folds, load_folds, make_folds, save_folds
-from src.data.index import (
-    Index,
-    find_root,
-    has_test,
-    read_sample_submission,
-    read_test,
-    read_train,
-)
+from src.data.index import Index, add_extra, find_root, has_test, read_test, read_train
 from src.data.root import find_sample
-from src.data.sample import read_sample_cells
+from src.data.sample import load_aliases, read_sample_cells, read_sample_submission
 from src.files import hold, sweep
 from src.metrics.contest import OF_LABELS, Metric, find_metric
 from src.runs import Output

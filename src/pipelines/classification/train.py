@@ -30,8 +30,7 @@ from src.data.dataset import (
 )
 from src.data.folds import Folds
 from src.data.index import Index
-from src.data.mixing import mix
-from src.data.transforms import Transform, eval_transform, train_transform
+from src.data.transforms import Transform, eval_transform, mix, train_transform
 from src.engine.autotune import settle_runtime
 from src.engine.checkpoint import TrainState
 from src.engine.cpu import tune_for_cpu

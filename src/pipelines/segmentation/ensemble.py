@@ -15,8 +15,7 @@ from src.data.dataset import EpochSampler, make_loader
 from src.data.masks import image_size, mask_dataset
 from src.data.sources.folders import holds_masks
 from src.data.sources.masks import MaskIndex
-from src.data.sources.micro import list_datasets
-from src.data.sources.registry import detect_source
+from src.data.sources.registry import detect_source, list_datasets
 from src.data.transforms import eval_mask_transform
 from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict

@@ -71,6 +71,6 @@ def test_what_exports_write_after_the_number_is_no_number():
 
 def test_equal_names_of_two_splits_are_no_neighbours():
     rows = [Row(name, "", "", "", split) for split in ("train", "valid") for name in ("1", "2")]
-    assert [row.group for row in group_rows(rows, block=50)] == ["train/1"] * 2 + ["valid/1"] * 2
+    assert [row.group for row in group_rows(rows)] == ["train/1"] * 2 + ["valid/1"] * 2
     rows = [Row(name, "", "", "", split) for split, name in (("train", "1"), ("valid", "2"))]
-    assert [row.group for row in group_rows(rows, block=50)] == ["1", "1"]
+    assert [row.group for row in group_rows(rows)] == ["1", "1"]

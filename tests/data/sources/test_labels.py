@@ -23,10 +23,9 @@ def labels_of(index):
 
 
 @pytest.mark.parametrize("value", [1, 2, 38, 128, 254, 255, 300])
-@pytest.mark.parametrize("labels", ["auto", "binary"])
-def test_zero_and_one_other_value_are_background_and_foreground(disk, value, labels):
+def test_zero_and_one_other_value_are_background_and_foreground(disk, value):
     write(disk, [value, value], [value], [0])
-    index = read_folders(disk.root, labels=labels)
+    index = read_folders(disk.root)
     assert (index.classes, index.ignore_index) == (("background", "foreground"), None)
     assert labels_of(index) == [[0, 1], [0, 1], [0]]
     assert index.read_mask("masks/0.png").sum() == 2
@@ -41,7 +40,7 @@ def test_two_names_leave_two_values_binary(disk):
 
 def test_another_value_than_the_two_is_refused_where_it_is_read(disk):
     write(disk, *[[5]] * 70)
-    index = read_folders(disk.root, labels="binary")  # looks at every second mask
+    index = read_folders(disk.root)
     write(disk, [5], [6])
     with pytest.raises(UserError, match=r"1\.png holds 6 where other masks hold 0 and 5"):
         labels_of(index)

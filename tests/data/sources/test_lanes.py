@@ -21,6 +21,11 @@ def frames(disk, base, *clips):
     return [f"clips/{clip}/20.jpg" for clip in clips]
 
 
+@pytest.fixture(autouse=True)
+def thin_lines(monkeypatch):
+    monkeypatch.setattr("src.data.sources.lanes.LINE_WIDTH", 1)
+
+
 def places_of(index):
     return [np.argwhere(index.read_mask(target)).tolist() for target in index.table["target"]]
 
@@ -45,7 +50,7 @@ def test_absolute_names(disk, monkeypatch, root):
     clip = frames(disk, "set/", "0313/1")[0]
     disk.text("set/label_data_0313.json", label(f"{disk.root}/set/{clip}"))
     monkeypatch.chdir(disk.root)
-    index = read_lanes("set" if root == "relative" else disk.root / "set", line_width=1)
+    index = read_lanes("set" if root == "relative" else disk.root / "set")
     assert index.table["id"].tolist() == ["0313/1/20"]
     assert places_of(index) == [[[2, 3], [3, 3], [4, 3]]]
 
@@ -61,7 +66,7 @@ def test_absolute_names(disk, monkeypatch, root):
 def test_null_text_and_fractions_are_read(disk, lane, rows):
     clip = frames(disk, "", "0313/1")[0]
     disk.text("label_data_0313.json", label(clip, [lane], rows))
-    assert places_of(read_lanes(disk.root, line_width=1)) == [[[2, 3], [3, 3], [4, 3]]]
+    assert places_of(read_lanes(disk.root)) == [[[2, 3], [3, 3], [4, 3]]]
 
 
 def test_a_list_is_read_too(disk):

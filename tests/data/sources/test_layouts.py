@@ -9,7 +9,7 @@ from src.data.sources.cfd import read_cfd
 from src.data.sources.cvppp import read_cvppp
 from src.data.sources.etis import read_etis, sequence_of
 from src.data.sources.folders import read_folders
-from src.data.sources.micro import list_datasets, read_micro
+from src.data.sources.registry import list_datasets, read_micro
 from src.data.sources.voc import read_voc
 from src.script import UserError
 
@@ -176,7 +176,7 @@ def test_folders_binary_npy_and_lists(disk):
     np.save(disk.path("masks/f_2.npy"), np.eye(6, 8, dtype=np.int64))
     disk.text("train.txt", "f_1", "f_2", "f_5")
     disk.text("test.txt", "f_9")
-    index = read_folders(disk.root, labels="binary", frames=50)
+    index = read_folders(disk.root, foreground=True, frames=True)
     assert rows_of(index, "group", "split") == [["f_1", "train"], ["f_1", "train"], ["f_9", "test"]]
     assert labels_of(index, 0) == labels_of(index, 1) == [0, 1]
     assert "listed but missing: 1 (f_5)" in notes_of(index)
@@ -187,7 +187,6 @@ def test_folders_tell_binary_from_index_and_name_classes(disk):
     disk.mask("masks/1.png", {(0, 0): 255})
     assert read_folders(disk.root).classes == ("background", "foreground")
     assert read_folders(disk.root).ignore_index is None
-    assert read_folders(disk.root, labels="index").ignore_index == 255
     disk.text("classes.txt", "sky", "old road", "tree")
     disk.mask("masks/1.png", {(0, 0): 2})
     index = read_folders(disk.root)

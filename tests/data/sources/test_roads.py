@@ -5,9 +5,14 @@ import pytest
 from PIL import Image
 
 from src.data.masks import read_labelled, read_test_masks
-from src.data.sources.lane_lines import read_lane_lines
+from src.data.sources.lanes import read_lane_lines
 from src.data.sources.registry import detect_source
 from src.script import UserError
+
+
+@pytest.fixture(autouse=True)
+def thin_lines(monkeypatch):
+    monkeypatch.setattr("src.data.sources.lanes.LINE_WIDTH", 1)
 
 
 def test_curvelanes(disk):
@@ -17,7 +22,7 @@ def test_curvelanes(disk):
         disk.json(f"{split}/labels/{name}.lines.json", {"Lines": [down, [down[0]]]})
     disk.image("test/images/3.jpg")
     assert detect_source(disk.root) == "lane_lines"
-    index = read_lane_lines(disk.root, line_width=1)
+    index = read_lane_lines(disk.root)
     assert index.table["split"].tolist() == ["test", "train", "valid"]
     mask = index.read_mask("train/labels/1.lines.json", (6, 8))
     assert mask.sum() == 6 and mask[:, 2].all()
@@ -31,7 +36,7 @@ def test_culane_lines_without_masks(disk):
         disk.text(f"driver/a.MP4/{number}.lines.txt", "-3.0 2 20.4 2", "1 1")
     disk.text("list/train.txt", "/driver/a.MP4/0.jpg", "/driver/a.MP4/1.jpg")
     disk.text("list/test.txt", "/driver/a.MP4/2.jpg")
-    index = read_lane_lines(disk.root, line_width=1)
+    index = read_lane_lines(disk.root)
     assert index.table["split"].tolist() == ["train", "train", "test"]
     assert "in no list: 1 (driver/a.MP4/3)" in " | ".join(index.notes)
     mask = index.read_mask("driver/a.MP4/0.lines.txt", (6, 8))

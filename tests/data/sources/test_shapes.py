@@ -107,7 +107,8 @@ def test_cardd_refuses_other_sets(disk):
         read_cardd(disk.root)
 
 
-def test_tusimple_draws_lanes_and_groups_neighbouring_clips(disk):
+def test_tusimple_draws_lanes_and_groups_neighbouring_clips(disk, monkeypatch):
+    monkeypatch.setattr("src.data.sources.lanes.LINE_WIDTH", 1)
     clips = [f"clips/0313-1/{clip}/20.jpg" for clip in (60, 120, 6000)]
     disk.image(*clips)
     lines = [
@@ -115,10 +116,10 @@ def test_tusimple_draws_lanes_and_groups_neighbouring_clips(disk):
         for clip in [*clips, "clips/0313-1/9/20.jpg"]
     ]
     disk.text("label_data_0313.json", *lines)
-    index = read_lanes(disk.root, block=2, line_width=1)
+    index = read_lanes(disk.root)
     table = index.table
     assert table["id"].tolist() == ["0313-1/60/20", "0313-1/120/20", "0313-1/6000/20"]
-    assert table["group"].nunique() == 2 and table["group"].iat[1] == table["group"].iat[2]
+    assert table["group"].nunique() == 3 and "one drive alone" in index.notes[-1]
     mask = index.read_mask(table["target"].iat[0], (6, 8))
     assert np.argwhere(mask).tolist() == [[2, 3], [3, 3], [4, 3]]  # one point is no line
     assert any("0313-1/9/20.jpg" in note for note in index.notes)
