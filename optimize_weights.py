@@ -61,7 +61,7 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         f"convex: within {mixture.gap:.1e} nats of the optimum, as the duality gap proves "
         f"({mixture.steps} steps; all methods {time.monotonic() - solving:.1f} s)"
     )
-    gains = nested.contributions(oof.members, tables, entries[-1].weights)
+    gains = nested.contributions(oof.members, tables.raw, entries[-1].weights)
     panel = build_panel(oof, tables)
     start = whole(oof.members)
     adopted, structure, name = nested.fit_blend(panel, start), start, "calibrated"
@@ -148,7 +148,7 @@ def optimize_metric(
     content, share = report.write_blend(
         output.weights, oof, alias_groups, fitted, adopted.order, scores, board.rows, counted
     )
-    gains = nested.contributions(oof.members, tables, weights)
+    gains = nested.contributions(oof.members, tables.raw, weights)
     print(f"\n{table}\n\nby log loss:\n{report.contributions_table(gains)}\n")
     if config.suggest_aliases and not oof.labels:
         suggest(output, oof, fitted, board.targets)

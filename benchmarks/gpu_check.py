@@ -52,16 +52,12 @@ class Step:
     alone: bool
 
 
-RUNS, CORRECTNESS = "benchmarks.gpu_runs", "benchmarks.gpu_correctness"
-SPEED = "benchmarks.gpu_speed"
+RUNS, SPEED = "benchmarks.gpu_runs", "benchmarks.gpu_speed"
 STEPS = [
-    Step("machine", CORRECTNESS, 40, alone=True),
+    Step("machine", RUNS, 40, alone=True),
     Step("way", RUNS, 120, alone=False),
     Step("resume", RUNS, 100, alone=False),
-    Step("parity", CORRECTNESS, 60, alone=False),
-    Step("guards", CORRECTNESS, 60, alone=False),
-    Step("memory", CORRECTNESS, 60, alone=False),
-    Step("losses", CORRECTNESS, 40, alone=False),
+    Step("tests", RUNS, 150, alone=False),
     Step("loaders", SPEED, 60, alone=True),
     Step("throughput", SPEED, 80, alone=True),
     Step("presets", SPEED, 120, alone=True),

@@ -1,12 +1,15 @@
-"""Whole runs of the GPU check: two folds to a submission, and a training that is killed."""
+"""Whole runs of the GPU check: its tests, two folds to a submission, a training that is killed."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import gc
+import io
 import itertools
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +20,62 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_correctness import allow_tf32, classification, read_metrics
 from benchmarks.gpu_report import NUM_CLASSES, Report, Setting
-from benchmarks.timing import ROOT
+from benchmarks.timing import ROOT, num_cores
+from src.data.dataset import default_num_workers
 from src.engine import loop
-from src.engine.runtime import start_runtime
+from src.engine.runtime import default_precision, start_runtime
+from src.losses.classification import build_loss
 from src.models.classifier import build_classifier
 from src.runs import Run
+from src.tasks.classification import Classification
+
+GIB = 2.0**30
+
+
+def machine(setting: Setting, report: Report) -> None:
+    """Name the card and what it can do at most; check the precision chosen for it."""
+    shm = shutil.disk_usage("/dev/shm").free / GIB if Path("/dev/shm").exists() else 0.0
+    kind = setting.device
+    report.fact(f"{num_cores()} cores, {default_num_workers(kind)} loader processes")
+    report.fact(f"/dev/shm {shm:.1f} GiB free")
+    chosen = default_precision(kind)
+    if kind != "cuda":
+        report.expect(chosen == "fp32", f"precision {chosen}")
+        return
+    card = torch.cuda.get_device_properties(0)
+    report.fact(f"{card.name}, {card.total_memory / GIB:.0f} GiB, sm_{card.major}{card.minor}")
+    report.fact(f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
+    wanted = "bf16" if card.major >= 8 else "fp16"
+    report.expect(chosen == wanted, f"precision {chosen}")
+    dtype = torch.bfloat16 if chosen == "bf16" else torch.float16
+    side = 8192
+    a, b = (torch.randn(side, side, device="cuda", dtype=dtype) for _ in range(2))
+    ms = milliseconds(lambda: a @ b, 10)
+    report.fact(f"matrix product of {side}: {2 * side**3 / ms / 1e9:,.0f} TFLOP/s")
+    ms = milliseconds(lambda: a.copy_(b), 50)
+    report.fact(f"copy {2 * a.nbytes / ms / 1e6:,.0f} GB/s")
+
+
+def milliseconds(function: Callable[[], object], times: int) -> float:
+    """Return what one call costs the card."""
+    for _ in range(3):
+        function()
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begun.record()
+    for _ in range(times):
+        function()
+    ended.record()
+    ended.synchronize()
+    return float(begun.elapsed_time(ended)) / times
+
+
+def tests(setting: Setting, report: Report) -> None:
+    """Run the tests that need a card: parity with the CPU, guards, short memory, losses."""
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/engine/test_gpu.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr)
+    report.expect(done.returncode == 0, (done.stdout.strip().splitlines() or ["nothing ran"])[-1])
 
 
 def way(setting: Setting, report: Report) -> None:
@@ -140,7 +192,6 @@ def compare_oof(setting: Setting, run: Run, size: int, report: Report) -> None:
     from src.engine.weights import load_weights
     from src.views import first_views
 
-    allow_tf32(False)
     saved = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     name, pool = saved["resolved"]["timm_id"], saved["options"]["pool"]
     model = build_classifier(name, NUM_CLASSES, image_size=size, pool=pool)
@@ -156,11 +207,10 @@ def compare_oof(setting: Setting, run: Run, size: int, report: Report) -> None:
     )
     loader = make_loader(data, EpochSampler(len(paths), 32), device_type=setting.device)
     after = np.empty((1, len(paths), NUM_CLASSES), np.float16)
+    task = Classification(NUM_CLASSES, build_loss("cross_entropy"))
     runtime = start_runtime(setting.device, "fp32")
-    allow_tf32(False)
-    predict_logits(
-        runtime.place(model), loader, classification(), runtime, out=after, views=first_views(1)
-    )
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    predict_logits(runtime.place(model), loader, task, runtime, out=after, views=first_views(1))
     off, spread = np.abs(after[0] - before), float(before.std())
     report.expect(
         float(off.mean()) <= 0.05 * spread,
@@ -207,6 +257,11 @@ def resume(setting: Setting, report: Report) -> None:
     )
     for key in ("twice", "killed"):
         report.fact(f"{count_equal(runs['once'], runs[key])} tensors bit-identical to {key}")
+
+
+def read_metrics(run: Run) -> list[dict[str, str]]:
+    """Return the rows of ``metrics.csv``."""
+    return list(csv.DictReader(io.StringIO(run.metrics.read_text(encoding="utf-8"))))
 
 
 def wait_for_rows(run: Run, rows: int, process: subprocess.Popen[bytes]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.ensemble.blend import THREADS, Tables, convex, make_parts
+from src.ensemble.blend import THREADS, convex
 from src.ensemble.calibration import bin_confidence
 from src.ensemble.nested import contributions
 from src.ensemble.oof import Oof
@@ -115,10 +115,7 @@ class Diagnosis:
         prior = np.log(np.maximum(self.blend.prior, TINY))[self.oof.targets[::step]]
         uniform = np.full(len(logs), -np.log(len(self.oof.classes)))
         table = np.c_[logs, uniform, prior]
-        parts = make_parts(self.oof.folds[::step], self.oof.ids[::step])
-        ones = np.ones(len(self.oof.members))
-        tables = Tables(table, table, ones, self.blend.prior, parts)
-        return contributions(self.oof.members, tables, convex(table)[0])
+        return contributions(self.oof.members, table, convex(table)[0])
 
 
 def mean_blend(oof: Oof) -> Blend:

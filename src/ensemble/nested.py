@@ -220,7 +220,7 @@ def is_better(challenger: Array, champion: Array) -> bool:
     return bool(change.mean() < -change.std() / np.sqrt(len(change)) and change.mean() < -1e-6)
 
 
-def contributions(members: Sequence[Member], tables: Tables, weights: Array) -> list[list[object]]:
+def contributions(members: Sequence[Member], table: Array, weights: Array) -> list[list[object]]:
     """Return rows (kind, name, weight, loss alone, loss gained by having it).
 
     What is gained compares the best weights with and without the model or view, on the rows they
@@ -228,10 +228,9 @@ def contributions(members: Sequence[Member], tables: Tables, weights: Array) -> 
 
     Args:
         members: (model, view) pairs.
-        tables: from ``build_tables``.
+        table: (N, M + 2) log p(true class), as in :class:`Tables`.
         weights: (M + 2,) of the convex entry.
     """
-    table = tables.raw
     full = _mean(table, weights)
     rows: list[list[object]] = []
     for kind, place in (("model", 0), ("view", 1)):

@@ -16,10 +16,10 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -37,9 +37,6 @@ from src.ensemble.pool import (
 )
 from src.ensemble.studies import Journal, ask_until, open_study
 from src.metrics.classification import Array
-
-if TYPE_CHECKING:
-    from optuna import Trial
 
 POOLS, ORDERS = ("linear", "log"), ("after", "before")
 
@@ -107,10 +104,15 @@ def search_structures(
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
     study = open_study(storage, name) if storage else optuna.create_study(sampler=sampler)
     for pool, order in product(POOLS, ORDERS):
-        params = _to_params(replace(start, pool=pool, order=order))
+        params: dict[str, str | bool] = dict.fromkeys(_choices(start), True) | {
+            "pool": pool,
+            "order": order,
+        }
         study.enqueue_trial(params, skip_if_exists=True)
     for trial in ask_until(study, trials):
-        structure = _suggest(trial, start)
+        for key, choices in _choices(start).items():
+            trial.suggest_categorical(key, choices)
+        structure = _from_params(trial.params, start)
         if not structure.columns(members).any():
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             continue
@@ -136,23 +138,12 @@ def _read_scores(kept: Journal, start: Structure) -> dict[Structure, float]:
     return known
 
 
-def _suggest(trial: Trial, start: Structure) -> Structure:
-    for key, choices in _choices(start).items():
-        trial.suggest_categorical(key, choices)
-    return _from_params(trial.params, start)
-
-
 def _choices(start: Structure) -> dict[str, list[str | bool]]:
     choices: dict[str, list[str | bool]] = {"pool": [*POOLS], "order": [*ORDERS]}
     for kind, names in (("model", start.models), ("view", start.views)):
         if len(names) > 1:
             choices |= {f"{kind} {name}": [True, False] for name in names}
     return choices
-
-
-def _to_params(structure: Structure) -> dict[str, Any]:
-    params = dict.fromkeys(_choices(structure), True)
-    return params | {"pool": structure.pool, "order": structure.order}
 
 
 def _from_params(params: dict[str, Any], start: Structure) -> Structure:

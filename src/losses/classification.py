@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.reader import build_terms
-from src.script import UserError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,8 +38,6 @@ def build_loss(spec: str, *, label_smoothing: float = 0.0, several: bool = False
     """
     table = LABEL_LOSSES if several else LOSSES
     terms = build_terms("--loss", spec, table, example="focal(gamma=2)")
-    if not 0.0 <= label_smoothing < 1.0:
-        raise UserError(f"--label_smoothing {label_smoothing}: must lie in [0, 1)")
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         logits = logits.float()
