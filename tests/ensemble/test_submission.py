@@ -150,16 +150,15 @@ def test_no_class_is_guessed_from_signs_or_from_two_that_look_alike():
 
 
 @pytest.mark.parametrize(
-    ("names", "policy", "message"),
+    ("names", "message"),
     [
-        (["a", "c"], "split", r"column 'c' matches no class \(nearest without a column: b\)"),
-        (["a", "b", "a"], "split", "column 'a' occurs twice"),
-        (["a", "b"], "halve", "--alias_policy halve"),
+        (["a", "c"], r"column 'c' matches no class \(nearest without a column: b\)"),
+        (["a", "b", "a"], "column 'a' occurs twice"),
     ],
 )
-def test_bad_samples_are_refused(names, policy, message):
+def test_bad_samples_are_refused(names, message):
     with pytest.raises(UserError, match=message):
-        match_columns(names, ["a", "b"], policy=policy)
+        match_columns(names, ["a", "b"])
 
 
 def test_file_by_hand_and_earlier_file_survives_a_failure(tmp_path):
