@@ -79,7 +79,6 @@ def audit_images(
     table: pd.DataFrame,
     root: Path,
     *,
-    threads: int | None = None,
     progress: Callable[[Iterable[_Look]], Iterable[_Look]] = iter,
     measure: Callable[[bytes, np.ndarray], np.ndarray] | None = None,
 ) -> Audit:
@@ -88,7 +87,6 @@ def audit_images(
     Args:
         table: the train table.
         root: the data folder.
-        threads: how many read at once; None means one per core.
         progress: wraps the iterable of results, such as ``partial(tqdm, total=len(table))``.
         measure: called with the bytes and the RGB pixels (H, W, 3), large ones decoded at a
             fraction of their size, of every readable image; it runs in threads.
@@ -103,7 +101,7 @@ def audit_images(
     rows: list[int] = []
     hashes: list[int] = []
     thumbnails = np.empty((len(paths), SIDE, SIDE), np.uint8)
-    results = _in_threads(lambda path: _inspect(path, strict, measure), paths, threads)
+    results = _in_threads(lambda path: _inspect(path, strict, measure), paths)
     peaks: dict[int, int] = {}
     measured: dict[int, np.ndarray] = {}
     for row, look in enumerate(progress(results)):
@@ -151,12 +149,10 @@ def write_duplicates(audit: Audit, table: pd.DataFrame, path: Path) -> None:
     write_csv(path, ("set", "kind", "id", "image", "target"), lines)
 
 
-def _in_threads(
-    work: Callable[[Path], _Look], paths: Sequence[Path], threads: int | None
-) -> Iterator[_Look]:
+def _in_threads(work: Callable[[Path], _Look], paths: Sequence[Path]) -> Iterator[_Look]:
     """Yield ``work(path)`` in order, with a bounded number of results in flight."""
     remaining = iter(paths)
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def submit() -> list[Future[_Look]]:
             return [pool.submit(work, path) for path in islice(remaining, 256)]

@@ -154,8 +154,6 @@ def open_cache(
     Raises:
         UserError: the kind asked for does not fit, or the images have no common size.
     """
-    if kind not in ("none", "ram", "disk", "auto"):
-        raise UserError(f"--cache {kind} is unknown: use auto, ram, disk or none")
     view = Rows(source, rows)
     if kind in ("ram", "disk") and source.shape is None:
         raise UserError(f"--cache {kind} needs images of one size: set a size, or --cache none")

@@ -65,9 +65,7 @@ def read_bytes(path: Path | str) -> bytes:
     return data
 
 
-def decode_image(
-    path: Path | str, *, short_side: int | None = None, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
+def decode_image(path: Path | str, *, short_side: int | None = None) -> np.ndarray:
     """Decode an image file to RGB (H, W, 3) uint8, EXIF orientation applied.
 
     Args:
@@ -75,23 +73,18 @@ def decode_image(
             says.
         short_side: the size needed, in pixels. A JPEG is then decoded at 1/2, 1/4 or 1/8 (scaled
             in the DCT domain, several times cheaper) if its shorter side stays >= ``short_side``.
-        max_pixels: refuse anything larger (width x height) before decoding.
 
     Raises:
-        UserError: naming the file, for whatever cannot be decoded whole.
+        UserError: naming the file, for whatever cannot be decoded whole or is too large.
     """
-    return decode_bytes(read_bytes(path), path, short_side=short_side, max_pixels=max_pixels)
+    return decode_bytes(read_bytes(path), path, short_side=short_side)
 
 
 def decode_bytes(
-    data: bytes,
-    name: Path | str = "image",
-    *,
-    short_side: int | None = None,
-    max_pixels: int = MAX_PIXELS,
+    data: bytes, name: Path | str = "image", *, short_side: int | None = None
 ) -> np.ndarray:
     """Decode as :func:`decode_image` does, from memory; ``name`` stands in the errors."""
-    width, height, kind = _checked_size(data, name, max_pixels)
+    width, height, kind = _checked_size(data, name)
     if kind not in OPENCV:
         return decode_other(data, kind, name)
     reduced = 1
@@ -171,11 +164,11 @@ def as_labels(mask: np.ndarray, path: Path | str) -> np.ndarray:
     return np.ascontiguousarray(mask, np.uint8 if low >= 0 and high <= 255 else np.int32)
 
 
-def _checked_size(data: bytes, name: Path | str, max_pixels: int) -> tuple[int, int, str]:
+def _checked_size(data: bytes, name: Path | str) -> tuple[int, int, str]:
     width, height, kind = read_size(data, name)
-    if width * height > max_pixels:
+    if width * height > MAX_PIXELS:
         raise UserError(
-            f"{name} has {width}x{height} pixels, above the limit of {max_pixels:,}: "
+            f"{name} has {width}x{height} pixels, above the limit of {MAX_PIXELS:,}: "
             "shrink or remove it"
         )
     return width, height, kind
@@ -199,7 +192,7 @@ def _tiff_has_alpha(data: bytes) -> bool:
 def _decode_indices(data: bytes, path: Path | str) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    kind = _checked_size(data, path, MAX_PIXELS)[2]
+    kind = _checked_size(data, path)[2]
     if kind in _LOSSY:
         raise UserError(f"mask {path} is a {describe(kind)}, which blurs labels: save it as PNG")
     try:

@@ -276,8 +276,6 @@ def assign_folds(
     Raises:
         UserError: more folds than rows or groups.
     """
-    if num_folds < 2:
-        raise UserError(f"--folds {num_folds}: at least 2 are needed, or use --fold full")
     labels = np.unique(np.array(targets), return_inverse=True)[1]
     units = _units(groups or [""] * len(labels))
     num_units = len(np.unique(units))

@@ -49,7 +49,7 @@ class VoidReader:
 
     index: MaskIndex
 
-    def __call__(self, path: str) -> np.ndarray:
+    def __call__(self, path: Path | str) -> np.ndarray:
         """Read one mask."""
         mask = np.require(self.index.decode(Path(path)), requirements="W")  # tensors want it so
         void = self.index.ignore_index
@@ -235,7 +235,7 @@ def count_classes(
     pixels = np.zeros(index.num_classes, np.int64)
     images = np.zeros(index.num_classes, np.int64)
     for row in np.asarray(rows):
-        mask = read(str(index.root / str(index.table["target"].iat[int(row)])))
+        mask = read(index.mask_path(int(row)))
         found = np.bincount(mask.ravel(), minlength=256)[: index.num_classes]
         pixels += found
         images += found > 0

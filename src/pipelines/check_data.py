@@ -371,7 +371,7 @@ def count_masks(
     pixels, foreground, damaged = [], [], []
     for row in tqdm(range(len(index)), "masks", leave=False, disable=None):
         try:
-            mask = read(str(index.root / str(index.table["target"].iat[row])))
+            mask = read(index.mask_path(row))
             shape = image_size(index.image_path(row))
         except UserError as error:
             damaged.append([names[row], str(error)])

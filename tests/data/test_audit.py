@@ -66,7 +66,7 @@ def test_exact_and_near_copies_and_conflicts(tmp_path):
         "4.png": photograph(4),
     }  # fmt: skip
     table = put(tmp_path, images, ["a", "a", "b", "c", "c", "d", "e", "a", "f"])
-    found = audit_images(table, tmp_path, threads=3)
+    found = audit_images(table, tmp_path)
     assert found.exact == ((0, 1, 2), (3, 4)) and found.conflicts == ((0, 1, 2),)
     assert found.near == ((0, 7), (5, 6))
     assert found.linked == found.exact + found.near
@@ -77,7 +77,7 @@ def test_exact_and_near_copies_and_conflicts(tmp_path):
     assert lines[-1] == "3,near,3-near.jpg,3-near.jpg,e" and len(lines) == 10
 
 
-def test_the_result_does_not_depend_on_threads(tmp_path):
+def test_the_result_does_not_depend_on_threads(tmp_path, monkeypatch):
     photographs = [cv2.imencode(".jpg", photograph(seed))[1].tobytes() for seed in range(30)]
     table = put(tmp_path, {f"{n}.jpg": photographs[n % 30] for n in range(600)})
     counted = []
@@ -87,8 +87,10 @@ def test_the_result_does_not_depend_on_threads(tmp_path):
             counted.append(result)
             yield result
 
-    one = audit_images(table, tmp_path, threads=1, progress=progress)
-    many = audit_images(table, tmp_path, threads=4)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    one = audit_images(table, tmp_path, progress=progress)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    many = audit_images(table, tmp_path)
     assert one == many and len(counted) == 600
     assert len(one.exact) == 30 and sum(map(len, one.exact)) == 600
 

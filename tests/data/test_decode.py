@@ -191,11 +191,13 @@ def test_a_decompression_bomb_is_refused_before_decoding(tmp_path, monkeypatch, 
             decode_mask(tmp_path / "bomb.jpg")
 
 
-def test_max_pixels_is_an_option(tmp_path, pixels):
+def test_the_limit_of_pixels_is_exact(tmp_path, pixels, monkeypatch):
     path = save(tmp_path / "a.png", pixels)
-    decode_image(path, max_pixels=160 * 120)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 160 * 120)
+    decode_image(path)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 160 * 120 - 1)
     with pytest.raises(UserError, match="160x120"):
-        decode_image(path, max_pixels=160 * 120 - 1)
+        decode_image(path)
 
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08"}])
@@ -234,7 +236,9 @@ def test_any_mutation_gives_an_image_or_a_named_refusal(kind, edits, keep):
         data[int(place * min(len(data), 120))] = value  # the header is where it hurts
     data = bytes(data[: max(1, int(keep * 2 * len(data)))])
     try:
-        image = decode.decode_bytes(data, "some.jpg", short_side=4, max_pixels=10**6)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decode, "MAX_PIXELS", 10**6)
+            image = decode.decode_bytes(data, "some.jpg", short_side=4)
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
     except UserError as error:
         assert "some.jpg" in str(error)

@@ -1,4 +1,4 @@
-"""CamVid reader: SegNet's 11 classes, or the 32 colours of the original.
+"""CamVid reader: SegNet's 11 classes, of its index masks or of the 32 colours of the original.
 
 Layouts: SegNet's ``{train,val,test}`` + ``{train,val,test}annot`` (index PNG, 11 = void); the same
 with ``_labels`` instead of ``annot`` and colours; the original ``701_StillsRaw_full`` +
@@ -59,18 +59,12 @@ COLOURS: dict[str, tuple[int, int, int, int]] = {
 }  # fmt: skip
 
 
-def read_camvid(root: Path | str, *, all_colours: bool = False) -> MaskIndex:
+def read_camvid(root: Path) -> MaskIndex:
     """List the frames with their drive as group.
-
-    Args:
-        root: any of the layouts above.
-        all_colours: for colour masks, keep the original's 31 classes instead of SegNet's 11;
-            void is then 31.
 
     Raises:
         UserError: none of the layouts.
     """
-    root = Path(root)
     notes: list[str] = []
     coloured = True
     if (root / "LabeledApproved_full").is_dir():
@@ -84,15 +78,8 @@ def read_camvid(root: Path | str, *, all_colours: bool = False) -> MaskIndex:
     if not coloured:
         decode = partial(decode_mask, num_classes=len(CLASSES), ignore_index=VOID)
         return build_index(root, rows, CLASSES, decode, ignore_index=VOID, notes=notes)
-    if not all_colours:
-        lookup = ColourDecoder(
-            tuple((r, g, b, k) for r, g, b, k in COLOURS.values()), VOID, "CamVid"
-        )
-        return build_index(root, rows, CLASSES, lookup, ignore_index=VOID, notes=notes)
-    names = tuple(name for name in COLOURS if name != "Void")
-    table = tuple((*COLOURS[name][:3], label) for label, name in enumerate((*names, "Void")))
-    lookup = ColourDecoder(table, len(names), "CamVid")
-    return build_index(root, rows, names, lookup, ignore_index=len(names), notes=notes)
+    lookup = ColourDecoder(tuple(COLOURS.values()), VOID, "CamVid")
+    return build_index(root, rows, CLASSES, lookup, ignore_index=VOID, notes=notes)
 
 
 def drive_of(name: str) -> str:

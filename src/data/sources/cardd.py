@@ -18,7 +18,7 @@ DAMAGES = ("dent", "scratch", "crack", "glass shatter", "lamp broken", "tire fla
 KNOWN = {"train": 2816, "valid": 810, "test": 374}
 
 
-def read_cardd(root: Path | str, *, binary: bool = False) -> MaskIndex:
+def read_cardd(root: Path, *, binary: bool = False) -> MaskIndex:
     """List the photographs in the set's own split.
 
     Args:
@@ -28,7 +28,6 @@ def read_cardd(root: Path | str, *, binary: bool = False) -> MaskIndex:
     Raises:
         UserError: no annotations, or categories other than the six.
     """
-    root = Path(root)
     for base in (root, root / "CarDD_COCO", root / "CarDD_release" / "CarDD_COCO"):
         if (base / "annotations").is_dir():
             break

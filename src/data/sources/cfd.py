@@ -31,13 +31,12 @@ NUM_IMAGES = 118
 CRACK = 2  # 1 is road; 22 of the 118 files also hold 3 and 4, which are no cracks
 
 
-def read_cfd(root: Path | str) -> MaskIndex:
+def read_cfd(root: Path) -> MaskIndex:
     """List the road images in their own split where lists exist, else undivided.
 
     Raises:
         UserError: no ``image`` folder with images below ``root``.
     """
-    root = Path(root)
     images = list_files(root / "image", IMAGE_SUFFIXES)
     if not images:
         raise UserError(f"{root} holds no image/NNN.jpg: unpack CrackForest there")

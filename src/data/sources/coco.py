@@ -131,7 +131,7 @@ class CocoDecoder:
         return mask
 
 
-def read_coco(root: Path | str, *, merged: str = "") -> MaskIndex:
+def read_coco(root: Path, *, merged: str = "") -> MaskIndex:
     """List the images with a class for every category that has masks; the rest is background.
 
     Args:
@@ -141,7 +141,6 @@ def read_coco(root: Path | str, *, merged: str = "") -> MaskIndex:
     Raises:
         UserError: no annotations with their images, or damaged ones.
     """
-    root = Path(root)
     notes: list[str] = []
     return index_files(root, load_annotations(root, notes), notes, merged)
 

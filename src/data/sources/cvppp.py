@@ -32,13 +32,12 @@ _PNG = frozenset({".png"})
 _TOPS = (".", "training", "testing", "CVPPP2017_LSC_training", "CVPPP2017_LSC_testing")
 
 
-def read_cvppp(root: Path | str) -> MaskIndex:
+def read_cvppp(root: Path) -> MaskIndex:
     """List the plants; those without a label or fg file are the test split.
 
     Raises:
         UserError: no ``A*/plant*_rgb.png`` below ``root``.
     """
-    root = Path(root)
     notes: list[str] = []
     rows: list[Row] = []
     for top in _folders(root):

@@ -38,13 +38,12 @@ SEQUENCE_STARTS = (
 )  # fmt: skip
 
 
-def read_etis(root: Path | str) -> MaskIndex:
+def read_etis(root: Path) -> MaskIndex:
     """List the frames; the set has no split of its own.
 
     Raises:
         UserError: no frames below ``root``.
     """
-    root = Path(root)
     notes: list[str] = []
     images, masks = _find_files(root)
     if not images:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from src.classes import nfc
 from src.data.csv_io import first_lines, read_csv
 from src.data.files import BESIDE as BESIDE_FILES
 from src.data.files import SPLIT_OF, split_of_word
@@ -64,7 +64,7 @@ _File = tuple[str, str, Path]  # split, id, path
 
 
 def read_folders(
-    root: Path | str,
+    root: Path,
     *,
     classes: Sequence[str] = (),
     foreground: bool = False,
@@ -82,7 +82,6 @@ def read_folders(
     Raises:
         UserError: no images, or masks that fit neither form.
     """
-    root = Path(root)
     notes: list[str] = []
     parts: dict[Path, list[Path]] = {}
     rows = list(list_pairs(root, notes, parts))
@@ -202,7 +201,7 @@ def _list_files(
         place = read_place(parts, loose=loose)
         suffixes = MASK_SUFFIXES if place.kind == "mask" else IMAGE_SUFFIXES
         for path in (root.joinpath(*parts, file) for file in files):
-            name = unicodedata.normalize("NFC", "/".join((*place.rest, path.stem)))
+            name = nfc("/".join((*place.rest, path.stem)))
             if _ASIDE.fullmatch(path.stem):
                 aside.append(name)
             elif path.suffix.lower() in suffixes:

@@ -31,13 +31,12 @@ VOID = 255
 KNOWN = {"train": 289, "test": 290}
 
 
-def read_kitti_road(root: Path | str) -> MaskIndex:
+def read_kitti_road(root: Path) -> MaskIndex:
     """List the images with the road as the one class.
 
     Raises:
         UserError: no ``training/gt_image_2``.
     """
-    root = Path(root)
     notes: list[str] = []
     rows: list[Row] = []
     for folder, split in (("training", "train"), ("testing", "test")):

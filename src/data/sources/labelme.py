@@ -63,9 +63,8 @@ def drawing_source(
     return Source(name, read, lambda root: bool(is_here(root)) and not holds_masks(root))
 
 
-def _read_drawings(draw: Draw, nothing: str, root: Path | str, *, merged: str = "") -> MaskIndex:
+def _read_drawings(draw: Draw, nothing: str, root: Path, *, merged: str = "") -> MaskIndex:
     """List the photographs; ``merged`` is that of ``read_coco``."""
-    root = Path(root)
     notes: list[str] = []
     drawings = list(draw(Locator(root), notes))
     if not drawings:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from src.data.decode import read_bytes, read_size
-from src.data.sources import coco, cvat, label_studio, labelme, supervisely, via, yolo
+from src.data.sources import coco, labelme, tools, yolo
 from src.data.sources.annotations import naming_damage, read_json
 from src.data.sources.folders import holds_masks, read_folders
 from src.data.sources.frames import group_clips, group_rows
@@ -47,8 +47,9 @@ from src.script import UserError
 
 CLASSES = ("background", "lane")
 # Layouts of outlines in any classes, which are taken as one.
-OUTLINES = tuple(
-    layout.SOURCE for layout in (coco, labelme, label_studio, supervisely, via, cvat, yolo)
+OUTLINES = (
+    *(coco.SOURCE, labelme.SOURCE, tools.LABEL_STUDIO, tools.SUPERVISELY, tools.VIA, tools.CVAT),
+    yolo.SOURCE,
 )
 # Layouts of which a lane run sees two classes.
 TWO_CLASSES = ("folders", "rle", *(source.name for source in OUTLINES))
@@ -61,13 +62,12 @@ Polyline = tuple[tuple[int, int], ...]  # (x, y)
 Lanes = dict[str, tuple[str, tuple[Polyline, ...]]]
 
 
-def read_lanes(root: Path | str) -> MaskIndex:
+def read_lanes(root: Path) -> MaskIndex:
     """List lane images of any of the forms; neighbouring frames form groups.
 
     Raises:
         UserError: none of the forms, or damaged labels.
     """
-    root = Path(root)
     if is_tusimple(root):
         return _read_tusimple(root)
     for source in OUTLINES:
@@ -220,13 +220,12 @@ def _polylines(
             yield points
 
 
-def read_lane_lines(root: Path | str) -> MaskIndex:
+def read_lane_lines(root: Path) -> MaskIndex:
     """List the images with their lanes; those of a test folder without lines are to be predicted.
 
     Raises:
         UserError: no image with lines, or a damaged file.
     """
-    root = Path(root)
     rows, blind = [], []
     lanes: Lanes = {}
     for parts, files in walk(root):

@@ -1,12 +1,11 @@
 """MaskIndex, the table of images and masks that every source returns, and how masks are read.
 
 In: a raw folder, listed. Out: a :class:`MaskIndex`, so that a dataset reads VOC palettes, MATLAB
-files and JSON polygons in the same way: ``index.read_mask(row.target)``.
+files and JSON polygons in the same way: ``index.decode(index.mask_path(row))``.
 """
 
 from __future__ import annotations
 
-import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 import pandas as pd
 
+from src.classes import nfc
 from src.data.sources.places import describe
 from src.files import is_of_the_system
 from src.script import UserError
@@ -79,23 +79,9 @@ class MaskIndex:
         """Path of the image in the table's ``row``."""
         return self.root / str(self.table["image"].iat[row])
 
-    def read_mask(self, target: str, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Read the labels (H, W) of one ``target`` of the table, uint8 where they fit.
-
-        Args:
-            target: the entry of the table's column.
-            size: (H, W) of the image, checked when given.
-
-        Raises:
-            UserError: no mask, an unreadable one, unknown labels, or another size.
-        """
-        if not target:
-            raise UserError(f"an image below {self.root} has no mask: leave the test split out")
-        mask = self.decode(self.root / target)
-        if size is not None and mask.shape != tuple(size):
-            images = self.table["image"][self.table["target"] == target]
-            refuse_size(mask.shape, size, self.root / target, self.root / str(images.iat[0]))
-        return mask
+    def mask_path(self, row: int) -> Path:
+        """Path of the mask in the table's ``row``, for :attr:`decode`."""
+        return self.root / str(self.table["target"].iat[row])
 
 
 class Source(NamedTuple):
@@ -253,7 +239,7 @@ def list_files(
     for path in sorted(folder.iterdir() if folder.is_dir() else ()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
-        name = key(unicodedata.normalize("NFC", path.stem))
+        name = key(nfc(path.stem))
         if name is None:
             continue
         if name in found:

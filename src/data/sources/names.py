@@ -8,12 +8,12 @@ A split list is ``train.txt``, ``val.txt`` (or ``valid.txt``) or ``test.txt``, a
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from src.classes import nfc
 from src.data.sources.masks import IMAGE_SUFFIXES, JPEG, MASK_SUFFIXES, Row, note_missing
 from src.data.sources.places import read_place, split_of_name, walk
 from src.script import UserError
@@ -259,7 +259,7 @@ class Locator:
         Raises:
             UserError: two files fit equally well.
         """
-        text = unicodedata.normalize("NFC", name).replace("\\", "/")
+        text = nfc(name).replace("\\", "/")
         inside = Path(text)
         if inside.is_absolute() and inside.is_relative_to(self.root.resolve()):
             near, text = [self.root], inside.relative_to(self.root.resolve()).as_posix()
@@ -298,7 +298,7 @@ class Locator:
             place = read_place(parts)
             for file in files:
                 if Path(file).suffix.lower() in IMAGE_SUFFIXES:
-                    known = unicodedata.normalize("NFC", file).casefold()
+                    known = nfc(file).casefold()
                     key = "/".join((*place.rest, known)).casefold()
                     entry = _File("/".join((*parts, file)), key, place.split, place.kind)
                     found.setdefault(known, []).append(entry)
@@ -307,7 +307,7 @@ class Locator:
 
 def _ends(text: str, end: str) -> bool:
     """Tell whether ``end`` is the last folders and name of ``text``."""
-    return f"/{unicodedata.normalize('NFC', text)}".endswith(f"/{end}")
+    return f"/{nfc(text)}".endswith(f"/{end}")
 
 
 FOLDERS = (".", "list", "lists", "splits", "ImageSets/Segmentation", "annotations")
@@ -322,7 +322,7 @@ def read_text(path: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        return unicodedata.normalize("NFC", path.read_bytes().decode("utf-8-sig"))
+        return nfc(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(

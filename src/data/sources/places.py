@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from src.classes import nfc
 from src.data.files import SPLIT_OF, is_litter
 from src.script import UserError
 
@@ -90,7 +90,7 @@ def read_place(folders: Sequence[str], *, loose: bool = True) -> Place:
     rest = []
     for place, (folder, name) in enumerate(zip(folders, names, strict=True)):
         says = name.split == split != "" and (name.strict or place == chosen or not name.kind)
-        part = name.rest if says or place == chosen else unicodedata.normalize("NFC", folder)
+        part = name.rest if says or place == chosen else nfc(folder)
         rest += [part] if part else []
     return Place(split, names[chosen].kind if chosen >= 0 else "", tuple(rest))
 
@@ -168,7 +168,7 @@ def find_inner(root: Path) -> Path:
 
 @lru_cache(maxsize=4096)
 def _read_name(folder: str) -> _Name:
-    folder = unicodedata.normalize("NFC", folder)
+    folder = nfc(folder)
     if folder.casefold() in _WHOLE:
         return _Name(*_WHOLE[folder.casefold()], "", True, False, False)
     tokens = _tokens(folder)

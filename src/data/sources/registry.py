@@ -48,17 +48,15 @@ _ORIGINAL: dict[str, Callable[[Path], MaskIndex]] = {
 }
 
 
-def read_micro(root: Path | str, dataset: str) -> MaskIndex:
+def read_micro(root: Path, dataset: str) -> MaskIndex:
     """List one of the five sets, named as in ``DATASETS``, below ``root`` or in ``root``.
 
     Raises:
-        UserError: an unknown set, or neither layout below ``root``.
+        UserError: neither layout below ``root``.
     """
-    if dataset not in DATASETS:
-        raise UserError(f"--dataset {dataset} is unknown: choose {', '.join(DATASETS)} or all")
-    folder = Path(root) / dataset
-    if not folder.is_dir() and Path(root).resolve().name == dataset:
-        folder = Path(root)  # the folder of the set itself
+    folder = root / dataset
+    if not folder.is_dir() and root.resolve().name == dataset:
+        folder = root  # the folder of the set itself
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: put {dataset} there, or choose another --dataset")
     if not (folder / "train" / "images").is_dir() and not is_divided(folder):

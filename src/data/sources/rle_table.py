@@ -77,7 +77,7 @@ class RunsDecoder:
         return np.ascontiguousarray(drawn)
 
 
-def read_rle_table(root: Path | str, *, rows: bool | None = None, merged: str = "") -> MaskIndex:
+def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") -> MaskIndex:
     """List the images of the table; those of a test folder are to be predicted.
 
     Args:
@@ -88,7 +88,6 @@ def read_rle_table(root: Path | str, *, rows: bool | None = None, merged: str = 
     Raises:
         UserError: no such table, missing images, or cells that are no run lengths.
     """
-    root = Path(root)
     path, runs = find_runs(root)
     if path is None:
         raise UserError(f"{root} holds no table with a column EncodedPixels or rle: add it")

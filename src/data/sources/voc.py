@@ -33,13 +33,12 @@ _LISTS = "ImageSets/Segmentation"
 KNOWN = {"train": 1464, "valid": 1449}  # the 1,456 test images come in an archive of their own
 
 
-def read_voc(root: Path | str) -> MaskIndex:
+def read_voc(root: Path) -> MaskIndex:
     """List the images of ImageSets/Segmentation, in the order of its lists.
 
     Raises:
         UserError: no devkit below ``root``.
     """
-    root = Path(root)
     base = find_devkit(root)
     if base is None:
         raise UserError(f"{root} holds no VOC2012/ImageSets/Segmentation: unpack the devkit there")

@@ -99,7 +99,7 @@ def mask_samples(member: Member, num_train: int, num_valid: int) -> Samples:
     read = VoidReader(index)
 
     def truth(number: int) -> Array:
-        return read(str(index.root / str(index.table["target"].iat[int(held[number])])))
+        return read(index.mask_path(int(held[number])))
 
     return Samples([index.image_path(r) for r in inner], [index.image_path(r) for r in held], truth)
 

@@ -75,8 +75,8 @@ class MaskFolder:
 
     def target(self, row: int) -> np.ndarray | None:
         """Read the true mask, None where it is withheld."""
-        name = str(self.index.table["target"].iat[row])
-        return VoidReader(self.index)(str(self.index.root / name)) if name else None
+        known = bool(self.index.table["target"].iat[row])
+        return VoidReader(self.index)(self.index.mask_path(row)) if known else None
 
     def read(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (row, mask) as written."""

@@ -53,8 +53,7 @@ class HeldOut:
 
     def mask(self, place: int) -> np.ndarray:
         """Read the native mask of the ``place``-th row."""
-        target = str(self.index.table["target"].iat[int(self.rows[place])])
-        return VoidReader(self.index)(str(self.index.root / target))
+        return VoidReader(self.index)(self.index.mask_path(int(self.rows[place])))
 
 
 def score_held_out(

@@ -31,13 +31,16 @@ def test_black_and_white_come_back(disk, thickness, quality):
     index = read_labelled("auto", disk.root)
     assert index.classes == ("background", "foreground")
     assert any("masks are JPEG: greys from 128 on are read as foreground" in n for n in index.notes)
-    assert np.mean(index.read_mask("masks/1.jpg", (96, 96)) != (mask > 0)) < 0.002
+    assert np.mean(index.decode(index.root / "masks/1.jpg") != (mask > 0)) < 0.002
     assert read_labelled("lanes", disk.root).classes == ("background", "lane")
 
 
 def test_a_jpeg_that_is_called_png_is_read_too(disk):
     write(disk, circle(), "masks/1.png")
-    assert read_labelled("auto", disk.root).read_mask("masks/1.png").sum() == (circle() > 0).sum()
+    assert (
+        read_labelled("auto", disk.root).decode(disk.root / "masks/1.png").sum()
+        == (circle() > 0).sum()
+    )
 
 
 def test_masks_beside_their_images(disk):

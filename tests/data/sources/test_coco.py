@@ -44,7 +44,7 @@ def test_categories_with_masks_are_the_classes(disk, content):
     write(disk, content)
     index = read_source("auto", disk.root)
     assert index.classes == ("background", "apple", "banana")  # by id; nothing is a "fruits"
-    masks = [index.read_mask(target, (6, 8)) for target in index.table["target"]]
+    masks = [index.decode(index.root / target) for target in index.table["target"]]
     assert [(m == 1).sum() for m in masks] == [0, 9] and [(m == 2).sum() for m in masks] == [4, 4]
 
 
@@ -52,7 +52,7 @@ def test_a_lane_run_takes_them_as_one_and_says_so(disk, content):
     write(disk, content)
     index = read_lanes(disk.root)
     assert index.classes == ("background", "lane")
-    assert index.read_mask(index.table["target"].iat[1]).sum() == 13
+    assert index.decode(index.mask_path(1)).sum() == 13
     assert "2 categories taken as one class, lane: apple, banana" in index.notes
     content["annotations"] = content["annotations"][1:2]
     write(disk, content)
@@ -66,7 +66,7 @@ def test_splits_share_their_classes(disk, content):
     index = read_coco(disk.root)
     assert index.classes == ("background", "apple", "banana")
     valid = index.take("valid")
-    assert valid.read_mask(valid.table["target"].iat[0]).max() == 2
+    assert valid.decode(valid.mask_path(0)).max() == 2
 
 
 def test_boxes_are_no_masks(disk, content):
@@ -109,7 +109,7 @@ def test_other_damage_is_named(disk, content):
     write(disk, content)
     index = read_coco(disk.root)
     with pytest.raises(UserError, match=r"coco\.json#2: .*add up"):
-        index.read_mask(index.table["target"].iat[1])
+        index.decode(index.mask_path(1))
     del content["images"][1]["height"]
     write(disk, content)
     with pytest.raises(UserError, match="image 2 has no height"):
@@ -138,7 +138,7 @@ def test_ids_are_compared_as_text(disk, content):
         item["category_id"] = float(item["category_id"])
     write(disk, content)
     index = read_coco(disk.root)
-    masks = [index.read_mask(target) for target in index.table["target"]]
+    masks = [index.decode(index.root / target) for target in index.table["target"]]
     assert [(m == 1).sum() for m in masks] == [0, 9] and [(m == 2).sum() for m in masks] == [4, 4]
 
 
@@ -185,7 +185,10 @@ def test_ids_are_unique(disk, content):
     content["categories"][0]["id"] = 9  # the remedies
     write(disk, content)
     index = read_coco(disk.root)
-    assert [(index.read_mask(target) > 0).sum() for target in index.table["target"]] == [4, 13]
+    assert [(index.decode(index.root / target) > 0).sum() for target in index.table["target"]] == [
+        4,
+        13,
+    ]
 
 
 def test_an_image_in_two_files_is_refused(disk, content):
@@ -281,7 +284,7 @@ def test_run_lengths_of_another_size_are_refused(disk, content):
         read_coco(disk.root)
     content["annotations"][0]["segmentation"]["size"] = [6, 8]  # the remedy
     write(disk, content)
-    assert read_coco(disk.root).read_mask("train/_annotations.coco.json#1").all()
+    assert read_coco(disk.root).decode(disk.root / "train/_annotations.coco.json#1").all()
 
 
 @pytest.mark.parametrize(
@@ -309,7 +312,7 @@ def test_run_lengths_do_not_wrap(disk, content):
     content["annotations"][0]["segmentation"] = {"counts": [2**62] * 4 + [48], "size": [6, 8]}
     write(disk, content)
     with pytest.raises(UserError, match="do not add up"):
-        read_coco(disk.root).read_mask("train/_annotations.coco.json#1")
+        read_coco(disk.root).decode(disk.root / "train/_annotations.coco.json#1")
 
 
 def test_a_byte_order_mark_and_sixteen_bits(disk, content):

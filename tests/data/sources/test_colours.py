@@ -10,7 +10,7 @@ RED, BLUE, WHITE = (250, 50, 83), (51, 221, 255), (255, 255, 255)
 
 
 def masks_of(index):
-    return [index.read_mask(target).tolist() for target in index.table["target"]]
+    return [index.decode(index.root / target).tolist() for target in index.table["target"]]
 
 
 def lay(disk, *colours):

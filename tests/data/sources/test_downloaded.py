@@ -73,7 +73,7 @@ def test_parts_are_joined_as_the_refusal_says(disk):
     for number, side in enumerate(("left", "right"), start=1):
         (disk.root / f"Mask/{side}Mask/1.png").rename(disk.root / f"Mask/1_mask_{number}.png")
     index = read_labelled("auto", disk.root)
-    assert index.read_mask(index.table["target"][0]).sum() == 2
+    assert index.decode(index.mask_path(0)).sum() == 2
 
 
 def test_two_images_of_one_mask_are_named(disk):
@@ -179,7 +179,7 @@ def test_classes_json_names_colours(disk):
     ]})  # fmt: skip
     index = read_labelled("auto", disk.root)
     assert index.classes == ("Land", "Building", "Road")
-    mask = index.read_mask(index.table["target"][0])
+    mask = index.decode(index.mask_path(0))
     assert [(mask == k).sum() for k in range(3)] == [46, 1, 1]
 
 
@@ -238,5 +238,5 @@ def test_numbered_things_are_foreground_of_a_lane_run(disk, numbers):
     mask[0, :3] = numbers
     Image.fromarray(mask).save(disk.root / "masks/1.png")
     index = read_labelled("lanes", disk.root)
-    assert index.read_mask("masks/1.png").sum() == 3
+    assert index.decode(index.root / "masks/1.png").sum() == 3
     assert any("every number above 0 is read as lane" in note for note in index.notes)

@@ -120,7 +120,7 @@ def test_culane_as_unpacked(disk):
     disk.text("list/test.txt", f"/{clip}/00002.jpg")
     index = read_source("lanes", disk.root)
     assert splits_of(index) == {"train": 2, "test": 1}
-    assert index.read_mask(index.table["target"].iat[0]).sum() == 2
+    assert index.decode(index.mask_path(0)).sum() == 2
     assert "up to 4: every number above 0 is read as lane" in " | ".join(index.notes)
 
 

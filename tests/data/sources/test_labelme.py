@@ -27,7 +27,7 @@ def test_shapes_are_drawn_and_labels_are_classes(disk):
     index = read_source("auto", disk.root)
     assert index.classes == ("background", "dent", "scratch")
     assert index.table["split"].tolist() == ["train", "train", "valid"]
-    masks = [index.read_mask(target, (6, 8)) for target in index.table["target"]]
+    masks = [index.decode(index.root / target) for target in index.table["target"]]
     assert [(m == 1).sum() for m in masks] == [6, 12, 0]  # a circle of 2 px: 12.57 of area
     assert (masks[0] == 2).sum() == 4
     assert "which have no area: left out: 1 (2.json)" in " | ".join(index.notes)
@@ -80,7 +80,7 @@ def test_photographs_within_are_written_out_by_the_line_that_is_named(disk):
     line = str(caught.value).rpartition("\n")[2]
     exec(line.removeprefix('python -c "').removesuffix('"'))
     index = read_source("auto", disk.root)
-    assert index.read_mask(index.table["target"][0], (6, 8)).sum() == 6
+    assert index.decode(index.mask_path(0)).sum() == 6
 
 
 # One run of three numbers 0, one of two RGBA pixels that are drawn, and numbers one by one.
@@ -107,7 +107,7 @@ def test_label_studio_brushes(disk):
     task = {"id": 1, "data": {"image": "1.jpg"}, "annotations": [{"result": [item]}]}
     disk.json("p.json", [task])
     index = read_source("auto", disk.root)
-    mask = index.read_mask(index.table["target"][0], (6, 8))
+    mask = index.decode(index.mask_path(0))
     assert mask.sum() == 3 and mask[0, 2:5].all()
     item["original_width"] = 9
     disk.json("p.json", [task])
@@ -129,7 +129,11 @@ def test_label_studio_draws_in_percent(disk):
     disk.json("project-1.json", tasks)
     index = read_source("auto", disk.root)
     assert index.classes == ("background", "car")
-    assert [index.read_mask(target, (6, 8)).sum() for target in index.table["target"]] == [12, 6, 0]
+    assert [index.decode(index.root / target).sum() for target in index.table["target"]] == [
+        12,
+        6,
+        0,
+    ]
     assert read_lanes(disk.root).classes == ("background", "lane")
     disk.json("project-1.json", [*tasks, {"data": {}, "annotations": []}])
     notes = read_source("labelstudio", disk.root).notes

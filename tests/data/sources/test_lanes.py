@@ -1,6 +1,7 @@
 """TuSimple as downloaded and as other tools write it, and what is wrong with a line."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,9 @@ def thin_lines(monkeypatch):
 
 
 def places_of(index):
-    return [np.argwhere(index.read_mask(target)).tolist() for target in index.table["target"]]
+    return [
+        np.argwhere(index.decode(index.root / target)).tolist() for target in index.table["target"]
+    ]
 
 
 def test_downloaded_folders_with_the_test_labels_beside_them(disk):
@@ -50,7 +53,7 @@ def test_absolute_names(disk, monkeypatch, root):
     clip = frames(disk, "set/", "0313/1")[0]
     disk.text("set/label_data_0313.json", label(f"{disk.root}/set/{clip}"))
     monkeypatch.chdir(disk.root)
-    index = read_lanes("set" if root == "relative" else disk.root / "set")
+    index = read_lanes(Path("set") if root == "relative" else disk.root / "set")
     assert index.table["id"].tolist() == ["0313/1/20"]
     assert places_of(index) == [[[2, 3], [3, 3], [4, 3]]]
 
@@ -128,7 +131,7 @@ def test_lane_masks_of_any_numbers(disk):
         places = {(0, column): value for column, value in enumerate(values)}
         disk.mask(f"masks/{number}.png", places)
     index = read_source("lanes", disk.root)
-    assert [np.unique(index.read_mask(t)).tolist() for t in index.table["target"]] == [
+    assert [np.unique(index.decode(index.root / t)).tolist() for t in index.table["target"]] == [
         [0, 1],
         [0, 1, 255],
         [0],
@@ -139,7 +142,7 @@ def test_lane_masks_of_any_numbers(disk):
 def test_soft_edges_are_cut_in_the_middle_in_lane_masks(disk):
     disk.image("images/1.jpg")
     disk.mask("masks/1.png", {(0, 0): 255, (0, 1): 130, (0, 2): 120, (0, 3): 40})
-    assert read_lanes(disk.root).read_mask("masks/1.png").sum() == 2
+    assert read_lanes(disk.root).decode(disk.root / "masks/1.png").sum() == 2
 
 
 def test_one_drive_is_cut_so_that_it_can_be_folded(disk):

@@ -2,7 +2,9 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from src.data.canonical import MaskSource
 from src.data.sources.labels import decode_foreground
 from src.data.sources.masks import Row, build_index
 from src.data.sources.registry import SOURCES, detect_source, read_source
@@ -25,22 +27,19 @@ def test_notes_are_warnings_too(tmp_path):
     assert index.notes == ("three are gone",)
 
 
-def test_size_and_missing_mask_are_checked(disk):
-    disk.image("images/1.jpg")
-    disk.mask("masks/1.png", {(0, 0): 1})
-    index = read_source("folders", disk.root)
-    assert index.read_mask("masks/1.png", (6, 8)).sum() == 1
-    with pytest.raises(UserError, match=r"8x6 pixels but its image .*1\.jpg is 9x6: give both"):
-        index.read_mask("masks/1.png", (6, 9))
-    with pytest.raises(UserError, match="no mask"):
-        index.read_mask("")
+def test_size_is_checked(disk):
+    disk.image("images/1.png")
+    Image.new("L", (9, 6)).save(disk.path("masks/1.png"))
+    with pytest.raises(UserError, match=r"9x6 pixels but its image .*1\.png is 8x6: give both"):
+        MaskSource(disk.root, ["images/1.png"], ["masks/1.png"])[0]
 
 
 def test_an_index_travels_to_workers(disk):
     disk.image("images/1.jpg")
     disk.mask("masks/1.png", {(0, 0): 1})
-    again = pickle.loads(pickle.dumps(read_source("folders", disk.root)))
-    assert np.array_equal(again.read_mask("masks/1.png"), again.decode(disk.root / "masks/1.png"))
+    index = read_source("folders", disk.root)
+    again, path = pickle.loads(pickle.dumps(index)), index.mask_path(0)
+    assert np.array_equal(again.decode(path), index.decode(path))
 
 
 def test_registry_names_its_mistakes(disk):

@@ -16,7 +16,7 @@ ALONG = "11 2 19 2 27 2"  # row 1 is pixels 9 to 16
 
 def masks_of(index):
     table = index.table[["id", "target"]].itertuples(index=False)
-    return {name: index.read_mask(target) for name, target in table}
+    return {name: index.decode(index.root / target) for name, target in table}
 
 
 def test_a_line_an_image(disk):

@@ -24,7 +24,7 @@ def test_curvelanes(disk):
     assert detect_source(disk.root) == "lane_lines"
     index = read_lane_lines(disk.root)
     assert index.table["split"].tolist() == ["test", "train", "valid"]
-    mask = index.read_mask("train/labels/1.lines.json", (6, 8))
+    mask = index.decode(index.root / "train/labels/1.lines.json")
     assert mask.sum() == 6 and mask[:, 2].all()
     assert len(read_labelled("auto", disk.root)) == 2
     assert read_test_masks("auto", disk.root).table["id"].tolist() == ["3"]
@@ -39,7 +39,7 @@ def test_culane_lines_without_masks(disk):
     index = read_lane_lines(disk.root)
     assert index.table["split"].tolist() == ["train", "train", "test"]
     assert "in no list: 1 (driver/a.MP4/3)" in " | ".join(index.notes)
-    mask = index.read_mask("driver/a.MP4/0.lines.txt", (6, 8))
+    mask = index.decode(index.root / "driver/a.MP4/0.lines.txt")
     assert mask.sum() == 8 and mask[2].all()
     disk.text("driver/a.MP4/0.lines.txt", "1 2 3")
     with pytest.raises(UserError, match=r"0\.lines\.txt is damaged .*: mend or remove it"):
@@ -56,7 +56,7 @@ def test_kitti_roads(disk):
         Image.fromarray(mask).save(path)
     assert detect_source(disk.root) == "kitti_road"
     index = read_labelled("auto", disk.root)
-    drawn = index.read_mask(index.table["target"][0], (6, 8))
+    drawn = index.decode(index.mask_path(0))
     assert np.bincount(drawn.ravel(), minlength=256)[[0, 1, 255]].tolist() == [28, 4, 16]
     assert "own lane, left out: 1 (um_lane_000000)" in " | ".join(index.notes)
     assert len(read_test_masks("auto", disk.root)) == 1

@@ -72,7 +72,7 @@ def test_parts_of_a_mask_are_joined(disk):
     disk.mask("a/7 (1)_mask_1.png", {(1, 1): 255})
     disk.mask("a/7 (2)_mask.png", {(2, 2): 255})
     index = read_labelled("auto", disk.root)
-    masks = [index.read_mask(target).sum() for target in index.table["target"]]
+    masks = [index.decode(index.root / target).sum() for target in index.table["target"]]
     assert masks == [2, 1] and any("1 images have several masks" in note for note in index.notes)
     disk.mask("a/7 (2)_mask.png", {(2, 2): 1, (2, 3): 2})
     disk.mask("a/7 (1)_mask.png", {(0, 0): 1})
@@ -87,7 +87,7 @@ def test_a_folder_of_one_image_and_many_masks(disk):
         disk.mask(f"stage1_train/{name}/masks/x{name}1.png", {(0, 0): 255})
         disk.mask(f"stage1_train/{name}/masks/x{name}2.png", {(0, 1): 255})
     index = read_labelled("auto", disk.root)
-    assert [index.read_mask(target).sum() for target in index.table["target"]] == [2, 2]
+    assert [index.decode(index.root / target).sum() for target in index.table["target"]] == [2, 2]
 
 
 def test_two_folders_of_masks_are_not_chosen_between(disk):
@@ -98,7 +98,7 @@ def test_two_folders_of_masks_are_not_chosen_between(disk):
         read_labelled("auto", disk.root)
     (disk.root / "training/mask/21_training_mask.png").unlink()  # followed
     index = read_labelled("auto", disk.root)
-    assert index.read_mask(index.table["target"].iat[0]).sum() == 1
+    assert index.decode(index.mask_path(0)).sum() == 1
 
 
 @pytest.mark.parametrize(

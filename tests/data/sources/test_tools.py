@@ -24,7 +24,7 @@ def masks_of(root, source):
     index = read_labelled("auto", root)
     assert read_lanes(root).classes == ("background", "lane")
     rows = index.table[["id", "target"]].itertuples(index=False)
-    return index, {row.id: index.read_mask(row.target, (6, 8)) for row in rows}
+    return index, {row.id: index.decode(index.root / row.target) for row in rows}
 
 
 def bitmap(pixels, origin, *, alpha):

@@ -18,7 +18,7 @@ def test_polygons_and_background(disk):
     index = read_labelled("auto", disk.root)
     assert index.classes == ("background", "crack")
     assert index.table["split"].tolist() == ["train", "train", "valid"]
-    masks = [index.read_mask(target) for target in index.table["target"]]
+    masks = [index.decode(index.root / target) for target in index.table["target"]]
     assert [mask.sum() for mask in masks] == [12, 0, 12] and masks[0][:3, :4].all()
     assert read_labelled("lanes", disk.root).classes == ("background", "lane")
 
