@@ -178,8 +178,6 @@ def test_what_does_not_fit_is_refused_by_name(images, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match="--cache disk needs"):
         open_cache(source, "disk", folder=tmp_path)
-    with pytest.raises(UserError, match="--cache tape"):
-        open_cache(source, "tape")
     native = MaskSource(images, NAMES, None)
     assert type(open_cache(native, "auto")) is Rows
     with pytest.raises(UserError, match="one size"):
