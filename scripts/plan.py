@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from src.engine.runtime import Runtime
 
 SURVEY_SHARE = 0.07  # of the hours
-MAX_CELLS = 500_000  # rows × classes: boosting takes a minute or so
+MAX_CELLS = 500_000  # rows × classes: boosting takes a minute or so, which plans of
+ENOUGH_S = 900.0  # so many seconds have; of fewer rows × classes where there are fewer
 SHORT_HOURS = 2.0  # below, three folds; from here on, five
 
 
@@ -121,13 +122,23 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     for probe in list(probes) if clock.left() > 0 else ():
         place.train_probe(probe.name)
     if clock.left() > 0:
-        train_tables(config, index, test)
+        train_tables(config, index, test, clock.left())
         follower.submit(final=False)
     follower.run()
+    if "submission" not in clock.state:
+        raise UserError(too_short(config))
     print(f"{output.submission} stands after {clock.spent() / 60:.1f} minutes", flush=True)
 
 
-def train_tables(config: PlanConfig, index: Index, test: Index) -> None:
+def too_short(config: PlanConfig) -> str:
+    """Return what is said where the hours end before anything can be submitted."""
+    return (
+        f"--hours {config.hours:g}: over before a first submission could be made; "
+        "pass more, and the plan goes on"
+    )
+
+
+def train_tables(config: PlanConfig, index: Index, test: Index, seconds: float) -> None:
     """Train a member on further columns of train.csv and test.csv, where there are any."""
     from src.data.metadata import read_metadata
     from src.pipelines.classification.tabular import train_tabular
@@ -138,7 +149,7 @@ def train_tables(config: PlanConfig, index: Index, test: Index) -> None:
         return
     if not columns:
         return
-    if len(index) * len(index.classes) > MAX_CELLS:
+    if len(index) * len(index.classes) > MAX_CELLS * min(1.0, seconds / ENOUGH_S):
         print(f"note: columns {', '.join(columns)}: scripts/train_tabular.py takes its time here")
         return
     options = config.shared(TabularConfig) | {"models": (), "dry_run": False}
@@ -198,9 +209,9 @@ class Place:
                     run.finished.unlink()
                     run.oof.unlink(missing_ok=True)
                     continue
-                if finished(run, row, self.folds.folds_hash):
-                    continue
-                if take_up(run) is not None and row.epochs:
+                if not row.epochs or finished(run, row, self.folds.folds_hash):
+                    continue  # a probe's files are looked at where it is fitted
+                if take_up(run) is not None:
                     train_fold(row, self.output, run, self.index, self.folds, fold, self.runtime)
 
     def train_probe(self, name: str) -> None:
@@ -259,10 +270,13 @@ def survey_data(
     from src.pipelines.classification import survey
     from src.pipelines.classification.train import ClassData
 
-    kept = read_survey(output.survey)
+    asked = {"models": list(config.models), "sizes": list(config.sizes)}
+    kept = read_survey(output.survey, asked)
     if kept is not None:
         precision, channels_last, found = kept
         return found, runtime.with_choice(precision, channels_last)
+    if clock.left() <= 0:
+        raise UserError(too_short(config))
     backbones = survey.find_backbones(config.models)
     data = ClassData(index, folds, find_aliases(FoldConfig(aliases=config.aliases), index), 0)
     runtime = survey.settle(data, backbones[0], runtime, config)
@@ -274,7 +288,7 @@ def survey_data(
     heads = ["backbone", "px", "probe", "accuracy", "train img/s", "infer img/s", "min/epoch"]
     print("\n" + format_table(heads, survey.survey_table(found, int((folds.fold >= 0).sum()))))
     content = {"precision": runtime.precision, "channels_last": runtime.channels_last}
-    write_json(output.survey, content | {"candidates": survey.to_json(found)})
+    write_json(output.survey, content | {"candidates": survey.to_json(found), "asked": asked})
     return found, runtime
 
 

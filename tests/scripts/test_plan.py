@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.kill_resume import MODEL
 from src.ensemble.predictions import open_oof
+from src.pipelines.classification.follow import Clock
+from src.runs import Output
+from src.script import UserError
+from src.tool_config import PlanConfig
 from tests.scripts.conftest import Place
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +57,6 @@ def test_probes_of_all_folds_are_those_of_single_runs(fresh: Place, weights: Pat
     from src.engine.runtime import start_runtime
     from src.pipelines.classification.prepare import prepare_data
     from src.pipelines.classification.probe import train_probes
-    from src.runs import Output
 
     place = {"data_dir": str(fresh.data), "output_dir": str(fresh.output)}
     config = FoldConfig(
@@ -93,6 +98,39 @@ def test_plan_keeps_its_deadline_though_it_is_killed(fresh: Place, weights: Path
     assert len(rows) >= 2 and (out / "submission.csv").exists()
     answer = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert answer.returncode == 0 and "spent" in answer.stdout
+
+
+def test_hours_that_end_before_a_submission_are_said_to(
+    fresh: Place, plan_of_a_probe: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = importlib.import_module("scripts.plan")
+    nothing: Any = None
+    over = Clock(fresh.output / "state.json", 1e-3, now=lambda: 9.0, began=1.0)
+    with pytest.raises(UserError, match="pass more"):
+        config, output = PlanConfig(hours=1e-3), Output(fresh.output)
+        script.survey_data(config, output, nothing, nothing, nothing, over, nothing)
+    measure = script.survey_data
+
+    def take_long(*args: Any) -> Any:
+        found = measure(*args)
+        args[5].before = 1e6  # the clock's
+        return found
+
+    monkeypatch.setattr(script, "survey_data", take_long)
+    said = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.1")
+    assert said.is_one_line("--hours 0.1", "pass more") and "stands" not in said.out
+
+
+def test_what_a_finished_probe_has_lost_is_noted_once(
+    fresh: Place, plan_of_a_probe: list[str]
+) -> None:
+    assert fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.1").status == 0
+    oof = next(iter(fresh.output.glob("*_probe/fold1/oof.npz")))
+    whole = oof.read_bytes()
+    oof.write_bytes(whole[:99])
+    said = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.2")
+    assert said.status == 0 and said.out.count("made again") == 1, said.out + said.err
+    assert said.out.count("; skipped") == 1 and len(oof.read_bytes()) == len(whole)
 
 
 def test_plan_refuses_mistakes_in_one_line(fresh: Place, tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ from src.pipelines.classification.plan_files import read_state
 
 BEAT_S = 2.0
 PROBE_CAUTION = 1.5  # a probe is begun where there is so many times what it should take
+LEAST_FINAL_S = 12.0
+SEARCHED = 3.0  # a blend with a search takes so many times as long as one without
 
 
 @dataclass
@@ -203,7 +205,7 @@ class Follower:
     keep: Callable[[Sequence[Member]], None] = lambda members: None
     after: Callable[[Sequence[str], float, float], None] = lambda models, loss, forecast: None
     blend_s: float = 5.0
-    final_s: float = 12.0
+    final_s: float = LEAST_FINAL_S
     starts: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -391,5 +393,6 @@ class Follower:
         loss, forecast = self.steps.submit(models, searched)
         if not final:
             self.blend_s = self.clock.spent() - begun
+            self.final_s = max(LEAST_FINAL_S, SEARCHED * self.blend_s)
         self.after(models, loss, forecast)
         self.clock.save()

@@ -121,10 +121,24 @@ def last_seconds(path: Path) -> float:
     return 60 * float(rows[-1][0]) if rows else 0.0
 
 
-def read_survey(path: Path) -> tuple[str, bool, list[Candidate]] | None:
-    """Return precision, layout (channels last?) and candidates; None = to be measured."""
+def read_survey(path: Path, asked: Json) -> tuple[str, bool, list[Candidate]] | None:
+    """Return precision, layout (channels last?) and candidates; None = to be measured.
+
+    Args:
+        path: the file.
+        asked: ``models`` and ``sizes`` to choose from; empty ones are any.
+    """
     try:
         kept = read_json(path)
+        then = kept.get("asked", asked)
+        other = [f"--{key}" for key, value in asked.items() if value and value != then[key]]
+        if other:
+            print(
+                f"note: {path}: made for other {' and '.join(other)}; measured again. Rows of "
+                f"{path.with_name('plan.yaml')} stay: delete those that are not wanted",
+                flush=True,
+            )
+            return None
         found = [Candidate(**row) for row in kept["candidates"]]
         sound = kept["precision"] in ("fp32", "bf16", "fp16") and found
         if sound and type(kept["channels_last"]) is bool and all(map(_is_measured, found)):

@@ -63,7 +63,7 @@ def find_backbones(models: Sequence[str], input_dir: Path | str = "input") -> li
         UserError: none, or an id that timm does not know.
     """
     if models:
-        return [check_timm_id(name) for name in models]
+        return list(dict.fromkeys(map(check_timm_id, models)))
     folder = Path(input_dir) / "weights"
     files = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
     if not files:
@@ -79,7 +79,7 @@ def find_backbones(models: Sequence[str], input_dir: Path | str = "input") -> li
             print(f"note: {path}: not surveyed ({error})")
     if not known:
         raise UserError(f"no file in {folder} is named by a timm id: name timm ids with --models")
-    return known
+    return list(dict.fromkeys(known))
 
 
 def sizes_of(timm_id: str, sizes: Sequence[int]) -> list[int]:
@@ -87,9 +87,8 @@ def sizes_of(timm_id: str, sizes: Sequence[int]) -> list[int]:
     native = find_data_config(timm_id)
     if native.fixed_size:
         return [native.image_size]
-    return list(sizes) or [
-        max(STRIDE, round(share * native.image_size / STRIDE) * STRIDE) for share in SHARES
-    ]
+    shares = (max(1, round(share * native.image_size / STRIDE)) * STRIDE for share in SHARES)
+    return list(dict.fromkeys(sizes or shares))
 
 
 def sample_rows(data: ClassData, seed: int) -> np.ndarray:
@@ -129,7 +128,7 @@ def survey(
             that or the probe's loss is least.
 
     Raises:
-        UserError: weights that are not there, an image that cannot be decoded.
+        UserError: weights that are not there, an image that cannot be decoded, no memory at all.
         Interrupted: a signal asked to stop.
     """
     started = time.monotonic()
@@ -137,11 +136,12 @@ def survey(
     side = useful_side(data.index, rows)
     found: list[Candidate] = []
     left_out: list[Tensor] = []
+    missed: list[str] = []
     todo = [(backbones[0], size) for size in sizes_of(backbones[0], sizes)]
     while todo:
         timm_id, size = todo.pop(0)
         if found and time.monotonic() - started > seconds:
-            say(runtime, f"survey: no time left for {timm_id} at {size} px")
+            missed.append(f"{timm_id} at {size} px")
             continue
         try:
             seen, told = look(data, rows, timm_id, size, runtime, pretrained)
@@ -156,6 +156,10 @@ def survey(
             say(runtime, f"survey: {found[-1].summary}")
         if not todo and found and timm_id == backbones[0]:
             todo = _elsewhere(steady_rates(found), backbones[1:], sizes, expected)
+    if not found:
+        raise UserError(f"{timm_id} fits into memory at no size: pass smaller --sizes or --models")
+    if missed:
+        say(runtime, f"survey: no time left for {', '.join(missed)}")
     return steady_rates(add_gains(found, left_out, data.targets(rows)))
 
 
@@ -228,8 +232,8 @@ def _elsewhere(
 
 
 def settle(data: ClassData, timm_id: str, runtime: Runtime, config: PlanConfig) -> Runtime:
-    """Return the fastest layout and precision for a step of a backbone at its native size."""
-    size = find_data_config(timm_id).image_size
+    """Return the fastest layout and precision for a step of a backbone at its first size."""
+    size = sizes_of(timm_id, config.sizes)[0]
     model = build_classifier(timm_id, len(data.classes), image_size=size)
     tune_for_cpu(model, runtime.device)
     engine = EngineConfig(precision=config.precision, device=config.device)
