@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.timing import run_measured
 
 MODELS = (
     "efficientnetv2_l", "convnext_large", "swin_large", "efficientnet_b7", "convnext_base",
@@ -98,20 +97,17 @@ def make_output(root: Path, options: argparse.Namespace) -> None:
 
 
 def run_script(root: Path, options: argparse.Namespace) -> None:
-    """Run the script as a user does, and print its output, wall time and peak memory."""
-    command = [sys.executable, str(ROOT / "optimize_weights.py"), "--output_dir", str(root)]
-    started = time.perf_counter()
-    subprocess.run([*command, "--data_dir", str(root)], check=True, cwd=ROOT)
-    seconds = time.perf_counter() - started
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    peak = usage.ru_maxrss
-    peak = peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
-    print(
-        f"\n{options.rows} rows × {options.classes} classes × {options.models} models × "
+    """Run the script as a user does, and print its output, times and peak memory."""
+    done = run_measured(["optimize_weights.py", "--output_dir", str(root), "--data_dir", str(root)])
+    print(f"\n{describe(options)}\nwhole script: {done}")
+
+
+def describe(options: argparse.Namespace) -> str:
+    """Return what was made and where it is read."""
+    return (
+        f"{options.rows} rows × {options.classes} classes × {options.models} models × "
         f"{options.views} views, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"numpy {np.__version__}\nwhole script: {seconds:.1f} s "
-        f"({usage.ru_utime + usage.ru_stime:.1f} s of processor time), peak memory {peak:.0f} MB "
-        f"(mapped files included)"
+        f"numpy {np.__version__}"
     )
 
 

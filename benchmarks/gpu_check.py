@@ -33,8 +33,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.gpu_report import NUM_CLASSES, Report, Setting, markdown_table, read_report
-from benchmarks.timing import ROOT, describe_machine, num_cores
+from benchmarks.gpu_report import NUM_CLASSES, Report, Setting, read_report
+from benchmarks.timing import ROOT, describe_machine, markdown_table, num_cores
 from src.files import write_text
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL

@@ -81,10 +81,3 @@ class Report:
 def read_report(path: Path) -> Report:
     """Return what a step left, nothing where it left nothing."""
     return Report(path, **read_json(path)) if path.exists() else Report(path)
-
-
-def markdown_table(rows: Sequence[Sequence[object]]) -> str:
-    """Return a table, first column left, the others right; the first row is the header."""
-    header, *body = rows
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, rule, *body))

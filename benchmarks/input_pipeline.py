@@ -2,19 +2,18 @@
 
     python benchmarks/input_pipeline.py   (half a minute; needs scikit-image)
 
-Photographs from scikit-image, tiled to 640x480 and 1920x1080, are read as JPEG files and become
+Crops of scikit-image's photographs, 640x480 and 1920x1080, are read as JPEG files and become
 uint8 (3, 224, 224) tensors: random resized crop, flip, and a change of brightness, contrast and
 saturation of the same strength for all; ours also turns the hue and rotates half of the images.
 Contestants alternate within each round, on one thread; what counts is CPU time, which others on
-the machine disturb least. Prints a Markdown table of medians and ranges over the rounds.
+the machine disturb least. Printed are medians (least … most) over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -30,6 +29,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.timing import (
+    PHOTOGRAPHS,
+    alternate,
+    paired,
+    print_table,
+    spread,
+    write_photographs,
+)
 from src.data.cache import DiskCache, RamCache
 from src.data.canonical import ImageSource, Source, canonical_side
 from src.data.dataset import ImageDataset
@@ -39,24 +46,6 @@ SIZES = {"640x480": (480, 640), "1920x1080": (1080, 1920)}
 TARGET = 224
 SCALE, COLOR = 0.5, 0.2
 Contestant = Callable[[int, int], torch.Tensor]
-
-
-def write_photographs(folder: Path, size: tuple[int, int], quality: int) -> list[str]:
-    """Tile scikit-image's colour photographs to (height, width) and save them as JPEG."""
-    try:
-        from skimage import data
-    except ImportError:
-        sys.exit("error: no photographs: pip install scikit-image")
-
-    names = []
-    for name in ("astronaut", "cat", "coffee", "rocket", "retina", "stereo_motorcycle"):
-        photograph = getattr(data, name)()
-        photograph = photograph[0] if isinstance(photograph, tuple) else photograph
-        repeats = [-(-size[axis] // photograph.shape[axis]) for axis in (0, 1)]
-        tiled = np.tile(photograph, (*repeats, 1))[: size[0], : size[1]]
-        Image.fromarray(tiled).save(folder / f"{name}.jpg", quality=quality)
-        names.append(f"{name}.jpg")
-    return names
 
 
 def timm_contestant(paths: list[str]) -> Contestant:
@@ -107,26 +96,24 @@ def decode_alone(paths: list[str]) -> Contestant:
     return load
 
 
-def measure(
-    contestants: dict[str, Contestant], num_rows: int, rounds: int, seconds: float
-) -> dict[str, list[float]]:
-    """Return images/s of each contestant, one number a round of at least ``seconds``."""
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds + 1):  # the first warms up
-        for name, load in contestants.items():
-            count, start = 0, time.process_time()
-            while (spent := time.process_time() - start) < seconds or count % num_rows:
-                assert load(number, count % num_rows).shape == (3, TARGET, TARGET)
-                count += 1
-            if number:
-                rates[name].append(count / spent)
-    return rates
+def rate(load: Contestant, num_rows: int, least_s: float) -> Callable[[], float]:
+    """Return a turn of at least ``least_s`` CPU seconds over all rows, which returns images/s."""
+    turns = itertools.count()
+
+    def turn() -> float:
+        epoch, count, start = next(turns), 0, time.process_time()
+        while (spent := time.process_time() - start) < least_s or count % num_rows:
+            assert load(epoch, count % num_rows).shape == (3, TARGET, TARGET)
+            count += 1
+        return count / spent
+
+    return turn
 
 
 def contest(size: tuple[int, int], args: argparse.Namespace) -> dict[str, list[float]]:
     """Measure all contestants on photographs of one size."""
     with tempfile.TemporaryDirectory() as folder:
-        names = write_photographs(Path(folder), size, args.quality)
+        names = write_photographs(Path(folder), len(PHOTOGRAPHS), size, args.quality)
         paths = [str(Path(folder) / name) for name in names]
         source = ImageSource(folder, names, canonical_side(TARGET))
         contestants = {
@@ -137,7 +124,8 @@ def contest(size: tuple[int, int], args: argparse.Namespace) -> dict[str, list[f
             "ours, `--cache disk`": our_contestant(DiskCache(source, Path(folder) / "cache")),
             "ours, `--cache ram`": our_contestant(RamCache(source)),
         }
-        return measure(contestants, len(names), args.rounds, args.seconds)
+        turns = {k: rate(load, len(names), args.seconds) for k, load in contestants.items()}
+        return alternate(turns, args.rounds)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -148,20 +136,16 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    names = ("torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "pillow")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, ")
-    print(", ".join(f"{name} {version(name)}" for name in names))
-    print(f"\nJPEG quality {args.quality}, {TARGET} px, n = {args.rounds} rounds\n")
-    print("| photographs | pipeline | images/s a core, median (range) | × timm |")
-    print("|---|---|---:|---:|")
+    also = ", ".join(f"{name} {version(name)}" for name in ("torchvision", "pillow"))
+    print(f"JPEG quality {args.quality}, {TARGET} px, n = {args.rounds} rounds, {also}\n")
+    rows = []
     for label, size in SIZES.items():
         rates = contest(size, args)
-        for name, values in rates.items():
-            ratio = statistics.median(v / t for v, t in zip(values, rates["timm"], strict=True))
-            print(
-                f"| {label} | {name} | {statistics.median(values):,.0f} "
-                f"({min(values):,.0f}-{max(values):,.0f}) | {ratio:.1f} |"
-            )
+        rows += [
+            (f"{label}, {name}", spread(values, 0), spread(paired(values, rates["timm"]), 1))
+            for name, values in rates.items()
+        ]
+    print_table(("photographs, pipeline", "images/s a core", "× timm"), rows)
 
 
 if __name__ == "__main__":

@@ -13,22 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import blend
-from benchmarks.timing import ROOT, spread, write_photographs
+from benchmarks.timing import run_measured, spread, write_photographs
 
 VIEWPORTS = {"window 1280 × 800": (1280, 800, 1, False), "phone 400 × 800": (400, 800, 3, True)}
 EPOCHS = 15
@@ -152,19 +148,6 @@ def add_photographs(root: Path) -> None:
         os.link(made / names[row % len(names)], path)
 
 
-def run_report(root: Path) -> str:
-    """Run the script as a user does; return its wall time and peak memory as text."""
-    command = [sys.executable, str(ROOT / "scripts/report.py"), "--output_dir", str(root)]
-    started = time.perf_counter()
-    child = subprocess.Popen([*command, "--data_dir", str(root)], cwd=ROOT)
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        sys.exit("error: scripts/report.py failed")
-    seconds = time.perf_counter() - started
-    peak = usage.ru_maxrss / (2**30 if platform.system() == "Darwin" else 2**20)
-    return f"written in {seconds:.1f} s, peak memory {peak:.2f} GB (mapped files included)"
-
-
 def measure_opening(page: Path, rounds: int, profile: Path) -> list[str]:
     """Return a line for each viewport: seconds to the load event, and to a sorted table."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
@@ -199,12 +182,14 @@ def main() -> None:
         add_photographs(root)
         blend.run_script(root, options)
         add_runs(root, options)
-        written = run_report(root)
+        place = ["--output_dir", str(root), "--data_dir", str(root)]
+        written = run_measured(["scripts/report.py", *place])
         page = root / "report" / "index.html"
-        print(f"\n{options.rows} rows × {options.classes} classes × {options.models} models × "
-              f"{options.views} views, {os.cpu_count()} cores, Python {platform.python_version()}, "
-              f"numpy {np.__version__}\n{written}\n{page.stat().st_size / 1e6:.2f} MB, opened "
-              f"{options.rounds} times in each viewport, a browser and profile each")  # fmt: skip
+        print(
+            f"\n{blend.describe(options)}\nwritten in {written}\n"
+            f"{page.stat().st_size / 1e6:.2f} MB, opened {options.rounds} times in each viewport, "
+            "a browser and profile each"
+        )
         profile = Path(temporary) / "profile"
         print("\n".join(measure_opening(page, options.rounds, profile)))
 

@@ -19,7 +19,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,7 +52,6 @@ from src.tasks.distillation import NAMES, Distillation
 
 TEACHERS = 3
 LATEST = 15.0  # seconds before the end at which what still runs is stopped
-MOST_BYTES = 15_000_000  # of one archive
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,6 @@ def main() -> int:
     rest = sys.argv[cut + 1 :]
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of runs")
-    parser.add_argument("--results", type=Path, help="folder of results; none = --out")
     parser.add_argument("--jobs", type=int, default=4, help="runs side by side")
     parser.add_argument("--seconds", type=float, default=500.0, help="what is left then is stopped")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of every arm")
@@ -124,19 +121,17 @@ def main() -> int:
     if options.one:
         run_one(Job(options.one[0], int(options.one[1])), options, rest)
         return 0
-    results = options.results or options.out
-    for folder in (options.out / "logs", results):
-        folder.mkdir(parents=True, exist_ok=True)
-    Queue(options, rest, results).run()
-    report(options.out, results)
+    (options.out / "logs").mkdir(parents=True, exist_ok=True)
+    Queue(options, rest).run()
+    report(options.out)
     return 0
 
 
 class Queue:
     """Runs that wait, run, and are done."""
 
-    def __init__(self, options: argparse.Namespace, rest: list[str], results: Path) -> None:
-        self.options, self.rest, self.results = options, rest, results
+    def __init__(self, options: argparse.Namespace, rest: list[str]) -> None:
+        self.options, self.rest = options, rest
         self.begun = time.monotonic()
         self.waiting = plan(options.seeds, options.more_seeds)
         self.running: dict[Job, tuple[subprocess.Popen[bytes], float]] = {}
@@ -164,7 +159,6 @@ class Queue:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-            pack(self.options.out, self.results, self.done)
 
     def expected(self, job: Job) -> float:
         """Return the seconds the run will take, by what has been seen; 0 = unknown."""
@@ -205,8 +199,7 @@ class Queue:
                 continue
             self.done.append(job)
             self.seconds[job.arm] = max(took, self.seconds.get(job.arm, 0.0))
-            note(self.options.out, self.results, job, took)
-            pack(self.options.out, self.results, self.done)
+            note(self.options.out, job, took)
 
 
 def run_of(out: Path, job: Job) -> Run:
@@ -214,7 +207,7 @@ def run_of(out: Path, job: Job) -> Run:
     return Output(out).track("distill").run(job.name, 0)
 
 
-def note(out: Path, results: Path, job: Job, seconds: float) -> None:
+def note(out: Path, job: Job, seconds: float) -> None:
     """Append a finished run to ``results.jsonl``."""
     done = read_done(run_of(out, job))
     scores = done["scores"]
@@ -225,32 +218,15 @@ def note(out: Path, results: Path, job: Job, seconds: float) -> None:
     line["history"] = [
         {key: round(value, 5) for key, value in row.items()} for row in done["history"]
     ]
-    write_line(results, line)
+    write_line(out, line)
 
 
-def write_line(results: Path, line: dict[str, Any]) -> None:
+def write_line(out: Path, line: dict[str, Any]) -> None:
     """Append a line to ``results.jsonl`` and print its beginning."""
     text = json.dumps(line)
-    with (results / "results.jsonl").open("a", encoding="utf-8") as file:
+    with (out / "results.jsonl").open("a", encoding="utf-8") as file:
         file.write(text + "\n")
     print(text[:300], flush=True)
-
-
-def pack(out: Path, results: Path, done: list[Job]) -> None:
-    """Write what comparing needs, and the masks, into two archives."""
-    small = [out / "logs"]
-    for job in done:
-        run = run_of(out, job)
-        small += [run.finished, run.metrics, run.config, run.oof, run.oof_counts]
-    shown = [folder for job in done if (folder := masks_of(out, job)).is_dir()]
-    for name, paths in (("runs.tar.gz", small), ("masks.tar.gz", shown)):
-        partial, total = results / f".{name}", 0
-        with tarfile.open(partial, "w:gz", compresslevel=1) as archive:
-            for path in paths:
-                total += sum(file.stat().st_size + 200 for file in [path, *path.rglob("*")])
-                if total <= MOST_BYTES:
-                    archive.add(path, path.relative_to(out))
-        partial.replace(results / name)
 
 
 def masks_of(out: Path, job: Job) -> Path:
@@ -364,7 +340,7 @@ def capture(teachers: Any, image: Tensor) -> Any:
     return graph, static, shown
 
 
-def report(out: Path, results: Path) -> None:
+def report(out: Path) -> None:
     """Write each arm's gain over the students alone, seeds paired."""
     seeds = {}
     for arm in ARMS:
@@ -373,7 +349,7 @@ def report(out: Path, results: Path) -> None:
     for arm, found in seeds.items():
         both = sorted(set(found) & set(seeds["student"]))
         if arm != "student" and len(both) > 1:
-            write_line(results, {"arm": arm, **gain(out, arm, both)})
+            write_line(out, {"arm": arm, **gain(out, arm, both)})
 
 
 def gain(out: Path, arm: str, seeds: list[int], repeats: int = 4000) -> dict[str, Any]:

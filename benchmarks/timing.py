@@ -17,7 +17,9 @@ PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "retina", "stereo_motorcy
 PACKAGES = ("torch", "timm", "albumentations", "opencv-python-headless", "numpy", "scikit-learn")
 
 
-def write_photographs(folder: Path, count: int, size: tuple[int, int] = (480, 640)) -> list[str]:
+def write_photographs(
+    folder: Path, count: int, size: tuple[int, int] = (480, 640), quality: int = 90
+) -> list[str]:
     """Save ``count`` different crops of scikit-image's photographs as JPEG; return their names.
 
     Each is tiled, where it is too small, to three halves of ``size`` (height, width) and cropped
@@ -43,7 +45,7 @@ def write_photographs(folder: Path, count: int, size: tuple[int, int] = (480, 64
         top, left = (int(rng.integers(image.shape[axis] - size[axis] + 1)) for axis in (0, 1))
         crop = image[top : top + size[0], left : left + size[1], ::-1]
         names.append(f"{number:05d}.jpg")
-        cv2.imwrite(str(folder / names[-1]), crop, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        cv2.imwrite(str(folder / names[-1]), crop, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return names
 
 
@@ -86,11 +88,14 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a Markdown table, first column left, the others right."""
-    print("| " + " | ".join(header) + " |")
-    print("|---|" + "---:|" * (len(header) - 1))
-    for row in rows:
-        print("| " + " | ".join(map(str, row)) + " |", flush=True)
-    print(flush=True)
+    print(markdown_table([header, *rows]) + "\n", flush=True)
+
+
+def markdown_table(rows: Sequence[Sequence[object]]) -> str:
+    """Return a table, first column left, the others right; the first row is the header."""
+    header, *body = rows
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, rule, *body))
 
 
 def peak_memory() -> float:
@@ -103,8 +108,12 @@ def peak_memory() -> float:
         pass
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return megabytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def megabytes(max_rss: int) -> float:
+    """Return what the system counts in bytes on a Mac, else in KiB."""
+    return max_rss / 2**20 if sys.platform == "darwin" else max_rss / 2**10
 
 
 def describe_machine() -> str:
@@ -140,6 +149,19 @@ def num_cores() -> int:
 def memory_gib() -> float:
     """Return the machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def run_measured(arguments: Sequence[str]) -> str:
+    """Run a script as a user does; return its wall and processor time and its peak memory."""
+    started = time.perf_counter()
+    child = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        sys.exit(f"error: {arguments[0]} failed")
+    return (
+        f"{time.perf_counter() - started:.1f} s ({usage.ru_utime + usage.ru_stime:.1f} s of "
+        f"processor time), peak memory {megabytes(usage.ru_maxrss):,.0f} MB (mapped files included)"
+    )
 
 
 def run_python(arguments: Sequence[str], **options: object) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks import gpu_check
 from benchmarks.gpu_check import SPEED, STEPS, Result, Step
-from benchmarks.gpu_report import Report, markdown_table, read_report
+from benchmarks.gpu_report import Report, read_report
+from benchmarks.timing import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [s.name for s in STEPS if s.module != SPEED and s.name != "tests"]  # it tests itself
