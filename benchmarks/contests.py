@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import subprocess
 import sys
 import time
 from functools import partial
@@ -23,13 +22,15 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.demo import NAMES, run, write_rows
+
 LABELS = {
     "odd": lambda digit: digit % 2 == 1,
     "above4": lambda digit: digit > 4,
     "prime": lambda digit: digit in (2, 3, 5, 7),
 }
-NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 METRICS = {"classes": "accuracy", "labels": "mean_auc", "cells": "f1_samples", "grades": "qwk"}
 TRAIN = [
     *("--model", "resnet10t", "--pretrained", "none", "--config", "", "--image_size", "32"),
@@ -129,20 +130,6 @@ def score(metric: str, header: list[str], rows: list[list[str]], kept: dict[str,
         "log_loss": lambda y, p: np.mean([metrics.log_loss(y[:, k], p[:, k]) for k in range(3)]),
     }
     return float(measures[metric](truth, said))
-
-
-def write_rows(path: Path, rows: list[list[str]]) -> None:
-    """Write a CSV file."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-
-
-def run(script: str, *flags: str) -> None:
-    """Run one of the commands, shown as it would be typed; stop where it fails."""
-    print(f"\n$ python {script} {' '.join(flag or repr('') for flag in flags)}", flush=True)
-    status = subprocess.run([sys.executable, str(ROOT / script), *flags], check=False).returncode
-    if status:
-        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -36,6 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import infer_segmentation
 import train_distill
 from benchmarks.device_batches import DeviceBatches
+from benchmarks.gpu_check import run_process, stop_all
+from benchmarks.timing import num_cores
 from src.data.dataset import EpochSampler
 from src.data.masks import mask_dataset
 from src.data.transforms import eval_mask_transform
@@ -122,84 +122,42 @@ def main() -> int:
         run_one(Job(options.one[0], int(options.one[1])), options, rest)
         return 0
     (options.out / "logs").mkdir(parents=True, exist_ok=True)
-    Queue(options, rest).run()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop_all)
+    run_all(options, rest)
     report(options.out)
     return 0
 
 
-class Queue:
-    """Runs that wait, run, and are done."""
+def run_all(options: argparse.Namespace, rest: list[str]) -> None:
+    """Run what is not finished, so many side by side, each a process, until the time is over."""
+    deadline = time.monotonic() + options.seconds - LATEST
+    jobs = plan(options.seeds, options.more_seeds)
+    jobs = [job for job in jobs if not run_of(options.out, job).finished.is_file()]
+    started: dict[Job, Future[None]] = {}
 
-    def __init__(self, options: argparse.Namespace, rest: list[str]) -> None:
-        self.options, self.rest = options, rest
-        self.begun = time.monotonic()
-        self.waiting = plan(options.seeds, options.more_seeds)
-        self.running: dict[Job, tuple[subprocess.Popen[bytes], float]] = {}
-        self.done = [job for job in self.waiting if run_of(options.out, job).finished.is_file()]
-        self.waiting = [job for job in self.waiting if job not in self.done]
-        self.seconds: dict[str, float] = {}  # longest run of each arm
+    def run(job: Job) -> None:
+        for need in job.needs:  # teachers are the first to start
+            if need in started:
+                started[need].result()
+        left, begun = deadline - time.monotonic(), time.monotonic()
+        if left <= 0 or not all(run_of(options.out, n).finished.is_file() for n in job.needs):
+            return
+        own = ["--out", str(options.out), "--one", job.arm, str(job.seed), "--"]
+        own[:0] = ["--test"] if options.test else []
+        log = options.out / "logs" / f"{job.name}.log"
+        command = [sys.executable, __file__, *own, *rest]
+        trouble = run_process(command, log, left, max(1, num_cores() // options.jobs))
+        if trouble:
+            print(f"{job.name}: {trouble}", flush=True)
+        else:
+            note(options.out, job, time.monotonic() - begun)
 
-    @property
-    def left(self) -> float:
-        """Return the seconds until runs are stopped."""
-        return self.options.seconds - LATEST - (time.monotonic() - self.begun)
-
-    def run(self) -> None:
-        """Start runs as places become free, collect them as they end."""
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        try:
-            while self.left > 0 and (self.running or self.start_next()):
-                while len(self.running) < self.options.jobs and self.start_next():
-                    pass
-                self.collect()
-                time.sleep(0.2)
-        finally:
-            for job, (process, _) in self.running.items():
-                print(f"{job.name}: stopped at the end of the time", flush=True)
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-    def expected(self, job: Job) -> float:
-        """Return the seconds the run will take, by what has been seen; 0 = unknown."""
-        return self.seconds.get(job.arm, self.seconds.get("student", 0.0))
-
-    def start_next(self) -> bool:
-        """Start the first run that can start and will end in time; tell whether there was one."""
-        for job in self.waiting:
-            ready = all(need in self.done for need in job.needs)
-            if ready and self.expected(job) <= self.left:
-                self.start(job)
-                return True
-        return False
-
-    def start(self, job: Job) -> None:
-        """Start a run as a process group of its own."""
-        self.waiting.remove(job)
-        own = ["--out", str(self.options.out), "--one", job.arm, str(job.seed)]
-        own += ["--test"] if self.options.test else []
-        with (self.options.out / "logs" / f"{job.name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, __file__, *own, "--", *self.rest],
-                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        self.running[job] = process, time.monotonic()
-        print(f"{time.monotonic() - self.begun:.0f} s: {job.name} begins", flush=True)
-
-    def collect(self) -> None:
-        """Note what has ended."""
-        for job, (process, begun) in list(self.running.items()):
-            if process.poll() is None:
-                continue
-            del self.running[job]
-            took = time.monotonic() - begun
-            if process.returncode:
-                log = (self.options.out / "logs" / f"{job.name}.log").read_text(errors="replace")
-                print(f"{job.name}: FAILED\n{log[-1500:]}", flush=True)
-                continue
-            self.done.append(job)
-            self.seconds[job.arm] = max(took, self.seconds.get(job.arm, 0.0))
-            note(self.options.out, job, took)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for job in jobs:
+            started[job] = pool.submit(run, job)
+        for future in started.values():
+            future.result()
 
 
 def run_of(out: Path, job: Job) -> Run:
