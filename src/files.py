@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import mmap
 import os
 import platform
 import re
@@ -29,7 +28,6 @@ from src.script import UserError, naming
 
 if TYPE_CHECKING:
     import numpy as np
-    import numpy.typing as npt
 
 Json = dict[str, Any]  # an object of a JSON or YAML file
 HALF_WRITTEN = ".tmp"  # ends the name of a file that is not whole yet
@@ -122,11 +120,10 @@ def read_small(path: Path, max_bytes: int) -> bytes:
         raise ValueError("no regular file")
     with naming(path), os.fdopen(descriptor, "rb", buffering=0) as file:
         content = b""
-        while len(content) <= max_bytes:
-            block = file.read(max_bytes + 1 - len(content))
-            if not block:
-                return content
+        while block := file.read(max_bytes + 1 - len(content)):
             content += block
+        if len(content) <= max_bytes:
+            return content
     raise ValueError(f"longer than {max_bytes:,} bytes")
 
 
@@ -151,20 +148,9 @@ def open_plain(path: Path, flags: int) -> int:
             return descriptor
         os.close(descriptor)
     except OSError as error:
-        # a link; a pipe without a reader; a folder
-        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # link, pipe, folder
             raise
     raise UserError(f"{path}: no regular file, and so not written to; move it away")
-
-
-def file_is_sound(path: Path) -> bool:
-    """Tell whether a sealed file's bytes on disk are as written; ValueError for a pipe."""
-    with regular(path).open("rb") as file:
-        if not file.seek(0, os.SEEK_END):
-            return False
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with mapped as content, memoryview(content) as view:
-            return is_sound(view)
 
 
 class FileMark(TypedDict):
@@ -212,6 +198,24 @@ def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.n
         raise UserError(f"{path}: damaged ({reason}); {remedy}") from None
 
 
+def map_array(path: Path | str) -> np.memmap:
+    """Map an ``.npy`` file without reading it, nothing unpickled.
+
+    Raises:
+        ValueError: the file is no whole array, or no regular file.
+        OSError: it is missing, or cannot be read at present.
+    """
+    import numpy as np
+
+    try:
+        found = patiently(lambda: np.load(regular(Path(path)), mmap_mode="r", allow_pickle=False))
+    except NOT_WHOLE as error:
+        raise ValueError(" ".join(str(error).split())[:120]) from None
+    if not isinstance(found, np.memmap):
+        raise ValueError("an archive, not an array")
+    return found
+
+
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
     """Yield a binary file whose content appears at ``path`` at once and whole, or not at all.
@@ -242,7 +246,12 @@ def replacing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
-    sync_folder(path.parent)
+    with suppress(OSError):  # the rename lasts; Windows and some network disks cannot say so
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def sweep(folder: Path, *names: str) -> None:
@@ -263,7 +272,9 @@ def checksum(array: np.ndarray) -> str:
 
 
 @contextmanager
-def atomic_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Iterator[np.memmap]:
+def atomic_array(
+    path: Path, shape: tuple[int, ...], dtype: type[np.generic]
+) -> Iterator[np.memmap]:
     """Yield a writable memory map that becomes the ``.npy`` file ``path`` when it is whole.
 
     The map is closed at the end, since Windows renames no file that is mapped: nobody may touch
@@ -285,20 +296,6 @@ def atomic_array(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> It
             array.flush()
         finally:
             array._mmap.close()  # type: ignore[attr-defined]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` durable (where the platform lets a folder be opened)."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows
-        return
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems
-        pass
-    finally:
-        os.close(handle)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from src.array_file import map_array
 from src.engine.weights import load_weights, save_weights
 from src.ensemble.studies import Journal
 from src.files import (
@@ -22,6 +21,7 @@ from src.files import (
     describe_file,
     hold,
     is_sound,
+    map_array,
     read_json,
     read_small,
     seal,

@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from src.array_file import map_array
 from src.data.canonical import FileSource, Source, read
-from src.files import atomic_write, crc32, hold, sweep
+from src.files import atomic_write, crc32, hold, map_array, sweep
 from src.script import UserError
 
 AUTO_SHARE = 0.25  # of the free memory may be taken unasked

@@ -21,7 +21,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from src.array_file import map_array
 from src.data.formats import (
     OPENCV,
     SIZE_READERS,
@@ -32,7 +31,7 @@ from src.data.formats import (
     read_other_size,
     refuse_unknown,
 )
-from src.files import atomic_write, is_of_the_system, patiently, readable
+from src.files import atomic_write, is_of_the_system, map_array, patiently, readable
 from src.script import UserError
 
 # The size Pillow calls a decompression bomb; 512 MiB of RGB.

@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import os
 from pathlib import Path
 
 import torch
 
 from src.config import EngineConfig, config_hash
-from src.files import SEAL, atomic_write, file_is_sound, patiently, regular, seal
+from src.files import SEAL, atomic_write, is_sound, patiently, regular, seal
 from src.runs import AFRESH, Run
 from src.script import UserError
+
+
+def file_is_sound(path: Path) -> bool:
+    """Tell whether a sealed file's bytes on disk are as written; ValueError for a pipe."""
+    with regular(path).open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with mapped as content, memoryview(content) as view:
+            return is_sound(view)
 
 
 def save_weights(path: Path, weights: dict[str, torch.Tensor], about: dict[str, str]) -> None:

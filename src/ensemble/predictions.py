@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from src.array_file import map_array
 from src.classes import STATES, PairedLogits
 from src.files import (
     NOT_WHOLE,
@@ -24,6 +23,7 @@ from src.files import (
     atomic_write,
     checksum,
     crc32,
+    map_array,
     patiently,
     read_json,
     regular,
