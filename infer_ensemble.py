@@ -15,9 +15,8 @@ from src.config import InferConfig
 from src.engine.interrupt import stoppable
 from src.files import describe_file, hold, sweep
 from src.reader import parse
-from src.runs import Output
+from src.runs import Output, own_file, refuse_file
 from src.script import UserError, run_script
-from src.targets import own_file, refuse_file
 from src.views import view_names
 
 if TYPE_CHECKING:

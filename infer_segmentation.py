@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 from src.engine.interrupt import stoppable
 from src.mask_config import InferSegmentationConfig
 from src.reader import parse
-from src.runs import Output, Run
+from src.runs import Output, Run, own_folder
 from src.script import UserError, run_script
-from src.targets import own_folder
 
 if TYPE_CHECKING:
     import numpy as np

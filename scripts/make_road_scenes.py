@@ -16,8 +16,8 @@ from src.config import MAX_SEED
 from src.data.road_conditions import CONDITIONS, SHARE
 from src.data.road_scenes import write_scenes
 from src.option import Options, option
+from src.runs import own_folder
 from src.script import run_script
-from src.targets import own_folder
 
 
 @dataclass(frozen=True, kw_only=True)

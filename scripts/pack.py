@@ -20,8 +20,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.files import replacing, write_text
+from src.runs import own_file
 from src.script import UserError, run_script
-from src.targets import own_file
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE: tuple[str, ...] = ("*.py", "src/**/*.py", "src/page.*", "scripts/*.py", "configs/*.yaml")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.reader import parse
+from src.runs import own_file, own_folder, refuse_file
 from src.script import UserError, run_script
-from src.targets import own_file, own_folder, refuse_file
 from src.tool_config import PredictConfig
 
 if TYPE_CHECKING:

@@ -30,7 +30,6 @@ STANDARD_ONLY = {
     "reader": {"yaml"},
     "runs": {"yaml"},
     "script": set(),
-    "targets": set(),
     "tool_config": set(),
 }
 

@@ -24,8 +24,8 @@ from src.data.decode import decode_image
 from src.files import SEAL, Json, replacing, seal
 from src.models.convolutions import FOLDING_SIDE, fold_norms
 from src.pipelines.library import ClassifierRun, MaskRun, is_ensemble, list_images, load_run
+from src.runs import own_file, refuse_file
 from src.script import UserError
-from src.targets import own_file, refuse_file
 from src.tasks.segmentation import background_label
 from src.tool_config import ExportConfig
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from src.metrics.classification import Array
 from src.pipelines.deploy.model import ImageModel, open_model
+from src.runs import own_file, refuse_file
 from src.script import MachineError, UserError
-from src.targets import own_file, refuse_file
 from src.tool_config import PredictConfig
 
 Read = Callable[[], Array | None]  # the next frame (H, W, 3) uint8 BGR; None = there is no more

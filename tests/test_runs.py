@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from src.runs import own_file, own_folder, refuse_file
 from src.script import UserError
-from src.targets import own_file, own_folder, refuse_file
 
 
 def write(path, text="ID,a,b\n"):
