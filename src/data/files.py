@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 from src.classes import nfc
@@ -107,21 +107,15 @@ class Scanner:
         """Return the names of the folders directly in ``folder``, sorted."""
         return sorted(name for name, is_folder in self._entries(folder) if is_folder)
 
-    def loose(self, folder: str) -> list[str]:
-        """Return the names of the images that lie directly in ``folder``."""
-        entries = self._entries(folder)
-        return [
-            name for name, is_folder in entries
-            if not is_folder and self._why_not(f"{folder}/{name}", name) is None
-        ]  # fmt: skip
+    def loose(self, folder: str) -> Iterator[str]:
+        """Yield the names of the images that lie directly in ``folder``."""
+        for name, is_folder in self._entries(folder):
+            if not is_folder and self._why_not(f"{folder}/{name}", name) is None:
+                yield name
 
     def holds(self, folder: str) -> bool:
         """Tell whether images lie directly in ``folder``."""
-        entries = self._entries(folder)
-        return any(
-            not is_folder and self._why_not(f"{folder}/{name}", name) is None
-            for name, is_folder in entries
-        )
+        return any(self.loose(folder))
 
     def left_out(self, *, doubtful: bool = False) -> list[str]:
         """Return one line for each kind of file that is no image here, with their number.
@@ -193,7 +187,7 @@ class Scanner:
         found.sort()
         return self._checked(found)
 
-    def _entries(self, folder: str) -> Iterable[tuple[str, bool]]:
+    def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
         place = self.root / folder
         with readable(f"folder {place}"), os.scandir(place) as entries:
             for entry in entries:

@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -53,9 +54,6 @@ class ImageFinder:
         self.place = f"{root}/{min(own, key=len)}/" if own else str(root)  # where they should be
         self._folder = nfc(folder or split)
         self._prefixes = ["", f"{self._folder}/"]
-        self._by_name: dict[str, list[str]] | None = None
-        self._by_core: dict[tuple[bool, int | str], list[str]] | None = None
-        self._only_masks = False
 
     def names(self) -> list[str]:
         """Return what an image's id may be: its file name, with the ending and without."""
@@ -102,22 +100,6 @@ class ImageFinder:
         1 or 1.0 is ``0001.jpg``, or ``ISIC_0001.jpg`` where all names of the split begin so, unless
         the ``whole`` name is meant.
         """
-        if self._by_core is None:
-            self._by_core = {}
-            own = [path for path in self._paths if _split_of(path.split("/")[:-1]) == self.split]
-            stems = [posixpath.splitext(posixpath.basename(path))[0] for path in self._paths]
-            mine = {posixpath.splitext(posixpath.basename(path))[0] for path in own}
-            named = {stem for stem in stems if _split_of([stem]) == self.split}
-            mine = next((some for some in (mine, named) if len(some) > 1), {*stems})
-            start, end = (
-                re.sub(r"\d+$", "", posixpath.commonprefix([stem[::step] for stem in mine]))
-                for step in (1, -1)
-            )
-            for stem, path in zip(stems, self._paths, strict=True):
-                core = stem.removeprefix(start).removesuffix(end[::-1])
-                both = {(True, _as_key(stem)), (False, _as_key(stem))}
-                for key in both | ({(False, _as_key(core))} if len(mine) > 1 else set()):
-                    self._by_core.setdefault(key, []).append(path)
         wanted = _as_key(re.sub(r"\.0+$", "", cell.strip()))
         fits = self._meant(self._by_core.get((whole, wanted), ()), 1)
         return self._paths[fits[0]] if len(fits) == 1 else None
@@ -131,21 +113,38 @@ class ImageFinder:
 
     def num_others(self, images: Sequence[str]) -> int:
         """Count the images of the split's own folders that are none of ``images``."""
-        own: dict[str, bool] = {}
-        mine = set()
-        for path in self._paths.values():
-            folder = posixpath.dirname(path)
-            if folder not in own:
-                own[folder] = _split_of(folder.split("/")) == self.split
-            if own[folder]:
-                mine.add(path)
-        return len(mine - {*images})
+        return len({self._paths[path] for path in self._own} - {*images})
 
     @property
     def like(self) -> str:
         """An image that is there, "" where there is none."""
-        mine = [path for path in self._paths if _split_of(path.split("/")[:-1]) == self.split]
-        return min(mine or self._paths, default="")
+        return min(self._own or self._paths, default="")
+
+    @cached_property
+    def _own(self) -> list[str]:
+        """Images of the split's own folders, in NFC."""
+        folders = {posixpath.dirname(path) for path in self._paths}
+        own = {name for name in folders if _split_of(name.split("/")) == self.split}
+        return [path for path in self._paths if posixpath.dirname(path) in own]
+
+    @cached_property
+    def _by_core(self) -> dict[tuple[bool, int | str], list[str]]:
+        """(whole?, name without zeros and what all names have) → paths in NFC."""
+        by_core: dict[tuple[bool, int | str], list[str]] = {}
+        stems = [posixpath.splitext(posixpath.basename(path))[0] for path in self._paths]
+        mine = {posixpath.splitext(posixpath.basename(path))[0] for path in self._own}
+        named = {stem for stem in stems if _split_of([stem]) == self.split}
+        mine = next((some for some in (mine, named) if len(some) > 1), {*stems})
+        start, end = (
+            re.sub(r"\d+$", "", posixpath.commonprefix([stem[::step] for stem in mine]))
+            for step in (1, -1)
+        )
+        for stem, path in zip(stems, self._paths, strict=True):
+            core = stem.removeprefix(start).removesuffix(end[::-1])
+            both = {(True, _as_key(stem)), (False, _as_key(stem))}
+            for key in both | ({(False, _as_key(core))} if len(mine) > 1 else set()):
+                by_core.setdefault(key, []).append(path)
+        return by_core
 
     def _inside(self, cell: str) -> str | None:
         said = nfc(cell.strip())
@@ -177,8 +176,6 @@ class ImageFinder:
         )
 
     def _find_by_name(self, path: str, cell: str) -> str | None:
-        if self._by_name is None:
-            self._by_name = self._index_names()
         near = self._by_name.get(posixpath.basename(path).casefold(), [])
         fits = [full for full in near if _ends_with(full, path)]
         if not fits:  # "a.JPG" for "a.jpg"
@@ -194,17 +191,22 @@ class ImageFinder:
             self._prefixes.append(fits[0][: -len(path)])  # the next rows may lie there too
         return self._paths[fits[0]]
 
-    def _index_names(self) -> dict[str, list[str]]:
-        """Return name, with and without extension → paths in NFC."""
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """Name, with and without extension → paths in NFC."""
         by_name: dict[str, list[str]] = {}
         for known in self._paths:
             name = posixpath.basename(known)
             for key in (name, posixpath.splitext(name)[0]):
                 by_name.setdefault(key.casefold(), []).append(known)
+        return by_name
+
+    @cached_property
+    def _only_masks(self) -> bool:
+        """Whether all images but the other split's lie in folders of masks."""
         folders = (known.split("/")[:-1] for known in self._paths)
         mine = (parts for parts in folders if _split_of(parts) != _OTHER[self.split])
-        self._only_masks = all(map(_holds_masks, mine))
-        return by_name
+        return all(map(_holds_masks, mine))
 
     def _meant(self, fits: Sequence[str], said: int) -> list[str]:
         """Return those of ``fits`` whose folders before the last ``said`` parts may be implied."""

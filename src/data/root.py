@@ -245,12 +245,6 @@ def _name_others(folder: Path) -> str:
 
 def _name_kinds(folder: Path) -> str:
     """Return the remedy for packed data, or a table of another kind than CSV, or ""."""
-    files = [
-        path.relative_to(folder).as_posix()
-        for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
-        for path in sorted(place.iterdir())
-        if not is_litter(path.name) and path.is_file()
-    ]
     packed = archives(folder)
     train = [name for name in packed if "train" in name.casefold()]
     if train:
@@ -264,7 +258,7 @@ def _name_kinds(folder: Path) -> str:
             f"write the images of {_shown(inside)} below {folder / 'train'}/ and the labels as "
             "train.csv, else "
         )
-    others = [name for name in files if _OTHER_TABLES.fullmatch(name)]
+    others = [n for n in _near(folder, _OTHER_TABLES) if not is_litter(n.rpartition("/")[2])]
     if others:
         said = f"{_shown(others)} as train.csv in {folder}"
         sheet = not others[0].casefold().endswith("json")
@@ -287,13 +281,18 @@ def _shown(names: list[str]) -> str:
 
 def shards(folder: Path) -> list[str]:
     """Return the names of files in ``folder`` and below that hold many images, train ones first."""
-    found = [
-        path.relative_to(folder).as_posix()
+    found = _near(folder, _SHARDS)
+    return [name for name in found if "train" in name.casefold()] or found
+
+
+def _near(folder: Path, form: re.Pattern[str]) -> list[str]:
+    """Return the files in ``folder`` and the folders in it whose paths below it are such."""
+    return [
+        name
         for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
         for path in sorted(place.iterdir())
-        if _SHARDS.fullmatch(path.name) and path.is_file()
+        if form.fullmatch(name := path.relative_to(folder).as_posix()) and path.is_file()
     ]
-    return [name for name in found if "train" in name.casefold()] or found
 
 
 def name_classes(folder: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -246,7 +247,6 @@ class Locator:
     def __init__(self, root: Path) -> None:
         """Look below ``root``; nothing is listed before the first name that lies elsewhere."""
         self.root = root
-        self._by_name: dict[str, list[_File]] | None = None
 
     def find(self, name: str, near: Sequence[Path], split: str = "") -> str | None:
         """Return the POSIX path below the root of the image, None where there is none.
@@ -278,8 +278,6 @@ class Locator:
         return self.root / place if place else None
 
     def _find_elsewhere(self, wanted: str, name: str, split: str) -> str | None:
-        if self._by_name is None:
-            self._by_name = self._list()
         near = self._by_name.get(wanted.rpartition("/")[2], [])
         fits = [f for f in near if _ends(f.path.casefold(), wanted) or _ends(wanted, f.key)]
         fits = [f for f in fits if not split or f.split in ("", split)]
@@ -292,7 +290,8 @@ class Locator:
             )
         return fits[0].path if fits else None
 
-    def _list(self) -> dict[str, list[_File]]:
+    @cached_property
+    def _by_name(self) -> dict[str, list[_File]]:
         found: dict[str, list[_File]] = {}
         for parts, files in walk(self.root):
             place = read_place(parts)
