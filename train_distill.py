@@ -98,10 +98,9 @@ def print_intervals(results: dict[str, list[tuple[Run, Done]]]) -> None:
 def segmentation_field(config: DistillConfig, output: Output) -> Field:
     """Read the masks once and say how their nets are built and trained."""
     from src.pipelines.distillation import Field
-    from src.pipelines.run_folder import find_images
     from src.pipelines.segmentation import train as masks
 
-    source, root = find_images(config)
+    source, root = masks.find_images(config)
     data = masks.read_data(config, source=source, data_dir=str(root))
     task = masks.build_task(config, data)
 

@@ -45,8 +45,7 @@ def main(argv: list[str]) -> int:
 
 def read_lanes(config: LaneConfig) -> MaskData:
     """Read the images, or generate them where no data are given."""
-    from src.pipelines.run_folder import find_images
-    from src.pipelines.segmentation.train import read_data
+    from src.pipelines.segmentation.train import find_images, read_data
 
     source, root = find_images(config, num_scenes=config.num_scenes, num_frames=config.num_frames)
     if config.source == "auto" and source == "folders":

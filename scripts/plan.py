@@ -34,8 +34,7 @@ from src.pipelines.classification.plan_files import (
     read_survey,
 )
 from src.pipelines.classification.prepare import find_aliases, prepare_data
-from src.pipelines.resume_from import bring_plan
-from src.pipelines.run_folder import finished, take_up
+from src.pipelines.run_folder import bring_plan, finished, take_up
 from src.reader import fill, parse
 from src.runs import Output, read_done
 from src.script import UserError, format_table, run_script

@@ -22,9 +22,8 @@ from benchmarks.tracks import draw_bars
 from scripts import export, predict, report
 from src.engine.weights import load_weights
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
-from src.pipelines.run_folder import find_images
 from src.pipelines.segmentation.report import decode_rle
-from src.pipelines.segmentation.train import describe_looks
+from src.pipelines.segmentation.train import describe_looks, find_images
 from src.reader import read_rows
 from src.script import UserError
 from tests.mask_runs import TINY

@@ -77,7 +77,6 @@ class Rows:
 
     root: Path
     table: pd.DataFrame
-    classes: tuple[str, ...]
 
     @cached_property
     def is_test(self) -> np.ndarray:
@@ -109,7 +108,7 @@ def check_classes(config: CheckConfig, output: Output) -> Check:
         check.say("warning", f"no test images: {error}")
     for line in notes:
         check.say("note", line)
-    rows = Rows(root, pd.concat(tables, ignore_index=True), train.classes)
+    rows = Rows(root, pd.concat(tables, ignore_index=True))
     bar = partial(tqdm, desc="images", total=len(rows.table), leave=False, disable=None)
     audit = audit_images(rows.table, root, progress=bar, measure=measure_image)
     count_classes(check, rows, several=train.several)

@@ -35,8 +35,7 @@ from src.ensemble.weights import (
 from src.metrics.classification import softmax
 from src.metrics.decisions import sigmoid
 from src.pipelines.classification.prepare import check_recipe, prepare_data
-from src.pipelines.resume_from import bring_folds, bring_run
-from src.pipelines.run_folder import finished, fold_of
+from src.pipelines.run_folder import bring_folds, bring_run, finished, fold_of
 from src.runs import GO_ON, Output, Run, read_config
 from src.script import UserError, is_launched
 from src.views import view_names

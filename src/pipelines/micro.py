@@ -22,11 +22,12 @@ from src.models.budget import check_budget, count_trainable, measure_budget
 from src.models.distilled import build_student, show_features
 from src.models.micro.registry import BUDGET_CLASSES, MICRO_NETS, build_micro
 from src.pipelines.distillation import compare_roles, gate, mean_spread
-from src.pipelines.run_folder import SCENES, data_label, find_images, finished, fold_of
+from src.pipelines.run_folder import SCENES, data_label, finished, fold_of
 from src.pipelines.segmentation.ensemble import load_member, pool_choice
 from src.pipelines.segmentation.train import (
     MaskData,
     build_network,
+    find_images,
     micro_spec,
     read_data,
     train_masks,

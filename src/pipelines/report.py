@@ -125,7 +125,7 @@ def mask_sections(config: ReportConfig, runs: Sequence[Run]) -> dict[str, list[H
     """Return the panels of the mask tracks, none where none was trained."""
     if not runs:  # torch and timm are imported for overlays: seconds
         return {}
-    from src.pipelines.segmentation.panels import mask_panels
+    from src.pipelines.segmentation.report import mask_panels
 
     return guarded(lambda: mask_panels(config, runs))
 

@@ -1,6 +1,8 @@
-"""Run folder of a config: its path, config.yaml, and whether the run is finished.
+"""Run folders: config.yaml, whether a run is finished, runs copied from an earlier output folder.
 
-Nothing heavy is imported here: a finished run is recognised in milliseconds.
+``--resume_from`` names that folder: a notebook finds what the one before it wrote mounted
+read-only. What is copied is checked by its checksums; a run that does not pass is left behind and
+trained anew. Nothing heavy is imported here: a finished run is recognised in milliseconds.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +23,7 @@ from src.files import (
     atomic_write,
     check_held,
     describe_file,
+    hold,
     patiently,
     regular,
     seal,
@@ -26,15 +31,13 @@ from src.files import (
 )
 from src.option import Options
 from src.runs import REPAIR, Done, Output, Run, read_done
-from src.script import UserError
+from src.script import UserError, process_rank
 
 if TYPE_CHECKING:
     from src.engine.runtime import Runtime
-    from src.mask_config import SegmentationConfig
 
 
 SCENES = "road_scenes"
-SIDE = 384
 
 
 def fold_of(text: str) -> int | None:
@@ -59,46 +62,6 @@ def parse_size(flag: str, text: str) -> tuple[int, int] | None:
 def data_label(data_dir: str) -> str:
     """Return a short name of the data set for the names of runs."""
     return (Path(data_dir).resolve().name or "data") if data_dir else SCENES
-
-
-def find_images(
-    config: SegmentationConfig, *, num_scenes: int = 30, num_frames: int = 8
-) -> tuple[str, Path]:
-    """Return (layout, folder) of the data; road scenes are generated where none are named.
-
-    Args:
-        config: ``data_dir``, ``source`` and ``resolution``.
-        num_scenes: scenes to generate.
-        num_frames: frames of each.
-
-    Raises:
-        UserError: no such folder.
-    """
-    root = Path(config.data_dir)
-    if not config.data_dir:
-        size = parse_size("resolution", config.resolution) or (SIDE, SIDE)
-        # every set has a folder of its own: a test scene of one is a training scene of another
-        name = f"{SCENES}_{num_scenes}x{num_frames}_{size[1]}x{size[0]}_seed{config.fold_seed}"
-        root = Output(Path(config.output_dir)).scenes(name)
-        from src.data.road_scenes import write_scenes
-
-        print(f"no --data_dir: {num_scenes} road scenes in {root}", flush=True)
-        write_scenes(
-            root, num_scenes=num_scenes, num_frames=num_frames, size=size, seed=config.fold_seed
-        )
-        return "lanes", root
-    if not root.is_dir():
-        raise UserError(f"--data_dir {root}: no such folder")
-    from src.data.sources.lanes import TWO_CLASSES
-    from src.data.sources.registry import detect_source
-    from src.mask_config import LaneConfig
-
-    if config.source != "auto":
-        return config.source, root
-    source = detect_source(root)
-    if isinstance(config, LaneConfig) and source in TWO_CLASSES:
-        return "lanes", root  # one class against the background, neighbouring frames in one group
-    return source, root
 
 
 def finished(run: Run, config: EngineConfig, split_hash: str = "") -> Done | None:
@@ -242,3 +205,113 @@ def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def open_earlier(resume_from: str, output: Output) -> Output:
+    """Return the earlier output folder.
+
+    Raises:
+        UserError: no such folder, none of this program's, or the same one.
+    """
+    root = Path(resume_from)
+    if not root.is_dir():
+        raise UserError(f"--resume_from {root}: no such folder")
+    if output.root.exists() and root.samefile(output.root):
+        raise UserError(f"--resume_from {root}: is --output_dir; leave the flag out")
+    earlier = Output(root)
+    if not earlier.folds.exists():
+        inner = next(iter(sorted(root.glob("**/folds.csv"))), None)
+        hint = f"; did you mean {inner.parent}?" if inner else ""
+        raise UserError(f"--resume_from {root}: no output folder, it has no folds.csv{hint}")
+    return earlier
+
+
+def bring_folds(resume_from: str, output: Output) -> None:
+    """Take over who is in which fold, unless that is settled here already."""
+    earlier = open_earlier(resume_from, output)
+    output.root.mkdir(parents=True, exist_ok=True)
+    with hold(output.folds_lock, str(output.folds), wait=True):
+        if not output.folds.exists():
+            names = (output.quarantine, output.duplicates, output.folds)
+            _copy(earlier.root, output.root, [path.name for path in names])
+
+
+def bring_run(resume_from: str, output: Output, run: Run) -> None:
+    """Copy a run that is not begun here: its results, or the state to go on from.
+
+    Files arrive whole or not at all, ``finished.json`` last.
+    """
+    source = Run(open_earlier(resume_from, output).root / run.folder.relative_to(output.root))
+    if not source.folder.is_dir() or process_rank():
+        return
+    with run.hold():
+        if not run.has_state and not run.finished.exists():  # which are copied last
+            _bring(source, run)
+
+
+def _bring(source: Run, run: Run) -> None:
+    done = None
+    if source.finished.exists():
+        try:
+            done = read_done(source)
+        except UserError as error:
+            _leave(source, run, str(error))
+            return
+    names = [*(done or {}).get("files", {}), run.config.name, run.metrics.name, run.tuned.name]
+    names += [run.nonfinite.name]
+    if done is None:
+        names += [path.name for path in (run.start, run.best, run.previous, run.last)]
+    else:
+        names += [run.test_logits.name, run.test_info.name]
+    _copy(source.folder, run.folder, dict.fromkeys(names))
+    lost = lost_files(run, done) if done else _damaged_states(run)
+    if lost or not (done or run.has_state):
+        why = f"{', '.join(lost)} lost or damaged" if lost else "nothing to go on from"
+        _leave(source, run, why)
+        return
+    if done:
+        _copy(source.folder, run.folder, [run.finished.name])
+    print(
+        f"{run.folder}: {'finished' if done else 'begun'}, copied from {source.folder}", flush=True
+    )
+
+
+def _damaged_states(run: Run) -> list[str]:
+    """Delete states that are not whole; return them where no other is left."""
+    from src.engine.checkpoint import damage
+
+    broken = [path for path in (run.last, run.previous) if path.exists() and damage(path)]
+    for path in broken:
+        path.unlink()
+    return [] if run.has_state else [path.name for path in broken]
+
+
+def _leave(source: Run, run: Run, reason: str) -> None:
+    """Take away what was copied of a run that is not whole, and say so."""
+    for path in run.folder.iterdir():
+        if path.is_file() and path != run.lock:
+            path.unlink()
+    print(f"note: {source.folder}: not taken over ({reason}); trained from the start", flush=True)
+
+
+def bring_plan(resume_from: str, output: Output) -> None:
+    """Copy a plan with all its runs, unless one is begun here; its hours count anew."""
+    earlier = open_earlier(resume_from, output)
+    if output.plan_state.exists():
+        return
+    bring_folds(resume_from, output)
+    for folder in sorted(earlier.root.glob("*/fold*")):
+        bring_run(resume_from, output, Run(output.root / folder.relative_to(earlier.root)))
+    names = (output.survey, output.plan, output.history, output.weights, output.submission)
+    _copy(earlier.root, output.root, [path.name for path in names])
+    from src.pipelines.classification.plan_files import read_state
+
+    write_json(output.plan_state, read_state(earlier.plan_state)[1] | {"spent_s": 0.0})
+
+
+def _copy(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Copy those of the files that are there, each whole or not at all."""
+    for name in names:
+        if (source / name).is_file():
+            with (source / name).open("rb") as content, atomic_write(target / name) as file:
+                shutil.copyfileobj(content, file, 1 << 22)

@@ -13,7 +13,7 @@ import src.engine.loop as loop
 from benchmarks.kill_resume import MODEL
 from src.engine.interrupt import Interrupted
 from src.files import write_json
-from src.pipelines.resume_from import bring_plan
+from src.pipelines.run_folder import bring_plan
 from src.runs import Output
 from tests.scripts.conftest import Answer, Place, call, fresh, place, template
 

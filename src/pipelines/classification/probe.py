@@ -23,7 +23,7 @@ from src.pipelines.classification.infer import write_test_logits
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.survey import embed
 from src.pipelines.classification.train import ClassData, choose_task
-from src.pipelines.classification.wise_ft import pick_rows
+from src.pipelines.classification.wise_ft import pick_rows, set_head
 from src.pipelines.run_folder import finish_run, finished, write_config
 from src.runs import Done, Output, Run
 from src.tasks.classification import Classification
@@ -110,9 +110,7 @@ def fit_fold(
     assert (place[rows] >= 0).all()
     targets = torch.as_tensor(data.targets(rows))
     probe = fit_probe(features[0, place[rows]], targets, num_classes, model.blocks)
-    with torch.no_grad():
-        model.head.weight.copy_(probe.weight)
-        model.head.bias.copy_(probe.bias)
+    set_head(model, probe)
     held = data.folds.valid_rows(fold)
     logits = classify(model, features[:, place[held]])
     meter = task.meter()

@@ -142,8 +142,7 @@ def train_one(
     held = folds.valid_rows(fold)
     targets, truth = data.targets(rows), data.targets(held)
     labels = targets.T if data.index.several else [targets]
-    models = [fit_one(inputs, folds, rows, label, len(data.classes), data, config.seed)
-              for label in labels]  # fmt: skip
+    models = [fit_one(inputs, data, rows, label, config.seed) for label in labels]
     logits, unseen = (predict(models, frame, data) for frame in (
         inputs.train.iloc[held], inputs.test[fold]))  # fmt: skip
     task = choose_task(base, data)
@@ -172,14 +171,10 @@ def train_one(
     )  # fmt: skip
 
 
-def fit_one(
-    inputs: Inputs, folds: Folds, rows: Array, target: Array, num_classes: int, data: ClassData,
-    seed: int,
-) -> TabularModel:  # fmt: skip
+def fit_one(inputs: Inputs, data: ClassData, rows: Array, target: Array, seed: int) -> TabularModel:
     """Fit the classes of ``rows``, or one label; inner folds share out groups as the outer do."""
-    if data.index.several:
-        num_classes = 2
-    groups = folds.table["group"].iloc[rows].tolist()
+    num_classes = 2 if data.index.several else len(data.classes)
+    groups = data.folds.table["group"].iloc[rows].tolist()
     names = [str(k) for k in target.tolist()]
     try:
         parts = assign_folds(names, INNER_FOLDS, seed, groups)

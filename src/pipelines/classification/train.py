@@ -220,7 +220,7 @@ def train_classes(
     runtime = settle_runtime(model, task, train, runtime, run, config, identity)
     resolved = {**about, "image_size": side, "classes": list(data.classes)}
     resolved |= {"aliases": [names for names in data.aliases.members() if len(names) > 1]}
-    resolved |= {"split_hash": data.folds.folds_hash, "fold": _label(fold)}
+    resolved |= {"split_hash": data.folds.folds_hash, "fold": "full" if fold is None else str(fold)}
     kept = runtime.from_main(take_up(run) if runtime.is_main else None)
     write_config(run, config, resolved, runtime, identity)
     what = "labels" if data.index.several else "classes"
@@ -306,10 +306,6 @@ def probe_alone(model: nn.Module, task: Task, valid: Loader | None, runtime: Run
             scores = evaluate(model, valid, task, runtime, num_rows=num_rows, pause=pause)
         state.best = scores[task.monitor]
     return state
-
-
-def _label(fold: int | None) -> str:
-    return "full" if fold is None else str(fold)
 
 
 def train_loader(

@@ -24,7 +24,7 @@ from src.engine.predict import evaluate, predict
 from src.engine.runtime import Runtime
 from src.engine.weights import load_weights, read_about, save_weights
 from src.models.classifier import Classifier
-from src.models.probe import fit_probe
+from src.models.probe import LinearProbe, fit_probe
 from src.runs import Run
 from src.tasks.protocols import BatchLoader, Task
 
@@ -80,14 +80,19 @@ def fit_head(model: Classifier, loader: Loader, num_classes: int, runtime: Runti
     except ValueError as error:
         say(runtime, f"warning: no linear head to start from: {error}")
         return
-    with torch.no_grad():
-        model.head.weight.copy_(probe.weight)
-        model.head.bias.copy_(probe.bias)
+    set_head(model, probe)
     say(
         runtime,
         f"the frozen net with a linear head: log loss {probe.log_loss:.4f}, accuracy "
         f"{probe.accuracy:.4f} (leave-one-out); training starts there",
     )
+
+
+def set_head(model: Classifier, probe: LinearProbe) -> None:
+    """Let the head of ``model`` be the probe."""
+    with torch.no_grad():
+        model.head.weight.copy_(probe.weight)
+        model.head.bias.copy_(probe.bias)
 
 
 SHARES = (0.75, 0.5, 0.25, 0.0)  # of the end

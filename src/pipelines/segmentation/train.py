@@ -29,7 +29,10 @@ from src.data.masks import (
     read_labelled,
     split_rows,
 )
+from src.data.road_scenes import write_scenes
+from src.data.sources.lanes import TWO_CLASSES
 from src.data.sources.masks import MaskIndex
+from src.data.sources.registry import detect_source
 from src.data.transforms import (
     Transform,
     build_augmentations,
@@ -45,15 +48,24 @@ from src.engine.runtime import Runtime
 from src.engine.weights import load_weights, run_identity, save_weights
 from src.files import Json
 from src.losses.segmentation import build_segmentation_loss
-from src.mask_config import ResizeConfig, SegmentationConfig
+from src.mask_config import LaneConfig, ResizeConfig, SegmentationConfig
 from src.models.pretrained import SUFFIXES, find_weights
 from src.pipelines.mistakes import worst_mistakes
-from src.pipelines.run_folder import finish_run, fold_of, parse_size, take_up, write_config
+from src.pipelines.run_folder import (
+    SCENES,
+    finish_run,
+    fold_of,
+    parse_size,
+    take_up,
+    write_config,
+)
 from src.pipelines.segmentation.score import HeldOut, score_held_out
 from src.runs import Done, Output, Run
 from src.script import UserError
 from src.tasks.protocols import Task, inner_network, inner_task
 from src.tasks.segmentation import Segmentation
+
+SCENE_SIZE = (384, 384)  # of generated road scenes, unless --resolution says another
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,40 @@ class MaskData:
     crop: tuple[int, int]
     window: tuple[int, int] | None
     source: Json
+
+
+def find_images(
+    config: SegmentationConfig, *, num_scenes: int = 30, num_frames: int = 8
+) -> tuple[str, Path]:
+    """Return (layout, folder) of the data; road scenes are generated where none are named.
+
+    Args:
+        config: ``data_dir``, ``source`` and ``resolution``.
+        num_scenes: scenes to generate.
+        num_frames: frames of each.
+
+    Raises:
+        UserError: no such folder.
+    """
+    root = Path(config.data_dir)
+    if not config.data_dir:
+        size = parse_size("resolution", config.resolution) or SCENE_SIZE
+        # every set has a folder of its own: a test scene of one is a training scene of another
+        name = f"{SCENES}_{num_scenes}x{num_frames}_{size[1]}x{size[0]}_seed{config.fold_seed}"
+        root = Output(Path(config.output_dir)).scenes(name)
+        print(f"no --data_dir: {num_scenes} road scenes in {root}", flush=True)
+        write_scenes(
+            root, num_scenes=num_scenes, num_frames=num_frames, size=size, seed=config.fold_seed
+        )
+        return "lanes", root
+    if not root.is_dir():
+        raise UserError(f"--data_dir {root}: no such folder")
+    if config.source != "auto":
+        return config.source, root
+    source = detect_source(root)
+    if isinstance(config, LaneConfig) and source in TWO_CLASSES:
+        return "lanes", root  # one class against the background, neighbouring frames in one group
+    return source, root
 
 
 def read_data(

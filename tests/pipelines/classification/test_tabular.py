@@ -28,7 +28,7 @@ def fitted(age: np.ndarray, site: np.ndarray, targets: np.ndarray) -> np.ndarray
     train = pd.DataFrame({"age": age, "site": site})
     inputs = Inputs(("age",), ("site",), train, {}, "")
     rows = np.flatnonzero(FOLD != 0)
-    model = fit_one(inputs, folds, rows, targets[rows], 2, data, 0)
+    model = fit_one(inputs, data, rows, targets[rows], 0)
     new = pd.DataFrame({"age": [1.0, 5.0, np.nan, 3.0], "site": ["a", "b", "c", "only held out"]})
     return predict([model], new, data)
 
