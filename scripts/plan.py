@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,9 +68,19 @@ def main(argv: list[str]) -> int:
         if clock.left() <= 0 and stands(output, clock):
             print(f"the {config.hours:g} hours are spent; pass more --hours to go on")
             return 0
-        with clock.beating():
+        with clock.beating(), own_remedy():
             follow(config, output, clock)
     return 0
+
+
+@contextlib.contextmanager
+def own_remedy() -> Iterator[None]:
+    """Name what helps a plan where a single run is told to take another name."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error).replace("pass another --name", "pass the options it began with")
+        raise UserError(said) from None
 
 
 def follow(config: PlanConfig, output: Output, clock: Clock) -> None:

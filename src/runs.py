@@ -256,6 +256,8 @@ def refuse_file(path: Path, *, ours: bool = False) -> None:
     Raises:
         UserError: it is something else.
     """
+    if ours and path.is_dir():
+        raise UserError(f"{path}: a folder stands where this file belongs; move it away")
     if not path.name or path.is_dir():
         raise UserError(f"--output {path}: a folder; name a file in it")
     if not path.parent.is_dir():

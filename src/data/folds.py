@@ -186,8 +186,8 @@ def read_folds(path: Path) -> Folds:
     intact = intact and {rows for _, rows in hashes} == {_rows_hash(columns)}
     if not intact or len(hashes) != 1 or not 2 <= num_folds <= len(columns["id"]):
         raise UserError(
-            f"{path} is damaged: restore it, or delete it and run train_fold.py, which makes the "
-            "same folds again"
+            f"{path} is damaged: restore it, or delete it and run the command that made it, which "
+            "makes the same folds again"
         )
     return _folds(columns, num_folds, next(iter(hashes))[0], [])
 

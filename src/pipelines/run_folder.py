@@ -78,7 +78,8 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> Done | Non
         now = learned_options(config)
         then = done.get("config", {})
         names = [name for name in {**then, **now} if now.get(name) != then.get(name)]
-        changed = [f"{name} was {then.get(name, 'not there')!r}" for name in names]
+        usual = type(config)  # an option that was not there yet was as it is by default
+        changed = [f"{n} was {then.get(n, getattr(usual, n, 'not there'))!r}" for n in names]
         raise UserError(
             f"{run.folder} is finished, with other options ({', '.join(changed)}): pass another "
             "--name, or delete the folder"

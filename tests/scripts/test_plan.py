@@ -131,6 +131,12 @@ def test_what_a_finished_probe_has_lost_is_noted_once(
     said = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.2")
     assert said.status == 0 and said.out.count("made again") == 1, said.out + said.err
     assert said.out.count("; skipped") == 1 and len(oof.read_bytes()) == len(whole)
+    refused = fresh.start("scripts.plan", *plan_of_a_probe, "--metric", "macro_f1", "--hours", "1")
+    assert refused.is_one_line("metric was 'log_loss'", "pass the options it began with")
+    (fresh.output / "submission.csv").unlink()
+    (fresh.output / "submission.csv").mkdir()
+    refused = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.3")
+    assert refused.is_one_line("submission.csv: a folder stands", "move it away")
 
 
 def test_plan_refuses_mistakes_in_one_line(fresh: Place, tmp_path: Path) -> None:

@@ -75,11 +75,11 @@ def read_state(path: Path, earlier: float = 0.0) -> tuple[float, Json]:
     except FileNotFoundError:
         content, wrong = {}, ["spent_s"] if earlier else []
     except UserError:
-        content, wrong = {}, ["it"]
+        content, wrong = {}, ["its content"]
     if wrong:
         print(
-            f"note: {path}: {', '.join(wrong)} lost or damaged; at least {earlier / 60:.1f} minutes"
-            " are spent, the rest is found out again",
+            f"note: {path}: {' and '.join(wrong)} lost or damaged; at least {earlier / 60:.1f} "
+            "minutes are spent, the rest is found out again",
             flush=True,
         )
     kept = {key: content[key] for key in SOUND if key in content and key not in wrong}
