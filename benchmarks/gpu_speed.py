@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
@@ -215,14 +214,12 @@ def step_rate(
 
 
 def norms(setting: Setting, report: Report) -> None:
-    """Time frozen norms inside and beside convolutions, depthwise gradients narrow and wide."""
+    """Time frozen norms inside and beside convolutions."""
     from src.models.convolutions import hold_norms
 
     runtime = start(setting)
     torch.backends.cudnn.benchmark = False  # the search takes longer than all the rest
-    if setting.device == "cpu":  # gradients are wide in autocast alone
-        runtime = runtime.with_choice("bf16", runtime.channels_last)
-    for name, size, rows in each(setting, CONV_NETS, "test_efficientnet"):
+    for name, size, rows in each(setting, CONV_NETS[1:], "test_efficientnet"):
         plain = build(setting, name, size, pool="gem")
         make_plain(plain)
         plain.frozen_norms = True
@@ -232,15 +229,12 @@ def norms(setting: Setting, report: Report) -> None:
         if hold_norms(held, min(size, 128)):
             variants["norms held"] = held
         torch.backends.cudnn.allow_tf32 = True
-        wide = copy.deepcopy(plain)
-        if widen_everywhere(wide):
-            variants["wide gradients"] = wide
         steps, batch = setting.pick(8, 1), noise_batch(rows, size)
         timed = take_turns({k: floor(m, batch, runtime, steps) for k, m in variants.items()})
         for variant, times in timed.items():
             memory = peak_of(floor(variants[variant], batch, runtime, 1))
             report.row(
-                f"Held norms, wide gradients, {runtime.precision}, n = {ROUNDS} × {steps} steps",
+                f"Held norms, {runtime.precision}, n = {ROUNDS} × {steps} steps",
                 ("network, px, batch", "variant", "images/s", "plain ÷ it", "GiB of a step"),
                 (f"{name}, {size}, {rows}", variant, spread([rows * steps / s for s in times], 0),
                  spread(paired(timed["plain"], times), 2), f"{memory:.1f}"),
@@ -249,7 +243,7 @@ def norms(setting: Setting, report: Report) -> None:
         report.fact(
             f"{name}: " + ", ".join(f"{k} {v:.2f}" for k, v in gains.items() if k != "plain")
         )
-        del plain, held, wide, variants, timed
+        del plain, held, variants, timed
 
 
 def peak_of(epoch: Callable[[], None]) -> float:
@@ -267,38 +261,6 @@ def make_plain(model: nn.Module) -> None:
     release_norms(model)
     for module in model.modules():
         vars(module).pop("forward", None)
-
-
-def widen_everywhere(model: nn.Module) -> int:
-    """Compute gradients of depthwise convolutions in fp32, on any device; return their number."""
-    from src.models import convolutions
-
-    found = [
-        m
-        for m in model.modules()
-        if type(m) in convolutions.PLAIN and convolutions._narrow_is_slow(m)
-    ]
-    for module in found:
-        module.forward = MethodType(wide_convolve, module)  # type: ignore[method-assign]
-    return len(found)
-
-
-def wide_convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Convolve in autocast's type with a backward pass in fp32."""
-    from timm.layers.conv2d_same import Conv2dSame
-    from timm.layers.padding import pad_same
-
-    from src.models.convolutions import _WideGradient
-
-    padding, device = conv.padding, x.device.type
-    if isinstance(conv, Conv2dSame):
-        x = pad_same(x, list(conv.kernel_size), list(conv.stride), list(conv.dilation))
-        padding = (0, 0)
-    dtype = torch.get_autocast_dtype(device)
-    with torch.autocast(device, enabled=False):
-        return _WideGradient.apply(  # type: ignore[no-any-return,no-untyped-call]
-            x.to(dtype), conv.weight, conv.bias, conv.stride, padding, conv.dilation
-        )
 
 
 def layouts(setting: Setting, report: Report) -> None:

@@ -6,6 +6,7 @@ Mask scripts make a small set by themselves where no --data_dir is given; this m
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,22 +36,15 @@ def main(argv: list[str] | None = None) -> int:
     """Write the scenes that ``argv`` asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("dest", type=Path, help="folder to fill: images/, masks/, two lists")
-    default = ScenesConfig()
-    parser.add_argument(
-        "--num_scenes", type=int, default=default.num_scenes, help="a fifth of them are for test"
-    )
-    parser.add_argument(
-        "--num_frames", type=int, default=default.num_frames, help="frames of each scene"
-    )
-    parser.add_argument("--size", type=int, nargs=2, default=default.size, metavar=("H", "W"))
-    parser.add_argument("--seed", type=int, default=default.seed)
+    for entry in dataclasses.fields(ScenesConfig):
+        several, help = isinstance(entry.default, tuple), entry.metadata["help"]
+        kind, nargs = (int, 2) if several else (type(entry.default), None)
+        parser.add_argument(f"--{entry.name}", type=kind, nargs=nargs, default=entry.default,
+                            help=help)  # fmt: skip
     parser.add_argument(
         "--conditions", nargs="*", default=CONDITIONS, choices=CONDITIONS,
         help="what makes scenes hard and may occur; none named = none",
     )  # fmt: skip
-    parser.add_argument(
-        "--share", type=float, default=default.share, help="of scenes with each of them"
-    )
     flags = vars(parser.parse_args(argv))
     dest, conditions = flags.pop("dest"), flags.pop("conditions")
     flags["size"] = tuple(flags["size"])

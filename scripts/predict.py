@@ -92,14 +92,6 @@ def name_images(argv: Sequence[str]) -> list[str]:
     return [*flags, *(["--images", *images] if images else [])]
 
 
-def mask_folder(config: PredictConfig) -> Path:
-    """Return the folder that masks go to."""
-    folder = Path(config.output or "predicted")
-    if folder.suffix:
-        raise UserError(f"--output {folder}: masks are written to a folder")
-    return folder
-
-
 def tell(config: PredictConfig, found: Predictions) -> int:
     """Write all classes where ``--output`` asks for it; print the likeliest."""
     if config.output:
@@ -139,7 +131,9 @@ def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
     from src.pipelines.segmentation.report import write_index_png
     from src.tasks.segmentation import background_label
 
-    folder = mask_folder(config)
+    folder = Path(config.output or "predicted")
+    if folder.suffix:
+        raise UserError(f"--output {folder}: masks are written to a folder")
     own_folder(folder, ("masks", "overlays"))
     background = background_label(found.classes)
     for sub in ("masks", "overlays"):

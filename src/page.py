@@ -123,11 +123,11 @@ def terms(pairs: Sequence[tuple[str, object]]) -> Html:
     return Html(f'<dl class="terms">{cells}</dl>')
 
 
-def picture(jpeg: bytes, caption: object, *, alt: str = "") -> Html:
+def picture(jpeg: bytes, caption: object) -> Html:
     """Return a JPEG embedded in the page, above its caption."""
     data = base64.b64encode(jpeg).decode("ascii")
     return Html(
-        f'<figure class="picture"><img decoding="async" alt="{escape(alt or caption)}" '
+        f'<figure class="picture"><img decoding="async" alt="{escape(caption)}" '
         f'src="data:image/jpeg;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
     )
 

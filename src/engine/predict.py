@@ -8,6 +8,7 @@ https://arxiv.org/abs/1803.05407, section 3.2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,8 @@ def predict(
     """
     model.eval()
     pause = pause or Pause(runtime.agree)
+    one = partial(predict_view, model, task, runtime)
+    show = partial(predict_views, one, views=views, go_on=go_on)
     seen = np.zeros(num_rows, np.int64)
     limit, most = batch_size or num_rows, 0
     is_long = len(loader) * len(views) >= SEARCH_STEPS
@@ -80,7 +83,7 @@ def predict(
         # images one by one are of many sizes, and the last batch comes once
         search_algorithms(runtime.device, is_long and 1 < rows == most)
         size, largest = min(limit, rows), 0
-        for piece, outputs in pieces(model, batch, task, runtime, views, size, go_on):
+        for piece, outputs in pieces(show, batch, size, runtime.device):
             write(piece, outputs)
             largest = max(largest, len(piece["image"]))
         if largest < size:  # memory was short, and will be for the next batch
@@ -92,63 +95,54 @@ def predict(
 
 
 def pieces(
-    model: nn.Module,
+    show: Callable[[dict[str, Tensor]], list[Tensor]],
     batch: dict[str, Tensor],
-    task: Predictor,
-    runtime: Runtime,
-    views: Sequence[View],
     size: int,
-    go_on: Callable[[Tensor], Tensor] | None,
+    device: torch.device,
 ) -> Iterable[tuple[dict[str, Tensor], list[Tensor]]]:
-    """Yield (part of the batch, its outputs), in halves of halves while memory is short."""
+    """Yield (part of the batch, what ``show`` returns of it), in halves while memory is short."""
     start, rows = 0, len(batch["image"])
     while start < rows:
         piece = {key: value[start : start + size] for key, value in batch.items()}
         try:
-            outputs = predict_views(model, piece, task, runtime, views, go_on)
+            outputs = show(piece)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if size == 1:
                 raise UserError("out of memory on a single image: lower --image_size") from None
             size = (size + 1) // 2
-            release_memory(runtime.device)
+            release_memory(device)
             continue
         yield piece, outputs
         start += size
 
 
 def predict_views(
-    model: nn.Module,
+    show: Callable[[dict[str, Tensor], View], Tensor],
     batch: dict[str, Tensor],
-    task: Predictor,
-    runtime: Runtime,
     views: Sequence[View],
-    go_on: Callable[[Tensor], Tensor] | None,
+    go_on: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """Return the prediction of every view; only rows that ``go_on`` see more than the first."""
-    first = predict_view(model, batch, task, runtime, views[0])
+    """Return what ``show`` says of every view; only rows that ``go_on`` see more than the first."""
+    first = show(batch, views[0])
     assert go_on is None or first.ndim == 2, "only predictions of whole images can be adaptive"
     if go_on is None or len(views) == 1:
-        return [first, *(predict_view(model, batch, task, runtime, view) for view in views[1:])]
+        return [first, *(show(batch, view) for view in views[1:])]
     rows = go_on(first).nonzero().squeeze(1)
     outputs = [first] + [first.clone() for _ in views[1:]]
     if len(rows):  # few rows, so their views share passes; squares, so they fit together
         image = batch["image"][rows]
         shown = torch.cat([view.apply(image) for view in views[1:]])
-        found = torch.cat(
-            [
-                predict_view(model, {"image": part}, task, runtime, VIEWS[0])
-                for part in shown.split(len(batch["image"]))
-            ]
-        )
+        parts = shown.split(len(batch["image"]))
+        found = torch.cat([show({"image": part}, VIEWS[0]) for part in parts])
         for output, own in zip(outputs[1:], found.split(len(rows)), strict=True):
             output[rows] = own
     return outputs
 
 
 def predict_view(
-    model: nn.Module, batch: dict[str, Tensor], task: Predictor, runtime: Runtime, view: View
+    model: nn.Module, task: Predictor, runtime: Runtime, batch: dict[str, Tensor], view: View
 ) -> Tensor:
     """Return the float32 prediction of one view, turned back where it is a map."""
     with runtime.autocast(), runtime.eagerly():

@@ -105,10 +105,8 @@ class PooledNorm(nn.BatchNorm2d):
         return super().forward(input)
 
 
-# ``same``: what all of them are told, classes and no weights.
-def _deeplab(encoder: str, width: int | None, **same: Any) -> nn.Module:
-    import segmentation_models_pytorch as smp
-
+# ``smp``: the package, imported where a net is built; ``same``: classes, and no weights.
+def _deeplab(smp: Any, encoder: str, width: int | None, **same: Any) -> nn.Module:
     # Output stride 16 keeps the decoder's skip at stride 4: the "+" of Chen et al. 2018.
     size: dict[str, Any] = {"decoder_channels": width or 256, "encoder_output_stride": 16}
     net = smp.DeepLabV3Plus(encoder, upsampling=1, **size, **same)
@@ -117,25 +115,19 @@ def _deeplab(encoder: str, width: int | None, **same: Any) -> nn.Module:
     return net
 
 
-def _segformer(encoder: str, width: int | None, **same: Any) -> nn.Module:
-    import segmentation_models_pytorch as smp
-
+def _segformer(smp: Any, encoder: str, width: int | None, **same: Any) -> nn.Module:
     # Xie et al. 2021: B0 and B1 decode with 256 channels, B2 to B5 with 768.
     large = encoder.startswith("mit_") and encoder not in ("mit_b0", "mit_b1")
     width = width or (768 if large else 256)
     return smp.Segformer(encoder, decoder_segmentation_channels=width, upsampling=1, **same)
 
 
-def _unet(encoder: str, width: int | None, **same: Any) -> nn.Module:
-    import segmentation_models_pytorch as smp
-
+def _unet(smp: Any, encoder: str, width: int | None, **same: Any) -> nn.Module:
     channels = [max(1, (width or 256) >> level) for level in range(5)]
     return smp.Unet(encoder, decoder_channels=channels, **same)
 
 
-def _fpn(encoder: str, width: int | None, **same: Any) -> nn.Module:
-    import segmentation_models_pytorch as smp
-
+def _fpn(smp: Any, encoder: str, width: int | None, **same: Any) -> nn.Module:
     size: dict[str, Any] = {"decoder_pyramid_channels": width or 256}
     size["decoder_segmentation_channels"] = max(1, (width or 256) // 2)
     return smp.FPN(encoder, upsampling=1, **size, **same)
@@ -152,8 +144,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 class Segmenter(MaskNet):
     """An smp net that takes raw pixels of any size; its encoder halves them at most five times.
 
-    Everything below ``backbone`` (also reachable as ``encoder``) is the encoder; every other
-    parameter belongs to the head.
+    Everything below ``backbone`` is the encoder; every other parameter belongs to the head.
 
     Args:
         net: smp model whose segmentation head does not upsample.
@@ -167,11 +158,6 @@ class Segmenter(MaskNet):
         self.decoder: nn.Module = net.decoder
         self.head: nn.Module = net.segmentation_head
         self.loaded_share = 0.0  # of the backbone's parameters, from a weights file
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The backbone, by its other name."""
-        return self.backbone
 
     def compute(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits and the encoder's maps, fine to coarse, for normalised pixels ``x``."""
@@ -208,9 +194,11 @@ def build_segmenter(
     """
     if arch not in ARCHITECTURES:
         raise UserError(f"--arch {arch} is unknown; choose one of {', '.join(ARCHITECTURES)}")
+    import segmentation_models_pytorch as smp
+
     try:
         same = {"encoder_weights": None, "classes": num_classes}
-        net = ARCHITECTURES[arch](encoder, decoder_width, **same)
+        net = ARCHITECTURES[arch](smp, encoder, decoder_width, **same)
     except (KeyError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         reason = str(error.args[0] if error.args else error).splitlines()[0]
         raise UserError(

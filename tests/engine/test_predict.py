@@ -94,7 +94,7 @@ def test_predictions_of_a_compiled_network_are_eager() -> None:
     runtime = start_runtime("cpu").with_choice("fp32", channels_last=False, compiled=True)
     for rows in (2, 3):
         batch = {"image": torch.zeros(rows, 3, SIDE, SIDE, dtype=torch.uint8)}
-        assert predict_view(model, batch, task, runtime, VIEWS[0]).shape == (rows, CLASSES)
+        assert predict_view(model, task, runtime, batch, VIEWS[0]).shape == (rows, CLASSES)
     assert counter.frame_count == 0
     model(batch["image"])
     assert counter.frame_count == 1

@@ -75,7 +75,6 @@ def test_segformer_width_follows_the_published_sizes():
 def test_every_parameter_is_backbone_or_head_and_none_is_both():
     net = build_segmenter("unet", TINY, 2, decoder_width=32)
     backbone = {id(p) for p in net.backbone.parameters()}
-    assert net.encoder is net.backbone
     assert backbone == {
         id(p) for n, p in net.named_parameters(remove_duplicate=False) if n.startswith("backbone.")
     }

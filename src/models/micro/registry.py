@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 from src.models.micro.experts import (
     DATASETS,
@@ -15,7 +14,7 @@ from src.models.micro.experts import (
 from src.models.micro.light import HWNet, LCNet, MicroNet, MiniNet
 from src.models.micro.unet import MegaNetV1, MicroUNet, TwoHeadUNet, UNetBaseline
 from src.models.segmenter import MaskNet
-from src.script import UserError
+from src.script import UserError, nearest
 
 # Parameters are counted with VOC's head, the largest of the five sets.
 BUDGET_CLASSES = 21
@@ -99,8 +98,8 @@ def build_micro(
         UserError: unknown name or block.
     """
     if name not in MICRO_NETS:
-        near = get_close_matches(name, MICRO_NETS, 1) or list(MICRO_NETS)
-        raise UserError(f"--model {name} is unknown; did you mean {', '.join(near)}?")
+        known = ", ".join(MICRO_NETS)
+        raise UserError(f"--model {name} is unknown{nearest(name, MICRO_NETS)}; there are {known}")
     spec = MICRO_NETS[name]
     for block in drop:
         if block not in spec.blocks:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from src.engine.predict import predict_views
+from src.engine.predict import predict_view, predict_views
 from src.engine.runtime import start_runtime
 from src.losses.segmentation import build_segmentation_loss
 from src.pipelines.segmentation.score import (
@@ -31,7 +33,8 @@ class Pointwise(nn.Module):
 def test_every_view_comes_back_to_its_place(window: tuple[int, int] | None) -> None:
     image = torch.randint(0, 256, (2, 3, 30, 45), dtype=torch.uint8)
     task = Segmentation(("background", "lane"), build_segmentation_loss("bce"), window=window)
-    outputs = predict_views(Pointwise(), {"image": image}, task, start_runtime("cpu"), VIEWS, None)
+    show = partial(predict_view, Pointwise(), task, start_runtime("cpu"))
+    outputs = predict_views(show, {"image": image}, VIEWS)
     for output in outputs:
         torch.testing.assert_close(output, Pointwise()(image))
 
