@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.data.dataset import EpochSampler, MaskDataset
+from src.data.dataset import EpochSampler, ImageDataset
 from src.data.masks import VOID
 from src.data.transforms import LUMA, PAD_COLOR, color_matrix
 from src.mask_config import SegmentationConfig
@@ -36,7 +36,7 @@ class DeviceBatches:
     collate_fn = None
 
     def __init__(
-        self, dataset: MaskDataset, order: EpochSampler, config: SegmentationConfig, device: Any
+        self, dataset: ImageDataset, order: EpochSampler, config: SegmentationConfig, device: Any
     ) -> None:
         self.dataset, self.batch_sampler, self.config = dataset, order, config
         pixels = np.stack([dataset.read(row) for row in range(len(dataset))])

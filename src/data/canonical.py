@@ -48,14 +48,20 @@ class FileSource(Source, Protocol):
         ...
 
 
-class _Files:
-    """Paths relative to ``root``, kept in one flat array.
+class ImageSource:
+    """Images by row, (H, W, 3) uint8 RGB: squashed to one size, or each at its own.
 
-    A list of strings would be copied, page by page, into every forked loader process.
+    The paths, relative to ``root``, are kept in one flat array: a list of strings would be copied,
+    page by page, into every forked loader process.
     """
 
-    def __init__(self, root: Path | str, images: Iterable[str], shape: tuple[int, ...] | None):
-        self.root, self.images, self.shape = str(root), pack(images), shape
+    shape: tuple[int, ...] | None
+
+    def __init__(self, root: Path | str, images: Iterable[str], size: int | tuple[int, int] | None):
+        """Take paths relative to ``root``; ``size`` is (height, width), a side, or None."""
+        self.root, self.images = str(root), pack(images)
+        self.size = (size, size) if isinstance(size, int) else size
+        self.shape = (*self.size, 3) if self.size else None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,36 +70,24 @@ class _Files:
         """Return the path of a row's image, for messages."""
         return os.path.join(self.root, os.fsdecode(self.images[row]))  # noqa: PTH118
 
-
-class ImageSource(_Files):
-    """Images squashed to a fixed square: ``source[row]`` is (side, side, 3) uint8 RGB."""
-
-    def __init__(self, root: Path | str, images: Iterable[str], side: int):
-        """Take paths relative to ``root``."""
-        super().__init__(root, images, (side, side, 3))
-        self.side = side
-
     def __getitem__(self, row: int) -> np.ndarray:
-        image = decode_image(self.name(row), short_side=self.side)
-        return resize_image(image, (self.side, self.side))
+        image = decode_image(self.name(row), short_side=max(self.size) if self.size else None)
+        return resize_image(image, self.size) if self.size else image
 
     def fingerprint(self) -> str:
-        """Hash what the pixels depend on: files (name, size, time), side and version."""
+        """Hash what the pixels depend on: files (name, size, time), size and version."""
         names = (self.name(row) for row in range(len(self)))
         return fingerprint(names, f"image {self.shape}")
 
 
-class MaskSource(_Files):
-    """Images with their masks: ``source[row]`` is (H, W, 4) uint8, RGB and the class index.
-
-    Without masks (test images) it is (H, W, 3).
-    """
+class MaskSource(ImageSource):
+    """Images with their masks: ``source[row]`` is (H, W, 4) uint8, RGB and the class index."""
 
     def __init__(
         self,
         root: Path | str,
         images: Iterable[str],
-        masks: Iterable[str] | None,
+        masks: Iterable[str],
         *,
         size: tuple[int, int] | None = None,
         read_mask: Callable[[str], np.ndarray] = decode_mask,
@@ -103,45 +97,35 @@ class MaskSource(_Files):
         Args:
             root: the data folder.
             images: one path a row.
-            masks: one path a row, or None where there are none.
+            masks: one path a row.
             size: resize all to this (height, width); None keeps each at its native size.
             read_mask: path → (H, W) class indices 0..255; must be picklable.
         """
-        super().__init__(root, images, (*size, 3 if masks is None else 4) if size else None)
-        self.masks = None if masks is None else pack(masks)
-        self.size = size
-        self.read_mask = read_mask
+        super().__init__(root, images, size)
+        self.shape = (*size, 4) if size else None
+        self.masks, self.read_mask = pack(masks), read_mask
 
     def mask_name(self, row: int) -> str:
         """Return the path of a row's mask."""
-        assert self.masks is not None
         return os.path.join(self.root, os.fsdecode(self.masks[row]))  # noqa: PTH118
 
     def __getitem__(self, row: int) -> np.ndarray:
-        short_side = max(self.size) if self.size and self.masks is None else None
-        image = decode_image(self.name(row), short_side=short_side)
-        pixels = image if self.size is None else resize_image(image, self.size)
-        if self.masks is None:
-            return pixels
-        mask = self._read_mask(row, image.shape[:2])
-        if mask.shape != pixels.shape[:2]:
-            mask = cv2.resize(mask, pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        return np.dstack([pixels, mask])
-
-    def _read_mask(self, row: int, size: tuple[int, ...]) -> np.ndarray:
+        pixels = decode_image(self.name(row))
         mask = self.read_mask(self.mask_name(row))
-        if mask.shape != size:
-            refuse_size(mask.shape, size, self.mask_name(row), self.name(row))
+        if mask.shape != pixels.shape[:2]:
+            refuse_size(mask.shape, pixels.shape[:2], self.mask_name(row), self.name(row))
         if mask.dtype != np.uint8 and (mask.min() < 0 or mask.max() > 255):
             raise UserError(f"mask {self.mask_name(row)} has labels outside 0..255: renumber them")
-        return mask.astype(np.uint8, copy=False)
+        mask = mask.astype(np.uint8, copy=False)
+        if self.size and mask.shape != self.size:
+            pixels = resize_image(pixels, self.size)
+            mask = cv2.resize(mask, self.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return np.dstack([pixels, mask])
 
     def fingerprint(self) -> str:
         """Hash what the pixels depend on: files (name, size, time), size, reader, version."""
         rows = range(len(self))
-        names = [self.name(row) for row in rows]
-        if self.masks is not None:
-            names += [self.mask_name(row) for row in rows]
+        names = [*map(self.name, rows), *map(self.mask_name, rows)]
         return fingerprint(names, f"mask {self.shape} {_describe(self.read_mask)}")
 
 

@@ -1,7 +1,7 @@
 """Dataset and data loader whose samples and order are pure functions of (seed, epoch, row).
 
 ``dataset[(epoch, row)]`` is a dict of tensors: ``image`` (3, H, W) uint8 RGB, ``index`` the row,
-and what the kind of task adds.
+and what is known of it.
 
 No sampler remembers anything but where to begin, so that a run resumes in mid-epoch with exactly
 the batches that were left, whatever the number of loader processes.
@@ -35,11 +35,27 @@ from src.data.transforms import Transform
 from src.script import MachineError, UserError
 
 
-class _SourceDataset(Dataset):
-    """What the two kinds share: files are read first, which threads may do, then transformed."""
+class ImageDataset(Dataset):
+    """Samples ``image`` and ``index``; where known ``target`` (int64) or ``mask`` (H, W) uint8.
 
-    def __init__(self, source: Source, transform: Transform, seed: int = 0):
+    Files are read first, which threads may do, then transformed.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        targets: Sequence[int] | np.ndarray | None,
+        transform: Transform,
+        *,
+        seed: int = 0,
+    ):
+        """Join a source with class indices (N,), labels (N, K) of 0 and 1, or None.
+
+        Masks are the fourth channel of a source's pixels.
+        """
         self.source, self.transform, self.seed = source, transform, seed
+        assert targets is None or len(targets) == len(source)
+        self.targets = None if targets is None else np.array(targets, np.int64)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -57,55 +73,20 @@ class _SourceDataset(Dataset):
         return read(self.source, row)
 
     def sample(self, key: tuple[int, int], pixels: np.ndarray) -> dict[str, Tensor]:
-        """Transform pixels that were read into the sample of (epoch, row)."""
-        raise NotImplementedError
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
-        return self.sample(key, self.read(key[1]))
-
-
-class ImageDataset(_SourceDataset):
-    """Classification samples: ``image``, ``index`` and, where known, ``target`` (int64)."""
-
-    def __init__(
-        self,
-        source: Source,
-        targets: Sequence[int] | np.ndarray | None,
-        transform: Transform,
-        *,
-        seed: int = 0,
-    ):
-        """Join a source with class indices (N,), labels (N, K) of 0 and 1, or None."""
-        super().__init__(source, transform, seed)
-        assert targets is None or len(targets) == len(source)
-        self.targets = None if targets is None else np.array(targets, np.int64)
-
-    def sample(self, key: tuple[int, int], pixels: np.ndarray) -> dict[str, Tensor]:
-        """Transform (S, S, 3) pixels into the sample of (epoch, row)."""
-        row = key[1]
-        image = self.transform((self.seed, *key), image=pixels)["image"]
-        sample = {"image": to_tensor(image), "index": torch.tensor(row)}
-        if self.targets is not None:
-            sample["target"] = torch.tensor(self.targets[row])
-        return sample
-
-
-class MaskDataset(_SourceDataset):
-    """Segmentation samples: ``image``, ``index`` and, where known, ``mask`` (H, W) uint8 classes.
-
-    Source and transform are those of images with a mask as their fourth channel.
-    """
-
-    def sample(self, key: tuple[int, int], pixels: np.ndarray) -> dict[str, Tensor]:
-        """Transform (H, W, 3 or 4) pixels into the sample of (epoch, row)."""
+        """Transform (H, W, 3 or 4) pixels that were read into the sample of (epoch, row)."""
         arrays = {"image": np.ascontiguousarray(pixels[..., :3])}
         if pixels.shape[2] == 4:
             arrays["mask"] = np.ascontiguousarray(pixels[..., 3])
         arrays = self.transform((self.seed, *key), **arrays)
         sample = {"image": to_tensor(arrays["image"]), "index": torch.tensor(key[1])}
+        if self.targets is not None:
+            sample["target"] = torch.tensor(self.targets[key[1]])
         if "mask" in arrays:
             sample["mask"] = torch.from_numpy(np.ascontiguousarray(arrays["mask"]))
         return sample
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        return self.sample(key, self.read(key[1]))
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
@@ -297,7 +278,7 @@ class _Guarded(Dataset):
     interpreter's lock. The transforms follow one by one, since they hold state.
     """
 
-    def __init__(self, data: _SourceDataset, num_threads: int):
+    def __init__(self, data: ImageDataset, num_threads: int):
         self.data = data
         self.threads = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
 
@@ -339,7 +320,7 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 
 def make_loader(
-    dataset: _SourceDataset,
+    dataset: ImageDataset,
     sampler: EpochSampler,
     *,
     num_workers: int = 0,
@@ -348,8 +329,7 @@ def make_loader(
     """Build the loader of whole effective batches; ``iter`` it once an epoch.
 
     Args:
-        dataset: addressed by (epoch, row), with ``read`` and ``sample`` as
-            :class:`src.data.dataset.ImageDataset` has them.
+        dataset: addressed by (epoch, row).
         sampler: gives the keys, and where to begin.
         num_workers: loader processes, which stay alive between epochs; 0 = none, and files are
             read by threads while the training waits. Two a core are the most that are started, and
@@ -380,7 +360,7 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def fit_workers(num_workers: int, dataset: _SourceDataset, sampler: EpochSampler) -> int:
+def fit_workers(num_workers: int, dataset: ImageDataset, sampler: EpochSampler) -> int:
     """Return at most ``num_workers``: no more than are of use, or than shared memory has room for.
 
     A container's shared memory is often 64 MB; a loader process that fills it dies of a bus error.

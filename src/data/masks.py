@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from src.data.cache import open_cache
-from src.data.canonical import MaskSource
-from src.data.dataset import MaskDataset
+from src.data.canonical import ImageSource, MaskSource
+from src.data.dataset import ImageDataset
 from src.data.folds import assign_folds
 from src.data.sources.frames import cut_finer
 from src.data.sources.masks import MaskIndex, check_any_labels, image_header, note_turned
@@ -168,7 +168,7 @@ def mask_dataset(
     folder: Path | None = None,
     num_workers: int = 0,
     num_processes: int = 1,
-) -> MaskDataset:
+) -> ImageDataset:
     """Build the dataset of ``rows``, renumbered from 0.
 
     Args:
@@ -184,13 +184,10 @@ def mask_dataset(
         num_processes: training processes.
     """
     table = index.table
-    source = MaskSource(
-        index.root,
-        table["image"].tolist(),
-        table["target"].tolist() if labelled else None,
-        size=size,
-        read_mask=VoidReader(index),
-    )
+    images, masks = table["image"].tolist(), table["target"].tolist()
+    source = ImageSource(index.root, images, size)
+    if labelled:
+        source = MaskSource(index.root, images, masks, size=size, read_mask=VoidReader(index))
     pixels = open_cache(
         source,
         cache,
@@ -199,7 +196,7 @@ def mask_dataset(
         num_workers=num_workers,
         num_processes=num_processes,
     )
-    return MaskDataset(pixels, transform, seed=seed)
+    return ImageDataset(pixels, None, transform, seed=seed)
 
 
 def image_size(path: Path) -> tuple[int, int]:

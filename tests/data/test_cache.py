@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_refused_by_name(images, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match="--cache disk needs"):
         open_cache(source, "disk", folder=tmp_path)
-    native = MaskSource(images, NAMES, None)
+    native = ImageSource(images, NAMES, None)
     assert type(open_cache(native, "auto")) is Rows
     with pytest.raises(UserError, match="one size"):
         open_cache(native, "ram")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from src.data.canonical import ImageSource, MaskSource, canonical_side, resize_image
-from src.data.dataset import ImageDataset, MaskDataset, to_tensor
+from src.data.dataset import ImageDataset, to_tensor
 from src.data.transforms import (
     eval_mask_transform,
     eval_transform,
@@ -83,7 +83,7 @@ def test_resize_averages_when_it_shrinks():
 
 
 def test_native_masks_are_padded(folder):
-    data = MaskDataset(MaskSource(folder, IMAGES, MASKS), eval_mask_transform())
+    data = ImageDataset(MaskSource(folder, IMAGES, MASKS), None, eval_mask_transform())
     sample = data[(0, 3)]
     assert sample["image"].shape == (3, 32, 32)
     assert (sample["mask"][10:23, :30] == 3).all() and (sample["mask"][:10] == 255).all()
@@ -91,7 +91,9 @@ def test_native_masks_are_padded(folder):
 
 
 def test_resized_masks_stay_labels(folder):
-    data = MaskDataset(MaskSource(folder, IMAGES, MASKS, size=(64, 96)), eval_mask_transform())
+    data = ImageDataset(
+        MaskSource(folder, IMAGES, MASKS, size=(64, 96)), None, eval_mask_transform()
+    )
     sample = data[(0, 2)]
     assert sample["image"].shape == (3, 64, 96)
     assert set(sample["mask"].unique().tolist()) == {2, 255}
@@ -99,7 +101,7 @@ def test_resized_masks_stay_labels(folder):
 
 def test_training_crops(folder):
     source = MaskSource(folder, IMAGES, MASKS)
-    data = MaskDataset(source, train_mask_transform((32, 16)), seed=1)
+    data = ImageDataset(source, None, train_mask_transform((32, 16)), seed=1)
     sample = data[(0, 1)]
     assert sample["image"].shape == (3, 32, 16) and sample["mask"].shape == (32, 16)
     assert torch.equal(sample["image"], data[(0, 1)]["image"])
@@ -107,7 +109,7 @@ def test_training_crops(folder):
 
 
 def test_without_masks(folder):
-    data = MaskDataset(MaskSource(folder, IMAGES, None, size=(32, 32)), eval_mask_transform())
+    data = ImageDataset(ImageSource(folder, IMAGES, 32), None, eval_mask_transform())
     assert set(data[(0, 0)]) == {"image", "index"}
 
 
@@ -128,8 +130,8 @@ def test_errors_name_the_file(folder):
     def broken(path):
         raise KeyError("groundTruth")
 
-    broken_data = MaskDataset(
-        MaskSource(folder, IMAGES, MASKS, read_mask=broken), eval_mask_transform()
+    broken_data = ImageDataset(
+        MaskSource(folder, IMAGES, MASKS, read_mask=broken), None, eval_mask_transform()
     )
     with pytest.raises(RuntimeError, match=r"사진0\.png.*groundTruth"):
         broken_data[(0, 0)]

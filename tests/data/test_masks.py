@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.dataset import MaskDataset
+from src.data.dataset import ImageDataset
 from src.data.masks import (
     VOID,
     VoidReader,
@@ -97,7 +97,7 @@ def test_void_is_255_whatever_the_data_call_it(camvid: Path) -> None:
 def test_samples_have_one_size_and_their_mask(camvid: Path) -> None:
     index = read_labelled("auto", camvid)
     data = mask_dataset(index, [6, 7], eval_mask_transform(divisor=1), size=(24, 32))
-    assert isinstance(data, MaskDataset) and len(data) == 2
+    assert isinstance(data, ImageDataset) and len(data) == 2
     sample = data[(0, 1)]
     assert sample["image"].shape == (3, 24, 32) and sample["mask"].shape == (24, 32)
     assert (sample["mask"][:6] == VOID).all() and (sample["mask"][6:12] == 4).all()

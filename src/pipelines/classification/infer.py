@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -243,27 +244,24 @@ def infer_fold(
     """
     fold = load_fold(run, config)
     images = images or DecodedImages(index.root, index.table["image"].tolist(), fold.num_workers)
-
-    def fill(logits: np.ndarray) -> None:
+    with write_test_logits(run, index, views, fold.classes, threshold) as logits:
         fold.predict(images, views, out=logits, threshold=threshold)
 
-    write_test_logits(run, index, views, fold.classes, fill, threshold=threshold)
 
-
+@contextmanager
 def write_test_logits(
     run: Run,
     index: Index,
     views: Sequence[str],
     classes: Sequence[str],
-    fill: Callable[[np.ndarray], None],
     threshold: float | None = None,
-) -> None:
-    """Write ``test_logits.npy``, which ``fill`` is given to write to, and ``test.json``."""
+) -> Iterator[np.ndarray]:
+    """Open ``test_logits.npy``, float16 (V, N, K), to be filled; then write ``test.json``."""
     done = read_done(run)
     run.test_info.unlink(missing_ok=True)  # it must not declare other logits than its own whole
     shape = (len(views), len(index.table), len(classes))
     with atomic_array(run.test_logits, shape, np.float16) as logits:
-        fill(logits)
+        yield logits
     save_test_info(
         run.test_info,
         logits=np.load(run.test_logits, mmap_mode="r", allow_pickle=False),

@@ -84,13 +84,9 @@ def train_probes(
             done |= {"config": learned_options(config), "split_hash": folds.folds_hash}
             done |= {"monitor": task.monitor, "score": score, "best_epoch": 0}
             finish_run(runs[fold], done, keep_last=False)
-            logits = classify(model, unseen).clip(-6e4, 6e4)
-
-            def fill(out: np.ndarray, found: np.ndarray = logits) -> None:
-                out[:] = found
-
             names = view_names(config.tta_steps)
-            write_test_logits(runs[fold], test, names, data.classes, fill)
+            with write_test_logits(runs[fold], test, names, data.classes) as logits:
+                logits[:] = classify(model, unseen).clip(-6e4, 6e4)
             print(f"{runs[fold].folder}: linear probe, {done['monitor']} {score}", flush=True)
 
 

@@ -158,11 +158,8 @@ def train_one(
     done |= {"split_hash": folds.folds_hash, "monitor": task.monitor}
     done |= {"score": round(float(scores[task.monitor]), 6)}
     finish_run(run, done, keep_last=False)
-
-    def fill(out: Array) -> None:
+    with write_test_logits(run, test, VIEWS, data.classes) as out:
         out[:] = unseen[None].clip(-6e4, 6e4)
-
-    write_test_logits(run, test, VIEWS, data.classes, fill)
     inner, frequencies = (float(np.mean([getattr(m, name) for m in models]))
                           for name in ("log_loss", "base"))  # fmt: skip
     print(

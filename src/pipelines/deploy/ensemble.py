@@ -159,7 +159,7 @@ class GivenAt(ImageSource):
 
     def __init__(self, given: GivenImages, side: int) -> None:
         super().__init__("", given.images, side)
-        self.given = given
+        self.given, self.side = given, side
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.given.resize(self.given.arrays[row], (self.side, self.side))
