@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from src.data.files import IMAGE_ENDINGS, split_of_word
-from src.data.formats import refuse_other_text
 from src.files import atomic_write, patiently, read_small, readable
 from src.script import UserError
 
@@ -28,6 +27,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_BYTES = 1 << 34  # of a table; no pipe or device is read
+_NO_TABLES = (
+    (b"version https://git-lfs", "is a Git LFS pointer: run git lfs pull"),
+    (b"<!doctype html", "is a web page: download it again"),
+    (b"<html", "is a web page: download it again"),
+)
 
 # What spreadsheets take for the start of a formula (OWASP, "CSV injection"; East Asian editions
 # take the full-width forms too), and the apostrophe itself, so that the escape can be undone.
@@ -76,7 +80,10 @@ def read_text(path: Path | str) -> str:
         raise
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}): restore the file") from error
-    refuse_other_text(data, path)
+    start = data[:132].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    for magic, said in _NO_TABLES:
+        if start.startswith(magic):
+            raise UserError(f"{path} {said}")
     utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     for encoding in ("utf-16",) if utf16 else ("utf-8-sig", "cp949"):
         try:

@@ -109,16 +109,6 @@ def describe(kind: str) -> str:
     return _NAMES.get(kind, kind.upper())
 
 
-def refuse_other_text(data: bytes, name: Path | str) -> None:
-    """Raise a UserError for a web page or a pointer that stands where a table should."""
-    start = data[:HEAD].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    said = next((said for magic, said in _NO_IMAGES[:3] if start.startswith(magic)), "")
-    if said:
-        raise UserError(
-            f"{name} {said.replace(', not the image', '').replace(', not an image', '')}"
-        )
-
-
 def refuse_unknown(data: bytes, name: Path | str) -> None:
     """Raise a UserError that says what a file that is no image is instead, and the remedy."""
     start = data[:HEAD].lstrip(b"\xef\xbb\xbf \r\n\t").lower()

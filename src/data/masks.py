@@ -211,11 +211,6 @@ def image_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def native_sizes(index: MaskIndex) -> np.ndarray:
-    """Read the (height, width) of every image from its header: (N, 2) int64."""
-    return np.array([image_size(index.image_path(row)) for row in range(len(index))], np.int64)
-
-
 def class_frequency(
     index: MaskIndex, rows: Sequence[int] | np.ndarray, num_masks: int = 64
 ) -> np.ndarray:

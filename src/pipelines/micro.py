@@ -170,9 +170,7 @@ def run_of(config: MicroConfig, name: str, where: MicroSet, seed: int, output: O
     return output.run(f"{name}-{where.name}-seed{seed}", fold_of(config.fold))
 
 
-@cache
-def _read(config: MicroConfig) -> MaskData:
-    return read_data(config)
+_read = cache(read_data)  # a set once, for all seeds
 
 
 def read_set(config: MicroConfig, where: MicroSet) -> MaskData:

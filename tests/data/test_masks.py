@@ -15,7 +15,6 @@ from src.data.masks import (
     count_classes,
     image_size,
     mask_dataset,
-    native_sizes,
     read_labelled,
     read_test_masks,
     split_rows,
@@ -110,4 +109,4 @@ def test_sizes_follow_the_rotation_of_the_camera(camvid: Path, tmp_path: Path) -
     exif[274] = 6
     Image.new("RGB", (20, 10)).save(tmp_path / "turned.jpg", exif=exif)
     assert image_size(tmp_path / "turned.jpg") == (20, 10)
-    assert native_sizes(read_test_masks("auto", camvid)).tolist() == [[12, 16]] * 2
+    assert image_size(read_test_masks("auto", camvid).image_path(1)) == (12, 16)

@@ -6,7 +6,6 @@ start needs is imported there: folds that are finished already are met in a mome
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -132,15 +131,21 @@ def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
     return folds
 
 
-def check_test(config: FoldConfig, index: Index) -> list[str]:
-    """Return lines that say, before the first training, what would be refused after the last."""
+def check_test(config: FoldConfig, index: Index, *, describe: bool = False) -> list[str]:
+    """Return lines that say, before the first training, what would be refused after the last.
+
+    Where asked to ``describe``, they say first what is predicted, and into which columns.
+    """
+    if not has_test(index.root):
+        return ["test: none"] if describe else []
+    said: list[str] = []
     lines: list[str] = []
     ids: list[str] = []
-    if not has_test(index.root):
-        return lines
+    form = None
     try:
         test = read_test(index.root, allow_outside=config.allow_outside)
         ids = test.table["id"].tolist()
+        said.append(f"test: {len(test)} images, first {ids[0]} = {test.table['image'].iat[0]}")
         lines += [f"note: test: {note}" for note in test.notes]
     except UserError as error:
         lines.append(f"warning: infer_ensemble.py will stop at the test images: {error}")
@@ -153,7 +158,9 @@ def check_test(config: FoldConfig, index: Index) -> list[str]:
         lines += [f"note: {note}" for note in form.notes]
     except UserError as error:
         lines.append(f"warning: infer_ensemble.py will stop at the sample submission: {error}")
-    return lines
+    if not describe:
+        return lines
+    return [*said, *(sample_lines(index, form) if said else []), *lines]
 
 
 def read_form(
@@ -230,7 +237,7 @@ def show_data(config: FoldConfig, output: Output) -> None:
     print("\n".join(fold_lines(folds, state, "sets of labels" if index.several else "classes")))
     for note in folds.notes:
         print(f"note: {note}")
-    print("\n".join([*test_lines(config, index), *check_test(config, index)]))
+    print("\n".join(check_test(config, index, describe=True)))
     print("dry run: nothing was written; copies and unreadable images are looked for in training")
 
 
@@ -271,33 +278,21 @@ def fold_lines(folds: Folds, state: str, what: str = "classes") -> list[str]:
     return lines
 
 
-def test_lines(config: FoldConfig, index: Index) -> list[str]:
-    """Return what infer_ensemble.py would predict, and into which columns."""
-    if not has_test(index.root):
-        return ["test: none"]
-    lines = []
+def sample_lines(index: Index, form: Form | None) -> list[str]:
+    """Return what the sample submission asks for, in ``form``; nothing where it is refused."""
     try:
-        test = read_test(index.root, allow_outside=config.allow_outside)
-        first = test.table.iloc[0]
-        lines.append(f"test: {len(test)} images, first {first['id']} = {first['image']}")
         sample = read_sample_submission(index.root)
     except UserError:  # check_test says it
-        return lines
+        return []
     if sample is None:
-        return [*lines, "sample submission: none, so the columns are ID and the classes"]
+        return ["sample submission: none, so the columns are ID and the classes"]
     names = [str(name) for name in sample.columns]
     shown = ", ".join(names[1:7]) + (", …" if len(names) > 7 else "")
-    with contextlib.suppress(UserError):  # check_test says it
-        form = read_form(
-            index.root, index.classes, metric=config.metric, ordinal=config.ordinal,
-            ids=test.table["id"].tolist(), several=index.several,
-        )  # fmt: skip
-        if form.kind != "columns":
-            asked = f"ids in {names[0]}, asks for {shown}: {form}"
-            return [*lines, f"sample submission: {len(sample)} rows, {asked}"]
+    asked = f"sample submission: {len(sample)} rows, ids in {names[0]}, asks for {shown}"
+    if form is not None and form.kind != "columns":
+        return [f"{asked}: {form}"]
     known = sum(nfc(name) in index.classes for name in names[1:])
     return [
-        *lines,
-        f"sample submission: {len(sample)} rows, ids in {names[0]}, asks for {shown} "
-        f"({known} of {len(names) - 1} columns are class names, of {len(index.classes)} classes)",
+        f"{asked} ({known} of {len(names) - 1} columns are class names, of {len(index.classes)} "
+        "classes)"
     ]

@@ -24,8 +24,8 @@ from src.data.masks import (
     VOID,
     MaskSplit,
     class_frequency,
+    image_size,
     mask_dataset,
-    native_sizes,
     read_labelled,
     split_rows,
 )
@@ -148,7 +148,7 @@ def read_data(
     size = parse_size("resolution", config.resolution)
     crop = parse_size("crop", config.crop) if config.crop else size
     if size is None:
-        sizes = native_sizes(index)
+        sizes = np.array([image_size(index.image_path(row)) for row in range(len(index))])
         size = None if (sizes != sizes[0]).any() else (int(sizes[0, 0]), int(sizes[0, 1]))
         crop = crop or size or (int(sizes[:, 0].max()), int(sizes[:, 1].max()))
     assert crop is not None
