@@ -29,12 +29,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.data.folds import assign_folds  # noqa: E402
-from src.ensemble.blend import build_tables  # noqa: E402
-from src.ensemble.calibration import (  # noqa: E402
+from src.data.folds import assign_folds
+from src.ensemble.blend import build_tables
+from src.ensemble.calibration import (
     Estimate,
     Shift,
     TestTally,
@@ -43,15 +42,15 @@ from src.ensemble.calibration import (  # noqa: E402
     expected_loss,
     summarise_oof,
 )
-from src.ensemble.nested import Fitted, fit_blend, is_better  # noqa: E402
-from src.ensemble.oof import FoldTable, Oof, load_oof  # noqa: E402
-from src.ensemble.pool import log_softmax, true_losses  # noqa: E402
-from src.ensemble.predictions import TestRun, save_oof  # noqa: E402
-from src.ensemble.search import build_panel, search_structures, whole  # noqa: E402
-from src.ensemble.test_predictions import EnsemblePredictor, average_temperature  # noqa: E402
-from src.metrics.classification import fit_temperature  # noqa: E402
-from src.models.probe import fit_probe  # noqa: E402
-from src.script import format_table  # noqa: E402
+from src.ensemble.nested import Fitted, fit_blend, is_better
+from src.ensemble.oof import FoldTable, Oof, load_oof
+from src.ensemble.pool import log_softmax, true_losses
+from src.ensemble.predictions import TestRun, save_oof
+from src.ensemble.search import build_panel, search_structures, whole
+from src.ensemble.test_predictions import EnsemblePredictor, average_temperature
+from src.metrics.classification import fit_temperature
+from src.models.probe import fit_probe
+from src.script import format_table
 
 Array = npt.NDArray[Any]
 

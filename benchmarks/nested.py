@@ -17,23 +17,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from src.ensemble.blend import build_tables  # noqa: E402
-from src.ensemble.calibration import Estimate  # noqa: E402
-from src.ensemble.contest import (  # noqa: E402
+from src.ensemble.blend import build_tables
+from src.ensemble.calibration import Estimate
+from src.ensemble.contest import (
     adopt,
     build_board,
     find_candidates,
     forecast_score,
 )
-from src.ensemble.oof import FoldTable, load_oof  # noqa: E402
-from src.ensemble.pool import Blend, log_softmax  # noqa: E402
-from src.ensemble.predictions import save_oof  # noqa: E402
-from src.ensemble.test_predictions import expected_gain  # noqa: E402
-from src.metrics.contest import find_metric  # noqa: E402
-from src.script import format_table  # noqa: E402
+from src.ensemble.oof import FoldTable, load_oof
+from src.ensemble.pool import Blend, log_softmax
+from src.ensemble.predictions import save_oof
+from src.ensemble.test_predictions import expected_gain
+from src.metrics.contest import find_metric
+from src.script import format_table
 
 Array = npt.NDArray[Any]
 

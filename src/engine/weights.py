@@ -10,6 +10,8 @@ import hashlib
 import json
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -66,18 +68,13 @@ def read_about(path: Path) -> dict[str, str]:
         UserError: missing, or its content is damaged.
         OSError: it cannot be read at present.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        patiently(
-            lambda: regular(path).open("rb").close()
-        )  # safe_open says "not found" of any error
+    with _whole(path):
+        # safe_open says "not found" of any error
+        patiently(lambda: regular(path).open("rb").close())
         with safe_open(path, "pt") as file:
             about = dict(json.loads(file.metadata()["about"]))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; {AFRESH}") from None
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None
     about.pop("checksum", None)
     return about
 
@@ -93,22 +90,26 @@ def load_weights(path: Path, identity: str = "") -> dict[str, torch.Tensor]:
         UserError: missing, damaged, or of another run.
         OSError: it cannot be read at present.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
-        sound = patiently(lambda: file_is_sound(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; {AFRESH}") from None
-    except ValueError:
-        sound = False
-    if not sound:
-        raise UserError(f"{path}: its checksum does not match; {AFRESH}")
-    if identity:
-        refuse_foreign(path, identity)
-    try:
+    with _whole(path):
+        if not patiently(lambda: file_is_sound(path)):
+            raise ValueError("its checksum does not match")
+        if identity:
+            refuse_foreign(path, identity)
         return load_file(path)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Refuse in one line weights that are missing or damaged."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {AFRESH}") from None
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error}); {AFRESH}") from None

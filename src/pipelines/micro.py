@@ -18,9 +18,15 @@ from src.data.sources.registry import DATASETS, list_datasets
 from src.engine.runtime import start_runtime
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import MicroConfig
-from src.models.budget import check_budget, count_trainable, measure_budget
 from src.models.distilled import build_student, show_features
-from src.models.micro.registry import BUDGET_CLASSES, MICRO_NETS, build_micro
+from src.models.micro.registry import (
+    BUDGET_CLASSES,
+    MICRO_NETS,
+    build_micro,
+    check_budget,
+    count_trainable,
+    measure_budget,
+)
 from src.pipelines.distillation import compare_roles, gate, mean_spread
 from src.pipelines.run_folder import SCENES, data_label, finished, fold_of
 from src.pipelines.segmentation.ensemble import load_member, pool_choice

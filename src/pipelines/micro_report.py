@@ -17,9 +17,8 @@ from torch import nn
 from src.data.sources.registry import DATASETS
 from src.files import write_text
 from src.mask_config import MicroConfig
-from src.models.budget import count_trainable, measure_budget
 from src.models.convolutions import fold_norms
-from src.models.micro.registry import BUDGET_CLASSES, build_micro
+from src.models.micro.registry import BUDGET_CLASSES, build_micro, count_trainable, measure_budget
 from src.pipelines.micro import Finished, MicroSet, mean_over_sets, score_table
 
 OUTPUTS = {"VOC": 21}  # the others have two classes, one logit

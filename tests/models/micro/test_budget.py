@@ -3,9 +3,14 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from src.models.budget import check_budget, count_trainable, measure_budget
 from src.models.micro.experts import DATASETS
-from src.models.micro.registry import MICRO_NETS, build_micro
+from src.models.micro.registry import (
+    MICRO_NETS,
+    build_micro,
+    check_budget,
+    count_trainable,
+    measure_budget,
+)
 from src.script import UserError
 
 
