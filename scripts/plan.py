@@ -27,6 +27,7 @@ from src.pipelines.classification import plan
 from src.pipelines.classification.follow import Clock, Follower, Steps, calibrated_losses
 from src.pipelines.classification.plan import Candidate, Member, Work
 from src.pipelines.classification.plan_files import (
+    PLAN_AGAIN,
     add_history,
     keep_begun,
     last_seconds,
@@ -127,6 +128,7 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
         seed=config.seed, keep=keep, after=after,
     )  # fmt: skip
     for member in known:
+        place.check(member.name)
         place.mend(member.name)
     for probe in list(probes) if clock.left() > 0 else ():
         place.train_probe(probe.name)
@@ -188,12 +190,28 @@ class Place:
     @property
     def flags(self) -> Json:
         """What goes before the rows of plan.yaml."""
-        return {k: v for k, v in self.base.items() if k not in ("seed", "precision")}
+        rows_own = ["seed", "precision", *["pretrained"] * (self.config.pretrained == "auto")]
+        return {key: value for key, value in self.base.items() if key not in rows_own}
 
     def row(self, name: str, fold: int) -> FoldConfig:
         """Return the options of a row of plan.yaml, as train_fold.py reads them."""
         own = {"config": str(self.output.plan), "model": name, "fold": str(fold)}
         return fill(FoldConfig, self.flags | own, row_by="model")
+
+    def check(self, name: str) -> None:
+        """Refuse a row that has not begun and could not be trained, before anything is.
+
+        Raises:
+            UserError: no such weights, or an option that its backbone does not take.
+        """
+        from src.pipelines.classification.train import find_backbone
+
+        if self.output.run(name, 0).folder.is_dir():
+            return
+        try:
+            find_backbone(self.row(name, 0))
+        except UserError as error:
+            raise UserError(f"{self.output.plan}: {name}: {error}; {PLAN_AGAIN}") from None
 
     def mend(self, name: str) -> None:
         """Make again what finished folds of a member have lost; without weights, they begin anew.

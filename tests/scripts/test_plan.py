@@ -139,6 +139,23 @@ def test_what_a_finished_probe_has_lost_is_noted_once(
     assert refused.is_one_line("submission.csv: a folder stands", "move it away")
 
 
+def test_rows_that_cannot_be_trained_are_refused_at_the_start(
+    fresh: Place, plan_of_a_probe: list[str]
+) -> None:
+    flags = [*plan_of_a_probe, "--hours", "0.1"]
+    assert fresh.start("scripts.plan", *flags, "--dry_run").status == 0
+    path = fresh.output / "plan.yaml"
+    text = path.read_text()
+    for change, said in (
+        (f"timm_id: {MODEL}, metric: macro_f1", "pass --metric"),
+        ("timm_id: test_vit, tta_scale: 1.25", "takes one size"),
+    ):
+        path.write_text(f"{text}  mine: {{{change}, epochs: 3}}\n")
+        refused = fresh.start("scripts.plan", *flags)
+        assert refused.is_one_line("plan.yaml: mine", said, "delete it to plan again")
+    assert not list(fresh.output.glob("*/fold0")), "nothing is trained before"
+
+
 def test_plan_refuses_mistakes_in_one_line(fresh: Place, tmp_path: Path) -> None:
     def refuse(*flags: str) -> str:
         answer = subprocess.run(

@@ -194,6 +194,10 @@ def read_plan(
         raise UserError(f"{path}: has no rows; {PLAN_AGAIN}")
     for name, row in rows.items():
         try:
+            common_to_all = [key for key in row if key in flags and row[key] != flags[key]]
+            if common_to_all:
+                key = common_to_all[0]
+                raise UserError(f"{key} is an option of all rows: pass --{key}")
             config = fill(FoldConfig, {**common, **row, **flags, "model": name})
             check_timm_id(config.timm_id or config.model)
             if config.epochs == 0 and config.head_start != "probe":

@@ -17,12 +17,11 @@ from src.engine.runtime import Runtime
 from src.engine.weights import run_identity, save_weights
 from src.models.classifier import Classifier, build_classifier
 from src.models.convolutions import fold_norms
-from src.models.pretrained import check_timm_id, find_data_config, find_weights
 from src.models.probe import fit_probe
 from src.pipelines.classification.infer import write_test_logits
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.survey import embed
-from src.pipelines.classification.train import ClassData, choose_task
+from src.pipelines.classification.train import ClassData, choose_task, find_backbone
 from src.pipelines.classification.wise_ft import pick_rows, set_head
 from src.pipelines.run_folder import finish_run, finished, write_config
 from src.runs import Done, Output, Run
@@ -56,9 +55,7 @@ def train_probes(
     waiting = [fold for fold, run in runs.items() if not finished(run, config, folds.folds_hash)]
     if not waiting:
         return
-    timm_id = check_timm_id(config.timm_id or config.model)
-    size = config.image_size or find_data_config(timm_id).image_size
-    weights = find_weights(timm_id, config.pretrained)
+    timm_id, size, weights = find_backbone(config)
     data = ClassData(index, folds, find_aliases(config, index), size)
     model = build_classifier(
         timm_id, len(data.classes), image_size=size, pool=config.pool, gem_p=config.gem_p,

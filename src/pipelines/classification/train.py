@@ -94,6 +94,19 @@ class ClassData:
         )  # fmt: skip
 
 
+def find_backbone(config: FoldConfig) -> tuple[str, int, Path | None]:
+    """Return timm id, side of its images (px) and file of weights (None = random) of a row.
+
+    Raises:
+        UserError: no such model or weights, or an option it does not take.
+    """
+    timm_id = check_timm_id(config.timm_id or config.model)
+    native = find_data_config(timm_id)
+    if native.fixed_size and config.tta_scale != 1:
+        raise UserError(f"--tta_scale {config.tta_scale:g}: {timm_id} takes one size; pass 1")
+    return timm_id, config.image_size or native.image_size, find_weights(timm_id, config.pretrained)
+
+
 def train_fold(
     config: FoldConfig,
     output: Output,
@@ -123,12 +136,7 @@ def train_fold(
         UserError: no such model or weights, or a file that cannot be decoded.
         Interrupted: a signal asked to stop; the state is saved.
     """
-    timm_id = check_timm_id(config.timm_id or config.model)
-    native = find_data_config(timm_id)
-    size = config.image_size or native.image_size
-    if native.fixed_size and config.tta_scale != 1:
-        raise UserError(f"--tta_scale {config.tta_scale:g}: {timm_id} takes one size; pass 1")
-    weights = find_weights(timm_id, config.pretrained)
+    timm_id, size, weights = find_backbone(config)
     data = ClassData(index, folds, find_aliases(config, index), size)
     num_classes = len(data.classes)
     torch.manual_seed(config.seed)
