@@ -65,5 +65,3 @@ def test_segmentation_runs_are_paired_by_index():
     assert same.num_units == 1
     with pytest.raises(UserError, match="different images"):
         compare_counts(bad, count(torch.tensor([[[0, 1, 1, 0]]]), rows=(0, 1, 2, 9)))
-    with pytest.raises(UserError, match="unknown"):
-        compare_counts(bad, good, "iou")
