@@ -297,11 +297,12 @@ def write_blend(
 def report_trust(adopted: Fitted, weights: Weights, share: float, targets: Array) -> None:
     """Print how far the predictions can be trusted."""
     summary, threshold = weights.summary, weights.adaptive_threshold
+    print(reliability_table(reliability(adopted.nested, targets)))
     if weights.labels:
         print(
-            f"{reliability_table(reliability(adopted.nested, targets))}\n(rows are images × labels,"
-            " before each label's own calibration)\n\nOOF binary log loss, uncalibrated by label, "
-            f"{summary.loss:.5f}; temperature {adopted.blend.temperature:.4f}"
+            "(rows are images × labels, before each label's own calibration)\n\nOOF binary log "
+            f"loss, uncalibrated by label, {summary.loss:.5f}; temperature "
+            f"{adopted.blend.temperature:.4f}"
         )
         return
     adaptive = (
@@ -311,8 +312,7 @@ def report_trust(adopted: Fitted, weights: Weights, share: float, targets: Array
         else "would move the log loss by 1e-4 or more at any threshold; every image needs all views"
     )
     print(
-        f"{reliability_table(reliability(adopted.nested, targets))}\n\n"
-        f"OOF log loss {summary.loss:.5f}, accuracy {summary.accuracy:.4f}; temperature "
+        f"\nOOF log loss {summary.loss:.5f}, accuracy {summary.accuracy:.4f}; temperature "
         f"{adopted.blend.temperature:.4f}; mean entropy {summary.entropy:.5f}\n"
         f"--tta_adaptive: {adaptive}"
     )
