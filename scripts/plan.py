@@ -34,7 +34,7 @@ from src.pipelines.classification.plan_files import (
     read_plan,
     read_survey,
 )
-from src.pipelines.classification.prepare import find_aliases, prepare_data
+from src.pipelines.classification.prepare import check_test, find_aliases, prepare_data
 from src.pipelines.run_folder import bring_plan, finished, take_up
 from src.reader import fill, parse
 from src.runs import Output, read_done
@@ -89,8 +89,7 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     from src.engine.runtime import start_runtime
 
     base = fold_flags(config, output)
-    index, folds = prepare_data(FoldConfig(**base), output)
-    test = read_test(find_root(config.data_dir), allow_outside=config.allow_outside)
+    index, folds, test = read_data(FoldConfig(**base), output)
     work = plan.size_of_work(folds, len(test.table))
     runtime = start_runtime(config.device, config.precision)
     found, runtime = survey_data(config, output, index, folds, runtime, clock, work)
@@ -133,12 +132,27 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     for probe in list(probes) if clock.left() > 0 else ():
         place.train_probe(probe.name)
     if clock.left() > 0:
-        train_tables(config, index, test, clock.left())
+        train_tables(place, clock.left())
         follower.submit(final=False)
     follower.run()
     if "submission" not in clock.state:
         raise UserError(too_short(config))
     print(f"{output.submission} stands after {clock.spent() / 60:.1f} minutes", flush=True)
+
+
+def read_data(config: FoldConfig, output: Output) -> tuple[Index, Folds, Index]:
+    """Return training images, folds and test images.
+
+    Raises:
+        UserError: one of them, or the sample submission, is not as it must be: better now than
+            at the first submission.
+    """
+    test = read_test(find_root(config.data_dir), allow_outside=config.allow_outside)
+    index, folds = prepare_data(config, output)
+    for line in check_test(config, index):
+        if line.startswith("warning: "):
+            raise UserError(line.removeprefix("warning: "))
+    return index, folds, test
 
 
 def too_short(config: PlanConfig) -> str:
@@ -149,13 +163,14 @@ def too_short(config: PlanConfig) -> str:
     )
 
 
-def train_tables(config: PlanConfig, index: Index, test: Index, seconds: float) -> None:
+def train_tables(place: Place, seconds: float) -> None:
     """Train a member on further columns of train.csv and test.csv, where there are any."""
     from src.data.metadata import read_metadata
     from src.pipelines.classification.tabular import train_tabular
 
+    index = place.index
     try:
-        columns = read_metadata(index, test).columns
+        columns = read_metadata(index, place.test).columns
     except UserError:  # no such tables
         return
     if not columns:
@@ -163,8 +178,8 @@ def train_tables(config: PlanConfig, index: Index, test: Index, seconds: float) 
     if len(index) * len(index.classes) > MAX_CELLS * min(1.0, seconds / ENOUGH_S):
         print(f"note: columns {', '.join(columns)}: scripts/train_tabular.py takes its time here")
         return
-    options = config.shared(TabularConfig) | {"models": (), "dry_run": False}
-    train_tabular(TabularConfig(**options))
+    options = place.config.shared(TabularConfig) | {"models": (), "dry_run": False}
+    train_tabular(TabularConfig(**options), (index, place.folds))
 
 
 def stands(output: Output, clock: Clock) -> bool:

@@ -274,11 +274,13 @@ def assign_folds(
         hot: (N, K) of 0 and 1, where a row may have several labels.
 
     Raises:
-        UserError: more folds than rows or groups.
+        UserError: more folds than rows or groups, or no rows.
     """
     labels = np.unique(np.array(targets), return_inverse=True)[1]
     units = _units(groups or [""] * len(labels))
     num_units = len(np.unique(units))
+    if not num_units:
+        raise UserError("no image can be read: quarantine.csv in the output folder says why")
     if num_units < num_folds:
         what = "groups" if num_units < len(labels) else "images"
         raise UserError(

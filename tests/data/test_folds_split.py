@@ -50,6 +50,11 @@ def test_too_many_folds(count, groups, message):
         assign_folds(["a", "b"], 1, 0)
 
 
+def test_no_image_at_all_is_no_matter_of_folds() -> None:
+    with pytest.raises(UserError, match=r"no image can be read: quarantine\.csv"):
+        assign_folds([], 3, seed=0)
+
+
 def imbalance(targets, folds, num_folds):
     """Mean over classes of the standard deviation of a class's shares over the folds."""
     shares = [

@@ -156,6 +156,21 @@ def test_rows_that_cannot_be_trained_are_refused_at_the_start(
     assert not list(fresh.output.glob("*/fold0")), "nothing is trained before"
 
 
+def test_what_no_submission_can_be_made_of_is_refused_at_the_start(
+    fresh: Place, plan_of_a_probe: list[str]
+) -> None:
+    flags = [*plan_of_a_probe, "--hours", "0.1"]
+    sample = fresh.data / "sample_submission.csv"
+    sample.write_text("id,label\nnobody,noon\n")
+    said = fresh.start("scripts.plan", *flags)
+    assert said.is_one_line("sample submission") and "autotune" not in said.out, said.out
+    sample.unlink()
+    for path in (fresh.data / "test").rglob("*.png"):
+        path.unlink()
+    said = fresh.start("scripts.plan", *flags)
+    assert said.is_one_line("test") and "warning" not in said.out, said.out
+
+
 def test_plan_refuses_mistakes_in_one_line(fresh: Place, tmp_path: Path) -> None:
     def refuse(*flags: str) -> str:
         answer = subprocess.run(

@@ -148,6 +148,7 @@ def test_a_plan_takes_the_columns_in(columns: Place, plan_of_a_probe: list[str])
     said = columns.start("scripts.plan", *plan_of_a_probe, "--hours", "0.1")
     assert said.status == 0, said.err
     assert "columns used: hour" in said.out and "submission of 2 models" in said.out
+    assert said.out.count("note: train.csv") == 1
     loss = read_weights(columns.output / "weights.json").summary.loss
     assert loss < np.log(2) - 0.1  # the images are noise
     again = columns.start("scripts.plan", *plan_of_a_probe, "--hours", "0.2")

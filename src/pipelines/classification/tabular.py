@@ -65,8 +65,12 @@ class Inputs:
     mark: str
 
 
-def train_tabular(config: TabularConfig) -> list[Path]:
+def train_tabular(config: TabularConfig, prepared: tuple[Index, Folds] | None = None) -> list[Path]:
     """Train the tabular member on all folds; folds that stand as they would come are skipped.
+
+    Args:
+        config: options.
+        prepared: index and folds; None = as :func:`prepare_data` makes them.
 
     Returns:
         The folders of the folds.
@@ -77,7 +81,7 @@ def train_tabular(config: TabularConfig) -> list[Path]:
     output = Output(Path(config.output_dir))
     given = config.shared(FoldConfig) | {"name": "", "dry_run": False}
     base = FoldConfig(**given, model="tabular", config="")
-    index, folds = prepare_data(base, output)
+    index, folds = prepared or prepare_data(base, output)
     test = read_test(index.root, allow_outside=config.allow_outside)
     found = read_metadata(
         index, test, columns=config.columns, table=config.table, test_table=config.test_table
