@@ -35,7 +35,7 @@ from benchmarks.timing import ROOT
 # Imported once by a server from which every attempt is forked: a start takes no five seconds.
 PRELOADED = (
     *("torch", "timm", "optuna", "sklearn.model_selection", "torch.utils.tensorboard"),
-    *("src.engine.loop", "src.engine.autotune", "src.data.dataset", "src.data.transforms"),
+    *("src.engine.loop", "src.engine.autotune", "src.data.transforms"),
     *("src.data.audit", "src.data.cache", "src.data.dataset", "src.data.folds"),
     *("src.models.classifier", "src.models.pretrained", "src.losses.classification"),
     *("src.tasks.classification", "src.ensemble.submission", "src.ensemble.nested"),

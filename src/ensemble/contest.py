@@ -84,7 +84,7 @@ def build_board(metric: Metric, oof: Oof, tables: Tables) -> Board:
     num_members, num_classes = len(oof.members), len(oof.classes)
     most = max(_BOARD_VALUES // (num_members * num_classes), 1000 * metric.unit)
     images = np.arange(0, len(oof.targets), metric.unit * -(-len(oof.targets) // most))
-    rows = rows_of(images // metric.unit, metric.unit)
+    rows = metric.rows_of(images // metric.unit)
     raw = np.empty((num_members, len(rows), num_classes), dtype=np.float32)
     calibrated = np.empty_like(raw)
     for block in row_blocks(len(rows), num_classes):
@@ -92,11 +92,6 @@ def build_board(metric: Metric, oof: Oof, tables: Tables) -> Board:
             raw[m, block] = oof.read(member, rows[block])
             calibrated[m, block] = oof.read(member, rows[block], float(own))
     return Board(metric, oof, tables, rows, raw, calibrated)
-
-
-def rows_of(images: Array, unit: int) -> Array:
-    """Return the numbers of the rows (I · U,) of images (I,) of U rows each."""
-    return (images[:, None] * unit + np.arange(unit)).ravel()
 
 
 @dataclass(frozen=True)
@@ -274,7 +269,7 @@ def resample(metric: Metric, submitted: Sequence[Array], targets: Array) -> Arra
     rng = np.random.default_rng(0)
     num = int(np.clip(_RESAMPLED_VALUES // max(submitted[0].size, 1), 20, 400))
     images = len(targets) // metric.unit
-    draws = (rows_of(rng.integers(0, images, images), metric.unit) for _ in range(num))
+    draws = (metric.rows_of(rng.integers(0, images, images)) for _ in range(num))
     return np.array([[metric.loss(one[d], targets[d]) for one in submitted] for d in draws])
 
 

@@ -78,7 +78,10 @@ def match_columns(
         raise UserError(f"{source}: column {twice!r} occurs twice; keep one")
     group_of = {name: group for group in join_groups(alias_groups) for name in group}
     place = {nfc(name): k for k, name in enumerate(classes)}
-    exact = [_class_of(nfc(name), place, group_of) for name in names]
+    exact = [
+        next((place[n] for n in (nfc(name), *group_of.get(nfc(name), ())) if n in place), None)
+        for name in names
+    ]
     found, notes = _guess_rest(names, classes, exact, source)
     lacking = [name for k, name in enumerate(classes) if k not in found]
     unseen = [name for name, k in zip(names, found, strict=True) if k is None]
@@ -200,12 +203,6 @@ def _words(name: str) -> tuple[str, ...]:
         name = name.partition(".")[0]
     words = re.findall(r"[^\W_]+", nfc(name).casefold())
     return tuple(str(int(word)) if word.isdecimal() else word for word in words)
-
-
-def _class_of(name: str, place: dict[str, int], group_of: dict[str, tuple[str, ...]]) -> int | None:
-    if name in place:
-        return place[name]
-    return next((place[other] for other in group_of.get(name, ()) if other in place), None)
 
 
 def _share_out(

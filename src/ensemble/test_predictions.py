@@ -80,7 +80,10 @@ class EnsemblePredictor:
                 runs = self.runs[model]
                 run = runs[seat % len(runs)]
                 logits = np.asarray(run.logits[run.views.index(view), rows], dtype=np.float32)
-                _check_finite(logits, run.path)
+                if not np.isfinite(logits).all():
+                    raise UserError(
+                        f"{run.path}: holds values that are not finite; delete it and infer again"
+                    )
                 own = float(blend.temperatures[m])
                 members.append(member_log_probs(logits, own, self.columns, num_classes))
                 vote = votes.setdefault(model, np.zeros(members[-1].shape, dtype=np.float32))
@@ -121,7 +124,7 @@ def averaging_gain(predictor: EnsemblePredictor, metric: Metric, decision: Decis
     num_images = predictor.num_rows // metric.unit
     most = max(_GAIN_VALUES // (len(predictor.blend.prior) * metric.unit), _GAIN_LEAST)
     images = np.arange(0, num_images, -(-num_images // most))
-    rows = (images[:, None] * metric.unit + np.arange(metric.unit)).ravel()
+    rows = metric.rows_of(images)
     seats, whole = predictor.predict_folds(rows)[0], predictor.predict(rows).log_probs
     return expected_gain(seats, whole, metric, decision)
 
@@ -219,8 +222,3 @@ def save_predictions(
             progress(rows.stop - rows.start)
     log_probs = np.load(path, mmap_mode="r", allow_pickle=False)
     return BlendedPredictions(log_probs, averaging, choices)
-
-
-def _check_finite(logits: Array, path: Path) -> None:
-    if not np.isfinite(logits).all():
-        raise UserError(f"{path}: holds values that are not finite; delete it and infer again")

@@ -128,6 +128,10 @@ class Metric:
         """How many rows an image has."""
         return self.num_labels or 1
 
+    def rows_of(self, images: Array) -> Array:
+        """Return the numbers of the rows of images (I,), each image's together."""
+        return (images[:, None] * self.unit + np.arange(self.unit)).ravel()
+
     def loss(self, submitted: Array, targets: Array) -> float:
         """Return the score, turned so that lower is better."""
         score = self.measure(submitted, targets)

@@ -13,7 +13,6 @@ from src.ensemble.contest import (
     find_candidates,
     forecast_score,
     resample,
-    rows_of,
     score_of,
 )
 from src.ensemble.oof import FoldTable, learns_labels, load_oof
@@ -113,8 +112,8 @@ def test_nothing_of_a_part_reaches_its_own_submission(world) -> None:
 
 
 def test_labels_of_an_image_are_drawn_together(world) -> None:
-    assert rows_of(np.array([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]
     metric = find_metric("log_loss", LABELS, several=True)
+    assert metric.rows_of(np.array([2, 0])).tolist() == [6, 7, 8, 0, 1, 2]
     probs = np.repeat(world.rng.random(NUM), 3)  # all labels of an image are wrong together
     targets = np.zeros(3 * NUM, np.int64)
     spread = resample(metric, [probs], targets).std()
