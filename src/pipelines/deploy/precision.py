@@ -19,15 +19,15 @@ import numpy as np
 
 from src.data.decode import decode_image
 from src.data.folds import read_folds
-from src.data.masks import VOID, VoidReader, read_labelled
+from src.data.masks import VOID, VoidReader
 from src.data.root import find_root
 from src.ensemble.predictions import open_oof
 from src.files import SEAL, seal
 from src.metrics.classification import Array, log_loss
 from src.metrics.segmentation import SegmentationMeter, score_counts
 from src.pipelines.deploy.model import ImageModel
-from src.pipelines.segmentation.ensemble import Member, find_source
-from src.pipelines.segmentation.report import load_counted
+from src.pipelines.segmentation.ensemble import Member
+from src.pipelines.segmentation.report import read_images
 from src.runs import Output, Run
 from src.script import UserError
 
@@ -82,18 +82,7 @@ def mask_samples(member: Member, num_train: int, num_valid: int) -> Samples:
     Raises:
         UserError: its images are gone, or are others by now.
     """
-    source, root, options = find_source("", "", member.resolved)
-    if not Path(root).is_dir():
-        raise UserError(f"{root} is not there: restore the images that {member.run.folder} learned")
-    index = read_labelled(source, root, **options)
-    held = np.array([], int)
-    if member.run.oof_counts.exists():
-        counts, ids, _ = load_counted(member.run.folder)
-        held = np.sort(counts.index)
-        if held[-1] >= len(index) or set(index.table["id"].iloc[held]) != set(ids):
-            raise UserError(
-                f"{root}: not the images that {member.run.folder} held out; restore them"
-            )
+    index, held = read_images(member)
     inner = np.setdiff1d(np.arange(len(index)), held)
     inner, held = inner[thin(len(inner), num_train)], held[thin(len(held), num_valid)]
     read = VoidReader(index)

@@ -29,7 +29,7 @@ from src.metrics.segmentation import SegmentationMeter, score_counts
 from src.page import Html, gallery, interval_plot, line_plot, note, picture, plots, table
 from src.pipelines.pictures import draw_overlay, encode_jpeg, make_gallery
 from src.pipelines.run_folder import refuse_lost
-from src.pipelines.segmentation.ensemble import blend_maps, find_source, load_member
+from src.pipelines.segmentation.ensemble import Member, blend_maps, find_source, load_member
 from src.pipelines.segmentation.score import BOUNDARY_PX, report, to_mask
 from src.runs import REPAIR, Done, Run, read_done
 from src.script import UserError
@@ -199,6 +199,25 @@ def load_counted(folder: Path) -> tuple[SegmentationCounts, list[str], list[str]
     raise UserError(f"{folder}: neither a finished run nor a folder of scored masks")
 
 
+def read_images(member: Member) -> tuple[MaskIndex, np.ndarray]:
+    """Read the labelled images of a run again; return them and the rows it held out, rising.
+
+    Raises:
+        UserError: they are gone, or others by now.
+    """
+    source, root, options = find_source("", "", member.resolved)
+    if not root.is_dir():
+        raise UserError(f"{root} is not there: restore the images that {member.run.folder} learned")
+    index = read_labelled(source, root, **options)
+    if not member.run.oof_counts.exists():
+        return index, np.array([], int)
+    counts, ids, _ = load_counted(member.run.folder)
+    held = np.sort(counts.index)
+    if held[-1] >= len(index) or set(index.table["id"].iloc[held]) != set(ids):
+        raise UserError(f"{root}: not the images that {member.run.folder} held out; restore them")
+    return index, held
+
+
 def print_comparison(first: Path, second: Path) -> None:
     """Print both scores and the bootstrap interval of each difference.
 
@@ -309,7 +328,7 @@ def mask_panels(config: ReportConfig, runs: Sequence[Run]) -> dict[str, list[Htm
     for place, run in enumerate(runs):
         name = f"Masks: {run.folder.parent.name} {run.folder.name}"
         try:
-            counts, ids, groups = load_counted(run.folder)
+            counts, _, groups = load_counted(run.folder)
             done = read_done(run)
         except (UserError, FileNotFoundError) as error:
             found[name] = [note(error)]
@@ -319,7 +338,7 @@ def mask_panels(config: ReportConfig, runs: Sequence[Run]) -> dict[str, list[Htm
         ]
         parts = [*contract(done), *class_panel(counts, names, groups)]
         if config.examples and place < MAX_SHOWN:
-            parts += overlay_panel(config, run, counts, ids)
+            parts += overlay_panel(config, run, counts)
         found[name] = parts
     return found
 
@@ -377,22 +396,15 @@ def class_panel(
     ]  # fmt: skip
 
 
-def overlay_panel(
-    config: ReportConfig, run: Run, counts: SegmentationCounts, ids: Sequence[str]
-) -> list[Html]:
+def overlay_panel(config: ReportConfig, run: Run, counts: SegmentationCounts) -> list[Html]:
     """Predict some images again and show the masks over them, worst to best."""
     try:
         member = load_member(run)
-        source, root, options = find_source("", "", member.resolved)
-        if not Path(root).is_dir():
-            return [note(f"no overlays: {root} is not there")]
-        index = read_labelled(source, root, **options)
+        index, _ = read_images(member)
     except UserError as error:
         return [note(f"no overlays: {error}")]
     by_row = dict(zip(counts.index.tolist(), image_ious(counts).tolist(), strict=True))
     known = index.table["id"].tolist()
-    if max(by_row) >= len(known) or {known[row] for row in by_row} != set(ids):
-        return [note("no overlays: the images are not those that were held out")]
     ranked = sorted(by_row, key=lambda row: (by_row[row], row))
     half = NUM_OVERLAYS // 2
     rest = ranked[half:]
