@@ -335,11 +335,6 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
-def read_list(path: Path) -> list[str]:
-    """Read the first word of every line of a text file; [] where there is no such file."""
-    return [line.split()[0] for line in read_lines(path)]
-
-
 def find_lists(root: Path) -> list[tuple[Path, str]]:
     """Return the lists of the first folder that has any, as (path, split)."""
     for folder in FOLDERS:

@@ -20,7 +20,7 @@ from src.data.sources.masks import (
     note_count,
     note_missing,
 )
-from src.data.sources.names import read_list
+from src.data.sources.names import read_lines
 from src.script import UserError
 
 CLASSES = (
@@ -48,7 +48,8 @@ def read_voc(root: Path) -> MaskIndex:
                  [path.relative_to(root).as_posix() for path in others])  # fmt: skip
     rows: list[Row] = []
     for name, split in (("train", "train"), ("val", "valid"), ("test", "test")):
-        ids = read_list(base / "ImageSets" / "Segmentation" / f"{name}.txt")
+        lines = read_lines(base / "ImageSets" / "Segmentation" / f"{name}.txt")
+        ids = [line.split()[0] for line in lines]
         part = list(_list_split(base, ids, split, notes))
         if split in KNOWN:
             note_count(notes, f"VOC 2012 {name}", len(part), KNOWN[split])

@@ -114,21 +114,26 @@ def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
             write_quarantine(audit, index.table, output.quarantine)
         if linked:
             write_duplicates(audit, index.table, output.duplicates)
-    folds = make_folds(
-        index.table,
-        index.root,
-        num_folds=config.folds or 5,
-        seed=config.seed,
-        linked=linked,
-        quarantined=quarantined,
-        labels=index.classes if index.several else (),
-    )
+    folds = deal_folds(config, index, linked, quarantined)
     for note in (*notes, *folds.notes):
         print(f"note: {note}")
     save_folds(folds, output.folds)
     for line in check_test(config, index):
         print(line)
     return folds
+
+
+def deal_folds(
+    config: FoldConfig,
+    index: Index,
+    linked: Sequence[Sequence[int]] = (),
+    quarantined: Sequence[int] = (),
+) -> Folds:
+    """Settle who is held out where; sets of ``linked`` rows share a fold."""
+    return make_folds(
+        index.table, index.root, num_folds=config.folds or 5, seed=config.seed, linked=linked,
+        quarantined=quarantined, labels=index.classes if index.several else (),
+    )  # fmt: skip
 
 
 def check_test(config: FoldConfig, index: Index, *, describe: bool = False) -> list[str]:
@@ -231,23 +236,16 @@ def show_data(config: FoldConfig, output: Output) -> None:
     if metric.name != "log_loss":
         order = " < ".join(aliases.trained[k] for k in metric.order)
         print(f"metric: {metric.name} of {metric.holds}" + (f", grades {order}" if order else ""))
-    made = output.folds.exists()
-    folds = find_folds(config, output, index)
-    state = f"as {output.folds} has them" if made else "not made yet"
+    if output.folds.exists():
+        state = f"as {output.folds} has them"
+        folds = load_folds(output.folds, index.table, index.root, num_folds=config.folds or None)
+    else:  # as they would be if no two images are copies
+        state, folds = "not made yet", deal_folds(config, index)
     print("\n".join(fold_lines(folds, state, "sets of labels" if index.several else "classes")))
     for note in folds.notes:
         print(f"note: {note}")
     print("\n".join(check_test(config, index, describe=True)))
     print("dry run: nothing was written; copies and unreadable images are looked for in training")
-
-
-def find_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
-    """Return the folds as they are, or as they would be if no two images are copies."""
-    if output.folds.exists():
-        return load_folds(output.folds, index.table, index.root, num_folds=config.folds or None)
-    labels = index.classes if index.several else ()
-    num = config.folds or 5
-    return make_folds(index.table, index.root, num_folds=num, seed=config.seed, labels=labels)
 
 
 def class_lines(index: Index) -> list[str]:

@@ -1,7 +1,7 @@
 import pytest
 
 from src.data.sources.folders import read_folders
-from src.data.sources.names import read_list, read_split_lists
+from src.data.sources.names import read_lines, read_split_lists
 from src.script import UserError
 
 
@@ -33,5 +33,5 @@ def test_lists_that_name_no_image_are_refused(disk):
 
 def test_the_first_word_of_a_line(disk):
     disk.text("a.txt", "2007_1  1", "", "2007_2 -1")
-    assert read_list(disk.root / "a.txt") == ["2007_1", "2007_2"]
-    assert read_list(disk.root / "b.txt") == []
+    assert [line.split()[0] for line in read_lines(disk.root / "a.txt")] == ["2007_1", "2007_2"]
+    assert read_lines(disk.root / "b.txt") == []
