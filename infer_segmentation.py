@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,12 @@ def main(argv: list[str]) -> int:
         InferSegmentationConfig, argv, prog="infer_segmentation.py", description=__doc__ or ""
     )
     if config.compare:
-        return compare(config.compare)
+        if len(config.compare) != 2:
+            raise UserError("--compare takes two runs, or two folders of masks")
+        from src.pipelines.segmentation.report import print_comparison
+
+        print_comparison(*map(Path, config.compare))
+        return 0
     sets = find_members(config)
     default = Output(Path(config.output_dir)).masks(config.split)
     root = Path(config.output) if config.output else default
@@ -53,8 +59,14 @@ def main(argv: list[str]) -> int:
 
 
 def find_members(config: InferSegmentationConfig) -> dict[str, list[Member]]:
-    """Read the runs of each data set and settle their weights there."""
-    from src.pipelines.segmentation.ensemble import by_data_set, find_runs, load_member
+    """Read the runs of each data set and settle their weights there; those without are left out."""
+    from src.pipelines.segmentation.ensemble import (
+        by_data_set,
+        check_alike,
+        find_runs,
+        load_member,
+        settle_shares,
+    )
 
     if not config.runs and not config.checkpoint:
         raise UserError("--runs is missing: folders of runs, as in 'output/lane/*/fold*'")
@@ -67,24 +79,13 @@ def find_members(config: InferSegmentationConfig) -> dict[str, list[Member]]:
     ]
     found = {}
     for name, own in by_data_set(members, data_dir=config.data_dir).items():
-        found[name], how = settle_members(config, own)
+        check_alike(own, one_data_set=not config.data_dir)
+        shares, how = settle_shares(own, config.blend)
+        pairs = zip(own, shares, strict=True)
+        found[name] = [replace(member, share=share) for member, share in pairs if share > 0]
         if len(own) > 1:
             print(f"{name}: {len(own)} runs, {how}")
     return found
-
-
-def settle_members(
-    config: InferSegmentationConfig, members: Sequence[Member]
-) -> tuple[list[Member], str]:
-    """Settle the weights of the runs of one data set and say how; those without are left out."""
-    from dataclasses import replace
-
-    from src.pipelines.segmentation.ensemble import check_alike, settle_shares
-
-    check_alike(members, one_data_set=not config.data_dir)
-    shares, how = settle_shares(members, config.blend)
-    pairs = zip(members, shares, strict=True)
-    return [replace(member, share=share) for member, share in pairs if share > 0], how
 
 
 def find_images(
@@ -177,17 +178,6 @@ def find_cleaning(members: Sequence[Member]) -> Cleaning | None:
     clean = Cleaning(**(max(members, key=lambda member: member.share).done["cleaning"] or {}))
     print(f"post-processing: {clean}")
     return clean
-
-
-def compare(folders: Sequence[str]) -> int:
-    """Print two runs side by side with the interval of each difference."""
-    if len(folders) != 2:
-        raise UserError("--compare takes two runs, or two folders of masks")
-
-    from src.pipelines.segmentation.report import print_comparison
-
-    print_comparison(Path(folders[0]), Path(folders[1]))
-    return 0
 
 
 if __name__ == "__main__":

@@ -52,7 +52,15 @@ def main(argv: list[str]) -> int:
 
 def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime) -> None:
     """Train every role with every seed, then print table and intervals."""
-    from src.pipelines.distillation import alone, fit_terms, gate, print_table, train_role, tune
+    from src.pipelines.distillation import (
+        alone,
+        compare_roles,
+        fit_terms,
+        gate,
+        print_table,
+        train_role,
+        tune,
+    )
 
     make_field = segmentation_field if config.kind == "segmentation" else classification_field
     field = make_field(config, output)
@@ -80,19 +88,10 @@ def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime
         for term in field.terms if config.ablate else ():
             train(f"only_{term}", alone(own, term))
     print_table(results)
-    if config.kind == "segmentation":
-        print_intervals(results)
-
-
-def print_intervals(results: dict[str, list[tuple[Run, Done]]]) -> None:
-    """Print each role's gain over the student alone, with its interval over images."""
-    from src.pipelines.distillation import compare_roles
-
-    student = [run for run, _ in results["student"]]
-    for role, runs in results.items():
-        if role != "student":
-            gain = compare_roles(student, [run for run, _ in runs])
-            print(f"student -> {role}, {len(student)} seeds: {gain}")
+    student_runs = [run for run, _ in results.pop("student")]
+    for role, runs in results.items() if config.kind == "segmentation" else ():
+        gain = compare_roles(student_runs, [run for run, _ in runs])
+        print(f"student -> {role}, {len(student_runs)} seeds: {gain}")
 
 
 def segmentation_field(config: DistillConfig, output: Output) -> Field:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from src.data.canonical import FileSource, Source, read
+from src.data.canonical import ImageSource, Source, read
 from src.files import atomic_write, crc32, hold, map_array, sweep
 from src.script import UserError
 
@@ -98,7 +98,10 @@ class DiskCache(Rows):
     """
 
     def __init__(
-        self, source: FileSource, folder: Path | str, rows: Sequence[int] | np.ndarray | None = None
+        self,
+        source: ImageSource,
+        folder: Path | str,
+        rows: Sequence[int] | np.ndarray | None = None,
     ):
         """Open the cache of ``source`` in ``folder``; build it if there is none that fits.
 
@@ -131,7 +134,7 @@ class DiskCache(Rows):
 
 
 def open_cache(
-    source: FileSource,
+    source: ImageSource,
     kind: str,
     *,
     rows: Sequence[int] | np.ndarray | None = None,
@@ -168,7 +171,7 @@ def open_cache(
     return view
 
 
-def build(source: FileSource, folder: Path | str) -> Path:
+def build(source: ImageSource, folder: Path | str) -> Path:
     """Write all rows of ``source`` to ``folder`` unless that was done, and return the file.
 
     The file is named by the fingerprint of its content (paths, sizes, times, canonical size,
@@ -195,7 +198,7 @@ def build(source: FileSource, folder: Path | str) -> Path:
     return path
 
 
-def _write(source: FileSource, path: Path) -> None:
+def _write(source: ImageSource, path: Path) -> None:
     assert source.shape is not None
     shape, num_threads = (len(source), *source.shape), os.cpu_count() or 1
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -213,7 +216,7 @@ def _write(source: FileSource, path: Path) -> None:
         file.write(np.array(checksums, "<u4").tobytes())
 
 
-def _read_or_black(source: FileSource, row: int) -> np.ndarray:
+def _read_or_black(source: ImageSource, row: int) -> np.ndarray:
     """Read a row; black if its file is damaged, for it may be in quarantine."""
     assert source.shape is not None
     try:
@@ -222,7 +225,7 @@ def _read_or_black(source: FileSource, row: int) -> np.ndarray:
         return np.zeros(source.shape, np.uint8)
 
 
-def _is_whole(path: Path, source: FileSource) -> bool:
+def _is_whole(path: Path, source: ImageSource) -> bool:
     assert source.shape is not None
     try:
         pixels = map_array(path)

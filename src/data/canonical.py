@@ -40,14 +40,6 @@ class Source(Protocol):
         ...
 
 
-class FileSource(Source, Protocol):
-    """A source that reads files itself."""
-
-    def fingerprint(self) -> str:
-        """Hash all that the pixels depend on."""
-        ...
-
-
 class ImageSource:
     """Images by row, (H, W, 3) uint8 RGB: squashed to one size, or each at its own.
 

@@ -40,6 +40,7 @@ from src.data.label_sets import Targets, read_targets
 from src.data.root import (
     INNER_TABLES,
     TABLE_ENDINGS,
+    below,
     find_label_table,
     find_root,
     find_sample,
@@ -219,11 +220,6 @@ def has_test(root: Path) -> bool:
     """Tell whether there is anything that says the test images."""
     names = find_split(root, "test"), find_test_table(root), find_sample(root)
     return any(name is not None for name in names)
-
-
-def below(root: Path, folder: Path | None) -> str:
-    """Return a folder's POSIX path below ``root``, "" for none."""
-    return folder.relative_to(root).as_posix() if folder else ""
 
 
 def _find_table_of_labels(root: Path, train: Path | None) -> Path | None:

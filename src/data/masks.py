@@ -152,7 +152,7 @@ def _describe(groups: list[str], block: int) -> str:
 
 def _read(name: str, root: Path | str, options: dict[str, object]) -> MaskIndex:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the caller prints the index's notes
+        warnings.simplefilter("ignore", UserWarning)  # Pillow's, of what it skips in a file
         return read_source(name, root, **options)
 
 

@@ -112,6 +112,11 @@ def find_split(root: Path, split: str) -> Path | None:
     return found
 
 
+def below(root: Path, folder: Path | None) -> str:
+    """Return a folder's POSIX path below ``root``, "" for none."""
+    return folder.relative_to(root).as_posix() if folder else ""
+
+
 def _holds_tables(folder: Path) -> bool:
     return bool(
         find_sample(folder)

@@ -14,6 +14,8 @@ from src.script import UserError
 
 SIDE = 240  # pixels of the longer side
 QUALITY = 80
+TINT = 0.5  # strength of a mask's colours
+VOID = 255
 
 
 def show_photograph(path: Path, caption: str) -> list[Html]:
@@ -55,9 +57,7 @@ def draw_overlay(
     mask: np.ndarray,
     target: np.ndarray | None = None,
     *,
-    alpha: float = 0.5,
     background: int | None = 0,
-    ignore_index: int | None = 255,
 ) -> np.ndarray:
     """Tint the labels over the image and draw the true outlines in white.
 
@@ -65,18 +65,16 @@ def draw_overlay(
         image: (H, W, 3) uint8 RGB.
         mask: predicted labels (H, W).
         target: true labels (H, W), or None.
-        alpha: strength of the tint, 0..1.
-        background: label that is not tinted, None to tint all.
-        ignore_index: label of void, not tinted either.
+        background: label that is not tinted, as void is not; None to tint all.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
     assert image.shape[:2] == mask.shape, f"image {image.shape}, mask {mask.shape}"
-    tinted = ~np.isin(mask, [b for b in (background, ignore_index) if b is not None])
+    tinted = ~np.isin(mask, [VOID] if background is None else [background, VOID])
     colours = make_palette()[np.asarray(mask[tinted], np.int64) & 255]
     drawn = np.array(image)
-    drawn[tinted] = (image[tinted] * (1 - alpha) + colours * alpha).round()
+    drawn[tinted] = (image[tinted] * (1 - TINT) + colours * TINT).round()
     if target is not None:
         labels = np.asarray(target, np.uint8)
         drawn[cv2.dilate(labels, np.ones((3, 3))) != cv2.erode(labels, np.ones((3, 3)))] = 255

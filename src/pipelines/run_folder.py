@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -183,10 +184,11 @@ def write_config(
         "processes": runtime.num_processes,
     }
     content["versions"] = versions()
-    plain = yaml.safe_dump(_plain(content), allow_unicode=True, sort_keys=False)
+    plain = json.loads(json.dumps(content))  # YAML's safe dialect has no tuples
+    text = yaml.safe_dump(plain, allow_unicode=True, sort_keys=False)
     if runtime.is_main:
         with atomic_write(run.config) as file:
-            file.write(seal(f"# {SEAL}\n{plain}".encode()))
+            file.write(seal(f"# {SEAL}\n{text}".encode()))
 
 
 def finish_run(run: Run, done: Done, *, keep_last: bool) -> None:
@@ -199,13 +201,6 @@ def finish_run(run: Run, done: Done, *, keep_last: bool) -> None:
     run.start.unlink(missing_ok=True)
     if not keep_last:
         run.last.unlink(missing_ok=True)
-
-
-def _plain(value: object) -> object:
-    """Turn tuples into lists, all the way down: YAML's safe dialect has no tuples."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def open_earlier(resume_from: str, output: Output) -> Output:

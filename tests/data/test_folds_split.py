@@ -46,8 +46,6 @@ def test_one_class_and_no_class():
 def test_too_many_folds(count, groups, message):
     with pytest.raises(UserError, match=f"--folds 3 is more than there are {message}"):
         assign_folds(["a", "b"] * (count // 2), 3, 0, groups)
-    with pytest.raises(UserError, match="at least 2"):
-        assign_folds(["a", "b"], 1, 0)
 
 
 def test_no_image_at_all_is_no_matter_of_folds() -> None:

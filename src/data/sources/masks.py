@@ -6,7 +6,6 @@ files and JSON polygons in the same way: ``index.decode(index.mask_path(row))``.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,7 +49,7 @@ class MaskIndex:
         classes: name of every label 0..K-1.
         ignore_index: the label of void pixels, None where there is none.
         decode: path of a target -> labels (H, W), uint8 where they fit.
-        notes: what is missing or odd, one line each; also given as warnings.
+        notes: what is missing or odd, one line each.
         blocks: whether the groups are blocks of frames numbered on, which may be cut finer.
     """
 
@@ -132,7 +131,7 @@ def build_index(
     notes: Iterable[str] = (),
     blocks: bool = False,
 ) -> MaskIndex:
-    """Put ``rows`` into the table and warn of every note.
+    """Put ``rows`` into the table.
 
     Where two splits use the same file names, ids become "split/name".
 
@@ -152,8 +151,6 @@ def build_index(
     double = table["id"][table["id"].duplicated()]
     if len(double):
         raise UserError(f"{root}: the id {double.iat[0]} names two images: rename one")
-    for note in notes:
-        warnings.warn(note, stacklevel=3)
     return MaskIndex(root, table, tuple(classes), ignore_index, decode, notes, blocks)
 
 

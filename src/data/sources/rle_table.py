@@ -29,7 +29,7 @@ from src.data.columns import (
 from src.data.csv_io import first_lines, read_csv
 from src.data.files import Scanner
 from src.data.finder import ImageFinder
-from src.data.root import find_sample, find_split, tables
+from src.data.root import below, find_sample, find_split, tables
 from src.data.sources.folders import holds_masks
 from src.data.sources.frames import natural_key
 from src.data.sources.masks import MaskIndex, Row, Source, build_index, image_header, note_missing
@@ -91,9 +91,7 @@ def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") ->
     path, runs = find_runs(root)
     if path is None:
         raise UserError(f"{root} holds no table with a column EncodedPixels or rle: add it")
-    folder = find_split(root, "train")
-    name = folder.relative_to(root).as_posix() if folder else ""
-    finder = ImageFinder(root, split="train", folder=name)
+    finder = ImageFinder(root, split="train", folder=below(root, find_split(root, "train")))
     ids, classes, texts = _read_lines(path, runs, finder)
     notes: list[str] = []
     texts = _settle_starts(texts, notes)
@@ -220,7 +218,7 @@ def _list_test(root: Path) -> Sequence[Row]:
     folder = find_split(root, "test")
     if folder is None:
         return []
-    images = Scanner(root).images(folder.relative_to(root).as_posix())
+    images = Scanner(root).images(below(root, folder))
     return [Row(Path(image).stem, image, "", "", "test") for image in images]
 
 

@@ -84,11 +84,6 @@ class MaskFolder:
         """Path of a row's mask."""
         return self.masks / f"{self.names[row]}.png"
 
-    def target(self, row: int) -> np.ndarray | None:
-        """Read the true mask, None where it is withheld."""
-        known = bool(self.index.table["target"].iat[row])
-        return VoidReader(self.index)(self.index.mask_path(row)) if known else None
-
     def read(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (row, mask) as written."""
         for row in self.rows.tolist():
@@ -102,18 +97,11 @@ class MaskFolder:
         pairs = ((ids[row], mask) for row, mask in self.read())
         return write_rle_csv(self.root / "masks.csv", pairs, range(first, len(classes)))
 
-    def overlay(self, row: int, mask: np.ndarray) -> np.ndarray:
-        """Draw a mask over its image, the true outline in white: (H, W, 3) uint8."""
-        background = background_label(self.index.classes)
-        image = decode_image(self.index.image_path(row))
-        return draw_overlay(image, mask, self.target(row), background=background, ignore_index=VOID)
-
     def write_overlays(self) -> None:
         """Write ``overlays/``, one picture an image."""
         for row, mask in self.read():
-            write_picture(
-                self.root / "overlays" / f"{self.names[row]}.png", self.overlay(row, mask)
-            )
+            path = self.root / "overlays" / f"{self.names[row]}.png"
+            write_picture(path, draw_row(self.index, row, mask))
         print(f"{self.root / 'overlays'}: {len(self.rows)} pictures")
 
     def score(self, how: str, worst: int = 12) -> None:
@@ -126,7 +114,7 @@ class MaskFolder:
             self.index.num_classes, VOID, self.index.classes, BOUNDARY_PX, background=background
         )
         for row, mask in self.read():
-            target = self.target(row)
+            target = true_mask(self.index, row)
             assert target is not None
             meter.add(row, mask, target)
         counts = meter.counts()
@@ -146,11 +134,23 @@ class MaskFolder:
         if not len(order):
             return
         rows = [int(counts.index[place]) for place in order]
-        tiles = [self.overlay(row, decode_mask(self.mask(row))) for row in rows]
+        tiles = [draw_row(self.index, row, decode_mask(self.mask(row))) for row in rows]
         captions = [
             f"{self.names[row]} IoU {mean[p]:.3f}" for row, p in zip(rows, order, strict=True)
         ]
         write_picture(self.root / "worst.png", make_gallery(tiles, captions))
+
+
+def true_mask(index: MaskIndex, row: int) -> np.ndarray | None:
+    """Read the true mask of a row, None where it is withheld."""
+    known = bool(index.table["target"].iat[row])
+    return VoidReader(index)(index.mask_path(row)) if known else None
+
+
+def draw_row(index: MaskIndex, row: int, mask: np.ndarray) -> np.ndarray:
+    """Draw a mask over its image, the true outline in white: (H, W, 3) uint8."""
+    image, target = decode_image(index.image_path(row)), true_mask(index, row)
+    return draw_overlay(image, mask, target, background=background_label(index.classes))
 
 
 def image_ious(counts: SegmentationCounts) -> np.ndarray:
@@ -410,12 +410,10 @@ def overlay_panel(config: ReportConfig, run: Run, counts: SegmentationCounts) ->
     rest = ranked[half:]
     spread = np.unique(np.linspace(0, len(rest) - 1, min(half, len(rest))).astype(int))
     rows = ranked[:half] + [rest[n] for n in spread]
-    shown = MaskFolder(run.folder)
-    shown.index = index
     runtime = start_runtime(config.device, config.precision, "auto")
     drawn = {}
     for row, probs in blend_maps([member], index, np.array(rows), runtime):
-        overlay = shown.overlay(row, to_mask(probs, member.threshold))
+        overlay = draw_row(index, row, to_mask(probs, member.threshold))
         drawn[row] = picture(encode_jpeg(overlay, SIDE), f"IoU {by_row[row]:.3f}  {known[row]}")
     return [note("worst to best; tint: predicted, white: true outline"),
             gallery([drawn[row] for row in rows])]  # fmt: skip

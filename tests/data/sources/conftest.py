@@ -53,7 +53,7 @@ def disk(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    """Tiny sets always miss files; tests look at the notes themselves."""
+    """Pillow warns of what it skips in a file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield

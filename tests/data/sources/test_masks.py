@@ -21,12 +21,6 @@ def test_same_names_in_two_splits_get_the_split_in_front(tmp_path):
         build_index(tmp_path, [], ("a", "b"), decode_foreground)
 
 
-def test_notes_are_warnings_too(tmp_path):
-    with pytest.warns(UserWarning, match="three are gone"):
-        index = build_index(tmp_path, [Row("1", "1.jpg")], ("a",), str, notes=["three are gone"])
-    assert index.notes == ("three are gone",)
-
-
 def test_size_is_checked(disk):
     disk.image("images/1.png")
     Image.new("L", (9, 6)).save(disk.path("masks/1.png"))
