@@ -35,7 +35,7 @@ from src.pipelines.classification.plan_files import (
     read_survey,
 )
 from src.pipelines.classification.prepare import check_test, find_aliases, prepare_data
-from src.pipelines.run_folder import bring_plan, finished, take_up
+from src.pipelines.run_folder import bring_plan, drop_damaged_states, finished, take_up
 from src.reader import fill, parse
 from src.runs import Output, read_done
 from src.script import UserError, format_table, run_script
@@ -56,7 +56,12 @@ def main(argv: list[str]) -> int:
     """Survey, plan, train and submit, as ``argv`` asks."""
     started = time.monotonic()  # imports count, too
     config = parse(PlanConfig, argv, prog="scripts/plan.py", description=__doc__ or "")
-    if config.pretrained not in ("auto",) and len(config.models) != 1:
+    if config.pretrained == "none":
+        raise UserError(
+            "--pretrained none: a plan rests on pretrained nets, name a file of weights; "
+            "train_fold.py trains from random ones"
+        )
+    if config.pretrained != "auto" and len(config.models) != 1:
         raise UserError(f"--pretrained {config.pretrained}: name the one model with --models")
     find_root(config.data_dir)  # refuses what is not there before any second is counted
     output = Output(Path(config.output_dir))
@@ -245,6 +250,8 @@ class Place:
                     read_done(run)
                 except FileNotFoundError:
                     run.oof.unlink(missing_ok=True)
+                    if lost := drop_damaged_states(run):
+                        print(f"note: {run.folder}: {', '.join(lost)} damaged; begun anew")
                     continue
                 except UserError as error:
                     print(f"note: {str(error).partition(';')[0]}; trained again", flush=True)

@@ -260,7 +260,7 @@ def _bring(source: Run, run: Run) -> None:
     else:
         names += [run.test_logits.name, run.test_info.name]
     _copy(source.folder, run.folder, dict.fromkeys(names))
-    lost = lost_files(run, done) if done else _damaged_states(run)
+    lost = lost_files(run, done) if done else drop_damaged_states(run)
     if lost or not (done or run.has_state):
         why = f"{', '.join(lost)} lost or damaged" if lost else "nothing to go on from"
         _leave(source, run, why)
@@ -272,7 +272,7 @@ def _bring(source: Run, run: Run) -> None:
     )
 
 
-def _damaged_states(run: Run) -> list[str]:
+def drop_damaged_states(run: Run) -> list[str]:
     """Delete states that are not whole; return them where no other is left."""
     from src.engine.checkpoint import damage
 

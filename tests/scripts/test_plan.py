@@ -131,6 +131,14 @@ def test_what_a_finished_probe_has_lost_is_noted_once(
     said = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.2")
     assert said.status == 0 and said.out.count("made again") == 1, said.out + said.err
     assert said.out.count("; skipped") == 1 and len(oof.read_bytes()) == len(whole)
+    begun = fresh.output / "a_near" / "fold0" / "last.pt"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(b"half of it")
+    with (fresh.output / "plan.yaml").open("a") as file:
+        file.write(f"  a_near: {{timm_id: {MODEL}, image_size: 32, epochs: 9999}}\n")  # no time
+    said = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.01")
+    assert said.status == 0 and "last.pt damaged; begun anew" in said.out, said.out + said.err
+    assert not begun.exists()
     refused = fresh.start("scripts.plan", *plan_of_a_probe, "--metric", "macro_f1", "--hours", "1")
     assert refused.is_one_line("metric was 'log_loss'", "pass the options it began with")
     (fresh.output / "submission.csv").unlink()
@@ -181,5 +189,6 @@ def test_plan_refuses_mistakes_in_one_line(fresh: Place, tmp_path: Path) -> None
         return answer.stderr
 
     assert "--hours" in refuse("--hour", "1")
+    assert "train_fold.py" in refuse("--models", MODEL, "--pretrained", "none")
     assert "--data_dir" in refuse("--data_dir", "nowhere")
     assert "fetch_weights" in refuse("--data_dir", str(fresh.data))
