@@ -18,7 +18,6 @@ from src.runs import Output, read_done, safe_name
 from src.script import UserError, run_script
 
 if TYPE_CHECKING:
-    from src.classes import Aliases
     from src.ensemble.blend import Tables
     from src.ensemble.nested import Fitted
     from src.ensemble.oof import Oof
@@ -163,12 +162,17 @@ def optimize_metric(
 def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]]]:
     """Join the OOF predictions against folds.csv; return them and the alias groups."""
     from src.data.folds import read_folds
+    from src.data.index import find_root
+    from src.data.sample import load_aliases
     from src.ensemble.oof import FoldTable, learns_labels, load_oof
 
     folds = read_folds(output.folds)
     groups: list[tuple[str, ...]] = []
     if not learns_labels(output.root):
-        aliases = find_aliases(config, tuple(sorted(set(folds.table["target"]))))
+        root = None
+        with contextlib.suppress(UserError):  # blending needs no images
+            root = find_root(config.data_dir)
+        aliases = load_aliases(root, config.aliases, sorted(set(folds.table["target"])))
         groups = [names for names in aliases.members() if len(names) > 1]
     oof = load_oof(
         output.root,
@@ -180,17 +184,6 @@ def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]
     for note in oof.notes:
         print(f"note: {note}")
     return oof, groups
-
-
-def find_aliases(config: BlendConfig, classes: tuple[str, ...]) -> Aliases:
-    """Read the alias file: the flag's, else the data folder's, else none."""
-    from src.data.index import find_root
-    from src.data.sample import load_aliases
-
-    root = None
-    with contextlib.suppress(UserError):  # blending needs no images
-        root = find_root(config.data_dir)
-    return load_aliases(root, config.aliases, classes)
 
 
 def read_priors(presets: str) -> dict[str, float]:

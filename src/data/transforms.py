@@ -163,12 +163,7 @@ def clahe(p: float, limit: Annotated[float, {"least": 1, "most": 100}] = 4.0) ->
 
 # Name in --augment -> transform(p, **options); images alone change, masks stay as they are.
 AUGMENTATIONS: dict[str, Callable[..., A.BasicTransform]] = {
-    "blur": blur,
-    "noise": noise,
-    "jpeg": jpeg,
-    "gray": gray,
-    "sharpen": sharpen,
-    "clahe": clahe,
+    make.__name__: make for make in (blur, noise, jpeg, gray, sharpen, clahe)
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from src.data.decode import decode_mask
 from src.data.sources import (
@@ -30,22 +31,24 @@ from src.data.sources.masks import MaskIndex, Source, build_index, note_count
 from src.data.sources.places import find_inner
 from src.script import UserError
 
-DATASETS = ("VOC", "ETIS", "CVPPP", "CFD", "CarDD")
-KNOWN = {"VOC": 2913, "ETIS": etis.NUM_IMAGES, "CVPPP": 810, "CFD": 118, "CarDD": 4000}
-_CLASSES = {
-    "VOC": voc.CLASSES,
-    "ETIS": etis.CLASSES,
-    "CVPPP": cvppp.CLASSES,
-    "CFD": cfd.CLASSES,
-    "CarDD": ("background", "damage"),
+
+class _MicroSet(NamedTuple):
+    """How many images a set is known to have, its classes, and the reader of its own layout."""
+
+    known: int
+    classes: tuple[str, ...]
+    read: Callable[[Path], MaskIndex]
+
+
+_DAMAGE = partial(cardd.read_cardd, binary=True)
+_MICRO = {
+    "VOC": _MicroSet(2913, voc.CLASSES, voc.read_voc),
+    "ETIS": _MicroSet(etis.NUM_IMAGES, etis.CLASSES, etis.read_etis),
+    "CVPPP": _MicroSet(810, cvppp.CLASSES, cvppp.read_cvppp),
+    "CFD": _MicroSet(118, cfd.CLASSES, cfd.read_cfd),
+    "CarDD": _MicroSet(4000, ("background", "damage"), _DAMAGE),
 }
-_ORIGINAL: dict[str, Callable[[Path], MaskIndex]] = {
-    "VOC": voc.read_voc,
-    "ETIS": etis.read_etis,
-    "CVPPP": cvppp.read_cvppp,
-    "CFD": cfd.read_cfd,
-    "CarDD": partial(cardd.read_cardd, binary=True),
-}
+DATASETS = tuple(_MICRO)
 
 
 def read_micro(root: Path, dataset: str) -> MaskIndex:
@@ -60,7 +63,7 @@ def read_micro(root: Path, dataset: str) -> MaskIndex:
     if not folder.is_dir():
         raise UserError(f"{folder} is missing: put {dataset} there, or choose another --dataset")
     if not (folder / "train" / "images").is_dir() and not is_divided(folder):
-        return _ORIGINAL[dataset](folder)
+        return _MICRO[dataset].read(folder)
     notes: list[str] = []
     parts: dict[Path, list[Path]] = {}
     rows = list(list_pairs(folder, notes, parts))
@@ -69,8 +72,8 @@ def read_micro(root: Path, dataset: str) -> MaskIndex:
         raise UserError(f"{first} and {others[0]} are of one image: draw one mask an image")
     if dataset == "ETIS":
         rows = [row._replace(group=etis.sequence_of(row.id)) for row in rows]
-    note_count(notes, f"{dataset} images", len(rows), KNOWN[dataset])
-    classes = _CLASSES[dataset]
+    note_count(notes, f"{dataset} images", len(rows), _MICRO[dataset].known)
+    classes = _MICRO[dataset].classes
     if dataset == "VOC":
         decode = partial(decode_mask, num_classes=len(classes), ignore_index=voc.VOID)
         return build_index(folder, rows, classes, decode, ignore_index=voc.VOID, notes=notes)

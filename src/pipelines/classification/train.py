@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +20,8 @@ from src.config import AugmentConfig, FoldConfig, config_hash, learned_options
 from src.data.cache import open_cache
 from src.data.canonical import ImageSource, canonical_side
 from src.data.dataset import (
-    EpochSampler,
     ImageDataset,
     Loader,
-    default_num_workers,
-    local_processes,
-    make_loader,
 )
 from src.data.folds import Folds
 from src.data.index import Index
@@ -50,8 +45,8 @@ from src.models.pretrained import check_timm_id, find_data_config, find_weights
 from src.pipelines.classification.infer import predict_named_views
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.wise_ft import fit_head, pick_rows, walk_back
-from src.pipelines.mistakes import worst_mistakes
 from src.pipelines.run_folder import finish_run, take_up, write_config
+from src.pipelines.training import run_loader, worst_mistakes
 from src.runs import Done, Output, Run
 from src.script import UserError
 from src.tasks.classification import Classification, MultiLabel
@@ -220,8 +215,15 @@ def train_classes(
         The content of ``finished.json``.
     """
     side, rows = data.image_size, data.folds.train_rows(fold)
-    train = train_loader(config, data, rows, augment, runtime, output)
-    in_turn = partial(plain_loader, config, data, runtime, output)
+    train = build_loader(config, data, rows, canonical_side(side), augment, runtime, output)
+
+    def in_turn(rows: np.ndarray, side: int) -> Loader:
+        batch, plain = default_batch_size(side, runtime.device), eval_transform(side)
+        return build_loader(
+            config, data, rows, side, plain, runtime, output,
+            in_turn=config.infer_batch_size or batch,
+        )  # fmt: skip
+
     valid = None if fold is None else in_turn(data.folds.valid_rows(fold), side)
     tune_for_cpu(model, runtime.device)
     identity = run_identity(config, run, data.folds.folds_hash)
@@ -316,46 +318,24 @@ def probe_alone(model: nn.Module, task: Task, valid: Loader | None, runtime: Run
     return state
 
 
-def train_loader(
-    config: Config, data: ClassData, rows: np.ndarray, augment: Transform, runtime: Runtime,
-    output: Output,
-) -> Loader:  # fmt: skip
-    """Build the loader of augmented images, in another order each epoch."""
-    order = EpochSampler(
-        len(rows), config.batch_size, seed=config.seed, shuffle=True, rank=runtime.rank,
-        world_size=runtime.num_processes,
-    )  # fmt: skip
-    side = canonical_side(data.image_size)
-    return _loader(config, data, rows, side, augment, order, runtime, output.cache)
-
-
-def plain_loader(
-    config: Config, data: ClassData, runtime: Runtime, output: Output, rows: np.ndarray, side: int
-) -> Loader:
-    """Build the loader of images in turn, as squares of ``side`` pixels."""
-    batch = config.infer_batch_size or default_batch_size(side, runtime.device)
-    world, plain = runtime.num_processes, eval_transform(side)
-    order = EpochSampler(len(rows), batch * world, rank=runtime.rank, world_size=world)
-    return _loader(config, data, rows, side, plain, order, runtime, output.cache)
-
-
-def _loader(
+def build_loader(
     config: Config, data: ClassData, rows: np.ndarray, side: int, transform: Transform,
-    order: EpochSampler, runtime: Runtime, cache: Path,
+    runtime: Runtime, output: Output, *, in_turn: int = 0,
 ) -> Loader:  # fmt: skip
-    """Build a loader of some rows whose images come in about ``side`` pixels."""
-    device = runtime.device.type
-    workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers
-    pixels = open_cache(
-        ImageSource(data.index.root, data.index.table["image"].tolist(), side),
-        config.cache,
-        rows=rows,
-        folder=cache,
-        num_workers=workers,
-        num_processes=local_processes(),
-    )
-    dataset = ImageDataset(pixels, data.targets(rows), transform, seed=config.seed)
-    return make_loader(dataset, order, num_workers=workers, device_type=device)
+    """Build a loader of some rows whose images come in about ``side`` pixels.
+
+    ``in_turn`` is that of :func:`src.pipelines.training.run_loader`.
+    """
+
+    def open_rows(num_workers: int, num_processes: int) -> ImageDataset:
+        source = ImageSource(data.index.root, data.index.table["image"].tolist(), side)
+        pixels = open_cache(
+            source, config.cache, rows=rows, folder=output.cache, num_workers=num_workers,
+            num_processes=num_processes,
+        )  # fmt: skip
+        return ImageDataset(pixels, data.targets(rows), transform, seed=config.seed)
+
+    return run_loader(config, runtime, len(rows), open_rows, in_turn=in_turn)
 
 
 def write_oof(

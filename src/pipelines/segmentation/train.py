@@ -13,13 +13,7 @@ import torch
 from torch import nn
 
 from src.config import AugmentConfig, config_hash, learned_options
-from src.data.dataset import (
-    EpochSampler,
-    Loader,
-    default_num_workers,
-    local_processes,
-    make_loader,
-)
+from src.data.dataset import ImageDataset, Loader
 from src.data.masks import (
     VOID,
     MaskSplit,
@@ -50,7 +44,6 @@ from src.files import Json
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import LaneConfig, ResizeConfig, SegmentationConfig
 from src.models.pretrained import SUFFIXES, find_weights
-from src.pipelines.mistakes import worst_mistakes
 from src.pipelines.run_folder import (
     SCENES,
     finish_run,
@@ -60,6 +53,7 @@ from src.pipelines.run_folder import (
     write_config,
 )
 from src.pipelines.segmentation.score import HeldOut, score_held_out
+from src.pipelines.training import run_loader, worst_mistakes
 from src.runs import Done, Output, Run
 from src.script import UserError
 from src.tasks.protocols import Task, inner_network, inner_task
@@ -173,11 +167,7 @@ def train_loader(
     """Build the loader of augmented crops."""
     own = config.shared(AugmentConfig) | config.shared(ResizeConfig)
     transform = train_mask_transform(data.crop, ignore_index=VOID, **own)
-    order = EpochSampler(
-        len(data.split.train), config.batch_size, seed=config.seed, shuffle=True,
-        rank=runtime.rank, world_size=runtime.num_processes,
-    )  # fmt: skip
-    return _loader(config, data, runtime, output.cache, data.split.train, transform, order)
+    return _loader(config, data, runtime, output, data.split.train, transform)
 
 
 def valid_loader(
@@ -190,35 +180,21 @@ def valid_loader(
     batch = 1  # images of several sizes make no batch
     if data.size is not None:
         batch = config.infer_batch_size or default_batch_size(max(data.size), runtime.device)
-    world = runtime.num_processes
-    order = EpochSampler(len(rows), batch * world, rank=runtime.rank, world_size=world)
     plain = eval_mask_transform(ignore_index=VOID, divisor=1)  # nets pad for themselves
-    return _loader(config, data, runtime, output.cache, rows, plain, order)
+    return _loader(config, data, runtime, output, rows, plain, in_turn=batch)
 
 
 def _loader(
-    config: SegmentationConfig,
-    data: MaskData,
-    runtime: Runtime,
-    cache: Path,
-    rows: np.ndarray,
-    transform: Transform,
-    order: EpochSampler,
-) -> Loader:
-    device = runtime.device.type
-    workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers
-    dataset = mask_dataset(
-        data.index,
-        rows,
-        transform,
-        size=data.size,
-        seed=config.seed,
-        cache=config.cache,
-        folder=cache,
-        num_workers=workers,
-        num_processes=local_processes(),
-    )
-    return make_loader(dataset, order, num_workers=workers, device_type=device)
+    config: SegmentationConfig, data: MaskData, runtime: Runtime, output: Output,
+    rows: np.ndarray, transform: Transform, *, in_turn: int = 0,
+) -> Loader:  # fmt: skip
+    def open_rows(num_workers: int, num_processes: int) -> ImageDataset:
+        return mask_dataset(
+            data.index, rows, transform, size=data.size, seed=config.seed, cache=config.cache,
+            folder=output.cache, num_workers=num_workers, num_processes=num_processes,
+        )  # fmt: skip
+
+    return run_loader(config, runtime, len(rows), open_rows, in_turn=in_turn)
 
 
 def start_at_prior(model: nn.Module, data: MaskData) -> None:

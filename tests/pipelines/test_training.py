@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.pipelines import mistakes
-from src.pipelines.mistakes import _judge, worst_mistakes
+from src.pipelines import training
+from src.pipelines.training import _judge, worst_mistakes
 
 RUNTIME: Any = SimpleNamespace(
     autocast=nullcontext, eagerly=nullcontext, upload=lambda batch: batch
@@ -35,7 +35,7 @@ def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def test_the_costliest_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mistakes, "SHOWN", 2)
+    monkeypatch.setattr(training, "SHOWN", 2)
     values = [10, 200, 30, 90]
     loader: Any = SimpleNamespace(
         dataset=Data(values), collate_fn=collate, batch_sampler=SimpleNamespace(num_rows=4)

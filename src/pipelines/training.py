@@ -1,4 +1,7 @@
-"""Pictures of the worst mistakes on held-out images, for experiment trackers."""
+"""What training on photographs and on masks share: loaders of a run, pictures of its mistakes.
+
+The pictures, of the worst mistakes on held-out images, are for experiment trackers.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from src.config import EngineConfig
+from src.data.dataset import (
+    EpochSampler,
+    ImageDataset,
+    Loader,
+    default_num_workers,
+    local_processes,
+    make_loader,
+)
 from src.engine.runtime import Runtime
 from src.pipelines.pictures import draw_overlay, make_gallery
 from src.tasks.protocols import BatchLoader, Task
@@ -21,6 +33,34 @@ VOID = 255
 
 Draw = Callable[[nn.Module], Mapping[str, np.ndarray]]
 Judged = tuple[float, np.ndarray, str]  # loss, picture (H, W, 3) uint8 RGB, caption
+
+
+def run_loader(
+    config: EngineConfig,
+    runtime: Runtime,
+    num_rows: int,
+    open_rows: Callable[[int, int], ImageDataset],
+    *,
+    in_turn: int = 0,
+) -> Loader:
+    """Build a loader of a run's rows.
+
+    Args:
+        config: options.
+        runtime: device and processes.
+        num_rows: of the dataset.
+        open_rows: (loader processes, training processes on this machine) → the dataset.
+        in_turn: rows at once in each process, in their order; 0 = effective batches in another
+            order each epoch.
+    """
+    device, world = runtime.device.type, runtime.num_processes
+    workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers
+    order = EpochSampler(
+        num_rows, in_turn * world or config.batch_size, seed=config.seed, shuffle=not in_turn,
+        rank=runtime.rank, world_size=world,
+    )  # fmt: skip
+    dataset = open_rows(workers, local_processes())
+    return make_loader(dataset, order, num_workers=workers, device_type=device)
 
 
 def worst_mistakes(
