@@ -320,7 +320,7 @@ def survey_data(
     from src.pipelines.classification.train import ClassData
 
     asked = {"models": list(config.models), "sizes": list(config.sizes)}
-    kept = read_survey(output.survey, asked)
+    kept = read_survey(output.survey, asked, clock.hours)
     if kept is not None:
         precision, channels_last, found = kept
         return found, runtime.with_choice(precision, channels_last)
@@ -337,7 +337,9 @@ def survey_data(
     heads = ["backbone", "px", "probe", "accuracy", "train img/s", "infer img/s", "min/epoch"]
     print("\n" + format_table(heads, survey.survey_table(found, int((folds.fold >= 0).sum()))))
     content = {"precision": runtime.precision, "channels_last": runtime.channels_last}
-    write_json(output.survey, content | {"candidates": survey.to_json(found), "asked": asked})
+    content |= {"candidates": survey.to_json(found), "asked": asked, "hours": clock.hours}
+    wanted = survey.sizes_of(backbones[0], config.sizes)
+    write_json(output.survey, content | {"ended_early": len(found) < len(wanted)})
     return found, runtime
 
 

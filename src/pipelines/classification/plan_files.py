@@ -121,17 +121,20 @@ def last_seconds(path: Path) -> float:
     return 60 * float(rows[-1][0]) if rows else 0.0
 
 
-def read_survey(path: Path, asked: Json) -> tuple[str, bool, list[Candidate]] | None:
+def read_survey(path: Path, asked: Json, hours: float) -> tuple[str, bool, list[Candidate]] | None:
     """Return precision, layout (channels last?) and candidates; None = to be measured.
 
     Args:
         path: the file.
         asked: ``models`` and ``sizes`` to choose from; empty ones are any.
+        hours: that the plan has; one that ended early is made again where there are twice as many.
     """
     try:
         kept = read_json(path)
         then = kept.get("asked", asked)
         other = [f"--{key}" for key, value in asked.items() if value and value != then[key]]
+        if kept.get("ended_early") and hours >= 2 * kept["hours"]:
+            other.append("--hours")
         if other:
             print(
                 f"note: {path}: made for other {' and '.join(other)}; measured again. Rows of "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,11 @@ import pytest
 
 from src.config import MAX_MEMBERS, FoldConfig
 from src.ensemble.predictions import save_oof
-from src.pipelines.classification import follow, plan, plan_files
+from src.pipelines.classification import follow, plan
 from src.pipelines.classification.follow import Clock, Follower, Steps, calibrated_losses
 from src.pipelines.classification.plan import Candidate, Member, Work
 from src.reader import fill
-from src.runs import Output
-from src.script import UserError
 
-ANY: dict[str, Any] = {"models": [], "sizes": []}
 WORK = Work(train_rows=600, valid_rows=300, test_rows=300, num_folds=3)
 SMALL = Candidate("tf_efficientnet_lite0.in1k", 128, 0.40, 0.9, 80.0, 400.0)
 LARGE = Candidate("tf_efficientnet_lite0.in1k", 256, 0.30, 0.9, 20.0, 100.0)
@@ -291,123 +286,6 @@ def test_two_threads_save_the_clock_at_once(
     assert len(Clock(tmp_path / "state.json", 1.0).state["seconds"]) == 100
 
 
-@pytest.mark.parametrize(
-    "content",
-    ['{"spent_s": ', "", "[]", '{"spent_s": -5, "dropped": 7}', '{"spent_s": NaN}', "\0" * 40],
-)
-def test_a_damaged_clock_knows_what_the_history_says(
-    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan_files.add_history(tmp_path / "history.csv", 120.0, ["a"], 0.5, 0.5)
-    earlier = plan_files.last_seconds(tmp_path / "history.csv")
-    (tmp_path / "state.json").write_text(content)
-    clock = Clock(tmp_path / "state.json", 1.0, now=lambda: 0.0, earlier=earlier)
-    assert clock.spent() == 120 and clock.state == {}
-    assert "at least 2.0 minutes are spent" in capsys.readouterr().out
-
-
-def test_a_whole_clock_goes_before_the_history(tmp_path: Path) -> None:
-    """As after --resume_from: rows of the earlier job, hours that count anew."""
-    (tmp_path / "state.json").write_text('{"spent_s": 0.0, "paces": [2.0, 1.0]}')
-    clock = Clock(tmp_path / "state.json", 1.0, now=lambda: 0.0, earlier=120.0)
-    assert clock.spent() == 0 and clock.state == {"paces": [2.0, 1.0]}
-
-
-@pytest.mark.parametrize("harm", ["noise", "twice", "nonsense", "half"])
-def test_a_damaged_history_keeps_its_whole_rows(tmp_path: Path, harm: str) -> None:
-    path = tmp_path / "history.csv"
-    for place in range(3):
-        plan_files.add_history(path, 60.0 * place, ["a"], 0.5, 0.25)
-    whole = path.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    path.write_bytes({
-        "noise": whole + b"\xff\0\x80,,\n", "twice": whole + lines[2],
-        "nonsense": whole + b"-1,a,nan,0.5\n", "half": whole[:-8],
-    }[harm])  # fmt: skip
-    kept = 2 if harm == "half" else 3
-    assert len(plan_files.read_history(path)) == kept
-    plan_files.add_history(path, 600.0, ["b"], 0.5, 0.25)
-    assert len(path.read_text().splitlines()) == kept + 2
-
-
-SURVEY: dict[str, Any] = {
-    "precision": "fp32", "channels_last": False,
-    "candidates": [{"timm_id": "test_resnet", "image_size": 32, "log_loss": 0.5, "accuracy": 0.8,
-                    "train_rate": 9.0, "infer_rate": 30.0, "fixed_size": False}],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"precision": "fp2"}, {"candidates": []}, {"candidates": [{"timm_id": "a"}]},
-     {"candidates": [SURVEY["candidates"][0] | {"train_rate": -1.0}]},
-     {"candidates": [SURVEY["candidates"][0] | {"timm_id": "no such net"}]}, {"channels_last": 1}],
-)  # fmt: skip
-def test_a_senseless_survey_is_measured_again(tmp_path: Path, change: dict[str, Any]) -> None:
-    path = tmp_path / "survey.json"
-    path.write_text(json.dumps(SURVEY))
-    found = plan_files.read_survey(path, ANY)
-    assert found is not None and found[2][0].image_size == 32
-    path.write_text(json.dumps(SURVEY | change))
-    assert plan_files.read_survey(path, ANY) is None
-
-
-@pytest.mark.parametrize(
-    ("then", "now", "kept"),
-    [(ANY, ANY, True), (ANY, ANY | {"sizes": [64]}, False), (ANY | {"sizes": [64]}, ANY, True),
-     (ANY | {"models": ["test_vit"]}, ANY | {"models": ["test_resnet"]}, False),
-     (ANY | {"models": ["test_vit"]}, ANY | {"models": ["test_vit"]}, True), (None, ANY, True),
-     ({"models": []}, ANY | {"sizes": [64]}, False)],
-)  # fmt: skip
-def test_a_survey_of_other_models_or_sizes_is_made_again(
-    tmp_path: Path, then: Any, now: Any, kept: bool
-) -> None:
-    path = tmp_path / "survey.json"
-    path.write_text(json.dumps(SURVEY | ({"asked": then} if then else {})))
-    assert (plan_files.read_survey(path, now) is not None) == kept
-
-
-def write_rows(path: Path, **rows: Any) -> None:
-    path.write_text(json.dumps({"train": {"batch_size": 8}, "models": rows}))
-
-
-def begin(output: Output, config: FoldConfig, fold: int = 0) -> None:
-    """Leave the options of a run as its training does."""
-    run = output.run(config.model, fold)
-    run.folder.mkdir(parents=True)
-    content = {"options": dataclasses.asdict(config), "resolved": {}, "runtime": {}}
-    run.config.write_text(json.dumps(content))
-
-
-def test_what_has_begun_keeps_its_row(tmp_path: Path) -> None:
-    path, output = tmp_path / "plan.yaml", Output(tmp_path)
-    row = {"timm_id": "test_resnet", "epochs": 4}
-    begin(output, FoldConfig(model="a_near", batch_size=8, **row))
-    begin(output, FoldConfig(model="b_probe", batch_size=8, epochs=0, head_start="probe",
-                             timm_id="test_resnet"))  # fmt: skip
-    write_rows(path, a_near=row | {"epochs": -7}, c={"timm_id": "test_resnet", "epochs": 9})
-    found = plan_files.read_plan(path, output, {"config": "", "model": "plan"})
-    assert found is not None and set(found[1]) == {"a_near", "b_probe", "c"}
-    assert found[1]["a_near"]["epochs"] == 4 and found[1]["c"]["epochs"] == 9
-    assert found[1]["b_probe"]["epochs"] == 0
-    path.unlink()
-    assert plan_files.read_plan(path, output, {"config": "", "model": "plan"}) is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "\0\0\0", "models: {a: {epochs: -3, timm_id: test_resnet}}", "models: {a: {epoks: 3}}",
-     "models: {a: {epochs: 3}}", "models: [1]", "models: {a: {image_size: x}}", "a: [",
-     "models:\n  a: {timm_id: test_resnet}\n  a: {timm_id: test_vit}"],
-)  # fmt: skip
-def test_rows_that_make_no_sense_are_one_line_with_a_remedy(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "plan.yaml"
-    path.write_text(text)
-    with pytest.raises(UserError, match=r"plan\.yaml.*delete it to plan again") as error:
-        plan_files.read_plan(path, Output(tmp_path), {"config": "", "model": "plan"})
-    assert "\n" not in str(error.value)
-
-
 def test_a_recipe_left_behind_goes_no_further(tmp_path: Path) -> None:
     world = World()
     ranked = plan.rank([SMALL], WORK, 900)
@@ -470,13 +348,3 @@ def test_rows_are_what_train_fold_takes(tmp_path: Path) -> None:
     assert (config.epochs, config.image_size, config.head_start) == (0, 256, "probe")
     known = plan.known_member(member.name, member.options, [LARGE, SMALL], WORK)
     assert known.epoch_s == pytest.approx(600 / 80)
-
-
-def test_history_has_a_row_a_submission(tmp_path: Path) -> None:
-    path = tmp_path / "history.csv"
-    plan_files.add_history(path, 90.0, ["a", "b"], 0.25, 0.26)
-    plan_files.add_history(path, 180.0, ["a"], 0.125, 0.25)
-    with path.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [float(row["minutes"]) for row in rows] == [1.5, 3.0]
-    assert rows[0]["models"] == "a b" and float(rows[1]["nested_oof_log_loss"]) == 0.125
