@@ -42,6 +42,11 @@ COMMON: Json = {
 }  # fmt: skip
 
 
+def short_name(timm_id: str) -> str:
+    """Return an id without its tag and what many have in front."""
+    return timm_id.partition(".")[0].removeprefix("tf_").replace("efficientnet_", "")
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A backbone at an image size, as measured.
@@ -58,6 +63,7 @@ class Candidate:
         useful_size: px below which training is known to lose more than the probe says.
         gain: share that its probe takes off the loss of those with more; 1 = the best one, 0 =
             nothing.
+        whole_id: whether another backbone would have the same short name.
     """
 
     timm_id: str
@@ -70,12 +76,13 @@ class Candidate:
     stages: bool = True
     useful_size: int = 0
     gain: float = 0.0
+    whole_id: bool = False
 
     @property
     def name(self) -> str:
         """Short name of backbone and size."""
-        short = self.timm_id.partition(".")[0].removeprefix("tf_").replace("efficientnet_", "")
-        return f"{short}_{self.image_size}"
+        net = self.timm_id.replace(".", "_") if self.whole_id else short_name(self.timm_id)
+        return f"{net}_{self.image_size}"
 
     @property
     def summary(self) -> str:

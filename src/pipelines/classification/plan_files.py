@@ -170,6 +170,7 @@ def _is_measured(candidate: Candidate) -> bool:
         and isinstance(candidate.stages, bool)
         and is_number(candidate.useful_size)
         and is_number(candidate.gain, 0, 1)
+        and isinstance(candidate.whole_id, bool)
     )
 
 

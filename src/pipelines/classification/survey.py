@@ -36,7 +36,7 @@ from src.models.classifier import Classifier, build_classifier, takes_stages
 from src.models.convolutions import fold_norms
 from src.models.pretrained import SUFFIXES, check_timm_id, find_data_config, find_weights
 from src.models.probe import fit_probe
-from src.pipelines.classification.plan import Candidate
+from src.pipelines.classification.plan import Candidate, short_name
 from src.pipelines.classification.train import ClassData
 from src.pipelines.classification.wise_ft import Embedding
 from src.script import UserError
@@ -145,7 +145,9 @@ def survey(
             continue
         try:
             seen, told = look(data, rows, timm_id, size, runtime, pretrained)
-            found.append(replace(seen, useful_size=min(seen.useful_size, side)))
+            alike = [net for net in backbones if short_name(net) == short_name(timm_id)]
+            seen = replace(seen, useful_size=min(seen.useful_size, side), whole_id=len(alike) > 1)
+            found.append(seen)
             left_out.append(told)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -55,6 +55,23 @@ def test_steps_are_timed_at_a_size_that_may_be_trained(monkeypatch: pytest.Monke
     assert shapes == [(96, 96), (32, 32)]
 
 
+def test_backbones_of_one_short_name_are_members_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def see(*args: Any) -> Any:
+        return dataclasses.replace(SMALL, timm_id=args[2], image_size=args[3]), torch.zeros(3, 2)
+
+    monkeypatch.setattr(survey, "look", see)
+    monkeypatch.setattr(survey, "sample_rows", lambda *_: np.arange(3))
+    monkeypatch.setattr(survey, "useful_side", lambda *_: 80)
+    data: Any = SimpleNamespace(index=None, targets=lambda rows: np.array([0, 1, 0]))
+    nets = ["tf_efficientnet_b0.ns_jft_in1k", "efficientnet_b0.ra_in1k", "test_resnet"]
+    found = survey.survey(data, nets, (32,), start_runtime("cpu"))
+    assert [candidate.name for candidate in found] == [
+        "tf_efficientnet_b0_ns_jft_in1k_32", "efficientnet_b0_ra_in1k_32", "test_resnet_32",
+    ]  # fmt: skip
+
+
 def test_no_memory_for_any_size_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
