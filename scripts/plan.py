@@ -365,8 +365,8 @@ def submit(
     output.logs.mkdir(parents=True, exist_ok=True)
     path = output.logs / "plan_blend.log"
     with (
-        hold(output.root / ".blend.lock", str(output.weights)),
-        hold(output.root / ".infer.lock", f"inference into {output.root}"),
+        hold(output.root / ".blend.lock", str(output.weights), wait=True),
+        hold(output.root / ".infer.lock", f"inference into {output.root}", wait=True),
         path.open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),
     ):

@@ -24,6 +24,20 @@ from tests.scripts.conftest import Place
 ROOT = Path(__file__).resolve().parents[2]
 
 
+# holds the lock of a blend until a moment after the plan's probes are fitted
+BLEND_BY_HAND = """
+import sys, time
+from pathlib import Path
+from src.files import hold
+root = Path(sys.argv[1])
+with hold(root / ".blend.lock", "the blend"):
+    print(flush=True)
+    while not list(root.glob("*/fold1/finished.json")):
+        time.sleep(0.05)
+    time.sleep(1.5)
+"""
+
+
 def test_views_at_a_larger_size_go_the_whole_way(fresh: Place) -> None:
     assert fresh.train("--fold", "all", "--tta_scale", "1.5").status == 0
     oof = open_oof(fresh.run / "oof.npz")
@@ -124,7 +138,12 @@ def test_hours_that_end_before_a_submission_are_said_to(
 def test_what_a_finished_probe_has_lost_is_noted_once(
     fresh: Place, plan_of_a_probe: list[str]
 ) -> None:
-    assert fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.1").status == 0
+    fresh.output.mkdir()
+    args = [sys.executable, "-c", BLEND_BY_HAND, str(fresh.output)]
+    with subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
+        said = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.1")
+        assert said.status == 0, said.err  # it waits for a blend that somebody runs beside it
     oof = next(iter(fresh.output.glob("*_probe/fold1/oof.npz")))
     whole = oof.read_bytes()
     oof.write_bytes(whole[:99])
