@@ -100,7 +100,8 @@ def find_split(root: Path, split: str) -> Path | None:
     tables lie in ``root`` and no such folder, it may be up to three folders below.
     """
     found = _split_here(root, split)
-    level = [root] if found is None and _holds_tables(root) else []
+    holds_tables = found is None and (find_sample(root) or _lists_images(root))
+    level = [root] if holds_tables else []
     for _ in range(3):
         level = [
             child for place in level for child in _subfolders(place)
@@ -117,13 +118,10 @@ def below(root: Path, folder: Path | None) -> str:
     return folder.relative_to(root).as_posix() if folder else ""
 
 
-def _holds_tables(folder: Path) -> bool:
-    return bool(
-        find_sample(folder)
-        or find_table(folder, "train")
-        or find_label_table(folder)
-        or find_test_table(folder)
-    )
+def _lists_images(folder: Path) -> bool:
+    """Tell whether a table of training labels or of test images lies in ``folder``."""
+    found = find_table(folder, "train") or find_label_table(folder) or find_test_table(folder)
+    return found is not None
 
 
 def _split_here(root: Path, split: str) -> Path | None:
@@ -166,7 +164,10 @@ def find_root(data_dir: Path | str, flag: str = "--data_dir") -> Path:
         raise UserError(f"data folder {folder} is missing: unpack the data there, or pass {flag}")
     level = [folder]
     for _ in range(4):
-        found = [place for place in level if _is_data_set(place)]
+        found = [
+            place for place in level
+            if find_split(place, "train") or find_split(place, "test") or _lists_images(place)
+        ]  # fmt: skip
         if len(found) == 1:
             return _enter_splits(found[0])
         if found:
@@ -211,17 +212,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_data_set(folder: Path) -> bool:
-    if find_split(folder, "train") is not None or find_split(folder, "test") is not None:
-        return True
-    found = find_table(folder, "train"), find_label_table(folder), find_test_table(folder)
-    return any(path is not None for path in found)
-
-
 def _enter_splits(folder: Path) -> Path:
     """Return ``train/`` itself where all it holds are splits: an archive unpacked one too deep."""
     inner = find_split(folder, "train")
-    if inner is None or inner.parent != folder or _holds_tables(folder):
+    if inner is None or inner.parent != folder or find_sample(folder) or _lists_images(folder):
         return folder
     names = [read_name(child.name) for child in _subfolders(inner)]
     splits = {split for split, _ in names}

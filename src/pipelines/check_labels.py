@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,9 +78,8 @@ def check_labels(
     image, label = (dict(zip(ids, x, strict=True)) for x in (images, train.table["target"]))
     if train.several:
         hot = to_hot(train.table["target"].tolist(), train.classes)
-        pairs, places = pair_ids(np.array(ids), len(train.classes)).tolist(), range(hot.size)
-        label = dict(zip(pairs, map(partial(_state, train.classes), places, hot.ravel()),
-                         strict=True))  # fmt: skip
+        pairs = pair_ids(np.array(ids), len(train.classes)).tolist()
+        label = dict(zip(pairs, _states(train.classes, hot.ravel()), strict=True))
     rows = [(name.partition("\0")[0], *rest) for name, *rest in rank(verdicts, label)]
     if verdicts:
         path = output.root / "suspect_labels.csv"
@@ -126,10 +124,10 @@ def rank(verdicts: list[Verdict], label: dict[str, str]) -> list[Contradiction]:
     return rows
 
 
-def _state(labels: Sequence[str], row: int, has: int) -> str:
-    """Return what a pair of image and label is called: the label's name, or that it is absent."""
-    name = labels[row % len(labels)]
-    return name if has else f"not {name}"
+def _states(labels: Sequence[str], has: np.ndarray) -> list[str]:
+    """Return what pairs of image and label are called: the label's name, or that it is absent."""
+    names = list(labels) * (len(has) // len(labels))
+    return [name if said else f"not {name}" for name, said in zip(names, has, strict=True)]
 
 
 def from_oof(output: Output) -> Verdict:
@@ -142,8 +140,7 @@ def from_oof(output: Output) -> Verdict:
     diagnosis, weights = found.diagnosis, found.weights
     names, ids = diagnosis.oof.classes, diagnosis.oof.ids.tolist()
     if diagnosis.oof.labels:
-        named = partial(_state, diagnosis.oof.labels)
-        chosen = list(map(named, range(len(ids)), diagnosis.chosen.tolist()))
+        chosen = _states(diagnosis.oof.labels, diagnosis.chosen)
         return Verdict("OOF", ids, diagnosis.losses, chosen, diagnosis.confidence)
     label = dict(zip(found.folds.table["id"].tolist(), found.folds.table["target"].tolist(),
                      strict=True))  # fmt: skip
@@ -193,8 +190,7 @@ def from_probe(check: Check, config: CheckConfig, train: Index, unreadable: set[
     if train.several:
         present = np.exp(left_out.astype(np.float64)).ravel()
         true = np.where(hot.ravel() > 0, present, 1 - present)
-        named = partial(_state, train.classes)
-        chosen = list(map(named, range(hot.size), (present > 0.5).astype(int).tolist()))
+        chosen = _states(train.classes, present > 0.5)
         every = pair_ids(ids.to_numpy(dtype=str), len(train.classes)).tolist()
         sure = np.maximum(present, 1 - present)
         return Verdict("probe", every, -np.log(np.maximum(true, 1e-9)), chosen, sure)

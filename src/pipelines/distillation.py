@@ -155,7 +155,11 @@ def train_fresh(
         weights = weights_of(own)
         if not weights:
             raise UserError(f"no term has a weight; choose from {', '.join(field.terms)}")
-        teacher = load_teacher(field, output, name, own).to(runtime.device)
+        taught = output.run(f"{name}-teacher", fold_of(own.fold))
+        refuse_lost(taught, read_done(taught), taught.best)
+        teacher = field.build("teacher", False)
+        teacher.load_state_dict(load_weights(taught.best))
+        teacher = teacher.to(runtime.device).eval().requires_grad_(False)
         model = build_student(
             model, teacher, project="feature" in weights, num_terms=len(NAMES),
             size=field.image_size,
@@ -164,15 +168,6 @@ def train_fresh(
             field.task, teacher, show_features, weights, own.temperature, own.share_every
         )
     return field.train(own, run, model, wrap(task), base)
-
-
-def load_teacher(field: Field, output: Output, name: str, config: DistillConfig) -> nn.Module:
-    """Build the finished teacher with its best weights, frozen."""
-    run = output.run(f"{name}-teacher", fold_of(config.fold))
-    refuse_lost(run, read_done(run), run.best)
-    teacher = field.build("teacher", False)
-    teacher.load_state_dict(load_weights(run.best))
-    return teacher.eval().requires_grad_(False)
 
 
 def gate(student: Done, teacher: Done, *, lower_is_better: bool,
@@ -202,8 +197,6 @@ COLUMNS = {
     "mAcc": "pooled_mean_accuracy",
     "aAcc": "pooled_pixel_accuracy",
     "mIoU+void": "pooled_mean_iou_with_void",
-}
-CLASS_COLUMNS = {
     "log loss": "log_loss",
     "calibrated": "calibrated_log_loss",
     "accuracy": "accuracy",
@@ -247,7 +240,7 @@ def print_table(results: Mapping[str, Sequence[tuple[Run, Done]]]) -> None:
     tables = {role: [best_and_final(run, done) for run, done in runs] for role, runs in
               results.items()}  # fmt: skip
     known = {key for pairs in tables.values() for key in pairs[0][0]}
-    columns = {k: v for k, v in (COLUMNS | CLASS_COLUMNS).items() if v in known}
+    columns = {k: v for k, v in COLUMNS.items() if v in known}
     heads = [f"{when} {name}" for when in ("best", "final") for name in columns]
     rows = []
     for role, pairs in tables.items():

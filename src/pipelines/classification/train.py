@@ -295,7 +295,12 @@ def learn(
         state = fit(model, task, train, valid, config=config, run=run, runtime=runtime, **options)
         identity = state.identity  # of its beginning: options may have changed since
     else:
-        state = probe_alone(model, task, valid, runtime)
+        state = TrainState(done=True)
+        if valid is not None:
+            with catch_signals() as pause:
+                num_rows = valid.batch_sampler.num_rows
+                scores = evaluate(model, valid, task, runtime, num_rows=num_rows, pause=pause)
+            state.best = scores[task.monitor]
     runtime.accelerator.wait_for_everyone()  # until the best weights are written
     score = state.best
     if score is not None and valid is not None and probe and config.epochs:
@@ -305,17 +310,6 @@ def learn(
     # fewer epochs where the schedule was shortened
     outcome |= {"best_epoch": state.best_epoch, "epochs": state.epochs or config.epochs}
     return outcome | {"history": state.history}, identity
-
-
-def probe_alone(model: nn.Module, task: Task, valid: Loader | None, runtime: Runtime) -> TrainState:
-    """Score a net that trains no further; return the state of a finished run."""
-    state = TrainState(done=True)
-    if valid is not None:
-        with catch_signals() as pause:
-            num_rows = valid.batch_sampler.num_rows
-            scores = evaluate(model, valid, task, runtime, num_rows=num_rows, pause=pause)
-        state.best = scores[task.monitor]
-    return state
 
 
 def build_loader(

@@ -6,7 +6,6 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,26 +48,19 @@ COMPARED = (
 )
 
 
-@dataclass
 class MaskFolder:
-    """Where masks are written and what is made of them."""
+    """Where masks are written and what is made of them.
 
-    root: Path
+    Attributes:
+        root: the folder.
+        masks: index PNGs, named as the images.
+        scores: scores by their full names, and the ids of the images.
+        counts: pixel counts of every image.
+    """
 
-    @property
-    def masks(self) -> Path:
-        """Index PNGs, named as the images."""
-        return self.root / "masks"
-
-    @property
-    def scores(self) -> Path:
-        """Scores by their full names, and the ids of the images."""
-        return self.root / "scores.json"
-
-    @property
-    def counts(self) -> Path:
-        """Pixel counts of every image."""
-        return self.root / "counts.npz"
+    def __init__(self, root: Path) -> None:
+        self.root, self.masks = root, root / "masks"
+        self.scores, self.counts = root / "scores.json", root / "counts.npz"
 
     def start(self, index: MaskIndex, rows: np.ndarray) -> None:
         """Settle which images there will be masks of; scores of earlier masks are deleted."""
