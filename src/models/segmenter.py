@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -106,7 +107,7 @@ class PooledNorm(nn.BatchNorm2d):
 
 
 # ``smp``: the package, imported where a net is built; ``same``: classes, and no weights.
-def _deeplab(smp: Any, encoder: str, width: int | None, **same: Any) -> nn.Module:
+def _deeplab(smp: ModuleType, encoder: str, width: int | None, **same: Any) -> nn.Module:
     # Output stride 16 keeps the decoder's skip at stride 4: the "+" of Chen et al. 2018.
     size: dict[str, Any] = {"decoder_channels": width or 256, "encoder_output_stride": 16}
     net = smp.DeepLabV3Plus(encoder, upsampling=1, **size, **same)
@@ -115,19 +116,19 @@ def _deeplab(smp: Any, encoder: str, width: int | None, **same: Any) -> nn.Modul
     return net
 
 
-def _segformer(smp: Any, encoder: str, width: int | None, **same: Any) -> nn.Module:
+def _segformer(smp: ModuleType, encoder: str, width: int | None, **same: Any) -> nn.Module:
     # Xie et al. 2021: B0 and B1 decode with 256 channels, B2 to B5 with 768.
     large = encoder.startswith("mit_") and encoder not in ("mit_b0", "mit_b1")
     width = width or (768 if large else 256)
     return smp.Segformer(encoder, decoder_segmentation_channels=width, upsampling=1, **same)
 
 
-def _unet(smp: Any, encoder: str, width: int | None, **same: Any) -> nn.Module:
+def _unet(smp: ModuleType, encoder: str, width: int | None, **same: Any) -> nn.Module:
     channels = [max(1, (width or 256) >> level) for level in range(5)]
     return smp.Unet(encoder, decoder_channels=channels, **same)
 
 
-def _fpn(smp: Any, encoder: str, width: int | None, **same: Any) -> nn.Module:
+def _fpn(smp: ModuleType, encoder: str, width: int | None, **same: Any) -> nn.Module:
     size: dict[str, Any] = {"decoder_pyramid_channels": width or 256}
     size["decoder_segmentation_channels"] = max(1, (width or 256) // 2)
     return smp.FPN(encoder, upsampling=1, **size, **same)
