@@ -35,7 +35,7 @@ from src.pipelines.classification.plan_files import (
     read_survey,
 )
 from src.pipelines.classification.prepare import check_test, find_aliases, prepare_data
-from src.pipelines.run_folder import bring_plan, drop_damaged_states, finished, take_up
+from src.pipelines.run_folder import bring_plan, drop_damaged, finished, take_up
 from src.reader import fill, parse
 from src.runs import Output, read_done
 from src.script import UserError, format_table, run_script
@@ -250,8 +250,9 @@ class Place:
                     read_done(run)
                 except FileNotFoundError:
                     run.oof.unlink(missing_ok=True)
-                    if lost := drop_damaged_states(run):
-                        print(f"note: {run.folder}: {', '.join(lost)} damaged; begun anew")
+                    if lost := drop_damaged(run):
+                        how = "goes on without" if run.has_state else "begun anew"
+                        print(f"note: {run.folder}: {', '.join(lost)} damaged; {how}", flush=True)
                     continue
                 except UserError as error:
                     print(f"note: {str(error).partition(';')[0]}; trained again", flush=True)

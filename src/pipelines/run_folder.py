@@ -12,7 +12,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from src.files import (
     describe_file,
     hold,
     patiently,
+    read_json,
     regular,
     seal,
     write_json,
@@ -280,6 +281,32 @@ def drop_damaged_states(run: Run) -> list[str]:
     for path in broken:
         path.unlink()
     return [] if run.has_state else [path.name for path in broken]
+
+
+def drop_damaged(run: Run) -> list[str]:
+    """Delete what a begun run could not go on from or would stop at; return the names.
+
+    Where its weights at the start or the best ones are damaged, its states go with them.
+    """
+    from src.engine.weights import load_weights
+
+    lost = drop_damaged_states(run)
+    if run.tuned.exists() and not _reads(read_json, run.tuned):
+        lost.append(run.tuned.name)
+    broken = [p for p in (run.start, run.best) if p.exists() and not _reads(load_weights, p)]
+    lost += [path.name for path in broken]
+    states = (run.start, run.best, run.last, run.previous) if broken else ()
+    for path in (*states, *[run.tuned] * (run.tuned.name in lost)):
+        path.unlink(missing_ok=True)
+    return lost
+
+
+def _reads(read: Callable[[Path], object], path: Path) -> bool:
+    try:
+        read(path)
+    except UserError:
+        return False
+    return True
 
 
 def _leave(source: Run, run: Run, reason: str) -> None:

@@ -1,12 +1,19 @@
-"""A run's folder: its config.yaml."""
+"""A run's folder: its config.yaml, and which of its files a begun run can go on from."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import pytest
+import torch
+
 from src.config import FoldConfig
+from src.engine.checkpoint import MAGIC
 from src.engine.runtime import start_runtime
-from src.pipelines.run_folder import write_config
+from src.engine.weights import save_weights
+from src.files import write_json
+from src.pipelines.run_folder import drop_damaged, write_config
 from src.runs import Output, read_config
 
 
@@ -19,3 +26,30 @@ def test_a_config_of_another_run_is_written_anew(tmp_path: Path) -> None:
     for data in ("another", "own"):
         write_config(run, FoldConfig(), {"split_hash": data}, runtime, data)
     assert read_config(run)["resolved"]["split_hash"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("harmed", "lost", "left"),
+    [
+        ([], [], ["last.pt", "last.previous.pt", "runtime.json", "start.safetensors"]),
+        (["last.pt"], [], ["last.previous.pt", "runtime.json", "start.safetensors"]),
+        (["runtime.json"], ["runtime.json"], ["last.pt", "last.previous.pt", "start.safetensors"]),
+        (["start.safetensors"], ["start.safetensors"], ["runtime.json"]),
+        (["last.pt", "last.previous.pt"], ["last.pt", "last.previous.pt"],
+         ["runtime.json", "start.safetensors"]),
+    ],
+)  # fmt: skip
+def test_what_a_begun_run_would_stop_at_is_taken_away(
+    tmp_path: Path, harmed: list[str], lost: list[str], left: list[str]
+) -> None:
+    run = Output(tmp_path).run("a", 0)
+    run.folder.mkdir(parents=True)
+    for path in (run.last, run.previous):
+        path.write_bytes(b"state" * 9 + MAGIC + hashlib.sha256(b"state" * 9).digest())
+    write_json(run.tuned, {"precision": "fp32"})
+    save_weights(run.start, {"a": torch.ones(3)}, {"run": "a"})
+    for name in harmed:
+        path = run.folder / name
+        path.write_bytes(path.read_bytes()[:-9])
+    assert drop_damaged(run) == lost
+    assert sorted(path.name for path in run.folder.iterdir()) == sorted(left)

@@ -86,7 +86,7 @@ def read_state(path: Path, earlier: float = 0.0) -> tuple[float, Json]:
     return float(kept.pop("spent_s", earlier)), kept
 
 
-def read_history(path: Path) -> list[list[str]]:
+def read_history(path: Path, *, say: bool = False) -> list[list[str]]:
     """Return the rows of ``history.csv``, without those that are damaged or there twice."""
     try:
         data = patiently(lambda: read_small(path, MAX_HISTORY_BYTES))
@@ -101,7 +101,7 @@ def read_history(path: Path) -> list[list[str]]:
         if _ROW.fullmatch(",".join(row)) and row not in rows:
             rows.append(row)
     damaged = len([line for line in lines if line != list(HISTORY)]) - len(rows)
-    if damaged:
+    if damaged and say:
         print(f"note: {path}: {damaged} of {len(lines)} lines are no submissions; left out")
     return rows
 
@@ -117,7 +117,7 @@ def add_history(
 
 def last_seconds(path: Path) -> float:
     """Return when the last submission in ``history.csv`` was made, in seconds of the plan."""
-    rows = read_history(path)
+    rows = read_history(path, say=True)
     return 60 * float(rows[-1][0]) if rows else 0.0
 
 
