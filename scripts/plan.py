@@ -258,10 +258,12 @@ class Place:
                     print(f"note: {str(error).partition(';')[0]}; trained again", flush=True)
                     run.finished.unlink()
                     run.oof.unlink(missing_ok=True)
+                    drop_damaged(run)
                     continue
                 if not row.epochs or finished(run, row, self.folds.folds_hash):
                     continue  # a probe's files are looked at where it is fitted
                 if take_up(run) is not None:
+                    drop_damaged(run)
                     train_fold(row, self.output, run, self.index, self.folds, fold, self.runtime)
 
     def train_probe(self, name: str) -> None:
