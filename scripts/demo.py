@@ -29,7 +29,7 @@ MODELS = {"lite0": "tf_efficientnet_lite0", "lite1": "tf_efficientnet_lite1"}
 def main() -> int:
     """Make the data, run every command, print the table."""
     started = time.monotonic()
-    if not LABELS.exists():  # written last
+    if not (LABELS.exists() and DATA.is_dir()):  # written last
         write_digits()
     places = ["--data_dir", str(DATA), "--output_dir", str(OUTPUT)]
     run("scripts/fetch_weights.py", *MODELS.values())
