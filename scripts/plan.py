@@ -34,7 +34,7 @@ from src.pipelines.classification.plan_files import (
     read_plan,
     read_survey,
 )
-from src.pipelines.classification.prepare import check_test, find_aliases, prepare_data
+from src.pipelines.classification.prepare import find_aliases, form_asked_for, prepare_data
 from src.pipelines.run_folder import bring_plan, drop_damaged, finished, take_up
 from src.reader import fill, parse
 from src.runs import Output, read_done
@@ -154,9 +154,7 @@ def read_data(config: FoldConfig, output: Output) -> tuple[Index, Folds, Index]:
     """
     test = read_test(find_root(config.data_dir), allow_outside=config.allow_outside)
     index, folds = prepare_data(config, output)
-    for line in check_test(config, index):
-        if line.startswith("warning: "):
-            raise UserError(line.removeprefix("warning: "))
+    form_asked_for(config, index, test.table["id"].tolist())
     return index, folds, test
 
 

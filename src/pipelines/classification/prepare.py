@@ -155,17 +155,26 @@ def check_test(config: FoldConfig, index: Index, *, describe: bool = False) -> l
     except UserError as error:
         lines.append(f"warning: infer_ensemble.py will stop at the test images: {error}")
     try:
-        known = find_aliases(config, index)
-        form = read_form(
-            index.root, known.trained, metric=config.metric, ordinal=config.ordinal, ids=ids,
-            alias_groups=known.members(), several=index.several,
-        )  # fmt: skip
+        form = form_asked_for(config, index, ids)
         lines += [f"note: {note}" for note in form.notes]
     except UserError as error:
         lines.append(f"warning: infer_ensemble.py will stop at the sample submission: {error}")
     if not describe:
         return lines
     return [*said, *(sample_lines(index, form) if said else []), *lines]
+
+
+def form_asked_for(config: FoldConfig, index: Index, ids: Sequence[str]) -> Form:
+    """Return the form of the submission of test images ``ids``, before anything is trained.
+
+    Raises:
+        UserError: a sample that no such submission can be made of.
+    """
+    known = find_aliases(config, index)
+    return read_form(
+        index.root, known.trained, metric=config.metric, ordinal=config.ordinal, ids=ids,
+        alias_groups=known.members(), several=index.several,
+    )  # fmt: skip
 
 
 def read_form(
