@@ -104,8 +104,9 @@ def find_images(
         index = read_test_masks(source, root, **options)
         rows = np.arange(len(index))
     else:
-        index = read_labelled(source, root, **options)
         saved = members[0].options
+        by_name = saved.get("group_by_name", False)  # runs of before the option
+        index = read_labelled(source, root, by_name=by_name, **options)
         split = split_rows(index, fold_of(saved["fold"]), saved["folds"], saved["fold_seed"])
         for member in members:
             if member.resolved["split_hash"] != split.hash:

@@ -43,6 +43,9 @@ class MaskDataConfig(Options, group="data and output"):
         0, "seed of folds and of generated scenes, the same for every --seed",
         least=0, most=MAX_SEED,
     )  # fmt: skip
+    group_by_name: bool = option(
+        True, "names that differ in the last number alone (slices, tiles) share a fold, if many do"
+    )
     resolution: str = option(
         "native", "HxW that images are resized to, or `native`", form=SIZES, first=True
     )

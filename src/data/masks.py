@@ -18,7 +18,7 @@ from src.data.cache import open_cache
 from src.data.canonical import ImageSource, MaskSource
 from src.data.dataset import ImageDataset
 from src.data.folds import assign_folds
-from src.data.sources.frames import cut_finer
+from src.data.sources.frames import cut_finer, find_series
 from src.data.sources.masks import MaskIndex, check_any_labels, image_header, note_turned
 from src.data.sources.places import describe
 from src.data.sources.registry import read_source
@@ -63,12 +63,15 @@ class VoidReader:
         return f"{name} {parts} {self.index.classes} {self.index.ignore_index}"
 
 
-def read_labelled(name: str, root: Path | str, **options: object) -> MaskIndex:
+def read_labelled(
+    name: str, root: Path | str, *, by_name: bool = False, **options: object
+) -> MaskIndex:
     """Read a data set without its test split and without rows that lack a mask.
 
     Args:
         name: of the source, or ``auto``.
         root: the data folder.
+        by_name: whether images whose names form series are groups, where the source knows none.
         options: of the source.
 
     Raises:
@@ -85,7 +88,21 @@ def read_labelled(name: str, root: Path | str, **options: object) -> MaskIndex:
         )
     index = replace(index, table=kept)
     check_any_labels(index)
-    return note_turned(index)
+    return note_turned(_group_by_name(index) if by_name else index)
+
+
+def _group_by_name(index: MaskIndex) -> MaskIndex:
+    ids = index.table["id"].tolist()
+    series = find_series(ids)
+    if index.table["group"].any() or not any(series):
+        return index
+    first = next(row for row, name in enumerate(series) if name)
+    note = (
+        f"{len({*series} - {''})} series of names that differ in their last number alone, such as "
+        f"{ids[first]}: those of one share a fold; --group_by_name false parts them"
+    )
+    table = index.table.assign(group=series)
+    return replace(index, table=table, notes=(*index.notes, note))
 
 
 def read_test_masks(name: str, root: Path | str, **options: object) -> MaskIndex:

@@ -66,6 +66,26 @@ def test_folds_hold_each_row_out_once_and_keep_groups(camvid: Path) -> None:
     assert splits[0].hash == split_rows(index, 0, 3, seed=1).hash
 
 
+def test_slices_of_a_patient_share_a_fold_unless_told_otherwise(tmp_path: Path) -> None:
+    for number in range(12):
+        folder = tmp_path / f"TCGA_{number}"
+        folder.mkdir()
+        for k in range(3):
+            mask = np.zeros((8, 8), np.uint8)
+            mask[:4] = 255
+            cv2.imwrite(str(folder / f"TCGA_{number}_{k}.png"), mask + number)
+            cv2.imwrite(str(folder / f"TCGA_{number}_{k}_mask.png"), mask)
+    index = read_labelled("auto", tmp_path, by_name=True)
+    assert "12 series of names" in index.notes[-1] and "TCGA_0/TCGA_0_0" in index.notes[-1]
+    patients = np.array([name.split("/")[0] for name in index.table["id"]])
+    for fold in range(3):
+        split = split_rows(index, fold, 3, seed=0)
+        assert not {*patients[split.train]} & {*patients[split.valid]}
+        assert len(split.valid) == 12 and "grouped" in split.how
+    apart = read_labelled("auto", tmp_path)
+    assert not apart.table["group"].any() and apart.notes == index.notes[:-1]
+
+
 def test_blocks_of_frames_are_cut_finer_and_true_groups_are_not(camvid: Path) -> None:
     index = read_labelled("auto", camvid)
     index.table["id"] = [f"{number:03d}" for number in range(8)]

@@ -10,6 +10,7 @@ from itertools import pairwise
 from src.data.sources.masks import Row
 
 BLOCK = 50  # neighbouring frames of one group, at most
+LEAST_SERIES = 10  # from so many on, names of numbered series are taken for slices of subjects
 _DIGITS = re.compile(r"(\d+)")
 # What Roboflow and Cityscapes write after the frame's number.
 _EXPORTED = re.compile(r"(_(jpe?g|png|bmp))?\.rf\.[0-9a-fA-F]+$|_leftImg8bit$")
@@ -100,6 +101,27 @@ def cut_finer(names: Sequence[str], groups: Sequence[str], least: int) -> tuple[
         if len(set(parts.values())) >= least:
             return [parts[name] for name in names], max(Counter(parts.values()).values())
     return list(groups), 0
+
+
+def find_series(names: Sequence[str]) -> list[str]:
+    """Tell slices of a patient, tiles of a scene, views of a car by their names.
+
+    A series is what differs in the last number alone and has a number before it, as in
+    "case012_slice3". Names are of series where there are ten or more of them and none has more than
+    a fifth of the names; years, as in "2007_000032", are fewer.
+
+    Args:
+        names: ids of images.
+
+    Returns:
+        The series of each name, "" for none.
+    """
+    before = [split_number(name)[0] for name in names]
+    count = Counter(text for text in before if _DIGITS.search(text))
+    series = {text: size for text, size in count.items() if size > 1}
+    if len(series) < LEAST_SERIES or 5 * max(series.values()) > len(names):
+        return [""] * len(names)
+    return [text if text in series else "" for text in before]
 
 
 def group_clips(names: Iterable[str], *, block: int = BLOCK) -> dict[str, str]:

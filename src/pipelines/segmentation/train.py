@@ -135,7 +135,7 @@ def read_data(
         build_segmentation_loss(config.loss)  # a mistake in it is met before anything is read
     build_augmentations(config.augment)
     source, data_dir = source or config.source, data_dir or config.data_dir
-    index = read_labelled(source, data_dir, **options)
+    index = read_labelled(source, data_dir, by_name=config.group_by_name, **options)
     for note in index.notes:
         print(f"note: {note}")
     split = split_rows(index, fold_of(config.fold), config.folds, config.fold_seed)

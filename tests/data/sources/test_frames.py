@@ -1,5 +1,6 @@
 from src.data.sources.frames import (
     cut_finer,
+    find_series,
     group_clips,
     group_neighbours,
     group_rows,
@@ -74,3 +75,14 @@ def test_equal_names_of_two_splits_are_no_neighbours():
     assert [row.group for row in group_rows(rows)] == ["train/1"] * 2 + ["valid/1"] * 2
     rows = [Row(name, "", "", "", split) for split, name in (("train", "1"), ("valid", "2"))]
     assert [row.group for row in group_rows(rows)] == ["1", "1"]
+
+
+def test_slices_of_ten_patients_are_series_and_years_or_one_long_drive_are_none():
+    patients = [f"case_{n:02d}/case_{n:02d}_{k}" for n in range(10) for k in (1, 2)]
+    assert find_series(patients) == [name[:-1] for name in patients]
+    assert find_series([*patients, "case_99/case_99_1", "x"])[-2:] == ["", ""]  # alone
+    assert not any(find_series(patients[:-2]))  # nine
+    assert not any(find_series([f"{year}_{k:06d}" for year in range(2007, 2013) for k in range(9)]))
+    assert not any(find_series([f"{n:04d}" for n in range(40)]))
+    assert not any(find_series([*patients, *(f"drive1_{n}" for n in range(6))]))  # 6 of 26
+    assert any(find_series([*patients, *(f"drive1_{n}" for n in range(5))]))  # 5 of 25
