@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.classes import nfc
-from src.data.columns import check_labels
+from src.data.columns import SUBJECTS, check_labels, repeats_much, splits_classes
 from src.data.files import Scanner
 from src.data.root import find_sample, find_split, name_tables, tables
 from src.data.rows import Index, find_classes, make_columns
@@ -76,7 +76,7 @@ def _to_index(
         count = Counter(ids)
         ids = [key if count[key] == 1 else image for key, image in zip(ids, images, strict=True)]
     notes += check_labels(targets, train)
-    groups, said = group_versions(images)
+    groups, said = group_by_name(images, targets)
     columns = make_columns(ids, images, targets, groups, split="train")
     notes += said + scanner.notes
     return Index(root, columns, find_classes(targets, train), tuple(notes))
@@ -175,14 +175,54 @@ def _validation_images(
     ]
 
 
+_WORD_NUMBER = re.compile(r"([^\W\d_]+)[-_ ]?(\d+)")  # person12, house 7
 _VERSION = re.compile(r"(.+)\.rf\.[0-9a-f]{20,}\.[^.]+")  # Roboflow's names of altered copies
 
 
-def group_versions(images: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return a group for the copies that a tool made of one picture, "" elsewhere, and a note."""
+def group_by_name(images: Sequence[str], labels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the groups that paths tell of, "" for none, and notes.
+
+    The copies that a tool made of one picture, and the images of one subject ("person12_virus3").
+
+    Args:
+        images: paths.
+        labels: class name of each.
+    """
     found = [_VERSION.fullmatch(image) for image in images]
     sources = Counter(match[1] for match in found if match)
     groups = [match[1] if match and sources[match[1]] > 1 else "" for match in found]
     count = len({*groups} - {""})
     said = f"{count} pictures have altered copies (.rf. in their names): those share a fold"
-    return groups, [said] if count else []
+    notes = [said] if count else []
+    subjects = _find_subjects(images, labels)
+    if subjects:
+        number, first = len({*subjects} - {""}), next(filter(None, subjects))
+        notes.append(f"file names tell of {number} subjects, such as {first}: each is in one fold")
+        groups = [subject or group for subject, group in zip(subjects, groups, strict=True)]
+    return groups, notes
+
+
+def _find_subjects(images: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Return the subject that each path names by a word and a number, "" for none.
+
+    As in "person12_virus3" or "patient 7/scan.png". The word is one that could name a column of
+    groups, its numbers are many enough for one; of several words the one with the fewest. Empty
+    where there is none.
+
+    Args:
+        images: paths.
+        labels: class name of each.
+    """
+    import pandas as pd
+
+    found: dict[str, dict[int, str]] = {}  # numbers by row, by word
+    for row, image in enumerate(images):
+        for word, number in _WORD_NUMBER.findall(image.casefold()):
+            if word in SUBJECTS:
+                found.setdefault(word, {}).setdefault(row, f"{word}{number}")
+    best: dict[int, str] = {}
+    for named in found.values():
+        own = pd.Series([named.get(row, image) for row, image in enumerate(images)])
+        if repeats_much(pd.Series([*named.values()])) and splits_classes(own, labels):
+            best = min(best or named, named, key=lambda rows: len({*rows.values()}))
+    return [best.get(row, "") for row in range(len(images))] if best else []

@@ -41,7 +41,7 @@ _OFTEN_LABELS = frozenset({
     *("genus", "sign", "kind", "material", "quality", "grade", "severity", "품종", "종류", "상태"),
 })  # fmt: skip
 # Words of a column's name that say what several images are of: they must share a fold.
-_SUBJECTS = frozenset({
+SUBJECTS = frozenset({
     *("group", "patient", "subject", "person", "participant", "case", "lesion", "donor"),
     *("specimen", "survey", "observation"),
     *("slide", "study", "exam", "visit", "animal", "individual", "identity", "household", "house"),
@@ -207,7 +207,7 @@ def find_label(
     few = weak or [
         name
         for name in rest
-        if _holds_classes(table[name]) and not (_names_subject(name) and _repeats(table[name]))
+        if _holds_classes(table[name]) and not (_names_subject(name) and repeats_much(table[name]))
     ]
     if len(few) == 1 and (weak or len(hot) < 2):
         return few, " (the one column of few different words)"
@@ -309,7 +309,7 @@ def _holds_classes(cells: pd.Series) -> bool:
 
 
 def _names_subject(name: str) -> bool:
-    return not _SUBJECTS.isdisjoint(words_of(name))
+    return not SUBJECTS.isdisjoint(words_of(name))
 
 
 def find_group(
@@ -326,8 +326,10 @@ def find_group(
         others: columns that are taken.
     """
     rest = [name for name in table.columns if name not in others]
-    repeats = [name for name in rest if _repeats(table[name])]
-    sure = [name for name in repeats if _names_subject(name) and _splits(table[name], labels)]
+    repeats = [name for name in rest if repeats_much(table[name])]
+    sure = [
+        name for name in repeats if _names_subject(name) and splits_classes(table[name], labels)
+    ]
     sure.sort(key=lambda name: table[name].nunique())
     taken = sure[0] if sure else None
     finer = [name for name in sure[1:] if table.groupby(name)[sure[0]].nunique().max() == 1]
@@ -341,7 +343,7 @@ def find_group(
     return taken, notes[:3]
 
 
-def _repeats(cells: pd.Series) -> bool:
+def repeats_much(cells: pd.Series) -> bool:
     """Tell whether values are many, and some of them repeat."""
     number, rows = cells.nunique(), len(cells)
     return number < rows and (number >= 20 or (number >= 4 and 8 * number >= rows))
@@ -351,7 +353,7 @@ def _is_text(cells: pd.Series) -> bool:
     return not any(isinstance(_as_number(cell.strip()), float) for cell in cells.head(20))
 
 
-def _splits(cells: pd.Series, labels: Sequence[str]) -> bool:
+def splits_classes(cells: pd.Series, labels: Sequence[str]) -> bool:
     """Tell whether most classes have several values, so that folds can share a class out."""
     values: dict[str, set[str]] = defaultdict(set)
     for value, label in zip(cells, labels, strict=True):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.classes import SEPARATOR, nfc, split_lines
-from src.data.class_folders import group_versions, read_class_folders
+from src.data.class_folders import group_by_name, read_class_folders
 from src.data.columns import (
     FOLDER_NAMES,
     GROUP_NAMES,
@@ -278,10 +278,12 @@ def _read_train_csv(
         said.append(joined)
     ids = [nfc(name) for name in images] if key is None else table[key].tolist()
     refuse_duplicates(ids, str(path))
-    groups, versions = (
-        group_versions(images) if group is None else (table[group].str.strip().tolist(), [])
+    groups, told = (
+        group_by_name(images, found.names)
+        if group is None
+        else (table[group].str.strip().tolist(), [])
     )
-    said += [*versions, *_note_valid(root, images)]
+    said += [*told, *_note_valid(root, images)]
     rows = make_columns(ids, images, found.names, groups, split="train")
     taken = tuple(name for name in (image, key, group, *found.columns) if name)
     notes += [*said, *found.notes, *_check_targets(found, ids, path), *finder.notes]

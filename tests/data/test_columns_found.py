@@ -103,3 +103,52 @@ def test_a_name_that_labels_often_have_is_taken_where_it_is_the_only_one(tmp_pat
     (tmp_path / "train.csv").write_text(f"image,species,breed\n{lines}")
     with pytest.raises(UserError, match=r"such as species \(2 values\), breed \(3 values\)"):
         read_train(tmp_path)
+
+
+def test_subjects_in_the_files_names_are_groups(tmp_path):
+    for person in range(1, 9):
+        lay(
+            tmp_path,
+            f"train/ill/person{person}_virus_1.jpg",
+            f"train/ill/person{person}_virus_2.jpg",
+        )
+    lay(tmp_path, *(f"train/well/IM-{n:04d}.jpg" for n in range(6)))
+    index = read_train(tmp_path)
+    groups = dict(zip(index.table["id"], index.table["group"], strict=True))
+    assert (
+        groups["train/ill/person3_virus_1.jpg"]
+        == groups["train/ill/person3_virus_2.jpg"]
+        == "person3"
+    )
+    assert groups["train/well/IM-0000.jpg"] == ""
+    assert "file names tell of 8 subjects, such as person1: each is in one fold" in index.notes
+
+
+def test_subjects_in_paths_of_a_table_are_groups_where_no_column_is(tmp_path):
+    houses(tmp_path, header="image,room,nothing")
+    for number in range(24):
+        lay(tmp_path, f"train/House {number // 4}/{number}.jpg")
+    lines = "".join(f"House {n // 4}/{n}.jpg,{('bath', 'kitchen')[n % 2]},{n}\n" for n in range(24))
+    (tmp_path / "train.csv").write_text(f"image,room,number\n{lines}")
+    assert read_train(tmp_path).table["group"].tolist()[:5] == ["house0"] * 4 + ["house1"]
+
+
+def test_of_several_subjects_in_a_name_one_that_could_be_a_column_of_groups_is_taken(tmp_path):
+    for n in range(40):
+        lay(tmp_path, f"train/{n % 2}/camera{n % 3}_site{n // 4}_plot{n // 2}_{n}.jpg")
+    assert set(read_train(tmp_path).table["group"]) == {f"site{n}" for n in range(10)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "object{c}_{n}.jpg",  # the class itself
+        "object{n}_{c}.jpg",  # each once
+        "camera{h}_{n}.jpg",  # three values in forty
+        "shot{q}_{n}.jpg",  # no subject
+    ],
+)
+def test_names_that_tell_of_no_subjects_make_no_groups(tmp_path, name):
+    for n in range(40):
+        lay(tmp_path, f"train/{n % 2}/" + name.format(c=n % 2, n=n, h=n % 3, q=n // 4))
+    assert not read_train(tmp_path).table["group"].any()
