@@ -34,7 +34,12 @@ from src.pipelines.classification.plan_files import (
     read_plan,
     read_survey,
 )
-from src.pipelines.classification.prepare import find_aliases, form_asked_for, prepare_data
+from src.pipelines.classification.prepare import (
+    find_aliases,
+    form_asked_for,
+    prepare_data,
+    read_index,
+)
 from src.pipelines.run_folder import bring_plan, drop_damaged, finished, take_up
 from src.reader import fill, parse
 from src.runs import Output, read_done
@@ -93,8 +98,9 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     """Prepare, survey and plan; then train to the deadline."""
     from src.engine.runtime import start_runtime
 
-    base = fold_flags(config, output)
-    index, folds, test = read_data(FoldConfig(**base), output)
+    base = fold_flags(config)
+    usual_folds = 3 if config.hours < SHORT_HOURS else 5
+    index, folds, test = read_data(FoldConfig(**base), output, usual_folds)
     work = plan.size_of_work(folds, len(test.table))
     runtime = start_runtime(config.device, config.precision)
     found, runtime = survey_data(config, output, index, folds, runtime, clock, work)
@@ -145,7 +151,7 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     print(f"{output.submission} stands after {clock.spent() / 60:.1f} minutes", flush=True)
 
 
-def read_data(config: FoldConfig, output: Output) -> tuple[Index, Folds, Index]:
+def read_data(config: FoldConfig, output: Output, usual_folds: int) -> tuple[Index, Folds, Index]:
     """Return training images, folds and test images.
 
     Raises:
@@ -153,9 +159,9 @@ def read_data(config: FoldConfig, output: Output) -> tuple[Index, Folds, Index]:
             at the first submission.
     """
     test = read_test(find_root(config.data_dir), allow_outside=config.allow_outside)
-    index, folds = prepare_data(config, output)
+    index = read_index(config)
     form_asked_for(config, index, test.table["id"].tolist())
-    return index, folds, test
+    return *prepare_data(config, output, index, usual_folds=usual_folds), test
 
 
 def too_short(config: PlanConfig) -> str:
@@ -298,12 +304,10 @@ class Place:
         )
 
 
-def fold_flags(config: PlanConfig, output: Output) -> Json:
+def fold_flags(config: PlanConfig) -> Json:
     """Return what the plan's options say to every training."""
     flags = config.shared(FoldConfig) | {"config": "", "model": "plan"}
     del flags["dry_run"]
-    if not config.folds and not output.folds.exists():
-        flags["folds"] = 3 if config.hours < SHORT_HOURS else 5
     return flags
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from scripts.plan import fold_flags
 from src.config import FoldConfig, config_hash, learned_options
 from src.metrics.contest import find_metric
 from src.reader import fill, parse
-from src.runs import Output
 from src.script import UserError
 from src.tool_config import PlanConfig
 
@@ -47,6 +44,6 @@ def test_a_plan_trains_for_the_metric() -> None:
     plan = parse(
         PlanConfig, ["--metric", "qwk", "--ordinal", "low", "high"], prog="p", description=""
     )
-    flags = fold_flags(plan, Output(Path("nowhere")))
+    flags = fold_flags(plan)
     row = fill(FoldConfig, flags | {"config": ""}, row_by="model")
     assert row.metric == "qwk" and row.ordinal == ("low", "high")

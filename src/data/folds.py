@@ -3,11 +3,8 @@
 Without groups: scikit-learn's StratifiedKFold, so that its folds are the ones a notebook with the
 same seed has. With groups (the data's own, or duplicates that must not be parted): whole groups
 are dealt so that every class spreads evenly. The file carries a hash of the data that it was made
-for, so that a later run on other data stops and says what changed, and one of its own rows, so
-that a damaged file is never believed.
-
-Changed image files are told by a hash of size and content: modification times would not do: they
-change with every copy of the data.
+for (image files by size and content: copies have other times), so that a later run on other data
+stops and says what changed, and one of its own rows, so that a damaged file is never believed.
 """
 
 from __future__ import annotations
@@ -31,7 +28,6 @@ from src.script import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
-
 
 # name → cells: a dict of lists, or a pandas.DataFrame
 Table = Mapping[str, Sequence[Any]] | Any
@@ -84,6 +80,7 @@ def make_folds(
     linked: Iterable[Sequence[int]] = (),
     quarantined: Iterable[int] = (),
     labels: Sequence[str] = (),
+    fewer: bool = False,
 ) -> Folds:
     """Make folds for a train table below ``root``.
 
@@ -95,6 +92,7 @@ def make_folds(
         linked: sets of rows (duplicates) that must share a fold.
         quarantined: rows that cannot be used; they get fold -1.
         labels: those an image may have several of, joined in ``target``; () = one class each.
+        fewer: whether fewer folds will do, as many as there are groups (or images), with a note.
 
     Raises:
         UserError: more folds than rows or groups, or an image that is gone.
@@ -108,15 +106,19 @@ def make_folds(
     usable = np.setdiff1d(usable, extra)
     used = [targets[row] for row in usable]
     hot = to_hot(used, labels) if labels else None
-    own_groups = [groups[row] for row in usable]
+    own_groups, said = [groups[row] for row in usable], []
+    most = len(np.unique(_units(own_groups)))
+    if fewer and 2 <= most < num_folds:
+        said = [f"{most} folds instead of {num_folds}: there are no more groups or images"]
+        num_folds = most
     fold[usable] = assign_folds(used, num_folds, seed, own_groups, hot)
-    held = {groups[row] for row in usable} - {""}
+    held = set(own_groups) - {""}
     copies = [row for row in extra if groups[row] in held]
     fold[extra] = EXTRA
     fold[copies] = QUARANTINED
     marks = file_marks(table, root, optional=set(quarantined))
     each = [name for text in used for name in text.split(SEPARATOR) if name] if labels else used
-    notes = _small_classes(each, num_folds) + _uneven(fold, num_folds)
+    notes = said + _small_classes(each, num_folds) + _uneven(fold, num_folds)
     if copies:
         notes.append(f"{len(copies)} extra images are copies of training images: left out")
     filled = {name: table[name].tolist() for name in ("id", "image", "target")}
@@ -278,17 +280,16 @@ def assign_folds(
     """
     labels = np.unique(np.array(targets), return_inverse=True)[1]
     units = _units(groups or [""] * len(labels))
-    num_units = len(np.unique(units))
-    if not num_units:
+    most = len(np.unique(units))
+    if not most:
         raise UserError("no image can be read: quarantine.csv in the output folder says why")
-    if num_units < num_folds:
-        what = "groups" if num_units < len(labels) else "images"
-        raise UserError(
-            f"--folds {num_folds} is more than there are {what} ({num_units}): lower it"
-        )
+    if most < num_folds:
+        what = "groups" if most < len(labels) else "images"
+        remedy = "lower it" if most > 1 else "at least two are needed, one to hold out"
+        raise UserError(f"--folds {num_folds} is more than there are {what} ({most}): {remedy}")
     if hot is not None:
         return _deal_label_sets(hot, units, num_folds, seed)
-    if num_units == len(labels) and np.bincount(labels).max() >= num_folds:
+    if most == len(labels) and np.bincount(labels).max() >= num_folds:
         return _stratify(labels, num_folds, seed)
     return _deal(labels, units, num_folds, seed)
 

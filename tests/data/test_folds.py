@@ -192,6 +192,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, data, monkeypatch):
     ]
 
 
+def test_fewer_folds_will_do_only_where_they_may(data):
+    table, root = data
+    table["group"] = ["left", "right"] * 6
+    made = make_folds(table, root, num_folds=5, seed=0, fewer=True)
+    assert made.num_folds == 2 and sorted(np.bincount(made.fold)) == [6, 6]
+    assert made.notes == ("2 folds instead of 5: there are no more groups or images",)
+    with pytest.raises(UserError, match=r"--folds 5 .* groups \(2\): lower it"):
+        make_folds(table, root, num_folds=5, seed=0)
+    made = make_folds(table.iloc[:4], root, num_folds=5, seed=0, linked=[(0, 2)], fewer=True)
+    assert made.num_folds == 2, "copies join groups"
+    made = make_folds(table.iloc[:3].assign(group=""), root, num_folds=5, seed=0, fewer=True)
+    assert made.num_folds == 3 and made.notes[0].startswith("3 folds instead of 5")
+    table["group"] = "one"
+    with pytest.raises(UserError, match=r"groups \(1\): at least two are needed"):
+        make_folds(table, root, num_folds=5, seed=0, fewer=True)
+
+
 def test_a_vanished_image_is_named(data):
     table, root = data
     (root / "04.jpg").unlink()

@@ -7,14 +7,18 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.kill_resume import MODEL
+from src.config import config_hash
 from src.ensemble.predictions import open_oof
+from src.pipelines.classification import plan
 from src.pipelines.classification.follow import Clock
 from src.runs import Output
 from src.script import UserError
@@ -36,6 +40,17 @@ with hold(root / ".blend.lock", "the blend"):
         time.sleep(0.05)
     time.sleep(1.5)
 """
+
+
+@dataclass
+class Rows:
+    """An index of so many images of two classes."""
+
+    count: int
+    classes: tuple[str, ...] = ("a", "b")
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def test_views_at_a_larger_size_go_the_whole_way(fresh: Place) -> None:
@@ -188,14 +203,84 @@ def test_what_no_submission_can_be_made_of_is_refused_at_the_start(
 ) -> None:
     flags = [*plan_of_a_probe, "--hours", "0.1"]
     sample = fresh.data / "sample_submission.csv"
-    sample.write_text("id,label\nnobody,noon\n")
-    said = fresh.start("scripts.plan", *flags)
-    assert said.is_one_line("sample submission") and "autotune" not in said.out, said.out
+    whole = sample.read_text()
+    for text, words in (
+        ("id,label\nnobody,noon\n", "sample submission"),
+        (whole.replace("evening", "dawn"), "sample_submission.csv: column 'dawn'"),
+    ):
+        sample.write_text(text)
+        said = fresh.start("scripts.plan", *flags)
+        assert said.is_one_line(words) and "autotune" not in said.out, said.out
+        assert "warning" not in said.out, "it is said once"
     sample.unlink()
     for path in (fresh.data / "test").rglob("*.png"):
         path.unlink()
     said = fresh.start("scripts.plan", *flags)
     assert said.is_one_line("test") and "warning" not in said.out, said.out
+
+
+def test_short_plans_have_three_folds_and_long_ones_five(
+    fresh: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, found = importlib.import_module("scripts.plan"), []
+
+    def stop(config: Any, output: Any, index: Any, folds: Any, *_: Any) -> None:
+        found.append(folds.num_folds)
+        raise UserError("no survey")
+
+    monkeypatch.setattr(script, "survey_data", stop)
+    for hours in ("1.9", "2"):
+        assert fresh.start("scripts.plan", "--hours", hours).is_one_line("no survey")
+        (fresh.output / "folds.csv").unlink()
+    assert found == [3, 5]
+
+
+def test_tables_have_the_time_that_short_plans_can_spare(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, trained = importlib.import_module("scripts.plan"), []
+    monkeypatch.setattr("src.data.metadata.read_metadata", lambda *_: SimpleNamespace(columns="x"))
+    monkeypatch.setattr(
+        "src.pipelines.classification.tabular.train_tabular", lambda *given: trained.append(given)
+    )
+
+    def asks(rows: int, seconds: float) -> bool:
+        place = SimpleNamespace(index=Rows(rows), test=None, folds=None, config=PlanConfig())
+        before = len(trained)
+        script.train_tables(place, seconds)
+        return len(trained) > before
+
+    assert asks(250_000, 900) and not asks(250_001, 9000), "half a million rows × classes"
+    assert asks(125_000, 450) and not asks(125_001, 450), "half the time, half of them"
+    assert capsys.readouterr().out.count("columns x: scripts/train_tabular.py") == 2
+
+
+def test_folds_that_are_made_again_meet_no_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, trained = importlib.import_module("scripts.plan"), []
+    nothing: Any = None
+    folds: Any = SimpleNamespace(num_folds=1, folds_hash="")
+    output = Output(tmp_path)
+    row = {"timm_id": MODEL, "epochs": 3}
+    plan.write_plan(output.plan, [plan.Member("a", row, 1.0, 1.0)], {}, "")
+    place = script.Place(PlanConfig(), output, {}, nothing, folds, nothing, nothing)
+    run = output.run("a", 0)
+    run.folder.mkdir(parents=True)
+    monkeypatch.setattr(
+        "src.pipelines.classification.train.train_fold",
+        lambda *_: trained.append(sorted(p.name for p in run.folder.iterdir())),
+    )
+    run.oof.touch()
+    for done in ("half of it", json.dumps(
+        {"config_hash": config_hash(place.row("a", 0)), "files": {"oof.npz": {}}}
+    )):  # fmt: skip
+        run.finished.write_text(done)
+        run.tuned.write_text("half of it")
+        run.last.write_bytes(b"half of it")
+        place.mend("a")
+        assert not run.tuned.exists() and not run.last.exists() and not run.oof.exists()
+    assert trained == [[".lock", "finished.json"]], "weights and scores stand, the OOF is made"
 
 
 def test_plan_refuses_mistakes_in_one_line(fresh: Place, tmp_path: Path) -> None:

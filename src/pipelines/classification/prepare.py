@@ -28,6 +28,8 @@ from src.script import UserError
 if TYPE_CHECKING:
     from src.ensemble.forms import Form
 
+USUAL_FOLDS = 5
+
 
 def check_recipe(config: FoldConfig) -> None:
     """Refuse a mistake in a spec before anything is read; the defaults import nothing heavy."""
@@ -79,9 +81,22 @@ def settle_metric(config: FoldConfig, index: Index) -> Metric:
     return metric
 
 
-def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
-    """Index the images, and make the folds or check that they still fit."""
-    index = read_index(config)
+def prepare_data(
+    config: FoldConfig,
+    output: Output,
+    index: Index | None = None,
+    *,
+    usual_folds: int = USUAL_FOLDS,
+) -> tuple[Index, Folds]:
+    """Index the images, and make the folds or check that they still fit.
+
+    Args:
+        config: options.
+        output: folder of everything.
+        index: from :func:`read_index`; None = read here.
+        usual_folds: how many are made where ``config`` names no number.
+    """
+    index = index or read_index(config)
     for note in index.notes:
         print(f"note: {note}")
     settle_metric(config, index)
@@ -91,12 +106,12 @@ def prepare_data(config: FoldConfig, output: Output) -> tuple[Index, Folds]:
             files = (output.folds, output.quarantine, output.duplicates)
             sweep(output.root, *(path.name for path in files))
             if not output.folds.exists():  # made by another process, meanwhile
-                return index, first_folds(config, output, index)
+                return index, first_folds(config, output, index, usual_folds)
     folds = load_folds(output.folds, index.columns, index.root, num_folds=config.folds or None)
     return index, folds
 
 
-def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
+def first_folds(config: FoldConfig, output: Output, index: Index, usual_folds: int) -> Folds:
     """Look through the images once, then settle who is held out where."""
     linked: tuple[tuple[int, ...], ...] = ()
     quarantined: list[int] = []
@@ -114,7 +129,7 @@ def first_folds(config: FoldConfig, output: Output, index: Index) -> Folds:
             write_quarantine(audit, index.table, output.quarantine)
         if linked:
             write_duplicates(audit, index.table, output.duplicates)
-    folds = deal_folds(config, index, linked, quarantined)
+    folds = deal_folds(config, index, linked, quarantined, usual_folds)
     for note in (*notes, *folds.notes):
         print(f"note: {note}")
     save_folds(folds, output.folds)
@@ -128,11 +143,16 @@ def deal_folds(
     index: Index,
     linked: Sequence[Sequence[int]] = (),
     quarantined: Sequence[int] = (),
+    usual_folds: int = USUAL_FOLDS,
 ) -> Folds:
-    """Settle who is held out where; sets of ``linked`` rows share a fold."""
+    """Settle who is held out where; sets of ``linked`` rows share a fold.
+
+    Where ``config`` names no number of folds, fewer than usual will do.
+    """
     return make_folds(
-        index.table, index.root, num_folds=config.folds or 5, seed=config.seed, linked=linked,
-        quarantined=quarantined, labels=index.classes if index.several else (),
+        index.table, index.root, num_folds=config.folds or usual_folds, seed=config.seed,
+        linked=linked, quarantined=quarantined, labels=index.classes if index.several else (),
+        fewer=not config.folds,
     )  # fmt: skip
 
 

@@ -146,6 +146,21 @@ def test_spare_time_goes_to_probes_first(tmp_path: Path) -> None:
     assert len(world.submitted) == len(world.finished) + 2
 
 
+def test_a_spare_probe_is_begun_only_where_it_has_time(tmp_path: Path) -> None:
+    new = dataclasses.replace(OTHER, gain=0.1)  # 1,200 rows, seen twice, at 300 a second: 8 s
+
+    def has_time(seconds: float) -> bool:
+        return plan.spare_probe([SMALL, new], ["p"], WORK, seconds, 0) is not None
+
+    assert has_time(8.0) and not has_time(7.9)
+    world = World()
+    member = Member("a", {"epochs": 9}, epoch_s=100.0, tail_s=100.0)
+    for seconds, probed in ((28.0, False), (30.0, True)):  # 1.5 × 8, and blends of 5 and of 12
+        clock = Clock(tmp_path / f"{seconds}.json", seconds / 3600, now=lambda: world.time)
+        follower = Follower([member], [PROBE], [SMALL, new], WORK, clock, world.steps())
+        assert follower.extend() == probed and (len(world.probed) == 2) == probed
+
+
 def test_trim_shares_what_is_left() -> None:
     other = Member("b", {"epochs": 10}, epoch_s=10.0, tail_s=5.0)
     # 8 × 10 s here and 10 × 10 s there, tails of 5 s each: 190 s

@@ -10,6 +10,7 @@ from src.data.canonical import ImageSource
 from src.files import write_json
 from src.pipelines.classification.prepare import prepare_data
 from src.runs import Output
+from src.script import UserError
 from tests.data.test_audit_duplicates import photograph
 
 
@@ -30,6 +31,18 @@ def test_a_dangling_link_is_quarantined_like_any_unreadable_image(tmp_path, conf
     assert "1 unreadable images are quarantined" in capsys.readouterr().out
     assert prepare_data(config, output)[1].folds_hash == made.folds_hash
     assert ImageSource(index.root, index.table["image"].tolist(), 32).fingerprint()
+
+
+def test_a_number_of_folds_that_nobody_named_is_what_the_data_allow(tmp_path, config, capsys):
+    cells = [f"{'ab'[n % 2]}/{n:02}.png,{'ab'[n % 2]},{'xy'[n // 6]}\n" for n in range(12)]
+    (tmp_path / "data/train.csv").write_text("image,label,group\n" + "".join(cells))
+    with pytest.raises(UserError, match=r"groups \(2\): lower it"):
+        prepare_data(replace(config, folds=3), Output(tmp_path / "named"))
+    unnamed = replace(config, folds=0)
+    assert prepare_data(unnamed, Output(tmp_path / "two"), usual_folds=3)[1].num_folds == 2
+    assert "note: 2 folds instead of 3" in capsys.readouterr().out
+    (tmp_path / "data/train.csv").unlink()
+    assert prepare_data(unnamed, Output(tmp_path / "three"), usual_folds=3)[1].num_folds == 3
 
 
 def test_folds_that_are_finished_are_met_without_what_trains_them(tmp_path, config):

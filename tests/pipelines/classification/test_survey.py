@@ -109,6 +109,29 @@ def test_the_gain_of_a_probe_is_what_it_takes_off_the_mean_of_the_better_ones() 
     assert 0.2 < rest[0] < 0.8 and rest[1] == 1
 
 
+def test_a_probe_that_takes_less_than_a_hundredth_off_the_loss_adds_nothing() -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 300)
+    base, off = 2.0 * np.eye(3)[targets] + rng.normal(0, 1, (300, 3)), rng.normal(0, 1, (300, 3))
+
+    def gains(size: float) -> tuple[float, ...]:
+        told = [torch.log_softmax(torch.tensor(base + s * off), 1).float() for s in (size, -size)]
+        return tuple(c.gain for c in survey.add_gains([SMALL, LARGE], told, targets))
+
+    assert sorted(gains(0.12)) == [0, 1], "the mean is better, by less"
+    least, most = sorted(gains(0.6))
+    assert 0.01 <= least < most == 1
+
+
+def test_an_unsure_probe_gains_nothing_from_a_surer_twin() -> None:
+    """Each loss is that at the best temperature: half-hearted and overdone logits are one probe."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 300)
+    logits = 2.0 * np.eye(3)[targets] + rng.normal(0, 1, (300, 3))
+    told = [torch.log_softmax(torch.tensor(scale * logits), 1).float() for scale in (0.3, 3.0)]
+    assert sorted(c.gain for c in survey.add_gains([SMALL, LARGE], told, targets)) == [0, 1]
+
+
 def test_gains_of_several_labels_are_those_of_their_pairs() -> None:
     targets = np.array([[1, 0], [0, 1], [1, 1]])
     sure = torch.log(torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.9, 0.9]]))
