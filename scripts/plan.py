@@ -8,6 +8,7 @@ counts. output/plan.yaml says what is trained, output/history.csv what it came t
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +42,7 @@ from src.pipelines.classification.prepare import (
     read_index,
 )
 from src.pipelines.run_folder import bring_plan, drop_damaged, finished, take_up
-from src.reader import fill, parse
+from src.reader import field_types, fill, parse
 from src.runs import Output, read_done
 from src.script import UserError, format_table, run_script
 from src.tool_config import PlanConfig, TabularConfig
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 SURVEY_SHARE = 0.07  # of the hours
 MAX_CELLS = 500_000  # rows × classes: boosting takes a minute or so, which plans of
 ENOUGH_S = 900.0  # so many seconds have; of fewer rows × classes where there are fewer
+OF_ROWS = "an option of its row in plan.yaml, which stays as it began until its folder is deleted"
 SHORT_HOURS = 2.0  # below, three folds; from here on, five
 
 
@@ -86,12 +88,24 @@ def main(argv: list[str]) -> int:
 
 @contextlib.contextmanager
 def own_remedy() -> Iterator[None]:
-    """Name what helps a plan where a single run is told to take another name."""
+    """Say of a row of ``plan.yaml`` what a single run says of its command."""
     try:
         yield
     except UserError as error:
-        said = str(error).replace("pass another --name", "pass the options it began with")
-        raise UserError(said) from None
+        raise UserError(reword(str(error))) from None
+
+
+def reword(said: str) -> str:
+    """Return a message of a run in words of a plan: options it does not take are keys of a row."""
+    said = re.sub(r"pass (--accept_changes or )?another --name", "pass what it began with", said)
+    said = said.replace(" (with --accept_changes)", "").replace("--config ", "")
+    of_rows = field_types(FoldConfig).keys() - field_types(PlanConfig).keys()
+
+    def key(match: re.Match[str]) -> str:
+        return "set " * bool(match[1]) + match[2] if match[2] in of_rows else match[0]
+
+    found = re.sub(r"(pass )?--(\w+)", key, said)
+    return found if found == said or PLAN_AGAIN in said else f"{found}; {OF_ROWS}"
 
 
 def follow(config: PlanConfig, output: Output, clock: Clock) -> None:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from benchmarks.kill_resume import MODEL
-from src.config import config_hash
+from src.config import FoldConfig, config_hash
+from src.engine.checkpoint import take_over
 from src.ensemble.predictions import open_oof
 from src.pipelines.classification import plan
 from src.pipelines.classification.follow import Clock
-from src.runs import Output
+from src.pipelines.classification.plan_files import PLAN_AGAIN
+from src.reader import read_rows
+from src.runs import Output, Run
 from src.script import UserError
 from src.tool_config import PlanConfig
 from tests.scripts.conftest import Place
@@ -81,7 +85,6 @@ def test_probe_alone_is_a_run_like_any_other(fresh: Place, weights: Path) -> Non
 
 
 def test_probes_of_all_folds_are_those_of_single_runs(fresh: Place, weights: Path) -> None:
-    from src.config import FoldConfig
     from src.data.index import read_test
     from src.engine.runtime import start_runtime
     from src.pipelines.classification.prepare import prepare_data
@@ -174,7 +177,7 @@ def test_what_a_finished_probe_has_lost_is_noted_once(
     assert said.status == 0 and "last.pt damaged; begun anew" in said.out, said.out + said.err
     assert not begun.exists()
     refused = fresh.start("scripts.plan", *plan_of_a_probe, "--metric", "macro_f1", "--hours", "1")
-    assert refused.is_one_line("metric was 'log_loss'", "pass the options it began with")
+    assert refused.is_one_line("metric was 'log_loss'", "pass what it began with")
     (fresh.output / "submission.csv").unlink()
     (fresh.output / "submission.csv").mkdir()
     refused = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.3")
@@ -217,6 +220,34 @@ def test_what_no_submission_can_be_made_of_is_refused_at_the_start(
         path.unlink()
     said = fresh.start("scripts.plan", *flags)
     assert said.is_one_line("test") and "warning" not in said.out, said.out
+
+
+def refuse(message: str) -> None:
+    raise UserError(message)
+
+
+def test_messages_of_a_run_name_what_a_plan_takes(tmp_path: Path) -> None:
+    script, nothing = importlib.import_module("scripts.plan"), cast(Any, None)
+    of_old, run = cast(Any, {"config_hash": "", "config": {}, "state": {}}), Run(tmp_path / "a")
+    plain, lost = FoldConfig(), tmp_path / "no.yaml"
+    of_rows, begun = script.OF_ROWS, "with other options"
+    for call, words in (
+        (lambda: FoldConfig(lr=0.1, lr_min=0.5), f"lr_min 0.5: above lr 0.1; {of_rows}"),
+        (lambda: FoldConfig(epochs=0), f"set head_start probe, or epochs; {of_rows}"),
+        (
+            lambda: take_over(nothing, of_old, run, plain, ""),
+            "use them, pass what it began with, or",
+        ),
+        (lambda: read_rows(lost, FoldConfig), f"{lost}: no such file"),
+        (lambda: refuse(f"{begun}: pass another --name, or"), f"{begun}: pass what it began with"),
+        (lambda: refuse("lower --lr (with --accept_changes), or"), "lower lr, or"),
+        (lambda: refuse(f"a: --tta_scale 2; {PLAN_AGAIN}"), f"a: tta_scale 2; {PLAN_AGAIN}"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)) as error, script.own_remedy():
+            call()
+        assert "--" not in str(error.value)
+    with pytest.raises(UserError, match=r"^pass smaller --sizes or --models$"), script.own_remedy():
+        refuse("pass smaller --sizes or --models")
 
 
 def test_short_plans_have_three_folds_and_long_ones_five(

@@ -25,6 +25,13 @@ HISTORY = ("minutes", "models", "nested_oof_log_loss", "forecast_test_log_loss")
 MAX_HISTORY_BYTES = 1 << 24
 _ROW = re.compile(r"\d{1,7}\.\d\d,[^,]+,\d{1,9}\.\d{6},\d{1,9}\.\d{6}")
 MAX_SECONDS = 1e9
+OF_THE_PLAN = {  # what no row says
+    "model": "the name of a row; its backbone is timm_id",
+    "name": "the name of a row stands before it",
+    "fold": "every row is trained on all folds",
+    "config": "rows are read from this file alone",
+    "dry_run": "pass --dry_run",
+}
 PLAN_AGAIN = "correct it, or delete it to plan again (what has begun goes on)"
 _OF_A_PLAN = re.compile(rf"_(probe|{'|'.join(RECIPES)})(_\d+)?")
 
@@ -192,23 +199,29 @@ def read_plan(
     try:
         common, rows = read_rows(path, FoldConfig)
     except UserError as error:
-        raise UserError(f"{str(error).removeprefix('--config ')}; {PLAN_AGAIN}") from None
+        raise UserError(f"{error}; {PLAN_AGAIN}") from None
     rows = keep_begun(output, common, rows, flags)
     if not rows:
         raise UserError(f"{path}: has no rows; {PLAN_AGAIN}")
-    for name, row in rows.items():
+    for name, row in {"train": common, **rows}.items():
         try:
-            common_to_all = [key for key in row if key in flags and row[key] != flags[key]]
-            if common_to_all:
-                key = common_to_all[0]
-                raise UserError(f"{key} is an option of all rows: pass --{key}")
+            _refuse_keys(row, flags)
+            if row is common:
+                continue
             config = fill(FoldConfig, {**common, **row, **flags, "model": name})
             check_timm_id(config.timm_id or config.model)
-            if config.epochs == 0 and config.head_start != "probe":
-                raise UserError("epochs: 0 needs head_start: probe")
         except UserError as error:
             raise UserError(f"{path}: {name}: {error}; {PLAN_AGAIN}") from None
     return common, rows
+
+
+def _refuse_keys(row: Json, flags: Mapping[str, object]) -> None:
+    """Raise a UserError for a key that a row does not decide."""
+    for key in row:
+        if key in OF_THE_PLAN:
+            raise UserError(f"{key}: {OF_THE_PLAN[key]}")
+        if key in flags and row[key] != flags[key]:
+            raise UserError(f"{key} is an option of all rows: pass --{key}")
 
 
 def keep_begun(

@@ -96,7 +96,8 @@ def prepare_data(
         index: from :func:`read_index`; None = read here.
         usual_folds: how many are made where ``config`` names no number.
     """
-    index = index or read_index(config)
+    if index is None:
+        index = read_index(config)
     for note in index.notes:
         print(f"note: {note}")
     settle_metric(config, index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from src.pipelines.classification import plan_files
 from src.pipelines.classification.follow import Clock
 from src.runs import Output
 from src.script import UserError
+from src.tool_config import PlanConfig
 
 ANY: dict[str, Any] = {"models": [], "sizes": []}
 
@@ -137,7 +139,8 @@ def test_what_has_begun_keeps_its_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "\0\0\0", "models: {a: {epochs: -3, timm_id: test_resnet}}", "models: {a: {epoks: 3}}",
+    ["", "\0\0\0", "models: {a: {epochs: 0, timm_id: test_resnet}}",
+     "models: {a: {epochs: -3, timm_id: test_resnet}}", "models: {a: {epoks: 3}}",
      "models: {a: {epochs: 3}}", "models: [1]", "models: {a: {image_size: x}}", "a: [",
      "models:\n  a: {timm_id: test_resnet}\n  a: {timm_id: test_vit}"],
 )  # fmt: skip
@@ -147,6 +150,20 @@ def test_rows_that_make_no_sense_are_one_line_with_a_remedy(tmp_path: Path, text
     with pytest.raises(UserError, match=r"plan\.yaml.*delete it to plan again") as error:
         plan_files.read_plan(path, Output(tmp_path), {"config": "", "model": "plan"})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["model", "name", "fold", "config", "dry_run", "metric"])
+def test_what_is_said_for_all_rows_is_no_option_of_one(tmp_path: Path, key: str) -> None:
+    path, row = tmp_path / "plan.yaml", {"timm_id": "test_resnet", key: "macro_f1"}
+    flags = {"config": "", "model": "plan", "metric": "log_loss"}
+    options = {f"--{entry.name}" for entry in dataclasses.fields(PlanConfig)}
+    for where in ("mine", "train"):
+        write_rows(path, mine=row)
+        if where == "train":
+            path.write_text(json.dumps({"train": row, "models": {"a": {}}}))
+        with pytest.raises(UserError, match=rf"plan\.yaml: {where}: {key}.*correct it") as error:
+            plan_files.read_plan(path, Output(tmp_path), flags)
+        assert set(re.findall(r"--\w+", str(error.value))) <= options
 
 
 def test_history_has_a_row_a_submission(tmp_path: Path) -> None:
