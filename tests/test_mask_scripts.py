@@ -53,6 +53,15 @@ def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def test_held_out_images_without_a_lane_are_said_to_measure_nothing(
+    bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (bars / "val" / "masks").iterdir():
+        cv2.imwrite(str(path), np.zeros_like(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)))
+    assert lane(tmp_path, "--data_dir", str(bars), "--epochs", "1", "--tta_steps", "1") == 0
+    assert "note: none of these images holds lane: no score" in capsys.readouterr().out
+
+
 def test_lanes_from_images_to_submitted_masks(
     bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,7 +31,7 @@ from src.data.formats import (
     read_other_size,
     refuse_unknown,
 )
-from src.files import atomic_write, is_of_the_system, map_array, patiently, readable
+from src.files import atomic_write, is_of_the_system, map_array, patiently, readable, regular
 from src.script import UserError
 
 # The size Pillow calls a decompression bomb; 512 MiB of RGB.
@@ -154,13 +154,13 @@ def as_labels(mask: np.ndarray, path: Path | str) -> np.ndarray:
     """Store whole numbers as uint8 where they fit, else as int32.
 
     Raises:
-        UserError: a number that would wrap round in 32 bits.
+        UserError: a number below 0, or one that would wrap round in 32 bits.
     """
     low, high = int(mask.min()), int(mask.max())
-    if low < -(2**31) or high >= 2**31:
+    if low < 0 or high >= 2**31:
         number = high if high >= 2**31 else low
         raise UserError(f"mask {path} holds {number}, which is no label: renumber it to 0..255")
-    return np.ascontiguousarray(mask, np.uint8 if low >= 0 and high <= 255 else np.int32)
+    return np.ascontiguousarray(mask, np.uint8 if high <= 255 else np.int32)
 
 
 def _checked_size(data: bytes, name: Path | str) -> tuple[int, int, str]:
@@ -356,7 +356,7 @@ def _drop_alpha(path: Path) -> np.ndarray | None:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:  # reads the header alone
+        with Image.open(regular(path)) as image:  # reads the header alone
             if image.mode not in {"LA", "RGBA"} or image.width * image.height > MAX_PIXELS:
                 return None
             pixels = np.asarray(ImageOps.exif_transpose(image))

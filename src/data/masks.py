@@ -128,7 +128,8 @@ def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) ->
     Args:
         index: labelled rows.
         fold: which; None trains on every row.
-        num_folds: K; 0 = the data set's own valid split as fold 0, or 5 if it has none.
+        num_folds: K; 0 = the data set's own valid split as fold 0, or where it has none 5, or as many
+            as there are groups.
         seed: of the shuffle.
 
     Raises:
@@ -144,12 +145,14 @@ def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) ->
             raise UserError(f"--fold {fold}: the data's own split is fold 0; pass --folds K too")
         valid, how = every[own], "the data's own valid split"
     else:
-        num_folds = num_folds or DEFAULT_FOLDS
-        if not 0 <= fold < num_folds:
-            raise UserError(f"--fold {fold}: folds are 0 to {num_folds - 1}")
+        wanted = num_folds or min(DEFAULT_FOLDS, max(2, len(table)))
         groups, block = table["group"].tolist(), 0
         if index.blocks:
-            groups, block = cut_finer(table["id"].tolist(), groups, num_folds)
+            groups, block = cut_finer(table["id"].tolist(), groups, wanted)
+        num_units = len({group for group in groups if group}) + groups.count("")
+        num_folds = num_folds or min(wanted, max(2, num_units))
+        if not 0 <= fold < num_folds:
+            raise UserError(f"--fold {fold}: folds are 0 to {num_folds - 1}")
         folds = assign_folds([""] * len(table), num_folds, seed, groups)
         how = f"fold {fold} of {num_folds}, {_describe(groups, block)}"
         valid = every[folds == fold]

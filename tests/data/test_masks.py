@@ -102,6 +102,24 @@ def test_blocks_of_frames_are_cut_finer_and_true_groups_are_not(camvid: Path) ->
         split_rows(index, 0, 9, seed=1)
 
 
+def test_few_images_get_fewer_folds_unless_their_number_is_given(camvid: Path) -> None:
+    index = read_labelled("auto", camvid)
+    index.table["split"] = ""
+    index.table["group"] = ["a"] * 4 + ["b"] * 2 + ["c", "c"]
+    held = [split_rows(index, fold, 0, seed=1).valid for fold in range(3)]
+    assert sorted(np.concatenate(held).tolist()) == list(range(8))
+    assert "fold 0 of 3" in split_rows(index, 0, 0, seed=1).how
+    with pytest.raises(UserError, match="folds are 0 to 2"):
+        split_rows(index, 3, 0, seed=1)
+    index.table["group"] = ["a"] * 8
+    with pytest.raises(UserError, match=r"groups \(1\): at least two are needed"):
+        split_rows(index, 0, 0, seed=1)
+    three = replace(index, table=index.table.iloc[:3].reset_index(drop=True), blocks=True)
+    three.table["id"] = ["1", "2", "3"]
+    assert len(split_rows(three, 0, 0, seed=1).valid) == 1
+    assert len(split_rows(three, None, 0, seed=1).train) == 3
+
+
 def test_void_is_255_whatever_the_data_call_it(camvid: Path) -> None:
     index = read_labelled("auto", camvid)
     mask = VoidReader(index)(str(camvid / "trainannot" / "a.png"))

@@ -17,6 +17,7 @@ import numpy as np
 
 from src.data.decode import decode_image
 from src.data.sources.names import read_lines, read_text
+from src.files import regular
 from src.script import UserError
 
 VOID = 255
@@ -129,7 +130,7 @@ def is_coloured(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             if image.mode not in ("RGB", "RGBA"):
                 return False
             pixels = np.asarray(image)[..., :3]
@@ -142,7 +143,7 @@ def has_alpha(path: Path) -> bool:
     """Tell whether a mask has a transparency that varies."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(regular(path)) as image:
         low, high = image.getchannel("A").getextrema() if image.mode == "RGBA" else (0, 0)
     return low != high
 

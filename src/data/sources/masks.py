@@ -16,7 +16,7 @@ import pandas as pd
 
 from src.classes import nfc
 from src.data.sources.places import describe
-from src.files import is_of_the_system
+from src.files import is_of_the_system, regular
 from src.script import UserError
 
 COLUMNS = ("id", "image", "target", "group", "split")
@@ -174,7 +174,7 @@ def image_header(path: Path) -> tuple[int, int, int]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(regular(path)) as image:
             (width, height), turn = image.size, 0
             if image.format != "PNG" or "exif" in image.info:  # else Pillow decodes it to look
                 turn = int(image.getexif().get(_ORIENTATION, 0))
@@ -201,21 +201,29 @@ def note_turned(index: MaskIndex) -> MaskIndex:
 
 
 def check_any_labels(index: MaskIndex) -> None:
-    """Look through the masks until one holds more than background.
+    """Look through the masks until they hold background and more, or of many classes any label.
 
     Raises:
-        UserError: none does, so that there is nothing to learn.
+        UserError: they are one class alone, so that there is nothing to learn.
     """
     targets = [target for target in index.table["target"].tolist() if target]
     void = -1 if index.ignore_index is None else index.ignore_index
+    background, label = index.num_classes > 2, False
     for target in targets:
         mask = index.decode(index.root / target)
-        if ((mask != 0) & (mask != void)).any():
+        background = background or bool((mask == 0).any())
+        label = label or bool(((mask != 0) & (mask != void)).any())
+        if background and label:
             return
     if targets:
+        name, check = index.classes[1] if label else "background", (
+            "0 (black) is background: renumber masks that count from 1"
+            if label
+            else "check that annotations and images belong together, and their units (pixels)"
+        )
         raise UserError(
-            f"{index.root}: all {len(targets)} masks are background alone, {targets[0]} for "
-            "instance: check that annotations and images belong together, and their units (pixels)"
+            f"{index.root}: all {len(targets)} masks are {name} alone, {targets[0]} for "
+            f"instance: {check}"
         )
 
 

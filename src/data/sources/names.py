@@ -17,6 +17,7 @@ from typing import NamedTuple
 from src.classes import nfc
 from src.data.sources.masks import IMAGE_SUFFIXES, JPEG, MASK_SUFFIXES, Row, note_missing
 from src.data.sources.places import read_place, split_of_name, walk
+from src.files import regular
 from src.script import UserError
 
 _MASK_WORD = (
@@ -216,7 +217,7 @@ def _is_grey(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:  # reads the header alone
+        with Image.open(regular(path)) as image:  # reads the header alone
             return image.mode in ("1", "L", "P")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False

@@ -116,7 +116,7 @@ class MaskFolder:
         rows = self.index.table.iloc[self.rows]
         content |= {"ids": rows["id"].tolist(), "groups": rows["group"].tolist()}
         write_json(self.scores, content)
-        report(self.index.classes, scores, how)
+        report(self.index.classes, scores, how, counts)
         self.write_worst(counts, worst)
 
     def write_worst(self, counts: SegmentationCounts, number: int) -> None:

@@ -95,19 +95,20 @@ def score_held_out(
             choice = choose_views(sweeps, task.statistic, groups)
         own = choice.held if choice else [(1, 0.5)] * len(names)
         passed = count_held_out(model, task, held, runtime, own, cleaning=cleaning, pause=pause)
+    counts = passed.meter.counts()
     if runtime.is_main:
         save_oof(run, names, groups, passed.true_probs, task.class_names, about or {})
-        passed.meter.counts().save(run.oof_counts)
+        counts.save(run.oof_counts)
     kept = None
     if passed.cleaned:
         verdict = judge_cleaning(np.stack(passed.cleaned), groups)
         print(verdict, flush=True)
         kept = asdict(verdict.cleaning) if verdict.kept else None
-    scores = score_counts(passed.meter.counts(), task.class_names)
+    scores = score_counts(counts, task.class_names)
     done = settled(task, choice, scores)
     how = f"{len(names)} held-out images at native size, {counted_how(choice)}"
     if runtime.is_main:
-        report(task.class_names, scores, how)
+        report(task.class_names, scores, how, counts)
         if choice is not None and len(class_thresholds(task)) > 1:
             print(f"  {task.statistic} of {choice}", flush=True)
     return {**done, "cleaning": kept, "counted": how, "scores": scores}
@@ -231,9 +232,14 @@ def save_oof(
         np.savez(file, **arrays)
 
 
-def report(names: Sequence[str], scores: Mapping[str, float], how: str) -> None:
+def report(
+    names: Sequence[str], scores: Mapping[str, float], how: str, counts: SegmentationCounts
+) -> None:
     """Print the scores by their full names, the foreground's own first."""
     print(f"scores on {how}:")
+    absent = [name for name, pixels in zip(names, counts.target.sum(0), strict=True) if not pixels]
+    if absent:
+        print(f"note: none of these images holds {', '.join(absent)}: no score says how it is found")
     if len(names) == 2:
         one = names[1]
         trivial = scores["trivial_pooled_mean_iou"]

@@ -1,11 +1,16 @@
 """Folders of images and masks in the layouts that tools and contests use."""
 
+import os
+
+import numpy as np
 import pytest
 
+from src.data.decode import decode_image
 from src.data.masks import read_labelled, read_test_masks
 from src.data.sources.folders import read_folders
 from src.data.sources.registry import read_source
 from src.script import UserError
+from tests.data.sources.conftest import SIZE
 
 
 def fill(disk, images, masks, splits=("train", "val", "test"), count=2, name="{}"):
@@ -183,6 +188,39 @@ def test_training_without_anything_to_learn_is_refused(disk):
         read_labelled("auto", disk.root)
     disk.mask("masks/1.png", {(0, 0): 1})
     assert len(read_labelled("auto", disk.root)) == 1
+
+
+@pytest.mark.parametrize("fill", [1, 255])
+def test_masks_without_any_background_are_refused(disk, fill):
+    for name in "ab":
+        disk.image(f"images/{name}.jpg")
+        disk.mask(f"masks/{name}.png", {place: fill for place in np.ndindex(SIZE)})
+    with pytest.raises(UserError, match=r"all 2 masks are lane alone.*renumber masks that count"):
+        read_labelled("lanes", disk.root)
+    disk.mask("masks/b.png", {(0, 0): 1})
+    assert len(read_labelled("lanes", disk.root)) == 2
+
+
+@pytest.mark.parametrize("source", ["auto", "lanes"])
+@pytest.mark.parametrize("place", ["images/2.png", "masks/2.png"])
+def test_a_pipe_among_images_and_masks_is_never_waited_for(disk, place, source):
+    for name in "123":
+        disk.image(f"images/{name}.png")
+        disk.mask(f"masks/{name}.png", {(0, 0): 1})
+    (disk.root / place).unlink()
+    os.mkfifo(disk.root / place)
+    with pytest.raises(UserError, match=f"{place} is not a file: remove it"):
+        index = read_labelled(source, disk.root)
+        decode_image(index.image_path(1))
+
+
+@pytest.mark.parametrize("source", ["auto", "lanes"])
+def test_labels_below_zero_are_refused(disk, source):
+    for name in "12":
+        disk.image(f"images/{name}.png")
+        np.save(disk.path(f"masks/{name}.npy"), np.array([[0, 1], [1, -1]]))
+    with pytest.raises(UserError, match=r"1\.npy holds -1, which is no label"):
+        read_labelled(source, disk.root)
 
 
 @pytest.mark.parametrize("name", ["classes.txt", "train.txt"])
