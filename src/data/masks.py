@@ -128,7 +128,7 @@ def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) ->
     Args:
         index: labelled rows.
         fold: which; None trains on every row.
-        num_folds: K; 0 = the data set's own valid split as fold 0, or where it has none 5, or as many
+        num_folds: K; 0 = the data set's own valid split as fold 0; where it has none, 5 or as many
             as there are groups.
         seed: of the shuffle.
 

@@ -237,9 +237,9 @@ def report(
 ) -> None:
     """Print the scores by their full names, the foreground's own first."""
     print(f"scores on {how}:")
-    absent = [name for name, pixels in zip(names, counts.target.sum(0), strict=True) if not pixels]
+    absent = ", ".join(np.array(names)[counts.target.sum(0) == 0])
     if absent:
-        print(f"note: none of these images holds {', '.join(absent)}: no score says how it is found")
+        print(f"note: none of these images holds {absent}: no score says how it is found")
     if len(names) == 2:
         one = names[1]
         trivial = scores["trivial_pooled_mean_iou"]

@@ -194,7 +194,7 @@ def test_training_without_anything_to_learn_is_refused(disk):
 def test_masks_without_any_background_are_refused(disk, fill):
     for name in "ab":
         disk.image(f"images/{name}.jpg")
-        disk.mask(f"masks/{name}.png", {place: fill for place in np.ndindex(SIZE)})
+        disk.mask(f"masks/{name}.png", dict.fromkeys(np.ndindex(SIZE), fill))
     with pytest.raises(UserError, match=r"all 2 masks are lane alone.*renumber masks that count"):
         read_labelled("lanes", disk.root)
     disk.mask("masks/b.png", {(0, 0): 1})
