@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.config import FoldConfig
 from src.engine.interrupt import stoppable
 from src.mask_config import DistillConfig
 from src.pipelines.run_folder import data_label, fold_of
@@ -46,8 +47,25 @@ def main(argv: list[str]) -> int:
     output = Output(Path(config.output_dir)).track("distill")
     name = config.name or f"{data_label(config.data_dir)}-{config.student}-{config.teacher}"
 
-    train_all(config, output, name, own_runtime(config))
+    if config.dry_run:
+        show(config, output, name)
+    else:
+        train_all(config, output, name, own_runtime(config))
     return 0
+
+
+def show(config: DistillConfig, output: Output, name: str) -> None:
+    """Print what the nets would learn from."""
+    if config.kind == "classification":
+        from src.pipelines.classification.prepare import show_data
+
+        show_data(fold_options(config), output)
+        return
+    from src.pipelines.segmentation import train as masks
+
+    source, root = masks.find_images(config)
+    data = masks.read_data(config, source=source, data_dir=str(root))
+    masks.show_data(data, output.run(f"{name}-student", fold_of(config.fold)).folder)
 
 
 def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime) -> None:
@@ -128,7 +146,7 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
 
 def classification_field(config: DistillConfig, output: Output) -> Field:
     """Index the photographs once and say how their nets are built and trained."""
-    from src.config import AugmentConfig, FoldConfig
+    from src.config import AugmentConfig
     from src.data.transforms import build_augmentations, train_transform
     from src.losses.classification import build_loss
     from src.models.classifier import build_classifier
@@ -142,8 +160,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     criterion = build_loss(config.loss)  # a mistake in it is met before anything is read
     student = check_timm_id(config.student)
     size = config.image_size or find_data_config(student).image_size
-    shared = ("data_dir", "allow_outside", "folds")
-    where = FoldConfig(seed=config.fold_seed, **{name: getattr(config, name) for name in shared})
+    where = fold_options(config)
     index, folds = prepare_data(where, output)
     refuse_several(index, "train_distill.py")
     data = ClassData(index, folds, find_aliases(where, index), size)
@@ -167,6 +184,12 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     terms = ("kl", "attention", "similarity", "feature")
     task = Classification(num_classes, criterion)
     return Field(task, build, train, terms, size)
+
+
+def fold_options(config: DistillConfig) -> FoldConfig:
+    """Return the options of ``train_fold.py`` by which photographs are read and dealt."""
+    shared = ("data_dir", "allow_outside", "folds")
+    return FoldConfig(seed=config.fold_seed, **{name: getattr(config, name) for name in shared})
 
 
 def own_runtime(config: DistillConfig) -> Runtime:

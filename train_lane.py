@@ -34,6 +34,11 @@ def main(argv: list[str]) -> int:
         or f"{data_label(config.data_dir)}-{config.model or f'{config.arch}-{config.encoder}'}"
     )
     run = output.run(name, fold_of(config.fold))
+    if config.dry_run:
+        from src.pipelines.segmentation.train import show_data
+
+        show_data(read_lanes(config), run.folder)
+        return 0
     if finished(run, config):
         return 0  # before anything heavy is imported
 

@@ -31,10 +31,11 @@ def main(argv: list[str]) -> int:
         raise UserError("--ablate: a block's worth is within the seeds' noise; pass --seeds 0 1 2")
     output = Output(Path(config.output_dir)).track("micro")
 
-    from src.pipelines.micro import check_protocol, compete, find_sets, teach
+    from src.pipelines.micro import check_protocol, compete, find_sets, show_sets, teach
 
     check_protocol(config)
-    (teach if config.chain else compete)(config, find_sets(config), output)
+    way = show_sets if config.dry_run else teach if config.chain else compete
+    way(config, find_sets(config), output)
     return 0
 
 

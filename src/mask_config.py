@@ -56,6 +56,10 @@ class MaskDataConfig(Options, group="data and output"):
         "", "HxW that larger images are predicted by; empty = crop, native = whole",
         form=f"|{SIZES}",
     )  # fmt: skip
+    dry_run: bool = option(
+        False, "show images, classes, split and sizes, and write and train nothing",
+        group="run", first=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,9 @@ import torch
 import yaml
 
 import infer_segmentation
+import train_distill
 import train_lane
+import train_micro
 from benchmarks.tracks import draw_bars
 from scripts import export, predict, report
 from src.engine.weights import load_weights
@@ -51,6 +53,32 @@ def lane(out: Path, *argv: str) -> int:
 
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "folder"),
+    [
+        (train_lane, ("--encoder", "tu-test_resnet"), "lane/bars-deeplabv3plus-tu-test_resnet"),
+        (train_micro, ("--protocol", "free"), "micro/twohead_10k-bars-seed0"),
+        (train_distill, ("--arch", "unet"), "distill/bars-mit_b0-mit_b2-student"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_dry_run_shows_what_is_read_and_writes_nothing(
+    bars: Path, tmp_path: Path, script: Any, flags: tuple[str, ...], folder: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    place = ["--config", "", "--output_dir", str(out), "--resolution", "32x32", "--dry_run"]
+    assert script.main([*place, *flags, "--data_dir", str(bars)]) == 0
+    said = capsys.readouterr().out
+    assert f"{bars}: 11 labelled images" in said
+    assert "  16.67 % of the pixels, in 11 of 11 masks" in said  # 8 of 48 columns
+    assert f"{out / folder / 'fold0'}: 8 images to train, 3 held out (the data's own" in said
+    assert not out.exists()
+    with pytest.raises(UserError, match="--dry_run: name the data, --data_dir"):
+        script.main([*place, *flags])
+    assert not out.exists()
 
 
 def test_held_out_images_without_a_lane_are_said_to_measure_nothing(

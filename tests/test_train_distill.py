@@ -90,6 +90,8 @@ def test_classifiers_are_distilled_by_the_same_command(
     kind = [*TINY, "--config", "", "--kind", "classification", *places]
     with pytest.raises(UserError, match="'dice' is unknown; choose from cross_entropy, focal"):
         train_distill.main([*kind, *nets, "--loss", "dice"])
+    assert train_distill.main([*kind, *nets, "--folds", "2", "--dry_run"]) == 0
+    assert "16 training images, 2 classes" in capsys.readouterr().out
     assert not (tmp_path / "out" / "folds.csv").exists()
     assert train_distill.main(
         [*kind, *nets, "--name", "trio", "--loss", "cross_entropy + 0.5 focal(gamma=1)",

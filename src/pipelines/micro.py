@@ -36,6 +36,7 @@ from src.pipelines.segmentation.train import (
     find_images,
     micro_spec,
     read_data,
+    show_data,
     train_masks,
 )
 from src.runs import Done, Output, Run
@@ -349,6 +350,15 @@ def train_all(
         where.name: [train_run(config, where, seed, name, output) for seed in seeds]
         for where in sets
     }
+
+
+def show_sets(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> None:
+    """Print the nets' sizes and what each set would be learned from; train nothing."""
+    for net in check_chain(config.chain) if config.chain else (config.model,):
+        check_size(replace(config, model=net), sets)
+    for where in sets:
+        run = run_of(config, config.name or config.model, where, config.seed, output)
+        show_data(read_set(config, where), run.folder)
 
 
 def compete(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> None:

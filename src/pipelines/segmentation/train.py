@@ -18,6 +18,7 @@ from src.data.masks import (
     VOID,
     MaskSplit,
     class_frequency,
+    count_classes,
     image_size,
     mask_dataset,
     read_labelled,
@@ -59,6 +60,7 @@ from src.script import UserError
 from src.tasks.protocols import Task, inner_network, inner_task
 from src.tasks.segmentation import Segmentation
 
+SHOWN_MASKS = 200  # that a dry run looks at
 SCENE_SIZE = (384, 384)  # of generated road scenes, unless --resolution says another
 
 
@@ -97,6 +99,8 @@ def find_images(
         UserError: no such folder.
     """
     root = Path(config.data_dir)
+    if not config.data_dir and config.dry_run:
+        raise UserError("--dry_run: name the data, --data_dir; without it road scenes are drawn")
     if not config.data_dir:
         size = parse_size("resolution", config.resolution) or SCENE_SIZE
         # every set has a folder of its own: a test scene of one is a training scene of another
@@ -149,6 +153,27 @@ def read_data(
     about = {"source": source, "data_dir": data_dir, "options": options}
     window = parse_size("window", config.window) if config.window else crop
     return MaskData(index, split, size, crop, window, about)
+
+
+def show_data(data: MaskData, folder: Path) -> None:
+    """Print what a run in ``folder`` would learn from, and how common each class is."""
+    index = data.index
+    rows = np.arange(len(index))[:: max(1, len(index) // SHOWN_MASKS)]
+    pixels, images = count_classes(index, rows)
+    print(f"{index.root}: {len(index)} labelled images, read as {data.source['source']}")
+    width = max(map(len, index.classes))
+    shares = 100 * pixels / max(1, pixels.sum())
+    for name, share, count in zip(index.classes, shares, images, strict=True):
+        print(f"  {name:<{width}}  {share:6.2f} % of the pixels, in {count} of {len(rows)} masks")
+    print(f"{folder}: {describe_rows(data)}")
+    print("dry run: nothing was written; scripts/check_data.py reads every image and mask")
+
+
+def describe_rows(data: MaskData) -> str:
+    """Say in a few words how many images are trained on and held out, and their size."""
+    size = "native size" if data.size is None else f"{data.size[1]}x{data.size[0]}"
+    rows = f"{len(data.split.train)} images to train, {len(data.split.valid)} held out"
+    return f"{rows} ({data.split.how}), {size}"
 
 
 def build_task(
@@ -243,9 +268,7 @@ def train_masks(
     resolved |= {"fold": config.fold, **data.source}
     kept = runtime.from_main(take_up(run) if runtime.is_main else None)
     write_config(run, config, resolved | dict(extra or {}), runtime, identity)
-    size = "native size" if data.size is None else f"{data.size[1]}x{data.size[0]}"
-    rows = f"{len(data.split.train)} images to train, {len(data.split.valid)} held out"
-    say(runtime, f"{run.folder}: {rows} ({data.split.how}), {size}")
+    say(runtime, f"{run.folder}: {describe_rows(data)}")
     started = time.monotonic()
     if kept is None:
         outcome = learn(config, run, data, model, task, train, valid, runtime)
