@@ -13,6 +13,7 @@ from src.data.columns import SUBJECTS, check_labels, repeats_much, splits_classe
 from src.data.files import Scanner
 from src.data.root import find_sample, find_split, name_tables, tables
 from src.data.rows import Index, find_classes, make_columns
+from src.data.sources.frames import find_series
 from src.data.sources.places import read_place
 from src.script import UserError
 
@@ -199,6 +200,14 @@ def group_by_name(images: Sequence[str], labels: Sequence[str]) -> tuple[list[st
         number, first = len({*subjects} - {""}), next(filter(None, subjects))
         notes.append(f"file names tell of {number} subjects, such as {first}: each is in one fold")
         groups = [subject or group for subject, group in zip(subjects, groups, strict=True)]
+    series = find_series([posixpath.splitext(image)[0] for image in images])
+    if not notes and splits_classes(series, labels):
+        first = next(image for image, name in zip(images, series, strict=True) if name)
+        notes.append(
+            f"{len({*series} - {''})} series of names differ in their last number alone, such as "
+            f"{first}: if the images of one belong together, give train.csv (image, label) a "
+            "column group"
+        )
     return groups, notes
 
 
@@ -213,8 +222,6 @@ def _find_subjects(images: Sequence[str], labels: Sequence[str]) -> list[str]:
         images: paths.
         labels: class name of each.
     """
-    import pandas as pd
-
     found: dict[str, dict[int, str]] = {}  # numbers by row, by word
     for row, image in enumerate(images):
         for word, number in _WORD_NUMBER.findall(image.casefold()):
@@ -222,7 +229,7 @@ def _find_subjects(images: Sequence[str], labels: Sequence[str]) -> list[str]:
                 found.setdefault(word, {}).setdefault(row, f"{word}{number}")
     best: dict[int, str] = {}
     for named in found.values():
-        own = pd.Series([named.get(row, image) for row, image in enumerate(images)])
-        if repeats_much(pd.Series([*named.values()])) and splits_classes(own, labels):
+        own = [named.get(row, image) for row, image in enumerate(images)]
+        if repeats_much([*named.values()]) and splits_classes(own, labels):
             best = min(best or named, named, key=lambda rows: len({*rows.values()}))
     return [best.get(row, "") for row in range(len(images))] if best else []

@@ -343,9 +343,9 @@ def find_group(
     return taken, notes[:3]
 
 
-def repeats_much(cells: pd.Series) -> bool:
+def repeats_much(cells: Iterable[str]) -> bool:
     """Tell whether values are many, and some of them repeat."""
-    number, rows = cells.nunique(), len(cells)
+    number, rows = len({*cells}), len([*cells])
     return number < rows and (number >= 20 or (number >= 4 and 8 * number >= rows))
 
 
@@ -353,7 +353,7 @@ def _is_text(cells: pd.Series) -> bool:
     return not any(isinstance(_as_number(cell.strip()), float) for cell in cells.head(20))
 
 
-def splits_classes(cells: pd.Series, labels: Sequence[str]) -> bool:
+def splits_classes(cells: Iterable[str], labels: Sequence[str]) -> bool:
     """Tell whether most classes have several values, so that folds can share a class out."""
     values: dict[str, set[str]] = defaultdict(set)
     for value, label in zip(cells, labels, strict=True):

@@ -152,3 +152,11 @@ def test_names_that_tell_of_no_subjects_make_no_groups(tmp_path, name):
     for n in range(40):
         lay(tmp_path, f"train/{n % 2}/" + name.format(c=n % 2, n=n, h=n % 3, q=n // 4))
     assert not read_train(tmp_path).table["group"].any()
+
+
+def test_series_of_names_without_a_subject_are_offered_as_groups_and_not_taken(tmp_path):
+    for n in range(40):
+        lay(tmp_path, f"train/{'ab'[n % 2]}/SOB-{n // 4:02d}AB-{n % 4}.jpg")
+    index = read_train(tmp_path)
+    assert not index.table["group"].any()
+    assert "20 series of names differ in their last number alone" in index.notes[-1]

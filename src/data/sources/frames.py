@@ -6,8 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from src.data.sources.masks import Row
+if TYPE_CHECKING:
+    from src.data.sources.masks import Row
 
 BLOCK = 50  # neighbouring frames of one group, at most
 LEAST_SERIES = 10  # from so many on, names of numbered series are taken for slices of subjects
