@@ -10,10 +10,11 @@ import torch
 
 from src.config import FoldConfig
 from src.engine.checkpoint import MAGIC
+from src.engine.log import write_metrics
 from src.engine.runtime import start_runtime
 from src.engine.weights import save_weights
-from src.files import write_json
-from src.pipelines.run_folder import drop_damaged, write_config
+from src.files import describe_file, write_json
+from src.pipelines.run_folder import drop_damaged, take_up, write_config
 from src.runs import Output, read_config
 
 
@@ -35,6 +36,7 @@ def test_a_config_of_another_run_is_written_anew(tmp_path: Path) -> None:
         (["last.pt"], [], ["last.previous.pt", "runtime.json", "start.safetensors"]),
         (["runtime.json"], ["runtime.json"], ["last.pt", "last.previous.pt", "start.safetensors"]),
         (["start.safetensors"], ["start.safetensors"], ["runtime.json"]),
+        (["best.safetensors"], ["best.safetensors"], ["runtime.json"]),
         (["last.pt", "last.previous.pt"], ["last.pt", "last.previous.pt"],
          ["runtime.json", "start.safetensors"]),
     ],
@@ -50,6 +52,21 @@ def test_what_a_begun_run_would_stop_at_is_taken_away(
     save_weights(run.start, {"a": torch.ones(3)}, {"run": "a"})
     for name in harmed:
         path = run.folder / name
+        if path == run.best:
+            save_weights(path, {"a": torch.ones(3)}, {"run": "a"})
         path.write_bytes(path.read_bytes()[:-9])
     assert drop_damaged(run) == lost
     assert sorted(path.name for path in run.folder.iterdir()) == sorted(left)
+
+
+def test_scores_of_a_finished_run_that_lost_them_are_written_again(tmp_path: Path) -> None:
+    run = Output(tmp_path).run("a", 0)
+    run.folder.mkdir(parents=True)
+    history = [{"epoch": 1.0, "log_loss": 0.5}]
+    write_metrics(run, history)
+    whole = run.metrics.read_bytes()
+    files = {run.metrics.name: describe_file(run.metrics)}
+    write_json(run.finished, {"config_hash": "", "history": history, "files": files})
+    run.metrics.write_bytes(whole[:-1])
+    done = take_up(run)
+    assert done is not None and run.metrics.read_bytes() == whole

@@ -372,15 +372,12 @@ class Follower:
             m.name: sum(self.steps.is_finished(m.name, f) for f in range(self.work.num_folds))
             for m in self.members
         }
-        most = max(count.values(), default=0)
         first = {m.name for m in self.members[:2]} - set(self.dropped)
         whole = [
             name
             for name, folds_done in count.items()
             if folds_done and (folds_done == self.work.num_folds or name in first)
         ]
-        if most == self.work.num_folds:  # the whole ones need no half of another
-            whole = [name for name in whole if count[name] == most or name in first]
         return [*(p.name for p in self.probes if self.steps.is_finished(p.name, 0)), *whole]
 
     def submit(self, *, final: bool) -> None:

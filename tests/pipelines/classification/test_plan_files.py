@@ -126,15 +126,28 @@ def test_what_has_begun_keeps_its_row(tmp_path: Path) -> None:
     path, output = tmp_path / "plan.yaml", Output(tmp_path)
     row = {"timm_id": "test_resnet", "epochs": 4}
     begin(output, FoldConfig(model="a_near", batch_size=8, **row))
+    begin(output, FoldConfig(model="a_near", batch_size=8, **row | {"epochs": 5}), fold=1)
+    begin(output, FoldConfig(model="by_hand", timm_id="test_resnet", epochs=3))  # train_fold.py's
+    begin(output, FoldConfig(model="d_moving", batch_size=FoldConfig.batch_size, **row))
     begin(output, FoldConfig(model="b_probe", batch_size=8, epochs=0, head_start="probe",
                              timm_id="test_resnet"))  # fmt: skip
     write_rows(path, a_near=row | {"epochs": -7}, c={"timm_id": "test_resnet", "epochs": 9})
     found = plan_files.read_plan(path, output, {"config": "", "model": "plan"})
-    assert found is not None and set(found[1]) == {"a_near", "b_probe", "c"}
+    assert found is not None and set(found[1]) == {"a_near", "b_probe", "c", "d_moving"}
+    assert found[1]["d_moving"]["batch_size"] == FoldConfig.batch_size != found[0]["batch_size"]
     assert found[1]["a_near"]["epochs"] == 4 and found[1]["c"]["epochs"] == 9
     assert found[1]["b_probe"]["epochs"] == 0
     path.unlink()
     assert plan_files.read_plan(path, output, {"config": "", "model": "plan"}) is None
+
+
+def test_a_row_of_common_options_alone_comes_back(tmp_path: Path) -> None:
+    path, output = tmp_path / "plan.yaml", Output(tmp_path)
+    begin(output, FoldConfig(model="a_near", timm_id="test_resnet", epochs=4))
+    common = {"timm_id": "test_resnet", "epochs": 4}
+    path.write_text(json.dumps({"train": common, "models": {"mine": {}}}))
+    found = plan_files.read_plan(path, output, {"config": "", "model": "plan"})
+    assert found is not None and found[1] == {"mine": {}, "a_near": common}
 
 
 @pytest.mark.parametrize(
