@@ -126,6 +126,9 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
         width = getattr(config, f"{role}_width")
         return masks.segmenter_spec(arch, getattr(config, role), task.num_outputs, width)
 
+    for role in ("student", "teacher"):
+        spec(role)  # a mistake in the teacher's is met before the student is trained
+
     def build(role: str, pretrained: bool) -> nn.Module:
         mode = getattr(config, f"{role}_pretrained") if pretrained else "none"
         weights = masks.find_encoder_weights(getattr(config, role), mode)
@@ -158,7 +161,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
 
     build_augmentations(config.augment)
     criterion = build_loss(config.loss)  # a mistake in it is met before anything is read
-    student = check_timm_id(config.student)
+    student, _ = check_timm_id(config.student), check_timm_id(config.teacher)
     size = config.image_size or find_data_config(student).image_size
     where = fold_options(config)
     index, folds = prepare_data(where, output)

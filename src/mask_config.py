@@ -47,13 +47,18 @@ class MaskDataConfig(Options, group="data and output"):
         True, "names that differ in the last number alone (slices, tiles) share a fold, if many do"
     )
     resolution: str = option(
-        "native", "HxW that images are resized to, or `native`", form=SIZES, first=True
+        "native",
+        "HxW of 16 or more that images are resized to, or `native`",
+        form=SIZES,
+        first=True,
     )
     crop: str = option(
-        "", "HxW of the training crops; empty = the resolution, or largest image", form=f"|{SIZES}"
+        "",
+        "HxW of the training crops, 16 or more; empty = the resolution, or largest image",
+        form=f"|{SIZES}",
     )
     window: str = option(
-        "", "HxW that larger images are predicted by; empty = crop, native = whole",
+        "", "HxW of 16 or more that larger images are predicted by; empty = crop, native = whole",
         form=f"|{SIZES}",
     )  # fmt: skip
     dry_run: bool = option(
@@ -154,6 +159,12 @@ class RepeatConfig(Options, group="comparison"):
         "term of a distillation alone (at its weight, 0.3 if it is 0)"
     )  # fmt: skip
     allow_weak_teacher: bool = option(False, "teach although the teacher does not beat the student")
+
+    def __post_init__(self) -> None:
+        """Check that no run counts twice, besides each option's own bounds."""
+        super().__post_init__()
+        if len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"--seeds {' '.join(map(str, self.seeds))}: name each once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +287,15 @@ class DistillConfig(
         least=16, most=4096, also=0,
     )  # fmt: skip
 
+    def __post_init__(self) -> None:
+        """Check that the size is one of the kind, besides each option's own bounds."""
+        super().__post_init__()
+        if self.image_size and self.kind == "segmentation":
+            raise UserError(
+                f"--image_size {self.image_size}: is for --kind classification; masks have "
+                "--resolution"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class InferSegmentationConfig(PlaceConfig, HardwareConfig, group="data and output"):
@@ -304,7 +324,7 @@ class InferSegmentationConfig(PlaceConfig, HardwareConfig, group="data and outpu
         least=0, most=1, also=-1, group="validation and inference", first=True,
     )  # fmt: skip
     resolution: str = option(
-        "", "HxW, or `native`; empty = as the runs were trained",
+        "", "HxW of 16 or more, or `native`; empty = as the runs were trained",
         form=f"|{SIZES}", group="validation and inference",
     )  # fmt: skip
     blend: Literal["oof", "uniform"] = option(

@@ -62,6 +62,30 @@ def test_three_runs_a_table_and_a_prediction(
     assert len(list((tmp_path / "masks" / "masks").iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--teacher", "convnext_tiny"),
+            r"encoder convnext_tiny is unknown \(did you mean tu-conv",
+        ),
+        (("--teacher", "resnet19"), r"encoder resnet19 is unknown \(did you mean resnet1"),
+        (
+            ("--weight_kl", "0", "--weight_channel", "0"),
+            "no term has a weight: give one, --weight_kl",
+        ),
+        (("--seeds", "1", "0", "1"), "--seeds 1 0 1: name each once"),
+        (("--image_size", "32"), "--image_size 32: is for --kind classification"),
+    ],
+)
+def test_mistakes_are_met_before_the_student_is_trained(
+    shapes: Path, tmp_path: Path, flags: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        distill(tmp_path / "out", shapes, *flags)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_weak_teacher_is_refused(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from src.models.convolutions import widen_gradients
 from src.models.pretrained import MIN_SHARE, read_state, strip_prefix
-from src.script import UserError
+from src.script import UserError, nearest
 
 # ImageNet's per-channel statistics on the 0..255 scale: any photograph is roughly whitened by them.
 MEAN = torch.tensor((123.675, 116.28, 103.53))
@@ -170,6 +170,25 @@ class Segmenter(MaskNet):
     def tune_for_cpu(self) -> None:
         """Widen the gradients of depthwise convolutions (see `engine/cpu`)."""
         widen_gradients(self)
+
+
+def check_encoder(encoder: str) -> None:
+    """Refuse a name that is no encoder of smp and no timm backbone, before anything is built.
+
+    Raises:
+        UserError: with the nearest name.
+    """
+    import segmentation_models_pytorch as smp
+    import timm
+
+    known = smp.encoders.get_encoder_names()
+    if encoder in known or encoder.startswith("timm-"):  # smp's older names
+        return
+    if encoder.startswith("tu-") and timm.is_model(encoder[3:]):
+        return
+    names = [*known, *(f"tu-{name}" for name in timm.list_models())]
+    near = f" (did you mean tu-{encoder}?)" if timm.is_model(encoder) else nearest(encoder, names)
+    raise UserError(f"encoder {encoder} is unknown{near}: any timm backbone is tu-NAME")
 
 
 def build_segmenter(

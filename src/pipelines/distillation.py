@@ -81,7 +81,7 @@ def fit_terms(config: DistillConfig, terms: Sequence[str]) -> DistillConfig:
     """Drop the default weights of terms that this kind of task does not have.
 
     Raises:
-        UserError: such a term was asked for.
+        UserError: such a term was asked for, or none is left to teach by.
     """
     defaults = weights_of(DistillConfig())
     kept = {}
@@ -92,6 +92,8 @@ def fit_terms(config: DistillConfig, terms: Sequence[str]) -> DistillConfig:
             raise UserError(
                 f"--weight_{name}: --kind {config.kind} has no such term; it has {', '.join(terms)}"
             )
+    if not kept and not config.tune:
+        raise UserError(f"no term has a weight: give one, --weight_{' or --weight_'.join(terms)}")
     return with_weights(config, kept)
 
 
@@ -153,8 +155,7 @@ def train_fresh(
     task: Task = field.task
     if role not in ("student", "teacher"):
         weights = weights_of(own)
-        if not weights:
-            raise UserError(f"no term has a weight; choose from {', '.join(field.terms)}")
+        assert weights, "fit_terms() and the search see to it"
         taught = output.run(f"{name}-teacher", fold_of(own.fold))
         refuse_lost(taught, read_done(taught), taught.best)
         teacher = field.build("teacher", False)

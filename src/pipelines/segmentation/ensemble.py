@@ -181,7 +181,8 @@ def load_member(run: Run, *, checkpoint: str = "", tta_steps: int = 0) -> Member
     except FileNotFoundError:
         if not checkpoint:
             asked = f", or pass --checkpoint {run.best}" if run.best.exists() else ""
-            raise UserError(f"{run.folder} is not finished: {GO_ON}{asked}") from None
+            state = "finished" if run.folder.is_dir() else "there"
+            raise UserError(f"{run.folder} is not {state}: {GO_ON}{asked}") from None
     content = read_config(run)
     weights = Path(checkpoint) if checkpoint else run.best
     if not weights.is_file():

@@ -365,7 +365,14 @@ class NetworkSpec(TypedDict, total=False):
 
 
 def segmenter_spec(arch: str, encoder: str, num_outputs: int, width: int = 0) -> NetworkSpec:
-    """Describe an smp net."""
+    """Describe an smp net.
+
+    Raises:
+        UserError: no such encoder.
+    """
+    from src.models.segmenter import check_encoder
+
+    check_encoder(encoder)
     net: NetworkSpec = {"kind": "segmenter", "arch": arch, "encoder": encoder}
     return {**net, "num_outputs": num_outputs, "decoder_width": width}
 
