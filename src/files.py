@@ -20,7 +20,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypedDict, TypeVar
 
@@ -403,9 +403,12 @@ def _take(path: Path, what: str, wait: bool) -> IO[str]:
                 raise UserError(f"{what} is in use by {holder}; wait for it or stop it") from None
             print(f"warning: {path.parent} cannot be locked ({error.strerror})", flush=True)
         if _is_at(path, file):
-            with naming(path):
+            with ExitStack() as failed, naming(path):
+                failed.callback(file.close)
                 file.truncate(0)
-                print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
+                name = f"process {os.getpid()} on {platform.node()}"
+                os.write(file.fileno(), name.encode())  # no buffer that a full disk fails twice
+                failed.pop_all()
             return file
         file.close()  # deleted while this process waited
 

@@ -135,6 +135,7 @@ def test_a_disk_that_fails_while_it_is_read_is_told_with_the_file(
         assert error.value.filename == str(path) and str(path) in say_system(error.value)
 
 
+@pytest.mark.filterwarnings("error")  # Python 3.13 shows what a file that nobody closed says then
 def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
     """A limit of no bytes on the size of files stands for the disk."""
     resource = pytest.importorskip("resource")

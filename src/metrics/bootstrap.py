@@ -6,6 +6,7 @@ resampled: both runs see the same images in every resampling, so that hard image
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -79,10 +80,17 @@ def bootstrap_difference(
     assert num_rows > 0, "nothing to compare"
     weights, num_units = draw_weights(num_rows, groups)
     gaps = second(weights) - first(weights)
-    low, high = np.nanquantile(gaps, [0.025, 0.975])
+    low, high = percentile_interval(gaps)
     ones = np.ones((1, num_rows))
     a, b = (float(score(ones)[0]) for score in (first, second))
     return Difference(name, a, b, float(low), float(high), num_units)
+
+
+def percentile_interval(scores: np.ndarray) -> np.ndarray:
+    """Return the 95 % interval of resampled scores: (R, ...) -> (2, ...), nan where all are nan."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        return np.nanquantile(scores, [0.025, 0.975], axis=0)
 
 
 def draw_weights(

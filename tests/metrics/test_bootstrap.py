@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.metrics.bootstrap import bootstrap_difference, compare_counts
+from src.metrics.bootstrap import bootstrap_difference, compare_counts, percentile_interval
 from src.metrics.segmentation import SegmentationMeter
 from src.script import UserError
 
@@ -27,10 +27,17 @@ def test_a_gain_on_every_row_is_beyond_noise():
     assert "beyond noise" in str(found)
 
 
+@pytest.mark.filterwarnings("error")
 def test_few_units_or_no_number_tell_nothing():
     assert mean_difference([0.1] * 4, [0.2] * 4).within_noise
     assert mean_difference([0.1] * 6, [0.2] * 6, groups=["drive"] * 6).within_noise
     assert mean_difference([0.1] * 6, [float("nan")] * 6).within_noise
+
+
+@pytest.mark.filterwarnings("error")  # a class that no image has is no fault of the user's
+def test_a_class_without_a_number_leaves_the_others_theirs():
+    scores = np.stack([np.linspace(0, 1, 41), np.full(41, np.nan)], axis=1)  # steps of 0.025
+    np.testing.assert_allclose(percentile_interval(scores), [[0.025, np.nan], [0.975, np.nan]])
 
 
 def test_interval_of_a_mean_matches_its_standard_error():

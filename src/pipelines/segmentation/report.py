@@ -16,7 +16,7 @@ from src.data.masks import VOID, VoidReader, read_labelled
 from src.data.sources.masks import MaskIndex
 from src.engine.runtime import start_runtime
 from src.files import atomic_write, read_arrays, read_json, write_json
-from src.metrics.bootstrap import MIN_UNITS, compare_counts, draw_weights
+from src.metrics.bootstrap import MIN_UNITS, compare_counts, draw_weights, percentile_interval
 from src.metrics.counts import (
     SegmentationCounts,
     class_iou,
@@ -367,7 +367,7 @@ def class_panel(
     weights, units = draw_weights(len(counts), ordered or None, num_resamples=500)
     low = high = np.full(len(iou), np.nan)
     if units >= MIN_UNITS:
-        low, high = np.nanquantile(class_iou(counts, weights), [0.025, 0.975], axis=0)
+        low, high = percentile_interval(class_iou(counts, weights))
     pixels = counts.target.sum(0)
     rows: list[list[Any]] = [
         [names[k], float(iou[k]), float(low[k]), float(high[k]), float(precision[k]),
