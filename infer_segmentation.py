@@ -71,6 +71,12 @@ def find_members(config: InferSegmentationConfig) -> dict[str, list[Member]]:
     if not config.runs and not config.checkpoint:
         raise UserError("--runs is missing: folders of runs, as in 'output/lane/*/fold*'")
     folder = Path(os.path.realpath(config.checkpoint)).parent
+    if config.checkpoint and not Path(config.checkpoint).is_file():
+        raise UserError(f"--checkpoint {config.checkpoint}: no such file")
+    if not config.runs and not Run(folder).config.exists():
+        raise UserError(
+            f"--checkpoint {config.checkpoint}: no config.yaml beside it; name its run, too, --runs"
+        )
     runs = find_runs(config.runs) if config.runs else [Run(folder)]
     if config.checkpoint and len(runs) > 1:
         raise UserError(f"--checkpoint belongs to one run, but --runs names {len(runs)}")

@@ -312,7 +312,13 @@ def test_lane_runs_alone_see_two_classes_in_a_layout_of_any(tmp_path: Path, layo
     assert find_images(LaneConfig(data_dir=str(tmp_path), source=layout))[0] == layout
 
 
-def test_a_checkpoint_that_is_a_loop_of_links_is_one_line(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_none_or_stands_alone_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(UserError, match="is no run"):
-        infer_segmentation.main(["--checkpoint", str(tmp_path / "loop")])
+    (tmp_path / "mine.safetensors").write_bytes(b"weights")
+    for name, message in (
+        ("loop", "loop: no such file"),
+        ("gone.safetensors", "gone.safetensors: no such file"),
+        ("mine.safetensors", "no config.yaml beside it; name its run, too, --runs"),
+    ):
+        with pytest.raises(UserError, match=message):
+            infer_segmentation.main(["--checkpoint", str(tmp_path / name)])

@@ -52,6 +52,8 @@ class Difference:
 
     def __str__(self) -> str:
         verdict = "within noise" if self.within_noise else "beyond noise"
+        if np.isnan(self.difference):
+            verdict = "not measured on these images"
         return (
             f"{self.name}: {self.first:.4f} -> {self.second:.4f}, difference "
             f"{self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}] "
