@@ -74,6 +74,7 @@ def main(argv: list[str]) -> int:
     output = Output(Path(config.output_dir))
     output.root.mkdir(parents=True, exist_ok=True)
     with hold(output.root / ".plan.lock", f"the plan of {output.root}"):
+        sweep(output.root, *(p.name for p in (output.plan, output.survey, output.history)))
         if config.resume_from:
             bring_plan(config.resume_from, output)
         earlier = last_seconds(output.history)
@@ -389,7 +390,11 @@ def submit(
         path.open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),
     ):
-        sweep(output.root)
+        # by name: the clock may be writing its own file in this moment
+        written = (output.weights, output.submission, output.prediction)
+        sweep(
+            output.root, *(p.name for p in written), "suggested_aliases.csv", "test_log_probs.npy"
+        )
         optimize_weights.optimize(blend, output, {})
         infer_ensemble.infer(infer_options(config), output)
     counted, said = read_forecast(output.prediction), ""

@@ -8,7 +8,8 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -154,14 +155,33 @@ def test_hours_that_end_before_a_submission_are_said_to(
 
 
 def test_what_a_finished_probe_has_lost_is_noted_once(
-    fresh: Place, plan_of_a_probe: list[str]
+    fresh: Place, plan_of_a_probe: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    blending, trials = importlib.import_module("optimize_weights"), []
+    of_the_clock = fresh.output / ".plan_state.json.1.tmp"
+
+    def optimize(config: Any, *rest: Any, optimize: Any = blending.optimize) -> None:
+        assert of_the_clock.exists() == bool(trials), "a blend leaves it alone"
+        of_the_clock.touch()
+        trials.append(config.trials)
+        optimize(config, *rest)
+
     fresh.output.mkdir()
+    left = [fresh.output / f".{name}.1.tmp" for name in ("weights.json", "survey.json")]
+    for path in (*left, of_the_clock):
+        path.touch()
     args = [sys.executable, "-c", BLEND_BY_HAND, str(fresh.output)]
-    with subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE) as other:
+    with (
+        monkeypatch.context() as patch,
+        subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE) as other,
+    ):
+        patch.setattr(blending, "optimize", optimize)
         assert other.stdout and other.stdout.readline()
         said = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.1")
         assert said.status == 0, said.err  # it waits for a blend that somebody runs beside it
+    assert trials == [4, 60], "a search at the end"
+    assert not any(path.exists() for path in left)
+    assert len((fresh.output / "history.csv").read_text().splitlines()) == 1 + 2
     oof = next(iter(fresh.output.glob("*_probe/fold1/oof.npz")))
     whole = oof.read_bytes()
     oof.write_bytes(whole[:99])
@@ -173,9 +193,16 @@ def test_what_a_finished_probe_has_lost_is_noted_once(
     begun.write_bytes(b"half of it")
     with (fresh.output / "plan.yaml").open("a") as file:
         file.write(f"  a_near: {{timm_id: {MODEL}, image_size: 32, epochs: 9999}}\n")  # no time
-    said = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.01")
+    spent, submission = ("--hours", "1e-5"), fresh.output / "submission.csv"
+    submission.unlink()  # made again though the hours are spent
+    said = fresh.start("scripts.plan", *plan_of_a_probe, *spent)
     assert said.status == 0 and "last.pt damaged; begun anew" in said.out, said.out + said.err
     assert not begun.exists()
+    whole = submission.read_bytes()
+    assert "hours are spent" in fresh.start("scripts.plan", *plan_of_a_probe, *spent).out
+    submission.write_bytes(whole[:-9])
+    said = fresh.start("scripts.plan", *plan_of_a_probe, *spent)
+    assert "hours are spent" not in said.out and submission.read_bytes() == whole
     refused = fresh.start("scripts.plan", *plan_of_a_probe, "--metric", "macro_f1", "--hours", "1")
     assert refused.is_one_line("metric was 'log_loss'", "pass what it began with")
     (fresh.output / "submission.csv").unlink()
@@ -266,6 +293,50 @@ def test_short_plans_have_three_folds_and_long_ones_five(
     assert found == [3, 5]
 
 
+def test_a_plan_begins_when_it_is_started_with_what_it_resumes(
+    fresh: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(path: Path, hours: float, began: float = 0.0, earlier: float = 0.0) -> None:
+        raise UserError(f"imports count: {0 < began <= time.monotonic()}")
+
+    monkeypatch.setattr(importlib.import_module("scripts.plan"), "Clock", stop)
+    assert fresh.start("scripts.plan").is_one_line("imports count: True")
+    said = fresh.start("scripts.plan", "--resume_from", "nowhere")
+    assert said.is_one_line("--resume_from nowhere: no such folder")
+
+
+def test_probes_and_a_short_survey_leave_their_mark_on_the_plan(
+    fresh: Place, plan_of_a_probe: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, pick, seconds = importlib.import_module("scripts.plan"), plan.pick_probes, []
+
+    def pick_slow(*given: Any) -> list[plan.Member]:
+        return [replace(probe, tail_s=100.0) for probe in pick(*given)]
+
+    monkeypatch.setattr(script, "SURVEY_SHARE", 0.0)
+    monkeypatch.setattr(plan, "pick_probes", pick_slow)
+    monkeypatch.setattr(plan, "first_members", lambda *given: seconds.append(given[2]) or [])
+    flags = [*plan_of_a_probe, "--sizes", "32", "64", "--hours", "0.1", "--dry_run"]
+    assert fresh.start("scripts.plan", *flags).status == 0
+    assert seconds[0] < 360 - 100, "members have what the probes leave"
+    survey = json.loads((fresh.output / "survey.json").read_text())
+    assert survey["ended_early"] and len(survey["candidates"]) == 1
+
+
+def test_test_images_are_predicted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, predicted, known = importlib.import_module("scripts.plan"), [], []
+    infer = "src.pipelines.classification.infer"
+    monkeypatch.setattr(script, "finished", lambda *_: True)
+    monkeypatch.setattr(f"{infer}.hash_images", lambda *_: "")
+    monkeypatch.setattr(f"{infer}.has_logits", lambda *_: bool(known))
+    monkeypatch.setattr(f"{infer}.infer_fold", lambda *_: predicted.append(1))
+    place, member = place_of_one_row(tmp_path)
+    for count in (1, 1):
+        place.train(member, 0, lambda done, epochs: epochs)
+        known.append(1)
+        assert len(predicted) == count
+
+
 def test_tables_have_the_time_that_short_plans_can_spare(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,17 +357,23 @@ def test_tables_have_the_time_that_short_plans_can_spare(
     assert capsys.readouterr().out.count("columns x: scripts/train_tabular.py") == 2
 
 
+def place_of_one_row(tmp_path: Path) -> tuple[Any, plan.Member]:
+    """A plan of one member and one fold, without data."""
+    output, member = Output(tmp_path), plan.Member("a", {"timm_id": MODEL, "epochs": 3}, 1.0, 1.0)
+    plan.write_plan(output.plan, [member], {}, "")
+    folds, script = (
+        SimpleNamespace(num_folds=1, folds_hash=""),
+        importlib.import_module("scripts.plan"),
+    )
+    return script.Place(PlanConfig(), output, {}, None, folds, None, None), member
+
+
 def test_folds_that_are_made_again_meet_no_damaged_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, trained = importlib.import_module("scripts.plan"), []
-    nothing: Any = None
-    folds: Any = SimpleNamespace(num_folds=1, folds_hash="")
-    output = Output(tmp_path)
-    row = {"timm_id": MODEL, "epochs": 3}
-    plan.write_plan(output.plan, [plan.Member("a", row, 1.0, 1.0)], {}, "")
-    place = script.Place(PlanConfig(), output, {}, nothing, folds, nothing, nothing)
-    run = output.run("a", 0)
+    trained: list[list[str]] = []
+    place, _ = place_of_one_row(tmp_path)
+    run = Output(tmp_path).run("a", 0)
     run.folder.mkdir(parents=True)
     monkeypatch.setattr(
         "src.pipelines.classification.train.train_fold",
