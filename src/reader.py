@@ -296,6 +296,8 @@ def fill(
                     f"{', '.join(rows) or 'none'}"
                 )
             values |= rows.get(row, {})
+        elif rows_only and flags.get(row_by):
+            raise UserError(f"--{row_by} {flags[row_by]}: a row of --config, which is empty")
     values |= flags
     filled = {name: coerce(name, value, kinds[name]) for name, value in values.items()}
     return config_class(**filled)

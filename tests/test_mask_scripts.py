@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +80,34 @@ def test_a_dry_run_shows_what_is_read_and_writes_nothing(
     with pytest.raises(UserError, match="--dry_run: name the data, --data_dir"):
         script.main([*place, *flags])
     assert not out.exists()
+
+
+def test_a_name_taken_by_other_data_is_refused_and_moved_data_are_not(
+    bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folders of two projects are often called the same, and so are their images."""
+    other = tmp_path / "elsewhere" / "bars"
+    shutil.copytree(bars, other)
+    short = ("--epochs", "1", "--tta_steps", "1")
+    assert lane(tmp_path / "out", "--data_dir", str(bars), *short) == 0
+    run = next((tmp_path / "out" / "lane").glob("*/fold0"))
+    for place in (("--data_dir", str(other)), ("--name", run.parent.name)):  # or scenes
+        with pytest.raises(UserError, match=f"was trained on --data_dir {bars}, not on .*--name"):
+            lane(tmp_path / "out", *place, *short)
+    (run / "finished.json").unlink()
+    (run / "last.pt").touch()  # as if it had been stopped
+    with pytest.raises(UserError, match=f"if both hold the same, --data_dir {bars}$"):
+        lane(tmp_path / "out", "--data_dir", str(other), *short)
+    (run / "last.pt").unlink()
+    assert lane(tmp_path / "out", "--data_dir", str(bars), *short) == 0
+    shutil.rmtree(bars)
+    assert lane(tmp_path / "out", "--data_dir", str(other), *short) == 0
+    assert "skipped" in capsys.readouterr().out
+
+
+def test_a_preset_without_the_file_of_presets_is_refused(bars: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--model cracks: a row of --config, which is empty"):
+        lane(tmp_path, "--data_dir", str(bars), "--model", "cracks")
 
 
 def test_held_out_images_without_a_lane_are_said_to_measure_nothing(

@@ -129,6 +129,8 @@ def _unet(smp: ModuleType, encoder: str, width: int | None, **same: Any) -> nn.M
 
 
 def _fpn(smp: ModuleType, encoder: str, width: int | None, **same: Any) -> nn.Module:
+    if width and width % 64:
+        raise UserError(f"decoder width {width}: fpn takes multiples of 64")
     size: dict[str, Any] = {"decoder_pyramid_channels": width or 256}
     size["decoder_segmentation_channels"] = max(1, (width or 256) // 2)
     return smp.FPN(encoder, upsampling=1, **size, **same)

@@ -32,7 +32,7 @@ from src.files import (
     write_json,
 )
 from src.option import Options
-from src.runs import REPAIR, Done, Output, Run, read_done
+from src.runs import REPAIR, Done, Output, Run, read_config, read_done
 from src.script import UserError, process_rank
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> Done | Non
     try:
         done = read_done(run)
     except FileNotFoundError:
+        if not split_hash and run.last.exists():
+            refuse_other_data(run, config)
         return None
     if done.get("config_hash") != config_hash(config):
         now = learned_options(config)
@@ -93,11 +95,33 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> Done | Non
             "delete the folder"
         )
     lost = lost_files(run, done)
+    if not split_hash and run.config.name not in lost:
+        refuse_other_data(run, config)
     if lost:
         print(f"note: {run.folder}: finished, but {', '.join(lost)} lost or damaged; made again")
         return None
     print(f"{run.folder}: finished, {done.get('monitor')} {done.get('score')}; skipped")
     return done
+
+
+def refuse_other_data(run: Run, config: EngineConfig) -> None:
+    """Refuse a run that has begun on another folder of data; one that is gone may have moved.
+
+    Raises:
+        UserError: naming both folders.
+    """
+    try:
+        before, now = str(read_config(run)["options"].get("data_dir", "")), config.data_dir
+    except UserError:  # damaged: it is made again
+        return
+    if before and now and not (Path(before).is_dir() and Path(now).is_dir()):
+        return
+    if bool(before) != bool(now) or (before and not Path(before).samefile(now)):
+        places = (f"--data_dir {place}" if place else "generated scenes" for place in (before, now))
+        raise UserError(
+            f"{run.folder} was trained on {next(places)}, not on {next(places)}: pass another "
+            f"--name; if both hold the same, --data_dir {before or now}"
+        )
 
 
 def lost_files(run: Run, done: Done) -> list[str]:
