@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,16 +133,16 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     common, rows = kept
     known = [plan.known_member(name, row, found, work) for name, row in rows.items()]
     probes, members = [m for m in known if not m.epochs], [m for m in known if m.epochs]
-    head = plan.describe(members, work, clock.hours, clock.spent())
-    plan.write_plan(output.plan, known, common, head)
-    print(head, flush=True)
-    if config.dry_run:
-        return
 
-    def keep(members: Sequence[Member]) -> None:
+    def keep(members: Sequence[Member]) -> str:
         trained = [member for member in members if member.epochs]
         head = plan.describe(trained, work, clock.hours, clock.spent())
         plan.write_plan(output.plan, members, common, head)
+        return head
+
+    print(keep(known), flush=True)
+    if config.dry_run:
+        return
 
     def after(models: Sequence[str], loss: float, forecast: float) -> None:
         add_history(output.history, clock.spent(), models, loss, forecast)
@@ -357,7 +357,11 @@ def survey_data(
     heads = ["backbone", "px", "probe", "accuracy", "train img/s", "infer img/s", "min/epoch"]
     print("\n" + format_table(heads, survey.survey_table(found, int((folds.fold >= 0).sum()))))
     content = {"precision": runtime.precision, "channels_last": runtime.channels_last}
-    content |= {"candidates": survey.to_json(found), "asked": asked, "hours": clock.hours}
+    content |= {
+        "candidates": [asdict(seen) for seen in found],
+        "asked": asked,
+        "hours": clock.hours,
+    }
     wanted = survey.sizes_of(backbones[0], config.sizes)
     write_json(output.survey, content | {"ended_early": len(found) < len(wanted)})
     return found, runtime

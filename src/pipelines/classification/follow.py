@@ -202,7 +202,7 @@ class Follower:
     clock: Clock
     steps: Steps
     seed: int = 0
-    keep: Callable[[Sequence[Member]], None] = lambda members: None
+    keep: Callable[[Sequence[Member]], object] = lambda members: None
     after: Callable[[Sequence[str], float, float], None] = lambda models, loss, forecast: None
     blend_s: float = 5.0
     final_s: float = LEAST_FINAL_S

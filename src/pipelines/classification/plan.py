@@ -21,11 +21,11 @@ OPTIMISM = 1.2  # rows plan so many more epochs than fit: what is too much is tr
 TWO_RECIPES_FROM = 8  # epochs that one recipe alone could have, from which two share the time
 SLOWNESS = 1.5  # epochs after which a training is half as far from its end as a probe's loss says
 SMALLNESS = 0.4  # a net trained at half the useful size ends 1.3 times above what its probe says
-# What differs between the recipes is how far the net moves: which is right depends on how far the
-# data are from ImageNet, and the mean of both beats either (docs/experiments.md).
 PROBE_SHARE, PROBES_SHARE, MAX_PROBES = 0.08, 0.2, 3  # of the time: a probe's features, all of them
 SHARE_FOR_GAIN = 2.0  # a probe that takes 1 % off the others' loss may take 2 % of the time
 TTA_SCALE = 1.25  # nets trained on crops see test images too small (arXiv 1906.06423)
+# What differs between the recipes is how far the net moves: which is right depends on how far the
+# data are from ImageNet, and the mean of both beats either (docs/experiments.md).
 RECIPES: dict[str, Json] = {  # the first one is better where epochs are few
     "near": {
         "norms": "frozen",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from src.engine.log import say
 from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory
 from src.ensemble.pool import log_softmax, true_losses
-from src.files import Json
 from src.losses.classification import build_loss
 from src.metrics.classification import fit_temperature
 from src.models.classifier import Classifier, build_classifier, takes_stages
@@ -56,7 +55,7 @@ LEAST_GAIN = 0.01  # of a further probe
 BEYOND_THE_STEP = 1.15  # optimizer, data and averaging beside forward and backward
 
 
-def find_backbones(models: Sequence[str], input_dir: Path | str = "input") -> list[str]:
+def find_backbones(models: Sequence[str]) -> list[str]:
     """Return the timm ids to survey: those asked for, else all with a file of weights.
 
     Raises:
@@ -64,7 +63,7 @@ def find_backbones(models: Sequence[str], input_dir: Path | str = "input") -> li
     """
     if models:
         return list(dict.fromkeys(map(check_timm_id, models)))
-    folder = Path(input_dir) / "weights"
+    folder = Path("input/weights")
     files = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
     if not files:
         raise UserError(
@@ -339,8 +338,3 @@ def survey_table(found: Sequence[Candidate], num_rows: int) -> list[list[object]
          num_rows / c.train_rate / 60]
         for c in sorted(found, key=lambda c: c.log_loss)
     ]  # fmt: skip
-
-
-def to_json(found: Sequence[Candidate]) -> list[Json]:
-    """Return candidates as plain values."""
-    return [asdict(candidate) for candidate in found]
