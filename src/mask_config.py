@@ -276,8 +276,12 @@ class DistillConfig(
     )
     student: str = option("mit_b0", "student's encoder (timm id for classification)", first=True)
     teacher: str = option("mit_b2", "teacher's encoder (timm id for classification)", first=True)
-    student_arch: str = option("", "decoder of the student; empty = --arch")
-    teacher_arch: str = option("", "decoder of the teacher; empty = --arch")
+    student_arch: Literal["", "segformer", "deeplabv3plus", "unet", "fpn"] = option(
+        "", "decoder of the student; empty = --arch"
+    )
+    teacher_arch: Literal["", "segformer", "deeplabv3plus", "unet", "fpn"] = option(
+        "", "decoder of the teacher; empty = --arch"
+    )
     student_pretrained: str = option("auto", "`auto`, `none`, or the student encoder's weights")
     teacher_pretrained: str = option("auto", "`auto`, `none`, or the teacher encoder's weights")
     student_width: int = option(0, "channels of the student's decoder; 0 = as published", **WIDTH)

@@ -148,7 +148,7 @@ def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) ->
         wanted = num_folds or min(DEFAULT_FOLDS, max(2, len(table)))
         groups, block = table["group"].tolist(), 0
         if index.blocks:
-            groups, block = cut_finer(table["id"].tolist(), groups, wanted)
+            groups, block = cut_finer(table["id"].tolist(), groups, min(wanted, len(table)))
         num_units = len({group for group in groups if group}) + groups.count("")
         num_folds = num_folds or min(wanted, max(2, num_units))
         if not 0 <= fold < num_folds:
