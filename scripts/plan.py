@@ -135,8 +135,7 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     probes, members = [m for m in known if not m.epochs], [m for m in known if m.epochs]
 
     def keep(members: Sequence[Member]) -> str:
-        trained = [member for member in members if member.epochs]
-        head = plan.describe(trained, work, clock.hours, clock.spent())
+        head = plan.describe(members, work, clock.hours, clock.spent())
         plan.write_plan(output.plan, members, common, head)
         return head
 

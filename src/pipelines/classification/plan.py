@@ -324,14 +324,17 @@ def describe(members: Sequence[Member], work: Work, hours: float, spent_s: float
         f"{hours:g} hours, {at / 60:.1f} minutes spent; {work.num_folds} folds",
         "schedules are trimmed between epochs to end in time; edit rows that have not begun",
     ]
-    for member in members:
+    trained = [member for member in members if member.epochs]
+    if len(trained) < len(members):
+        lines.append("probes: " + ", ".join(m.name for m in members if not m.epochs))
+    for member in trained:
         fold_s = member.epochs / OPTIMISM * member.epoch_s + member.tail_s
         at += work.num_folds * fold_s
         lines.append(
             f"{member.name}: {member.epochs} epochs of {member.epoch_s:.1f} s, "
             f"{fold_s / 60:.1f} min a fold, done at {at / 60:.1f} min"
         )
-    if not members:
+    if not trained:
         lines.append("no time for an epoch of one fold: the linear probe alone")
     return "\n".join(lines)
 

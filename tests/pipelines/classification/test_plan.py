@@ -121,6 +121,10 @@ def test_what_is_planned_says_when_it_is_done() -> None:
         "done at 4.0 min",
         "done at 7.0 min",
     ]
+    probes = [Member(name, {"epochs": 0}, epoch_s=0.0, tail_s=10.0) for name in "bc"]
+    with_probes = plan.describe([*probes, member, member], WORK, 0.5, 60.0).splitlines()
+    assert with_probes == [*lines[:2], "probes: b, c", *lines[2:]]
+    assert plan.describe(probes, WORK, 0.5, 60.0).endswith("the linear probe alone")
 
 
 def test_earlier_maps_are_pooled_where_the_backbone_gives_them() -> None:
