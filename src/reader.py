@@ -53,7 +53,7 @@ def coerce(name: str, value: object, kind: Any) -> Any:
         if isinstance(value, bool) and {"on", "off"} <= set(typing.get_args(kind)):
             value = "on" if value else "off"
         if value not in typing.get_args(kind):
-            choices = ", ".join(map(str, typing.get_args(kind)))
+            choices = ", ".join(str(choice) or "empty" for choice in typing.get_args(kind))
             raise UserError(f"{name}: {quote(value)} is none of {choices}")
         return value
     if origin is tuple:
