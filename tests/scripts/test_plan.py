@@ -28,7 +28,7 @@ from src.reader import read_rows
 from src.runs import Output, Run
 from src.script import UserError
 from src.tool_config import PlanConfig
-from tests.scripts.conftest import Place
+from tests.scripts.conftest import Answer, Place
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -391,16 +391,19 @@ def test_folds_that_are_made_again_meet_no_damaged_file(
     assert trained == [[".lock", "finished.json"]], "weights and scores stand, the OOF is made"
 
 
-def test_plan_refuses_mistakes_in_one_line(fresh: Place, tmp_path: Path) -> None:
-    def refuse(*flags: str) -> str:
-        answer = subprocess.run(
-            [sys.executable, str(ROOT / "scripts/plan.py"), *flags],
-            cwd=tmp_path, check=False, capture_output=True, text=True,
-        )  # fmt: skip
-        assert answer.returncode == 2 and len(answer.stderr.strip().splitlines()) == 1
-        return answer.stderr
-
-    assert "--hours" in refuse("--hour", "1")
-    assert "train_fold.py" in refuse("--models", MODEL, "--pretrained", "none")
-    assert "--data_dir" in refuse("--data_dir", "nowhere")
-    assert "fetch_weights" in refuse("--data_dir", str(fresh.data))
+def test_plan_refuses_mistakes_in_one_line(
+    fresh: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/plan.py"), "--hour", "1"],
+        cwd=tmp_path, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert answer.returncode == 2 and Answer(2, "", answer.stderr).is_one_line("--hours")
+    monkeypatch.chdir(tmp_path)  # without weights
+    for flags, word in (
+        (("--models", MODEL, "--pretrained", "none"), "train_fold.py"),
+        (("--data_dir", "nowhere"), "--data_dir"),
+        ((), "fetch_weights"),
+    ):
+        refused = fresh.start("scripts.plan", *flags)
+        assert refused.status == 2 and refused.is_one_line(word)
