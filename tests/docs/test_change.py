@@ -72,6 +72,7 @@ def accepts(tmp_path: Path, *flags: str) -> bool:
     places = ["--config", "", "--data_dir", str(tmp_path / "none"), "--output_dir", str(tmp_path)]
     for script, kind in ((train_fold, []), (train_distill, ["--kind", "classification"])):
         student = ["--student", "test_resnet"] if kind else ["--model", "test_resnet"]
+        student += ["--teacher", "test_resnet"] if kind else []
         with pytest.raises(UserError) as error:
             script.main([*places, *kind, *student, *flags])
         if "data_dir" not in str(error.value):
