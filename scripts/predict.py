@@ -41,6 +41,7 @@ def main(argv: list[str]) -> int:
     if config.model.endswith(".onnx"):
         from src.pipelines.deploy.model import open_model
 
+        refuse_views(config)
         model = open_model(Path(config.model), config.device)
         return hand_over(config, model.predict(config.images))
     from src.pipelines.library import MaskRun, is_ensemble, load_ensemble, load_run
@@ -48,11 +49,23 @@ def main(argv: list[str]) -> int:
     where: dict[str, Any] = {"device": config.device, "precision": config.precision}
     folder = config.model or config.run
     if not folder or is_ensemble(Path(folder)):
+        refuse_views(config)
         ensemble = load_ensemble(folder or config.output_dir, **where)
         return tell(config, ensemble.predict(config.images))
     run = load_run(folder, **where)
-    views = {} if isinstance(run, MaskRun) else {"tta_steps": config.tta_steps}
-    return hand_over(config, run.predict(config.images, **views))
+    if isinstance(run, MaskRun):
+        refuse_views(config)
+        return hand_over(config, run.predict(config.images))
+    return hand_over(config, run.predict(config.images, tta_steps=config.tta_steps))
+
+
+def refuse_views(config: PredictConfig) -> None:
+    """Refuse a number of views where the model has its own."""
+    if config.tta_steps > 1:
+        raise UserError(
+            f"--tta_steps {config.tta_steps}: is for a single run of classes; an ensemble, a mask "
+            "run and an ONNX file have their own views: leave it out"
+        )
 
 
 def follow_video(config: PredictConfig) -> int:

@@ -61,6 +61,9 @@ def test_mistakes_are_one_line(place: Place, call: Any) -> None:
     assert call("scripts.predict", "--run", "nowhere", "a.jpg").is_one_line("nowhere")
     assert call("scripts.predict", *run, "a.jpg", "--output", "x.txt").is_one_line(".csv or .json")
     assert call("scripts.predict", *run, "a.jpg", "--topp", "1").is_one_line("--top")
+    image = str(sorted((place.data / "test").iterdir())[0])
+    ensemble = ("--run", str(place.output), image, "--tta_steps", "2")
+    assert call("scripts.predict", *ensemble).is_one_line("--tta_steps 2", "leave it out")
 
 
 @pytest.mark.parametrize("script", ["predict", "export"])
