@@ -417,6 +417,8 @@ def learned_options(config: Options) -> Json:
     idle = NOT_LEARNED | (config.settled if isinstance(config, FoldConfig) else frozenset())
     if isinstance(config, MetricConfig) and config.metric == MetricConfig.metric:
         idle |= {"metric", "ordinal"}  # runs from before there was a choice keep their hash
+    if getattr(config, "group_by_name", False):
+        idle |= {"group_by_name"}  # as above; who was held out is in the hash of the split
     return {k: v for k, v in dataclasses.asdict(config).items() if k not in idle}
 
 

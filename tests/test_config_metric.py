@@ -6,6 +6,7 @@ import pytest
 
 from scripts.plan import fold_flags
 from src.config import FoldConfig, config_hash, learned_options
+from src.mask_config import LaneConfig
 from src.metrics.contest import find_metric
 from src.reader import fill, parse
 from src.script import UserError
@@ -47,3 +48,8 @@ def test_a_plan_trains_for_the_metric() -> None:
     flags = fold_flags(plan)
     row = fill(FoldConfig, flags | {"config": ""}, row_by="model")
     assert row.metric == "qwk" and row.ordinal == ("low", "high")
+
+
+def test_mask_runs_of_before_groups_by_name_keep_their_hash() -> None:
+    assert "group_by_name" not in learned_options(LaneConfig())
+    assert learned_options(LaneConfig(group_by_name=False))["group_by_name"] is False
