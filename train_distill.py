@@ -114,6 +114,8 @@ def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime
 
 def segmentation_field(config: DistillConfig, output: Output) -> Field:
     """Read the masks once and say how their nets are built and trained."""
+    import torch
+
     from src.pipelines.distillation import Field
     from src.pipelines.segmentation import train as masks
 
@@ -126,8 +128,9 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
         width = getattr(config, f"{role}_width")
         return masks.segmenter_spec(arch, getattr(config, role), task.num_outputs, width)
 
-    for role in ("student", "teacher"):
-        spec(role)  # a mistake in the teacher's is met before the student is trained
+    with torch.random.fork_rng(devices=[]):  # what is learned stays the same bits
+        for role in ("student", "teacher"):
+            masks.build_network(spec(role))  # a teacher that cannot be built is met before training
 
     def build(role: str, pretrained: bool) -> nn.Module:
         mode = getattr(config, f"{role}_pretrained") if pretrained else "none"

@@ -70,6 +70,7 @@ def test_three_runs_a_table_and_a_prediction(
             r"encoder convnext_tiny is unknown \(did you mean tu-conv",
         ),
         (("--teacher", "resnet19"), r"encoder resnet19 is unknown \(did you mean resnet1"),
+        (("--teacher", "tu-test_vit"), "--encoder tu-test_vit does not work with --arch unet"),
         (("--teacher_arch", "segnet"), "teacher_arch: 'segnet' is none of empty, segformer"),
         (
             ("--weight_kl", "0", "--weight_channel", "0"),
