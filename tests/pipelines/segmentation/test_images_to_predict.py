@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import infer_segmentation
+from src.data.masks import read_labelled, split_rows
 from src.mask_config import InferSegmentationConfig
 from src.pipelines.segmentation.ensemble import find_runs
 from src.script import UserError
@@ -92,3 +93,24 @@ def test_the_folder_of_a_set_and_of_all_sets_mean_the_set(
         data_dir=str(tmp_path / given),
     )
     assert index.table["id"].iloc[rows].tolist() == ["b"]
+
+
+@pytest.mark.parametrize("by_name", [True, False, None])
+def test_the_held_out_images_of_slices_are_those_of_the_run(
+    tmp_path: Path, by_name: bool | None
+) -> None:
+    for patient in range(10):
+        for k in (1, 2):
+            picture(tmp_path / "images" / f"p{patient}_{k}.png")
+            mask = np.array([[0, 1], [1, 0]], np.uint8).repeat(3, 0).repeat(4, 1)
+            (tmp_path / "masks").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(tmp_path / "masks" / f"p{patient}_{k}.png")
+    index = read_labelled("folders", tmp_path, by_name=bool(by_name))
+    split = split_rows(index, 0, 5, 0)
+    options = {"fold": "0", "folds": 5, "fold_seed": 0}
+    options |= {} if by_name is None else {"group_by_name": by_name}  # a run of before the option
+    resolved = {"classes": list(index.classes), "options": {}, "split_hash": split.hash}
+    resolved |= {"source": "folders", "data_dir": str(tmp_path)}
+    member: Any = SimpleNamespace(resolved=resolved, options=options, run=None)
+    config = InferSegmentationConfig(split="valid")
+    assert infer_segmentation.find_images(config, [member])[1].tolist() == split.valid.tolist()
