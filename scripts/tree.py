@@ -16,7 +16,7 @@ BEGIN, END = "<!-- tree begins -->\n```\n", "```\n<!-- tree ends -->"
 ROOMS = {
     "src": "the import package: the ground, then the rooms in the order data pass them",
     "src/data": "RAW IMAGES → BATCHES",
-    "src/data/sources": "one mask data set or annotation format a file",
+    "src/data/sources": "layouts of mask data: data sets, folders, annotation formats",
     "src/models": "EVERYTHING WITH WEIGHTS: image → logits",
     "src/models/micro": "families of nets under 10,000 parameters",
     "src/losses": "output and target → a gradient",

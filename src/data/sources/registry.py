@@ -12,19 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from src.data.decode import decode_mask
-from src.data.sources import (
-    camvid,
-    cardd,
-    cfd,
-    cvppp,
-    etis,
-    folders,
-    kitti_road,
-    lanes,
-    rle_table,
-    voc,
-)
+from src.data.sources import folders, lanes, micro_sets, rle_table, street_sets
 from src.data.sources.folders import is_divided, list_pairs
 from src.data.sources.labels import decode_foreground
 from src.data.sources.masks import MaskIndex, Source, build_index, note_count
@@ -40,12 +28,12 @@ class _MicroSet(NamedTuple):
     read: Callable[[Path], MaskIndex]
 
 
-_DAMAGE = partial(cardd.read_cardd, binary=True)
+_DAMAGE = partial(micro_sets.read_cardd, binary=True)
 _MICRO = {
-    "VOC": _MicroSet(2913, voc.CLASSES, voc.read_voc),
-    "ETIS": _MicroSet(etis.NUM_IMAGES, etis.CLASSES, etis.read_etis),
-    "CVPPP": _MicroSet(810, cvppp.CLASSES, cvppp.read_cvppp),
-    "CFD": _MicroSet(118, cfd.CLASSES, cfd.read_cfd),
+    "VOC": _MicroSet(2913, micro_sets.VOC_CLASSES, micro_sets.read_voc),
+    "ETIS": _MicroSet(micro_sets.ETIS_KNOWN, micro_sets.ETIS_CLASSES, micro_sets.read_etis),
+    "CVPPP": _MicroSet(810, micro_sets.CVPPP_CLASSES, micro_sets.read_cvppp),
+    "CFD": _MicroSet(micro_sets.CFD_KNOWN, micro_sets.CFD_CLASSES, micro_sets.read_cfd),
     "CarDD": _MicroSet(4000, ("background", "damage"), _DAMAGE),
 }
 DATASETS = tuple(_MICRO)
@@ -71,13 +59,13 @@ def read_micro(root: Path, dataset: str) -> MaskIndex:
         first, others = next(iter(parts.items()))
         raise UserError(f"{first} and {others[0]} are of one image: draw one mask an image")
     if dataset == "ETIS":
-        rows = [row._replace(group=etis.sequence_of(row.id)) for row in rows]
+        rows = [row._replace(group=micro_sets.sequence_of(row.id)) for row in rows]
     note_count(notes, f"{dataset} images", len(rows), _MICRO[dataset].known)
+    has_void = dataset == "VOC"
+    decode = micro_sets.decode_voc if has_void else decode_foreground
+    void = micro_sets.VOC_VOID if has_void else None
     classes = _MICRO[dataset].classes
-    if dataset == "VOC":
-        decode = partial(decode_mask, num_classes=len(classes), ignore_index=voc.VOID)
-        return build_index(folder, rows, classes, decode, ignore_index=voc.VOID, notes=notes)
-    return build_index(folder, rows, classes, decode_foreground, notes=notes)
+    return build_index(folder, rows, classes, decode, ignore_index=void, notes=notes)
 
 
 def list_datasets(root: Path | str) -> tuple[str, ...]:
@@ -87,8 +75,8 @@ def list_datasets(root: Path | str) -> tuple[str, ...]:
 
 # In the order in which their signs are looked for.
 _FOUND = (
-    *(data.SOURCE for data in (voc, camvid, cfd, cvppp, cardd, etis, lanes)),
-    *(*lanes.OUTLINES, lanes.LINES, kitti_road.SOURCE),
+    *(micro_sets.VOC, street_sets.CAMVID, micro_sets.CFD, micro_sets.CVPPP, micro_sets.CARDD),
+    *(micro_sets.ETIS, lanes.SOURCE, *lanes.OUTLINES, lanes.LINES, street_sets.KITTI_ROAD),
     *(rle_table.SOURCE, folders.SOURCE, rle_table.ROWS),
     *(Source(f"micro/{n}", partial(read_micro, dataset=n), whole=True) for n in DATASETS),
 )

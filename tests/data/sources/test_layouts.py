@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from src.data.sources.camvid import COLOURS, read_camvid
-from src.data.sources.cfd import read_cfd
-from src.data.sources.cvppp import read_cvppp
-from src.data.sources.etis import read_etis, sequence_of
 from src.data.sources.folders import read_folders
+from src.data.sources.micro_sets import read_cfd, read_cvppp, read_etis, read_voc, sequence_of
 from src.data.sources.registry import list_datasets, read_micro
-from src.data.sources.voc import read_voc
+from src.data.sources.street_sets import COLOURS, read_camvid
 from src.script import UserError
 
 

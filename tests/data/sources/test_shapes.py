@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from src.data.sources.cardd import read_cardd
 from src.data.sources.coco import fill_polygon, rasterise
 from src.data.sources.lanes import read_lanes
+from src.data.sources.micro_sets import read_cardd
 from src.script import UserError
 
 
