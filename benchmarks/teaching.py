@@ -38,7 +38,7 @@ from benchmarks.gpu_check import run_process, stop_all
 from benchmarks.timing import num_cores
 from src.data.dataset import EpochSampler
 from src.data.masks import mask_dataset
-from src.data.transforms import eval_mask_transform
+from src.data.transforms import eval_transform
 from src.engine.weights import load_weights
 from src.mask_config import DistillConfig
 from src.metrics.counts import class_iou
@@ -233,7 +233,7 @@ def train(job: Job, config: DistillConfig, out: Path) -> None:
 def device_loader(config: Any, data: Any, runtime: Any, output: Any) -> Any:
     """Stand in for ``train_loader``."""
     assert data.crop == data.size, "crops are of the images' size here"
-    plain = eval_mask_transform(divisor=1)
+    plain = eval_transform()
     rows = data.split.train
     dataset = mask_dataset(data.index, rows, plain, size=data.size, cache="none")
     order = EpochSampler(len(rows), config.batch_size, seed=config.seed, shuffle=True)

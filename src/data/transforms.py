@@ -208,17 +208,17 @@ def train_transform(
         steps.append(A.RandomResizedCrop(size=size, scale=(scale_min, 1.0), ratio=(3 / 4, 4 / 3)))
     else:
         steps.append(A.Resize(*size, interpolation=cv2.INTER_AREA))
-    steps += _flips(hflip, vflip)
-    steps += _rotation(rotate, {"border_mode": cv2.BORDER_REFLECT_101})
-    steps += [*_colors(color), *build_augmentations(augment)]
+    mirrored = {"border_mode": cv2.BORDER_REFLECT_101}
+    steps += _usual(hflip, vflip, rotate, color, augment, mirrored)
     if erase > 0:
         steps.append(A.Erasing(scale=(0.02, 0.25), fill="random", p=erase))
     return Transform(A.Compose(steps))
 
 
-def eval_transform(image_size: int) -> Transform:
-    """Build the plain transform of classification; a canonical square of that size is kept."""
-    return Transform(A.Compose([A.Resize(image_size, image_size)]), random=False)
+def eval_transform(image_size: int | None = None) -> Transform:
+    """Build the plain transform: a canonical square to that size, None = images and masks stay."""
+    steps = [A.Resize(image_size, image_size)] if image_size else []
+    return Transform(A.Compose(steps), random=False)
 
 
 def train_mask_transform(
@@ -246,43 +246,22 @@ def train_mask_transform(
         steps.append(RandomScale(limits, p=1.0))
     padding = {"pad_if_needed": True, "pad_position": "random", **outside}
     steps.append(A.RandomCrop(*crop_size, **padding))
-    steps += _flips(hflip, vflip)
-    steps += _rotation(rotate, outside)
-    steps += [*_colors(color), *build_augmentations(augment)]
+    steps += _usual(hflip, vflip, rotate, color, augment, outside)
     return Transform(A.Compose(steps))
 
 
-def eval_mask_transform(*, ignore_index: int = 255, divisor: int = 32) -> Transform:
-    """Build the plain transform of segmentation: pad below and right to multiples of ``divisor``.
-
-    Decoders of five stages need sides that divide by 32; the padding is ``ignore_index``.
-    """
-    step = A.PadIfNeeded(
-        min_height=None,
-        min_width=None,
-        pad_height_divisor=divisor,
-        pad_width_divisor=divisor,
-        position="top_left",
-        border_mode=cv2.BORDER_CONSTANT,
-        fill=PAD_COLOR,
-        fill_mask=ignore_index,
-    )
-    return Transform(A.Compose([step]), random=False)
-
-
-def _flips(hflip: float, vflip: float) -> list[A.BasicTransform]:
+def _usual(
+    hflip: float, vflip: float, rotate: float, color: float, augment: str, outside: dict[str, Any]
+) -> list[A.BasicTransform]:
+    """Return what images and masks share; ``outside`` says what a rotation lets in."""
     steps: list[A.BasicTransform] = [A.HorizontalFlip(p=hflip)] if hflip > 0 else []
-    return [*steps, A.VerticalFlip(p=vflip)] if vflip > 0 else steps
-
-
-def _rotation(degrees: float, outside: dict[str, Any]) -> list[A.BasicTransform]:
-    if degrees <= 0:
-        return []
-    return [QuickAffine(rotate=(-degrees, degrees), **outside, p=ROTATE_SHARE)]
-
-
-def _colors(strength: float) -> list[A.BasicTransform]:
-    return [ColorMatrix(strength)] if strength > 0 else []
+    if vflip > 0:
+        steps.append(A.VerticalFlip(p=vflip))
+    if rotate > 0:
+        steps.append(QuickAffine(rotate=(-rotate, rotate), **outside, p=ROTATE_SHARE))
+    if color > 0:
+        steps.append(ColorMatrix(color))
+    return steps + build_augmentations(augment)
 
 
 def mix(

@@ -11,7 +11,6 @@ from PIL import Image
 from src.data.canonical import ImageSource, MaskSource, canonical_side, resize_image
 from src.data.dataset import ImageDataset, to_tensor
 from src.data.transforms import (
-    eval_mask_transform,
     eval_transform,
     train_mask_transform,
     train_transform,
@@ -82,18 +81,8 @@ def test_resize_averages_when_it_shrinks():
     assert resize_image(image, (8, 2)).shape == (8, 2, 3)
 
 
-def test_native_masks_are_padded(folder):
-    data = ImageDataset(MaskSource(folder, IMAGES, MASKS), None, eval_mask_transform())
-    sample = data[(0, 3)]
-    assert sample["image"].shape == (3, 32, 32)
-    assert (sample["mask"][10:23, :30] == 3).all() and (sample["mask"][:10] == 255).all()
-    assert (sample["mask"][23:] == 255).all() and sample["mask"].dtype == torch.uint8
-
-
 def test_resized_masks_stay_labels(folder):
-    data = ImageDataset(
-        MaskSource(folder, IMAGES, MASKS, size=(64, 96)), None, eval_mask_transform()
-    )
+    data = ImageDataset(MaskSource(folder, IMAGES, MASKS, size=(64, 96)), None, eval_transform())
     sample = data[(0, 2)]
     assert sample["image"].shape == (3, 64, 96)
     assert set(sample["mask"].unique().tolist()) == {2, 255}
@@ -109,7 +98,7 @@ def test_training_crops(folder):
 
 
 def test_without_masks(folder):
-    data = ImageDataset(ImageSource(folder, IMAGES, 32), None, eval_mask_transform())
+    data = ImageDataset(ImageSource(folder, IMAGES, 32), None, eval_transform())
     assert set(data[(0, 0)]) == {"image", "index"}
 
 
@@ -131,7 +120,7 @@ def test_errors_name_the_file(folder):
         raise KeyError("groundTruth")
 
     broken_data = ImageDataset(
-        MaskSource(folder, IMAGES, MASKS, read_mask=broken), None, eval_mask_transform()
+        MaskSource(folder, IMAGES, MASKS, read_mask=broken), None, eval_transform()
     )
     with pytest.raises(RuntimeError, match=r"사진0\.png.*groundTruth"):
         broken_data[(0, 0)]

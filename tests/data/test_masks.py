@@ -19,7 +19,7 @@ from src.data.masks import (
     read_test_masks,
     split_rows,
 )
-from src.data.transforms import eval_mask_transform
+from src.data.transforms import eval_transform
 from src.script import UserError
 
 
@@ -133,7 +133,7 @@ def test_void_is_255_whatever_the_data_call_it(camvid: Path) -> None:
 
 def test_samples_have_one_size_and_their_mask(camvid: Path) -> None:
     index = read_labelled("auto", camvid)
-    data = mask_dataset(index, [6, 7], eval_mask_transform(divisor=1), size=(24, 32))
+    data = mask_dataset(index, [6, 7], eval_transform(), size=(24, 32))
     assert isinstance(data, ImageDataset) and len(data) == 2
     sample = data[(0, 1)]
     assert sample["image"].shape == (3, 24, 32) and sample["mask"].shape == (24, 32)

@@ -16,7 +16,6 @@ from src.data.transforms import (
     QuickAffine,
     build_augmentations,
     color_matrix,
-    eval_mask_transform,
     eval_transform,
     train_mask_transform,
     train_transform,
@@ -62,7 +61,7 @@ def test_options_are_understood_by_albumentations():
         train_transform(32, **STRONG)
         train_mask_transform((32, 32), rotate=10, vflip=0.5)
         eval_transform(32)
-        eval_mask_transform()
+        eval_transform()
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -169,16 +168,6 @@ def test_mask_moves_with_its_image_and_void_lies_outside():
         void.append(outside.mean())
     assert min(agree) > 0.75 and np.mean(agree) > 0.9
     assert 0.1 < np.mean(void) < 0.9
-
-
-def test_padding_keeps_the_image_at_the_top_left():
-    image = np.full((33, 40, 3), 7, np.uint8)
-    mask = np.ones((33, 40), np.uint8)
-    result = eval_mask_transform(ignore_index=200)((0, 0, 0), image=image, mask=mask)
-    assert result["image"].shape == (64, 64, 3)
-    assert (result["mask"][:33, :40] == 1).all() and (result["image"][:33, :40] == 7).all()
-    assert (result["mask"][33:] == 200).all() and (result["mask"][:, 40:] == 200).all()
-    assert result["image"][63, 63].tolist() == list(PAD_COLOR)
 
 
 def test_the_update_check_is_off():

@@ -16,7 +16,7 @@ from src.data.masks import image_size, mask_dataset
 from src.data.sources.folders import holds_masks
 from src.data.sources.masks import MaskIndex
 from src.data.sources.registry import detect_source, list_datasets
-from src.data.transforms import eval_mask_transform
+from src.data.transforms import eval_transform
 from src.engine.interrupt import catch_signals
 from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime
@@ -351,7 +351,7 @@ def blend_maps(
                 if size is None and len(set(sizes)) == 1:
                     size = sizes[0]
                 data = mask_dataset(
-                    index, part, eval_mask_transform(divisor=1), size=size, labelled=False,
+                    index, part, eval_transform(), size=size, labelled=False,
                     cache="none",
                 )  # fmt: skip
                 batch = 1

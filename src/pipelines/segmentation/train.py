@@ -31,7 +31,7 @@ from src.data.sources.registry import detect_source
 from src.data.transforms import (
     Transform,
     build_augmentations,
-    eval_mask_transform,
+    eval_transform,
     train_mask_transform,
 )
 from src.engine.autotune import settle_runtime
@@ -205,7 +205,7 @@ def valid_loader(
     batch = 1  # images of several sizes make no batch
     if data.size is not None:
         batch = config.infer_batch_size or default_batch_size(max(data.size), runtime.device)
-    plain = eval_mask_transform(ignore_index=VOID, divisor=1)  # nets pad for themselves
+    plain = eval_transform()  # nets pad for themselves
     return _loader(config, data, runtime, output, rows, plain, in_turn=batch)
 
 
