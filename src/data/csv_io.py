@@ -17,7 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from src.data.files import IMAGE_ENDINGS, split_of_word
 from src.files import atomic_write, patiently, read_small, readable
@@ -137,15 +137,11 @@ _QUOTES = str.maketrans("'\"", "\"'")
 _SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[ ,;|\t]*(?=[\r\n]|$)', re.IGNORECASE)
 
 
-def read_csv(
-    path: Path | str, *, text_columns: slice | None = None, unescape: bool = False
-) -> pd.DataFrame:
+def read_csv(path: Path | str, *, unescape: bool = False) -> pd.DataFrame:
     """Read a CSV whose first line names the columns (names are stripped, otherwise untouched).
 
     Args:
         path: the file.
-        text_columns: which columns stay text; all by default. The others become numbers where
-            every cell is one.
         unescape: the file is one of ours (:func:`write_csv`).
 
     Raises:
@@ -163,13 +159,12 @@ def read_csv(
     separator = said[1] if said else max(",;\t", key=first_line.count)
     separator = separator if separator in first_line or "|" not in first_line else "|"
     header = _read_header(first_line, separator, path)
-    kinds: Any = dict.fromkeys(header[text_columns], str) if text_columns else str
 
     def parse(text: str) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # cells would be dropped
             return pd.read_csv(
-                io.StringIO(text), sep=separator, header=0, names=header, dtype=kinds,
+                io.StringIO(text), sep=separator, header=0, names=header, dtype=str,
                 na_filter=False, index_col=False, low_memory=False, on_bad_lines="error",
             )  # fmt: skip
 
@@ -192,7 +187,7 @@ def read_csv(
     table = table[table.ne(header).any(axis=1)].reset_index(drop=True)  # of files put together
     blank = [
         name for name in header
-        if is_unnamed(name) and not table[name].astype(str).str.strip().any()
+        if is_unnamed(name) and not table[name].str.strip().any()
     ]  # fmt: skip
     return table.drop(columns=blank) if len(blank) < len(header) else table
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def read_sample_submission(root: Path | str) -> pd.DataFrame | None:
     """Read the sample submission, or None where there is none.
 
-    The first column holds the ids, as text; the column names are the file's own, untouched.
+    The first column holds the ids; every cell is text, the column names are the file's own.
 
     Raises:
         UserError: malformed, only one column, duplicate ids, or lines that are no images.
@@ -45,7 +45,7 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     path = find_sample(Path(root))
     if path is None:
         return None, _name_others(Path(root))
-    table = read_csv(path, text_columns=slice(0, 1))
+    table = read_csv(path)
     if table.shape[1] < 2:
         raise UserError(
             f"{path} has one column: expected an id and the columns to fill; add them, or remove "
@@ -56,8 +56,6 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     notes = []
     key = _id_column(table)
     if key != table.columns[0]:
-        place = list(table.columns).index(key)
-        table = read_csv(path, text_columns=slice(place, place + 1))
         classes = [name for name in table.columns if name != key and not is_unnamed(name)]
         table = table[[key, *classes]]
         notes = [f"{path.name}: {key!r} holds the ids and comes first in the submission"]
@@ -78,20 +76,13 @@ def _name_others(root: Path) -> list[str]:
     ]
 
 
-def read_sample_cells(root: Path | str) -> pd.DataFrame | None:
-    """Read the sample submission as :func:`read_sample_submission` does, every cell as text."""
-    table = read_sample_submission(root)
-    path = find_sample(Path(root))
-    return None if table is None or path is None else read_csv(path)[list(table.columns)]
-
-
 def asked_of(root: Path) -> tuple[list[str], list[str]]:
     """Return the columns that the sample submission asks for, and the cells where it is one.
 
     Both are empty where there is no such file, or one that is refused (when the folds are made).
     """
     try:
-        table = read_sample_cells(root)
+        table = read_sample_submission(root)
     except UserError:
         return [], []
     if table is None:
@@ -119,9 +110,8 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
             "each class, it seems; a submission here has one line an image and one column a class: "
             "write the sample so, and turn the submission back"
         )
-    text = {name: _first_text(table, name) for name in others if table[name].dtype.kind == "O"}
-    text = {name: cell for name, cell in text.items() if cell}
-    if len(text) == len(others) > 1 and not is_hot(table.astype(str), others):
+    text = {name: cell for name in others if (cell := _first_text(table, name))}
+    if len(text) == len(others) > 1 and not is_hot(table, others):
         raise UserError(
             f"{path} has {len(others)} columns of words ({', '.join(others[:3])}: "
             f"{', '.join(list(text.values())[:3])}): labels are written into one column here: make "
@@ -138,14 +128,14 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
 
 def _first_text(table: pd.DataFrame, name: str) -> str:
     """Return the first cell that is no number, with a comma or a point, else ""."""
-    return next((cell for cell in map(str, table[name].head(100)) if not _is_number(cell)), "")
+    return next((cell for cell in table[name].head(100) if not _is_number(cell)), "")
 
 
 def _is_number(cell: str) -> bool:
     try:
         float(cell.replace(",", ".") or 0)
     except ValueError:
-        return False
+        return cell.casefold() in ("true", "false")
     return True
 
 

@@ -39,12 +39,6 @@ def test_nothing_is_guessed_about_cells(tmp_path):
     assert table["id"].tolist() == cells
 
 
-def test_numbers_only_where_asked(tmp_path):
-    path = write(tmp_path / "a.csv", "id,x,y\n001,0.5,1\n002,0.25,\n")
-    table = read_csv(path, text_columns=slice(0, 1))
-    assert table["id"].tolist() == ["001", "002"] and table["x"].tolist() == [0.5, 0.25]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

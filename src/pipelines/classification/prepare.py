@@ -19,7 +19,7 @@ from src.config import FoldConfig
 from src.data.folds import Folds, load_folds, make_folds, save_folds
 from src.data.index import Index, add_extra, find_root, has_test, read_test, read_train
 from src.data.root import find_sample
-from src.data.sample import load_aliases, read_sample_cells, read_sample_submission
+from src.data.sample import load_aliases, read_sample_submission
 from src.files import hold, sweep
 from src.metrics.contest import OF_LABELS, Metric, find_metric
 from src.runs import Output
@@ -222,7 +222,7 @@ def read_form(
     from src.ensemble.forms import Sample, find_form
     from src.ensemble.label_forms import find_label_form
 
-    table, sample = read_sample_cells(root), None
+    table, sample = read_sample_submission(root), None
     if table is not None:
         keys, cells = (tuple(table.iloc[:, place].tolist()) for place in (0, 1))
         path = find_sample(root)
