@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from src.classes import nfc
 from src.data.files import SPLIT_OF, SPLITS, Scanner, find_entry, is_litter
-from src.files import is_of_the_system, readable
+from src.files import readable
 from src.script import UserError
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
@@ -198,18 +197,7 @@ def _refuse_splits_in_classes(folder: Path, found: list[Path]) -> None:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    with readable(f"folder {folder}"), os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if _is_folder(entry)]
-    return [folder / name for name in sorted(names) if not is_litter(name)]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:  # a link that points at itself
-        if is_of_the_system(error):
-            raise
-        return False
+    return [folder / name for name in Scanner(folder).subfolders("")]
 
 
 def _enter_splits(folder: Path) -> Path:
