@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from src.data.formats import (
     OPENCV,
     SIZE_READERS,
+    Result,
     decode_other,
     describe,
     find_kind,
@@ -318,6 +320,19 @@ _BITS, _COMPRESSION, _BANDS, _FORMAT = 258, 259, 277, 339
 _SGILOG = (34676, 34677)  # luminance as a logarithm: what OpenCV 4 writes of three floats
 
 
+def look_into(path: Path, read: Callable[[Any], Result], otherwise: Result) -> Result:
+    """Return ``read`` of a file that Pillow opens (header alone), ``otherwise`` for no image."""
+    from PIL import Image
+
+    try:
+        with Image.open(regular(path)) as image:
+            return read(image)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if is_of_the_system(error):
+            raise
+        return otherwise
+
+
 def read_form(path: Path) -> np.ndarray | None:
     """Read a mask (H, W) that ``decode_mask`` refuses although it is clear, uint8 where it fits.
 
@@ -352,17 +367,17 @@ def _load_loose_npy(path: Path) -> np.ndarray | None:
     return mask.astype(np.int64)
 
 
-def _drop_alpha(path: Path) -> np.ndarray | None:
-    from PIL import Image, ImageOps
+def _read_with_alpha(image: Any) -> np.ndarray | None:
+    from PIL import ImageOps
 
-    try:
-        with Image.open(regular(path)) as image:  # reads the header alone
-            if image.mode not in {"LA", "RGBA"} or image.width * image.height > MAX_PIXELS:
-                return None
-            pixels = np.asarray(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if is_of_the_system(error):
-            raise
+    if image.mode not in {"LA", "RGBA"} or image.width * image.height > MAX_PIXELS:
+        return None
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+def _drop_alpha(path: Path) -> np.ndarray | None:
+    pixels = look_into(path, _read_with_alpha, None)
+    if pixels is None:
         return None
     colours, alpha = pixels[..., :-1], pixels[..., -1]
     if (colours != colours[..., :1]).any():

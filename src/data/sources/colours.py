@@ -11,13 +11,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.data.decode import decode_image
+from src.data.decode import decode_image, look_into
 from src.data.sources.names import read_lines, read_text
-from src.files import regular
 from src.script import UserError
 
 VOID = 255
@@ -127,25 +126,24 @@ def _to_colours(named: Sequence[tuple[str, tuple[int, int, int]]], path: Path) -
 
 def is_coloured(path: Path) -> bool:
     """Tell whether a mask is an RGB or RGBA image of other colours than greys."""
-    from PIL import Image
+    return look_into(path, _holds_colours, False)  # whoever decodes it says why
 
-    try:
-        with Image.open(regular(path)) as image:
-            if image.mode not in ("RGB", "RGBA"):
-                return False
-            pixels = np.asarray(image)[..., :3]
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False  # whoever decodes it says why
+
+def _holds_colours(image: Any) -> bool:
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    pixels = np.asarray(image)[..., :3]
     return bool((pixels != pixels[..., :1]).any())
 
 
 def has_alpha(path: Path) -> bool:
     """Tell whether a mask has a transparency that varies."""
-    from PIL import Image
+    return look_into(path, lambda image: image.mode == "RGBA" and _varies(image), False)
 
-    with Image.open(regular(path)) as image:
-        low, high = image.getchannel("A").getextrema() if image.mode == "RGBA" else (0, 0)
-    return low != high
+
+def _varies(image: Any) -> bool:
+    low, high = image.getchannel("A").getextrema()
+    return bool(low != high)
 
 
 def find_one_colour(targets: Sequence[Path]) -> ColourDecoder | None:

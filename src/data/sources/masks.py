@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
 
 from src.classes import nfc
+from src.data.decode import look_into
 from src.data.sources.places import describe
-from src.files import is_of_the_system, regular
 from src.script import UserError
 
 COLUMNS = ("id", "image", "target", "group", "split")
@@ -171,17 +171,13 @@ def refuse_size(
 
 def image_header(path: Path) -> tuple[int, int, int]:
     """Read (width, height as decoded, EXIF orientation 2..8 or 0); (0, 0, 0) for no image."""
-    from PIL import Image
+    return look_into(path, _read_header, (0, 0, 0))
 
-    try:
-        with Image.open(regular(path)) as image:
-            (width, height), turn = image.size, 0
-            if image.format != "PNG" or "exif" in image.info:  # else Pillow decodes it to look
-                turn = int(image.getexif().get(_ORIENTATION, 0))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if is_of_the_system(error):
-            raise
-        return 0, 0, 0
+
+def _read_header(image: Any) -> tuple[int, int, int]:
+    (width, height), turn = image.size, 0
+    if image.format != "PNG" or "exif" in image.info:  # else Pillow decodes it to look
+        turn = int(image.getexif().get(_ORIENTATION, 0))
     turn = turn if 2 <= turn <= 8 else 0
     return (height, width, turn) if turn >= 5 else (width, height, turn)
 

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from src.classes import nfc
+from src.data.decode import look_into
 from src.data.sources.masks import IMAGE_SUFFIXES, JPEG, MASK_SUFFIXES, Row, note_missing
 from src.data.sources.places import read_place, split_of_name, walk
-from src.files import regular
 from src.script import UserError
 
 _MASK_WORD = (
@@ -214,13 +214,7 @@ def part_masks(files: Sequence[Path], *, twins: bool) -> set[Path]:
 
 
 def _is_grey(path: Path) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(regular(path)) as image:  # reads the header alone
-            return image.mode in ("1", "L", "P")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
+    return look_into(path, lambda image: image.mode in ("1", "L", "P"), False)
 
 
 def _strip(name: str, affix: re.Pattern[str] = _AFFIX) -> str:
