@@ -19,8 +19,8 @@ from src.script import UserError, run_script
 
 if TYPE_CHECKING:
     from src.ensemble.blend import Tables
-    from src.ensemble.nested import Fitted
     from src.ensemble.oof import Oof
+    from src.ensemble.search import Fitted
     from src.metrics.classification import Array
     from src.metrics.contest import Metric
 
@@ -40,8 +40,8 @@ def main(argv: list[str]) -> int:
 
 def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> None:
     """Fit, compare, write."""
-    from src.ensemble import blend, nested, report
-    from src.ensemble.search import build_panel, search_panel, whole
+    from src.ensemble import blend, report
+    from src.ensemble.search import build_panel, entry_of, fit_blend, is_better, search_panel, whole
 
     started = time.monotonic()
     oof, alias_groups = load(config, output)
@@ -55,27 +55,27 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         optimize_metric(config, output, oof, alias_groups, tables, metric)
         return
     solving = time.monotonic()
-    entries, mixture = nested.contest(oof.members, tables, priors)
+    entries, mixture = blend.contest(oof.members, tables, priors)
     print(
         f"convex: within {mixture.gap:.1e} nats of the optimum, as the duality gap proves "
         f"({mixture.steps} steps; all methods {time.monotonic() - solving:.1f} s)"
     )
-    gains = nested.contributions(oof.members, tables.raw, entries[-1].weights)
+    gains = blend.contributions(oof.members, tables.raw, entries[-1].weights)
     panel = build_panel(oof, tables)
     start = whole(oof.members)
-    adopted, structure, name = nested.fit_blend(panel, start), start, "calibrated"
-    entries.append(nested.entry_of(name, adopted))
+    adopted, structure, name = fit_blend(panel, start), start, "calibrated"
+    entries.append(entry_of(name, adopted))
     found = start
     if config.trials:
         found = search_panel(
             panel, output.study, trials=config.trials, seed=config.seed, storage=config.storage
         )
     if found != start:
-        searched = nested.fit_blend(panel, found)
-        entries.append(nested.entry_of("searched", searched))
-        if nested.is_better(searched.nested_losses, adopted.nested_losses):
+        searched = fit_blend(panel, found)
+        entries.append(entry_of("searched", searched))
+        if is_better(searched.nested_losses, adopted.nested_losses):
             adopted, structure, name = searched, found, "searched"
-    scores = nested.score_entries(entries, oof.groups)
+    scores = blend.score_entries(entries, oof.groups)
     weights, share = report.write_blend(
         output.weights, oof, alias_groups, adopted, structure.order, scores, slice(None)
     )
@@ -123,12 +123,11 @@ def optimize_metric(
     metric: Metric,
 ) -> None:
     """Fit, compare and write by a metric that is not log loss."""
-    from src.ensemble import contest, nested, report
-    from src.ensemble.blend import convex
+    from src.ensemble import blend, contest, report
     from src.ensemble.weights import Counted
 
     started = time.monotonic()
-    weights, mixture = convex(tables.raw)
+    weights, mixture = blend.convex(tables.raw)
     print(
         f"convex log loss, where {metric.name} starts: within {mixture.gap:.1e} nats of the "
         "optimum, as the duality gap proves"
@@ -147,7 +146,7 @@ def optimize_metric(
     content, share = report.write_blend(
         output.weights, oof, alias_groups, fitted, adopted.order, scores, board.rows, counted
     )
-    gains = nested.contributions(oof.members, tables.raw, weights)
+    gains = blend.contributions(oof.members, tables.raw, weights)
     print(f"\n{table}\n\nby log loss:\n{report.contributions_table(gains)}\n")
     if config.suggest_aliases and not oof.labels:
         suggest(output, oof, fitted, board.targets)

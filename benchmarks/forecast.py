@@ -42,11 +42,10 @@ from src.ensemble.calibration import (
     expected_loss,
     summarise_oof,
 )
-from src.ensemble.nested import Fitted, fit_blend, is_better
 from src.ensemble.oof import FoldTable, Oof, load_oof
 from src.ensemble.pool import log_softmax, true_losses
 from src.ensemble.predictions import TestRun, save_oof
-from src.ensemble.search import build_panel, search_structures, whole
+from src.ensemble.search import Fitted, build_panel, fit_blend, is_better, search_structures, whole
 from src.ensemble.test_predictions import EnsemblePredictor, average_temperature
 from src.metrics.classification import fit_temperature
 from src.models.probe import fit_probe

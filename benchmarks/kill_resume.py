@@ -38,7 +38,7 @@ PRELOADED = (
     *("src.engine.loop", "src.engine.autotune", "src.data.transforms"),
     *("src.data.audit", "src.data.cache", "src.data.dataset", "src.data.folds"),
     *("src.models.classifier", "src.models.pretrained", "src.losses.classification"),
-    *("src.tasks.classification", "src.ensemble.submission", "src.ensemble.nested"),
+    *("src.tasks.classification", "src.ensemble.submission", "src.ensemble.blend"),
     *("src.ensemble.test_predictions", "src.ensemble.search", "src.ensemble.report"),
     *("train_fold", "optimize_weights", "infer_ensemble"),
 )

@@ -18,10 +18,9 @@ import numpy as np
 
 from src.ensemble.blend import NUM_FLOORS, Tables, convex, uniform_weights
 from src.ensemble.calibration import FORECAST_Z, Estimate
-from src.ensemble.nested import Fitted, finish_pool
 from src.ensemble.oof import Oof
 from src.ensemble.pool import TINY, Blend, fit_log_pool, pool_arrays, row_blocks, true_losses
-from src.ensemble.search import Structure, search_structures, whole
+from src.ensemble.search import Fitted, Structure, finish_pool, search_structures, whole
 from src.metrics.classification import Array
 from src.metrics.contest import Metric
 from src.metrics.decisions import Decision, fit_decision, plain_decision

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.ensemble.blend import THREADS, convex
+from src.ensemble.blend import THREADS, contributions, convex
 from src.ensemble.calibration import bin_confidence
-from src.ensemble.nested import contributions
 from src.ensemble.oof import Oof
 from src.ensemble.pool import (
     MAX_LOSS,

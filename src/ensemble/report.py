@@ -23,8 +23,8 @@ from src.ensemble.calibration import (
 )
 from src.ensemble.contest import NUM_PLAIN, Board, Candidate, forecast_score, score_of
 from src.ensemble.diagnosis import Suggestion
-from src.ensemble.nested import Fitted
 from src.ensemble.oof import Oof
+from src.ensemble.search import Fitted
 from src.ensemble.test_predictions import BlendedPredictions, EnsemblePredictor, averaging_gain
 from src.ensemble.weights import Counted, OofSummary, Weights, write_weights
 from src.files import write_json

@@ -1,4 +1,4 @@
-"""Optuna search over blend structures: pool, order of calibration, subsets of models and views.
+"""Blend structures (pool, order of calibration, models, views): Optuna search, fit in full.
 
 The weights themselves are a convex problem and need no search; what is searched is everything that
 is not convex. The journal keeps each score, so a stopped search goes on where it was, to the same
@@ -7,7 +7,8 @@ end.
 Trials are scored on a top-k class subset of the OOF predictions (the panel). It keeps of each row
 the true class, the classes the members think likeliest, and one class that stands for all others,
 each as likely as they are on average. Linear pools of it are exact; logarithmic pools and
-temperatures are close, and what is adopted is scored again in full.
+temperatures are close. What is adopted is fitted and cross-fitted in full, from the members' whole
+distributions on disk, a block of rows at a time.
 """
 
 from __future__ import annotations
@@ -23,17 +24,21 @@ from typing import Any
 
 import numpy as np
 
-from src.ensemble.blend import NUM_FLOORS, THREADS, Tables, convex
+from src.ensemble.blend import NUM_FLOORS, THREADS, Entry, Tables, convex
 from src.ensemble.oof import Oof
 from src.ensemble.pool import (
     MAX_LOSS,
     TINY,
+    Blend,
     Member,
+    add_floors,
     finished_losses,
     fit_finish,
     fit_log_pool,
     log_softmax,
+    pool_arrays,
     row_blocks,
+    true_losses,
 )
 from src.ensemble.studies import Journal, ask_until, open_study
 from src.metrics.classification import Array
@@ -160,6 +165,7 @@ _PANEL_VALUES = 1 << 25  # float32 values for each temperature order: 128 MiB
 _MIN_CLASSES = 8
 _LEAST_TRIALS = 8
 _FINISH_ROWS = 8192
+_THIN_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -319,3 +325,117 @@ def _lump(log_probs: Array, classes: Array, num_rest: int) -> Array:
     chosen = np.take_along_axis(log_probs, classes, axis=1)
     rest = 1.0 - np.exp(chosen).sum(axis=1, keepdims=True, dtype=np.float64)
     return np.concatenate([chosen, np.log(np.maximum(rest, 1e-9) / num_rest)], axis=1)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A blend and how it does on rows it has not seen.
+
+    Attributes:
+        blend: fitted on all rows.
+        loss: of ``blend`` on the rows it was fitted on, nats.
+        nested_losses: (N,) of each row, everything fitted without its part.
+        nested: (N, K) float32 log probabilities behind ``nested_losses``.
+    """
+
+    blend: Blend
+    loss: float
+    nested_losses: Array
+    nested: Array
+
+
+def fit_blend(panel: Panel, structure: Structure) -> Fitted:
+    """Fit weights, temperature and floors of a structure; cross-fit all for the nested losses.
+
+    The parts' temperatures and floors are fitted on at most four million values of the others.
+    """
+    oof, tables = panel.oof, panel.tables
+    weights, without = panel.fit_parts(structure)
+    own = tables.temperatures if structure.order == "before" else np.ones(len(oof.members))
+    pools = _pool_all(oof, structure.pool, weights, without, own, tables)
+    everything = np.arange(len(oof.targets))
+    temperature, floors = finish_pool(pools.fit, everything, oof, tables)
+    for part, others in zip(np.unique(tables.parts), pools.thin, strict=True):
+        kept = tables.parts[pools.thin_rows] != part
+        cross, shares = finish_pool(others[kept], pools.thin_rows[kept], oof, tables)
+        held_out = tables.parts == part
+        prediction = log_softmax(pools.nested[held_out], cross)
+        pools.nested[held_out] = add_floors(prediction, shares, tables.prior)
+    blend = Blend(structure.pool, oof.members, weights, own, temperature, floors, tables.prior)
+    prediction = add_floors(log_softmax(pools.fit, temperature), floors, tables.prior)
+    loss = float(true_losses(prediction, oof.targets).mean())
+    return Fitted(blend, loss, true_losses(pools.nested, oof.targets), pools.nested)
+
+
+def finish_pool(
+    pooled: Array, rows: Array, oof: Oof, tables: Tables
+) -> tuple[float, tuple[float, float]]:
+    """Return the temperature and the floors' weights that suit ``pooled`` (R, K), of ``rows``."""
+
+    def true_at(temperature: float) -> Array:
+        losses = [
+            true_losses(log_softmax(pooled[block], temperature), oof.targets[rows[block]])
+            for block in row_blocks(*pooled.shape)
+        ]
+        return -np.concatenate(losses)
+
+    return fit_finish(true_at, tables.raw[rows, -NUM_FLOORS:], tables.prior)
+
+
+@dataclass(frozen=True)
+class _Pools:
+    """Pooled log probabilities before the temperature.
+
+    ``fit`` (N, K) with the weights of all rows; ``nested`` (N, K) with those of the other parts;
+    ``thin`` (P, T, K) of the rows ``thin_rows`` (T,) with the weights without each part.
+    """
+
+    fit: Array
+    nested: Array
+    thin: Array
+    thin_rows: Array
+
+
+def _pool_all(
+    oof: Oof, kind: str, weights: Array, without: Array, temperatures: Array, tables: Tables
+) -> _Pools:
+    num_rows, num_classes = len(oof.targets), len(oof.classes)
+    used = np.flatnonzero((weights > 0) | (without > 0).any(axis=0))
+    step = max(1, num_rows * num_classes // _THIN_VALUES)
+    thin_rows = np.arange(0, num_rows, step)
+    pools = _Pools(
+        fit=np.empty((num_rows, num_classes), dtype=np.float32),
+        nested=np.empty((num_rows, num_classes), dtype=np.float32),
+        thin=np.empty((len(without), len(thin_rows), num_classes), dtype=np.float32),
+        thin_rows=thin_rows,
+    )
+
+    def work(rows: Array) -> None:
+        members = np.empty((len(used), len(rows), num_classes), dtype=np.float32)
+        for place, m in enumerate(used):
+            members[place] = oof.read(oof.members[m], rows, float(temperatures[m]))
+
+        def pooled(w: Array, here: Array) -> Array:
+            return pool_arrays(kind, members[:, here], w[used])
+
+        pools.fit[rows] = pooled(weights, np.arange(len(rows)))
+        thin = np.flatnonzero(rows % step == 0)
+        for part, w in enumerate(without):
+            pools.thin[part, rows[thin] // step] = pooled(w, thin)
+            here = np.flatnonzero(tables.parts[rows] == part)
+            pools.nested[rows[here]] = pooled(w, here)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(work, row_blocks(num_rows, num_classes * max(len(used), 1))))
+    return pools
+
+
+def entry_of(name: str, fitted: Fitted) -> Entry:
+    """Return a finished blend as an entry."""
+    return Entry(name, fitted.blend.weights, fitted.loss, fitted.nested_losses)
+
+
+def is_better(challenger: Array, champion: Array) -> bool:
+    """Tell whether nested losses (N,) are lower by more than one standard error, row by row."""
+    change = challenger - champion
+    return bool(change.mean() < -change.std() / np.sqrt(len(change)) and change.mean() < -1e-6)

@@ -5,10 +5,9 @@ import pytest
 
 import src.ensemble.search as panel_module
 from src.ensemble.blend import build_tables, convex
-from src.ensemble.nested import fit_blend
 from src.ensemble.oof import load_oof
 from src.ensemble.pool import MAX_LOSS, true_losses
-from src.ensemble.search import Structure, build_panel, whole
+from src.ensemble.search import Structure, build_panel, fit_blend, whole
 from src.metrics.classification import log_loss
 
 
