@@ -26,8 +26,7 @@ from src.ensemble.pool import (
     scaled_probs,
     solve_mixture,
 )
-from src.metrics.bootstrap import number_units
-from src.metrics.classification import Array, fit_temperature
+from src.metrics.classification import Array, fit_temperature, number_units
 
 Fit = Callable[[Array], Array]  # table (n, M + 2) → weights (M + 2,)
 

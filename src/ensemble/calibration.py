@@ -33,8 +33,7 @@ from src.ensemble.pool import (
 )
 from src.ensemble.test_predictions import Averaging
 from src.ensemble.weights import OofSummary
-from src.metrics.bootstrap import number_units
-from src.metrics.classification import Array
+from src.metrics.classification import Array, number_units
 
 EDGES = np.array([0.0, 0.5, 0.7, 0.9, 0.97, 0.99, 1.0 + 1e-6])
 FORECAST_LEVEL = "90 %"  # of the interval of a forecast

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from src.metrics.classification import number_units
 from src.metrics.counts import STATISTICS, SegmentationCounts
 from src.script import UserError
 
@@ -149,11 +150,3 @@ def compare_counts(
         len(first),
         groups=rows,
     )
-
-
-def number_units(groups: Sequence[str] | np.ndarray | None, num_rows: int) -> np.ndarray:
-    """Number groups (N,) from 0; "" is a group of its own each time, and so is all without any."""
-    if groups is None:
-        return np.arange(num_rows)
-    names = [group or f"\0{row}" for row, group in enumerate(np.asarray(groups).tolist())]
-    return np.unique(names, return_inverse=True)[1]

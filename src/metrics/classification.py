@@ -196,6 +196,14 @@ def row_slices(num_rows: int, width: int, values: int = _BLOCK_VALUES) -> Iterat
         yield slice(start, min(start + size, num_rows))
 
 
+def number_units(groups: Sequence[str] | Array | None, num_rows: int) -> Array:
+    """Number groups (N,) from 0; "" is a group of its own each time, and so is all without any."""
+    if groups is None:
+        return np.arange(num_rows)
+    names = [group or f"\0{row}" for row, group in enumerate(np.asarray(groups).tolist())]
+    return np.unique(names, return_inverse=True)[1]
+
+
 def _check_targets(targets: Array, shape: tuple[int, ...]) -> Array:
     targets = np.asarray(targets)
     assert len(shape) == 2 and targets.shape == shape[:1] and len(targets), (targets.shape, shape)
