@@ -21,7 +21,7 @@ from src.views import view_names
 
 if TYPE_CHECKING:
     from src.ensemble.calibration import Shift
-    from src.ensemble.forms import Form
+    from src.ensemble.submission import Form
     from src.ensemble.test_predictions import BlendedPredictions
     from src.ensemble.weights import Weights
     from src.metrics.classification import Array
@@ -120,8 +120,7 @@ def submit(
 ) -> None:
     """Write the submission and prove it by reading it back."""
     from src.ensemble.calibration import correct
-    from src.ensemble.forms import write_form
-    from src.ensemble.label_forms import write_labels
+    from src.ensemble.submission import write_form, write_labels
     from src.metrics.decisions import Decision
 
     decision = weights.counted.decision if weights.counted else Decision("none")

@@ -1,44 +1,30 @@
 """Submission forms, recognised from the sample: class columns, labels, top-K lists, long form.
 
-The columns of ``submission.py`` hold probabilities. Beside them: one label an image, as a name or
-a number; a list of the likeliest classes in one cell; 0 and 1 in a column for each class; and the
-long form, one line for each image and class. Every file is read back and proved before it stands.
+Columns of probabilities; one label an image, as a name or a number; a list of the likeliest
+classes in one cell; 0 and 1 in a column for each class; and the long form, one line for each image
+and class. Of several labels an image each column is the probability of its own label, or 1 where it
+is given; a cell holds the names or numbers of the labels that are given, written as the sample
+writes them: ``a b``, ``a|b``, ``[1, 4]``.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from src.classes import join_groups, nfc, split_lines
-from src.ensemble.submission import (
-    Columns,
-    csv_row,
-    match_columns,
-    to_columns,
-    write_submission,
-)
-from src.files import atomic_write
-from src.metrics.classification import Array, row_slices
-from src.metrics.decisions import Decision
+from src.ensemble.matching import match_columns
+from src.ensemble.submission import MIN_UNSEEN, Columns, Form, join_cell
 from src.script import UserError
 
-Predict = Callable[[slice], Array]  # rows → log probabilities (R, K)
-
-_BLOCK_ROWS = 4096
 # How a sample may write the names of all classes in another way.
 _CHANGES: tuple[Callable[[str], str], ...] = (
     str.lower, str.upper, str.title, str.capitalize, lambda name: name.replace(" ", "_"),
     lambda name: name.replace("_", " "), lambda name: name.lower().replace(" ", "_"),
 )  # fmt: skip
-_LISTED = 5  # classes in a list where the metric does not say how many
 
 
 @dataclass(frozen=True)
@@ -56,43 +42,6 @@ class Sample:
     cells: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     name: str = "sample_submission.csv"
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a submission is laid out.
-
-    Attributes:
-        kind: ``columns`` of probabilities, ``long`` for one line a probability, ``labels``,
-            ``lists`` or ``hot`` for a 1 in the column of the label.
-        header: column names, the ids' first.
-        columns: of ``columns`` and ``long``: which class a column, or line of an image, has.
-        names: (K,) each class as it is written, of ``labels`` and ``lists``.
-        places: of ``hot``, (J,) the class of each column; of ``long``, (N · J, 2) image and column.
-        keys: of ``long``: the lines' first cells.
-        separator: of several classes in a cell.
-        around: what stands before and behind those, and around each.
-        notes: what the user should know.
-    """
-
-    kind: str
-    header: tuple[str, ...]
-    columns: Columns | None = None
-    names: tuple[str, ...] = ()
-    places: Array | None = None
-    keys: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    separator: str = " "
-    around: tuple[str, str, str] = ("", "", "")
-
-    def __str__(self) -> str:
-        if self.kind in ("columns", "shares", "marks"):
-            return f"{len(self.header) - 1} columns" + " of 0 and 1" * (self.kind == "marks")
-        if self.kind == "sets":
-            return "a cell of labels"
-        said = {"long": "one line a class", "labels": "one label", "lists": "a list of classes"}
-        said |= {"long shares": "one line a label", "long marks": "one line of 0 or 1 a label"}
-        return said.get(self.kind, "0 and 1 in each class's column")
 
 
 def find_form(
@@ -251,12 +200,6 @@ def split_cells(
     return words | whole, separator, (brackets[:1], brackets[1:], quote)
 
 
-def join_cell(form: Form, names: Iterable[str]) -> str:
-    """Return the cell of several classes, as the form has it."""
-    before, behind, quote = form.around
-    return f"{before}{form.separator.join(f'{quote}{name}{quote}' for name in names)}{behind}"
-
-
 def _refuse_cells(sample: Sample, classes: Sequence[str]) -> None:
     """Raise a UserError where the cells of the one column are words, or measurements."""
     cells = [cell.strip() for cell in sample.cells if cell.strip()]
@@ -319,81 +262,77 @@ def written_names(
     )
 
 
-def write_form(
-    path: Path, form: Form, ids: Sequence[str], predict: Predict, decision: Decision
-) -> None:
-    """Write a submission in its form, read it back, and only then put it in place.
+def find_label_form(
+    sample: Sample | None, labels: Sequence[str], *, holds: str, ids: Sequence[str] = ()
+) -> Form:
+    """Recognise the form that a sample asks for.
 
     Args:
-        path: the file; whatever stood there stays until the new one is proved.
-        form: from :func:`find_form`.
-        ids: N ids in order.
-        predict: gives log probabilities (R, K) of a slice of rows.
-        decision: what becomes of them, for labels and lists.
+        sample: None where there is none.
+        labels: L names.
+        holds: what the metric scores: ``probabilities`` or ``labels``.
+        ids: test ids, for the long form.
 
     Raises:
-        UserError: what was read back is not what was to be written.
+        UserError: the sample names what is no label.
     """
-    if form.kind == "columns":
-        assert form.columns is not None
-        write_submission(path, form.header[0], ids, form.columns, predict)
-        return
-    rows = _long_rows(form, ids, predict) if form.kind == "long" else None
-    write_rows(path, form, rows or _decided_rows(form, ids, predict, decision))
+    kind = "marks" if holds == "labels" else "shares"
+    if sample is None:
+        header = ("ID", *labels)
+        return Form(kind, header, _match(labels, labels, "")[0])
+    long = split_lines(sample.keys, ids) if len(sample.header) == 2 else None
+    if long is not None:
+        names, places = long
+        columns, notes = _match(names, labels, sample.name)
+        said = f"{sample.name} has one line for each of {len(names)} labels of an image"
+        return Form(
+            f"long {kind}", sample.header, columns, places=np.array(places), keys=sample.keys,
+            notes=(said, *notes),
+        )  # fmt: skip
+    known = known_names(labels, ())
+    if len(sample.header) == 2 and nfc(sample.header[1]) not in known:
+        return _cell_form(sample, labels, known, holds)
+    columns, notes = _match(sample.header[1:], labels, sample.name)
+    if kind == "marks":
+        notes = (f"{sample.name}: 1 in the columns of the labels that are given", *notes)
+    return Form(kind, sample.header, columns, notes=notes)
 
 
-def write_rows(path: Path, form: Form, rows: Sequence[Sequence[str]]) -> None:
-    """Write rows of cells below the form's header, read them back, then put the file in place.
-
-    Raises:
-        UserError: what was read back is not what was to be written.
-    """
-    wanted = [list(form.header), *map(list, rows)]
-    with atomic_write(path) as file:
-        file.writelines(csv_row(row).encode("utf-8") for row in wanted)
-        file.flush()
-        with Path(file.name).open(encoding="utf-8", newline="") as written:
-            for number, (row, cells) in enumerate(zip_longest(wanted, csv.reader(written)), 1):
-                if cells != row:
-                    raise UserError(f"{path}: line {number} is not what was written; try again")
-
-
-def _long_rows(form: Form, ids: Sequence[str], predict: Predict) -> list[list[str]]:
-    assert form.columns is not None and form.places is not None
-    probs = np.concatenate(
-        [to_columns(predict(rows), form.columns) for rows in row_slices(len(ids), 1, _BLOCK_ROWS)]
-    )
-    sums = probs.sum(axis=1)
-    whole = not form.columns.complete or np.abs(sums - 1).max() < 1e-6
-    if not (np.isfinite(probs).all() and probs.min() > 0 and sums.max() < 1 + 1e-6 and whole):
-        raise UserError("the predictions are no distributions: run infer_ensemble.py again")
-    values = probs[form.places[:, 0], form.places[:, 1]].tolist()
-    return [[key, f"{value:.8g}"] for key, value in zip(form.keys, values, strict=True)]
+def _match(
+    names: Sequence[str], labels: Sequence[str], source: str
+) -> tuple[Columns, tuple[str, ...]]:
+    """Match columns to labels; return them with what deserves saying."""
+    columns = match_columns(names, labels, source=source)
+    lacking = [label for k, label in enumerate(labels) if k not in columns.classes]
+    taken = columns.notes[: -1 if lacking else None]  # the last is about rows that sum to 1
+    unseen = [name for name, k in zip(names, columns.classes, strict=True) if k < 0]
+    if unseen:
+        taken = (
+            *taken[:-1],
+            f"{source}: {', '.join(unseen[:5])}: no image has this label; every row gets "
+            f"{MIN_UNSEEN:g} there, or 0",
+        )
+    if lacking:
+        taken = (*taken, f"{source} does not ask for {', '.join(lacking[:5])}")
+    return columns, taken
 
 
-def _decided_rows(
-    form: Form, ids: Sequence[str], predict: Predict, decision: Decision
-) -> list[list[str]]:
-    """Return the rows of labels, lists or zeros and ones."""
-    if decision.rule == "none" and not decision.top:  # the metric scores probabilities
-        decision = Decision("argmax", top=_LISTED if form.kind == "lists" else 0)
-    rows = []
-    for block in row_slices(len(ids), 1, _BLOCK_ROWS):
-        decided = decision.apply(predict(block)).tolist()
-        for id_, found in zip(ids[block], decided, strict=True):
-            rows.append([id_, *_cells(form, found)])
-    return rows
-
-
-def _cells(form: Form, found: Any) -> list[str]:
-    if form.kind == "hot":
-        assert form.columns is not None and form.places is not None
-        mine = form.places == found
-        if mine.sum() > 1:  # several names of one class: its first column
-            mine[np.flatnonzero(mine)[1:]] = False
-        return ["1" if one else "0" for one in mine]
-    if form.kind == "labels":
-        return [form.names[found[0] if isinstance(found, list) else found]]
-    return [
-        join_cell(form, (form.names[k] for k in (found if isinstance(found, list) else [found])))
-    ]
+def _cell_form(sample: Sample, labels: Sequence[str], known: dict[str, int], holds: str) -> Form:
+    cells = {nfc(cell).strip() for cell in sample.cells} - {""}
+    words, separator, around = split_cells(cells, labels, known)
+    names, notes = written_names(words, labels, known, sample)
+    if any(separator in name for name in names):
+        odd = next(name for name in names if separator in name)
+        raise UserError(
+            f"{sample.name}: {odd!r} holds {separator!r}, which stands between labels: write the "
+            "labels as numbers in the sample (0, 1, …)"
+        )
+    form = Form("sets", sample.header, names=tuple(names), separator=separator, around=around)
+    shown = join_cell(form, (names[0], names[-1]))
+    notes.append(f"{sample.name}: column {sample.header[1]!r} gets the labels as {shown}")
+    if holds == "probabilities":
+        notes.append(
+            f"{sample.name} asks for labels, which the metric does not score: those of probability "
+            "one half and more are written; say what the contest counts: --metric f1_samples"
+        )
+    return replace(form, notes=tuple(notes))

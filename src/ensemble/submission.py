@@ -1,29 +1,34 @@
-"""Submission writer: the sample's ids and columns, read back and checked.
+"""Submission writer: predictions in the form that the sample asks for, read back and checked.
 
 Cells are written as they stand in the sample, so a grader finds its own names again: they are
-quoted where CSV needs it and never altered.
+quoted where CSV needs it and never altered. Every file is proved before it stands.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
 import io
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from src.classes import join_groups, nfc
 from src.files import atomic_write
 from src.metrics.classification import Array, row_slices
+from src.metrics.decisions import Decision
 from src.script import UserError
+
+Predict = Callable[[slice], Array]  # rows → log probabilities (R, K)
 
 MIN_PROB = 1e-15  # below this the usual grader clips anyway
 MIN_UNSEEN = 1e-4  # for classes without training images together: costs 1e-4 nats where none comes
+_LEAST = 1e-7  # of a label's probability, and of what is left to 1: eight digits show it
 _BLOCK_VALUES = 1 << 18
+_BLOCK_ROWS = 4096
+_LISTED = 5  # classes in a list where the metric does not say how many
 
 
 @dataclass(frozen=True)
@@ -46,184 +51,41 @@ class Columns:
     notes: tuple[str, ...] = ()
 
 
-def match_columns(
-    names: Sequence[str],
-    classes: Sequence[str],
-    *,
-    alias_groups: Sequence[Sequence[str]] = (),
-    policy: str = "split",
-    floor: float = 0.0,
-    source: str = "sample_submission.csv",
-) -> Columns:
-    """Match the sample's columns to classes by name (in NFC), aliases included.
+@dataclass(frozen=True)
+class Form:
+    """How a submission is laid out.
 
-    A name that is no class may differ in case, blanks and words such as ``prob_`` or ``is_``, or
-    say ``target`` alone, where that leaves no doubt. Where every class has its column, another
-    column is a class without training images.
-
-    Args:
-        names: J class columns of the sample.
-        classes: K classes of the predictions; merged ones carry one name of their group.
-        alias_groups: names that mean the same.
-        policy: where the mass of a group with several columns goes: ``split`` evenly, all to its
-            ``first`` column, or ``both_equal_renormalised``: whole to each, rows then renormalised.
-        floor: mass that the blend's learned floor spreads over all classes evenly.
-        source: the sample's name, for messages.
-
-    Raises:
-        UserError: a column that is no class, or a column twice.
+    Attributes:
+        kind: ``columns`` of probabilities, ``long`` for one line a probability, ``labels``,
+            ``lists`` or ``hot`` for a 1 in the column of the label.
+        header: column names, the ids' first.
+        columns: of ``columns`` and ``long``: which class a column, or line of an image, has.
+        names: (K,) each class as it is written, of ``labels`` and ``lists``.
+        places: of ``hot``, (J,) the class of each column; of ``long``, (N · J, 2) image and column.
+        keys: of ``long``: the lines' first cells.
+        separator: of several classes in a cell.
+        around: what stands before and behind those, and around each.
+        notes: what the user should know.
     """
-    if len({nfc(name) for name in names}) < len(names):
-        twice = next(n for n in names if [nfc(m) for m in names].count(nfc(n)) > 1)
-        raise UserError(f"{source}: column {twice!r} occurs twice; keep one")
-    group_of = {name: group for group in join_groups(alias_groups) for name in group}
-    place = {nfc(name): k for k, name in enumerate(classes)}
-    exact = [
-        next((place[n] for n in (nfc(name), *group_of.get(nfc(name), ())) if n in place), None)
-        for name in names
-    ]
-    found, notes = _guess_rest(names, classes, exact, source)
-    lacking = [name for k, name in enumerate(classes) if k not in found]
-    unseen = [name for name, k in zip(names, found, strict=True) if k is None]
-    _refuse_strangers(names, classes, unseen, lacking, source)
-    taken = np.array([-1 if k is None else k for k in found], dtype=np.int64)
-    shares = _share_out(names, taken, len(classes), policy, group_of)
-    if unseen:
-        mass = max(floor * len(unseen) / (len(classes) + len(unseen)), MIN_UNSEEN)
-        shares[taken < 0] = mass / len(unseen)
-        are = "is" if len(unseen) == 1 else "are"
-        notes.append(
-            f"{source}: {_listed(unseen)} {are} no class with training images: every row "
-            f"gets {mass / len(unseen):.2g} there{'' if floor else ', or what the floor learns'}"
-        )
-    if lacking:
-        notes.append(
-            f"{source} asks for {len(classes) - len(lacking)} of {len(classes)} classes: each "
-            f"column holds its own probability, and what is left for {_listed(lacking)} is not "
-            "spread over them (rows sum to less than 1)"
-        )
-    return Columns(tuple(names), taken, shares, not lacking, tuple(notes))
 
+    kind: str
+    header: tuple[str, ...]
+    columns: Columns | None = None
+    names: tuple[str, ...] = ()
+    places: Array | None = None
+    keys: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    separator: str = " "
+    around: tuple[str, str, str] = ("", "", "")
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
-
-
-def _refuse_strangers(
-    names: Sequence[str],
-    classes: Sequence[str],
-    unseen: Sequence[str],
-    lacking: Sequence[str],
-    source: str,
-) -> None:
-    """Raise a UserError where a column may be a class that has none under another name."""
-    if len(unseen) == len(names):
-        asked = f"asks for {names[0]!r} alone" if len(names) == 1 else f"first: {names[0]!r}"
-        raise UserError(
-            f"{source}: no column is a class ({asked}): a submission here has one column of "
-            f"probabilities for each class; write the sample with its ids and the columns "
-            f"{', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}"
-            + (
-                "; if it is the probability of one class, write the line "
-                f"`{classes[-1]},{names[0]}` (with that class) into aliases.csv beside it and run "
-                "optimize_weights.py again"
-            )
-            * (len(names) == 1)
-            + (
-                "; if they are the classes by other names, write a line for each into aliases.csv "
-                f"beside it, such as `{classes[0]},{names[0]}` (with the class that it is), and "
-                "run optimize_weights.py again"
-            )
-            * (1 < len(names) <= len(classes))
-        )
-    if unseen and lacking:
-        plain = [nfc(name) for name in lacking]
-        close = difflib.get_close_matches(nfc(unseen[0]), plain, n=1, cutoff=0)
-        raise UserError(
-            f"{source}: column {unseen[0]!r} matches no class (nearest without a column: "
-            f"{', '.join(close)}); if they are one, write the line `{close[0]},{nfc(unseen[0])}` "
-            "into aliases.csv beside it and run optimize_weights.py again, else remove the "
-            "column from the sample"
-        )
-
-
-# Words around a class's name in a column, and columns that mean the positive one of two classes.
-_AROUND = frozenset(
-    (
-        *("p", "pr", "prob", "probs", "proba", "probability", "pred", "prediction", "predicted"),
-        *("score", "is", "has", "class", "label", "target", "of", "y", "vote", "votes"),
-    )
-)
-_POSITIVE = {frozenset({"0", "1"}): "1", frozenset({"0.0", "1.0"}): "1.0"} | {
-    frozenset({no, yes}): yes
-    for no, yes in (
-        *(("no", "yes"), ("false", "true"), ("negative", "positive"), ("neg", "pos"), ("n", "y")),
-        *(("f", "t"), ("normal", "abnormal"), ("benign", "malignant"), ("healthy", "sick")),
-    )
-}
-
-
-def _guess_rest(
-    names: Sequence[str], classes: Sequence[str], exact: Sequence[int | None], source: str
-) -> tuple[list[int | None], list[str]]:
-    """Find the classes of columns that have none by name, and say what was taken for what."""
-    found = list(exact)
-    loose: dict[tuple[str, ...], list[int]] = {}
-    for k, name in enumerate(classes):
-        if k not in exact:
-            loose.setdefault(_words(name), []).append(k)
-    notes = []
-    for place, name in enumerate(names):
-        words = _words(name)
-        if len(words) == 1 and (match := re.fullmatch(r"([^\W\d]+)(\d+)", words[0])):
-            words = (match[1], match[2]) if match[1] in _AROUND else words  # class0
-        inner = tuple(word for word in words if word not in _AROUND)
-        near = next((loose[form] for form in (words, inner) if form and form in loose), [])
-        if found[place] is None and len(near) == 1 and near[0] not in found:
-            found[place] = near[0]
-            notes.append(f"{source}: column {name!r} is taken for class {classes[near[0]]!r}")
-    lacking = {*range(len(classes))} - {*found}
-    if None in found and lacking and any(re.search(r"\d$", classes[k]) for k in lacking):
-        found, notes = list(exact), []  # numbers that begin elsewhere: Class1 may be class 0
-    plain = {name.casefold(): k for k, name in enumerate(classes)}
-    positive = _POSITIVE.get(frozenset(plain)) if len(classes) == 2 else None
-    if found == [None] and positive:
-        found[0] = plain[positive]
-        other = classes[1 - plain[positive]]
-        notes.append(
-            f"{source}: its one column {names[0]!r} is taken for the probability of the positive "
-            f"class, {classes[plain[positive]]!r}; for the other one write the line "
-            f"`{other},{names[0]}` into aliases.csv beside it"
-        )
-    return found, notes
-
-
-def _words(name: str) -> tuple[str, ...]:
-    if re.fullmatch(r"\d+\.0+", name.strip()):  # 3.0 is 3
-        name = name.partition(".")[0]
-    words = re.findall(r"[^\W_]+", nfc(name).casefold())
-    return tuple(str(int(word)) if word.isdecimal() else word for word in words)
-
-
-def _share_out(
-    names: Sequence[str],
-    taken: Array,
-    num_classes: int,
-    policy: str,
-    group_of: dict[str, tuple[str, ...]],
-) -> Array:
-    """Return (J,) the part of its class's mass that each column gets under ``policy``."""
-    counts = np.bincount(taken[taken >= 0], minlength=num_classes)
-    if policy == "split":
-        return 1.0 / np.maximum(counts[taken], 1)
-    shares = np.ones(len(taken))
-    if policy == "first":
-        for k in np.flatnonzero(counts > 1):
-            rivals = np.flatnonzero(taken == k).tolist()
-            ranks = [group_of[nfc(names[j])].index(nfc(names[j])) for j in rivals]
-            shares[rivals] = 0.0
-            shares[rivals[int(np.argmin(ranks))]] = 1.0
-    return shares
+    def __str__(self) -> str:
+        if self.kind in ("columns", "shares", "marks"):
+            return f"{len(self.header) - 1} columns" + " of 0 and 1" * (self.kind == "marks")
+        if self.kind == "sets":
+            return "a cell of labels"
+        said = {"long": "one line a class", "labels": "one label", "lists": "a list of classes"}
+        said |= {"long shares": "one line a label", "long marks": "one line of 0 or 1 a label"}
+        return said.get(self.kind, "0 and 1 in each class's column")
 
 
 def to_columns(log_probs: Array, columns: Columns) -> Array:
@@ -334,3 +196,137 @@ def check_submission(
             num_rows += 1
     if num_rows != len(ids):
         raise UserError(f"{shown}: {num_rows} rows instead of {len(ids)}; try again")
+
+
+def join_cell(form: Form, names: Iterable[str]) -> str:
+    """Return the cell of several classes, as the form has it."""
+    before, behind, quote = form.around
+    return f"{before}{form.separator.join(f'{quote}{name}{quote}' for name in names)}{behind}"
+
+
+def write_form(
+    path: Path, form: Form, ids: Sequence[str], predict: Predict, decision: Decision
+) -> None:
+    """Write a submission in its form, read it back, and only then put it in place.
+
+    Args:
+        path: the file; whatever stood there stays until the new one is proved.
+        form: from :func:`find_form`.
+        ids: N ids in order.
+        predict: gives log probabilities (R, K) of a slice of rows.
+        decision: what becomes of them, for labels and lists.
+
+    Raises:
+        UserError: what was read back is not what was to be written.
+    """
+    if form.kind == "columns":
+        assert form.columns is not None
+        write_submission(path, form.header[0], ids, form.columns, predict)
+        return
+    rows = _long_rows(form, ids, predict) if form.kind == "long" else None
+    write_rows(path, form, rows or _decided_rows(form, ids, predict, decision))
+
+
+def write_rows(path: Path, form: Form, rows: Sequence[Sequence[str]]) -> None:
+    """Write rows of cells below the form's header, read them back, then put the file in place.
+
+    Raises:
+        UserError: what was read back is not what was to be written.
+    """
+    wanted = [list(form.header), *map(list, rows)]
+    with atomic_write(path) as file:
+        file.writelines(csv_row(row).encode("utf-8") for row in wanted)
+        file.flush()
+        with Path(file.name).open(encoding="utf-8", newline="") as written:
+            for number, (row, cells) in enumerate(zip_longest(wanted, csv.reader(written)), 1):
+                if cells != row:
+                    raise UserError(f"{path}: line {number} is not what was written; try again")
+
+
+def _long_rows(form: Form, ids: Sequence[str], predict: Predict) -> list[list[str]]:
+    assert form.columns is not None and form.places is not None
+    probs = np.concatenate(
+        [to_columns(predict(rows), form.columns) for rows in row_slices(len(ids), 1, _BLOCK_ROWS)]
+    )
+    sums = probs.sum(axis=1)
+    whole = not form.columns.complete or np.abs(sums - 1).max() < 1e-6
+    if not (np.isfinite(probs).all() and probs.min() > 0 and sums.max() < 1 + 1e-6 and whole):
+        raise UserError("the predictions are no distributions: run infer_ensemble.py again")
+    values = probs[form.places[:, 0], form.places[:, 1]].tolist()
+    return [[key, f"{value:.8g}"] for key, value in zip(form.keys, values, strict=True)]
+
+
+def _decided_rows(
+    form: Form, ids: Sequence[str], predict: Predict, decision: Decision
+) -> list[list[str]]:
+    """Return the rows of labels, lists or zeros and ones."""
+    if decision.rule == "none" and not decision.top:  # the metric scores probabilities
+        decision = Decision("argmax", top=_LISTED if form.kind == "lists" else 0)
+    rows = []
+    for block in row_slices(len(ids), 1, _BLOCK_ROWS):
+        decided = decision.apply(predict(block)).tolist()
+        for id_, found in zip(ids[block], decided, strict=True):
+            rows.append([id_, *_cells(form, found)])
+    return rows
+
+
+def _cells(form: Form, found: Any) -> list[str]:
+    if form.kind == "hot":
+        assert form.columns is not None and form.places is not None
+        mine = form.places == found
+        if mine.sum() > 1:  # several names of one class: its first column
+            mine[np.flatnonzero(mine)[1:]] = False
+        return ["1" if one else "0" for one in mine]
+    classes = found if isinstance(found, list) else [found]
+    if form.kind == "labels":
+        return [form.names[classes[0]]]
+    return [join_cell(form, (form.names[k] for k in classes))]
+
+
+def write_labels(
+    path: Path, form: Form, ids: Sequence[str], log_probs: Array, decision: Decision
+) -> None:
+    """Write a submission in its form, read it back, and only then put it in place.
+
+    Args:
+        path: the file; whatever stood there stays until the new one is proved.
+        form: from :func:`find_label_form`.
+        ids: N ids in order.
+        log_probs: (N · L, 2) of pairs.
+        decision: what becomes of them.
+
+    Raises:
+        UserError: what was read back is not what was to be written.
+    """
+    num_labels = len(decision.slopes)
+    if form.kind.endswith("shares"):
+        decision = replace(decision, cuts=())
+    elif not decision.cuts:
+        decision = replace(decision, cuts=(0.5,) * num_labels)
+    if not np.isfinite(log_probs).all():
+        raise UserError("the predictions are no probabilities: run infer_ensemble.py again")
+    values = decision.apply(log_probs).reshape(len(ids), num_labels)
+    if form.kind == "sets":
+        rows = [
+            [id_, join_cell(form, (form.names[k] for k in row.nonzero()[0]))]
+            for id_, row in zip(ids, values, strict=True)
+        ]
+    else:
+        cells = _label_cells(form, values)
+        if form.places is None:
+            rows = [[id_, *row] for id_, row in zip(ids, cells.tolist(), strict=True)]
+        else:
+            found = cells[form.places[:, 0], form.places[:, 1]].tolist()
+            rows = [[key, cell] for key, cell in zip(form.keys, found, strict=True)]
+    write_rows(path, form, rows)
+
+
+def _label_cells(form: Form, values: Array) -> Array:
+    """Return the text (N, J) of each column."""
+    assert form.columns is not None
+    classes = form.columns.classes
+    unseen = MIN_UNSEEN if form.kind.endswith("shares") else 0
+    out = np.where(classes >= 0, values[:, np.maximum(classes, 0)], unseen)
+    if form.kind.endswith("marks"):
+        return out.astype(np.int64).astype(str)
+    return np.array([[f"{p:.8g}" for p in row] for row in np.clip(out, _LEAST, 1 - _LEAST)])

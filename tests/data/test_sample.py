@@ -2,7 +2,7 @@ import pytest
 
 from src.data.index import read_test
 from src.data.sample import read_sample, read_sample_submission
-from src.ensemble.submission import match_columns
+from src.ensemble.matching import match_columns
 from src.script import UserError
 
 

@@ -5,8 +5,10 @@ import csv
 import numpy as np
 import pytest
 
-from src.ensemble import forms
-from src.ensemble.forms import Sample, find_form, write_form
+from src.classes import split_lines
+from src.ensemble import submission
+from src.ensemble.forms import Sample, find_form
+from src.ensemble.submission import write_form
 from src.metrics.decisions import Decision
 from src.script import UserError
 
@@ -172,9 +174,9 @@ def test_lines_that_are_no_long_form() -> None:
     """A line short, or ids that look like it, are none."""
     keys = [f"{id_}_{name}" for id_ in IDS for name in CLASSES]
     header = ("id", "x")
-    assert forms.split_lines(keys, IDS) is not None
-    assert forms.split_lines(keys[:-1], IDS) is None
-    assert forms.split_lines(IDS, IDS) is None
+    assert split_lines(keys, IDS) is not None
+    assert split_lines(keys[:-1], IDS) is None
+    assert split_lines(IDS, IDS) is None
     with pytest.raises(UserError, match="no column is a class"):
         find_form(sample(*["0.1"] * 8, header=header, keys=keys[:-1]), CLASSES, ids=IDS)
 
@@ -208,9 +210,9 @@ def test_what_was_written_wrongly_does_not_stand(tmp_path, monkeypatch, kind) ->
     holds = {"labels": "labels", "lists": "top", "long": "probabilities"}[kind]
     asked = sample(*[cells] * len(keys or IDS), header=header, keys=keys)
     form = find_form(asked, CLASSES, holds=holds, ids=IDS)
-    whole = forms.csv_row
+    whole = submission.csv_row
     monkeypatch.setattr(
-        forms, "csv_row", lambda row: whole(row).replace("cat", "cta").replace("0.7", "0.8")
+        submission, "csv_row", lambda row: whole(row).replace("cat", "cta").replace("0.7", "0.8")
     )
     decision = Decision("none", top=2) if kind == "lists" else ARGMAX
     with pytest.raises(UserError, match="try again"):

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.ensemble import forms
-from src.ensemble.forms import Sample
-from src.ensemble.label_forms import find_label_form, write_labels
+from src.ensemble import submission
+from src.ensemble.forms import Sample, find_label_form
+from src.ensemble.submission import write_labels
 from src.metrics.decisions import Decision
 from src.script import UserError
 
@@ -105,8 +105,8 @@ def test_what_is_refused(tmp_path, monkeypatch) -> None:
     with pytest.raises(UserError, match="no probabilities"):
         form = find_label_form(None, LABELS, holds="probabilities")
         write_labels(tmp_path / "s.csv", form, ("x", "y"), PAIRS * np.nan, RULE)
-    line = forms.csv_row
-    monkeypatch.setattr(forms, "csv_row", lambda cells: line(cells).replace("0.9", "0.8"))
+    line = submission.csv_row
+    monkeypatch.setattr(submission, "csv_row", lambda cells: line(cells).replace("0.9", "0.8"))
     with pytest.raises(UserError, match="line 2 is not what was written"):
         write(tmp_path, None, "probabilities", RULE)
     assert not (tmp_path / "s.csv").exists()

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.ensemble.matching import match_columns
 from src.ensemble.submission import (
     check_submission,
-    match_columns,
     to_columns,
     write_submission,
 )

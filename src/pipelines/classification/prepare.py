@@ -26,7 +26,7 @@ from src.runs import Output
 from src.script import UserError
 
 if TYPE_CHECKING:
-    from src.ensemble.forms import Form
+    from src.ensemble.submission import Form
 
 USUAL_FOLDS = 5
 
@@ -219,8 +219,7 @@ def read_form(
         several: whether the classes are labels of which an image may have several.
         options: others of :func:`src.ensemble.forms.find_form`.
     """
-    from src.ensemble.forms import Sample, find_form
-    from src.ensemble.label_forms import find_label_form
+    from src.ensemble.forms import Sample, find_form, find_label_form
 
     table, sample = read_sample_submission(root), None
     if table is not None:
