@@ -180,7 +180,7 @@ def from_probe(check: Check, config: CheckConfig, train: Index, unreadable: set[
     )
     runtime = start_runtime(config.device, config.precision)
     print(f"probe: {timm_id} at {size} px on {len(rows)} images", flush=True)
-    features = embed(fold_norms(model, size), train, rows, size, runtime)
+    features = embed(fold_norms(model, size), train, rows, size, runtime)[0]
     names, ids = train.table["target"].iloc[rows].tolist(), train.table["id"].iloc[rows]
     hot = to_hot(names, train.classes)
     targets = hot if train.several else hot.argmax(axis=1)

@@ -216,6 +216,12 @@ def write_config(
             file.write(seal(f"# {SEAL}\n{text}".encode()))
 
 
+def describe_training(config: EngineConfig, split_hash: str, monitor: str) -> Done:
+    """Return what ``finished.json`` says first: options, data, and what the score is."""
+    done: Done = {"config_hash": config_hash(config), "config": learned_options(config)}
+    return done | {"split_hash": split_hash, "monitor": monitor}
+
+
 def finish_run(run: Run, done: Done, *, keep_last: bool) -> None:
     """Declare a run complete, and drop the states that only an interrupted one needs."""
     check_held(run.lock)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.config import FoldConfig, config_hash, learned_options
+from src.config import FoldConfig, config_hash
 from src.data.folds import Folds
 from src.data.index import Index
 from src.engine.runtime import Runtime
@@ -23,8 +23,8 @@ from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.survey import embed
 from src.pipelines.classification.train import ClassData, choose_task, find_backbone
 from src.pipelines.classification.wise_ft import pick_rows, set_head
-from src.pipelines.run_folder import finish_run, finished, write_config
-from src.runs import Done, Output, Run
+from src.pipelines.run_folder import describe_training, finish_run, finished, write_config
+from src.runs import Output, Run
 from src.tasks.classification import Classification
 from src.views import first_views, view_names
 
@@ -67,19 +67,15 @@ def train_probes(
     unseen = embed(folded, test, np.arange(len(test.table)), size, runtime, views)
     place = np.full(len(index.table), -1)
     place[known] = np.arange(len(known))
-    about = {"timm_id": timm_id, "weights": str(weights), "image_size": size}
-    about |= {"classes": list(data.classes), "split_hash": folds.folds_hash}
-    about |= {"aliases": [names for names in data.aliases.members() if len(names) > 1]}
-    about |= {"several": True} if index.several else {}
+    about = {"timm_id": timm_id, "weights": str(weights)}
     task = choose_task(config, data)
     for fold in waiting:
         with runs[fold].hold():
             identity = run_identity(config, runs[fold], folds.folds_hash)
-            write_config(runs[fold], config, about | {"fold": str(fold)}, runtime, identity)
+            write_config(runs[fold], config, about | data.describe(fold), runtime, identity)
             score = fit_fold(config, runs[fold], data, fold, model, task, features, place)
-            done: Done = {"config_hash": config_hash(config), "epochs": 0}
-            done |= {"config": learned_options(config), "split_hash": folds.folds_hash}
-            done |= {"monitor": task.monitor, "score": score, "best_epoch": 0}
+            done = describe_training(config, folds.folds_hash, task.monitor)
+            done |= {"score": score, "best_epoch": 0, "epochs": 0}
             finish_run(runs[fold], done, keep_last=False)
             names = view_names(config.tta_steps)
             with write_test_logits(runs[fold], test, names, data.classes) as logits:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +23,8 @@ from src.data.index import Index
 from src.data.transforms import eval_transform
 from src.engine.autotune import autotune, time_steps
 from src.engine.cpu import tune_for_cpu
-from src.engine.interrupt import catch_signals
 from src.engine.log import say
-from src.engine.predict import default_batch_size, predict
+from src.engine.predict import default_batch_size
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory
 from src.ensemble.pool import log_softmax, true_losses
 from src.losses.classification import build_loss
@@ -37,11 +35,11 @@ from src.models.pretrained import SUFFIXES, check_timm_id, find_data_config, fin
 from src.models.probe import fit_probe
 from src.pipelines.classification.plan import Candidate, short_name
 from src.pipelines.classification.train import ClassData
-from src.pipelines.classification.wise_ft import Embedding
+from src.pipelines.classification.wise_ft import embed_rows
 from src.script import UserError
 from src.tasks.classification import Classification
 from src.tool_config import PlanConfig
-from src.views import View
+from src.views import VIEWS, View
 
 # of the native size: 128, 192, 96, 160, 256, 64 px for 224; where time is short, the last ones go
 SHARES = (0.57, 0.86, 0.43, 0.71, 1.14, 0.29)
@@ -273,7 +271,7 @@ def look(
     begun = time.monotonic()
     rest = embed(folded, data.index, tail, size, runtime, batch_size=quarter)
     infer_rate = len(tail) / (time.monotonic() - begun)
-    features = torch.cat([first, rest])
+    features = torch.cat([first, rest], dim=1)[0]
     probe = fit_probe(features, torch.as_tensor(data.targets(rows)), num_classes)
     tune_for_cpu(model, runtime.device)
     task, batch = trial(num_classes, size)
@@ -301,10 +299,10 @@ def embed(
     rows: np.ndarray,
     size: int,
     runtime: Runtime,
-    views: Sequence[View] = (),
+    views: Sequence[View] = VIEWS[:1],
     batch_size: int = MAX_ROWS,
 ) -> Tensor:
-    """Return the features (N, D) of images ``rows``, or (V, N, D) of every one of ``views``.
+    """Return the features (V, N, D) of images ``rows`` in ``views``, as the head sees them.
 
     At most ``batch_size`` images are in memory at once.
     """
@@ -316,19 +314,7 @@ def embed(
         device_type=runtime.device.type,
     )
     assert isinstance(model, Classifier)
-    features = torch.empty(max(1, len(views)), len(rows), model.head.in_features)
-
-    def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
-        for view, output in enumerate(outputs):
-            features[view, batch["index"].cpu()] = output.float().cpu()
-
-    options: dict[str, Any] = {"views": views} if views else {}
-    with catch_signals() as pause:
-        predict(
-            runtime.place(model), loader, Embedding(), runtime,
-            num_rows=len(rows), write=write, pause=pause, label="features", **options,
-        )  # fmt: skip
-    return features if views else features[0]
+    return embed_rows(model, loader, runtime, views)
 
 
 def survey_table(found: Sequence[Candidate], num_rows: int) -> list[list[object]]:

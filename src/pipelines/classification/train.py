@@ -16,13 +16,10 @@ import torch
 from torch import nn
 
 from src.classes import Aliases, to_hot
-from src.config import AugmentConfig, FoldConfig, config_hash, learned_options
+from src.config import AugmentConfig, FoldConfig, config_hash
 from src.data.cache import open_cache
 from src.data.canonical import ImageSource, canonical_side
-from src.data.dataset import (
-    ImageDataset,
-    Loader,
-)
+from src.data.dataset import ImageDataset, Loader
 from src.data.folds import Folds
 from src.data.index import Index
 from src.data.transforms import Transform, eval_transform, mix, train_transform
@@ -36,6 +33,7 @@ from src.engine.predict import default_batch_size, evaluate
 from src.engine.runtime import Runtime
 from src.engine.weights import load_weights, run_identity, save_weights
 from src.ensemble.predictions import save_oof
+from src.files import Json
 from src.losses.classification import build_loss
 from src.mask_config import DistillConfig
 from src.metrics.contest import find_metric
@@ -45,7 +43,7 @@ from src.models.pretrained import check_timm_id, find_data_config, find_weights
 from src.pipelines.classification.infer import predict_named_views
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.wise_ft import fit_head, pick_rows, walk_back
-from src.pipelines.run_folder import finish_run, take_up, write_config
+from src.pipelines.run_folder import describe_training, finish_run, take_up, write_config
 from src.pipelines.training import run_loader, worst_mistakes
 from src.runs import Done, Output, Run
 from src.script import UserError
@@ -75,6 +73,17 @@ class ClassData:
         """Return class numbers (R,) of rows, or labels (R, K) of 0 and 1."""
         names = self.index.table["target"].iloc[rows].tolist()
         return to_hot(names, self.classes) if self.index.several else self.aliases.targets(names)
+
+    def describe(self, fold: int | None) -> Json:
+        """Return what ``config.yaml`` says of the data of a run."""
+        several = {"several": True} if self.index.several else {}
+        return several | {
+            "image_size": self.image_size,
+            "classes": list(self.classes),
+            "aliases": [names for names in self.aliases.members() if len(names) > 1],
+            "split_hash": self.folds.folds_hash,
+            "fold": "full" if fold is None else str(fold),
+        }
 
     def save_oof(
         self, run: Run, fold: int, logits: np.ndarray, views: Sequence[str], config_hash: str
@@ -146,8 +155,7 @@ def train_fold(
         weights=weights,
         frozen_norms=config.norms == "frozen",
     )
-    about: dict[str, Any] = {"timm_id": timm_id, "weights": str(weights)}
-    about |= {"several": True} if index.several else {}
+    about = {"timm_id": timm_id, "weights": str(weights)}
     own = config.shared(AugmentConfig)
     augment = train_transform(size, scale_min=config.scale_min, erase=config.erase, **own)
     return train_classes(
@@ -228,11 +236,8 @@ def train_classes(
     tune_for_cpu(model, runtime.device)
     identity = run_identity(config, run, data.folds.folds_hash)
     runtime = settle_runtime(model, task, train, runtime, run, config, identity)
-    resolved = {**about, "image_size": side, "classes": list(data.classes)}
-    resolved |= {"aliases": [names for names in data.aliases.members() if len(names) > 1]}
-    resolved |= {"split_hash": data.folds.folds_hash, "fold": "full" if fold is None else str(fold)}
     kept = runtime.from_main(take_up(run) if runtime.is_main else None)
-    write_config(run, config, resolved, runtime, identity)
+    write_config(run, config, {**about, **data.describe(fold)}, runtime, identity)
     what = "labels" if data.index.several else "classes"
     size = f"{side} px, {len(rows)} images, {len(data.classes)} {what}"
     say(runtime, f"{run.folder}: {about['timm_id']} at {size}")
@@ -256,8 +261,7 @@ def train_classes(
             draw=worst_mistakes(valid, task, data.classes, runtime),
         )  # fmt: skip
     minutes = (time.monotonic() - started) / 60
-    done: Done = {"config_hash": config_hash(config), "config": learned_options(config)}
-    done |= {"split_hash": data.folds.folds_hash, "monitor": task.monitor, **outcome}
+    done = describe_training(config, data.folds.folds_hash, task.monitor) | outcome
     if fold is not None and valid is not None:
         model.load_state_dict(load_weights(run.best, "" if kept else identity))
         held = data.folds.valid_rows(fold)

@@ -11,6 +11,7 @@ https://arxiv.org/abs/2109.01903.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ from src.models.classifier import Classifier
 from src.models.probe import LinearProbe, fit_probe
 from src.runs import Run
 from src.tasks.protocols import BatchLoader, Task
+from src.views import VIEWS, View
 
 MAX_ROWS = 16_384  # more images than that change a starting point little
 
@@ -48,6 +50,25 @@ def pick_rows(rows: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(rows)[:MAX_ROWS])
 
 
+def embed_rows(
+    model: Classifier, loader: Loader, runtime: Runtime, views: Sequence[View] = VIEWS[:1]
+) -> Tensor:
+    """Return the features (V, N, D) float32 that the head sees of N rows in order, in V views."""
+    num_rows = loader.batch_sampler.num_rows
+    features = torch.zeros(len(views), num_rows, model.head.in_features)
+
+    def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
+        features[:, batch["index"].cpu()] = torch.stack(outputs).cpu()
+
+    with catch_signals(runtime.agree) as pause:
+        predict(
+            runtime.place(model), loader, Embedding(), runtime, views=views,
+            num_rows=num_rows, write=write, pause=pause, label="features",
+        )  # fmt: skip
+    runtime.join_rows(features.numpy())
+    return features
+
+
 def fit_head(model: Classifier, loader: Loader, num_classes: int, runtime: Runtime) -> None:
     """Set the head of ``model`` to a linear probe of its features.
 
@@ -62,17 +83,7 @@ def fit_head(model: Classifier, loader: Loader, num_classes: int, runtime: Runti
         Interrupted: a signal asked to stop.
     """
     target = torch.from_numpy(loader.dataset.data.targets)  # type: ignore[attr-defined]
-    features = torch.zeros(len(target), model.head.in_features)
-
-    def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
-        features[batch["index"].cpu()] = outputs[0].cpu()
-
-    with catch_signals(runtime.agree) as pause:
-        predict(
-            runtime.place(model), loader, Embedding(), runtime,
-            num_rows=len(target), write=write, pause=pause, label="features",
-        )  # fmt: skip
-    runtime.join_rows(features.numpy())
+    features = embed_rows(model, loader, runtime)[0]
     try:
         if model.stages is not None:
             features = model.stages.set_scale(features)
