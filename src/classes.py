@@ -19,6 +19,13 @@ from typing import Any
 
 import numpy as np
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+
+
+def is_number(text: str) -> bool:
+    """Tell whether text is a number, with or without a fraction or an exponent."""
+    return _NUMBER.fullmatch(text) is not None
+
 
 @dataclass(frozen=True)
 class Aliases:

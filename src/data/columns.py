@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.classes import nfc
+from src.classes import is_number, nfc
 from src.data.files import IMAGE_ENDINGS
 from src.script import UserError, nearest
 
@@ -121,7 +121,7 @@ def shown_names(names: Iterable[str]) -> str:
 
 def is_numeric(table: pd.DataFrame) -> bool:
     """Tell whether every cell is a number."""
-    return all(isinstance(_as_number(cell), float) for cell in table.to_numpy().ravel().tolist())
+    return all(map(is_number, table.to_numpy().ravel().tolist()))
 
 
 def looks_like_image(cell: str) -> bool:
@@ -269,7 +269,7 @@ def _label_shown(
     words = {
         word for cell in {nfc(cell).strip() for cell in shown} for word in (cell, *cell.split())
     }
-    words = {word for word in words if not isinstance(_as_number(word), float)}
+    words = {word for word in words if not is_number(word)}
     hits = {name: len(words & {nfc(cell).strip() for cell in set(table[name])}) for name in rest}
     best = [name for name in rest if hits[name] and hits[name] == max(hits.values())]
     return best if len(asked) == 1 and len(best) == 1 else []
@@ -305,7 +305,7 @@ def _holds_classes(cells: pd.Series) -> bool:
     counts = cells.str.strip().value_counts()
     if not 2 <= len(counts) <= max(2, len(cells) // 5) or "" in counts:
         return False
-    return not any(isinstance(_as_number(name), float) for name in counts.index)
+    return not any(map(is_number, counts.index))
 
 
 def _names_subject(name: str) -> bool:
@@ -350,7 +350,7 @@ def repeats_much(cells: Iterable[str]) -> bool:
 
 
 def _is_text(cells: pd.Series) -> bool:
-    return not any(isinstance(_as_number(cell.strip()), float) for cell in cells.head(20))
+    return not any(map(is_number, cells.head(20).str.strip()))
 
 
 def splits_classes(cells: Iterable[str], labels: Sequence[str]) -> bool:
@@ -412,9 +412,7 @@ def made_of_others(classes: set[str]) -> list[str]:
 
 
 def _check_numbers(classes: set[str], num_rows: int, where: Path) -> list[str]:
-    numbers = [_as_number(name) for name in classes]
-    numeric = all(isinstance(number, float) for number in numbers)
-    if not numeric or not any("." in name for name in classes):
+    if not all(map(is_number, classes)) or not any("." in name for name in classes):
         return []
     said = f"labels are {len(classes)} different numbers in {num_rows} rows"
     if len(classes) > 5 and 2 * len(classes) > num_rows:
@@ -422,14 +420,14 @@ def _check_numbers(classes: set[str], num_rows: int, where: Path) -> list[str]:
             f"{where}: {said}: that is a measurement, and classes are learned here; name a column "
             "of classes with --label_column, or sort the numbers into a few classes"
         )
-    if all(float(number) % 1 == 0 for number in numbers):  # 0.0 and 1.0 are classes of a data frame
+    if all(float(name) % 1 == 0 for name in classes):  # 0.0 and 1.0 are classes of a data frame
         return []
     return [f"{said} with decimals: each is trained as a class, not as a measurement"]
 
 
 def _as_number(name: str) -> float | str:
     """Return the number that ``name`` is, else the name itself."""
-    return float(name) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,2})?", name) else name
+    return float(name) if is_number(name) else name
 
 
 def _twins(names: set[str], kind: str, key: Callable[[str], object], end: str) -> list[str]:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from src.classes import is_number
 from src.data.files import IMAGE_ENDINGS, split_of_word
 from src.files import atomic_write, patiently, read_small, readable
 from src.script import UserError
@@ -301,7 +302,7 @@ def _read_header(line: str, separator: str, path: Path | str) -> list[str]:
 def refuse_rows(cells: Sequence[str], separator: str, path: Path | str) -> NoReturn:
     """Raise a UserError for a file whose first line holds the ``cells`` of a row, not names."""
     said = f"{path} has no line of column names: its first line is {separator.join(cells)[:60]!r}"
-    if len(cells) > 2 and all(map(_is_number, cells[1:])):
+    if len(cells) > 2 and all(map(is_number, cells[1:])):
         raise UserError(
             f"{said}; write one above it: id, then the class of each of the {len(cells) - 1} "
             f"columns of numbers, set apart by {separator!r}"
@@ -316,10 +317,6 @@ def refuse_rows(cells: Sequence[str], separator: str, path: Path | str) -> NoRet
     raise UserError(f"{said}; write one above it, such as {example!r}")
 
 
-def _is_number(cell: str) -> bool:
-    return re.fullmatch(r"[+-]?\d*\.?\d+(e[+-]?\d+)?", cell) is not None
-
-
 def _is_image(cell: str) -> bool:
     return Path(cell).suffix.lower() in IMAGE_ENDINGS
 
@@ -330,7 +327,7 @@ def _is_row(cells: Sequence[str]) -> bool:
         return True
     if not re.search(r"\d", cells[0]):
         return False
-    numbers = [cell for cell in cells[1:] if _is_number(cell)]
+    numbers = [cell for cell in cells[1:] if is_number(cell)]
     if not numbers or len(numbers) < len(cells) - 1:
         return False
     return len(set(numbers)) < len(numbers) or any("." in cell for cell in numbers)

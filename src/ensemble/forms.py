@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from src.classes import join_groups, nfc, split_lines
+from src.classes import is_number, join_groups, nfc, split_lines
 from src.ensemble.matching import match_columns
 from src.ensemble.submission import MIN_UNSEEN, Columns, Form, join_cell
 from src.script import UserError
@@ -131,11 +131,7 @@ def _says_labels(sample: Sample, known: dict[str, int], *, numbers: bool = False
     if numbers:
         return all(re.fullmatch(r"\d+", word) or word in known for word in words)
     named = cells <= known.keys() or words <= known.keys()
-    return bool(words) and named and not all(map(_is_number, words))
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", text) is not None
+    return bool(words) and named and not all(map(is_number, words))
 
 
 def _label_form(sample: Sample, classes: Sequence[str], known: dict[str, int], holds: str) -> Form:
@@ -205,14 +201,14 @@ def _refuse_cells(sample: Sample, classes: Sequence[str]) -> None:
     cells = [cell.strip() for cell in sample.cells if cell.strip()]
     if len(sample.header) > 2:
         return
-    word = next((cell for cell in cells if not _is_number(cell.replace(",", "."))), "")
+    word = next((cell for cell in cells if not is_number(cell.replace(",", "."))), "")
     if word:
         raise UserError(
             f"{sample.name}: column {sample.header[1]!r} holds words that are no class, such as "
             f"{word[:40]!r}: if they are labels, say what the contest counts: --metric accuracy "
             "(one label), f1_samples (several) or map@5 (the likeliest five)"
         )
-    if len(classes) > 2 and all(map(_is_number, classes)):
+    if len(classes) > 2 and all(map(is_number, classes)):
         raise UserError(
             f"{sample.name} asks for a number, {sample.header[1]!r}, and classes are predicted "
             "here, no measurements: if the labels are grades, pass --metric qwk, which writes them"
@@ -226,13 +222,13 @@ def written_names(
     if words <= known.keys():
         told = f"{sample.name} shows no label" if not words else ""
         return list(classes), [f"{told}: the classes' names are written"] if told else []
-    numeric = all(map(_is_number, words))
+    numeric = all(map(is_number, words))
     for change in _CHANGES:
         names = [change(nfc(name)) for name in classes]
         if words <= {*names} and len({*names}) == len(names):
             notes = [f"{sample.name} writes {min(words)!r} and the like: so are the classes' names"]
             return names, notes
-    if numeric and all(map(_is_number, classes)):  # 3 for a class that is called 3.0
+    if numeric and all(map(is_number, classes)):  # 3 for a class that is called 3.0
         values = [float(name) for name in classes]
         if len(set(values)) == len(values) and all(value % 1 == 0 for value in values):
             return [str(int(value)) for value in values], []
