@@ -96,32 +96,22 @@ def audit_images(
     """
     strict = _simplejpeg()
     paths = [root / image for image in table["image"].tolist()]
-    unreadable: dict[int, str] = {}
-    by_digest: dict[bytes, list[int]] = defaultdict(list)
-    rows: list[int] = []
-    hashes: list[int] = []
-    thumbnails = np.empty((len(paths), SIDE, SIDE), np.uint8)
     results = _in_threads(lambda path: _inspect(path, strict, measure), paths)
-    peaks: dict[int, int] = {}
-    measured: dict[int, np.ndarray] = {}
-    for row, look in enumerate(progress(results)):
-        if look.reason:
-            unreadable[row] = look.reason
-            continue
-        if look.measured is not None:
-            measured[row] = look.measured
-        if look.peak is not None:
-            peaks[row] = look.peak
-        by_digest[look.digest].append(row)
-        if look.mark is not None and len(by_digest[look.digest]) == 1:  # one of each exact set
-            thumbnails[len(rows)] = look.mark[1]
-            rows.append(row)
-            hashes.append(look.mark[0])
+    looks = dict(enumerate(progress(results)))
+    unreadable = {row: look.reason for row, look in looks.items() if look.reason}
+    peaks = {row: look.peak for row, look in looks.items() if look.peak is not None}
+    measured = {row: look.measured for row, look in looks.items() if look.measured is not None}
+    by_digest: dict[bytes, list[int]] = defaultdict(list)
+    for row, look in looks.items():
+        if not look.reason:
+            by_digest[look.digest].append(row)
+    marks = {copies[0]: mark for copies in by_digest.values() if (mark := looks[copies[0]].mark)}
     exact = tuple(tuple(copies) for copies in by_digest.values() if len(copies) > 1)
     targets = table["target"].tolist()
     conflicts = tuple(copies for copies in exact if len({targets[row] for row in copies}) > 1)
-    pairs = similar_pairs(np.array(hashes, np.uint64), thumbnails[: len(rows)])
-    near, refused = _sets(np.array(rows, np.int64)[pairs], len(paths))
+    hashes = np.array([number for number, _ in marks.values()], np.uint64)
+    thumbnails = np.array([image for _, image in marks.values()], np.uint8)
+    near, refused = _sets(np.array([*marks])[similar_pairs(hashes, thumbnails)], len(paths))
     notes = _notes(table, unreadable, exact, conflicts, near, refused)
     notes += _dark_notes(table, peaks)
     return Audit(unreadable, exact, conflicts, near, tuple(notes), measured)
