@@ -29,7 +29,6 @@ from src.data.formats import (
     decode_other,
     describe,
     find_kind,
-    pillow_rgb,
     read_other_size,
     refuse_unknown,
 )
@@ -92,7 +91,7 @@ def decode_bytes(
     if kind == "jpeg" and short_side:
         reduced = next((d for d in (8, 4, 2) if min(width, height) // d >= short_side), 1)
     if kind == "tiff" and _tiff_has_alpha(data):  # OpenCV blends it into black, unlike elsewhere
-        return _decode_by_pillow(data, name)
+        return decode_other(data, kind, name)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduced])
     except cv2.error as error:
@@ -107,7 +106,7 @@ def decode_bytes(
             )
         refuse_numbers(data, name, kind)
         if kind == "tiff":  # of a compression that OpenCV lacks, it may be
-            return _decode_by_pillow(data, name)
+            return decode_other(data, kind, name)
         raise UserError(f"{name} is damaged or cut short ({kind}): restore the file")
     if reduced > 1:  # OpenCV has no reduced flag in RGB order
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
@@ -173,15 +172,6 @@ def _checked_size(data: bytes, name: Path | str) -> tuple[int, int, str]:
             "shrink or remove it"
         )
     return width, height, kind
-
-
-def _decode_by_pillow(data: bytes, name: Path | str) -> np.ndarray:
-    from PIL import TiffImagePlugin
-
-    try:
-        return pillow_rgb(TiffImagePlugin.TiffImageFile(io.BytesIO(data)))
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"{name} is damaged or cut short (tiff): restore the file") from error
 
 
 def _tiff_has_alpha(data: bytes) -> bool:

@@ -54,6 +54,7 @@ OPENCV = frozenset({"jpeg", "png", "gif", "bmp", "webp", "tiff"})
 _PILLOW = {  # kind → Pillow's name
     "pnm": "PPM", "ico": "ICO", "psd": "PSD", "qoi": "QOI", "dds": "DDS", "sgi": "SGI",
     "sun": "SUN", "jpeg2000": "JPEG2000", "avif": "AVIF", "heic": "HEIF", "jxl": "JXL",
+    "tiff": "TIFF",
 }  # fmt: skip
 _PLUGINS = {  # kind → modules that teach Pillow to read it, and the package to ask for
     "avif": (("pillow_avif", "pillow_heif"), "pillow-avif-plugin"),

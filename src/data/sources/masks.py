@@ -212,13 +212,11 @@ def check_any_labels(index: MaskIndex) -> None:
         if background and label:
             return
     if targets:
-        name, check = (
-            index.classes[1] if label else "background",
-            (
-                "0 (black) is background: renumber masks that count from 1"
-                if label
-                else "check that annotations and images belong together, and their units (pixels)"
-            ),
+        name = index.classes[1] if label else "background"
+        check = (
+            "0 (black) is background: renumber masks that count from 1"
+            if label
+            else "check that annotations and images belong together, and their units (pixels)"
         )
         raise UserError(
             f"{index.root}: all {len(targets)} masks are {name} alone, {targets[0]} for "
