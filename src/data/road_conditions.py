@@ -118,19 +118,17 @@ def wear(rng: np.random.Generator | None, size: tuple[int, int]) -> np.ndarray |
 
 @dataclass(frozen=True)
 class Car:
-    """One vehicle: metres ahead and to the right of the camera, height, colour, lamps."""
+    """One vehicle: metres ahead of the camera and across the road, height, colour, lamps."""
 
     Z: float
-    X: float
+    offset: float
     tall: float
     colour: np.ndarray
     oncoming: bool = False
 
 
-def place_traffic(
-    rng: np.random.Generator, lanes: Sequence[float], travelled: float
-) -> list[tuple[float, float, float, np.ndarray, bool]]:
-    """Return more vehicles: (Z, offset across, height, colour, oncoming) of each.
+def place_traffic(rng: np.random.Generator, lanes: Sequence[float], travelled: float) -> list[Car]:
+    """Return more vehicles.
 
     Args:
         rng: of the condition.
@@ -144,14 +142,15 @@ def place_traffic(
         where = lanes[int(rng.integers(len(lanes)))] + rng.normal(0, 0.4)
         tall = rng.choice([rng.uniform(1.4, 1.9), rng.uniform(2.4, 3.6)], p=[0.75, 0.25])
         start = rng.uniform(6, 45)
-        cars.append((start + speed * travelled, where, float(tall), rng.uniform(20, 230, 3),
-                     oncoming))  # fmt: skip
+        colour = rng.uniform(20, 230, 3)
+        cars.append(Car(start + speed * travelled, where, float(tall), colour, oncoming))
     return cars
 
 
 def paint_car(
-    image: np.ndarray, mask: np.ndarray, ground: Ground, car: Car, glow: np.ndarray | None
-) -> None:
+    image: np.ndarray, mask: np.ndarray, ground: Ground, car: Car, aside: float,
+    glow: np.ndarray | None,
+) -> None:  # fmt: skip
     """Paint a box with window, wheels and shadow, and clear the mask where it stands.
 
     Args:
@@ -159,10 +158,11 @@ def paint_car(
         mask: (H, W) bool.
         ground: camera.
         car: the vehicle.
+        aside: metres from the camera's axis to it, to the right.
         glow: (H, W, 3) light that is added at night, or None.
     """
     scale = ground.focal / car.Z
-    x, y = car.X * scale, ground.height * scale
+    x, y = aside * scale, ground.height * scale
     half, high = CAR_WIDTH / 2 * scale, car.tall * scale
     across, up = (ground.right - x) / half, (y - ground.down) / high  # -1..1, 0..1 in the box
     wide = np.abs(across) < 1

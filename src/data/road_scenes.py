@@ -171,14 +171,14 @@ def drive_vehicles(
         lane = int(rng.integers(len(offsets) - 1))
         colour = rng.uniform(20, 220, 3)
         Z, tall = rng.uniform(7, 40) + speed * travelled, rng.uniform(1.4, 2.6)
-        cars.append((Z, offsets[lane] + LANE_WIDTH / 2, tall, colour, False))
+        cars.append(Car(Z, offsets[lane] + LANE_WIDTH / 2, tall, colour))
     if more is not None:
         middles = [offset + LANE_WIDTH / 2 for offset in offsets]
         cars += place_traffic(more, middles, travelled)
-    for Z, offset, tall, colour, oncoming in sorted(cars, key=lambda car: -car[0]):
-        if Z >= 5:
-            X = offset + Z * bend[1] + Z**2 * bend[0] / 2
-            paint_car(image, mask, road.ground, Car(Z, X, tall, colour, oncoming), glow)
+    for car in sorted(cars, key=lambda car: -car.Z):
+        if car.Z >= 5:
+            aside = car.offset + car.Z * bend[1] + car.Z**2 * bend[0] / 2
+            paint_car(image, mask, road.ground, car, aside, glow)
 
 
 def shine(rng: np.random.Generator, image: np.ndarray, ground: Ground) -> None:
