@@ -180,10 +180,10 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     """
     root = Path(root)
     sample, notes = read_sample(root)
-    sample_ids = None if sample is None else sample.iloc[:, 0].tolist()
+    sample_ids: list[str] = [] if sample is None else sample.iloc[:, 0].tolist()
     path = find_test_table(root)
     folder = find_split(root, "test")
-    if path is None and sample_ids is None and folder is not None:
+    if path is None and sample is None and folder is not None:
         return _read_test_folder(root, below(root, folder), notes)
     finder = ImageFinder(
         root, split="test", folder=below(root, folder), allow_outside=allow_outside
@@ -192,18 +192,18 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         sample_name = None if sample is None else str(sample.columns[0])
         ids, cells = _read_test_csv(path, sample_name, finder)
         source = str(path)
-    elif sample is not None and sample_ids is not None:
+    elif sample is not None:
         ids, cells, source = sample_ids, sample_ids, f"{find_sample(root)}"
     else:
         raise UserError(f"no test.csv and no test/ in {root}: unpack the data, or pass --data_dir")
     refuse_duplicates(ids, source)
-    if sample is not None and sample_ids is not None and sample.shape[1] == 2:
+    if sample is not None and sample.shape[1] == 2:
         known = ids if path is not None else finder.names()
         long = split_lines(sample_ids, known)
         if long is not None:
             sample_ids = list(dict.fromkeys(known[row] for row, _ in long[1]))
             ids, cells = (ids, cells) if path is not None else (sample_ids, sample_ids)
-    if sample_ids is not None and path is not None:
+    if sample is not None and path is not None:
         ids, said = compare_ids(ids, sample_ids, path)
         notes += said
         cell_of = dict(zip(ids, cells, strict=True))

@@ -207,7 +207,12 @@ def list_images(
                 continue
             other = listed_in.setdefault(place, file.path)
             if len(listed_in) == len(rows):
-                raise UserError(_twice(place, other, file.path))
+                raise UserError(
+                    f"{other} lists {place} under two names or ids: leave one, with all annotations"
+                    if other == file.path
+                    else f"{place} is listed in {other} and in {file.path}: remove one of the "
+                    "files, or the entry"
+                )
             target = f"{file.path.relative_to(root).as_posix()}#{image['id']}"
             split = file.split or read_place(place.split("/")[:-1]).split
             rows.append(Row(Path(place).stem, place, target, "", split))
@@ -235,12 +240,6 @@ def _folders(root: Path, file: CocoFile) -> list[Path]:
         *(file.folder, file.folder / "images", base / name, base / "images" / name),
         *(base / "images", root),
     ]
-
-
-def _twice(place: str, first: Path, second: Path) -> str:
-    if first == second:
-        return f"{first} lists {place} under two names or ids: leave one, with all annotations"
-    return f"{place} is listed in {first} and in {second}: remove one of the files, or the entry"
 
 
 def _list_unlabelled(root: Path, rows: Sequence[Row]) -> list[Row]:

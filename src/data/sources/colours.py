@@ -52,7 +52,7 @@ class ColourDecoder:
         what: whose colours they are, for messages.
     """
 
-    table: tuple[tuple[int, int, int, int], ...]
+    table: tuple[tuple[int, ...], ...]
     void: int
     what: str = "listed"
 
@@ -82,16 +82,13 @@ def read_colours(root: Path) -> Colours | None:
         for path in sorted(root.glob(pattern)):
             found = [match for line in read_lines(path) if (match := form.fullmatch(line))]
             if found:
-                named = [(m["name"].strip(), _rgb(m["rgb"])) for m in found]
-                return _to_colours(named, path)
+                numbers = [re.findall(r"\d+", match["rgb"]) for match in found]
+                named = [match["name"].strip() for match in found]
+                return _to_colours(named, [tuple(map(int, rgb)) for rgb in numbers], path)
     path = root / "classes.json"
-    listed = [(item["title"], _hex(item["color"])) for item in _listed(path)]
-    return _to_colours(listed, path) if listed else None
-
-
-def _hex(colour: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(colour[1:])
-    return red, green, blue
+    listed = _listed(path)
+    colours = [tuple(bytes.fromhex(item["color"][1:])) for item in listed]
+    return _to_colours([item["title"] for item in listed], colours, path) if listed else None
 
 
 def _listed(path: Path) -> list[dict[str, str]]:
@@ -104,24 +101,18 @@ def _listed(path: Path) -> list[dict[str, str]]:
         return []  # of another tool
 
 
-def _rgb(text: str) -> tuple[int, int, int]:
-    red, green, blue = (int(number) for number in re.findall(r"\d+", text))
-    return red, green, blue
-
-
-def _to_colours(named: Sequence[tuple[str, tuple[int, int, int]]], path: Path) -> Colours:
-    colours = [rgb for _, rgb in named]
+def _to_colours(listed: Sequence[str], colours: Sequence[tuple[int, ...]], path: Path) -> Colours:
     if len(set(colours)) < len(colours):
         twice = next(rgb for rgb in colours if colours.count(rgb) > 1)
         raise UserError(f"{path}: two classes have the colour {twice}: give each its own")
+    named = list(zip(listed, colours, strict=True))
     kept = [(name, rgb) for name, rgb in named if name.casefold() not in _VOID_NAMES]
     kept.sort(key=lambda item: item[0].casefold() not in _BACKGROUND)  # stable
     table = [(*rgb, label) for label, (_, rgb) in enumerate(kept)]
     table += [(*rgb, VOID) for name, rgb in named if name.casefold() in _VOID_NAMES]
     decoder = ColourDecoder(tuple(table), VOID, f"{path.name}'s")
     names = tuple(name for name, _ in kept)
-    listed = tuple(name for name, _ in named)
-    return Colours(names, decoder, names if len(listed) == 2 else listed)
+    return Colours(names, decoder, names if len(listed) == 2 else tuple(listed))
 
 
 def is_coloured(path: Path) -> bool:

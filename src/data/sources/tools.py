@@ -21,7 +21,6 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -85,12 +84,12 @@ def _outline_label_studio(result: Any, width: int, height: int) -> Iterator[tupl
             stored = (item["original_height"], item["original_width"]) if packed else (0, 0)
             yield str(value[kind][0]), to_runs(unpack_brush(packed, *stored)) if packed else []
             continue
-        points = value.get("points", [])
+        corners = [side for x, y in value.get("points", []) for side in (x, y)]
         if kind == "rectanglelabels":
-            x0, y0 = value["x"], value["y"]
-            x1, y1 = x0 + value["width"], y0 + value["height"]
-            points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
-        polygon = [side for x, y in points for side in (x * width / 100, y * height / 100)]
+            x, y = value["x"], value["y"]
+            corners = outline_box(x, y, x + value["width"], y + value["height"])
+        sides = (width, height)
+        polygon = [share * sides[place % 2] / 100 for place, share in enumerate(corners)]
         yield str(value[kind][0]), polygon
 
 
@@ -299,14 +298,12 @@ def _outline_cvat(kind: str, item: Mapping[str, str], height: int, width: int) -
     if kind == "mask":
         runs = [int(word) for word in item["rle"].split(",")]
         left, top, across, down = (int(item[key]) for key in ("left", "top", "width", "height"))
-        part = np.zeros(across * down, bool)
-        ends = np.cumsum([0, *runs])
-        if ends[-1] > part.size:
+        part = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+        if part.size > across * down:
             raise ValueError("run lengths beyond their box")
-        for first, last in list(pairwise(ends))[1::2]:
-            part[first:last] = True
+        box = np.pad(part, (0, across * down - part.size)).reshape(down, across)
         mask = np.zeros((height, width), bool)
-        mask[top : top + down, left : left + across] = part.reshape(down, across)
+        mask[top : top + down, left : left + across] = box
         return to_runs(mask)
     polygon: list[float] = []
     if kind == "polygon":
