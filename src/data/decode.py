@@ -17,24 +17,16 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 
-from src.data.formats import (
-    OPENCV,
-    SIZE_READERS,
-    Result,
-    decode_other,
-    describe,
-    find_kind,
-    read_other_size,
-    refuse_unknown,
-)
+from src.data import formats
 from src.files import atomic_write, is_of_the_system, map_array, patiently, readable, regular
 from src.script import UserError
 
+Result = TypeVar("Result")
 # The size Pillow calls a decompression bomb; 512 MiB of RGB.
 MAX_PIXELS = 178_956_970
 READS_GIF = cv2.haveImageWriter("a.gif")  # since 4.12, both ways at once
@@ -85,13 +77,13 @@ def decode_bytes(
 ) -> np.ndarray:
     """Decode as :func:`decode_image` does, from memory; ``name`` stands in the errors."""
     width, height, kind = _checked_size(data, name)
-    if kind not in OPENCV:
-        return decode_other(data, kind, name)
+    if kind not in formats.OPENCV:
+        return formats.decode_other(data, kind, name)
     reduced = 1
     if kind == "jpeg" and short_side:
         reduced = next((d for d in (8, 4, 2) if min(width, height) // d >= short_side), 1)
     if kind == "tiff" and _tiff_has_alpha(data):  # OpenCV blends it into black, unlike elsewhere
-        return decode_other(data, kind, name)
+        return formats.decode_other(data, kind, name)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduced])
     except cv2.error as error:
@@ -106,7 +98,7 @@ def decode_bytes(
             )
         refuse_numbers(data, name, kind)
         if kind == "tiff":  # of a compression that OpenCV lacks, it may be
-            return decode_other(data, kind, name)
+            return formats.decode_other(data, kind, name)
         raise UserError(f"{name} is damaged or cut short ({kind}): restore the file")
     if reduced > 1:  # OpenCV has no reduced flag in RGB order
         cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
@@ -185,7 +177,9 @@ def _decode_indices(data: bytes, path: Path | str) -> np.ndarray:
 
     kind = _checked_size(data, path)[2]
     if kind in _LOSSY:
-        raise UserError(f"mask {path} is a {describe(kind)}, which blurs labels: save it as PNG")
+        raise UserError(
+            f"mask {path} is a {formats.describe(kind)}, which blurs labels: save it as PNG"
+        )
     try:
         with Image.open(io.BytesIO(data)) as image:
             mask = np.asarray(ImageOps.exif_transpose(image))
@@ -204,13 +198,20 @@ def _decode_indices(data: bytes, path: Path | str) -> np.ndarray:
     return mask
 
 
-def _load_npy(path: Path | str) -> np.ndarray:
-    try:  # mapped, so that a header that claims more than the file holds costs no memory
-        mask = map_array(path)
+def _map_npy(path: Path | str) -> np.ndarray | None:
+    """Map an array, so that a header that claims more than the file holds costs no memory."""
+    try:
+        return map_array(path)
     except (OSError, ValueError, EOFError) as error:
         if is_of_the_system(error):
             raise
-        raise UserError(f"mask {path} is not a plain .npy array: save it with np.save") from error
+        return None
+
+
+def _load_npy(path: Path | str) -> np.ndarray:
+    mask = _map_npy(path)
+    if mask is None:
+        raise UserError(f"mask {path} is not a plain .npy array: save it with np.save")
     if mask.ndim != 2 or mask.dtype.kind not in "bui" or not mask.size:
         raise UserError(f"mask {path} is {mask.dtype} {mask.shape}: expected 2-D integers")
     if mask.size > MAX_PIXELS:
@@ -252,13 +253,13 @@ def read_size(data: bytes, name: Path | str = "image") -> tuple[int, int, str]:
         UserError: none of these formats, one whose decoder is not installed, or a header that is
             cut off.
     """
-    kind = find_kind(data)
+    kind = formats.find_kind(data)
     if not kind:
-        refuse_unknown(data, name)
-    if kind not in OPENCV:
-        return (*read_other_size(data, kind, name), kind)
+        formats.refuse_unknown(data, name)
+    if kind not in formats.OPENCV:
+        return (*formats.read_other_size(data, kind, name), kind)
     try:
-        width, height = SIZE_READERS[kind](data)
+        width, height = formats.SIZE_READERS[kind](data)
     except Exception as error:  # struct, index and Pillow's many
         refuse_numbers(data, name, kind)
         raise UserError(f"{name} has a damaged {kind} header: restore the file") from error
@@ -341,11 +342,8 @@ def read_form(path: Path) -> np.ndarray | None:
 
 
 def _load_loose_npy(path: Path) -> np.ndarray | None:
-    try:
-        array = map_array(path)
-    except (OSError, ValueError, EOFError) as error:
-        if is_of_the_system(error):
-            raise
+    array = _map_npy(path)
+    if array is None:
         return None
     mask = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     if mask.ndim != 2 or not 0 < mask.size <= MAX_PIXELS or mask.dtype.kind not in "buif":
