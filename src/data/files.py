@@ -166,24 +166,32 @@ class Scanner:
         remedy = lacking(kind)
         return f"{describe(kind)}: {remedy}, or convert them to PNG" if remedy else None
 
+    def walk(self, folder: str = "", depth: int = 99) -> Iterator[tuple[str, list[str]]]:
+        """Yield ``folder`` and those up to ``depth`` levels below it with the names of their files.
+
+        Raises:
+            UserError: a folder that cannot be read.
+        """
+        stack = [(folder, depth)]
+        while stack:
+            folder, depth = stack.pop()
+            entries = sorted(self._entries(folder))
+            yield folder, [name for name, is_folder in entries if not is_folder]
+            prefix = f"{folder}/" if folder else ""
+            inner = [prefix + name for name, is_folder in entries if is_folder and depth]
+            stack += [(path, depth - 1) for path in inner[::-1] if self._is_new(path)]
+
     def _walk(self, folder: str) -> list[str]:
         found: list[str] = []
-        stack = [folder]
-        while stack:
-            folder = stack.pop()
-            self.folders.append(folder)
-            prefix = f"{folder}/" if folder else ""
-            folders = []
-            for name, is_folder in self._entries(folder):
-                if is_folder:
-                    folders.append(prefix + name)
-                    continue
+        for place, names in self.walk(folder):
+            self.folders.append(place)
+            prefix = f"{place}/" if place else ""
+            for name in names:
                 why = self._why_not(prefix + name, name)
                 if why is None:
                     found.append(prefix + name)
                 else:
                     self._others.setdefault((_ending(name), why), []).append(prefix + name)
-            stack += [inner for inner in sorted(folders, reverse=True) if self._is_new(inner)]
         found.sort()
         return self._checked(found)
 

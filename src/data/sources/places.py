@@ -6,17 +6,15 @@ are all the image ``7`` of the train split. The layouts: docs/layouts.md.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from src.classes import nfc
-from src.data.files import SPLIT_OF, is_litter
-from src.script import UserError
+from src.data.files import SPLIT_OF, Scanner, is_litter
 
 _STRONG = frozenset({"image", "images", "img", "imgs", "mask", "masks", "이미지", "마스크"})
 _IMAGES = frozenset({
@@ -118,23 +116,8 @@ def walk(root: Path, depth: int = 99) -> Iterator[tuple[tuple[str, ...], list[st
     Raises:
         UserError: a folder that cannot be read.
     """
-    seen: set[tuple[int, int]] = set()
-    for base, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
-        status = Path(base).stat()
-        identity = (status.st_dev, status.st_ino)
-        parts = Path(base).relative_to(root).parts
-        if identity in seen:
-            folders.clear()
-            continue
-        seen.add(identity)
-        folders[:] = sorted(f for f in folders if not is_litter(f))
-        yield parts, sorted(file for file in files if file[0] != "." and file != "Thumbs.db")
-        if len(parts) >= depth:
-            folders.clear()
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise UserError(f"folder {error.filename} cannot be read ({error.strerror}): restore it")
+    for folder, files in Scanner(root).walk(depth=depth):
+        yield tuple(folder.split("/")) if folder else (), files
 
 
 def describe(root: Path) -> str:
