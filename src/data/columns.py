@@ -36,7 +36,7 @@ RUN_NAMES = ("encodedpixels", "rle", "rle_mask", "mask_rle", "rles", "segmentati
 _PIXELS = 64  # columns of numbers that no table of files has
 FOLDER_NAMES = ("folder", "directory", "dir", "subfolder", "subdir", "folder_name", "dir_name")
 # Names that are a label's unless another column has one of them too.
-_OFTEN_LABELS = frozenset({
+OFTEN_LABELS = frozenset({
     *("species", "breed", "disease", "emotion", "expression", "finding", "variety", "cultivar"),
     *("genus", "sign", "kind", "material", "quality", "grade", "severity", "품종", "종류", "상태"),
 })  # fmt: skip
@@ -155,124 +155,18 @@ def pick_column(
 
 def pick_name(names: Sequence[str], usual: Sequence[str]) -> str | None:
     """Return the first of ``names`` that is a ``usual`` one, as :func:`pick_column` compares."""
-    known = {_plain(name): name for name in reversed(names)}
-    return next((known[_plain(name)] for name in usual if _plain(name) in known), None)
+    known = {plain(name): name for name in reversed(names)}
+    return next((known[plain(name)] for name in usual if plain(name) in known), None)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a name as names are compared."""
     return nfc(name).casefold().translate(str.maketrans("", "", " _-"))
 
 
 _NO = frozenset({"0", "0.0", "0,0", "false", "no"})
 _YES = frozenset({"1", "1.0", "1,0", "true", "yes"})
 _SIGNS = frozenset({"1", "-1", "1.0", "-1.0"})
-
-
-def find_label(
-    table: pd.DataFrame,
-    wanted: str | None,
-    others: Sequence[str | None],
-    path: Path,
-    asked: Sequence[str] = (),
-    shown: Sequence[str] = (),
-) -> tuple[list[str], str]:
-    """Return the label's column, or the columns of a one-hot table, and why it is that one.
-
-    Args:
-        table: the rows of ``path``.
-        wanted: the column that the user named.
-        others: columns that are taken.
-        path: for messages.
-        asked: the columns that the sample submission asks for.
-        shown: the cells of its one column.
-
-    Raises:
-        UserError: none.
-    """
-    if wanted:
-        pick_column(table, wanted, (), path, "--label_column")
-        return [wanted], ""
-    rest = free_columns(table, others)
-    found = _label_asked_for(table, rest, asked) or _label_shown(table, rest, asked, shown)
-    if found:
-        return found, " (as the sample submission asks)"
-    label, weak, why = _label_by_name(table, others)
-    if label is not None or len(rest) == 1:
-        return [label or rest[0]], why
-    if is_hot(table, rest):
-        return rest, ""
-    hot = [name for name in rest if is_hot(table, [name])]
-    if len(hot) > 2 and table[hot].map(says_yes).sum(axis=1).eq(1).all():
-        return hot, " (1 once in each line)"
-    few = weak or [
-        name
-        for name in rest
-        if _holds_classes(table[name]) and not (_names_subject(name) and repeats_much(table[name]))
-    ]
-    if len(few) == 1 and (weak or len(hot) < 2):
-        return few, " (the one column of few different words)"
-    number = {name: table[name].nunique() for name in table.columns if name != others[0]}
-    likely = few or [name for name in rest if 2 <= number.get(name, 0) <= len(table) // 2]
-    shown = [f"{name} ({number[name]} values)" for name in (likely or [*number])[:6]]
-    raise UserError(
-        f"{path} has no known label column among {shown_names(table.columns)}: name it with "
-        f"--label_column, such as {', '.join(shown)}"
-        + f"; if {', '.join(hot[:3])} are labels of an image, pass --metric mean_auc"
-        * (len(hot) > 1)
-    )
-
-
-def free_columns(table: pd.DataFrame, others: Sequence[str | None]) -> list[str]:
-    """Return the columns that are not taken, without those that count the rows."""
-    free = [name for name in table.columns if name not in others]
-    return [name for name in free if not numbers_rows(table[name])] or free
-
-
-def has_label(table: pd.DataFrame, others: Sequence[str | None], asked: Sequence[str]) -> bool:
-    """Tell whether the sample's columns ``asked``, or names, say which one column is the label."""
-    asked_for = _label_asked_for(table, free_columns(table, others), asked)
-    return len(asked_for) == 1 or _label_by_name(table, others)[0] is not None
-
-
-def _label_by_name(
-    table: pd.DataFrame, others: Sequence[str | None]
-) -> tuple[str | None, list[str], str]:
-    """Return the column whose name says that it is the label, those that may be it, and why."""
-    free = [name for name in table.columns if name not in others]
-    label = pick_column(table[free], None, LABEL_NAMES, "", "")
-    weak = [name for name in free if _plain(name) in _OFTEN_LABELS]
-    if label is None and len(weak) == 1:
-        return weak[0], weak, " (by its name)"
-    return label, weak, ""
-
-
-def _label_asked_for(table: pd.DataFrame, rest: list[str], asked: Sequence[str]) -> list[str]:
-    """Return the column (or one-hot columns) that the sample's columns ``asked`` mean, or none."""
-    names = {nfc(name).strip() for name in asked}
-    if len(asked) == 1 and asked[0] in rest:
-        return [asked[0]]
-    if len(asked) > 1 and set(asked) <= set(rest) and is_hot(table, list(asked)):
-        once = table[list(asked)].map(says_yes).sum(axis=1).eq(1).all()
-        return list(asked) if once else []
-    fits = [
-        name for name in rest
-        if len(values := {nfc(cell).strip() for cell in set(table[name])}) > 1 and values <= names
-    ]  # fmt: skip
-    usual = [name for name in fits if _plain(name) in {_plain(known) for known in LABEL_NAMES}]
-    return (usual or fits)[:1] if len(usual) == 1 or len(fits) == 1 else []
-
-
-def _label_shown(
-    table: pd.DataFrame, rest: list[str], asked: Sequence[str], shown: Sequence[str]
-) -> list[str]:
-    """Return the one column that has most words of the sample's cells among its values, or none."""
-    words = {
-        word for cell in {nfc(cell).strip() for cell in shown} for word in (cell, *cell.split())
-    }
-    words = {word for word in words if not is_number(word)}
-    hits = {name: len(words & {nfc(cell).strip() for cell in set(table[name])}) for name in rest}
-    best = [name for name in rest if hits[name] and hits[name] == max(hits.values())]
-    return best if len(asked) == 1 and len(best) == 1 else []
 
 
 def numbers_rows(cells: pd.Series) -> bool:
@@ -300,15 +194,8 @@ def is_hot(table: pd.DataFrame, names: Sequence[str]) -> bool:
     return bool(cells) and all(found <= _NO | _YES or found <= _SIGNS for found in cells)
 
 
-def _holds_classes(cells: pd.Series) -> bool:
-    """Tell whether a column holds few different words, each in several rows, and no numbers."""
-    counts = cells.str.strip().value_counts()
-    if not 2 <= len(counts) <= max(2, len(cells) // 5) or "" in counts:
-        return False
-    return not any(map(is_number, counts.index))
-
-
-def _names_subject(name: str) -> bool:
+def names_subject(name: str) -> bool:
+    """Tell whether a column's name says what several images are of."""
     return not SUBJECTS.isdisjoint(words_of(name))
 
 
@@ -327,9 +214,7 @@ def find_group(
     """
     rest = [name for name in table.columns if name not in others]
     repeats = [name for name in rest if repeats_much(table[name])]
-    sure = [
-        name for name in repeats if _names_subject(name) and splits_classes(table[name], labels)
-    ]
+    sure = [name for name in repeats if names_subject(name) and splits_classes(table[name], labels)]
     sure.sort(key=lambda name: table[name].nunique())
     taken = sure[0] if sure else None
     finer = [name for name in sure[1:] if table.groupby(name)[sure[0]].nunique().max() == 1]
@@ -361,17 +246,6 @@ def splits_classes(cells: Iterable[str], labels: Sequence[str]) -> bool:
     return 2 * sum(len(found) > 1 for found in values.values()) > len(values)
 
 
-def read_labels(table: pd.DataFrame, columns: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the class names of the rows in NFC without blanks around them, and notes."""
-    if len(columns) > 1:
-        hot = table[list(columns)].map(says_yes)
-        empty = [name for name in columns if not hot[name].any()]
-        notes = [f"no image is of class {', '.join(empty)}: it is not trained"] if empty else []
-        return [nfc(columns[place]) for place in hot.to_numpy().argmax(axis=1)], notes
-    raw = [nfc(cell) for cell in table[columns[0]]]
-    return [cell.strip() for cell in raw], _twins(set(raw), "blanks", str.strip, "merged")
-
-
 _NOTHING = frozenset({"nan", "none", "null", "na", "n/a", "#n/a", "<na>", "nil", "-", "?", "."})
 
 
@@ -385,7 +259,7 @@ def check_labels(targets: Sequence[str], where: Path) -> list[str]:
     notes = _check_numbers(classes, len(targets), where)
     for kind, key in (("case", str.casefold), ("how a number is written", _as_number)):
         remedy = "trained as different classes; if they are one, join them in aliases.csv"
-        notes += _twins(classes, kind, key, remedy)
+        notes += find_twins(classes, kind, key, remedy)
     lost = sorted(name for name in classes if name.casefold() in _NOTHING)
     if lost:
         count = sum(name in lost for name in targets)
@@ -430,7 +304,7 @@ def _as_number(name: str) -> float | str:
     return float(name) if is_number(name) else name
 
 
-def _twins(names: set[str], kind: str, key: Callable[[str], object], end: str) -> list[str]:
+def find_twins(names: set[str], kind: str, key: Callable[[str], object], end: str) -> list[str]:
     """Return a note on the sets of names that have one key, or nothing."""
     sets = defaultdict(list)
     for name in sorted(names):

@@ -36,7 +36,7 @@ from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates, refuse_rows
 from src.data.files import SPLITS, Scanner
 from src.data.finder import ImageFinder
 from src.data.folds import EXTRA_SPLIT
-from src.data.label_sets import Targets, read_targets
+from src.data.label_sets import LabelSearch, Targets, read_targets
 from src.data.root import (
     INNER_TABLES,
     TABLE_ENDINGS,
@@ -249,11 +249,9 @@ def _read_train_csv(
     image, group, key = _find_columns(table, wanted, asked, path, finder)
     unused = _other_tables(root, path)
     try:
-        others = (image, group, key)
+        search = LabelSearch(table, path, (image, group, key), asked, shown)
         repeats = bool(table[image].duplicated().any())
-        found = read_targets(
-            table, wanted[1], others, path, asked, shown, several=several, repeats=repeats
-        )
+        found = read_targets(search, wanted[1], several=several, repeats=repeats)
     except UserError as error:
         more = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
         raise UserError(f"{error}{more * bool(unused)}") from error

@@ -11,17 +11,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.classes import SEPARATOR, nfc
+from src.classes import SEPARATOR, is_number, nfc
 from src.data.columns import (
-    find_label,
-    free_columns,
-    has_label,
+    LABEL_NAMES,
+    OFTEN_LABELS,
+    find_twins,
     is_hot,
-    read_labels,
+    names_subject,
+    numbers_rows,
+    pick_column,
+    pick_name,
+    plain,
+    repeats_much,
     says_yes,
+    shown_names,
 )
 from src.script import UserError
 
@@ -55,74 +62,169 @@ class Targets:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class LabelSearch:
+    """Where the labels of a table are looked for.
+
+    Attributes:
+        table: the rows of ``path``.
+        path: for messages.
+        taken: columns that say the image, its group and its id, None for none.
+        asked: the columns that the sample submission asks for.
+        shown: the cells of its one column.
+    """
+
+    table: pd.DataFrame
+    path: Path
+    taken: Sequence[str | None]
+    asked: Sequence[str] = ()
+    shown: Sequence[str] = ()
+
+    @cached_property
+    def free(self) -> list[str]:
+        """The columns that are not taken, without those that count the rows."""
+        free = [name for name in self.table.columns if name not in self.taken]
+        return [name for name in free if not numbers_rows(self.table[name])] or free
+
+    def has_label(self) -> bool:
+        """Tell whether the columns asked for, or names, say which one column is the label."""
+        return len(self._asked_for()) == 1 or self._by_name()[0] is not None
+
+    def asked_if_hot(self) -> list[str]:
+        """Return the columns asked for where they are several of this table that say yes and no."""
+        here = len(self.asked) > 1 and set(self.asked) <= set(self.free)
+        return list(self.asked) if here and is_hot(self.table, self.asked) else []
+
+    def is_once(self, columns: Sequence[str]) -> bool:
+        """Tell whether each row says yes in one of the ``columns``."""
+        return bool(self.table[list(columns)].map(says_yes).sum(axis=1).eq(1).all())
+
+    def find(self, wanted: str | None) -> tuple[list[str], str]:
+        """Return the label's column, or the columns of a one-hot table, and why it is that one.
+
+        Raises:
+            UserError: there is none, or not the one ``wanted`` by the user.
+        """
+        table, free = self.table, self.free
+        if wanted:
+            pick_column(table, wanted, (), self.path, "--label_column")
+            return [wanted], ""
+        found = self._asked_for() or self._shown()
+        if found:
+            return found, " (as the sample submission asks)"
+        label, weak, why = self._by_name()
+        if label is not None or len(free) == 1:
+            return [label or free[0]], why
+        if is_hot(table, free):
+            return free, ""
+        hot = [name for name in free if is_hot(table, [name])]
+        if len(hot) > 2 and self.is_once(hot):
+            return hot, " (1 once in each line)"
+        few = weak or [
+            name
+            for name in free
+            if _holds_classes(table[name])
+            and not (names_subject(name) and repeats_much(table[name]))
+        ]
+        if len(few) == 1 and (weak or len(hot) < 2):
+            return few, " (the one column of few different words)"
+        number = {name: table[name].nunique() for name in table.columns if name != self.taken[0]}
+        likely = few or [name for name in free if 2 <= number.get(name, 0) <= len(table) // 2]
+        shown = [f"{name} ({number[name]} values)" for name in (likely or [*number])[:6]]
+        raise UserError(
+            f"{self.path} has no known label column among {shown_names(table.columns)}: name it "
+            f"with --label_column, such as {', '.join(shown)}"
+            + f"; if {', '.join(hot[:3])} are labels of an image, pass --metric mean_auc"
+            * (len(hot) > 1)
+        )
+
+    def _by_name(self) -> tuple[str | None, list[str], str]:
+        """Return the column whose name says that it is the label, those that may be it, and why."""
+        free = [name for name in self.table.columns if name not in self.taken]
+        label = pick_name(free, LABEL_NAMES)
+        weak = [name for name in free if plain(name) in OFTEN_LABELS]
+        if label is None and len(weak) == 1:
+            return weak[0], weak, " (by its name)"
+        return label, weak, ""
+
+    def _asked_for(self) -> list[str]:
+        """Return the column (or one-hot columns) that the columns asked for mean, or none."""
+        if len(self.asked) == 1 and self.asked[0] in self.free:
+            return [self.asked[0]]
+        if hot := self.asked_if_hot():
+            return hot if self.is_once(hot) else []
+        names = {nfc(name).strip() for name in self.asked}
+        fits = [name for name in self.free if len(v := self._values(name)) > 1 and v <= names]
+        usual = [name for name in fits if plain(name) in {plain(known) for known in LABEL_NAMES}]
+        return (usual or fits)[:1] if len(usual) == 1 or len(fits) == 1 else []
+
+    def _shown(self) -> list[str]:
+        """Return the one column that has most words of the sample's cells, or none."""
+        cells = {nfc(cell).strip() for cell in self.shown}
+        words = {word for cell in cells for word in (cell, *cell.split()) if not is_number(word)}
+        hits = {name: len(words & self._values(name)) for name in self.free}
+        best = [name for name, count in hits.items() if count and count == max(hits.values())]
+        return best if len(self.asked) == 1 and len(best) == 1 else []
+
+    def _values(self, name: str) -> set[str]:
+        return {nfc(cell).strip() for cell in set(self.table[name])}
+
+
 def read_targets(
-    table: pd.DataFrame,
-    wanted: str | None,
-    others: Sequence[str | None],
-    path: Path,
-    asked: Sequence[str] = (),
-    shown: Sequence[str] = (),
-    *,
-    several: bool = False,
-    repeats: bool = False,
+    search: LabelSearch, wanted: str | None, *, several: bool = False, repeats: bool = False
 ) -> Targets:
     """Find and read the label's column, or the columns and cells of several labels.
 
     Args:
-        table: the rows of ``path``.
+        search: the table, and what is known of its columns.
         wanted: the column that the user named.
-        others: columns that are taken.
-        path: for messages.
-        asked: the columns that the sample submission asks for.
-        shown: the cells of its one column.
         several: whether the metric is one of several labels an image.
         repeats: whether an image has several lines, which then say one label each.
 
     Raises:
         UserError: no label is found.
     """
-    columns = [] if wanted else _hot_columns(table, others, asked, several=several)
+    table, path = search.table, search.path
+    columns = [] if wanted else _hot_columns(search, several=several)
     if columns:
         return _read_hot(table, columns, path)
     if not wanted:
-        _refuse_shares(table, others, asked, path, least=3)
+        _refuse_shares(search, least=3)
     try:
-        found, why = find_label(table, wanted, others, path, asked, shown)
+        found, why = search.find(wanted)
     except UserError:
-        _refuse_shares(table, others, asked, path, least=2)
+        _refuse_shares(search, least=2)
         raise
-    if len(found) == 1:
-        cells = table[found[0]].tolist()
-        sets = _read_cells(cells, asked, shown, several=several)
-        sets = [[nfc(cell).strip()] for cell in cells] if several and repeats and not sets else sets
-        if sets is not None:
-            said = f"{found[0]}{why}, several labels a cell"
-            return _from_sets(sets, tuple(found), said, path)
-        if several:
-            raise UserError(
-                f"{path}: column {found[0]} has one class in each cell, and --metric is for several"
-                " labels an image: choose accuracy, macro_f1 or auc, or name the column of labels "
-                "with --label_column"
-            )
-    label = found[0] if len(found) == 1 else f"the one of {', '.join(found)} that is 1"
-    names, notes = read_labels(table, found)
-    return Targets(tuple(found), label + why, names, notes=tuple(notes))
+    if len(found) > 1:
+        hot = table[found].map(says_yes)
+        empty = [name for name in found if not hot[name].any()]
+        notes = [f"no image is of class {', '.join(empty)}: it is not trained"] if empty else []
+        names = [nfc(found[place]) for place in hot.to_numpy().argmax(axis=1)]
+        said = f"the one of {', '.join(found)} that is 1{why}"
+        return Targets(tuple(found), said, names, notes=tuple(notes))
+    cells = [nfc(cell) for cell in table[found[0]]]
+    names = [cell.strip() for cell in cells]
+    sets = _read_cells(names, search, several=several)
+    sets = [[name] for name in names] if several and repeats and not sets else sets
+    if sets is not None:
+        return _from_sets(sets, tuple(found), f"{found[0]}{why}, several labels a cell", path)
+    if several:
+        raise UserError(
+            f"{path}: column {found[0]} has one class in each cell, and --metric is for several"
+            " labels an image: choose accuracy, macro_f1 or auc, or name the column of labels "
+            "with --label_column"
+        )
+    notes = find_twins(set(cells), "blanks", str.strip, "merged")
+    return Targets(tuple(found), found[0] + why, names, notes=tuple(notes))
 
 
-def _refuse_shares(
-    table: pd.DataFrame,
-    others: Sequence[str | None],
-    asked: Sequence[str],
-    path: Path,
-    *,
-    least: int,
-) -> None:
+def _refuse_shares(search: LabelSearch, *, least: int) -> None:
     """Raise a UserError where ``least`` columns of classes hold shares, or more than 0 and 1."""
-    free = free_columns(table, others)
-    of_sample = len(asked) > 1 and set(asked) <= set(free)
-    if not of_sample and has_label(table, others, asked):
+    table, path, asked = search.table, search.path, search.asked
+    of_sample = len(asked) > 1 and set(asked) <= set(search.free)
+    if not of_sample and search.has_label():
         return
-    names = list(asked) if of_sample else free
+    names = list(asked) if of_sample else search.free
     cells = {name: set(table[name].str.strip()) for name in names}
     signs = [name for name in names if cells[name] - _SIGNS and cells[name] <= _SIGNS | _BETWEEN]
     odd = sorted({cell for name in signs for cell in cells[name]} - _SIGNS)
@@ -154,23 +256,18 @@ def _is_share(cell: str) -> bool:
         return False
 
 
-def _hot_columns(
-    table: pd.DataFrame, others: Sequence[str | None], asked: Sequence[str], *, several: bool
-) -> list[str]:
+def _hot_columns(search: LabelSearch, *, several: bool) -> list[str]:
     """Return the columns of 0 and 1 that are labels of which a row has several, or none.
 
     They are those that the sample asks for; else all columns that are left, unless one of them is
     the label.
     """
-    columns = free_columns(table, others)
-    if len(asked) > 1 and set(asked) <= set(columns) and is_hot(table, asked):
-        columns = list(asked)
-    else:
-        columns = [name for name in columns if is_hot(table, [name]) or not several]
-        if len(columns) < 2 or not is_hot(table, columns) or has_label(table, others, asked):
+    table, columns = search.table, search.asked_if_hot()
+    if not columns:
+        columns = [name for name in search.free if is_hot(table, [name]) or not several]
+        if len(columns) < 2 or not is_hot(table, columns) or search.has_label():
             return []
-    once = table[columns].map(says_yes).sum(axis=1).eq(1).all()
-    return [] if once and not several else columns
+    return [] if search.is_once(columns) and not several else columns
 
 
 def _read_hot(table: pd.DataFrame, columns: Sequence[str], path: Path) -> Targets:
@@ -217,13 +314,13 @@ def _from_sets(
 
 
 def _read_cells(
-    cells: Sequence[str], asked: Sequence[str], shown: Sequence[str], *, several: bool
+    cells: Sequence[str], search: LabelSearch, *, several: bool
 ) -> list[list[str]] | None:
-    """Return the labels of each cell, None where a cell is one class."""
-    different = {nfc(cell).strip() for cell in cells}
+    """Return the labels of each cell (in NFC, bare of blanks), None where a cell is one class."""
+    different = {*cells}
     lists = any(_LIST.fullmatch(cell) for cell in different)
     separator = next((s for s in _SEPARATORS if any(s in cell for cell in different)), " ")
-    columns = {nfc(name).strip() for name in asked}
+    columns = {nfc(name).strip() for name in search.asked}
     for joint in _JOINTS:
         names = {name for cell in different for name in split_cell(cell, joint)}
         if any(joint in cell for cell in different) and names <= different | columns:
@@ -232,23 +329,23 @@ def _read_cells(
     if not any(len(names) > 1 for names in split.values()):
         return None
     names = {name for found in split.values() for name in found}
-    by_columns = len(asked) > 1 and names <= columns and not different <= columns
+    by_columns = len(search.asked) > 1 and names <= columns and not different <= columns
     alone = all(name in different for found in split.values() for name in found)
     by_cells = alone and any(
         len(found := split_cell(nfc(cell), separator)) > 1 and names.issuperset(found)
-        for cell in shown
+        for cell in search.shown
     )
     by_cells |= (
         separator == " "
         and all(map(str.isdecimal, names))
         and any(  # numbers of labels, here and there
             len(found := split_cell(nfc(cell), separator)) > 1 and all(map(str.isdecimal, found))
-            for cell in shown
+            for cell in search.shown
         )
     )
     if not (lists or by_columns or by_cells or several):
         return None
-    return [split[nfc(cell).strip()] for cell in cells]
+    return [split[cell] for cell in cells]
 
 
 def split_cell(cell: str, separator: str) -> list[str]:
@@ -258,3 +355,11 @@ def split_cell(cell: str, separator: str) -> list[str]:
     parts = text.split() if separator == " " else text.split(separator)
     names = [part.strip().strip("'\"").strip() for part in parts]
     return [name for name in names if name.casefold() not in _NONE]
+
+
+def _holds_classes(cells: pd.Series) -> bool:
+    """Tell whether a column holds few different words, each in several rows, and no numbers."""
+    counts = cells.str.strip().value_counts()
+    if not 2 <= len(counts) <= max(2, len(cells) // 5) or "" in counts:
+        return False
+    return not any(map(is_number, counts.index))
