@@ -1,4 +1,4 @@
-"""Column detection of a competition's CSV: image, id, group, and labels as one class name a row."""
+"""Column detection of a competition's CSV by names and cells: image, id, group; checks of class names."""
 
 from __future__ import annotations
 

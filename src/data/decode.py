@@ -27,6 +27,7 @@ from src.files import atomic_write, is_of_the_system, map_array, patiently, read
 from src.script import UserError
 
 Result = TypeVar("Result")
+VOID = 255  # of masks that leave the loader, and of sets that say nothing else
 # The size Pillow calls a decompression bomb; 512 MiB of RGB.
 MAX_PIXELS = 178_956_970
 READS_GIF = cv2.haveImageWriter("a.gif")  # since 4.12, both ways at once
@@ -123,7 +124,7 @@ def decode_mask(
     path: Path | str,
     *,
     num_classes: int | None = None,
-    ignore_index: int | None = 255,
+    ignore_index: int | None = VOID,
 ) -> np.ndarray:
     """Read a label mask (H, W) of class indices, uint8 where they fit and int32 elsewhere.
 

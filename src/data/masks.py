@@ -17,6 +17,7 @@ import numpy as np
 from src.data.cache import open_cache
 from src.data.canonical import ImageSource, MaskSource
 from src.data.dataset import ImageDataset
+from src.data.decode import VOID
 from src.data.folds import assign_folds
 from src.data.sources.frames import cut_finer, find_series
 from src.data.sources.masks import MaskIndex, check_any_labels, image_header, note_turned
@@ -25,7 +26,6 @@ from src.data.sources.registry import read_source
 from src.data.transforms import Transform
 from src.script import UserError
 
-VOID = 255  # of every mask that leaves the loader, whatever the data set calls it
 DEFAULT_FOLDS = 5
 
 

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from src.data.decode import decode_image, look_into
+from src.data.decode import VOID, decode_image, look_into
 from src.data.sources.names import read_lines, read_text
 from src.script import UserError
 
-VOID = 255
 MAX_STRAY = 0.01  # share of pixels in no listed colour that still counts as void
 _VOID_NAMES = frozenset({"void", "ignore", "ignored"})
 _BACKGROUND = frozenset({"background", "_background_", "bg"})

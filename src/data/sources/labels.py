@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from src.data.decode import (
+    VOID,
     check_labels,
     decode_image,
     decode_mask,
@@ -22,7 +23,6 @@ from src.data.sources.colours import Colours, find_one_colour, has_alpha
 from src.data.sources.masks import JPEG
 from src.script import UserError
 
-VOID = 255
 MAX_LABELS = 64  # more distinct values than this are soft edges, not classes
 _WHITE = 240
 MAX_GAPS = 3  # more classes than this for each value that is there: greys, not class numbers

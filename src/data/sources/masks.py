@@ -19,7 +19,6 @@ from src.data.decode import look_into
 from src.data.sources.places import describe
 from src.script import UserError
 
-COLUMNS = ("id", "image", "target", "group", "split")
 JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 _PNM = frozenset({".ppm", ".pgm", ".pbm", ".pnm"})
 IMAGE_SUFFIXES = JPEG | _PNM | {".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
@@ -139,7 +138,7 @@ def build_index(
         UserError: no rows, or an id twice within a split.
     """
     notes = tuple(notes)
-    table = pd.DataFrame(list(rows), columns=list(COLUMNS), dtype="str")
+    table = pd.DataFrame(list(rows), columns=list(Row._fields), dtype="str")
     if table.empty:
         why = "".join(f"; {note}" for note in notes)
         raise UserError(

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.decode import decode_mask
+from src.data.decode import VOID, decode_mask
 from src.data.sources.annotations import load_annotations
 from src.data.sources.coco import list_categories, list_images
 from src.data.sources.folders import read_classes
@@ -58,8 +58,7 @@ VOC_CLASSES = (
     "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 )  # fmt: skip
-VOC_VOID = 255
-decode_voc = partial(decode_mask, num_classes=len(VOC_CLASSES), ignore_index=VOC_VOID)
+decode_voc = partial(decode_mask, num_classes=len(VOC_CLASSES), ignore_index=VOID)
 _VOC_LISTS = "ImageSets/Segmentation"
 _VOC_KNOWN = {"train": 1464, "valid": 1449}  # the 1,456 test images come in an archive of their own
 
@@ -85,7 +84,7 @@ def read_voc(root: Path) -> MaskIndex:
         if split in _VOC_KNOWN:
             note_count(notes, f"VOC 2012 {name}", len(part), _VOC_KNOWN[split])
         rows += part
-    return build_index(base, rows, VOC_CLASSES, decode_voc, ignore_index=VOC_VOID, notes=notes)
+    return build_index(base, rows, VOC_CLASSES, decode_voc, ignore_index=VOID, notes=notes)
 
 
 def find_devkit(root: Path) -> Path | None:

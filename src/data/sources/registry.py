@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from src.data.decode import VOID
 from src.data.sources import folders, lanes, micro_sets, rle_table, street_sets
 from src.data.sources.folders import is_divided, list_pairs
 from src.data.sources.labels import decode_foreground
@@ -63,7 +64,7 @@ def read_micro(root: Path, dataset: str) -> MaskIndex:
     note_count(notes, f"{dataset} images", len(rows), _MICRO[dataset].known)
     has_void = dataset == "VOC"
     decode = micro_sets.decode_voc if has_void else decode_foreground
-    void = micro_sets.VOC_VOID if has_void else None
+    void = VOID if has_void else None
     classes = _MICRO[dataset].classes
     return build_index(folder, rows, classes, decode, ignore_index=void, notes=notes)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.data.decode import decode_image, decode_mask
+from src.data.decode import VOID, decode_image, decode_mask
 from src.data.sources.colours import ColourDecoder
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
@@ -124,7 +124,6 @@ CAMVID = Source("camvid", read_camvid, is_camvid)
 
 
 KITTI_CLASSES = ("background", "road")
-KITTI_VOID = 255
 _KITTI_KNOWN = {"train": 289, "test": 290}
 
 
@@ -148,11 +147,11 @@ def read_kitti_road(root: Path) -> MaskIndex:
         note_count(notes, f"KITTI road {folder}", len(images), _KITTI_KNOWN[split])
     if not any(row.target for row in rows):
         raise UserError(f"{root} holds no training/gt_image_2/um_road_000000.png: unpack it there")
-    return build_index(root, rows, KITTI_CLASSES, decode_road, ignore_index=KITTI_VOID, notes=notes)
+    return build_index(root, rows, KITTI_CLASSES, decode_road, ignore_index=VOID, notes=notes)
 
 
 def decode_road(path: Path) -> np.ndarray:
-    """Read 1 where blue is, 0 where red alone is, else ``KITTI_VOID``: (H, W) uint8.
+    """Read 1 where blue is, 0 where red alone is, else ``VOID``: (H, W) uint8.
 
     Raises:
         UserError: another colour.
@@ -161,7 +160,7 @@ def decode_road(path: Path) -> np.ndarray:
     red, green, blue = (pixels[..., k] > 127 for k in range(3))
     if green.any():
         raise UserError(f"mask {path} holds other colours than red, magenta and black: restore it")
-    return np.where(red, blue, KITTI_VOID).astype(np.uint8)
+    return np.where(red, blue, VOID).astype(np.uint8)
 
 
 KITTI_ROAD = Source(
