@@ -1,4 +1,4 @@
-"""Column detection of a competition's CSV by names and cells: image, id, group; checks of class names."""
+"""Column detection of a CSV by names and cells: image, id, group; and checks of class names."""
 
 from __future__ import annotations
 
