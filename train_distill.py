@@ -63,9 +63,9 @@ def show(config: DistillConfig, output: Output, name: str) -> None:
         return
     from src.pipelines.segmentation import train as masks
 
-    source, root = masks.find_images(config)
-    data = masks.read_data(config, source=source, data_dir=str(root))
-    masks.show_data(data, output.run(f"{name}-student", fold_of(config.fold)).folder)
+    masks.show_data(
+        masks.find_data(config), output.run(f"{name}-student", fold_of(config.fold)).folder
+    )
 
 
 def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime) -> None:
@@ -119,8 +119,7 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
     from src.pipelines.distillation import Field
     from src.pipelines.segmentation import train as masks
 
-    source, root = masks.find_images(config)
-    data = masks.read_data(config, source=source, data_dir=str(root))
+    data = masks.find_data(config)
     task = masks.build_task(config, data)
 
     def spec(role: str) -> NetworkSpec:

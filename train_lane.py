@@ -50,17 +50,14 @@ def main(argv: list[str]) -> int:
 
 def read_lanes(config: LaneConfig) -> MaskData:
     """Read the images, or generate them where no data are given."""
-    from src.pipelines.segmentation.train import find_images, read_data
+    from src.pipelines.segmentation.train import find_data
 
-    source, root = find_images(config, num_scenes=config.num_scenes, num_frames=config.num_frames)
-    if config.source == "auto" and source == "folders":
-        source = "lanes"  # two classes, neighbouring frames in one group
-    data = read_data(config, source=source, data_dir=str(root))
+    data = find_data(config, num_scenes=config.num_scenes, num_frames=config.num_frames)
     if data.index.num_classes != 2:
         raise UserError(
-            f"{root} has {data.index.num_classes} classes: train_lane.py learns one against the "
-            "background; use train_distill.py for more, "
-            "or --source lanes, for which every number above 0 is the one class"
+            f"{data.source['data_dir']} has {data.index.num_classes} classes: train_lane.py learns "
+            "one against the background; use train_distill.py for more, or --source lanes, for "
+            "which every number above 0 is the one class"
         )
     return data
 

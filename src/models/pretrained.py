@@ -56,7 +56,7 @@ def find_weights(timm_id: str, mode: str = "auto", input_dir: Path | str = "inpu
         return Path(mode)
     full_id = check_timm_id(timm_id)
     folder = Path(input_dir) / "weights"
-    path = _find_local(full_id, folder) or _find_cached(full_id) or _download(full_id)
+    path = find_local(full_id, folder) or _find_cached(full_id) or _download(full_id)
     if path is None:
         if not is_published(full_id):
             raise UserError(
@@ -226,7 +226,8 @@ def strip_prefix(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Te
     return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
 
 
-def _find_local(timm_id: str, folder: Path) -> Path | None:
+def find_local(timm_id: str, folder: Path) -> Path | None:
+    """Return the file of weights in ``folder`` that is called by the id, or by it without a tag."""
     for name in (timm_id, timm_id.partition(".")[0]):
         for suffix in SUFFIXES:
             path = folder / f"{name}{suffix}"

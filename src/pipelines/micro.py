@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.data.masks import VOID, count_classes
+from src.data.masks import count_classes
 from src.data.sources.registry import DATASETS, list_datasets
 from src.engine.runtime import start_runtime
-from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import MicroConfig
 from src.models.distilled import build_student, show_features
 from src.models.micro.registry import (
@@ -29,16 +28,8 @@ from src.models.micro.registry import (
 )
 from src.pipelines.distillation import compare_roles, gate, mean_spread
 from src.pipelines.run_folder import SCENES, data_label, finished, fold_of
+from src.pipelines.segmentation import train as masks
 from src.pipelines.segmentation.ensemble import load_member, pool_choice
-from src.pipelines.segmentation.train import (
-    MaskData,
-    build_network,
-    find_images,
-    micro_spec,
-    read_data,
-    show_data,
-    train_masks,
-)
 from src.runs import Done, Output, Run
 from src.script import UserError, format_table
 from src.tasks.distillation import NAMES, Distillation
@@ -94,7 +85,7 @@ def find_sets(config: MicroConfig) -> tuple[MicroSet, ...]:
     if not config.data_dir:
         if config.dataset:
             raise UserError(f"--dataset {config.dataset}: name the folder of the sets, --data_dir")
-        source, root = find_images(config, num_scenes=12, num_frames=4)
+        source, root = masks.find_images(config, num_scenes=12, num_frames=4)
         return (MicroSet(SCENES, source, str(root)),)
     if not Path(config.data_dir).is_dir():
         raise UserError(f"--data_dir {config.data_dir}: no such folder")
@@ -177,17 +168,17 @@ def run_of(config: MicroConfig, name: str, where: MicroSet, seed: int, output: O
     return output.run(f"{name}-{where.name}-seed{seed}", fold_of(config.fold))
 
 
-_read = cache(read_data)  # a set once, for all seeds
+_read = cache(masks.read_data)  # a set once, for all seeds
 
 
-def read_set(config: MicroConfig, where: MicroSet) -> MaskData:
+def read_set(config: MicroConfig, where: MicroSet) -> masks.MaskData:
     """Read a set once, for all seeds."""
     names = ("fold", "folds", "fold_seed", "resolution", "crop", "window")
     keep: dict[str, Any] = {name: getattr(config, name) for name in names}
     return _read(MicroConfig(**keep, data_dir=where.data_dir, source=where.source))
 
 
-def build_task(config: MicroConfig, data: MaskData, images: Sequence[int]) -> Segmentation:
+def build_task(config: MicroConfig, data: masks.MaskData, images: Sequence[int]) -> Segmentation:
     """Build the task: cross-entropy, the less of it the more classes, and the track's own score.
 
     Args:
@@ -204,10 +195,7 @@ def build_task(config: MicroConfig, data: MaskData, images: Sequence[int]) -> Se
         own = SET_TERMS[config.dataset].items()
         spec = " + ".join([spec, *(f"{weight} {name}" for name, weight in own)])
     rarity = [1 / max(1, count) for count in images]
-    criterion = build_segmentation_loss(spec, ignore_index=VOID, rarity=rarity)
-    return Segmentation(
-        data.index.classes, criterion, VOID, statistic="micro_protocol_iou", window=data.window
-    )
+    return masks.build_task(replace(config, loss=spec), data, "micro_protocol_iou", rarity)
 
 
 def train_run(
@@ -236,15 +224,16 @@ def train_run(
 
 
 def _train(
-    own: MicroConfig, run: Run, data: MaskData, where: MicroSet, seed: int, output: Output
+    own: MicroConfig, run: Run, data: masks.MaskData, where: MicroSet, seed: int, output: Output
 ) -> Done:
     pixels, images = count_classes(data.index, data.split.train)
-    masks = build_task(own, data, images.tolist())
-    task: Task = masks
-    spec = micro_spec(own.model, masks.num_outputs, where.name, own.drop)
+    plain = build_task(own, data, images.tolist())
+    task: Task = plain
+    spec: masks.NetworkSpec = {"kind": "micro", "name": own.model, "num_outputs": plain.num_outputs}
+    spec |= {"dataset": where.name, "drop": list(own.drop)}
     runtime = start_runtime(own.device, own.precision, own.channels_last)
     torch.manual_seed(seed)
-    model: nn.Module = build_network(spec)
+    model: nn.Module = masks.build_network(spec)
     if own.prior:
         share = torch.from_numpy(pixels / max(1, pixels.sum()))
         model.set_prior(share)  # type: ignore[operator]
@@ -252,8 +241,8 @@ def _train(
         teacher = load_member(run_of(own, own.teacher, where, seed, output)).build()
         teacher = runtime.place(teacher).eval().requires_grad_(False)
         model = build_student(model, teacher, project=False, num_terms=len(NAMES))
-        task = Distillation(masks, teacher, show_features, TEACHING)
-    return train_masks(
+        task = Distillation(plain, teacher, show_features, TEACHING)
+    return masks.train_masks(
         own, run, data, model, task, output=output, network=spec, runtime=runtime,
         extra={"track": "micro", "protocol": own.protocol},
     )  # fmt: skip
@@ -358,7 +347,7 @@ def show_sets(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -
         check_size(replace(config, model=net), sets)
     for where in sets:
         run = run_of(config, config.name or config.model, where, config.seed, output)
-        show_data(read_set(config, where), run.folder)
+        masks.show_data(read_set(config, where), run.folder)
 
 
 def compete(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -44,7 +44,7 @@ from src.engine.weights import load_weights, run_identity, save_weights
 from src.files import Json
 from src.losses.segmentation import build_segmentation_loss
 from src.mask_config import LaneConfig, ResizeConfig, SegmentationConfig
-from src.models.pretrained import SUFFIXES, find_weights
+from src.models.pretrained import find_local, find_weights
 from src.pipelines.run_folder import (
     SCENES,
     finish_run,
@@ -121,16 +121,14 @@ def find_images(
     return source, root
 
 
-def read_data(
-    config: SegmentationConfig, *, source: str = "", data_dir: str = "", **options: object
-) -> MaskData:
-    """Read the labelled images and settle folds and sizes.
+def find_data(config: SegmentationConfig, **scenes: int) -> MaskData:
+    """Find the images, see :func:`find_images`, and read them."""
+    source, root = find_images(config, **scenes)
+    return read_data(replace(config, source=source, data_dir=str(root)))
 
-    Args:
-        config: options.
-        source: layout, instead of the config's.
-        data_dir: folder, instead of the config's.
-        options: of the source.
+
+def read_data(config: SegmentationConfig) -> MaskData:
+    """Read the labelled images and settle folds and sizes.
 
     Raises:
         UserError: what index, folds or sizes refuse.
@@ -138,8 +136,7 @@ def read_data(
     if config.loss:
         build_segmentation_loss(config.loss)  # a mistake in it is met before anything is read
     build_augmentations(config.augment)
-    source, data_dir = source or config.source, data_dir or config.data_dir
-    index = read_labelled(source, data_dir, by_name=config.group_by_name, **options)
+    index = read_labelled(config.source, config.data_dir, by_name=config.group_by_name)
     for note in index.notes:
         print(f"note: {note}")
     split = split_rows(index, fold_of(config.fold), config.folds, config.fold_seed)
@@ -150,7 +147,7 @@ def read_data(
         size = None if (sizes != sizes[0]).any() else (int(sizes[0, 0]), int(sizes[0, 1]))
         crop = crop or size or (int(sizes[:, 0].max()), int(sizes[:, 1].max()))
     assert crop is not None
-    about = {"source": source, "data_dir": data_dir, "options": options}
+    about = {"source": config.source, "data_dir": config.data_dir, "options": {}}
     window = parse_size("window", config.window) if config.window else crop
     return MaskData(index, split, size, crop, window, about)
 
@@ -177,10 +174,11 @@ def describe_rows(data: MaskData) -> str:
 
 
 def build_task(
-    config: SegmentationConfig, data: MaskData, statistic: str = "pooled_iou"
-) -> Segmentation:
-    """Build the task of a mask run."""
-    criterion = build_segmentation_loss(config.loss, ignore_index=VOID)
+    config: SegmentationConfig, data: MaskData, statistic: str = "pooled_iou",
+    rarity: Sequence[float] | None = None,
+) -> Segmentation:  # fmt: skip
+    """Build the task of a mask run; ``rarity`` is that of the loss."""
+    criterion = build_segmentation_loss(config.loss, ignore_index=VOID, rarity=rarity)
     return Segmentation(
         data.index.classes, criterion, VOID, statistic=statistic, window=data.window
     )
@@ -377,19 +375,11 @@ def segmenter_spec(arch: str, encoder: str, num_outputs: int, width: int = 0) ->
     return {**net, "num_outputs": num_outputs, "decoder_width": width}
 
 
-def micro_spec(
-    name: str, num_outputs: int, dataset: str = "", drop: tuple[str, ...] = ()
-) -> NetworkSpec:
-    """Describe a net of ``src/models/micro``."""
-    net: NetworkSpec = {"kind": "micro", "name": name, "num_outputs": num_outputs}
-    return {**net, "dataset": dataset, "drop": list(drop)}
-
-
 def build_network(spec: NetworkSpec, weights: Path | str | None = None) -> nn.Module:
     """Build the net that ``spec`` describes.
 
     Args:
-        spec: from one of the functions above.
+        spec: as ``config.yaml`` keeps it.
         weights: file with an encoder's pretrained weights.
 
     Raises:
@@ -423,10 +413,9 @@ def find_encoder_weights(encoder: str, mode: str) -> Path | None:
     """
     if mode != "auto":
         return find_weights(encoder, mode)
-    for suffix in SUFFIXES:
-        path = WEIGHTS / f"{encoder.removeprefix('tu-')}{suffix}"
-        if path.is_file():
-            return path
+    path = find_local(encoder.removeprefix("tu-"), WEIGHTS)
+    if path is not None:
+        return path
     import timm
 
     if encoder.startswith("tu-") or timm.is_model(encoder):
