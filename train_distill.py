@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from src.engine.runtime import Runtime
+    from src.files import Json
     from src.pipelines.distillation import Field
-    from src.pipelines.segmentation.train import NetworkSpec
     from src.runs import Done
     from src.tasks.protocols import Task
 
@@ -63,9 +63,8 @@ def show(config: DistillConfig, output: Output, name: str) -> None:
         return
     from src.pipelines.segmentation import train as masks
 
-    masks.show_data(
-        masks.find_data(config), output.run(f"{name}-student", fold_of(config.fold)).folder
-    )
+    run = output.run(f"{name}-student", fold_of(config.fold))
+    masks.show_data(masks.find_data(config), run.folder)
 
 
 def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime) -> None:
@@ -122,7 +121,7 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
     data = masks.find_data(config)
     task = masks.build_task(config, data)
 
-    def spec(role: str) -> NetworkSpec:
+    def spec(role: str) -> Json:
         arch = getattr(config, f"{role}_arch") or config.arch
         width = getattr(config, f"{role}_width")
         return masks.segmenter_spec(arch, getattr(config, role), task.num_outputs, width)

@@ -21,6 +21,7 @@ from src.option import Options, defaults, option
 from src.script import UserError
 from src.views import VIEWS
 
+Arch = Literal["segformer", "deeplabv3plus", "unet", "fpn"]
 WIDTH: dict[str, Any] = {"least": 8, "most": 1024, "also": 0}
 
 
@@ -128,9 +129,7 @@ class LaneConfig(SceneConfig, SegmentationConfig, group="model"):
     """``train_lane.py``: a thin foreground class, DeepLabV3+ by default."""
 
     model: str = option("", "a preset of configs/lane.yaml", first=True)
-    arch: Literal["deeplabv3plus", "unet", "fpn", "segformer"] = option(
-        "deeplabv3plus", "decoder; DeepLabV3+ keeps its skip at stride 4"
-    )
+    arch: Literal[Arch] = option("deeplabv3plus", "decoder; DeepLabV3+ keeps its skip at stride 4")
     encoder: str = option("resnet101", "any smp encoder, or tu-NAME for any timm backbone")
     decoder_width: int = option(0, "channels of the decoder; 0 = as published", **WIDTH)
     pretrained: str = option("auto", "`auto`, `none`, or the encoder's weights file", first=True)
@@ -271,17 +270,11 @@ class DistillConfig(
 
     model: str = option("", "a preset of configs/distill.yaml", first=True)
     kind: Literal["segmentation", "classification"] = option("segmentation", "what is learned")
-    arch: Literal["segformer", "deeplabv3plus", "unet", "fpn"] = option(
-        "segformer", "both decoders"
-    )
+    arch: Literal[Arch] = option("segformer", "both decoders")
     student: str = option("mit_b0", "student's encoder (timm id for classification)", first=True)
     teacher: str = option("mit_b2", "teacher's encoder (timm id for classification)", first=True)
-    student_arch: Literal["", "segformer", "deeplabv3plus", "unet", "fpn"] = option(
-        "", "decoder of the student; empty = --arch"
-    )
-    teacher_arch: Literal["", "segformer", "deeplabv3plus", "unet", "fpn"] = option(
-        "", "decoder of the teacher; empty = --arch"
-    )
+    student_arch: Literal["", Arch] = option("", "decoder of the student; empty = --arch")
+    teacher_arch: Literal["", Arch] = option("", "decoder of the teacher; empty = --arch")
     student_pretrained: str = option("auto", "`auto`, `none`, or the student encoder's weights")
     teacher_pretrained: str = option("auto", "`auto`, `none`, or the teacher encoder's weights")
     student_width: int = option(0, "channels of the student's decoder; 0 = as published", **WIDTH)

@@ -133,7 +133,7 @@ def compare_counts(
         first: counts of run A.
         second: counts of run B.
         statistic: a name in ``STATISTICS``.
-        groups: group of every row of the table, addressed by ``counts.index``.
+        groups: (N,) of the images, in the order of their index.
 
     Raises:
         UserError: runs over different images.
@@ -142,11 +142,10 @@ def compare_counts(
     if not np.array_equal(first.index, second.index):
         raise UserError("the two runs predicted different images: compare them on one split")
     score = STATISTICS[statistic]
-    rows = None if groups is None else np.asarray(groups)[first.index]
     return bootstrap_difference(
         statistic,
         lambda weights: score(first, weights),
         lambda weights: score(second, weights),
         len(first),
-        groups=rows,
+        groups=groups,
     )

@@ -31,7 +31,7 @@ from src.mask_config import DistillConfig
 from src.metrics.bootstrap import Difference, Score, bootstrap_difference
 from src.metrics.counts import STATISTICS, SegmentationCounts
 from src.models.distilled import build_student, show_features
-from src.pipelines.run_folder import finished, fold_of, read_table, refuse_lost
+from src.pipelines.run_folder import finished, fold_of, refuse_lost
 from src.pipelines.segmentation.report import load_held_out
 from src.runs import Done, Output, Run, read_done
 from src.script import UserError, format_table
@@ -204,22 +204,9 @@ COLUMNS = {
 }
 
 
-def read_metrics(run: Run) -> list[dict[str, float]]:
-    """Read the validated epochs of ``metrics.csv``.
-
-    Raises:
-        UserError: there are none.
-    """
-    rows = [{k: float(v) for k, v in row.items() if v} for row in read_table(run.metrics)]
-    rows = [row for row in rows if any(key.startswith(("valid_", "ema_")) for key in row)]
-    if not rows:
-        raise UserError(f"{run.metrics} has no validated epoch: distillation needs held-out images")
-    return rows
-
-
-def best_and_final(run: Run, done: Done) -> tuple[dict[str, float], dict[str, float]]:
+def best_and_final(done: Done) -> tuple[dict[str, float], dict[str, float]]:
     """Return the scores of the best and of the last validated epoch, of the better weights."""
-    rows = read_metrics(run)
+    rows = [r for r in done["history"] if any(key.startswith(("valid_", "ema_")) for key in r)]
     best = next((row for row in rows if row["epoch"] == done["best_epoch"]), rows[-1])
     return _scores(best, done), _scores(rows[-1], done)
 
@@ -238,8 +225,7 @@ def print_table(results: Mapping[str, Sequence[tuple[Run, Done]]]) -> None:
     Args:
         results: role → (run, content of ``finished.json``) of every seed.
     """
-    tables = {role: [best_and_final(run, done) for run, done in runs] for role, runs in
-              results.items()}  # fmt: skip
+    tables = {role: [best_and_final(done) for _, done in runs] for role, runs in results.items()}
     known = {key for pairs in tables.values() for key in pairs[0][0]}
     columns = {k: v for k, v in COLUMNS.items() if v in known}
     heads = [f"{when} {name}" for when in ("best", "final") for name in columns]

@@ -229,7 +229,7 @@ def _train(
     pixels, images = count_classes(data.index, data.split.train)
     plain = build_task(own, data, images.tolist())
     task: Task = plain
-    spec: masks.NetworkSpec = {"kind": "micro", "name": own.model, "num_outputs": plain.num_outputs}
+    spec = {"kind": "micro", "name": own.model, "num_outputs": plain.num_outputs}
     spec |= {"dataset": where.name, "drop": list(own.drop)}
     runtime = start_runtime(own.device, own.precision, own.channels_last)
     torch.manual_seed(seed)

@@ -219,13 +219,11 @@ def print_comparison(first: Path, second: Path) -> None:
     (counts, ids, groups), (others, other_ids, _) = load_counted(first), load_counted(second)
     if sorted(ids) != sorted(other_ids) or counts.target.shape != others.target.shape:
         raise UserError(f"{first} and {second} predicted different images: compare one split")
-    by_row = dict(zip(sorted(counts.index.tolist()), groups, strict=True))
-    named = np.array([by_row.get(row, "") for row in range(int(counts.index.max()) + 1)])
     print(f"A {first}\nB {second}\n{len(ids)} images, paired bootstrap")
     if len(set(filter(None, groups))) == 1 and all(groups):
         print("all of one group: these images cannot tell noise from difference")
     for name in COMPARED:
-        print(f"  {compare_counts(counts, others, name, groups=named)}")
+        print(f"  {compare_counts(counts, others, name, groups=groups)}")
 
 
 RLE_COLUMNS = ("id", "label", "rle")
@@ -358,13 +356,11 @@ def class_panel(
     counts: SegmentationCounts, names: Sequence[str], groups: Sequence[str]
 ) -> list[Html]:
     """Show pooled IoU of every class with its bootstrap interval over images or their groups."""
-    order = np.argsort(counts.index, kind="stable")  # the groups are in the order of the rows
-    counts, ordered = counts.sort(), [groups[n] for n in order] if len(groups) == len(order) else []
     ones = np.ones((1, len(counts)))
     iou, precision, recall = (
         score(counts, ones)[0] for score in (class_iou, class_precision, class_recall)
     )
-    weights, units = draw_weights(len(counts), ordered or None, num_resamples=500)
+    weights, units = draw_weights(len(counts), groups, num_resamples=500)
     low = high = np.full(len(iou), np.nan)
     if units >= MIN_UNITS:
         low, high = percentile_interval(class_iou(counts, weights))

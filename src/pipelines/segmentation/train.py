@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -234,7 +233,7 @@ def train_masks(
     task: Task,
     *,
     output: Output,
-    network: NetworkSpec,
+    network: Json,
     runtime: Runtime,
     extra: Mapping[str, str] | None = None,
 ) -> Done:
@@ -260,7 +259,7 @@ def train_masks(
     tune_for_cpu(model, runtime.device)
     identity = run_identity(config, run, data.split.hash)
     runtime = settle_runtime(model, task, train, runtime, run, config, identity)
-    resolved = {"network": dict(network), "classes": list(data.index.classes), "void": VOID}
+    resolved = {"network": network, "classes": list(data.index.classes), "void": VOID}
     resolved |= {"size": data.size, "crop": data.crop, "window": data.window}
     resolved |= {"split": data.split.how, "split_hash": data.split.hash}
     resolved |= {"fold": config.fold, **data.source}
@@ -349,20 +348,7 @@ def describe_looks(history: Sequence[Mapping[str, float]], monitor: str) -> str:
 WEIGHTS = Path("input") / "weights"
 
 
-class NetworkSpec(TypedDict, total=False):
-    """What builds a net again: an smp net has ``arch`` to ``decoder_width``, else the rest."""
-
-    kind: Literal["segmenter", "micro"]
-    num_outputs: int
-    arch: str
-    encoder: str
-    decoder_width: int
-    name: str
-    dataset: str
-    drop: list[str]
-
-
-def segmenter_spec(arch: str, encoder: str, num_outputs: int, width: int = 0) -> NetworkSpec:
+def segmenter_spec(arch: str, encoder: str, num_outputs: int, width: int = 0) -> Json:
     """Describe an smp net.
 
     Raises:
@@ -371,15 +357,16 @@ def segmenter_spec(arch: str, encoder: str, num_outputs: int, width: int = 0) ->
     from src.models.segmenter import check_encoder
 
     check_encoder(encoder)
-    net: NetworkSpec = {"kind": "segmenter", "arch": arch, "encoder": encoder}
+    net = {"kind": "segmenter", "arch": arch, "encoder": encoder}
     return {**net, "num_outputs": num_outputs, "decoder_width": width}
 
 
-def build_network(spec: NetworkSpec, weights: Path | str | None = None) -> nn.Module:
+def build_network(spec: Json, weights: Path | str | None = None) -> nn.Module:
     """Build the net that ``spec`` describes.
 
     Args:
-        spec: as ``config.yaml`` keeps it.
+        spec: from :func:`segmenter_spec`, or of ``src/models/micro``: ``kind`` micro, ``name``,
+            ``num_outputs``, ``dataset`` and ``drop``.
         weights: file with an encoder's pretrained weights.
 
     Raises:
