@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from src.script import UserError, naming
+from src.script import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +75,16 @@ def is_of_the_system(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno is not None and error.errno not in _ABSENT
     return isinstance(error, MemoryError)
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Let an error of the system say ``path`` where it names no file: those of reading do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextmanager
@@ -264,38 +274,6 @@ def sweep(folder: Path, *names: str) -> None:
 def crc32(array: np.ndarray, before: int = 0) -> int:
     """Return the CRC-32 of a contiguous array's bytes behind those of ``before``."""
     return zlib.crc32(array.data.cast("B"), before)
-
-
-def checksum(array: np.ndarray) -> str:
-    """Return the CRC-32 of a contiguous array's bytes as eight hex digits."""
-    return f"{crc32(array):08x}"
-
-
-@contextmanager
-def atomic_array(
-    path: Path, shape: tuple[int, ...], dtype: type[np.generic]
-) -> Iterator[np.memmap]:
-    """Yield a writable memory map that becomes the ``.npy`` file ``path`` when it is whole.
-
-    The map is closed at the end, since Windows renames no file that is mapped: nobody may touch
-    the array after it.
-
-    Raises:
-        OSError: the disk has no room for it (said before the first byte is written).
-    """
-    import numpy as np
-
-    with replacing(path) as temporary:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-        try:
-            with temporary.open("r+b") as file:
-                # writing to a map of a full disk kills the process
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-            yield array
-            array.flush()
-        finally:
-            array._mmap.close()  # type: ignore[attr-defined]
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -10,8 +10,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 # Operators that MPS lacks then run on the CPU. torch reads it at its import, and not again.
@@ -109,16 +108,6 @@ def say_system(error: OSError, place: object = None) -> str:
     remedy = _REMEDIES.get(error.errno or 0, "see to the disk or its connection")
     said = f"{place}: {error.strerror}; earlier results are whole: {remedy} and run this again"
     return one_line(said)
-
-
-@contextmanager
-def naming(path: object) -> Iterator[None]:
-    """Let an error of the system say ``path`` where it names no file: those of reading do not."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
 
 
 def says_short_memory(error: BaseException) -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,12 +23,12 @@ from src.files import (
     NOT_WHOLE,
     Json,
     atomic_write,
-    checksum,
     crc32,
     map_array,
     patiently,
     read_json,
     regular,
+    replacing,
     write_json,
 )
 from src.metrics.classification import Array
@@ -122,6 +124,36 @@ def save_oof(
             config_hash=np.asarray(config_hash, dtype=np.str_),
             folds_hash=np.asarray(folds_hash, dtype=np.str_),
         )
+
+
+@contextmanager
+def atomic_array(
+    path: Path, shape: tuple[int, ...], dtype: type[np.generic]
+) -> Iterator[np.memmap]:
+    """Yield a writable memory map that becomes the ``.npy`` file ``path`` when it is whole.
+
+    The map is closed at the end, since Windows renames no file that is mapped: nobody may touch
+    the array after it.
+
+    Raises:
+        OSError: the disk has no room for it (said before the first byte is written).
+    """
+    with replacing(path) as temporary:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+        try:
+            with temporary.open("r+b") as file:
+                # writing to a map of a full disk kills the process
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+            yield array
+            array.flush()
+        finally:
+            array._mmap.close()  # type: ignore[attr-defined]
+
+
+def checksum(array: np.ndarray) -> str:
+    """Return the CRC-32 of a contiguous array's bytes as eight hex digits."""
+    return f"{crc32(array):08x}"
 
 
 def save_test_info(

@@ -20,12 +20,13 @@ from src.files import (
     Json,
     atomic_write,
     is_sound,
+    naming,
     open_plain,
     patiently,
     read_small,
     seal,
 )
-from src.script import UserError, naming, one_line
+from src.script import UserError, one_line
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

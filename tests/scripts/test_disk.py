@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks.fingerprint import fingerprint
-from src.files import atomic_array, atomic_write
+from src.ensemble.predictions import atomic_array
+from src.files import atomic_write
 from tests.scripts.conftest import Place
 
 

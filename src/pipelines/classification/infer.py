@@ -25,9 +25,16 @@ from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime
 from src.engine.weights import load_weights
 from src.ensemble.pool import Blend
-from src.ensemble.predictions import TestRun, has_test_run, hash_ids, open_test_run, save_test_info
+from src.ensemble.predictions import (
+    TestRun,
+    atomic_array,
+    has_test_run,
+    hash_ids,
+    open_test_run,
+    save_test_info,
+)
 from src.ensemble.weights import Weights, needed_views, used_models
-from src.files import atomic_array, refuse_shape
+from src.files import refuse_shape
 from src.models.classifier import build_classifier
 from src.models.convolutions import fold_norms
 from src.pipelines.run_folder import refuse_lost
