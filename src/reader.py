@@ -177,13 +177,6 @@ def read_rows(path: Path, config_class: type, flag: str = "config") -> tuple[dic
     return common, {plain(name): row or {} for name, row in rows.items()}
 
 
-class _Help(argparse.HelpFormatter):
-    """Help of 100 columns whose texts stand in one column."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=100)
-
-
 def build_parser(config_class: type, prog: str, description: str) -> argparse.ArgumentParser:
     """Return a parser with one flag an option, grouped, the most used ones at the top."""
     parser = argparse.ArgumentParser(
@@ -193,7 +186,7 @@ def build_parser(config_class: type, prog: str, description: str) -> argparse.Ar
         epilog="In brackets: the default. Dashes may stand for underscores.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
-        formatter_class=_Help,
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=34, width=100),
     )
     declared = dataclasses.fields(config_class)
     folders = ("data_dir", "output_dir")  # what everybody names stands first

@@ -24,7 +24,7 @@ from src.engine.log import say
 from src.engine.optim import averaging_decay, build_optimizer, group_parameters
 from src.engine.runtime import Runtime, is_large
 from src.engine.weights import refuse_foreign, run_identity
-from src.files import HALF_WRITTEN, Json, atomic_write, check_held, patiently
+from src.files import HALF_WRITTEN, NOT_WHOLE, Json, atomic_write, check_held, patiently
 from src.runs import Output, Run
 from src.script import UserError
 
@@ -125,14 +125,7 @@ def load_state(run: Run) -> tuple[SavedState | None, list[str]]:
             ):
                 return state, troubles
             troubles.append(f"{path}: no training state of this program")
-        except (
-            RuntimeError,
-            pickle.UnpicklingError,
-            EOFError,
-            ValueError,
-            KeyError,
-            TypeError,
-        ) as error:
+        except (*NOT_WHOLE, pickle.UnpicklingError) as error:
             troubles.append(f"{path}: refused ({str(error).splitlines()[0][:120]})")
     if troubles:
         raise UserError(

@@ -191,22 +191,16 @@ def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> t
     most = max(_ADAPTIVE_VALUES // num_classes, 1000)
     rows = np.arange(0, num_rows, -(-num_rows // most))
     used = blend.used
-    models = list(dict.fromkeys(blend.members[m][0] for m in used))
+    calibrated = [(blend.members[m], float(blend.temperatures[m])) for m in used]
+    models = list(dict.fromkeys(model for (model, _), _ in calibrated))
     firsts = {model: next(mv for mv in blend.members if mv[0] == model) for model in models}
-    owner = np.array([models.index(blend.members[m][0]) for m in used])
+    owner = np.array([models.index(model) for (model, _), _ in calibrated])
     change, needed = np.zeros(len(_THRESHOLDS)), np.zeros(len(_THRESHOLDS))
     for block in row_blocks(len(rows), num_classes * len(used)):
         here = rows[block]
         sure = np.stack([np.exp(oof.read(firsts[m], here).max(axis=1)) for m in models])
-        members = np.stack(
-            [oof.read(blend.members[m], here, float(blend.temperatures[m])) for m in used]
-        )
-        alone = np.stack(
-            [
-                oof.read(firsts[blend.members[m][0]], here, float(blend.temperatures[m]))
-                for m in used
-            ]
-        )
+        members = np.stack([oof.read(member, here, own) for member, own in calibrated])
+        alone = np.stack([oof.read(firsts[model], here, own) for (model, _), own in calibrated])
         full = true_losses(blend.predict(members), oof.targets[here])
         for t, threshold in enumerate(_THRESHOLDS):
             skip = sure >= threshold  # (models, R)

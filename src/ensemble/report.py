@@ -145,8 +145,7 @@ def counted_lines(counted: Counted, forecast: Estimate) -> str:
         f"OOF {counted.metric} {counted.score:.5f} ({counted.num_rows} rows, choice and decision "
         f"cross-fitted); averaging the folds' networks {forecast.value - counted.score:+.5f}; "
         f"decision: {counted.decision}\n"
-        f"predicted test {counted.metric}: {forecast.value:.5f}  ({FORECAST_LEVEL}: "
-        f"{forecast.low:.5f} to {forecast.high:.5f})"
+        f"{estimate_line(f'predicted test {counted.metric}', forecast)}"
     )
 
 
