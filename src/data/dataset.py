@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from src.data.canonical import Source, read
 from src.data.transforms import Transform
@@ -306,17 +306,7 @@ def collate(samples: list[dict[str, Tensor]] | Exception) -> dict[str, Tensor] |
             f"images of several sizes {sorted(sizes)[:3]} in one batch: "
             "resize or crop them to one, or use a batch of 1"
         )
-    return {key: _stack([sample[key] for sample in samples]) for key in samples[0]}
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    if torch.utils.data.get_worker_info() is None:
-        return torch.stack(tensors)
-    first = tensors[0]
-    shape = (len(tensors), *first.shape)
-    storage = first.untyped_storage()._new_shared(first.nbytes * len(tensors))
-    out = torch.empty(0, dtype=first.dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
-    return torch.stack(tensors, out=out)
+    return default_collate(samples)
 
 
 def make_loader(
