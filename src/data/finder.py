@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from src.classes import nfc
 from src.data.files import Scanner, split_of_word
+from src.data.root import below, find_split
 from src.script import UserError
 
 _MAX_NAME = 255  # bytes of a file's name
@@ -32,13 +33,12 @@ class ImageFinder:
     The check is on the text: links that the owner of the folder has laid are followed.
     """
 
-    def __init__(self, root: Path, *, split: str, folder: str = "", allow_outside: bool = False):
-        """Index the images below ``root``.
+    def __init__(self, root: Path, *, split: str, allow_outside: bool = False):
+        """Index the images below ``root``; of several that fit those of the split's folder win.
 
         Args:
             root: the data folder.
             split: ``train`` or ``test``: which of the two the cells are from.
-            folder: where the images of that split lie by custom; it wins where several fit.
             allow_outside: accept files outside ``root``.
         """
         self.root = root
@@ -52,7 +52,7 @@ class ImageFinder:
         own = [name for name in scanner.folders if _split_of(name.split("/")) == split]
         self._has_own = bool(own)
         self.place = f"{root}/{min(own, key=len)}/" if own else str(root)  # where they should be
-        self._folder = nfc(folder or split)
+        self._folder = nfc(below(root, find_split(root, split)) or split)
         self._prefixes = ["", f"{self._folder}/"]
 
     def names(self) -> list[str]:

@@ -185,9 +185,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     folder = find_split(root, "test")
     if path is None and sample is None and folder is not None:
         return _read_test_folder(root, below(root, folder), notes)
-    finder = ImageFinder(
-        root, split="test", folder=below(root, folder), allow_outside=allow_outside
-    )
+    finder = ImageFinder(root, split="test", allow_outside=allow_outside)
     if path is not None:
         sample_name = None if sample is None else str(sample.columns[0])
         ids, cells = _read_test_csv(path, sample_name, finder)
@@ -238,10 +236,7 @@ def _find_table_of_labels(root: Path, train: Path | None) -> Path | None:
 def _read_train_csv(
     root: Path, path: Path, wanted: Sequence[str | None], allow_outside: bool, several: bool
 ) -> Index:
-    finder = ImageFinder(
-        root, split="train", folder=below(root, find_split(root, "train")),
-        allow_outside=allow_outside,
-    )  # fmt: skip
+    finder = ImageFinder(root, split="train", allow_outside=allow_outside)
     table = _read_table(path, finder, wanted[0])
     _refuse_runs(table, wanted[1], path)
     table, notes = leave_splits_out(widen(table, finder), path, wanted)

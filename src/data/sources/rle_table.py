@@ -91,7 +91,7 @@ def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") ->
     path, runs = find_runs(root)
     if path is None:
         raise UserError(f"{root} holds no table with a column EncodedPixels or rle: add it")
-    finder = ImageFinder(root, split="train", folder=below(root, find_split(root, "train")))
+    finder = ImageFinder(root, split="train")
     ids, classes, texts = _read_lines(path, runs, finder)
     notes: list[str] = []
     texts = _settle_starts(texts, notes)
