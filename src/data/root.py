@@ -68,10 +68,13 @@ def _named_table(folder: Path, split: str) -> Path | None:
 
 def tables(folder: Path) -> list[Path]:
     """Return the tables that lie in ``folder``, sorted."""
+    return [p for p in _entries(folder) if p.suffix.lower() in TABLE_ENDINGS and p.is_file()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what lies in ``folder``, sorted, without hidden entries and those of a system."""
     with readable(f"folder {folder}"):
-        children = sorted(folder.iterdir())
-    return [path for path in children if path.suffix.lower() in TABLE_ENDINGS and path.is_file()
-            and not is_litter(path.name)]  # fmt: skip
+        return [path for path in sorted(folder.iterdir()) if not is_litter(path.name)]
 
 
 def find_sample(root: Path) -> Path | None:
@@ -245,7 +248,7 @@ def _name_kinds(folder: Path) -> str:
             f"write the images of {_shown(inside)} below {folder / 'train'}/ and the labels as "
             "train.csv, else "
         )
-    others = [n for n in _near(folder, _OTHER_TABLES) if not is_litter(n.rpartition("/")[2])]
+    others = _near(folder, _OTHER_TABLES)
     if others:
         said = f"{_shown(others)} as train.csv in {folder}"
         sheet = not others[0].casefold().endswith("json")
@@ -257,9 +260,7 @@ def _name_kinds(folder: Path) -> str:
 
 def archives(folder: Path) -> list[str]:
     """Return the names of the packed files that lie in ``folder``, sorted."""
-    with readable(f"folder {folder}"):
-        names = sorted(path.name for path in folder.iterdir())
-    return [name for name in names if _PACKED.fullmatch(name) and not is_litter(name)]
+    return [path.name for path in _entries(folder) if _PACKED.fullmatch(path.name)]
 
 
 def _shown(names: list[str]) -> str:
@@ -277,7 +278,7 @@ def _near(folder: Path, form: re.Pattern[str]) -> list[str]:
     return [
         name
         for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
-        for path in sorted(place.iterdir())
+        for path in _entries(place)
         if form.fullmatch(name := path.relative_to(folder).as_posix()) and path.is_file()
     ]
 

@@ -181,10 +181,7 @@ def _entries(file: Path) -> Iterator[tuple[int, Json]]:
 def _read_objects(file: Path) -> Iterator[tuple[int, Any]]:
     text = read_text(file)
     if text.lstrip().startswith("["):
-        try:
-            yield from enumerate(json.loads(text), start=1)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{file} is no JSON list ({error}): restore the file") from error
+        yield from enumerate(read_json(file), start=1)
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
