@@ -38,11 +38,6 @@ else:
     cv2.setLogLevel(0)  # type: ignore[attr-defined]
 
 
-def _read(path: Path | str) -> bytes:
-    with open(path, "rb") as file:  # noqa: PTH123
-        return file.read()
-
-
 def read_bytes(path: Path | str) -> bytes:
     """Read a whole regular file.
 
@@ -52,7 +47,7 @@ def read_bytes(path: Path | str) -> bytes:
     with readable(path, "restore the file"):
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (this runs once per image)
             raise UserError(f"{path} is not a file: remove it, or rename it if it is a folder")
-        data = patiently(lambda: _read(path))
+        data = patiently(Path(path).read_bytes)
     if not data:
         raise UserError(f"{path} is empty: restore the file")
     return data

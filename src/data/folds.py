@@ -201,7 +201,9 @@ def data_hash(table: Table, marks: Sequence[str]) -> str:
 
 
 def _hash_rows(rows: Iterable[Sequence[object]]) -> str:
-    return _digest("\0".join(map(str, row)) for row in rows)
+    """Return 16 hex digits that name rows of cells, whatever their order."""
+    text = "\0\0".join(sorted("\0".join(map(str, row)) for row in rows))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _rows_hash(table: Table) -> str:
@@ -212,13 +214,9 @@ def _rows_hash(table: Table) -> str:
 
 def _folds(columns: dict[str, list[Any]], num_folds: int, name: str, notes: list[str]) -> Folds:
     places = zip(columns["id"], columns["fold"], strict=True)
-    folds_hash = _digest([name, *(f"{key}\0{fold}" for key, fold in places)])
+    folds_hash = _hash_rows([(name,), *places])
     fold = np.array(columns["fold"], np.int64)
     return Folds(columns, fold, num_folds, name, folds_hash, tuple(notes))
-
-
-def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\0\0".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
 def _small_classes(targets: Sequence[str], num_folds: int) -> list[str]:

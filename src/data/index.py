@@ -411,11 +411,7 @@ def _read_test_folder(root: Path, test: str, said: Sequence[str]) -> Index:
         posixpath.basename,
         lambda path: path,
     )
-    for form in forms:
-        ids = [nfc(form(image)) for image in images]
-        if len(set(ids)) == len(ids):
-            break
-    else:
-        ids = images
+    named = ([nfc(form(image)) for image in images] for form in forms)
+    ids = next((ids for ids in named if len(set(ids)) == len(ids)), images)
     notes = (*said, *scanner.notes, *scanner.left_out())
     return Index(root, make_columns(ids, images, split="test"), notes=notes)

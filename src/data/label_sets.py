@@ -250,10 +250,8 @@ def _refuse_shares(search: LabelSearch, *, least: int) -> None:
 
 
 def _is_share(cell: str) -> bool:
-    try:
-        return 0 <= float(cell.replace(",", ".")) <= 1
-    except ValueError:
-        return False
+    text = cell.replace(",", ".")
+    return is_number(text) and 0 <= float(text) <= 1
 
 
 def _hot_columns(search: LabelSearch, *, several: bool) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.classes import Aliases, merge_classes, nfc
+from src.classes import Aliases, is_number, merge_classes, nfc
 from src.data.columns import ID_NAMES, IMAGE_NAMES, is_hot, pick_column
 from src.data.csv_io import is_unnamed, read_csv, read_text, refuse_duplicates, unescape_cell
 from src.data.files import IMAGE_ENDINGS
@@ -132,11 +132,8 @@ def _first_text(table: pd.DataFrame, name: str) -> str:
 
 
 def _is_number(cell: str) -> bool:
-    try:
-        float(cell.replace(",", ".") or 0)
-    except ValueError:
-        return cell.casefold() in ("true", "false")
-    return True
+    text = cell.replace(",", ".").strip().casefold()
+    return is_number(text) or text in ("", "nan", "inf", "-inf", "true", "false")
 
 
 def compare_ids(
