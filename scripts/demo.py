@@ -118,43 +118,32 @@ def print_table() -> None:
     """Print the log loss that OOF showed, that was predicted, and that the kept labels give."""
     import numpy as np
 
-    from src.ensemble.predictions import open_oof, open_test_run
+    from src.data.folds import read_folds
+    from src.ensemble.oof import FoldTable, load_oof
     from src.metrics.classification import log_loss, softmax
+    from src.runs import Output
     from src.script import format_table
 
-    weights = json.loads((OUTPUT / "weights.json").read_text(encoding="utf-8"))
-    prediction = json.loads((OUTPUT / "prediction.json").read_text(encoding="utf-8"))
+    output = Output(OUTPUT)
+    weights, prediction = (
+        json.loads(path.read_text(encoding="utf-8")) for path in (output.weights, output.prediction)
+    )
     classes, _, truth = read_submission(OUTPUT)
-    actual = actual_loss(OUTPUT)
     share = {(m["model"], m["view"]): m["weight"] for m in weights["members"]}
-
-    rows = []
-    runs = {name: sorted((OUTPUT / name).glob("fold*")) for name in MODELS}
-    for name, folders in runs.items():
-        oof = [open_oof(folder / "oof.npz") for folder in folders]
-        order = [oof[0].classes.index(c) for c in classes]
-        info = json.loads((folders[0] / "test.json").read_text(encoding="utf-8"))
-        test = [
-            open_test_run(
-                folder,
-                num_rows=len(truth),
-                ids_hash=info["ids_hash"],
-                classes=oof[0].classes,
-                views=info["views"],
-            )
-            for folder in folders
-        ]
-        for place, view in enumerate(oof[0].views):
-            held_out = np.concatenate([f.logits[place, :] for f in oof])
-            known = np.concatenate([f.targets for f in oof])
-            seen = place < len(info["views"])
-            alone = (
-                log_loss(np.mean([softmax(t.logits[place, :])[:, order] for t in test], 0), truth)
-                if seen
-                else float("nan")
-            )
-            weight = share.get((name, view), 0.0)
-            rows.append([name, view, weight, log_loss(softmax(held_out), known), alone])
+    oof = load_oof(OUTPUT, FoldTable.of(read_folds(output.folds)), models=tuple(MODELS))
+    order = [oof.classes.index(name) for name in classes]
+    rows: list[list[object]] = []
+    for model, view in oof.members:
+        held_out = np.exp(oof.read((model, view), np.arange(len(oof.targets))))
+        runs = output.finished_runs(model)
+        seen = json.loads(runs[0].test_info.read_text(encoding="utf-8"))["views"]
+        alone = float("nan")
+        if view in seen:
+            found = [softmax(np.load(run.test_logits)[seen.index(view)].astype(np.float32))
+                     for run in runs]  # fmt: skip
+            alone = log_loss(np.mean(found, 0)[:, order], truth)
+        weight = share.get((model, view), 0.0)
+        rows.append([model, view, weight, log_loss(held_out, oof.targets), alone])
     print("\nwhat each model and view is worth (log loss; the flips of a digit are no digit)\n")
     print(format_table(["model", "view", "weight", "OOF alone", "test alone"], rows))
     expected = prediction["test_log_loss"]
@@ -163,7 +152,7 @@ def print_table() -> None:
         ["OOF log loss (nested)", prediction["oof_log_loss"]],
         ["predicted test log loss", expected["value"]],
         ["  its 90 % interval", f"{expected['low']:.5f} to {expected['high']:.5f}"],
-        ["actual test log loss", actual],
+        ["actual test log loss", actual_loss(OUTPUT)],
     ]
     print(format_table(["", "nats"], rows))
 

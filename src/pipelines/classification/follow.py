@@ -21,7 +21,7 @@ import numpy as np
 from src.config import MAX_MEMBERS
 from src.ensemble.pool import log_softmax, true_losses
 from src.ensemble.predictions import open_oof
-from src.files import HALF_WRITTEN, Json, write_json
+from src.files import Json, sweep, write_json
 from src.metrics.classification import Array, fit_temperature
 from src.pipelines.classification.plan import (
     MIN_EPOCHS,
@@ -94,9 +94,7 @@ class Clock:
                 except OSError:  # whoever writes what matters will say so
                     failed.set()
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        for left in self.path.parent.glob(f".{self.path.name}.*{HALF_WRITTEN}"):
-            left.unlink(missing_ok=True)
+        sweep(self.path.parent, self.path.name)
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
@@ -301,8 +299,8 @@ class Follower:
         """Return a member with the seconds it has cost so far."""
         known = self.clock.state.get("seconds", {}).get(member.name)
         slower, tails = self.paces
-        seconds = known or (member.epoch_s * slower, member.tail_s * tails)
-        return Member(member.name, member.options, *seconds)
+        epoch_s, tail_s = known or (member.epoch_s * slower, member.tail_s * tails)
+        return replace(member, epoch_s=epoch_s, tail_s=tail_s)
 
     def judge(self) -> None:
         """Drop a recipe that the other leaves behind beyond doubt on the first fold."""

@@ -178,6 +178,11 @@ def rank(found: Sequence[Candidate], work: Work, seconds: float) -> list[Candida
     return sorted(found, key=lambda candidate: expected_in(candidate, work, seconds))
 
 
+def costed(name: str, options: Json, candidate: Candidate, work: Work) -> Member:
+    """Return a member that costs what training a candidate does."""
+    return Member(name, options, work.train_rows / candidate.train_rate, tail_of(candidate, work))
+
+
 def make_member(
     candidate: Candidate, recipe: str, epochs: int, work: Work, seed: int, name: str
 ) -> Member:
@@ -187,12 +192,7 @@ def make_member(
     options |= RECIPES[recipe] | {"epochs": epochs, "valid_every": max(epochs, 1), "seed": seed}
     if not candidate.stages:
         options.pop("pool", None)
-    return Member(
-        name,
-        options,
-        work.train_rows / candidate.train_rate,
-        tail_of(candidate, work),
-    )
+    return costed(name, options, candidate, work)
 
 
 def probe_member(candidate: Candidate, work: Work, seed: int) -> Member:
@@ -346,5 +346,4 @@ def known_member(name: str, options: Json, found: Sequence[Candidate], work: Wor
         other = candidate.timm_id != options.get("timm_id")
         return other, abs(candidate.image_size - int(options.get("image_size", 0)))
 
-    nearest = min(found, key=distance)
-    return Member(name, options, work.train_rows / nearest.train_rate, tail_of(nearest, work))
+    return costed(name, options, min(found, key=distance), work)

@@ -68,6 +68,17 @@ SOUND: dict[str, Callable[[object], bool]] = {
 }
 
 
+LIMITS = {  # of what a survey says of a candidate
+    "image_size": (16, 8192),
+    "log_loss": (0,),
+    "accuracy": (0, 1),
+    "train_rate": (1e-6, 1e9),
+    "infer_rate": (1e-6, 1e9),
+    "useful_size": (0,),
+    "gain": (0, 1),
+}
+
+
 def read_state(path: Path, earlier: float = 0.0) -> tuple[float, Json]:
     """Return the seconds spent, and what else ``plan_state.json`` remembers.
 
@@ -162,23 +173,14 @@ def read_survey(path: Path, asked: Json, hours: float) -> tuple[str, bool, list[
 
 
 def _is_measured(candidate: Candidate) -> bool:
-    rates = (candidate.train_rate, candidate.infer_rate)
+    flags = (candidate.fixed_size, candidate.stages, candidate.whole_id)
     try:
         check_timm_id(candidate.timm_id)
     except (UserError, TypeError, AttributeError):
         return False
-    return (
-        isinstance(candidate.image_size, int)
-        and is_number(candidate.image_size, 16, 8192)
-        and is_number(candidate.log_loss)
-        and is_number(candidate.accuracy, 0, 1)
-        and all(is_number(rate, 1e-6, 1e9) for rate in rates)
-        and isinstance(candidate.fixed_size, bool)
-        and isinstance(candidate.stages, bool)
-        and is_number(candidate.useful_size)
-        and is_number(candidate.gain, 0, 1)
-        and isinstance(candidate.whole_id, bool)
-    )
+    if type(candidate.image_size) is not int or not all(type(flag) is bool for flag in flags):
+        return False
+    return all(is_number(getattr(candidate, name), *most) for name, most in LIMITS.items())
 
 
 def read_plan(
