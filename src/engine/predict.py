@@ -28,7 +28,7 @@ from src.engine.runtime import (
 )
 from src.script import UserError
 from src.tasks.protocols import BatchLoader, Predictor, Task
-from src.views import VIEWS, View
+from src.views import VIEWS, View, by_scale, scaled_size
 
 Write = Callable[[dict[str, Tensor], list[Tensor]], None]
 
@@ -190,6 +190,41 @@ def predict_logits(
         model, loader, task, runtime, num_rows=out.shape[1], views=views, write=write, **options
     )
     runtime.join_rows(out)
+
+
+def predict_named_views(
+    model: nn.Module,
+    task: Predictor,
+    runtime: Runtime,
+    names: Sequence[str],
+    image_size: int,
+    loader_at: Callable[[int], BatchLoader],
+    *,
+    out: np.ndarray,
+    go_on: Callable[[Tensor], Tensor] | None = None,
+    **options: Any,
+) -> None:
+    """Fill ``out`` (V, N, K) with the logits of the views called ``names``, each at its size.
+
+    Args:
+        model: placed on the device.
+        task: says what a prediction is.
+        runtime: device and precision.
+        names: V views; those of one size stand together.
+        image_size: of views without a scale, px.
+        loader_at: returns the loader of all rows at a side in pixels.
+        out: array or memory map of float16.
+        go_on: of :func:`predict`, for the views that share the first's size.
+        options: further ones of that function.
+    """
+    begin = 0
+    for scale, views in by_scale(names):
+        end = begin + len(views)
+        predict_logits(
+            model, loader_at(scaled_size(image_size, scale)), task, runtime, out=out[begin:end],
+            views=views, go_on=None if begin else go_on, **options,
+        )  # fmt: skip
+        begin = end
 
 
 def default_batch_size(image_size: int, device: torch.device) -> int:

@@ -21,7 +21,7 @@ from src.data.folds import file_marks
 from src.data.index import Index
 from src.data.transforms import eval_transform
 from src.engine.interrupt import catch_signals
-from src.engine.predict import default_batch_size, predict_logits
+from src.engine.predict import default_batch_size, predict_named_views
 from src.engine.runtime import Runtime, start_runtime
 from src.engine.weights import load_weights
 from src.ensemble.pool import Blend
@@ -41,8 +41,7 @@ from src.pipelines.run_folder import refuse_lost
 from src.runs import REPAIR, Output, Run, read_config, read_done, training_mark
 from src.script import UserError
 from src.tasks.classification import Classification
-from src.tasks.protocols import Task
-from src.views import by_scale, scaled_size, view_names
+from src.views import view_names
 
 
 class DecodedImages:
@@ -278,41 +277,6 @@ def write_test_logits(
         trained=training_mark(done),
         threshold=threshold,
     )
-
-
-def predict_named_views(
-    model: nn.Module,
-    task: Task,
-    runtime: Runtime,
-    names: Sequence[str],
-    image_size: int,
-    loader_at: Callable[[int], Loader],
-    *,
-    out: np.ndarray,
-    go_on: Callable[[Tensor], Tensor] | None = None,
-    **options: Any,
-) -> None:
-    """Fill ``out`` (V, N, K) with the logits of the views called ``names``, each at its size.
-
-    Args:
-        model: placed on the device.
-        task: says what a prediction is.
-        runtime: device and precision.
-        names: V views; those of one size stand together.
-        image_size: of views without a scale, px.
-        loader_at: returns the loader of all rows at a side in pixels.
-        out: array or memory map of float16.
-        go_on: of :func:`src.engine.predict.predict`, for the views that share the first's size.
-        options: further ones of that function.
-    """
-    begin = 0
-    for scale, views in by_scale(names):
-        end = begin + len(views)
-        predict_logits(
-            model, loader_at(scaled_size(image_size, scale)), task, runtime, out=out[begin:end],
-            views=views, go_on=None if begin else go_on, **options,
-        )  # fmt: skip
-        begin = end
 
 
 def blended_runs(config: InferConfig, output: Output, model: str, weights: Weights) -> list[Run]:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from src.engine.runtime import start_runtime
 from src.ensemble.oof import find_models
 from src.ensemble.pool import log_softmax
 from src.ensemble.predictions import open_oof, open_test_run
+from src.metrics.classification import Array
 from src.models.tabular import TabularModel, fit_tabular
 from src.pipelines.classification.infer import (
     has_logits,
@@ -38,9 +39,6 @@ from src.pipelines.run_folder import finish_run, lost_files, write_config
 from src.runs import Done, Output, Run, read_done, training_mark
 from src.script import UserError
 from src.tool_config import TabularConfig
-
-if TYPE_CHECKING:
-    from src.ensemble.pool import Array
 
 INNER_FOLDS = 3
 VIEWS = ("identity",)

@@ -29,7 +29,7 @@ from src.engine.cpu import tune_for_cpu
 from src.engine.interrupt import catch_signals
 from src.engine.log import say
 from src.engine.loop import Mix, Shorten, fit
-from src.engine.predict import default_batch_size, evaluate
+from src.engine.predict import default_batch_size, evaluate, predict_named_views
 from src.engine.runtime import Runtime
 from src.engine.weights import load_weights, run_identity, save_weights
 from src.ensemble.predictions import save_oof
@@ -40,7 +40,6 @@ from src.metrics.contest import find_metric
 from src.models.classifier import build_classifier
 from src.models.convolutions import fold_norms
 from src.models.pretrained import check_timm_id, find_data_config, find_weights
-from src.pipelines.classification.infer import predict_named_views
 from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.wise_ft import fit_head, pick_rows, walk_back
 from src.pipelines.run_folder import describe_training, finish_run, take_up, write_config
