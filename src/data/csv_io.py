@@ -111,16 +111,10 @@ def _is_korean(text: str) -> bool:
     a Latin letter follows it.
     """
     letters = [place for place, char in enumerate(text) if char > "\x7f" and char.isalpha()]
-    usual = [place for place in letters if "가" <= text[place] <= "힣" and _is_usual(text[place])]
+    korean = (place for place in letters if "가" <= text[place] <= "힣")
+    usual = [place for place in korean if len(text[place].encode("euc-kr")) == 2]  # others 8: jamo
     mixed = sum(re.match("[A-Za-z]", text[place + 1 : place + 2]) is not None for place in usual)
     return len(usual) >= 0.8 * max(len(letters), 1) and mixed <= 0.5 * len(usual)
-
-
-def _is_usual(syllable: str) -> bool:
-    try:
-        return len(syllable.encode("euc-kr")) == 2  # the codec spells others with jamo, 8 bytes
-    except UnicodeEncodeError:
-        return False
 
 
 def refuse_duplicates(ids: Sequence[str], source: str) -> None:
