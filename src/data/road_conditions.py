@@ -73,14 +73,6 @@ def cloud(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.nda
     return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
 
 
-def on_ground(tile: np.ndarray, ground: Ground, travelled: float, side: float) -> np.ndarray:
-    """Lay a square tile (n, n) float32 of ``side`` metres over the ground, repeated: (H, W)."""
-    scale = len(tile) / side
-    column = np.mod(ground.X * scale, len(tile)).astype(np.float32)
-    row = np.mod((np.minimum(ground.Z, 200) + travelled) * scale, len(tile)).astype(np.float32)
-    return cv2.remap(tile, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-
-
 CONDITIONS = ("night", "rain", "wear", "trees", "traffic", "tilt", "jpeg")
 SHARE = 0.25  # of the scenes that have a given condition
 CAR_WIDTH = 1.8  # metres
@@ -188,9 +180,11 @@ def shade_trees(
     leaves = np.zeros((128, 128), np.float32)
     for cells, weight in ((4, 0.5), (14, 0.3), (40, 0.3)):
         leaves += weight * cloud(rng, leaves.shape, cells)
-    leaves = np.concatenate([leaves, leaves[::-1]])  # mirrored, it repeats without a seam
-    leaves = np.concatenate([leaves, leaves[:, ::-1]], axis=1)
-    laid = on_ground(leaves, ground, travelled, rng.uniform(15, 30))
+    tile = np.pad(leaves, (0, 128), mode="symmetric")  # mirrored, it repeats without a seam
+    scale = len(tile) / rng.uniform(15, 30)  # pixels a metre
+    column = np.mod(ground.X * scale, len(tile)).astype(np.float32)
+    row = np.mod((np.minimum(ground.Z, 200) + travelled) * scale, len(tile)).astype(np.float32)
+    laid = cv2.remap(tile, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     dark = np.clip((laid - rng.uniform(0.4, 0.55)) * 14, 0, 1)
     edge, side = rng.uniform(-1, 6), rng.choice([-1, 1])
     reach = np.clip((side * ground.X + edge) / 1.5, 0, 1) * (ground.Z < SKY)
