@@ -185,13 +185,13 @@ def one_line(error: object) -> str:
     return "".join(c if c.isprintable() else " " for c in str(error))
 
 
-def quote(value: object, length: int = 60) -> str:
+def quote(value: object) -> str:
     """Return ``value`` as a message shows it, no more of it than fits: it may be anything."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python does not write numbers of thousands of digits
         return f"({type(value).__name__} too long to show)"
-    return text if len(text) <= length else f"{text[:length]}…"
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -300,9 +300,7 @@ def seed_step(*key: int) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether ``error`` is any device's way to say that memory is short."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return says_short_memory(error)
+    return isinstance(error, torch.OutOfMemoryError) or says_short_memory(error)
 
 
 def release_memory(device: torch.device) -> None:

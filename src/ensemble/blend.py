@@ -59,6 +59,10 @@ class Tables:
         """Return the table for temperature order "after" or "before" pooling."""
         return {"after": self.raw, "before": self.calibrated}[order]
 
+    def own(self, order: str) -> Array:
+        """Return the members' own temperatures (M,) in that order."""
+        return self.temperatures if order == "before" else np.ones(len(self.temperatures))
+
 
 def build_tables(oof: Oof) -> Tables:
     """Read every member once and keep the log probabilities of the true classes.

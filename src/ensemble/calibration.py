@@ -40,6 +40,7 @@ FORECAST_LEVEL = "90 %"  # of the interval of a forecast
 FORECAST_Z = 1.6449  # standard errors to its ends
 _THRESHOLDS = (0.9999, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)
 _ADAPTIVE_VALUES = 1 << 22
+_MAX_CHANGE = 1e-4  # of the log loss, nats
 
 
 @dataclass(frozen=True)
@@ -179,12 +180,12 @@ def _estimate(value: float, chance: float, error: float, summary: OofSummary) ->
     return Estimate(float(value), float(max(value - width, 0.0)), float(value + width))
 
 
-def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> tuple[float, float]:
+def adaptive_threshold(oof: Oof, blend: Blend) -> tuple[float, float]:
     """Learn from which confidence a model's first view needs no other view.
 
     Where a model's first view has a probability above the threshold, its other views are taken to
     say the same. Return the lowest threshold at which, and above which, the blend's OOF log loss
-    moves by less than ``max_change`` nats, and the share of (row, model) pairs that still need all
+    moves by less than 1e-4 nats, and the share of (row, model) pairs that still need all
     views; 1.1 and 1.0 if there is none.
     """
     num_rows, num_classes = len(oof.targets), len(oof.classes)
@@ -207,7 +208,7 @@ def adaptive_threshold(oof: Oof, blend: Blend, *, max_change: float = 1e-4) -> t
             predictions = np.where(skip[owner][:, :, None], alone, members)
             change[t] += (true_losses(blend.predict(predictions), oof.targets[here]) - full).sum()
             needed[t] += (~skip).mean(axis=0).sum()
-    good = np.abs(change) / len(rows) < max_change
+    good = np.abs(change) / len(rows) < _MAX_CHANGE
     last = int(np.argmin(good)) if not good.all() else len(good)  # thresholds fall
     if last == 0:
         return 1.1, 1.0

@@ -73,8 +73,7 @@ class Board:
         used = np.flatnonzero(weights > 0)
         pooled = pool_arrays(pool, values[used][:, keep], weights[used])
         temperature, floors = finish_pool(pooled, self.rows[keep], self.oof, self.tables)
-        own = np.ones(len(weights)) if order == "after" else self.tables.temperatures
-        members, prior = self.oof.members, self.tables.prior
+        own, members, prior = self.tables.own(order), self.oof.members, self.tables.prior
         return Blend(pool, members, weights, own, temperature, floors, prior)
 
 

@@ -26,6 +26,7 @@ from src.ensemble.pool import (
 )
 from src.metrics.classification import Array
 
+MAX_SKILL, MIN_SHARE = 0.3, 0.1  # of pairs that are taken for one class
 MAX_SOLVED = 4000  # rows that the gain of a member is computed on
 
 
@@ -200,19 +201,12 @@ class Suggestion:
     gain: float
 
 
-def suggest_aliases(
-    log_probs: Array,
-    targets: Array,
-    classes: Sequence[str],
-    *,
-    max_skill: float = 0.3,
-    min_share: float = 0.1,
-) -> list[Suggestion]:
+def suggest_aliases(log_probs: Array, targets: Array, classes: Sequence[str]) -> list[Suggestion]:
     """Return the pairs of classes that the predictions cannot tell apart, worst first.
 
-    A pair is looked at when at least ``min_share`` of its probability goes to the other name. It
+    A pair is looked at when at least ``MIN_SHARE`` of its probability goes to the other name. It
     is proposed when, among the two, the choice is hardly better than a guess by frequency, twice:
-    with L the mean log loss of that choice and H that of the guess, 1 - L / H < ``max_skill`` at
+    with L the mean log loss of that choice and H that of the guess, 1 - L / H < ``MAX_SKILL`` at
     the upper end of a 95 % interval of L's mean; and fewer than half of the choices that such a
     guess gets wrong are put right.
 
@@ -220,8 +214,6 @@ def suggest_aliases(
         log_probs: (N, K) out-of-fold log probabilities.
         targets: (N,) class numbers.
         classes: K names.
-        max_skill: see above.
-        min_share: see above.
     """
     num_classes = len(classes)
     counts = np.bincount(targets, minlength=num_classes)
@@ -231,10 +223,10 @@ def suggest_aliases(
     np.fill_diagonal(given, 0.0)
     share = (given + given.T) / np.maximum(counts[:, None] + counts[None, :], 1)
     found = []
-    for a, b in zip(*np.nonzero(np.triu(share >= min_share)), strict=True):
+    for a, b in zip(*np.nonzero(np.triu(share >= MIN_SHARE)), strict=True):
         if min(counts[a], counts[b]) >= 3:
             pair, skill = _compare(log_probs, targets, classes, (int(a), int(b)))
-            if skill < max_skill and pair.num_right / pair.num_rows < (1 + pair.chance) / 2:
+            if skill < MAX_SKILL and pair.num_right / pair.num_rows < (1 + pair.chance) / 2:
                 found.append(pair)
     return sorted(found, key=lambda s: -s.gain * s.num_rows)
 

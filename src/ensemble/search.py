@@ -351,7 +351,7 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     """
     oof, tables = panel.oof, panel.tables
     weights, without = panel.fit_parts(structure)
-    own = tables.temperatures if structure.order == "before" else np.ones(len(oof.members))
+    own = tables.own(structure.order)
     pools = _pool_all(oof, structure.pool, weights, without, own, tables)
     everything = np.arange(len(oof.targets))
     temperature, floors = finish_pool(pools.fit, everything, oof, tables)

@@ -151,17 +151,15 @@ def restrict(
     for model in dict.fromkeys(names):
         mine = np.array([name == model for name in names])
         kept = mine & np.array([not views or base_view(view) in views for _, view in blend.members])
-        if models and model not in models:
+        if (models and model not in models) or not kept.any():
             weights[mine] = 0.0
-        elif kept.any():
-            before, after = weights[mine].sum(), weights[kept].sum()
-            if after > 0:
-                weights[kept] *= before / after
-            else:
-                weights[np.flatnonzero(kept)[0]] = before
-            weights[mine & ~kept] = 0.0
+            continue
+        before, after = weights[mine].sum(), weights[kept].sum()
+        if after > 0:
+            weights[kept] *= before / after
         else:
-            weights[mine] = 0.0
+            weights[np.flatnonzero(kept)[0]] = before
+        weights[mine & ~kept] = 0.0
     total, left = blend.weights.sum(), weights.sum()
     if left <= 0:
         raise UserError(

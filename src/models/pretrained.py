@@ -228,12 +228,9 @@ def strip_prefix(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Te
 
 def find_local(timm_id: str, folder: Path) -> Path | None:
     """Return the file of weights in ``folder`` that is called by the id, or by it without a tag."""
-    for name in (timm_id, timm_id.partition(".")[0]):
-        for suffix in SUFFIXES:
-            path = folder / f"{name}{suffix}"
-            if path.is_file():
-                return path
-    return None
+    names = (timm_id, timm_id.partition(".")[0])
+    paths = (folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
+    return next(filter(Path.is_file, paths), None)
 
 
 def _find_cached(timm_id: str) -> Path | None:
