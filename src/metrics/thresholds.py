@@ -99,8 +99,7 @@ class ThresholdSweep:
     def best(self, statistic: str = "pooled_iou") -> tuple[float, float]:
         """Find (threshold, its score); of equals the one nearest 0.5."""
         counts = self.counts()
-        scores = counts.scores(statistic)[0]
-        place = counts.nearest(scores >= scores.max() - 1e-12)
+        scores, place = counts.best(statistic)
         return float(counts.thresholds[place]), float(scores[place])
 
 
@@ -177,6 +176,11 @@ class SweepCounts:
         away = np.where(allowed, np.abs(self.thresholds - 0.5), np.inf)
         return int(away.argmin())
 
+    def best(self, statistic: str) -> tuple[np.ndarray, int]:
+        """Return the scores (T,) and the place of the highest; of equals the one nearest 0.5."""
+        scores = self.scores(statistic)[0]
+        return scores, self.nearest(scores >= scores.max() - 1e-12)
+
     def choose(self, statistic: str, groups: Sequence[str] | np.ndarray) -> int:
         """Return the place of the threshold nearest 0.5 within one standard error of the best.
 
@@ -192,8 +196,7 @@ class SweepCounts:
         weights, num_units = draw_weights(len(self), groups, num_resamples=NUM_RESAMPLES)
         if num_units == 1:
             return plain
-        scores = self.scores(statistic)[0]
-        best = self.nearest(scores >= scores.max() - 1e-12)
+        scores, best = self.best(statistic)
         resampled = self.scores(statistic, weights)
         # of n images resampled, the spread is too small by (n − 1) / n of its square
         error = (resampled[:, best, None] - resampled).std(0)
@@ -259,8 +262,7 @@ def choose_views(sweeps: Sequence[SweepCounts], statistic: str, groups: Sequence
     (view, place), places = _choose(sweeps, statistic, names)
     table = []
     for number, (sweep, chosen, own) in enumerate(zip(sweeps, places, nested, strict=True), 1):
-        scores = sweep.scores(statistic)[0]
-        best = sweep.nearest(scores >= scores.max() - 1e-12)
+        scores, best = sweep.best(statistic)
         everywhere = np.ones(len(scores), bool)
         table.append({
             "views": number, "score": float(scores[chosen]),

@@ -154,8 +154,7 @@ def sweep_views(
         model, held.loader, task, runtime,
         num_rows=len(held.rows), write=write, views=first_views(views), pause=pause, label="views",
     )  # fmt: skip
-    if runtime.num_processes > 1:
-        scorer.join(runtime.gather(scorer.counted()))
+    scorer.join(runtime.gather(scorer.counted()))
     return scorer.counts()
 
 
@@ -200,8 +199,6 @@ def count_held_out(
         model, held.loader, task, runtime, num_rows=len(held.rows), write=write,
         views=first_views(max(views for views, _ in chosen)), pause=pause, label="held out",
     )  # fmt: skip
-    if runtime.num_processes == 1:
-        return passed
     meter.join(runtime.gather(meter.counted()))
     probs, cleaned = (
         [array for part in runtime.gather(arrays) for array in part]
