@@ -21,16 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from src.ensemble.blend import build_tables
 from src.ensemble.calibration import Estimate
-from src.ensemble.contest import (
-    adopt,
-    build_board,
-    find_candidates,
-    forecast_score,
-)
+from src.ensemble.contest import adopt, build_board, find_candidates, forecast_score
 from src.ensemble.oof import FoldTable, load_oof
-from src.ensemble.pool import Blend, log_softmax
-from src.ensemble.predictions import save_oof
-from src.ensemble.test_predictions import expected_gain
+from src.ensemble.pool import log_softmax
+from src.ensemble.predictions import TestRun, save_oof
+from src.ensemble.test_predictions import EnsemblePredictor, expected_gain
 from src.metrics.contest import find_metric
 from src.script import format_table
 
@@ -88,7 +83,7 @@ def repeat(
     half = len(digits) // 2
     folds = rng.permutation(np.arange(half) % NUM_FOLDS)
     ids = np.array([f"{row:04d}" for row in range(half)])
-    unseen: dict[str, list[Array]] = {}
+    unseen: dict[str, list[TestRun]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for model, fold, oof, aside in members(pixels, digits, folds, half, rng):
             held = folds == fold
@@ -97,12 +92,16 @@ def repeat(
                 targets=digits[:half][held], views=["identity"], classes=CLASSES, fold=str(fold),
                 config_hash="-", folds_hash="-",
             )  # fmt: skip
-            unseen.setdefault(model, []).append(aside)
+            seat = TestRun(Path(folder), aside[None], ("identity",), CLASSES)
+            unseen.setdefault(model, []).append(seat)
         table = FoldTable(ids, np.array(CLASSES)[digits[:half]], folds, "-")
         oof = load_oof(Path(folder), table)
         board = build_board(find_metric(name, CLASSES), oof, build_tables(oof))
         adopted, score = adopt(board, find_candidates(board, trials=trials, seed=seed))
-    seats = predict_seats(adopted.blend, unseen)
+    predictor = EnsemblePredictor(
+        unseen, adopted.blend, tuple(range(len(CLASSES))), len(digits) - half
+    )
+    seats = list(predictor.predict_folds(slice(None))[0])
     single, whole = (
         [board.metric.measure(adopted.decision.apply(one), digits[half:]) for one in predictions]
         for predictions in (seats, [log_softmax(np.mean(seats, axis=0))])
@@ -141,18 +140,6 @@ def members(
             held = probe.predict_log_proba(pixels[:half][folds == fold][:, seen])
             aside = probe.predict_log_proba(pixels[half:][:, seen])
             yield f"probe{number}", fold, held, aside
-
-
-def predict_seats(blend: Blend, unseen: dict[str, list[Array]]) -> list[Array]:
-    """Return the log probabilities that each fold's members give."""
-    seats = []
-    for seat in range(NUM_FOLDS):
-        logits = [
-            log_softmax(unseen[blend.members[m][0]][seat], float(blend.temperatures[m]))
-            for m in blend.used
-        ]
-        seats.append(blend.predict(np.stack(logits)))
-    return seats
 
 
 if __name__ == "__main__":
