@@ -24,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.demo import NAMES, run, write_rows
+from scripts.demo import NAMES, NUM_TEST, draw_digits, run, write_rows
 
 LABELS = {
     "odd": lambda digit: digit % 2 == 1,
@@ -69,29 +69,23 @@ def main() -> int:
 
 def write_contest(data: Path, form: str) -> dict[str, int]:
     """Write 1,200 digits with labels and 597 without; return id → digit of the latter."""
-    import cv2
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target)).tolist()
-    split = {"test": order[:597], "train": order[597:]}
-    for name, rows in split.items():
-        (data / name).mkdir(parents=True, exist_ok=True)
-        for row in rows:
-            grey = (digits.images[row] * 255 / 16).astype(np.uint8)
-            image = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(str(data / name / f"{row:04d}.png"), image)
+    split: dict[str, dict[str, int]] = {"test": {}, "train": {}}
+    for place, (row, png, digit) in enumerate(draw_digits()):
+        part = "test" if place < NUM_TEST else "train"
+        (data / part).mkdir(parents=True, exist_ok=True)
+        (data / part / f"{row:04d}.png").write_bytes(png)
+        split[part][f"{row:04d}"] = digit
     header, filler = {
         "classes": (["id", "label"], ["zero"]),
         "labels": (["id", *LABELS], ["0.5"] * len(LABELS)),
         "cells": (["id", "labels"], ["odd prime"]),
         "grades": (["id", "grade"], ["0"]),
     }[form]
-    cells = [[f"{row:04d}", *cells_of(form, int(digits.target[row]))] for row in split["train"]]
+    cells = [[name, *cells_of(form, digit)] for name, digit in split["train"].items()]
     write_rows(data / "train.csv", [header, *cells])
-    sample = [[f"{row:04d}", *filler] for row in split["test"]]
+    sample = [[name, *filler] for name in split["test"]]
     write_rows(data / "sample_submission.csv", [header, *sample])
-    return {f"{row:04d}": int(digits.target[row]) for row in split["test"]}
+    return split["test"]
 
 
 def cells_of(form: str, digit: int) -> list[str]:

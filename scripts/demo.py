@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +51,16 @@ def main() -> int:
 
 def write_digits() -> None:
     """Write 1,797 real digits: 1,200 in class folders, 597 to be answered."""
-    import cv2
-    import numpy as np
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
     predictions = []
-    for place, row in enumerate(order):
-        grey = (digits.images[row] * 255 / 16).astype(np.uint8)
-        image = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-        name = NAMES[digits.target[row]]
+    for place, (_, png, digit) in enumerate(draw_digits()):
+        name = NAMES[digit]
         if place < NUM_TEST:
             path = DATA / "test" / f"TEST_{place:05d}.png"
             predictions.append((path.stem, name))
         else:
             path = DATA / "train" / name / f"{place:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+        path.write_bytes(png)
     write_rows(
         DATA / "test.csv", [("ID", "img_path")] + [(i, f"./test/{i}.png") for i, _ in predictions]
     )
@@ -77,6 +69,19 @@ def write_digits() -> None:
         DATA / "sample_submission.csv", [("ID", *NAMES), *((i, *uniform) for i, _ in predictions)]
     )
     write_rows(LABELS, [("ID", "label"), *predictions])
+
+
+def draw_digits() -> Iterator[tuple[int, bytes, int]]:
+    """Yield (row, PNG file, digit) of scikit-learn's handwritten digits, in random order."""
+    import cv2
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for row in np.random.default_rng(0).permutation(len(digits.target)).tolist():
+        grey = (digits.images[row] * 255 / 16).astype(np.uint8)
+        image = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        yield row, cv2.imencode(".png", image)[1].tobytes(), int(digits.target[row])
 
 
 def write_rows(path: Path, rows: Iterable[Sequence[object]]) -> None:
