@@ -65,9 +65,8 @@ def class_samples(run: Run, data_dir: str, num_train: int, num_valid: int) -> Sa
     paths = dict(zip(folds.table["id"], folds.table["image"], strict=True))
     rows = folds.train_rows(int(name) if name.isdigit() else None)
     inner = rows[folds.fold[rows] >= 0]  # external images lie elsewhere
-    train = [
-        root / paths[id_] for id_ in folds.table["id"].iloc[inner[thin(len(inner), num_train)]]
-    ]
+    inner = inner[thin(len(inner), num_train)]
+    train = [root / image for image in folds.table["image"].iloc[inner]]
     if not name.isdigit():
         return Samples(train, [], lambda _: np.array(0))
     oof = open_oof(run.oof)
