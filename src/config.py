@@ -99,11 +99,12 @@ class ScheduleConfig(Options, group="schedule"):
     grow_micro_batch: bool = option(
         True, "start at the whole batch on a card with 40 GB free, whatever micro_batch_size is"
     )
-    schedule: Literal["cosine", "warm_restarts", "poly"] = option(
-        "cosine", "one-cycle cosine with warm-up, SGDR restarts, or polynomial decay"
+    schedule: Literal["cosine", "constant", "warm_restarts", "poly"] = option(
+        "cosine",
+        "one-cycle cosine with warm-up, a constant rate, SGDR restarts, or polynomial decay",
     )
     warmup_epochs: float = option(
-        1.0, "epochs of linear warm-up (cosine and poly)", least=0, most=MAX_EPOCHS
+        1.0, "epochs of linear warm-up (all but warm_restarts)", least=0, most=MAX_EPOCHS
     )
     lr_min: float = option(1e-6, "floor of the learning rate", least=0, most=10)
     restart_epochs: int = option(

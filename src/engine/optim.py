@@ -96,7 +96,8 @@ def warm_restarts(epoch: float, lr: float, lr_min: float, first: int, mult: int)
 def learning_rate(step: int, config: EngineConfig, steps_per_epoch: int, epochs: int) -> float:
     """Return the rate of optimizer step ``step`` (from 0) of a run of ``epochs``.
 
-    ``cosine`` and ``poly`` rise linearly over the warm-up and reach ``lr_min`` at the last step.
+    All but ``warm_restarts`` rise linearly over the warm-up; ``cosine`` and ``poly`` reach
+    ``lr_min`` at the last step.
     """
     lr, lr_min = config.lr, config.lr_min
     if config.schedule == "warm_restarts":
@@ -106,6 +107,8 @@ def learning_rate(step: int, config: EngineConfig, steps_per_epoch: int, epochs:
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
     if step < warmup:
         return lr_min + (lr - lr_min) * (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return lr
     done = (step - warmup) / max(1, total - 1 - warmup)
     if config.schedule == "cosine":
         fall = 0.5 * (1 + math.cos(math.pi * done))

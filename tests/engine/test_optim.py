@@ -49,6 +49,12 @@ def test_cosine_by_hand() -> None:
     assert rates[12] == pytest.approx(1e-6 + (1e-2 - 1e-6) * 0.5 * (1 + math.cos(math.pi / 2)))
 
 
+def test_a_constant_rate_keeps_its_peak_after_the_warm_up() -> None:
+    rates = [rate(step, "constant") for step in range(20)]
+    assert rates[5:] == [1e-2] * 15
+    assert rates[:5] == [rate(step, "cosine") for step in range(5)]
+
+
 def test_poly_is_a_straight_line_to_the_floor() -> None:
     rates = [rate(step, "poly") for step in range(5, 20)]
     falls = [a - b for a, b in itertools.pairwise(rates)]
