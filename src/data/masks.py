@@ -60,7 +60,8 @@ class VoidReader:
         decode = getattr(self.index.decode, "func", self.index.decode)
         name = getattr(decode, "__qualname__", type(decode).__qualname__)
         parts = len(getattr(decode, "parts", ()))
-        return f"{name} {parts} {self.index.classes} {self.index.ignore_index}"
+        order = " rows" if getattr(decode, "rows", False) else ""  # of run lengths, an option's
+        return f"{name} {parts} {self.index.classes} {self.index.ignore_index}{order}"
 
 
 def read_labelled(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from src.data.masks import read_labelled, read_test_masks
+from src.data.masks import VoidReader, read_labelled, read_test_masks
 from src.data.sources.registry import detect_source
 from src.data.sources.rle_table import read_rle_table
 from src.script import UserError
@@ -60,8 +60,10 @@ def test_the_direction_is_that_in_which_masks_hang_together(disk):
     index = read_labelled("auto", disk.root)
     assert (masks_of(index)["1"] == BOX).all()
     assert any("down columns; if not, pass --source rle_rows" in note for note in index.notes)
-    other = masks_of(read_labelled("rle_rows", disk.root))["1"]  # the remedy
+    remedy = read_labelled("rle_rows", disk.root)
+    other = masks_of(remedy)["1"]
     assert other.ravel().nonzero()[0].tolist() == [13, 14, 15, 19, 20, 21]
+    assert VoidReader(remedy).describe() != VoidReader(index).describe()  # no cache of the others
 
 
 def test_what_is_no_run_is_refused(disk):
