@@ -172,14 +172,19 @@ class Scanner:
         Raises:
             UserError: a folder that cannot be read.
         """
-        stack = [(folder, depth)]
+        stack = [(folder, depth, False)]
         while stack:
-            folder, depth = stack.pop()
+            folder, depth, is_link = stack.pop()
+            if is_link and not self._is_new(folder):
+                continue
             entries = sorted(self._entries(folder))
             yield folder, [name for name, is_folder in entries if not is_folder]
             prefix = f"{folder}/" if folder else ""
             inner = [prefix + name for name, is_folder in entries if is_folder and depth]
-            stack += [(path, depth - 1) for path in inner[::-1] if self._is_new(path)]
+            for path in reversed(inner):
+                is_link = (self.root / path).is_symlink()  # never read instead of a folder beside
+                if is_link or self._is_new(path):
+                    stack.append((path, depth - 1, is_link))
 
     def _walk(self, folder: str) -> list[str]:
         found: list[str] = []
@@ -199,16 +204,16 @@ class Scanner:
         place = self.root / folder
         with readable(f"folder {place}"), os.scandir(place) as entries:
             for entry in entries:
-                if is_litter(entry.name):
-                    if entry.name[0] != "." and entry.is_dir():
-                        self._litter.add(entry.name)
-                    continue
                 try:
                     is_folder = entry.is_dir()
                 except OSError as error:  # a link that points at itself
                     if is_of_the_system(error):
                         raise
                     self.notes.append(f"{folder}/{entry.name} is a broken link: left out")
+                    continue
+                if is_litter(entry.name):
+                    if entry.name[0] != "." and is_folder:
+                        self._litter.add(entry.name)
                     continue
                 yield entry.name, is_folder
 

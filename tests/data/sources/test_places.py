@@ -63,6 +63,16 @@ def test_links_in_a_circle_end(disk):
     assert len(read_source("folders", disk.root)) == 1
 
 
+def test_a_link_is_never_read_instead_of_the_folder_it_leads_to(disk):
+    disk.image("train/images/1.jpg")
+    (disk.root / "zz").symlink_to(disk.root / "train")
+    (disk.root / "deep").symlink_to(disk.root / "zz")
+    (disk.root / "zzz").symlink_to(disk.root / "train" / "images")
+    (disk.root / "__MACOSX").symlink_to(disk.root / "__MACOSX")  # leads nowhere
+    found = [(parts, files) for parts, files in walk(disk.root) if files]
+    assert found == [(("train", "images"), ["1.jpg"])]  # the names say the split
+
+
 def test_folders_of_file_servers_hold_no_images(disk):
     disk.image(
         "images/1.jpg", "images/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/images/._1.jpg"
