@@ -179,7 +179,10 @@ def read_csv(path: Path | str, *, unescape: bool = False) -> pd.DataFrame:
         raise UserError(f"{path} is not a well-formed CSV: {reason}") from error
     if unescape:
         return table.map(unescape_cell) if "'" in text else table
-    table = table[table.ne(header).any(axis=1)].reset_index(drop=True)  # of files put together
+    again = table[table[header[0]].eq(header[0])]  # of files put together
+    if len(again):
+        names = again.index[again.eq(header).all(axis=1)]
+        table = table.drop(index=names).reset_index(drop=True)
     blank = [
         name for name in header
         if is_unnamed(name) and not table[name].str.strip().any()

@@ -298,9 +298,9 @@ def _outline_cvat(kind: str, item: Mapping[str, str], height: int, width: int) -
     if kind == "mask":
         runs = [int(word) for word in item["rle"].split(",")]
         left, top, across, down = (int(item[key]) for key in ("left", "top", "width", "height"))
-        part = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-        if part.size > across * down:
+        if sum(runs) > across * down:  # before they cost memory
             raise ValueError("run lengths beyond their box")
+        part = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
         box = np.pad(part, (0, across * down - part.size)).reshape(down, across)
         mask = np.zeros((height, width), bool)
         mask[top : top + down, left : left + across] = box
