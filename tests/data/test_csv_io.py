@@ -144,3 +144,8 @@ def test_korean_spreadsheets_are_read(tmp_path, text):
 def test_other_encodings_are_refused_instead_of_read_as_korean(tmp_path, text, encoding):
     with pytest.raises(UserError, match=r"a\.csv is not text in UTF-8: save it as CSV in UTF-8"):
         read_csv(write(tmp_path / "a.csv", text, encoding))
+
+
+def test_lines_of_names_of_files_put_together_are_no_rows(tmp_path):
+    path = write(tmp_path / "a.csv", "id,b\n1,2\nid,b\nid,3\n")
+    assert read_csv(path).to_numpy().tolist() == [["1", "2"], ["id", "3"]]

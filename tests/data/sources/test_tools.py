@@ -169,6 +169,10 @@ def test_cvat(disk):
     # behind one pixel of background, row by row in a box of 3 x 2: .XX / .XX
     assert masks["2"].sum() == 4 and masks["2"][3:5, 6:8].all()
     assert not masks["3"].any()
+    endless = '<mask label="dent" rle="1, 9999999999999999" left="0" top="0" width="2" height="2"/>'
+    cvat(disk, ("2.jpg", "", endless))
+    with pytest.raises(UserError, match="beyond their box"):
+        masks_of(disk.root, "cvat")
     cvat(disk, ("2.jpg", "", '<polygon label="dent" points="0,0;4"/>'))
     with pytest.raises(UserError, match=r"annotations\.xml is damaged .*odd number"):
         read_labelled("auto", disk.root)
