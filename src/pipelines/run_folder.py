@@ -79,7 +79,7 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> Done | Non
             refuse_other_data(run, config)
         return None
     if done.get("config_hash") != config_hash(config):
-        now = learned_options(config)
+        now = json.loads(json.dumps(learned_options(config)))  # lists, as the file has them
         then = done.get("config", {})
         names = [name for name in {**then, **now} if now.get(name) != then.get(name)]
         usual = type(config)  # an option that was not there yet was as it is by default

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.config import FoldConfig
+from src.config import FoldConfig, config_hash, learned_options
 from src.engine.checkpoint import MAGIC
 from src.engine.log import write_metrics
 from src.engine.runtime import start_runtime
 from src.engine.weights import save_weights
 from src.files import describe_file, write_json
-from src.pipelines.run_folder import drop_damaged, take_up, write_config
+from src.mask_config import MicroConfig
+from src.pipelines.run_folder import drop_damaged, finished, take_up, write_config
 from src.runs import Output, read_config
+from src.script import UserError
 
 
 def test_a_config_of_another_run_is_written_anew(tmp_path: Path) -> None:
@@ -70,3 +72,12 @@ def test_scores_of_a_finished_run_that_lost_them_are_written_again(tmp_path: Pat
     run.metrics.write_bytes(whole[:-1])
     done = take_up(run)
     assert done is not None and run.metrics.read_bytes() == whole
+
+
+def test_a_finished_run_names_the_options_that_differ_and_no_others(tmp_path: Path) -> None:
+    run = Output(tmp_path).run("a", 0)
+    run.folder.mkdir(parents=True)
+    then = MicroConfig(schedule="cosine")  # it has options of several words, too
+    write_json(run.finished, {"config_hash": config_hash(then), "config": learned_options(then)})
+    with pytest.raises(UserError, match=r"with other options \(schedule was 'cosine'\): pass"):
+        finished(run, MicroConfig())
