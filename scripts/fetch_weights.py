@@ -42,12 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("timm_ids", nargs="+", metavar="TIMM_ID", help=", ".join(PACKAGES))
     parser.add_argument("--dest", type=Path, default=Path("input/weights"), help="folder to fill")
     options = parser.parse_args(arguments)
-    try:
-        for timm_id in options.timm_ids:
-            fetch(timm_id, options.dest)
-    except UserError as error:
-        print(f"fetch_weights.py: {error}", file=sys.stderr)
-        return 2
+    for timm_id in options.timm_ids:
+        fetch(timm_id, options.dest)
     return 0
 
 

@@ -62,26 +62,31 @@ def run_script(main: Callable[[list[str]], int | None], *, launched: bool = Fals
     try:
         status = main(sys.argv[1:])
         sys.stdout.flush()
-    except UserError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
-    except MachineError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        status = 1
-    except (MemoryError, RuntimeError) as error:
-        if not says_short_memory(error):
+    except (Exception, KeyboardInterrupt) as error:
+        said, status = explain(error)
+        if not said:
             raise
-        print(f"error: out of memory ({one_line(error)[:150] or 'host'})", file=sys.stderr)
-        status = 1
-    except OSError as error:
-        if error.errno is None:
-            raise
-        print(f"error: {say_system(error)}", file=sys.stderr)
-        status = 1
+        print(said, file=sys.stderr)
     sys.exit(status or 0)
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """Return the line and the status that an error ends with; no line = the program's fault."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, UserError):
+        return f"error: {one_line(error)}", 2
+    if isinstance(error, MachineError):
+        return f"error: {one_line(error)}", 1
+    if says_short_memory(error):
+        return f"error: out of memory ({one_line(error)[:150] or 'host'})", 1
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"error: {say_system(error)}", 1
+    package = str(getattr(error, "name", "")).partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package != "src":
+        remedy = "start this with the Python of .venv, which `python scripts/setup.py` makes"
+        return f"error: {sys.executable} has no package {package}: {remedy}", 2
+    return "", 1
 
 
 # What to do about an error of the system, before the same command is run again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -137,6 +138,17 @@ def test_what_the_machine_did_is_one_line_and_status_1(capsys: pytest.CaptureFix
 
     assert status(main) == 1
     assert capsys.readouterr().err == "error: a loader process died\n"
+
+
+def test_a_python_without_the_packages_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    def main(argv: list[str]) -> int:
+        importlib.import_module("no_such_package.part")
+        return 0
+
+    assert status(main) == 2
+    said = capsys.readouterr().err
+    assert "has no package no_such_package: start this with the Python of .venv" in said
+    assert said.startswith("error: ") and said.count("\n") == 1
 
 
 def test_a_stale_rank_is_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
