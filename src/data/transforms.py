@@ -303,7 +303,9 @@ def mix(
     order = generator.permutation(len(image))
     partner_of = np.empty_like(order)
     partner_of[order] = np.roll(order, 1)
-    partner = torch.from_numpy(partner_of).to(image.device, non_blocking=True)
+    # on MPS a copy that is not waited for may read the host's memory after it is freed
+    wait = image.device.type != "cuda"
+    partner = torch.from_numpy(partner_of).to(image.device, non_blocking=not wait)
     if cuts:
         top, bottom, left, right = draw_box(generator, image.shape[-2], image.shape[-1], 1 - share)
         mixed = image.clone()

@@ -85,3 +85,18 @@ def test_boxes_lie_inside(area):
         top, bottom, left, right = draw_box(generator, 20, 30, area)
         assert 0 <= top <= bottom <= 20 and 0 <= left <= right <= 30
         assert (bottom - top) * (right - left) <= round(area * 600) + 50
+
+
+@pytest.mark.parametrize("alphas", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}])
+def test_the_order_is_copied_before_its_memory_is_freed(alphas, monkeypatch):
+    """A copy to MPS that is not waited for reads whatever lies there later (PyTorch #189690)."""
+    asked, move = [], torch.Tensor.to
+
+    def to(tensor, *place, **options):
+        asked.append(options.get("non_blocking", False))
+        return move(tensor, *place, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    image, soft = torch.empty(4, 3, 8, 8, device="meta"), torch.empty(4, 2, device="meta")
+    mix(image, soft, num_classes=2, seed=0, step=0, **alphas)
+    assert asked == [False]
