@@ -97,7 +97,7 @@ class Night:
                     self._end_run(cell, self.wait(process))
             if self.signum:
                 for _, process in running.values():
-                    process.terminate()
+                    ask_to_save(process)
                 for cell, process in running.values():
                     self._end_run(cell, self.wait(process))
                 running.clear()
@@ -107,7 +107,8 @@ class Night:
         self, script: str, words: Sequence[str], log: Path, card: str = "", label: str = ""
     ) -> subprocess.Popen[str]:
         """Start a script whose lines go to ``log`` and, behind ``label``, to the screen."""
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        # Windows would write the machine's own encoding into a pipe
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
         if card:
             # nvidia-smi counts by the bus; cores and memory are shared with the other cards' runs
             environment |= {"CUDA_VISIBLE_DEVICES": card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -126,7 +127,7 @@ class Night:
         asked = False
         while process.poll() is None:
             if self.signum and not asked:
-                process.terminate()  # it saves its state first
+                ask_to_save(process)
                 asked = True
             time.sleep(0.1)
         self._printers.pop(process.pid).join(timeout=10)
@@ -151,6 +152,12 @@ class Night:
 
     def _ask_to_stop(self, signum: int, _: object) -> None:
         self.signum = signum
+
+
+def ask_to_save(process: subprocess.Popen[str]) -> None:
+    """Let a run save its state and end; on Windows, which kills here, Ctrl-C has told it too."""
+    if os.name != "nt":
+        process.terminate()
 
 
 def _copy(lines: Iterable[str], log: Path, label: str) -> None:

@@ -11,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from benchmarks.kill_resume import LEARNED, MODEL
+from scripts.overnight import ask_to_save
 from src.pipelines.grid import GridConfig, read_grid
 from src.script import UserError
 from tests.scripts.conftest import Place
@@ -131,6 +133,25 @@ def seen_both(house: Path) -> bool:
     ready = all(log.exists() and "training" in log.read_text() for log in logs)
     time.sleep(0.3 * ready)  # the handler is set right after the line
     return ready
+
+
+@pytest.mark.parametrize(("system", "asked"), [("posix", 1), ("nt", 0)])
+def test_nothing_is_killed_that_ctrl_c_lets_save(
+    system: str, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows sends Ctrl-C to the runs itself, and has no signal that terminate() could send."""
+    process = MagicMock()
+    with monkeypatch.context() as played:
+        played.setattr(os, "name", system)
+        ask_to_save(process)
+    assert process.terminate.call_count == asked
+
+
+def test_a_log_is_utf_8_whatever_the_machine_writes(house: Path) -> None:
+    (house / "train_fold.py").write_text("print('학습')", encoding="utf-8")
+    night = begin(house, MODELS="a", FOLDS="0", PYTHONIOENCODING="cp949")
+    assert night.wait(timeout=60) == 0
+    assert (house / "output/logs/a_fold0.log").read_text(encoding="utf-8") == "학습\n"
 
 
 def test_hours_are_handed_to_the_plan(house: Path) -> None:
