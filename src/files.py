@@ -51,20 +51,21 @@ _PAUSES = (0.1, 0.5)  # seconds before a second and a third try
 Result = TypeVar("Result")
 
 
-def patiently(read: Callable[[], Result]) -> Result:
-    """Return ``read()``, tried again a little later where the system's error may pass.
+def patiently(call: Callable[[], Result]) -> Result:
+    """Return ``call()``, tried again a little later where the system's error may pass.
 
     Raises:
         OSError: it did not pass.
     """
     for pause in _PAUSES:
         try:
-            return read()
+            return call()
         except OSError as error:
-            if error.errno not in _PASSING:
+            in_use = os.name == "nt" and error.errno == errno.EACCES  # a reader, or a virus scanner
+            if error.errno not in _PASSING and not in_use:
                 raise
             time.sleep(pause)
-    return read()
+    return call()
 
 
 def is_of_the_system(error: BaseException) -> bool:
@@ -249,7 +250,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        patiently(lambda: temporary.replace(path))
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from src.files import (
     map_array,
     read_json,
     read_small,
+    replacing,
     seal,
     write_json,
 )
@@ -154,3 +155,24 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert error.value.filename == str(tmp_path / place)
+
+
+@pytest.mark.parametrize(("times", "whole"), [(2, True), (3, False)])
+def test_windows_replaces_a_file_when_its_reader_has_left(
+    times: int, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is written anew, a virus scanner: they have a file open for a moment."""
+    path, move, refused = tmp_path / "metrics.csv", os.replace, []
+
+    def replace(*paths: Path) -> None:
+        if len(refused) < times:
+            refused.append(paths)
+            raise PermissionError(errno.EACCES, "Access is denied", str(paths[0]))
+        move(*paths)
+
+    with monkeypatch.context() as played, contextlib.suppress(PermissionError):
+        played.setattr(os, "name", "nt")
+        played.setattr(Path, "replace", lambda here, there: replace(here, there))
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"whole")
+    assert path.exists() == whole and len(list(tmp_path.iterdir())) == whole
