@@ -44,7 +44,8 @@ class ImageFinder:
         self.root = root
         self.split = split
         self.allow_outside = allow_outside
-        self._inner = f"{posixpath.normpath(root.resolve().as_posix())}/"
+        forms = (root.resolve(), root.absolute())  # they differ below a link
+        self._inner = tuple(f"{nfc(form.as_posix()).rstrip('/')}/" for form in forms)
         scanner = Scanner(root)
         self._paths = {nfc(path): path for path in reversed(scanner.images())}
         self.notes = scanner.notes
@@ -150,8 +151,9 @@ class ImageFinder:
         said = nfc(cell.strip())
         said = unquote(urlsplit(said).path) if "://" in said else said  # of the web, of a bucket
         path = posixpath.normpath(said.replace("\\", "/"))
-        if path.startswith(self._inner):
-            return path[len(self._inner) :]
+        for inner in self._inner:
+            if path.startswith(inner):
+                return path[len(inner) :]
         if not path.startswith(("/", "../")) and path != ".." and not re.match("[A-Za-z]:", path):
             return path
         if self.allow_outside and (self.root / path).is_file():

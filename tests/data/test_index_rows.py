@@ -105,6 +105,16 @@ def test_an_absolute_path_inside_is_inside(tmp_path):
     assert read_train(root).table["image"][0] == "train/1.jpg"
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_an_absolute_path_through_a_link_to_the_data_is_inside(tmp_path, allowed):
+    """As below macOS's /tmp, or a linked input/; the folder's name may be in NFD there."""
+    (tmp_path / "link").symlink_to(lay(tmp_path / NFD, "train/1.jpg", "train/2.jpg"))
+    for root in (tmp_path / "link", tmp_path / NFD):
+        lay(root, train=f"image,label\n{root}/train/1.jpg,a\n2.jpg,b\n")
+        index = read_train(root, allow_outside=allowed)
+        assert index.table["image"][0] == "train/1.jpg"
+
+
 CELL = st.text(st.sampled_from("ab0.,/\\\"'\n\r;가ᄀ ́ ~:"), max_size=8)
 
 
