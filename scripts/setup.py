@@ -3,8 +3,6 @@
 Where there is no make (Windows): ``python scripts/setup.py``, then the two commands that it prints.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform
@@ -12,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +59,7 @@ def make_environment(folder: Path) -> Path:
     return python
 
 
-def install(python: Path, requirements: str, constraints: Path | None) -> None:
+def install(python: Path, requirements: str, constraints: "Path | None") -> None:
     """Install a requirements file, by uv where there is one, else by pip."""
     print(f"installing {requirements} into {python.parents[1]} (some gigabytes the first time)")
     uv = shutil.which("uv")
@@ -74,7 +71,7 @@ def install(python: Path, requirements: str, constraints: Path | None) -> None:
     run(command + (["-c", str(constraints)] if constraints else []))
 
 
-def run(command: list[str]) -> None:
+def run(command: "list[str]") -> None:
     """Run a command that says itself what went wrong."""
     sys.stdout.flush()
     if subprocess.run(command, check=False).returncode:
@@ -91,6 +88,8 @@ def freeze() -> str:
 
     As constraints they hold on other platforms too: what is not needed there is not installed.
     """
+    from importlib import metadata  # Python 3.7 lacks it
+
     python, system = platform.python_version(), platform.system()
     lines = [
         f"# The versions the tests last passed with (make lock), on Python {python}, {system}.",

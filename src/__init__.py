@@ -6,7 +6,13 @@ The names below are imported when they are first used, so that ``import src`` co
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
+
+if sys.version_info < (3, 10):  # noqa: UP036 (macOS's own python3 is older, and may start a script)
+    sys.exit(
+        "error: Python 3.10 or newer is needed: python3.12 scripts/setup.py makes a .venv of it"
+    )
 
 _HOMES = {
     "FoldConfig": "src.config",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -79,3 +80,27 @@ def test_a_missing_interpreter_is_said_aloud() -> None:
     command = ["make", "test-oldest", "OLDEST=3.99", "PYENV_ROOT=nowhere"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "NOT TESTED: no Python 3.99" in done.stderr
+
+
+def older_pythons() -> list[str]:
+    """Return interpreters of this machine that are too old: on the PATH, or pyenv's."""
+    folder = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    found = [shutil.which(f"python3.{minor}") for minor in range(6, 10)]
+    found += [str(path) for path in folder.glob("3.[6-9].*/bin/python")]
+    return sorted(filter(None, found))
+
+
+@pytest.mark.parametrize("python", older_pythons())
+def test_a_python_that_is_too_old_is_told_so(python: str) -> None:
+    done = subprocess.run(
+        [python, "scripts/setup.py"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if not done.returncode or "not found" in done.stderr:  # pyenv's name for one not installed
+        pytest.skip("no interpreter")
+    assert done.returncode == 2 and "Python 3.10 or newer is needed" in done.stdout, done.stderr
+
+
+def test_scripts_that_an_older_python_starts_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 9, 6))
+    with pytest.raises(SystemExit, match=r"Python 3\.10 or newer is needed"):
+        runpy.run_path(str(ROOT / "src" / "__init__.py"))
