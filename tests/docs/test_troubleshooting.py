@@ -14,10 +14,9 @@ FILES = [*ROOT.glob("*.py"), *ROOT.glob("scripts/*.py"), *ROOT.glob("src/**/*.py
 
 
 def phrases() -> list[str]:
-    """Return what the entries are known by: the quoted words of the lines that begin "Says"."""
-    return [
-        p for line in re.findall(r"^Says (.*)$", TEXT, re.M) for p in re.findall("“(.*?)”", line)
-    ]
+    """Return what the entries are known by: the quoted words of paragraphs that begin "Says"."""
+    found = re.findall(r"^Says (.*?)\n\n", TEXT, re.M | re.S)
+    return [phrase for said in found for phrase in re.findall("“(.*?)”", said)]
 
 
 def messages() -> Iterator[tuple[str, str]]:
@@ -64,5 +63,5 @@ def test_every_entry_is_about_something_that_is_said() -> None:
 
 def test_what_a_disk_or_memory_says_stands_there_too() -> None:
     source = (ROOT / "src" / "script.py").read_text(encoding="utf-8")
-    for words in ("out of memory", "earlier results are whole", "interrupted"):
+    for words in ("out of memory", "earlier results are whole", "interrupted", "has no package"):
         assert words in source and f"“{words}”" in TEXT
