@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -42,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     packed = not options.dest.is_symlink() and (options.dest / "wheels.txt").is_file()
     if (options.dest.exists() or options.dest.is_symlink()) and not packed:
         raise UserError(f"{options.dest}: is no packed folder; name another --dest")
+    if options.wheels and not any(found.name == "pip" for found in metadata.distributions()):
+        raise UserError("--wheels: this environment has no pip: run `uv pip install pip`")
     if not options.weights.is_dir():
         print(f"note: {options.weights}: no such folder; packed without weights")
     archive = options.dest.with_name(f"{options.dest.name}.zip")

@@ -90,6 +90,16 @@ def test_what_is_packed_runs_elsewhere(tmp_path: Path, weights: Path) -> None:
     assert "torch>=" in (dest / "wheels.txt").read_text()
 
 
+def test_wheels_without_pip_are_refused_before_anything_is_written(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack.metadata, "distributions", list)  # as in an environment made by uv
+    flags = ["--dest", str(tmp_path / "packed"), "--weights", str(weights), "--wheels", "timm"]
+    with pytest.raises(UserError, match="no pip: run `uv pip install pip`"):
+        pack.main(flags)
+    assert not list(tmp_path.glob("packed*"))
+
+
 @pytest.mark.parametrize("name", ["copy", "zipfile.ZipFile.write"])
 def test_killed_at_any_moment_it_packs_again(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, name: str
