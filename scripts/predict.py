@@ -139,6 +139,7 @@ def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
     """Write masks and overlays, named as the photographs; print the share of each label."""
     import numpy as np
 
+    from src.classes import nfc
     from src.data.decode import decode_image, write_picture
     from src.pipelines.pictures import draw_overlay
     from src.pipelines.segmentation.report import write_index_png
@@ -154,9 +155,9 @@ def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
     taken: set[str] = set()
     for image, mask in zip(found.images, found.masks, strict=True):
         name = Path(image).stem
-        if name in taken:  # of another folder
+        while nfc(name).casefold() in taken:  # of another folder; macOS and Windows see no case
             name = f"{name}-{len(taken)}"
-        taken.add(name)
+        taken.add(nfc(name).casefold())
         write_index_png(folder / "masks" / f"{name}.png", mask)
         overlay = draw_overlay(decode_image(image), mask, background=background)
         write_picture(folder / "overlays" / f"{name}.jpg", overlay)

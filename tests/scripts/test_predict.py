@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import src
-from scripts.predict import name_images
+from scripts.predict import name_images, write_masks
+from src.data.decode import decode_mask, write_picture
+from src.pipelines.library import MaskPredictions
+from src.tool_config import PredictConfig
 from tests.scripts.conftest import Place
 
 
@@ -94,3 +98,16 @@ def test_what_is_no_finished_run_is_one_line(fresh: Place, call: Any, script: st
         (fresh.run / name).unlink(missing_ok=True)
         (fresh.run / name).mkdir()
         assert call(*command).is_one_line(name, "run its training command again")
+
+
+def test_masks_of_equal_names_stay_apart_where_case_is_not_seen(tmp_path: Path) -> None:
+    names = ["x/a.png", "y/a-2.png", "z/a.png", "w/A.png"]
+    for name in names:
+        write_picture(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
+    images = tuple(str(tmp_path / name) for name in names)
+    masks = tuple(np.full((4, 4), label, np.uint8) for label in range(4))
+    found = MaskPredictions(images, ("background", "b", "c", "d"), masks)
+    write_masks(PredictConfig(output=str(tmp_path / "out")), found)
+    written = sorted((tmp_path / "out" / "masks").iterdir())
+    assert len({path.name.casefold() for path in written}) == 4
+    assert {int(decode_mask(path).max()) for path in written} == {0, 1, 2, 3}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from src.classes import nfc
 from src.data.decode import decode_image, decode_mask, write_picture
 from src.data.masks import VOID, VoidReader, read_labelled
 from src.data.sources.masks import MaskIndex
@@ -69,7 +70,8 @@ class MaskFolder:
         self.index, self.rows = index, rows
         stems = [Path(name).stem for name in index.table["image"]]
         ids = index.table["id"].tolist()
-        double = max(Counter(stems).values()) > 1  # 20.jpg in every clip: the id tells them apart
+        # 20.jpg in every clip, a.jpg and A.JPG, one file on a Mac: the id tells them apart
+        double = max(Counter(nfc(stem).casefold() for stem in stems).values()) > 1
         self.names = ids if double else stems
 
     def mask(self, row: int) -> Path:

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.decode import write_picture
+from src.data.decode import decode_mask, write_picture
+from src.data.sources.masks import Row, build_index
 from src.pipelines.pictures import draw_overlay, make_gallery, make_palette
 from src.pipelines.segmentation.report import (
+    MaskFolder,
     decode_rle,
     encode_rle,
     write_index_png,
@@ -85,3 +87,12 @@ def test_gallery_lays_out_rows(tmp_path):
     assert sheet[:20].any()  # the caption
     write_picture(tmp_path / "sheet.png", sheet)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "sheet.png")), sheet)
+
+
+@pytest.mark.parametrize("other", ["b/A.jpg", "b/a.jpg"])
+def test_masks_of_equal_names_are_named_by_their_ids(tmp_path, other):
+    """``A.png`` and ``a.png`` are one file on macOS and Windows."""
+    rows = [Row(name, name, "", "") for name in ("a/a.jpg", other)]
+    folder = MaskFolder(tmp_path)
+    folder.start(build_index(tmp_path, rows, ("x", "y"), decode_mask), np.arange(2))
+    assert len({str(folder.mask(row)).casefold() for row in range(2)}) == 2
