@@ -137,7 +137,7 @@ def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) 
     rows = {name: [column[row] for row in kept] for name, column in columns.items()}
     added = make_columns(
         [f"extra/{name}" for name in rows["id"]],
-        [name if name[0] == "/" else f"{root.as_posix()}/{name}" for name in rows["image"]],
+        [(root / name).as_posix() for name in rows["image"]],  # outside of it: of a drive, too
         rows["target"],
         [group and f"extra/{group}" for group in rows["group"]],
         split=EXTRA_SPLIT,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -70,3 +71,20 @@ def test_what_is_refused(tmp_path, index) -> None:
         UserError, match=r"no image is of a class of the data \(bush, tree there, cat"
     ):
         add_extra(index, tmp_path / "other")
+
+
+class Drive(PureWindowsPath):
+    """A folder of Windows, which is there."""
+
+    def resolve(self) -> Drive:
+        return self
+
+
+def test_an_extra_image_on_another_drive_keeps_its_path(index, monkeypatch) -> None:
+    """``--allow_outside``: what lies outside the extra folder has a whole path."""
+    extra = replace(read_train(index.root), root=Drive("D:/more"))
+    images = ["C:/else/1.jpg", *extra.columns["image"][1:]]
+    extra = replace(extra, columns={**extra.columns, "image": images})
+    monkeypatch.setattr("src.data.index._read_extra", lambda *_: extra)
+    found = add_extra(index, "more").columns["image"][12:]
+    assert found[:2] == ["C:/else/1.jpg", "D:/more/train/cat/1.jpg"]
