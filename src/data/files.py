@@ -221,7 +221,7 @@ class Scanner:
         with readable(f"folder {self.root / folder}"):
             status = (self.root / folder).stat()
         identity = (status.st_dev, status.st_ino)
-        if identity in self._seen:
+        if identity in self._seen and status.st_ino:  # some network drives number no file
             self.notes.append(f"{folder} links to a folder that was read already: left out")
             return False
         self._seen.add(identity)

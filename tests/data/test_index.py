@@ -1,6 +1,7 @@
 import os
 import time
 import unicodedata
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,18 @@ def test_symlink_loops_end_and_links_are_followed_once(tmp_path):
     ]
     assert any("train/a/loop links to" in note for note in index.notes)
     assert any("broken link" in note for note in index.notes)
+
+
+def test_folders_without_numbers_of_files_are_all_read(tmp_path, monkeypatch):
+    """``st_ino`` is 0 where Windows or a network drive gives files no number."""
+    lay(tmp_path, "train/a/1.jpg", "train/a/deep/1.jpg", "train/b/1.jpg")
+    stat = Path.stat
+
+    def unnumbered(path, **options):
+        return os.stat_result((stat(path, **options).st_mode, 0, 0, *[0] * 7))
+
+    monkeypatch.setattr(Path, "stat", unnumbered)
+    assert len(read_train(tmp_path)) == 3
 
 
 def test_unicode_twins_are_merged(tmp_path):
