@@ -75,7 +75,7 @@ class Metadata:
         """Name the content of the columns that are used."""
         digest = hashlib.sha256(repr((self.numbers, self.words)).encode())
         for table in (self.train, self.test):
-            digest.update(table.to_csv(index=False).encode())
+            digest.update(table.to_csv(index=False, lineterminator="\n").encode())
         return digest.hexdigest()[:16]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,15 @@ def test_what_is_no_input_is_left_out_by_name(indexes: tuple[Index, Index]) -> N
         "hospital": "not in the test table",
     }
     assert "columns used: age (number), model (number), sex (category)" in found.lines[0]
+
+
+def test_the_mark_is_of_the_columns_and_not_of_the_machine(
+    indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read_metadata(*indexes)
+    before = found.mark
+    monkeypatch.setattr(os, "linesep", "\r\n")
+    assert found.mark == before
 
 
 def test_every_image_has_its_own_row_and_what_is_missing_is_so(
