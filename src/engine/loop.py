@@ -193,7 +193,7 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
     loader.batch_sampler.start(state.epoch, first)
     sums = {name: accumulator(value, runtime) for name, value in state.sums.items()}
     parts.wrapped.train()
-    started, begun = time.monotonic(), state.rows
+    started, begun = time.perf_counter(), state.rows  # the other clock of Windows ticks each 16 ms
     is_repeated = config.epochs * steps_per_epoch >= SEARCH_STEPS
     epochs = job.epochs(state)
     label = f"epoch {state.epoch + 1}/{epochs}"
@@ -223,7 +223,7 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
                 if parts.ema:
                     parts.ema.update(parts.model, step=state.step)
             state.sums = sums
-            rate = (state.rows - begun) * runtime.num_processes / (time.monotonic() - started)
+            rate = (state.rows - begun) * runtime.num_processes / (time.perf_counter() - started)
             bar.set_postfix(loss=job.guard.shown, lr=lr, img_s=round(rate), refresh=False)
             bar.update()
             save_when_due()
