@@ -39,6 +39,9 @@ SHORT_MEMORY = (
     "invalid buffer size",  # MPS
     "unable to allocate shared memory",
     "unable to mmap",
+    # Windows, without memory to back shared memory
+    "couldn't open shared file mapping",
+    "couldn't map view of shared file",
 )
 
 

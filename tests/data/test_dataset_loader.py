@@ -254,3 +254,13 @@ def test_a_death_is_explained_by_its_signal(signum, word):
     assert word in text and "photo3.jpg" in text and "--num_workers" in text
     full = loader._explain(RuntimeError("unable to mmap: No space left on device"), [])
     assert "/dev/shm" in full
+
+
+def short_of_memory(_):
+    raise RuntimeError("Couldn't open shared file mapping: <torch_1_2_3>, error code: <1455>")
+
+
+def test_short_shared_memory_of_windows_is_one_line():
+    loader = make_loader(Numbers(8, 4, short_of_memory), EpochSampler(8, 2), num_workers=1)
+    with pytest.raises(MachineError, match=r"too little memory: .* --num_workers"):
+        list(loader)

@@ -276,6 +276,7 @@ def test_frozen_norms_are_not_copied() -> None:
         "can't start new thread",
         "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried",
         "unable to allocate shared memory(shm) for file </torch_1>: Resource unavailable (11)",
+        "Couldn't open shared file mapping: <torch_1_2_3>, error code: <1455>",
     ],
 )
 def test_short_memory_is_known_by_every_name(message: str) -> None:
