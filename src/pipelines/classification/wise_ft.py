@@ -139,6 +139,7 @@ def walk_back(
     if about.get("kind") == "mixed":  # stopped between this and the end of the run
         return float(about[task.monitor])
     start, end = (load_weights(path, identity) for path in (run.start, run.best))
+    end = {name: value.clone() for name, value in end.items()}  # Windows replaces no mapped file
     sign, best = (1 if task.lower_is_better else -1), 1.0
     with catch_signals(runtime.agree) as pause:
         for share in SHARES:

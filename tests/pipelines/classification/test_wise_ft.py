@@ -64,6 +64,24 @@ def test_walked_twice_it_goes_once(tmp_path: Path, monkeypatch: Any) -> None:
     assert Run(tmp_path).best.read_bytes() == before
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of maps")
+@pytest.mark.parametrize("optimum", [1.0, 0.5])
+def test_the_best_weights_are_not_mapped_when_they_are_replaced(
+    tmp_path: Path, monkeypatch: Any, optimum: float
+) -> None:
+    """Windows refuses that, and safetensors maps what it reads."""
+    mapped: list[bool] = []
+
+    def save(path: Path, *content: Any) -> None:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+        mapped.append(str(path) in maps)
+        save_weights(path, *content)
+
+    monkeypatch.setattr(module, "save_weights", save)
+    walk(tmp_path, monkeypatch, optimum)
+    assert mapped == [False]
+
+
 def test_counts_are_not_mixed() -> None:
     start = {"mean": torch.tensor([0.0, 2.0]), "steps": torch.tensor(10)}
     end = {"mean": torch.tensor([1.0, 4.0]), "steps": torch.tensor(30)}
