@@ -18,9 +18,9 @@ import pytest
 from benchmarks.kill_resume import MODEL
 from src.files import hold
 from src.script import UserError
-from tests.scripts.conftest import Place, call, fresh, template
+from tests.scripts.conftest import Place, call, fresh, template, weights
 
-__all__ = ["call", "fresh", "template"]  # fixtures
+__all__ = ["call", "fresh", "template", "weights"]  # fixtures
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(
     [*ROOT.glob("*.py"), *(p for d in ("src", "scripts") for p in ROOT.glob(f"{d}/**/*.py"))]
@@ -230,12 +230,17 @@ def _in_use() -> set[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="plays Windows on Linux")
-def test_the_main_job_without_what_windows_lacks(fresh: Place, poorer: None) -> None:
+def test_the_main_job_without_what_windows_lacks(fresh: Place, weights: Path, poorer: None) -> None:
     flags = ("--fold", "all", "--epochs", "2", "--cache", "disk", "--checkpoint_minutes", "0")
     for answer in (fresh.train(*flags), fresh.optimize(), fresh.infer()):
         assert answer.status == 0, answer.err
     (fresh.output / "weights.json").unlink()
-    again = [fresh.train("--name", "b", *flags), fresh.optimize("--trials", "3"), fresh.infer()]
+    probe = ("--pretrained", str(weights), "--head_start", "probe")
+    again = [
+        fresh.train("--name", "b", *flags, *probe),
+        fresh.optimize("--trials", "3"),
+        fresh.infer(),
+    ]
     assert all(answer.status == 0 for answer in again), [answer.err for answer in again]
     assert (fresh.output / MODEL / "fold0" / "finished.json").exists()
 

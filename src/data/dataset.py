@@ -234,8 +234,10 @@ class Loader(DataLoader):
 
 SHARED_MEMORY = ("shared memory", "No space left", "unable to mmap", "to resize")
 OPEN_FILES = ("open files", "ancdata")
-DIED = ("exited unexpectedly", "llocate memory", "out of memory", *SHARED_MEMORY, *OPEN_FILES)
-DIED += ("shared file",)  # what Windows cannot open or map without memory to back it
+DIED = (
+    *("exited unexpectedly", "llocate memory", "out of memory", *SHARED_MEMORY, *OPEN_FILES),
+    "shared file",  # what Windows cannot open or map without memory to back it
+)
 
 
 @contextmanager
