@@ -20,11 +20,11 @@ from src.script import UserError
 _NUMBERED = re.compile(r"(.*[^\W\d_].*?)[-_. ]*\(?\d+\)?")  # cat.0, Abyssinian_12, dog (3)
 
 
-def read_class_folders(root: Path, train: str) -> Index:
+def read_class_folders(root: Path, train: str, least: int = 2) -> Index:
     """Index the images of ``train`` (below ``root``, or ".") by the folders, else names, they have.
 
     Raises:
-        UserError: no images, or only one class.
+        UserError: no images, or only one class where ``least`` are needed.
     """
     scanner = Scanner(root)
     place = _class_parent(scanner, train)
@@ -32,7 +32,7 @@ def read_class_folders(root: Path, train: str) -> Index:
     folders = scanner.images_by_folder(place)
     pairs = {image: nfc(folder) for folder, found in folders.items() for image in found}
     loose = sorted(f"{place}/{name}" for name in scanner.loose(place))
-    named = _classes_of_names(loose or [*pairs]) if len(set(pairs.values())) < 2 else {}
+    named = _classes_of_names(loose or [*pairs]) if len(set(pairs.values())) < least else {}
     if named:
         counts = Counter(named.values()).most_common(3)
         shown = ", ".join(f"{name} ({count})" for name, count in counts)
@@ -52,7 +52,7 @@ def read_class_folders(root: Path, train: str) -> Index:
             f"{root / place} holds images and masks ({', '.join(sorted(only))}), which "
             "train_lane.py learns; classes are folders, train/<class>/"
         )
-    if len(only) == 1:
+    if len(only) < least:
         raise UserError(
             f"{root / train} has only one class, {only.pop()!r}: at least two are needed: "
             f"{name_tables(root)}lay the images of each class in {train}/<class>/, or name them in "
@@ -80,7 +80,7 @@ def _to_index(
     groups, said = group_by_name(images, targets)
     columns = make_columns(ids, images, targets, groups, split="train")
     notes += said + scanner.notes
-    return Index(root, columns, find_classes(targets, train), tuple(notes))
+    return Index(root, columns, find_classes(targets, train, least=1), tuple(notes))
 
 
 def _note_folders(scanner: Scanner, place: str, folders: dict[str, list[str]]) -> list[str]:

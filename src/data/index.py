@@ -77,6 +77,7 @@ def read_train(
     label_column: str | None = None,
     group_column: str | None = None,
     several: bool = False,
+    least_classes: int = 2,
 ) -> Index:
     """Index the training images; the columns, if given, are those of ``train.csv``.
 
@@ -91,7 +92,7 @@ def read_train(
     path = find_table(root, "train") or _find_table_of_labels(root, folder)
     if path is not None:
         wanted = (image_column, label_column, group_column)
-        return _read_train_csv(root, path, wanted, allow_outside, several)
+        return _read_train_csv(root, path, wanted, allow_outside, several, least_classes)
     if image_column or label_column or group_column:
         raise UserError(f"no train.csv in {root} to take columns from: drop the column flags")
     if several:
@@ -104,7 +105,7 @@ def read_train(
             f"no train/ and no train.csv in {root}: {name_tables(root)}{name_classes(root)}unpack "
             "the data, or pass --data_dir"
         )
-    return read_class_folders(root, below(root, folder))
+    return read_class_folders(root, below(root, folder), least_classes)
 
 
 def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) -> Index:
@@ -154,19 +155,19 @@ def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) 
 
 
 def _read_extra(place: Path | str, allow_outside: bool, several: bool) -> Index:
-    """Index a data set, a folder of class folders, or the images of one table."""
+    """Index a data set, a folder of class folders, or a table's images; one class is enough."""
     place = Path(place).resolve()
     alone = [place] if place.is_file() else tables(place) if place.is_dir() else []
     try:
         root = find_root(place, "--extra_train")
     except UserError:
         if len(alone) == 1 and alone[0].suffix.lower() in TABLE_ENDINGS:
-            return _read_train_csv(alone[0].parent, alone[0], [None] * 3, allow_outside, several)
+            return _read_train_csv(alone[0].parent, alone[0], [None] * 3, allow_outside, several, 1)
         scanner = Scanner(place) if place.is_dir() else None
         if scanner and any(map(scanner.holds, ["", *scanner.subfolders("")])):
-            return read_class_folders(place, ".")
+            return read_class_folders(place, ".", least=1)
         raise
-    return read_train(root, allow_outside=allow_outside, several=several)
+    return read_train(root, allow_outside=allow_outside, several=several, least_classes=1)
 
 
 def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
@@ -234,7 +235,12 @@ def _find_table_of_labels(root: Path, train: Path | None) -> Path | None:
 
 
 def _read_train_csv(
-    root: Path, path: Path, wanted: Sequence[str | None], allow_outside: bool, several: bool
+    root: Path,
+    path: Path,
+    wanted: Sequence[str | None],
+    allow_outside: bool,
+    several: bool,
+    least_classes: int,
 ) -> Index:
     finder = ImageFinder(root, split="train", allow_outside=allow_outside)
     table = _read_table(path, finder, wanted[0])
@@ -280,7 +286,7 @@ def _read_train_csv(
     rows = make_columns(ids, images, found.names, groups, split="train")
     taken = tuple(name for name in (image, key, group, *found.columns) if name)
     notes += [*said, *found.notes, *_check_targets(found, ids, path), *finder.notes]
-    classes = find_classes(found.labels or found.names, path)
+    classes = find_classes(found.labels or found.names, path, least_classes)
     return Index(root, rows, classes, tuple(notes), bool(found.labels), taken)
 
 

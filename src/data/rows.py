@@ -148,14 +148,14 @@ def _remedy(finder: ImageFinder, cell: str) -> str:
     return f"restore them{like}{left}"
 
 
-def find_classes(targets: Sequence[str], where: Path) -> tuple[str, ...]:
+def find_classes(targets: Sequence[str], where: Path, least: int = 2) -> tuple[str, ...]:
     """Return the class names, sorted.
 
     Raises:
-        UserError: there is only one.
+        UserError: there is only one, and ``least`` are needed.
     """
     classes = tuple(sorted(set(targets)))
-    if len(classes) < 2:
+    if len(classes) < least:
         raise UserError(f"{where} has only one class, {classes[0]!r}: at least two are needed")
     return classes
 

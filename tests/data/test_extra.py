@@ -61,6 +61,20 @@ def test_a_copy_of_a_training_image_is_not_trained_on_where_that_is_held_out(
     assert "1 extra images are copies of training images: left out" in folds.notes
 
 
+@pytest.mark.parametrize("form", ["train/cat", "cat", "table"])
+def test_images_of_one_class_are_enough(tmp_path, index, form: str) -> None:
+    more = make_data(tmp_path / "one", {"cat": 3}, 1)
+    if form == "cat":
+        more = more / "train"
+    if form == "table":
+        lines = [f"train/cat/{row}.jpg,cat\n" for row in range(3)]
+        (more / "train.csv").write_text("image,label\n" + "".join(lines))
+    both = add_extra(index, more)
+    assert len(both) == 12 + 3 and both.columns["target"][12:] == ["cat"] * 3
+    with pytest.raises(UserError, match="only one class"):
+        read_train(tmp_path / "one")
+
+
 def test_what_is_refused(tmp_path, index) -> None:
     with pytest.raises(UserError, match="is the data folder itself"):
         add_extra(index, tmp_path / "data")
