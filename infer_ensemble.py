@@ -70,8 +70,8 @@ def infer(config: InferConfig, output: Output) -> None:
     predictor = test_predictions.EnsemblePredictor(runs, blend, weights.columns, num_rows)
     temperature = test_predictions.average_temperature(predictor)
     predictor = replace(predictor, temperature=temperature)
-    if predictor.num_seats > 1:
-        print(f"average of {predictor.num_seats} folds: temperature {temperature:.3f}")
+    if predictor.num_folds > 1:
+        print(f"average of {predictor.num_folds} folds: temperature {temperature:.3f}")
     with tqdm(total=predictor.num_rows, desc="pool", leave=False, disable=None) as bar:
         predictions = test_predictions.save_predictions(
             output.root / "test_log_probs.npy", predictor, progress=bar.update

@@ -92,8 +92,8 @@ def repeat(
                 targets=digits[:half][held], views=["identity"], classes=CLASSES, fold=str(fold),
                 config_hash="-", folds_hash="-",
             )  # fmt: skip
-            seat = TestRun(Path(folder), aside[None], ("identity",), CLASSES)
-            unseen.setdefault(model, []).append(seat)
+            run = TestRun(Path(folder), aside[None], ("identity",), CLASSES)
+            unseen.setdefault(model, []).append(run)
         table = FoldTable(ids, np.array(CLASSES)[digits[:half]], folds, "-")
         oof = load_oof(Path(folder), table)
         board = build_board(find_metric(name, CLASSES), oof, build_tables(oof))
@@ -101,13 +101,13 @@ def repeat(
     predictor = EnsemblePredictor(
         unseen, adopted.blend, tuple(range(len(CLASSES))), len(digits) - half
     )
-    seats = list(predictor.predict_folds(slice(None))[0])
+    pooled = list(predictor.predict_folds(slice(None))[0])
     single, whole = (
         [board.metric.measure(adopted.decision.apply(one), digits[half:]) for one in predictions]
-        for predictions in (seats, [log_softmax(np.mean(seats, axis=0))])
+        for predictions in (pooled, [log_softmax(np.mean(pooled, axis=0))])
     )
     gain = expected_gain(
-        np.stack(seats), log_softmax(np.mean(seats, axis=0)), board.metric, adopted.decision
+        np.stack(pooled), log_softmax(np.mean(pooled, axis=0)), board.metric, adopted.decision
     )
     plain, lifted = (
         forecast_score(score, half, len(digits) - half, gain=known) for known in (0.0, gain)

@@ -154,10 +154,10 @@ def bin_confidence(confidence: Array, right: Array) -> Array:
 def expected_loss(summary: OofSummary, tally: TestTally, averaging: Averaging) -> Estimate:
     """Return the expected test log loss; see the module."""
     own = tally.moments[0] / tally.num_rows
-    gain, seats, entropy = (
-        float(x.mean()) for x in (averaging.gain, averaging.seat_entropy, averaging.entropy)
+    gain, alone, entropy = (
+        float(x.mean()) for x in (averaging.gain, averaging.fold_entropy, averaging.entropy)
     )
-    ratio = seats / max(summary.entropy, TINY) * own / max(entropy, TINY)
+    ratio = alone / max(summary.entropy, TINY) * own / max(entropy, TINY)
     value = (own + max(summary.loss * ratio - gain, 0.0)) / 2
     chance = tally.moments[1] / tally.num_rows**2
     return _estimate(value, chance, summary.residual_error, summary)

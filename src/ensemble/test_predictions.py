@@ -53,7 +53,7 @@ class EnsemblePredictor:
     temperature: float = 1.0
 
     @property
-    def num_seats(self) -> int:
+    def num_folds(self) -> int:
         """How many networks the model with most folds has."""
         return max(len(runs) for runs in self.runs.values())
 
@@ -64,8 +64,8 @@ class EnsemblePredictor:
         gain = -_log_sum_exp(mean).astype(np.float64)
         mean /= np.float32(self.temperature)
         mean -= _log_sum_exp(mean)[:, None]
-        seats = entropy(pooled).mean(axis=0)
-        return BlendedPredictions(mean, Averaging(gain, seats, entropy(mean)), choices)
+        alone = entropy(pooled).mean(axis=0)
+        return BlendedPredictions(mean, Averaging(gain, alone, entropy(mean)), choices)
 
     def predict_folds(self, rows: slice | Array) -> tuple[Array, dict[str, Array]]:
         """Return the log probabilities (S, R, K) of every fold, and each model's classes (R,)."""
@@ -73,12 +73,12 @@ class EnsemblePredictor:
         num_classes = len(blend.prior)
         votes: dict[str, Array] = {}
         folds = []
-        for seat in range(self.num_seats):
+        for fold in range(self.num_folds):
             members = []
             for m in blend.used:
                 model, view = blend.members[m]
                 runs = self.runs[model]
-                run = runs[seat % len(runs)]
+                run = runs[fold % len(runs)]  # of a model of fewer folds they come again
                 logits = np.asarray(run.logits[run.views.index(view), rows], dtype=np.float32)
                 if not np.isfinite(logits).all():
                     raise UserError(
@@ -98,7 +98,7 @@ def average_temperature(predictor: EnsemblePredictor) -> float:
 
     From at most a quarter of a million values of an even choice of rows.
     """
-    if predictor.num_seats < 2:
+    if predictor.num_folds < 2:
         return 1.0
     num_rows, num_classes = predictor.num_rows, len(predictor.blend.prior)
     step = max(1, num_rows * num_classes // _BLOCK_VALUES)
@@ -119,33 +119,33 @@ def averaging_gain(predictor: EnsemblePredictor, metric: Metric, decision: Decis
     the mean difference of both scores on such labels is what averaging gains. From an even choice
     of images, the same labels for all.
     """
-    if predictor.num_seats < 2:
+    if predictor.num_folds < 2:
         return 0.0
     num_images = predictor.num_rows // metric.unit
     most = max(_GAIN_VALUES // (len(predictor.blend.prior) * metric.unit), _GAIN_LEAST)
     images = np.arange(0, num_images, -(-num_images // most))
     rows = metric.rows_of(images)
-    seats, whole = predictor.predict_folds(rows)[0], predictor.predict(rows).log_probs
-    return expected_gain(seats, whole, metric, decision)
+    folds, mean = predictor.predict_folds(rows)[0], predictor.predict(rows).log_probs
+    return expected_gain(folds, mean, metric, decision)
 
 
-def expected_gain(seats: Array, whole: Array, metric: Metric, decision: Decision) -> float:
+def expected_gain(folds: Array, mean: Array, metric: Metric, decision: Decision) -> float:
     """Return the mean of :func:`averaging_gain` over draws of labels.
 
     Args:
-        seats: (S, R, K) log probabilities of every fold's networks.
-        whole: (R, K) of their average.
+        folds: (S, R, K) log probabilities of every fold's networks.
+        mean: (R, K) of their average.
         metric: what is scored.
         decision: what is submitted.
     """
     rng = np.random.default_rng(0)
-    probs = np.exp(whole.astype(np.float64))
+    probs = np.exp(mean.astype(np.float64))
     if decision.rule == "labels":  # calibrated, as they are submitted
-        present = replace(decision, cuts=()).apply(whole)
+        present = replace(decision, cuts=()).apply(mean)
         probs = np.stack([1 - present, present], axis=1)
     steps = probs.cumsum(axis=1)
     steps /= steps[:, -1:]
-    submitted, alone = decision.apply(whole), [decision.apply(seat) for seat in seats]
+    submitted, alone = decision.apply(mean), [decision.apply(fold) for fold in folds]
     gains = []
     for _ in range(_GAIN_DRAWS):
         labels = (rng.random((len(steps), 1)) > steps).sum(axis=1)
@@ -165,13 +165,13 @@ class Averaging:
     """What averaging the folds' predictions does to R rows, nats.
 
     Attributes:
-        gain: (R,) by which the committee's loss is below its seats' mean, whatever the label.
-        seat_entropy: (R,) mean entropy of the seats' predictions.
-        entropy: (R,) entropy of the committee's prediction.
+        gain: (R,) by which the average's loss is below the folds' mean loss, whatever the label.
+        fold_entropy: (R,) mean entropy of the folds' predictions.
+        entropy: (R,) entropy of the average.
     """
 
     gain: Array
-    seat_entropy: Array
+    fold_entropy: Array
     entropy: Array
 
 

@@ -33,17 +33,17 @@ def test_summary_by_hand():
 
 
 def test_the_forecast_by_hand():
-    # two seats that say .8 and .6 of class 0, as OOF rows of entropy .6 that lost .66 did
-    seats = np.log([[0.8, 0.2], [0.6, 0.4]])
-    mean = seats.mean(axis=0)
+    # two folds that say .8 and .6 of class 0, as OOF rows of entropy .6 that lost .66 did
+    folds = np.log([[0.8, 0.2], [0.6, 0.4]])
+    mean = folds.mean(axis=0)
     gain = -np.log(np.exp(mean).sum())
     final = (mean + gain)[None]
-    averaging = Averaging(np.array([gain]), np.array([entropy(seats).mean()]), entropy(final))
+    averaging = Averaging(np.array([gain]), np.array([entropy(folds).mean()]), entropy(final))
     summary = OofSummary(0.66, np.full(2, 0.5), 0.8, 0.6, 0.03, 0.8, 0.0, 4.0, 100.0, 3.0)
     tally = TestTally.empty()
     tally.add(final, final)
     found = expected_loss(summary, tally, averaging)
-    own, by_oof = entropy(final)[0], 0.66 / 0.6 * entropy(seats).mean() - gain
+    own, by_oof = entropy(final)[0], 0.66 / 0.6 * entropy(folds).mean() - gain
     assert found.value == pytest.approx((own + by_oof) / 2)
     p, surprise = np.exp(final[0]), -final[0]
     variance = 4 * (p @ surprise**2 - own**2) + 0.03**2  # groups: four times the chance

@@ -50,11 +50,11 @@ def open_run(folder, **changes):
 def predictor(tmp_path, pool="linear", columns=(0, 1, 2)):
     rng = np.random.default_rng(0)
     logits = {}
-    for model, seats in (("a", 3), ("b", 1)):
-        for seat in range(seats):
+    for model, folds in (("a", 3), ("b", 1)):
+        for fold in range(folds):
             values = rng.standard_normal((2, 3, 3)).astype(np.float16)
-            write_run(tmp_path / model / f"fold{seat}", values)
-            logits[model, seat] = values.astype(np.float64)
+            write_run(tmp_path / model / f"fold{fold}", values)
+            logits[model, fold] = values.astype(np.float64)
     blend = Blend(
         pool,
         (("a", "identity"), ("a", "hflip"), ("b", "hflip")),
@@ -69,29 +69,29 @@ def predictor(tmp_path, pool="linear", columns=(0, 1, 2)):
 
 
 @pytest.mark.parametrize("pool", ["linear", "log"])
-def test_every_seat_repeats_the_recipe_and_the_committee_averages_logarithms(tmp_path, pool):
+def test_every_fold_repeats_the_recipe_and_the_average_is_of_logarithms(tmp_path, pool):
     what, logits = predictor(tmp_path, pool)
-    seats = []
-    for seat in range(3):
+    folds = []
+    for fold in range(3):
         members = [
-            softmax(logits["a", seat][0]),
-            softmax(logits["a", seat][1], 2.0),
+            softmax(logits["a", fold][0]),
+            softmax(logits["a", fold][1], 2.0),
             softmax(logits["b", 0][1]),
         ]
         if pool == "linear":
             mix = 0.5 * members[0] + 0.3 * members[1] + 0.2 * members[2]
         else:
             mix = members[0] ** 0.5 * members[1] ** 0.3 * members[2] ** 0.2
-        seats.append(0.9 * softmax(np.log(mix), 0.5) + 0.1 / 3)
-    expected = softmax(np.mean(np.log(seats), axis=0))
+        folds.append(0.9 * softmax(np.log(mix), 0.5) + 0.1 / 3)
+    expected = softmax(np.mean(np.log(folds), axis=0))
     predictions = what.predict(slice(0, 3))
     np.testing.assert_allclose(np.exp(predictions.log_probs), expected, rtol=1e-4)
     # the gain is the same for every label
     for label in range(3):
-        gain = predictions.log_probs[:, label] - np.log(seats)[:, :, label].mean(axis=0)
+        gain = predictions.log_probs[:, label] - np.log(folds)[:, :, label].mean(axis=0)
         np.testing.assert_allclose(gain, predictions.averaging.gain, atol=1e-5)
     assert (predictions.averaging.gain >= 0).all()
-    for own, found in ((seats, "seat_entropy"), ([expected], "entropy")):
+    for own, found in ((folds, "fold_entropy"), ([expected], "entropy")):
         entropies = -(np.array(own) * np.log(own)).sum(axis=2).mean(axis=0)
         np.testing.assert_allclose(getattr(predictions.averaging, found), entropies, rtol=1e-4)
     votes = 0.5 * np.array([softmax(logits["a", s][0]) for s in range(3)]).sum(0)
@@ -106,9 +106,9 @@ def test_temperature_of_the_average_undoes_the_noise_of_single_folds(tmp_path):
     probs = softmax(signal)
     targets = (rng.random((num_rows, 1)) > probs.cumsum(axis=1)).sum(axis=1)
     runs = []
-    for seat in range(4):
+    for fold in range(4):
         logits = (signal + noise * rng.standard_normal(signal.shape)).astype(np.float16)[None]
-        folder = tmp_path / "a" / f"fold{seat}"
+        folder = tmp_path / "a" / f"fold{fold}"
         write_run(folder, logits, views=["identity"])
         runs.append(
             open_test_run(
@@ -141,7 +141,7 @@ def test_saved_answers_are_the_answers(tmp_path, monkeypatch):
     predictions = save_predictions(tmp_path / "predictions.npy", what, progress=steps.append)
     direct = what.predict(slice(0, 3))
     np.testing.assert_array_equal(np.load(tmp_path / "predictions.npy"), direct.log_probs)
-    for name in ("gain", "seat_entropy", "entropy"):
+    for name in ("gain", "fold_entropy", "entropy"):
         saved, whole = (getattr(x.averaging, name) for x in (predictions, direct))
         np.testing.assert_allclose(saved, whole, rtol=1e-12)
     np.testing.assert_array_equal(predictions.choices["b"], direct.choices["b"])
@@ -207,24 +207,24 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
         what.predict(slice(0, 3))
 
 
-def seats_of(num_rows: int, num_classes: int, noise: float, num_seats: int = 3):
+def folds_of(num_rows: int, num_classes: int, noise: float, num_folds: int = 3):
     """Return what noisy folds say of rows, their mean, and the truth behind both."""
     rng = np.random.default_rng(0)
     signal = 2 * rng.standard_normal((num_rows, num_classes))
-    shape = (num_seats, num_rows, num_classes)
-    seats = np.log(softmax(signal + noise * rng.standard_normal(shape)))
-    mean = seats.mean(axis=0)
-    return seats, np.log(softmax(mean)), softmax(signal)
+    shape = (num_folds, num_rows, num_classes)
+    folds = np.log(softmax(signal + noise * rng.standard_normal(shape)))
+    mean = folds.mean(axis=0)
+    return folds, np.log(softmax(mean)), softmax(signal)
 
 
 def test_what_averaging_gains_in_accuracy_is_its_expectation_under_the_average() -> None:
-    seats, whole, _ = seats_of(3000, 4, 1.0)
+    folds, whole, _ = folds_of(3000, 4, 1.0)
     metric = find_metric("accuracy", tuple("abcd"))
     probs, every = np.exp(whole), np.arange(3000)
-    alone = [probs[every, seat.argmax(axis=1)].mean() for seat in seats]
+    alone = [probs[every, fold.argmax(axis=1)].mean() for fold in folds]
     exact = probs.max(axis=1).mean() - np.mean(alone)
     assert exact > 0.03
-    assert expected_gain(seats, whole, metric, Decision("argmax")) == pytest.approx(exact, abs=3e-3)
+    assert expected_gain(folds, whole, metric, Decision("argmax")) == pytest.approx(exact, abs=3e-3)
     same = np.stack([whole, whole])
     assert expected_gain(same, whole, metric, Decision("argmax")) == 0.0
 
@@ -232,29 +232,29 @@ def test_what_averaging_gains_in_accuracy_is_its_expectation_under_the_average()
 def test_the_gain_is_about_what_true_labels_show() -> None:
     rng = np.random.default_rng(1)
     for name, rule in (("macro_f1", "argmax"), ("auc", "none")):
-        seats, whole, truth = seats_of(4000, 4, 0.7)
+        folds, whole, truth = folds_of(4000, 4, 0.7)
         labels = (rng.random((4000, 1)) > truth.cumsum(axis=1)).sum(axis=1)
         metric, decision = find_metric(name, tuple("abcd")), Decision(rule)
-        alone = np.mean([metric.measure(decision.apply(seat), labels) for seat in seats])
+        alone = np.mean([metric.measure(decision.apply(fold), labels) for fold in folds])
         true = metric.measure(decision.apply(whole), labels) - alone
         assert true > 0.005
-        assert expected_gain(seats, whole, metric, decision) == pytest.approx(true, rel=0.4)
+        assert expected_gain(folds, whole, metric, decision) == pytest.approx(true, rel=0.4)
 
 
 def test_pairs_of_labels_gain_as_images_do_and_a_loss_falls() -> None:
-    seats, whole, _ = seats_of(1200, 2, 1.0)  # 400 images of three labels
+    folds, whole, _ = folds_of(1200, 2, 1.0)  # 400 images of three labels
     rule = Decision("labels", slopes=(1.0,) * 3, offsets=(0.0,) * 3, cuts=(0.5,) * 3)
     f1 = find_metric("f1_samples", tuple("xyz"), several=True)
-    assert expected_gain(seats, whole, f1, rule) > 0.005
+    assert expected_gain(folds, whole, f1, rule) > 0.005
     loss = find_metric("log_loss", tuple("xyz"), several=True)
-    assert expected_gain(seats, whole, loss, replace(rule, cuts=())) < -0.005
+    assert expected_gain(folds, whole, loss, replace(rule, cuts=())) < -0.005
 
 
 def test_the_gain_of_a_predictor_is_of_an_even_choice_of_its_rows(tmp_path) -> None:
     metric = find_metric("accuracy", tuple("xyz"))
     whole, _ = predictor(tmp_path)
-    seats, mean = whole.predict_folds(slice(0, 3))[0], whole.predict(slice(0, 3)).log_probs
-    expected = expected_gain(seats, mean, metric, Decision("argmax"))
+    folds, mean = whole.predict_folds(slice(0, 3))[0], whole.predict(slice(0, 3)).log_probs
+    expected = expected_gain(folds, mean, metric, Decision("argmax"))
     assert averaging_gain(whole, metric, Decision("argmax")) == expected
     single = replace(whole, runs={name: runs[:1] for name, runs in whole.runs.items()})
     assert averaging_gain(single, metric, Decision("argmax")) == 0.0

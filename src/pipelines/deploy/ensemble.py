@@ -85,20 +85,20 @@ class Pool(nn.Module):
 
     def forward(self, logits: dict[str, list[Tensor]]) -> Tensor:
         """Return probabilities of ``logits``: model → its folds' (V, K0)."""
-        num_seats = max(self.folds.values())
-        seats = [self.pool_fold(logits, seat) for seat in range(num_seats)]
-        mean = torch.stack(seats).mean(0)
+        num_folds = max(self.folds.values())
+        pooled = [self.pool_fold(logits, fold) for fold in range(num_folds)]
+        mean = torch.stack(pooled).mean(0)
         mean = ((mean - mean.logsumexp(-1, keepdim=True)) / self.average).log_softmax(-1)
         if not self.several:
             return mean.exp()
         return ((mean[:, 1] - mean[:, 0]) * self.slopes + self.offsets).sigmoid()[None]
 
-    def pool_fold(self, logits: dict[str, list[Tensor]], seat: int) -> Tensor:
-        """Return log probabilities (R, K) of one seat: R is 1, or the number of labels."""
+    def pool_fold(self, logits: dict[str, list[Tensor]], fold: int) -> Tensor:
+        """Return log probabilities (R, K) of one fold: R is 1, or the number of labels."""
         found = []
         for (model, row), own in zip(self.members, self.own, strict=True):
             folds = logits[model]
-            found.append(self.member(folds[seat % len(folds)][row], own))
+            found.append(self.member(folds[fold % len(folds)][row], own))
         members = torch.stack(found)
         if self.kind == "linear":
             pooled = (members.exp() * self.weights).sum(0).clamp_min(TINY).log()

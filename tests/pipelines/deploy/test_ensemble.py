@@ -17,7 +17,7 @@ from src.pipelines.deploy import ensemble as module
 
 RNG = np.random.default_rng(0)
 VIEWS = ("identity", "hflip")
-FOLDS = {"a": 3, "b": 2}  # seats are shared out again where a model has fewer folds
+FOLDS = {"a": 3, "b": 2}  # folds come again where a model has fewer
 MEMBERS = (("a", "identity"), ("a", "hflip"), ("b", "identity"), ("b", "hflip"))
 
 
