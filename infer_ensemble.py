@@ -95,13 +95,13 @@ def sample_form(config: InferConfig, root: Path, weights: Weights, ids: list[str
     """Return the form of the submission that the sample asks for."""
     from src.pipelines.classification.prepare import read_form
 
-    counted = weights.counted
+    contest = weights.contest
     return read_form(
         root,
         weights.labels or weights.classes,
         several=bool(weights.labels),
-        metric=counted.metric if counted else "log_loss",
-        ordinal=counted.ordinal if counted else (),
+        metric=contest.metric if contest else "log_loss",
+        ordinal=contest.ordinal if contest else (),
         ids=ids,
         source_classes=weights.source_classes,
         alias_groups=weights.alias_groups,
@@ -123,7 +123,7 @@ def submit(
     from src.ensemble.submission import write_form, write_labels
     from src.metrics.decisions import Decision
 
-    decision = weights.counted.decision if weights.counted else Decision("none")
+    decision = weights.contest.decision if weights.contest else Decision("none")
     if weights.labels:
         write_labels(path, form, ids, predictions.log_probs, decision)
         return

@@ -50,7 +50,7 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         size = f"{len(oof.targets) // len(oof.labels)} images, {len(oof.labels)} labels"
     print(f"{len(oof.models)} models, {len(oof.members)} members (model × view), {size}")
     tables = blend.build_tables(oof)
-    metric = find_counted(config, output, oof)
+    metric = find_contest_metric(config, output, oof)
     if metric is not None:
         optimize_metric(config, output, oof, alias_groups, tables, metric)
         return
@@ -87,8 +87,8 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
     print(f"{output.weights} written in {time.monotonic() - started:.1f} s")
 
 
-def find_counted(config: BlendConfig, output: Output, oof: Oof) -> Metric | None:
-    """Return what the contest counts: as said, else as the runs were trained.
+def find_contest_metric(config: BlendConfig, output: Output, oof: Oof) -> Metric | None:
+    """Return the contest's metric: as said, else as the runs were trained.
 
     None is log loss of one class an image.
     """
@@ -124,7 +124,7 @@ def optimize_metric(
 ) -> None:
     """Fit, compare and write by a metric that is not log loss."""
     from src.ensemble import blend, contest, report
-    from src.ensemble.weights import Counted
+    from src.ensemble.weights import ContestScore
 
     started = time.monotonic()
     weights, mixture = blend.convex(tables.raw)
@@ -140,11 +140,13 @@ def optimize_metric(
     candidates = contest.find_candidates(board, trials=config.trials, seed=config.seed)
     adopted, score = contest.adopt(board, candidates)
     decision, ordinal = adopted.decision, tuple(oof.classes[k] for k in metric.order)
-    counted = Counted(metric.name, ordinal, decision, score.value, score.low, score.high, num_rows)
+    result = ContestScore(
+        metric.name, ordinal, decision, score.value, score.low, score.high, num_rows
+    )
     table, scores = report.candidates_table(board, candidates, adopted)
     fitted = contest.as_fitted(board, adopted)
     content, share = report.write_blend(
-        output.weights, oof, alias_groups, fitted, adopted.order, scores, board.rows, counted
+        output.weights, oof, alias_groups, fitted, adopted.order, scores, board.rows, result
     )
     gains = blend.contributions(oof.members, tables.raw, weights)
     print(f"\n{table}\n\nby log loss:\n{report.contributions_table(gains)}\n")

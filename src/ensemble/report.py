@@ -26,7 +26,7 @@ from src.ensemble.diagnosis import Suggestion
 from src.ensemble.oof import Oof
 from src.ensemble.search import Fitted
 from src.ensemble.test_predictions import BlendedPredictions, EnsemblePredictor, averaging_gain
-from src.ensemble.weights import Counted, OofSummary, Weights, write_weights
+from src.ensemble.weights import ContestScore, OofSummary, Weights, write_weights
 from src.files import write_json
 from src.metrics.classification import Array
 from src.metrics.contest import find_metric
@@ -139,13 +139,13 @@ def score_lines(
     ]
 
 
-def counted_lines(counted: Counted, forecast: Estimate) -> str:
+def contest_lines(contest: ContestScore, forecast: Estimate) -> str:
     """Return the nested OOF score of what the contest counts, its decision and its forecast."""
     return (
-        f"OOF {counted.metric} {counted.score:.5f} ({counted.num_rows} rows, choice and decision "
-        f"cross-fitted); averaging the folds' networks {forecast.value - counted.score:+.5f}; "
-        f"decision: {counted.decision}\n"
-        f"{estimate_line(f'predicted test {counted.metric}', forecast)}"
+        f"OOF {contest.metric} {contest.score:.5f} ({contest.num_rows} rows, choice and decision "
+        f"cross-fitted); averaging the folds' networks {forecast.value - contest.score:+.5f}; "
+        f"decision: {contest.decision}\n"
+        f"{estimate_line(f'predicted test {contest.metric}', forecast)}"
     )
 
 
@@ -204,12 +204,12 @@ def suggestion_lines(suggestions: Sequence[Suggestion]) -> str:
 
 def find_gain(weights: Weights, predictor: EnsemblePredictor) -> float:
     """Return what averaging the folds' networks is expected to gain in what the contest counts."""
-    counted, several = weights.counted, bool(weights.labels)
-    if counted is None:
+    contest, several = weights.contest, bool(weights.labels)
+    if contest is None:
         return 0.0
     names = weights.labels or weights.classes
-    metric = find_metric(counted.metric, names, counted.ordinal, several=several)
-    return averaging_gain(predictor, metric, counted.decision)
+    metric = find_metric(contest.metric, names, contest.ordinal, several=several)
+    return averaging_gain(predictor, metric, contest.decision)
 
 
 def forecast(
@@ -233,34 +233,34 @@ def forecast(
         moved = shift if shift is not None and shift.significant else None
         posterior = log_probs if moved is None else correct(log_probs, moved)
         tally.add(posterior if corrected else log_probs, posterior)
-    summary, counted = weights.summary, weights.counted
+    summary, contest = weights.summary, weights.contest
     expected = asdict(expected_loss(summary, tally, predictions.averaging))
     content = {"oof_log_loss": summary.loss, "test_log_loss": expected} | about
-    if counted:
+    if contest:
         score = forecast_score(
-            Estimate(counted.score, counted.low, counted.high),
-            counted.num_rows,
+            Estimate(contest.score, contest.low, contest.high),
+            contest.num_rows,
             len(ids),
-            greater_is_better=counted.metric != "log_loss",
+            greater_is_better=contest.metric != "log_loss",
             design_effect=1.0 if weights.labels else summary.design_effect,
             gain=gain,
         )
-        content |= {"metric": counted.metric, "oof": counted.score, "test": asdict(score)}
+        content |= {"metric": contest.metric, "oof": contest.score, "test": asdict(score)}
     write_json(prediction, content)
     if shift is None:
-        assert counted is not None
-        print(f"\n{labels_table(predictions.log_probs, counted.decision, weights.labels)}\n")
+        assert contest is not None
+        print(f"\n{labels_table(predictions.log_probs, contest.decision, weights.labels)}\n")
     else:
         print(f"\n{test_bins_table(tally.bins)}\n")
         print(f"{agreement_table(predictions)}\n")
         print(f"{least_certain_table(predictions, ids, weights.classes)}\n")
         print("\n".join(shift_lines(shift, weights.classes, corrected=corrected)))
         lines = score_lines(summary, predictions, tally)
-        if counted and counted.metric == "accuracy":
+        if contest and contest.metric == "accuracy":
             del lines[-1]  # one forecast of it is enough
         print("\n" + "\n".join(lines))
-    if counted:
-        print(counted_lines(counted, score))
+    if contest:
+        print(contest_lines(contest, score))
 
 
 def write_blend(
@@ -271,7 +271,7 @@ def write_blend(
     order: str,
     scores: dict[str, dict[str, float]],
     rows: Array | slice,
-    counted: Counted | None = None,
+    contest: ContestScore | None = None,
 ) -> tuple[Weights, float]:
     """Write weights.json; return it and the share of images that adaptive TTA shows more views."""
     threshold, share = (1.1, 1.0) if oof.labels else adaptive_threshold(oof, adopted.blend)
@@ -286,7 +286,7 @@ def write_blend(
         scores=scores,
         summary=summarise_oof(adopted.nested, oof.targets[rows], oof.groups[rows]),
         adaptive_threshold=threshold,
-        counted=counted,
+        contest=contest,
         labels=oof.labels,
     )
     write_weights(path, content)

@@ -51,8 +51,8 @@ class OofSummary:
 
 
 @dataclass(frozen=True)
-class Counted:
-    """What the contest counts, where that is not log loss.
+class ContestScore:
+    """The contest's metric, where that is not log loss, and what the blend scores by it.
 
     Attributes:
         metric: its name, as ``--metric`` says it.
@@ -89,7 +89,7 @@ class Weights:
         summary: of the OOF predictions.
         adaptive_threshold: confidence of a model's first view from which it needs no other;
             above 1 means always all views.
-        counted: what the contest counts; None = log loss.
+        contest: metric, decision and score where that metric is not log loss; None = it is.
         labels: (L) names where an image may have several labels; () = one class each. The classes
             are then absent and present.
     """
@@ -104,7 +104,7 @@ class Weights:
     scores: Mapping[str, Mapping[str, float]]
     summary: OofSummary
     adaptive_threshold: float
-    counted: Counted | None = None
+    contest: ContestScore | None = None
     labels: tuple[str, ...] = ()
 
     @property
@@ -173,12 +173,12 @@ def restrict(
 
 def write_weights(path: Path, weights: Weights) -> None:
     """Write ``weights.json``; floats are kept to the last bit."""
-    blend, summary, counted = weights.blend, weights.summary, weights.counted
-    contest: Json = {"contest": asdict(counted)} if counted else {}
-    if counted and not weights.labels:
+    blend, summary = weights.blend, weights.summary
+    more: Json = {"contest": asdict(weights.contest)} if weights.contest else {}
+    if weights.contest and not weights.labels:
         for name in ("slopes", "offsets", "least"):
-            del contest["contest"]["decision"][name]
-    contest |= {"labels": list(weights.labels)} if weights.labels else {}
+            del more["contest"]["decision"][name]
+    more |= {"labels": list(weights.labels)} if weights.labels else {}
     write_json(
         path,
         {
@@ -202,7 +202,7 @@ def write_weights(path: Path, weights: Weights) -> None:
             "adaptive_threshold": weights.adaptive_threshold,
             "scores": {name: dict(score) for name, score in weights.scores.items()},
             "oof": asdict(summary) | {"implied_prior": summary.implied_prior.tolist()},
-            **contest,
+            **more,
         },
     )
 
@@ -294,7 +294,7 @@ def _find_senseless(weights: Weights) -> str:
 
 def _fits_labels(weights: Weights) -> bool:
     """Tell whether the decision is about as many labels as there are."""
-    decision = weights.counted.decision if weights.counted else None
+    decision = weights.contest.decision if weights.contest else None
     num = len(weights.labels)
     if decision is None or decision.rule != "labels" or len(weights.classes) != len(STATES):
         return False
@@ -330,13 +330,13 @@ def _from_json(content: Json) -> Weights:
         scores=content["scores"],
         summary=summary,
         adaptive_threshold=float(content["adaptive_threshold"]),
-        counted=_read_counted(content["contest"]) if "contest" in content else None,
+        contest=_read_contest(content["contest"]) if "contest" in content else None,
         labels=tuple(map(str, content.get("labels", ()))),
     )
 
 
-def _read_counted(content: Json) -> Counted:
-    return Counted(
+def _read_contest(content: Json) -> ContestScore:
+    return ContestScore(
         metric=str(content["metric"]),
         ordinal=tuple(map(str, content["ordinal"])),
         decision=read_decision(content["decision"]),

@@ -184,8 +184,8 @@ class Ensemble:
         log_probs = predictor.predict(slice(None)).log_probs
         probs = np.exp(log_probs)
         if weights.labels:
-            assert weights.counted is not None
-            plain = replace(weights.counted.decision, cuts=())
+            assert weights.contest is not None
+            plain = replace(weights.contest.decision, cuts=())
             probs = plain.apply(log_probs).reshape(len(decoded), -1)
         return probs.astype(np.float32)
 

@@ -46,15 +46,15 @@ def test_accuracy_with_a_label_an_image(fresh: Place) -> None:
     said = whole_way(fresh, "--metric", "accuracy")
     done = json.loads((fresh.run / "finished.json").read_text())
     assert done["monitor"] == "accuracy" and done["config"]["metric"] == "accuracy"
-    counted = read_weights(fresh.output / "weights.json").counted
-    assert counted is not None and counted.metric == "accuracy"
-    assert counted.decision.rule == "argmax" and counted.low < counted.score <= counted.high
+    contest = read_weights(fresh.output / "weights.json").contest
+    assert contest is not None and contest.metric == "accuracy"
+    assert contest.decision.rule == "argmax" and contest.low < contest.score <= contest.high
     header, *rows = read(fresh.output / "submission.csv")
     assert header == ["ID", "label"] and [row[0] for row in rows] == ids
     log_probs = np.load(fresh.output / "test_log_probs.npy")
     assert [row[1] for row in rows] == [("evening", "noon")[k] for k in log_probs.argmax(axis=1)]
     forecast = json.loads((fresh.output / "prediction.json").read_text())
-    assert forecast["metric"] == "accuracy" and forecast["oof"] == counted.score
+    assert forecast["metric"] == "accuracy" and forecast["oof"] == contest.score
     assert forecast["test"]["low"] < forecast["test"]["value"] <= forecast["test"]["high"]
     assert "predicted test accuracy" in said and "one label, read back and sound" in said
     said = fresh.start("scripts.report", "--examples", "0", "--submit_log", "public 0.9").out
@@ -78,17 +78,17 @@ def test_grades_by_quadratic_weighted_kappa(fresh: Place) -> None:
         cv2.imwrite(str(path), image)
     ids = write_sample(fresh, "ID,diagnosis", "0")
     said = whole_way(fresh, "--metric", "qwk")
-    counted = read_weights(fresh.output / "weights.json").counted
-    assert counted is not None and counted.decision.rule == "cuts"
-    assert len(counted.decision.cuts) == 2 and counted.ordinal == ("0", "1", "2")
+    contest = read_weights(fresh.output / "weights.json").contest
+    assert contest is not None and contest.decision.rule == "cuts"
+    assert len(contest.decision.cuts) == 2 and contest.ordinal == ("0", "1", "2")
     header, *rows = read(fresh.output / "submission.csv")
     assert header == ["ID", "diagnosis"] and [row[0] for row in rows] == ids
     log_probs = np.load(fresh.output / "test_log_probs.npy")
-    decided = counted.decision.apply(log_probs)
+    decided = contest.decision.apply(log_probs)
     assert [row[1] for row in rows] == [str(k) for k in decided]
     assert "expected grade cut at" in said and "predicted test qwk" in said
     other = fresh.optimize("--metric", "log_loss")
-    assert other.status == 0 and read_weights(fresh.output / "weights.json").counted is None
+    assert other.status == 0 and read_weights(fresh.output / "weights.json").contest is None
 
 
 def test_mistakes_with_metrics_are_one_line(place: Place) -> None:

@@ -70,7 +70,7 @@ def test_columns_of_probabilities_by_mean_auc(labels: Place) -> None:
     oof = open_oof(labels.run / "oof.npz")
     assert oof.several and oof.targets.shape == (18, 2) and oof.classes == LABELS
     weights = read_weights(labels.output / "weights.json")
-    assert weights.labels == LABELS and weights.counted and weights.counted.num_rows == 36
+    assert weights.labels == LABELS and weights.contest and weights.contest.num_rows == 36
     header, *rows = read(labels.output / "submission.csv")
     assert header == ["id", "striped", "bright"] and [r[0] for r in rows] == [
         str(row) for row in range(36, 48)
@@ -78,7 +78,7 @@ def test_columns_of_probabilities_by_mean_auc(labels: Place) -> None:
     probs = np.array([row[1:] for row in rows], float)
     assert probs.min() > 0 and probs.max() < 1 and np.ptp(probs.sum(axis=1)) > 0.01
     forecast = json.loads((labels.output / "prediction.json").read_text())
-    assert forecast["metric"] == "mean_auc" and forecast["oof"] == weights.counted.score
+    assert forecast["metric"] == "mean_auc" and forecast["oof"] == weights.contest.score
     images = sorted((labels.data / "test").iterdir())
     found = load_ensemble(labels.output, device="cpu").predict(images)
     assert found.classes == LABELS  # all views, the submission two of them
@@ -105,18 +105,18 @@ def test_cells_of_labels_by_f1(labels: Place) -> None:
     assert labels.train().is_one_line("no label in column labels", "pass --metric f1_samples")
     said = whole_way(labels, "--metric", "f1_samples")
     weights = read_weights(labels.output / "weights.json")
-    assert weights.counted and len(weights.counted.decision.cuts) == 2
+    assert weights.contest and len(weights.contest.decision.cuts) == 2
     header, *rows = read(labels.output / "submission.csv")
     assert header == ["id", "labels"] and [row[0] for row in rows] == ids
     assert {name for row in rows for name in row[1].split()} <= set(LABELS)
     log_probs = np.load(labels.output / "test_log_probs.npy")
-    marks = weights.counted.decision.apply(log_probs).reshape(12, 2)
+    marks = weights.contest.decision.apply(log_probs).reshape(12, 2)
     assert [len(row[1].split()) for row in rows] == marks.sum(axis=1).tolist()
     assert "a cell of labels, read back and sound" in said and "given to" in said
     loss = labels.optimize("--metric", "log_loss")
     assert loss.status == 0, loss.err
-    counted = read_weights(labels.output / "weights.json").counted
-    assert counted and counted.metric == "log_loss" and 0 <= counted.low < counted.score
+    contest = read_weights(labels.output / "weights.json").contest
+    assert contest and contest.metric == "log_loss" and 0 <= contest.low < contest.score
     assert labels.infer().status == 0
 
 

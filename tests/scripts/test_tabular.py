@@ -139,8 +139,8 @@ def test_several_labels_and_a_metric_of_the_networks(columns: Place) -> None:
     oof = open_oof(columns.output / "tabular" / "fold0" / "oof.npz")
     assert oof.several and oof.logits.shape == (1, 48, 2)
     assert columns.optimize().status == 0 and columns.infer().status == 0
-    counted = read_weights(columns.output / "weights.json").counted
-    assert counted and counted.metric == "mean_auc" and counted.score > 0.6
+    contest = read_weights(columns.output / "weights.json").contest
+    assert contest and contest.metric == "mean_auc" and contest.score > 0.6
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ def forecast(output: Output, found: Study) -> list[Html]:
     pairs.append(("rows with OOF predictions", f"{rows // max(len(names), 1):,}"))
     kind, count = ("labels", len(names)) if names else ("classes", len(diagnosis.oof.classes))
     pairs.append((kind, f"{count:,}"))
-    metric = weights.counted.metric if weights and weights.counted else LOG_LOSS
+    metric = weights.contest.metric if weights and weights.contest else LOG_LOSS
     drawn = [(name, value, low, high) for name, _, value, low, high in expected
              if name.endswith(f" {metric}")]  # fmt: skip
     figures = [interval_plot(drawn, title="expected score", x_label=metric)] if drawn else []
@@ -125,22 +125,22 @@ def forecast(output: Output, found: Study) -> list[Html]:
 
 def _expected(output: Output, weights: Weights) -> list[tuple[str, str, float, float, float]]:
     """Return (name, level of the interval, value, low, high) of forecasts and nested OOF scores."""
-    counted, rows = weights.counted, []
+    contest, rows = weights.contest, []
     said = read_forecast(output.prediction) if output.prediction.exists() else {}
-    scored = [(LOG_LOSS, "test_log_loss")] + ([(counted.metric, "test")] if counted else [])
+    scored = [(LOG_LOSS, "test_log_loss")] + ([(contest.metric, "test")] if contest else [])
     for metric, key in scored:
-        if said and said.get("metric") == (counted.metric if counted else None):
+        if said and said.get("metric") == (contest.metric if contest else None):
             value, low, high = (float(said[key][k]) for k in ("value", "low", "high"))
             rows.append((f"forecast test {metric}", FORECAST_LEVEL, value, low, high))
     loss = weights.summary.loss
-    if counted is None:  # the scores of ways to blend are log losses
+    if contest is None:  # the scores of ways to blend are log losses
         score = min(weights.scores.values(), key=lambda s: abs(s["nested"] - loss), default={})
         low, high = score.get("low", np.nan), score.get("high", np.nan)
         rows.append(("nested OOF log loss", "95 %", loss, low, high))
     else:
         rows.append(("nested OOF log loss", "", loss, np.nan, np.nan))
-        low, high = counted.low, counted.high
-        rows.append((f"nested OOF {counted.metric}", "95 %", counted.score, low, high))
+        low, high = contest.low, contest.high
+        rows.append((f"nested OOF {contest.metric}", "95 %", contest.score, low, high))
     return rows
 
 
@@ -226,7 +226,7 @@ def contest(found: Study) -> list[Html]:
         scores = {k: {n: float(v) for n, v in s.items()} for k, s in weights.scores.items()}
         rows = [[name, s["fitted"], s["nested"], s["low"], s["high"]] for name, s in scores.items()]
         plotted = [(name, s["nested"], s["low"], s["high"]) for name, s in scores.items()]
-        metric = weights.counted.metric if weights.counted else LOG_LOSS
+        metric = weights.contest.metric if weights.contest else LOG_LOSS
         parts.append(plots([interval_plot(plotted, title=f"nested {metric} of each way to blend",
                                           x_label=f"{metric}; bar: 95 %")]))  # fmt: skip
         heads = ["way to blend", "fitted", "nested", "low", "high"]

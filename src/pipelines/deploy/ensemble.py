@@ -74,7 +74,7 @@ class Pool(nn.Module):
         self.kept = 1.0 - sum(blend.floors)
         self.folds = {model: len(folds) for model, folds in ensemble.folds.items()}
         constant = blend.floors[0] / len(blend.prior) + blend.floors[1] * blend.prior
-        decision = weights.counted.decision if weights.counted else None
+        decision = weights.contest.decision if weights.contest else None
         arrays = {"merge": np.eye(len(blend.prior))[list(columns)], "constant": constant,
                   "weights": blend.weights[blend.used].reshape(-1, 1, 1)}  # fmt: skip
         if self.several:

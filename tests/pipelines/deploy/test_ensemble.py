@@ -35,7 +35,7 @@ def both(blend: Blend, classes: tuple[str, ...], groups: Any, labels: tuple[str,
     columns = merge_classes(classes, groups).trained_of
     weights = SimpleNamespace(
         blend=blend, columns=columns, labels=labels,
-        counted=SimpleNamespace(decision=decision) if labels else None,
+        contest=SimpleNamespace(decision=decision) if labels else None,
     )  # fmt: skip
     pack = PairedLogits if labels else lambda x: x
     runs = {m: [TestRun(None, pack(fold), VIEWS, classes) for fold in folds]  # type: ignore[arg-type]
