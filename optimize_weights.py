@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
 def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> None:
     """Fit, compare, write."""
     from src.ensemble import blend, report
-    from src.ensemble.search import build_panel, entry_of, fit_blend, is_better, search_panel, whole
+    from src.ensemble.search import build_panel, fit_blend, full_structure, is_better, search_panel
 
     started = time.monotonic()
     oof, alias_groups = load(config, output)
@@ -55,16 +55,16 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         optimize_metric(config, output, oof, alias_groups, tables, metric)
         return
     solving = time.monotonic()
-    entries, mixture = blend.contest(oof.members, tables, priors)
+    methods, mixture = blend.compare_methods(oof.members, tables, priors)
     print(
         f"convex: within {mixture.gap:.1e} nats of the optimum, as the duality gap proves "
         f"({mixture.steps} steps; all methods {time.monotonic() - solving:.1f} s)"
     )
-    gains = blend.contributions(oof.members, tables.raw, entries[-1].weights)
+    gains = blend.contributions(oof.members, tables.raw, methods[-1].weights)
     panel = build_panel(oof, tables)
-    start = whole(oof.members)
+    start = full_structure(oof.members)
     adopted, structure, name = fit_blend(panel, start), start, "calibrated"
-    entries.append(entry_of(name, adopted))
+    methods.append(adopted.as_method(name))
     found = start
     if config.trials:
         found = search_panel(
@@ -72,10 +72,10 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         )
     if found != start:
         searched = fit_blend(panel, found)
-        entries.append(entry_of("searched", searched))
+        methods.append(searched.as_method("searched"))
         if is_better(searched.nested_losses, adopted.nested_losses):
             adopted, structure, name = searched, found, "searched"
-    scores = blend.score_entries(entries, oof.groups)
+    scores = blend.score_methods(methods, oof.groups)
     weights, share = report.write_blend(
         output.weights, oof, alias_groups, adopted, structure.order, scores, slice(None)
     )

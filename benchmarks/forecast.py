@@ -45,7 +45,14 @@ from src.ensemble.calibration import (
 from src.ensemble.oof import FoldTable, Oof, load_oof
 from src.ensemble.pool import log_softmax, true_losses
 from src.ensemble.predictions import TestRun, save_oof
-from src.ensemble.search import Fitted, build_panel, fit_blend, is_better, search_structures, whole
+from src.ensemble.search import (
+    Fitted,
+    build_panel,
+    fit_blend,
+    full_structure,
+    is_better,
+    search_structures,
+)
 from src.ensemble.test_predictions import EnsemblePredictor, average_temperature
 from src.metrics.classification import fit_temperature
 from src.models.probe import fit_probe
@@ -182,7 +189,7 @@ def shift_rows(targets: Array, rows: Array, strength: float, rng: np.random.Gene
 def blend(oof: Oof, trials: int, seed: int) -> Fitted:
     """Fit the blend as ``optimize_weights.py`` does."""
     panel = build_panel(oof, build_tables(oof))
-    start = whole(oof.members)
+    start = full_structure(oof.members)
     adopted = fit_blend(panel, start)
     best, _ = search_structures(
         panel.score, oof.members, journal=None, name="", trials=trials, seed=seed

@@ -55,11 +55,11 @@ class Tables:
     prior: Array
     parts: Array
 
-    def of(self, order: str) -> Array:
+    def true_log_probs(self, order: str) -> Array:
         """Return the table for temperature order "after" or "before" pooling."""
         return {"after": self.raw, "before": self.calibrated}[order]
 
-    def own(self, order: str) -> Array:
+    def own_temperatures(self, order: str) -> Array:
         """Return the members' own temperatures (M,) in that order."""
         return self.temperatures if order == "before" else np.ones(len(self.temperatures))
 
@@ -211,8 +211,8 @@ def bootstrap_means(losses: Array, groups: Array | None = None) -> Array:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One method.
+class Method:
+    """The weights that one method finds, and its losses.
 
     Attributes:
         name: of the method.
@@ -227,11 +227,11 @@ class Entry:
     nested: Array
 
 
-def contest(
+def compare_methods(
     members: Sequence[Member],
     tables: Tables,
     priors: Mapping[str, float],
-) -> tuple[list[Entry], Mixture]:
+) -> tuple[list[Method], Mixture]:
     """Weigh the members in every way that pools linearly and does not calibrate.
 
     Args:
@@ -240,7 +240,7 @@ def contest(
         priors: model → prior weight.
 
     Returns:
-        The entries, and the certified solution of the convex one.
+        The methods, the convex one last, and its certified solution.
     """
     table, parts = tables.raw, tables.parts
     fits = {
@@ -249,25 +249,25 @@ def contest(
         "best single": best_single,
         "greedy": greedy,
     }
-    entries = [
-        Entry(name, weights := fit(table), _mean(table, weights), cross_fit(fit, table, parts))
+    methods = [
+        Method(name, weights := fit(table), _mean(table, weights), cross_fit(fit, table, parts))
         for name, fit in fits.items()
     ]
     weights, mixture = convex(table)
     nested = cross_fit(lambda rows: convex(rows, start=weights)[0], table, parts)
-    return [*entries, Entry("convex", weights, mixture.loss, nested)], mixture
+    return [*methods, Method("convex", weights, mixture.loss, nested)], mixture
 
 
-def score_entries(
-    entries: Sequence[Entry], groups: Array | None = None
+def score_methods(
+    methods: Sequence[Method], groups: Array | None = None
 ) -> dict[str, dict[str, float]]:
     """Return name → fitted, nested, low, high: mean losses and the 95 % bootstrap interval."""
-    means = bootstrap_means(np.stack([entry.nested for entry in entries], axis=1), groups)
+    means = bootstrap_means(np.stack([method.nested for method in methods], axis=1), groups)
     scores = {}
-    for entry, resampled in zip(entries, means.T, strict=True):
+    for method, resampled in zip(methods, means.T, strict=True):
         low, high = np.quantile(resampled, [0.025, 0.975]).tolist()
-        nested = float(entry.nested.mean())
-        scores[entry.name] = {"fitted": entry.loss, "nested": nested, "low": low, "high": high}
+        nested = float(method.nested.mean())
+        scores[method.name] = {"fitted": method.loss, "nested": nested, "low": low, "high": high}
     return scores
 
 
@@ -280,7 +280,7 @@ def contributions(members: Sequence[Member], table: Array, weights: Array) -> li
     Args:
         members: (model, view) pairs.
         table: (N, M + 2) log p(true class), as in :class:`Tables`.
-        weights: (M + 2,) of the convex entry.
+        weights: (M + 2,) of the convex method.
     """
     full = _mean(table, weights)
     rows: list[list[object]] = []

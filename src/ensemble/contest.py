@@ -20,7 +20,7 @@ from src.ensemble.blend import NUM_FLOORS, Tables, convex, uniform_weights
 from src.ensemble.calibration import FORECAST_Z, Estimate
 from src.ensemble.oof import Oof
 from src.ensemble.pool import TINY, Blend, fit_log_pool, pool_arrays, row_blocks, true_losses
-from src.ensemble.search import Fitted, Structure, finish_pool, search_structures, whole
+from src.ensemble.search import Fitted, Structure, calibrate_pool, full_structure, search_structures
 from src.metrics.classification import Array
 from src.metrics.contest import Metric
 from src.metrics.decisions import Decision, fit_decision, plain_decision
@@ -67,14 +67,14 @@ class Board:
         before = (blend.temperatures != 1).any()
         return blend.predict((self.calibrated if before else self.raw)[blend.used])
 
-    def finish(self, weights: Array, keep: Array, *, pool: str, order: str) -> Blend:
+    def calibrate(self, weights: Array, keep: Array, *, pool: str, order: str) -> Blend:
         """Return the blend of given weights (M,), its temperature and floors fitted on ``keep``."""
         values = self.raw if order == "after" else self.calibrated
         used = np.flatnonzero(weights > 0)
         pooled = pool_arrays(pool, values[used][:, keep], weights[used])
-        temperature, floors = finish_pool(pooled, self.rows[keep], self.oof, self.tables)
-        own, members, prior = self.tables.own(order), self.oof.members, self.tables.prior
-        return Blend(pool, members, weights, own, temperature, floors, prior)
+        temperature, floors = calibrate_pool(pooled, self.rows[keep], self.oof, self.tables)
+        own = self.tables.own_temperatures(order)
+        return Blend(pool, self.oof.members, weights, own, temperature, floors, self.tables.prior)
 
 
 def build_board(metric: Metric, oof: Oof, tables: Tables) -> Board:
@@ -141,7 +141,7 @@ def blend_structure(board: Board, structure: Structure, keep: Array) -> Blend:
     columns = structure.columns(board.oof.members)
     weights = np.zeros(len(columns))
     if structure.pool == "linear":
-        table = board.tables.of(structure.order)[board.rows[keep], :-NUM_FLOORS]
+        table = board.tables.true_log_probs(structure.order)[board.rows[keep], :-NUM_FLOORS]
         weights = convex(table, columns=columns)[0]
     else:
         values = board.raw if structure.order == "after" else board.calibrated
@@ -149,20 +149,20 @@ def blend_structure(board: Board, structure: Structure, keep: Array) -> Blend:
         weights[columns] = fit_log_pool(values, board.targets[keep])
         if weights.sum() <= 0:
             weights[columns] = 1.0 / columns.sum()
-    return board.finish(weights, keep, pool=structure.pool, order=structure.order)
+    return board.calibrate(weights, keep, pool=structure.pool, order=structure.order)
 
 
 def blend_uniform(board: Board, keep: Array) -> Blend:
     """Weigh all members equally."""
     weights = uniform_weights(board.oof.members)[:-NUM_FLOORS]
-    return board.finish(weights, keep, pool="linear", order="after")
+    return board.calibrate(weights, keep, pool="linear", order="after")
 
 
 def blend_best(board: Board, keep: Array) -> Blend:
     """Take the member that scores best on the rows ``keep``."""
     weights = np.zeros(len(board.oof.members))
     weights[np.argmin(_alone(board, keep))] = 1.0
-    return board.finish(weights, keep, pool="linear", order="after")
+    return board.calibrate(weights, keep, pool="linear", order="after")
 
 
 def blend_greedily(board: Board, keep: Array) -> Blend:
@@ -190,7 +190,7 @@ def blend_greedily(board: Board, keep: Array) -> Blend:
         picks[chosen] += 1
         total += probs[chosen]
     weights = (_START * start + picks) / (_START + picks.sum())
-    return board.finish(weights, keep, pool="linear", order="after")
+    return board.calibrate(weights, keep, pool="linear", order="after")
 
 
 def _alone(board: Board, keep: Array) -> list[float]:
@@ -213,7 +213,7 @@ def find_candidates(board: Board, *, trials: int, seed: int) -> list[Candidate]:
         seed: of its sampler.
     """
     trials = min(trials, max(_LEAST_TRIALS, 10 * _BOARD_VALUES // board.raw.size))
-    start = whole(board.oof.members)
+    start = full_structure(board.oof.members)
     found = [
         judge(board, "log loss, convex", partial(blend_structure, board, start)),
         judge(board, "uniform", partial(blend_uniform, board)),

@@ -344,7 +344,7 @@ def _derivatives(
     return loss / num_rows, slope / num_rows, curve / num_rows
 
 
-def fit_finish(
+def fit_calibration(
     true_at: Callable[[float], Array], floors: Array, prior: Array
 ) -> tuple[float, tuple[float, float]]:
     """Return the temperature and the weights of the two floors with the lowest loss.
@@ -388,7 +388,7 @@ def fit_floors(log_probs: Array, floors: Array, prior: Array) -> Mixture:
     return solve_mixture(table, start=np.array([0.98, 0.01, 0.01]), tolerance=1e-7)
 
 
-def finished_losses(log_probs: Array, floors: Array, shares: tuple[float, float]) -> Array:
+def floored_losses(log_probs: Array, floors: Array, shares: tuple[float, float]) -> Array:
     """Return (R,) losses of predictions mixed with the floors, clipped as the grader clips.
 
     Args:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from src.ensemble.blend import NUM_FLOORS, THREADS, Entry, Tables, convex
+from src.ensemble.blend import NUM_FLOORS, THREADS, Method, Tables, convex
 from src.ensemble.oof import Oof
 from src.ensemble.pool import (
     MAX_LOSS,
@@ -32,9 +32,9 @@ from src.ensemble.pool import (
     Blend,
     Member,
     add_floors,
-    finished_losses,
-    fit_finish,
+    fit_calibration,
     fit_log_pool,
+    floored_losses,
     log_softmax,
     pool_arrays,
     row_blocks,
@@ -68,7 +68,7 @@ class Structure:
         return np.array([m in self.models and v in self.views for m, v in members])
 
 
-def whole(members: Sequence[Member]) -> Structure:
+def full_structure(members: Sequence[Member]) -> Structure:
     """Return the structure the search starts from: linear, everything in, calibrated after."""
     models = tuple(dict.fromkeys(model for model, _ in members))
     views = tuple(dict.fromkeys(view for _, view in members))
@@ -103,7 +103,7 @@ def search_structures(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    start = whole(members)
+    start = full_structure(members)
     kept = Journal(journal, name) if journal else None
     known = _read_scores(kept, start) if kept else {}
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
@@ -164,7 +164,7 @@ SCORE_VERSION = 4  # of what `Panel.score` computes: trials of another are not c
 _PANEL_VALUES = 1 << 25  # float32 values for each temperature order: 128 MiB
 _MIN_CLASSES = 8
 _LEAST_TRIALS = 8
-_FINISH_ROWS = 8192
+_CALIBRATION_ROWS = 8192
 _THIN_VALUES = 1 << 22
 
 
@@ -188,7 +188,7 @@ class Panel:
         """The cross-fitting part of each row, (R,)."""
         return self.tables.parts[self.rows]
 
-    def of(self, order: str) -> Array:
+    def log_probs(self, order: str) -> Array:
         """Return the log probabilities for temperature order "after" or "before" pooling."""
         return {"after": self.raw, "before": self.calibrated}[order]
 
@@ -196,10 +196,10 @@ class Panel:
         """Return the best weights (M,) of a structure on the panel rows ``keep`` (R,) bool."""
         columns = structure.columns(self.oof.members)
         if structure.pool == "linear":
-            table = self.tables.of(structure.order)[self.rows[keep], :-NUM_FLOORS]
+            table = self.tables.true_log_probs(structure.order)[self.rows[keep], :-NUM_FLOORS]
             return convex(table, columns=columns, start=start)[0]
         weights = np.zeros(len(columns))
-        values = self.of(structure.order)
+        values = self.log_probs(structure.order)
         values = values[np.ix_(keep, columns)] if not (keep.all() and columns.all()) else values
         guess = None if start is None else start[columns]
         truth = np.zeros(len(values), dtype=np.int64)
@@ -223,7 +223,8 @@ class Panel:
         if not structure.columns(self.oof.members).any():  # models that lack these views
             return MAX_LOSS
         linear = structure.pool == "linear"
-        values = np.exp(self.of(structure.order)) if linear else self.of(structure.order)
+        values = self.log_probs(structure.order)
+        values = np.exp(values) if linear else values
         floors = self.tables.raw[self.rows, -NUM_FLOORS:]
         _, without = self.fit_parts(structure)
         total = 0.0
@@ -232,14 +233,14 @@ class Panel:
             if linear:
                 pooled = np.log(np.maximum(pooled, TINY))
             held_out = self.parts == part
-            others = np.flatnonzero(~held_out)[:: -(-len(self.rows) // _FINISH_ROWS)]
-            temperature, shares = fit_finish(
+            others = np.flatnonzero(~held_out)[:: -(-len(self.rows) // _CALIBRATION_ROWS)]
+            temperature, shares = fit_calibration(
                 lambda t, pooled=pooled[others]: self._true(pooled, t),  # type: ignore[misc]
                 floors[others],
                 self.tables.prior,
             )
             true = self._true(pooled[held_out], temperature)
-            total += float(finished_losses(true, floors[held_out], shares).sum())
+            total += float(floored_losses(true, floors[held_out], shares).sum())
         return total / len(self.rows)
 
     def _true(self, pooled: Array, temperature: float) -> Array:
@@ -343,6 +344,10 @@ class Fitted:
     nested_losses: Array
     nested: Array
 
+    def as_method(self, name: str) -> Method:
+        """Return it to be compared with the methods of ``blend.py``."""
+        return Method(name, self.blend.weights, self.loss, self.nested_losses)
+
 
 def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     """Fit weights, temperature and floors of a structure; cross-fit all for the nested losses.
@@ -351,13 +356,13 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     """
     oof, tables = panel.oof, panel.tables
     weights, without = panel.fit_parts(structure)
-    own = tables.own(structure.order)
+    own = tables.own_temperatures(structure.order)
     pools = _pool_all(oof, structure.pool, weights, without, own, tables)
     everything = np.arange(len(oof.targets))
-    temperature, floors = finish_pool(pools.fit, everything, oof, tables)
+    temperature, floors = calibrate_pool(pools.fit, everything, oof, tables)
     for part, others in zip(np.unique(tables.parts), pools.thin, strict=True):
         kept = tables.parts[pools.thin_rows] != part
-        cross, shares = finish_pool(others[kept], pools.thin_rows[kept], oof, tables)
+        cross, shares = calibrate_pool(others[kept], pools.thin_rows[kept], oof, tables)
         held_out = tables.parts == part
         prediction = log_softmax(pools.nested[held_out], cross)
         pools.nested[held_out] = add_floors(prediction, shares, tables.prior)
@@ -367,7 +372,7 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     return Fitted(blend, loss, true_losses(pools.nested, oof.targets), pools.nested)
 
 
-def finish_pool(
+def calibrate_pool(
     pooled: Array, rows: Array, oof: Oof, tables: Tables
 ) -> tuple[float, tuple[float, float]]:
     """Return the temperature and the floors' weights that suit ``pooled`` (R, K), of ``rows``."""
@@ -379,7 +384,7 @@ def finish_pool(
         ]
         return -np.concatenate(losses)
 
-    return fit_finish(true_at, tables.raw[rows, -NUM_FLOORS:], tables.prior)
+    return fit_calibration(true_at, tables.raw[rows, -NUM_FLOORS:], tables.prior)
 
 
 @dataclass(frozen=True)
@@ -428,11 +433,6 @@ def _pool_all(
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(work, row_blocks(num_rows, num_classes * max(len(used), 1))))
     return pools
-
-
-def entry_of(name: str, fitted: Fitted) -> Entry:
-    """Return a finished blend as an entry."""
-    return Entry(name, fitted.blend.weights, fitted.loss, fitted.nested_losses)
 
 
 def is_better(challenger: Array, champion: Array) -> bool:

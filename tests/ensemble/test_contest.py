@@ -19,7 +19,7 @@ from src.ensemble.contest import (
     score_of,
 )
 from src.ensemble.oof import load_oof
-from src.ensemble.search import whole
+from src.ensemble.search import full_structure
 from src.metrics.contest import find_metric
 
 
@@ -75,7 +75,7 @@ def test_greedy_goes_beyond_the_convex_weights_while_the_metric_gains(make_world
     board = build_board(find_metric("accuracy", list("0123")), oof, build_tables(oof))
     everything = np.ones(len(board.rows), dtype=bool)
     greedy = blend_greedily(board, everything)
-    convex = blend_structure(board, whole(oof.members), everything)
+    convex = blend_structure(board, full_structure(oof.members), everything)
 
     def accuracy(blend) -> float:
         return float(np.mean(board.predict(blend).argmax(axis=1) == board.targets))

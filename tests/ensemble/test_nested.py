@@ -7,7 +7,7 @@ import src.ensemble.search as panel_module
 from src.ensemble.blend import build_tables, convex
 from src.ensemble.oof import load_oof
 from src.ensemble.pool import MAX_LOSS, true_losses
-from src.ensemble.search import Structure, build_panel, fit_blend, whole
+from src.ensemble.search import Structure, build_panel, fit_blend, full_structure
 from src.metrics.classification import log_loss
 
 
@@ -20,7 +20,7 @@ def oof(make_world):
 
 
 def structures(oof):
-    start = whole(oof.members)
+    start = full_structure(oof.members)
     return [start, Structure("log", "before", start.models, start.views)]
 
 
@@ -60,7 +60,7 @@ def test_the_blend_gives_the_fitted_loss_again(oof, number):
 
 def test_weights_are_the_convex_ones_and_temperature_is_after_pooling(oof):
     tables = build_tables(oof)
-    fitted = fit_blend(build_panel(oof, tables), whole(oof.members))
+    fitted = fit_blend(build_panel(oof, tables), full_structure(oof.members))
     weights, mixture = convex(tables.raw[:, :-2])
     np.testing.assert_allclose(fitted.blend.weights, weights, atol=1e-4)
     assert fitted.loss < mixture.loss and fitted.blend.temperature != 1.0
@@ -80,7 +80,9 @@ def test_a_part_has_no_say_in_its_own_nested_losses(make_world):
         world.save("a", logits)
         world.save("b", other)
         oof = load_oof(world.root, world.table)
-        nested.append(fit_blend(build_panel(oof, build_tables(oof)), whole(oof.members)).nested)
+        nested.append(
+            fit_blend(build_panel(oof, build_tables(oof)), full_structure(oof.members)).nested
+        )
     np.testing.assert_allclose(nested[0][:100], nested[1][:100], atol=1e-3)
 
 

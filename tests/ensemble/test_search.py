@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from src.ensemble.search import Structure, affordable_trials, search_structures, whole
+from src.ensemble.search import Structure, affordable_trials, full_structure, search_structures
 
 MEMBERS = (("a", "identity"), ("a", "hflip"), ("b", "identity"))
 GOAL = Structure("log", "before", ("a", "b"), ("identity",))
@@ -26,7 +26,7 @@ def run(path, score=distance, **changes):
 
 def test_finds_the_best_structure_and_scores_none_twice(tmp_path):
     path = tmp_path / "study.journal"
-    assert run(path, trials=1) == (whole(MEMBERS), 3.0)  # the first try
+    assert run(path, trials=1) == (full_structure(MEMBERS), 3.0)  # the first try
     scored = []
 
     def counted(structure):
@@ -34,7 +34,7 @@ def test_finds_the_best_structure_and_scores_none_twice(tmp_path):
         return distance(structure)
 
     assert run(path, counted) == (GOAL, 0.0)
-    assert len(set(scored)) == len(scored) and whole(MEMBERS) not in scored
+    assert len(set(scored)) == len(scored) and full_structure(MEMBERS) not in scored
     assert [(s.pool, s.order) for s in scored[:3]] == [
         ("linear", "before"), ("log", "after"), ("log", "before"),
     ]  # fmt: skip
@@ -42,7 +42,7 @@ def test_finds_the_best_structure_and_scores_none_twice(tmp_path):
     scored.clear()
     assert run(path, counted) == (GOAL, 0.0) and not scored
     run(path, counted, name="other data", trials=1)
-    assert scored == [whole(MEMBERS)]
+    assert scored == [full_structure(MEMBERS)]
 
 
 def rugged(structure: Structure) -> float:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.ensemble.pool import finished_losses, fit_finish, fit_floors
+from src.ensemble.pool import fit_calibration, fit_floors, floored_losses
 from src.metrics.classification import fit_temperature, softmax
 
 
@@ -36,7 +36,7 @@ def test_a_faultless_answer_is_no_surer_than_its_rows_can_prove():
     logits, targets = np.eye(4)[np.arange(500) % 4] * 40.0, np.arange(500) % 4
     true_at = lambda t: np.log(softmax(logits, t)[np.arange(500), targets])  # noqa: E731
     floors = np.full((500, 2), np.log(0.25))
-    _, shares = fit_finish(true_at, floors, np.full(4, 0.25))
+    _, shares = fit_calibration(true_at, floors, np.full(4, 0.25))
     assert sum(shares) == pytest.approx(1 / 501 * 4 / 3, rel=0.2)  # a floor's quarter is right
 
 
@@ -46,10 +46,10 @@ def test_with_a_floor_mislabelled_rows_hardly_soften_the_others():
     best = fit_temperature(clean, targets)
     logits, wrong = example(10)
     true_at = lambda t: np.log(softmax(logits, t)[np.arange(500), wrong])  # noqa: E731
-    temperature, shares = fit_finish(true_at, floors, prior)
+    temperature, shares = fit_calibration(true_at, floors, prior)
     assert fit_temperature(logits, wrong) > 1.25 * best > 1.1 * temperature
     assert 0.01 < sum(shares) < 0.1
-    with_floor = finished_losses(true_at(temperature), floors, shares)
+    with_floor = floored_losses(true_at(temperature), floors, shares)
     by_hand = (1 - sum(shares)) * np.exp(true_at(temperature)) + sum(shares) / 4
     np.testing.assert_allclose(with_floor, -np.log(by_hand))
     assert with_floor.mean() < -true_at(fit_temperature(logits, wrong)).mean()
