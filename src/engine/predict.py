@@ -161,7 +161,7 @@ def evaluate(
 
     predict(model, loader, task, runtime, write=write, label="valid", **options)
     if runtime.num_processes > 1:
-        meter.join(runtime.gather(meter.counted()))
+        meter.merge_states(runtime.gather(meter.state()))
     return meter.compute()
 
 

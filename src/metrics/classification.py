@@ -135,14 +135,14 @@ class ClassificationMeter:
         self._logits.append(logits.astype(np.float32))
         self._targets.append(targets.astype(np.int64))
 
-    def counted(self) -> tuple[list[Array], list[Array]]:
+    def state(self) -> tuple[list[Array], list[Array]]:
         """Return what was collected, for another process."""
         return self._logits, self._targets
 
-    def join(self, parts: Sequence[tuple[list[Array], list[Array]]]) -> None:
-        """Hold what all processes collected instead, by rank."""
-        self._logits = [logits for part, _ in parts for logits in part]
-        self._targets = [targets for _, part in parts for targets in part]
+    def merge_states(self, states: Sequence[tuple[list[Array], list[Array]]]) -> None:
+        """Replace the state by those of all processes, by rank."""
+        self._logits = [logits for part, _ in states for logits in part]
+        self._targets = [targets for _, part in states for targets in part]
 
     def compute(self) -> dict[str, float]:
         """Return log_loss, calibrated_log_loss, temperature, accuracy and macro_f1 of all rows.

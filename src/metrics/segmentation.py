@@ -90,13 +90,13 @@ class SegmentationMeter:
         }
         return SegmentationCounts(**arrays, background=np.array(self.background)).sort()
 
-    def counted(self) -> list[dict[str, np.ndarray]]:
-        """Return what was counted, for another process."""
+    def state(self) -> list[dict[str, np.ndarray]]:
+        """Return what was counted so far, for another process."""
         return self._parts
 
-    def join(self, parts: Sequence[list[dict[str, np.ndarray]]]) -> None:
-        """Hold what all processes counted instead, by rank."""
-        self._parts = [counts for part in parts for counts in part]
+    def merge_states(self, states: Sequence[list[dict[str, np.ndarray]]]) -> None:
+        """Replace the state by those of all processes, by rank."""
+        self._parts = [counts for state in states for counts in state]
 
     def compute(self) -> dict[str, float]:
         """Score all images so far, see :func:`score_counts`."""

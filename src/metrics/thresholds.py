@@ -79,13 +79,13 @@ class ThresholdSweep:
         table = np.bincount(code.ravel(), minlength=2 * C * bins).reshape(2, C, bins)
         return table, np.bincount(mask.ravel(), minlength=C + 1)[1 : C + 1]
 
-    def counted(self) -> list[Any]:
-        """Return what was counted, for another process."""
+    def state(self) -> list[Any]:
+        """Return what was counted so far, for another process."""
         return self._parts
 
-    def join(self, parts: Sequence[list[Any]]) -> None:
-        """Hold what all processes counted instead, by rank."""
-        self._parts = [counts for part in parts for counts in part]
+    def merge_states(self, states: Sequence[list[Any]]) -> None:
+        """Replace the state by those of all processes, by rank."""
+        self._parts = [counts for state in states for counts in state]
 
     def counts(self) -> SweepCounts:
         """Hand over the counts of all images so far, ordered by index."""

@@ -27,12 +27,12 @@ class Meter(Protocol):
         """Return every score by name, the monitored one among them."""
         ...
 
-    def counted(self) -> Any:
+    def state(self) -> Any:
         """Return what was counted (plain, picklable), for another process."""
         ...
 
-    def join(self, parts: Sequence[Any]) -> None:
-        """Hold what all processes counted instead, by rank."""
+    def merge_states(self, states: Sequence[Any]) -> None:
+        """Replace the state by those of all processes, by rank."""
         ...
 
 

@@ -107,15 +107,15 @@ class MaskMeter:
         if self.sweep is not None:
             self.sweep.update(prediction[:, 0].float().sigmoid(), batch)
 
-    def counted(self) -> tuple[Any, Any]:
-        """Return what was counted, for another process."""
-        return self.counts.counted(), self.sweep.counted() if self.sweep else []
+    def state(self) -> tuple[Any, Any]:
+        """Return what was counted so far, for another process."""
+        return self.counts.state(), self.sweep.state() if self.sweep else []
 
-    def join(self, parts: Sequence[tuple[Any, Any]]) -> None:
-        """Hold what all processes counted instead, by rank."""
-        self.counts.join([counts for counts, _ in parts])
+    def merge_states(self, states: Sequence[tuple[Any, Any]]) -> None:
+        """Replace the state by those of all processes, by rank."""
+        self.counts.merge_states([counts for counts, _ in states])
         if self.sweep is not None:
-            self.sweep.join([tables for _, tables in parts])
+            self.sweep.merge_states([tables for _, tables in states])
 
     def compute(self) -> dict[str, float]:
         """Return the scores, the monitored one among them; a two-class net's are at 0.5."""

@@ -117,7 +117,7 @@ def mask_scores_are_those_of_one_process(runtime: Runtime, folder: Path) -> None
                 rows = torch.tensor([row for _, row in keys])
                 for meter in (alone, own) if rank == runtime.rank else (alone,):
                     meter.update(logits[rows], {"mask": mask[rows], "index": rows})
-        own.join(runtime.gather(own.counted()))
+        own.merge_states(runtime.gather(own.state()))
         assert own.compute() == alone.compute()
 
 

@@ -30,7 +30,7 @@ from src.page import Html, gallery, interval_plot, line_plot, note, picture, plo
 from src.pipelines.pictures import draw_overlay, encode_jpeg, make_gallery
 from src.pipelines.run_folder import refuse_lost
 from src.pipelines.segmentation.ensemble import Member, blend_maps, find_source, load_member
-from src.pipelines.segmentation.score import BOUNDARY_PX, report, to_mask
+from src.pipelines.segmentation.score import BOUNDARY_PX, print_scores, to_mask
 from src.runs import REPAIR, Done, Run, read_done
 from src.script import UserError
 from src.tasks.segmentation import background_label
@@ -118,7 +118,7 @@ class MaskFolder:
         rows = self.index.table.iloc[self.rows]
         content |= {"ids": rows["id"].tolist(), "groups": rows["group"].tolist()}
         write_json(self.scores, content)
-        report(self.index.classes, scores, how, counts)
+        print_scores(self.index.classes, scores, how, counts)
         self.write_worst(counts, worst)
 
     def write_worst(self, counts: SegmentationCounts, number: int) -> None:

@@ -63,9 +63,9 @@ def score_held_out(
     runtime: Runtime,
     run: Run,
     *,
-    max_views: int = 5,
-    cleaning: bool = False,
-    about: Mapping[str, str] | None = None,
+    max_views: int,
+    cleaning: bool,
+    about: Mapping[str, str],
 ) -> Done:
     """Score the held-out images at native size; write ``oof.npz`` and ``oof_counts.npz``.
 
@@ -93,28 +93,28 @@ def score_held_out(
             if runtime.is_main:
                 save_sweeps(run, sweeps, task.statistic)
             choice = choose_views(sweeps, task.statistic, groups)
-        own = choice.held if choice else [(1, 0.5)] * len(names)
-        passed = count_held_out(model, task, held, runtime, own, cleaning=cleaning, pause=pause)
-    counts = passed.meter.counts()
+        chosen = choice.held if choice else [(1, 0.5)] * len(names)
+        found = count_held_out(model, task, held, runtime, chosen, cleaning=cleaning, pause=pause)
+    counts = found.meter.counts()
     if runtime.is_main:
-        save_oof(run, names, groups, passed.true_probs, task.class_names, about or {})
+        save_oof(run, names, groups, found.true_probs, task.class_names, about)
         counts.save(run.oof_counts)
     kept = None
-    if passed.cleaned:
-        verdict = judge_cleaning(np.stack(passed.cleaned), groups)
+    if found.cleaned:
+        verdict = judge_cleaning(np.stack(found.cleaned), groups)
         print(verdict, flush=True)
         kept = asdict(verdict.cleaning) if verdict.kept else None
     scores = score_counts(counts, task.class_names)
-    done = settled(task, choice, scores)
-    how = f"{len(names)} held-out images at native size, {counted_how(choice)}"
+    done = choice_record(task, choice, scores)
+    how = f"{len(names)} held-out images at native size, {describe_counting(choice)}"
     if runtime.is_main:
-        report(task.class_names, scores, how, counts)
+        print_scores(task.class_names, scores, how, counts)
         if choice is not None and len(class_thresholds(task)) > 1:
             print(f"  {task.statistic} of {choice}", flush=True)
     return {**done, "cleaning": kept, "counted": how, "scores": scores}
 
 
-def settled(task: Segmentation, choice: Choice | None, scores: Mapping[str, float]) -> Done:
+def choice_record(task: Segmentation, choice: Choice | None, scores: Mapping[str, float]) -> Done:
     """Return what was chosen, as ``finished.json`` has it."""
     if choice is not None:
         return {"views": choice.table, "tta_steps": choice.views, "threshold": choice.threshold,
@@ -125,7 +125,7 @@ def settled(task: Segmentation, choice: Choice | None, scores: Mapping[str, floa
     return {"views": [row], "tta_steps": 1, "threshold": 0.5, "nested": score}
 
 
-def counted_how(choice: Choice | None) -> str:
+def describe_counting(choice: Choice | None) -> str:
     """Say with which views and thresholds images were counted."""
     if choice is None:
         return "1 view"
@@ -154,12 +154,12 @@ def sweep_views(
         model, held.loader, task, runtime,
         num_rows=len(held.rows), write=write, views=first_views(views), pause=pause, label="views",
     )  # fmt: skip
-    scorer.join(runtime.gather(scorer.counted()))
+    scorer.merge_states(runtime.gather(scorer.state()))
     return scorer.counts()
 
 
 @dataclass(frozen=True)
-class Passed:
+class HeldOutCounts:
     """What one pass over the held-out images counted; the lists are in the rows' order."""
 
     meter: SegmentationMeter
@@ -176,10 +176,10 @@ def count_held_out(
     *,
     cleaning: bool,
     pause: Pause,
-) -> Passed:
+) -> HeldOutCounts:
     """Predict every image with its own ``chosen`` (number of views, threshold), and count."""
     meter = task.full_meter(BOUNDARY_PX)
-    passed = Passed(meter, [], [])
+    found = HeldOutCounts(meter, [], [])
     names = held.index.table["id"].iloc[held.rows].tolist()
 
     def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
@@ -191,20 +191,20 @@ def count_held_out(
             labels = to_mask(native, threshold)
             meter.add(int(held.rows[place]), labels, mask)
             pixels = sample_pixels(names[place], mask, task.ignore_index)
-            passed.true_probs.append(true_probs(native, mask, pixels))
+            found.true_probs.append(true_probs(native, mask, pixels))
             if cleaning and task.num_outputs == 1:
-                passed.cleaned.append(count_cleaned(labels, mask, task.ignore_index))
+                found.cleaned.append(count_cleaned(labels, mask, task.ignore_index))
 
     predict(
         model, held.loader, task, runtime, num_rows=len(held.rows), write=write,
         views=first_views(max(views for views, _ in chosen)), pause=pause, label="held out",
     )  # fmt: skip
-    meter.join(runtime.gather(meter.counted()))
+    meter.merge_states(runtime.gather(meter.state()))
     probs, cleaned = (
         [array for part in runtime.gather(arrays) for array in part]
-        for arrays in (passed.true_probs, passed.cleaned)
+        for arrays in (found.true_probs, found.cleaned)
     )
-    return Passed(meter, probs, cleaned)
+    return HeldOutCounts(meter, probs, cleaned)
 
 
 def save_oof(
@@ -229,7 +229,7 @@ def save_oof(
         np.savez(file, **arrays)
 
 
-def report(
+def print_scores(
     names: Sequence[str], scores: Mapping[str, float], how: str, counts: SegmentationCounts
 ) -> None:
     """Print the scores by their full names, the foreground's own first."""
@@ -295,14 +295,14 @@ class ViewsSweep:
         alone = self.is_swept and len(probs) == 1
         self.parts[num_views - 1].update(probs if alone else probs[None], batch)
 
-    def counted(self) -> list[Any]:
-        """Return what was counted, for another process."""
-        return [part.counted() for part in self.parts]
+    def state(self) -> list[Any]:
+        """Return what was counted so far, for another process."""
+        return [part.state() for part in self.parts]
 
-    def join(self, parts: Sequence[list[Any]]) -> None:
-        """Hold what all processes counted instead, by rank."""
-        for own, counted in zip(self.parts, zip(*parts, strict=True), strict=True):
-            own.join(counted)
+    def merge_states(self, states: Sequence[list[Any]]) -> None:
+        """Replace the state by those of all processes, by rank."""
+        for own, found in zip(self.parts, zip(*states, strict=True), strict=True):
+            own.merge_states(found)
 
     def counts(self) -> list[SweepCounts]:
         """Hand over the counts for each n, images ordered by row."""

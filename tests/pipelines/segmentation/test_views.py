@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from src.metrics.thresholds import choose_views
-from src.pipelines.segmentation.score import ViewsSweep, counted_how
+from src.pipelines.segmentation.score import ViewsSweep, describe_counting
 from src.tasks.segmentation import Segmentation
 
 TASK = Segmentation(("background", "a", "b"), lambda *_: {}, statistic="micro_protocol_iou")
@@ -34,9 +34,9 @@ def test_the_protocols_score_wants_the_foreground_favoured() -> None:
     row = choice.table[0]
     assert row["plain"] == 0 and row["score"] == pytest.approx(1, abs=1e-5)
     assert choice.nested == pytest.approx(1, abs=1e-5)
-    assert counted_how(choice) == "1 view, threshold 0.182, chosen on the other folds"
+    assert describe_counting(choice) == "1 view, threshold 0.182, chosen on the other folds"
     one = choose_views(swept(TASK, 1).counts(), TASK.statistic, [""])
-    assert one.threshold == 0.5 and counted_how(one) == "1 view"
+    assert one.threshold == 0.5 and describe_counting(one) == "1 view"
 
 
 @pytest.mark.parametrize(
