@@ -72,10 +72,16 @@ def contestants(
     task = Classification(NUM_CLASSES, lambda logits, target: logits.sum())
     out = np.empty((len(VIEWS), len(names), NUM_CLASSES), np.float16)
 
-    def predict(views: int, go_on: Any = None) -> Callable[[], float]:
+    def predict(views: int, is_unsure: Any = None) -> Callable[[], float]:
         return lambda: seconds(
             lambda: predict_logits(
-                folded, loader, task, runtime, out=out[:views], views=VIEWS[:views], go_on=go_on
+                folded,
+                loader,
+                task,
+                runtime,
+                out=out[:views],
+                views=VIEWS[:views],
+                is_unsure=is_unsure,
             )
         )
 

@@ -41,7 +41,7 @@ from src.pipelines.classification.prepare import (
     prepare_data,
     read_index,
 )
-from src.pipelines.run_folder import bring_plan, drop_damaged, finished, take_up
+from src.pipelines.run_folder import copy_plan, drop_damaged, finished, recover_finished
 from src.reader import field_types, fill, parse
 from src.runs import Output, read_done
 from src.script import UserError, format_table, run_script
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
     with hold(output.root / ".plan.lock", f"the plan of {output.root}"):
         sweep(output.root, *(p.name for p in (output.plan, output.survey, output.history)))
         if config.resume_from:
-            bring_plan(config.resume_from, output)
+            copy_plan(config.resume_from, output)
         earlier = last_seconds(output.history)
         clock = Clock(output.plan_state, config.hours, began=started, earlier=earlier)
         if clock.left() <= 0 and stands(output, clock):
@@ -280,7 +280,7 @@ class Place:
                     continue
                 if not row.epochs or finished(run, row, self.folds.folds_hash):
                     continue  # a probe's files are looked at where it is fitted
-                if take_up(run) is not None:
+                if recover_finished(run) is not None:
                     drop_damaged(run)
                     train_fold(row, self.output, run, self.index, self.folds, fold, self.runtime)
 

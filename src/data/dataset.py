@@ -211,7 +211,7 @@ class Loader(DataLoader):
             yield batch
 
     def _get_iterator(self) -> Any:
-        with _deaf_to_signals():
+        with _signals_blocked():
             return super()._get_iterator()
 
     def _explain(self, error: Exception, keys: list[tuple[int, int]]) -> str:
@@ -241,7 +241,7 @@ DIED = (
 
 
 @contextmanager
-def _deaf_to_signals() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     """Start loader processes that no signal to the whole group ends, nor their end interrupts.
 
     What the main process asks to stop at, it must first finish a step for, with their batches.
@@ -274,8 +274,8 @@ def _kill_workers_at_exit() -> None:
     atexit.register(kill)
 
 
-class _Guarded(Dataset):
-    """Hands a refusal over as a value: raised in a process, it would come back as a page.
+class _BatchReader(Dataset):
+    """Fetches whole batches; errors are returned: raised in a process, they would fill a page.
 
     Without processes, threads read a batch's files side by side: OpenCV decodes outside the
     interpreter's lock. The transforms follow one by one, since they hold state.
@@ -334,7 +334,7 @@ def make_loader(
     if num_workers:
         _kill_workers_at_exit()
     return Loader(
-        _Guarded(dataset, num_threads=0 if num_workers else min(8, available_cores())),
+        _BatchReader(dataset, num_threads=0 if num_workers else min(8, available_cores())),
         batch_sampler=sampler,  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=num_workers,

@@ -322,7 +322,7 @@ def resume(parts: Parts, run: Run, config: EngineConfig, split_hash: str = "") -
     for trouble in troubles:
         say(parts.runtime, f"warning: {trouble}; going on from the state before it")
     if saved is not None:
-        take_over(parts, saved, run, config, split_hash)
+        restore(parts, saved, run, config, split_hash)
         for path in (run.start, *([run.best] if parts.state.best_epoch else ())):
             if path.exists() or path == run.best:
                 refuse_foreign(path, parts.state.identity)
@@ -335,7 +335,7 @@ def resume(parts: Parts, run: Run, config: EngineConfig, split_hash: str = "") -
         )
 
 
-def take_over(
+def restore(
     parts: Parts, saved: SavedState, run: Run, config: EngineConfig, split_hash: str
 ) -> None:
     """Restore ``saved`` unless it is of another run.

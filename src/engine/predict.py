@@ -44,7 +44,7 @@ def predict(
     write: Write,
     views: Sequence[View] = VIEWS[:1],
     batch_size: int = 0,
-    go_on: Callable[[Tensor], Tensor] | None = None,
+    is_unsure: Callable[[Tensor], Tensor] | None = None,
     pause: Pause | None = None,
     label: str = "predict",
 ) -> None:
@@ -59,8 +59,8 @@ def predict(
         write: receives the batch on the device and one (B, …) tensor a view.
         views: applied in this order; the task's output for spatial targets is inverted.
         batch_size: rows at once on the device; 0 = the loader's. Halved when memory is short.
-        go_on: (first view's outputs) → (B,) bool, the rows whose further views are computed; for
-            the others they repeat the first. None = all rows.
+        is_unsure: (first view's outputs) → (B,) bool, the rows whose further views are computed;
+            for the others they repeat the first. None = all rows.
         pause: asked before each batch and at the end; raises to stop.
         label: word of the progress bar.
 
@@ -69,8 +69,8 @@ def predict(
     """
     model.eval()
     pause = pause or Pause(runtime.agree)
-    one = partial(predict_view, model, task, runtime)
-    show = partial(predict_views, one, views=views, go_on=go_on)
+    one_view = partial(predict_view, model, task, runtime)
+    all_views = partial(predict_views, one_view, views=views, is_unsure=is_unsure)
     seen = np.zeros(num_rows, np.int64)
     limit, most = batch_size or num_rows, 0
     is_long = len(loader) * len(views) >= SEARCH_STEPS
@@ -83,7 +83,7 @@ def predict(
         # images one by one are of many sizes, and the last batch comes once
         search_algorithms(runtime.device, is_long and 1 < rows == most)
         size, largest = min(limit, rows), 0
-        for piece, outputs in pieces(show, batch, size, runtime.device):
+        for piece, outputs in predict_in_pieces(all_views, batch, size, runtime.device):
             write(piece, outputs)
             largest = max(largest, len(piece["image"]))
         if largest < size:  # memory was short, and will be for the next batch
@@ -94,18 +94,18 @@ def predict(
     assert (seen == 1).all(), f"{(seen != 1).sum()} of {num_rows} rows not predicted exactly once"
 
 
-def pieces(
-    show: Callable[[dict[str, Tensor]], list[Tensor]],
+def predict_in_pieces(
+    predict_batch: Callable[[dict[str, Tensor]], list[Tensor]],
     batch: dict[str, Tensor],
     size: int,
     device: torch.device,
 ) -> Iterable[tuple[dict[str, Tensor], list[Tensor]]]:
-    """Yield (part of the batch, what ``show`` returns of it), in halves while memory is short."""
+    """Yield (part of the batch, its predictions), of half the rows where memory is short."""
     start, rows = 0, len(batch["image"])
     while start < rows:
         piece = {key: value[start : start + size] for key, value in batch.items()}
         try:
-            outputs = show(piece)
+            outputs = predict_batch(piece)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -119,23 +119,23 @@ def pieces(
 
 
 def predict_views(
-    show: Callable[[dict[str, Tensor], View], Tensor],
+    one_view: Callable[[dict[str, Tensor], View], Tensor],
     batch: dict[str, Tensor],
     views: Sequence[View],
-    go_on: Callable[[Tensor], Tensor] | None = None,
+    is_unsure: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """Return what ``show`` says of every view; only rows that ``go_on`` see more than the first."""
-    first = show(batch, views[0])
-    assert go_on is None or first.ndim == 2, "only predictions of whole images can be adaptive"
-    if go_on is None or len(views) == 1:
-        return [first, *(show(batch, view) for view in views[1:])]
-    rows = go_on(first).nonzero().squeeze(1)
+    """Return the predictions of every view; only rows that are unsure see more than the first."""
+    first = one_view(batch, views[0])
+    assert is_unsure is None or first.ndim == 2, "only predictions of whole images can be adaptive"
+    if is_unsure is None or len(views) == 1:
+        return [first, *(one_view(batch, view) for view in views[1:])]
+    rows = is_unsure(first).nonzero().squeeze(1)
     outputs = [first] + [first.clone() for _ in views[1:]]
     if len(rows):  # few rows, so their views share passes; squares, so they fit together
         image = batch["image"][rows]
         shown = torch.cat([view.apply(image) for view in views[1:]])
         parts = shown.split(len(batch["image"]))
-        found = torch.cat([show({"image": part}, VIEWS[0]) for part in parts])
+        found = torch.cat([one_view({"image": part}, VIEWS[0]) for part in parts])
         for output, own in zip(outputs[1:], found.split(len(rows)), strict=True):
             output[rows] = own
     return outputs
@@ -201,7 +201,7 @@ def predict_named_views(
     loader_at: Callable[[int], BatchLoader],
     *,
     out: np.ndarray,
-    go_on: Callable[[Tensor], Tensor] | None = None,
+    is_unsure: Callable[[Tensor], Tensor] | None = None,
     **options: Any,
 ) -> None:
     """Fill ``out`` (V, N, K) with the logits of the views called ``names``, each at its size.
@@ -214,7 +214,7 @@ def predict_named_views(
         image_size: of views without a scale, px.
         loader_at: returns the loader of all rows at a side in pixels.
         out: array or memory map of float16.
-        go_on: of :func:`predict`, for the views that share the first's size.
+        is_unsure: of :func:`predict`, for the views that share the first's size.
         options: further ones of that function.
     """
     begin = 0
@@ -222,7 +222,7 @@ def predict_named_views(
         end = begin + len(views)
         predict_logits(
             model, loader_at(scaled_size(image_size, scale)), task, runtime, out=out[begin:end],
-            views=views, go_on=None if begin else go_on, **options,
+            views=views, is_unsure=None if begin else is_unsure, **options,
         )  # fmt: skip
         begin = end
 
@@ -242,7 +242,9 @@ SMALLEST = 4  # rows of a batch whose statistics say anything
 
 
 @torch.no_grad()
-def renew_norms(model: nn.Module, loader: BatchLoader, runtime: Runtime, num_rows: int) -> None:
+def update_batch_norm(
+    model: nn.Module, loader: BatchLoader, runtime: Runtime, num_rows: int
+) -> None:
     """Replace BatchNorm's running statistics by their mean over training batches.
 
     Args:

@@ -180,9 +180,9 @@ class Classifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return float32 logits (B, K) of `image` (B, 3, H, W), uint8 or float in [0, 255]."""
-        return self.classify(self.embed(self.show(image)))
+        return self.classify(self.embed(self.forward_features(image)))
 
-    def show(self, image: Tensor) -> list[Tensor]:
+    def forward_features(self, image: Tensor) -> list[Tensor]:
         """Return the backbone's last features, in timm's own layout, of `image` (B, 3, H, W).
 
         Behind them the maps (B, C, h, w) of earlier stages, where those are pooled too.
@@ -194,7 +194,7 @@ class Classifier(nn.Module):
         return [last, *maps]
 
     def embed(self, features: Sequence[Tensor]) -> Tensor:
-        """Pool what :meth:`show` returns to what the head takes, (B, D)."""
+        """Pool what :meth:`forward_features` returns to what the head takes, (B, D)."""
         pooled = self._embed_last(features[0])
         return pooled if self.stages is None else self.stages(pooled, features[1:])
 

@@ -83,9 +83,9 @@ class Student(nn.Module):
 def show_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits and the deepest map (B, C, h, w) of a mask net or a classifier."""
     if not isinstance(network, Classifier):
-        logits, maps = network.forward_features(image)  # type: ignore[operator]
+        logits, maps = network.forward_with_features(image)  # type: ignore[operator]
         return logits, maps[-1]
-    features = network.show(image)
+    features = network.forward_features(image)
     return network.classify(network.embed(features)), as_map(network.backbone, features[0])
 
 

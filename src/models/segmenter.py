@@ -53,9 +53,9 @@ class MaskNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K, H, W) for ``image`` (B, 3, H, W), uint8 or float in [0, 255]."""
-        return self.forward_features(image)[0]
+        return self.forward_with_features(image)[0]
 
-    def forward_features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward_with_features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits (B, K, H, W) and intermediate maps, for distillation.
 
         The maps cover the padded image: sides are first filled up to multiples of ``stride`` at

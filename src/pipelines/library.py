@@ -35,7 +35,7 @@ from src.ensemble.weights import (
 from src.metrics.classification import softmax
 from src.metrics.decisions import sigmoid
 from src.pipelines.classification.prepare import check_recipe, prepare_data
-from src.pipelines.run_folder import bring_folds, bring_run, finished, fold_of
+from src.pipelines.run_folder import copy_folds, copy_run, finished, fold_of
 from src.runs import GO_ON, Output, Run, read_config
 from src.script import UserError, is_launched
 from src.views import view_names
@@ -305,7 +305,7 @@ def train(config: FoldConfig) -> list[Path]:
     output = Output(Path(config.output_dir))
     name = config.name or config.model
     if config.resume_from:
-        bring_folds(config.resume_from, output)
+        copy_folds(config.resume_from, output)
     index, folds = prepare_data(config, output)
     every: list[int | None] = list(range(folds.num_folds))
     wanted = every if config.fold == "all" else [fold_of(config.fold)]
@@ -313,7 +313,7 @@ def train(config: FoldConfig) -> list[Path]:
         raise UserError(f"--fold {config.fold}: folds.csv has folds 0 to {folds.num_folds - 1}")
     runs = [(fold, output.run(name, fold)) for fold in wanted]
     for _, run in runs if config.resume_from else ():
-        bring_run(config.resume_from, output, run)
+        copy_run(config.resume_from, output, run)
     waiting = runs
     if not is_launched():  # several processes ask the first one below
         waiting = [(k, run) for k, run in runs if not finished(run, config, folds.folds_hash)]

@@ -167,10 +167,10 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return []
 
 
-def take_up(run: Run) -> Done | None:
-    """Return what a finished run left whose weights are whole though other files are lost.
+def recover_finished(run: Run) -> Done | None:
+    """Return what a finished run left, where its weights are whole though other files are lost.
 
-    Where the weights themselves are lost, all that stands is taken away: the run starts afresh.
+    Where the weights themselves are lost, the other files are deleted: the run starts afresh.
     The run's lock must be held.
     """
     try:
@@ -253,8 +253,8 @@ def open_earlier(resume_from: str, output: Output) -> Output:
     return earlier
 
 
-def bring_folds(resume_from: str, output: Output) -> None:
-    """Take over who is in which fold, unless that is settled here already."""
+def copy_folds(resume_from: str, output: Output) -> None:
+    """Copy who is in which fold, unless that is settled here already."""
     earlier = open_earlier(resume_from, output)
     output.root.mkdir(parents=True, exist_ok=True)
     with hold(output.folds_lock, str(output.folds), wait=True):
@@ -263,7 +263,7 @@ def bring_folds(resume_from: str, output: Output) -> None:
             _copy(earlier.root, output.root, [path.name for path in names])
 
 
-def bring_run(resume_from: str, output: Output, run: Run) -> None:
+def copy_run(resume_from: str, output: Output, run: Run) -> None:
     """Copy a run that is not begun here: its results, or the state to go on from.
 
     Files arrive whole or not at all, ``finished.json`` last.
@@ -273,16 +273,16 @@ def bring_run(resume_from: str, output: Output, run: Run) -> None:
         return
     with run.hold():
         if not run.has_state and not run.finished.exists():  # which are copied last
-            _bring(source, run)
+            _copy_run(source, run)
 
 
-def _bring(source: Run, run: Run) -> None:
+def _copy_run(source: Run, run: Run) -> None:
     done = None
     if source.finished.exists():
         try:
             done = read_done(source)
         except UserError as error:
-            _leave(source, run, str(error))
+            _discard_copy(source, run, str(error))
             return
     names = [*(done or {}).get("files", {}), run.config.name, run.metrics.name, run.tuned.name]
     names += [run.nonfinite.name]
@@ -294,7 +294,7 @@ def _bring(source: Run, run: Run) -> None:
     lost = lost_files(run, done) if done else drop_damaged_states(run)
     if lost or not (done or run.has_state):
         why = f"{', '.join(lost)} lost or damaged" if lost else "nothing to go on from"
-        _leave(source, run, why)
+        _discard_copy(source, run, why)
         return
     if done:
         _copy(source.folder, run.folder, [run.finished.name])
@@ -339,7 +339,7 @@ def _reads(read: Callable[[Path], object], path: Path) -> bool:
     return True
 
 
-def _leave(source: Run, run: Run, reason: str) -> None:
+def _discard_copy(source: Run, run: Run, reason: str) -> None:
     """Take away what was copied of a run that is not whole, and say so."""
     for path in run.folder.iterdir():
         if path.is_file() and path != run.lock:
@@ -347,14 +347,14 @@ def _leave(source: Run, run: Run, reason: str) -> None:
     print(f"note: {source.folder}: not taken over ({reason}); trained from the start", flush=True)
 
 
-def bring_plan(resume_from: str, output: Output) -> None:
+def copy_plan(resume_from: str, output: Output) -> None:
     """Copy a plan with all its runs, unless one is begun here; its hours count anew."""
     earlier = open_earlier(resume_from, output)
     if output.plan_state.exists():
         return
-    bring_folds(resume_from, output)
+    copy_folds(resume_from, output)
     for folder in sorted(earlier.root.glob("*/fold*")):
-        bring_run(resume_from, output, Run(output.root / folder.relative_to(earlier.root)))
+        copy_run(resume_from, output, Run(output.root / folder.relative_to(earlier.root)))
     names = (output.survey, output.plan, output.history, output.weights, output.submission)
     _copy(earlier.root, output.root, [path.name for path in names])
     from src.pipelines.classification.plan_files import read_state

@@ -41,7 +41,7 @@ def run_loader(
     num_rows: int,
     open_rows: Callable[[int, int], ImageDataset],
     *,
-    in_turn: int = 0,
+    eval_batch_size: int = 0,
 ) -> Loader:
     """Build a loader of a run's rows.
 
@@ -50,14 +50,14 @@ def run_loader(
         runtime: device and processes.
         num_rows: of the dataset.
         open_rows: (loader processes, training processes on this machine) → the dataset.
-        in_turn: rows at once in each process, in their order; 0 = effective batches in another
-            order each epoch.
+        eval_batch_size: batch size in each process, rows in their order; 0 = training: effective
+            batches, shuffled anew each epoch.
     """
     device, world = runtime.device.type, runtime.num_processes
     workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers
     order = EpochSampler(
-        num_rows, in_turn * world or config.batch_size, seed=config.seed, shuffle=not in_turn,
-        rank=runtime.rank, world_size=world,
+        num_rows, eval_batch_size * world or config.batch_size, seed=config.seed,
+        shuffle=not eval_batch_size, rank=runtime.rank, world_size=world,
     )  # fmt: skip
     dataset = open_rows(workers, local_processes())
     return make_loader(dataset, order, num_workers=workers, device_type=device)

@@ -91,7 +91,9 @@ def test_the_mean_of_equal_teachers_is_each() -> None:
             super().__init__()
             self.offset = offset
 
-        def forward_features(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        def forward_with_features(
+            self, image: torch.Tensor
+        ) -> tuple[torch.Tensor, list[torch.Tensor]]:
             return image + self.offset, [image]
 
     image = torch.ones(1, 2, 3, 3)

@@ -78,7 +78,7 @@ def test_further_views_only_of_the_rows_that_want_them(limit: int) -> None:
     predict_logits(net, loader, task, runtime, out=full, views=VIEWS)
     middle = float(np.median(full[0, :, 0]))
     predict_logits(
-        net, loader, task, runtime, out=some, views=VIEWS, go_on=lambda x: x[:, 0] < middle
+        net, loader, task, runtime, out=some, views=VIEWS, is_unsure=lambda x: x[:, 0] < middle
     )
     wanted = full[0, :, 0] < middle
     assert 0 < wanted.sum() < 12

@@ -21,7 +21,7 @@ from src.config import EngineConfig
 from src.data.dataset import EpochSampler
 from src.engine.checkpoint import prepare_parts, resume, save_state
 from src.engine.interrupt import Interrupted, Pause
-from src.engine.predict import evaluate, predict_logits, renew_norms
+from src.engine.predict import evaluate, predict_logits, update_batch_norm
 from src.engine.runtime import Runtime, start_runtime
 from src.losses.classification import build_loss
 from src.runs import Run
@@ -144,7 +144,7 @@ def norms_measured_anew_are_one(runtime: Runtime, folder: Path) -> None:
     class Once(list):
         batch_sampler: Any = EpochSampler(ROWS, ROWS, shuffle=True)
 
-    renew_norms(model, Once([batch]), runtime, 1)
+    update_batch_norm(model, Once([batch]), runtime, 1)
     means = runtime.gather(model.backbone[1].running_mean.tolist())
     assert means[0] == means[1]
 

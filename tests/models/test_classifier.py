@@ -86,7 +86,7 @@ def test_gem_stands_beside_the_class_token() -> None:
 
 def _embed(model: nn.Module, size: int) -> torch.Tensor:
     with torch.no_grad():
-        return model.embed(model.show(images(size)))
+        return model.embed(model.forward_features(images(size)))
 
 
 def test_signed_maps_are_recognised() -> None:

@@ -16,7 +16,7 @@ def test_logits_have_the_size_of_any_image(arch):
     net = build_segmenter(arch, TINY, 3, decoder_width=64).eval()
     image = torch.randint(0, 256, (2, 3, 50, 75), dtype=torch.uint8)
     with torch.no_grad():
-        logits, features = net.forward_features(image)
+        logits, features = net.forward_with_features(image)
         assert torch.equal(net(image), logits)
         assert torch.allclose(net(image.float()), logits)
     assert logits.shape == (2, 3, 50, 75)

@@ -24,7 +24,7 @@ def test_earlier_maps_stand_beside_what_the_pretrained_head_reads(timm_id, size,
     assert choose_stages(model.backbone) == model.stages.indices == stages
     image = torch.randint(0, 256, (2, 3, size, size)).float()
     with torch.no_grad():
-        last, *maps = model.show(image)
+        last, *maps = model.forward_features(image)
         plain = model.backbone.forward_features((image - model.mean) / model.std)
         embedded = model.embed([last, *maps])
     assert torch.allclose(last, plain, atol=1e-5)

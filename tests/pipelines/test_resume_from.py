@@ -13,7 +13,7 @@ import src.engine.loop as loop
 from benchmarks.kill_resume import MODEL
 from src.engine.interrupt import Interrupted
 from src.files import write_json
-from src.pipelines.run_folder import bring_folds, bring_plan
+from src.pipelines.run_folder import copy_folds, copy_plan
 from src.runs import Output
 from tests.scripts.conftest import Answer, Place, call, fresh, place, template
 
@@ -120,7 +120,7 @@ def test_a_plan_is_copied_once_and_its_hours_count_anew(
     for path in (earlier.plan, earlier.survey, earlier.history):
         path.write_text("{}")
     output = Output(tmp_path / "next")
-    bring_plan(str(place.output), output)
+    copy_plan(str(place.output), output)
     state = json.loads(output.plan_state.read_text())
     assert (state["spent_s"], state["dropped"]) == (0.0, ["a"])
     for path in (output.plan, output.survey, output.history, output.folds, output.submission):
@@ -129,7 +129,7 @@ def test_a_plan_is_copied_once_and_its_hours_count_anew(
     assert len(output.finished_runs(MODEL)) == 2
     write_json(output.plan_state, {"spent_s": 60.0})
     output.folds.write_text("dealt by hand")
-    bring_plan(str(place.output), output)  # the same command again: time goes on
-    bring_folds(str(place.output), output)
+    copy_plan(str(place.output), output)  # the same command again: time goes on
+    copy_folds(str(place.output), output)
     assert output.folds.read_text() == "dealt by hand", "settled here already"
     assert json.loads(output.plan_state.read_text())["spent_s"] == 60.0

@@ -15,7 +15,7 @@ from src.engine.runtime import start_runtime
 from src.engine.weights import save_weights
 from src.files import describe_file, write_json
 from src.mask_config import MicroConfig
-from src.pipelines.run_folder import drop_damaged, finished, take_up, write_config
+from src.pipelines.run_folder import drop_damaged, finished, recover_finished, write_config
 from src.runs import Output, read_config
 from src.script import UserError
 
@@ -70,7 +70,7 @@ def test_scores_of_a_finished_run_that_lost_them_are_written_again(tmp_path: Pat
     files = {run.metrics.name: describe_file(run.metrics)}
     write_json(run.finished, {"config_hash": "", "history": history, "files": files})
     run.metrics.write_bytes(whole[:-1])
-    done = take_up(run)
+    done = recover_finished(run)
     assert done is not None and run.metrics.read_bytes() == whole
 
 

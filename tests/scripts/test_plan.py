@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.kill_resume import MODEL
 from src.config import FoldConfig, config_hash
-from src.engine.checkpoint import take_over
+from src.engine.checkpoint import restore
 from src.ensemble.predictions import open_oof
 from src.pipelines.classification import plan
 from src.pipelines.classification.follow import Clock
@@ -262,7 +262,7 @@ def test_messages_of_a_run_name_what_a_plan_takes(tmp_path: Path) -> None:
         (lambda: FoldConfig(lr=0.1, lr_min=0.5), f"lr_min 0.5: above lr 0.1; {of_rows}"),
         (lambda: FoldConfig(epochs=0), f"set head_start probe, or epochs; {of_rows}"),
         (
-            lambda: take_over(nothing, of_old, run, plain, ""),
+            lambda: restore(nothing, of_old, run, plain, ""),
             "use them, pass what it began with, or",
         ),
         (lambda: read_rows(lost, FoldConfig), f"{lost}: no such file"),

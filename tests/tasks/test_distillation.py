@@ -25,9 +25,9 @@ class Net(nn.Module):
         self.head = nn.Conv2d(width, len(CLASSES), 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.forward_features(image)[0]
+        return self.forward_with_features(image)[0]
 
-    def forward_features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward_with_features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         maps = self.backbone(image.float() / 255)
         return nn.functional.interpolate(self.head(maps), image.shape[-2:]), [maps]
 

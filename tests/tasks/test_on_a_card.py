@@ -59,9 +59,9 @@ class Net(nn.Module):
         self.head = nn.Conv2d(4, K, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.forward_features(image)[0]
+        return self.forward_with_features(image)[0]
 
-    def forward_features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward_with_features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.autocast(image.device.type, enabled=False):  # the loss alone shall differ
             maps = self.backbone(image)
             logits = self.head(maps)

@@ -90,7 +90,7 @@ def grad_cam(model: Classifier, image: Tensor, target: int) -> Tensor:
     """
     model.eval()
     with torch.no_grad():
-        shown, *earlier = model.show(image[None])
+        shown, *earlier = model.forward_features(image[None])
     shown = shown.detach().float().requires_grad_()
     with torch.enable_grad():
         logit = model.classify(model.embed([shown, *earlier]))[0, target]

@@ -126,7 +126,7 @@ class TrainedFold:
                 self.image_size,
                 loader_at,
                 out=out,
-                go_on=None if threshold is None else unsure_below(threshold),
+                is_unsure=None if threshold is None else unsure_below(threshold),
                 pause=pause,
                 label=str(self.run.folder),
             )

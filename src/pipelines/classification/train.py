@@ -41,8 +41,8 @@ from src.models.classifier import build_classifier
 from src.models.convolutions import fold_norms
 from src.models.pretrained import check_timm_id, find_data_config, find_weights
 from src.pipelines.classification.prepare import find_aliases
-from src.pipelines.classification.wise_ft import fit_head, pick_rows, walk_back
-from src.pipelines.run_folder import describe_training, finish_run, take_up, write_config
+from src.pipelines.classification.wise_ft import fit_head, interpolate_weights, pick_rows
+from src.pipelines.run_folder import describe_training, finish_run, recover_finished, write_config
 from src.pipelines.training import run_loader, worst_mistakes
 from src.runs import Done, Output, Run
 from src.script import UserError
@@ -224,18 +224,18 @@ def train_classes(
     side, rows = data.image_size, data.folds.train_rows(fold)
     train = build_loader(config, data, rows, canonical_side(side), augment, runtime, output)
 
-    def in_turn(rows: np.ndarray, side: int) -> Loader:
+    def eval_loader(rows: np.ndarray, side: int) -> Loader:
         batch, plain = default_batch_size(side, runtime.device), eval_transform(side)
         return build_loader(
             config, data, rows, side, plain, runtime, output,
-            in_turn=config.infer_batch_size or batch,
+            eval_batch_size=config.infer_batch_size or batch,
         )  # fmt: skip
 
-    valid = None if fold is None else in_turn(data.folds.valid_rows(fold), side)
+    valid = None if fold is None else eval_loader(data.folds.valid_rows(fold), side)
     tune_for_cpu(model, runtime.device)
     identity = run_identity(config, run, data.folds.folds_hash)
     runtime = settle_runtime(model, task, train, runtime, run, config, identity)
-    kept = runtime.from_main(take_up(run) if runtime.is_main else None)
+    kept = runtime.from_main(recover_finished(run) if runtime.is_main else None)
     write_config(run, config, {**about, **data.describe(fold)}, runtime, identity)
     what = "labels" if data.index.several else "classes"
     size = f"{side} px, {len(rows)} images, {len(data.classes)} {what}"
@@ -248,7 +248,7 @@ def train_classes(
         probe = probe and network.pretrained_share > 0
         if probe and not run.has_state:
             fit_head(
-                network, in_turn(pick_rows(rows, config.seed), side), len(data.classes), runtime
+                network, eval_loader(pick_rows(rows, config.seed), side), len(data.classes), runtime
             )
             if runtime.is_main and (fold is not None or not config.epochs):
                 path = run.start if config.epochs else run.best
@@ -266,7 +266,7 @@ def train_classes(
         held = data.folds.valid_rows(fold)
         write_oof(
             config, run, data, fold, model, task,
-            lambda pixels: valid if pixels == side else in_turn(held, pixels), runtime,
+            lambda pixels: valid if pixels == side else eval_loader(held, pixels), runtime,
         )  # fmt: skip
     if runtime.is_main:
         finish_run(run, done, keep_last=config.keep_last)
@@ -307,7 +307,7 @@ def learn(
     runtime.accelerator.wait_for_everyone()  # until the best weights are written
     score = state.best
     if score is not None and valid is not None and probe and config.epochs:
-        score = walk_back(run, model, task, valid, runtime, score, identity)
+        score = interpolate_weights(run, model, task, valid, runtime, score, identity)
         runtime.accelerator.wait_for_everyone()
     outcome: Done = {"score": None if score is None else round(score, 6)}
     # fewer epochs where the schedule was shortened
@@ -317,11 +317,11 @@ def learn(
 
 def build_loader(
     config: Config, data: ClassData, rows: np.ndarray, side: int, transform: Transform,
-    runtime: Runtime, output: Output, *, in_turn: int = 0,
+    runtime: Runtime, output: Output, *, eval_batch_size: int = 0,
 ) -> Loader:  # fmt: skip
     """Build a loader of some rows whose images come in about ``side`` pixels.
 
-    ``in_turn`` is that of :func:`src.pipelines.training.run_loader`.
+    ``eval_batch_size`` is that of :func:`src.pipelines.training.run_loader`.
     """
 
     def open_rows(num_workers: int, num_processes: int) -> ImageDataset:
@@ -332,7 +332,7 @@ def build_loader(
         )  # fmt: skip
         return ImageDataset(pixels, data.targets(rows), transform, seed=config.seed)
 
-    return run_loader(config, runtime, len(rows), open_rows, in_turn=in_turn)
+    return run_loader(config, runtime, len(rows), open_rows, eval_batch_size=eval_batch_size)
 
 
 def write_oof(

@@ -40,7 +40,7 @@ class Embedding:
     def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Return (B, D)."""
         assert isinstance(model, Classifier)
-        return model.embed(model.show(batch["image"]))
+        return model.embed(model.forward_features(batch["image"]))
 
 
 def pick_rows(rows: np.ndarray, seed: int) -> np.ndarray:
@@ -106,10 +106,10 @@ def set_head(model: Classifier, probe: LinearProbe) -> None:
         model.head.bias.copy_(probe.bias)
 
 
-SHARES = (0.75, 0.5, 0.25, 0.0)  # of the end
+ALPHAS = (0.75, 0.5, 0.25, 0.0)  # 1 = the fine-tuned weights, 0 = the initial ones
 
 
-def walk_back(
+def interpolate_weights(
     run: Run,
     model: nn.Module,
     task: Task,
@@ -118,7 +118,7 @@ def walk_back(
     score: float,
     identity: str = "",
 ) -> float:
-    """Go back from the best weights towards the start while the held-out images score better.
+    """Interpolate from the best weights towards the start while the held-out images score better.
 
     Args:
         run: has ``start``; its best weights are replaced by better ones.
@@ -133,7 +133,7 @@ def walk_back(
         The score of the best weights now.
 
     Raises:
-        Interrupted: a signal asked to stop; started again, the walk is the same.
+        Interrupted: a signal asked to stop; started again, it goes the same way.
     """
     about = read_about(run.best)
     if about.get("kind") == "mixed":  # stopped between this and the end of the run
@@ -142,14 +142,14 @@ def walk_back(
     end = {name: value.clone() for name, value in end.items()}  # Windows replaces no mapped file
     sign, best = (1 if task.lower_is_better else -1), 1.0
     with catch_signals(runtime.agree) as pause:
-        for share in SHARES:
-            model.load_state_dict(mix_weights(start, end, share))
+        for alpha in ALPHAS:
+            model.load_state_dict(mix_weights(start, end, alpha))
             found = evaluate(
                 model, valid, task, runtime, num_rows=valid.batch_sampler.num_rows, pause=pause
             )[task.monitor]
             if not sign * found < sign * score:
                 break
-            best, score = share, found
+            best, score = alpha, found
     if runtime.is_main:  # written in any case: it says that the start is needed no more
         about |= {"kind": "mixed", "share": str(best), task.monitor: repr(score)}
         save_weights(run.best, mix_weights(start, end, best) if best < 1.0 else end, about)
@@ -159,10 +159,10 @@ def walk_back(
 
 
 def mix_weights(
-    start: dict[str, Tensor], end: dict[str, Tensor], share: float
+    start: dict[str, Tensor], end: dict[str, Tensor], alpha: float
 ) -> dict[str, Tensor]:
-    """Return ``start`` plus ``share`` of the way to ``end``; whole numbers are the end's."""
+    """Return ``start`` plus ``alpha`` of the way to ``end``; whole numbers are the end's."""
     return {
-        name: torch.lerp(start[name], value, share) if value.is_floating_point() else value
+        name: torch.lerp(start[name], value, alpha) if value.is_floating_point() else value
         for name, value in end.items()
     }

@@ -37,7 +37,7 @@ from src.engine.autotune import settle_runtime
 from src.engine.cpu import tune_for_cpu
 from src.engine.log import say
 from src.engine.loop import fit
-from src.engine.predict import default_batch_size, renew_norms
+from src.engine.predict import default_batch_size, update_batch_norm
 from src.engine.runtime import Runtime
 from src.engine.weights import load_weights, run_identity, save_weights
 from src.files import Json
@@ -49,7 +49,7 @@ from src.pipelines.run_folder import (
     finish_run,
     fold_of,
     parse_size,
-    take_up,
+    recover_finished,
     write_config,
 )
 from src.pipelines.segmentation.score import HeldOut, score_held_out
@@ -203,12 +203,12 @@ def valid_loader(
     if data.size is not None:
         batch = config.infer_batch_size or default_batch_size(max(data.size), runtime.device)
     plain = eval_transform()  # nets pad for themselves
-    return _loader(config, data, runtime, output, rows, plain, in_turn=batch)
+    return _loader(config, data, runtime, output, rows, plain, eval_batch_size=batch)
 
 
 def _loader(
     config: SegmentationConfig, data: MaskData, runtime: Runtime, output: Output,
-    rows: np.ndarray, transform: Transform, *, in_turn: int = 0,
+    rows: np.ndarray, transform: Transform, *, eval_batch_size: int = 0,
 ) -> Loader:  # fmt: skip
     def open_rows(num_workers: int, num_processes: int) -> ImageDataset:
         return mask_dataset(
@@ -216,7 +216,7 @@ def _loader(
             folder=output.cache, num_workers=num_workers, num_processes=num_processes,
         )  # fmt: skip
 
-    return run_loader(config, runtime, len(rows), open_rows, in_turn=in_turn)
+    return run_loader(config, runtime, len(rows), open_rows, eval_batch_size=eval_batch_size)
 
 
 def start_at_prior(model: nn.Module, data: MaskData) -> None:
@@ -263,7 +263,7 @@ def train_masks(
     resolved |= {"size": data.size, "crop": data.crop, "window": data.window}
     resolved |= {"split": data.split.how, "split_hash": data.split.hash}
     resolved |= {"fold": config.fold, **data.source}
-    kept = runtime.from_main(take_up(run) if runtime.is_main else None)
+    kept = runtime.from_main(recover_finished(run) if runtime.is_main else None)
     write_config(run, config, resolved | dict(extra or {}), runtime, identity)
     say(runtime, f"{run.folder}: {describe_rows(data)}")
     started = time.monotonic()
@@ -305,7 +305,7 @@ def learn(
     config: SegmentationConfig, run: Run, data: MaskData, model: nn.Module, task: Task,
     train: Loader, valid: Loader | None, runtime: Runtime,
 ) -> Done:  # fmt: skip
-    """Train a net and load its best weights, their norms measured anew if that is asked for."""
+    """Train a net and load its best weights, BatchNorm re-estimated if that is asked for."""
     state = fit(
         model, task, train, valid, config=config, run=run, runtime=runtime,
         names=data.index.table["id"].iloc[data.split.train].tolist(), split_hash=data.split.hash,
@@ -314,7 +314,7 @@ def learn(
     runtime.accelerator.wait_for_everyone()  # until the best weights are written
     model.load_state_dict(load_weights(run.best, state.identity))
     if config.renorm_images:
-        renew_norms(inner_network(model), train, runtime, config.renorm_images)
+        update_batch_norm(inner_network(model), train, runtime, config.renorm_images)
         if runtime.is_main:
             about = {"kind": "norms measured anew", "run": state.identity}
             save_weights(run.best, model.state_dict(), about)

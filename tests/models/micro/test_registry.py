@@ -14,7 +14,7 @@ def test_logits_have_the_size_of_any_image(name):
     net = build_micro(name, 3).eval()
     image = torch.randint(0, 256, (2, 3, 45, 70), dtype=torch.uint8)
     with torch.no_grad():
-        logits, features = net.forward_features(image)
+        logits, features = net.forward_with_features(image)
         assert torch.allclose(net(image.float()), logits)
     assert logits.shape == (2, 3, 45, 70)
     assert len(features) >= 3

@@ -28,7 +28,7 @@ def test_heat_lies_where_the_class_is() -> None:
     model = build_classifier("test_resnet", 2, image_size=128, pool="avg").eval()
     image = torch.zeros(3, 128, 128, dtype=torch.uint8)
     image[:, 64:, 64:] = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    features = model.show(image[None])[0][0]
+    features = model.forward_features(image[None])[0][0]
     channel = int((features.amax((1, 2)) - features.amin((1, 2))).argmax())
     with torch.no_grad():
         model.head.weight.zero_()

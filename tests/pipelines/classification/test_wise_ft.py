@@ -1,4 +1,4 @@
-"""The line from the start of a fine-tuning to its end, walked back while the score gets better."""
+"""The line from the start of a fine-tuning to its end, followed back while the score improves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from src.engine.weights import load_weights, read_about, save_weights
 from src.pipelines.classification import wise_ft as module
-from src.pipelines.classification.wise_ft import mix_weights, walk_back
+from src.pipelines.classification.wise_ft import interpolate_weights, mix_weights
 from src.runs import Run
 
 TASK = SimpleNamespace(monitor="loss", lower_is_better=True)
@@ -37,7 +37,7 @@ def walk(folder: Path, monkeypatch: Any, optimum: float, task: Any = TASK) -> tu
 
     monkeypatch.setattr(module, "evaluate", evaluate)
     monkeypatch.setattr(module, "say", lambda *_: None)
-    return walk_back(run, model, task, VALID, RUNTIME, score_of(1.0)), tries[0]
+    return interpolate_weights(run, model, task, VALID, RUNTIME, score_of(1.0)), tries[0]
 
 
 @pytest.mark.parametrize(
