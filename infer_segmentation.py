@@ -2,8 +2,7 @@
 
 Finished runs of any mask track and images in, index PNGs and run lengths at the images' own size
 out; scores and the gallery of the worst where masks exist. Runs of several data sets get a folder
-each; those of one are blended. --compare A B sets two runs, or two
-folders of masks, side by side.
+each; those of one are blended. --compare A B sets two runs, or two folders of masks, side by side.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def main(argv: list[str]) -> int:
         print(f"{len(sets)} data sets, a folder each: {', '.join(sets)}")
         own_folder(root, (), ours=root == default)
     for name, members in sets.items():
-        index, rows = find_images(config, members)
+        index, rows = read_images(config, members)
         for note in index.notes:
             print(f"note: {note}")
         folder = root / name if len(sets) > 1 else root
@@ -94,7 +93,7 @@ def find_members(config: InferSegmentationConfig) -> dict[str, list[Member]]:
     return found
 
 
-def find_images(
+def read_images(
     config: InferSegmentationConfig, members: Sequence[Member]
 ) -> tuple[MaskIndex, np.ndarray]:
     """Read the images to predict. The one place that sees the test split."""

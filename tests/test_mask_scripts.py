@@ -26,7 +26,7 @@ from scripts import export, predict, report
 from src.engine.weights import load_weights
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.pipelines.segmentation.report import decode_rle
-from src.pipelines.segmentation.train import describe_looks, find_images
+from src.pipelines.segmentation.train import describe_looks, locate_data
 from src.reader import read_rows
 from src.script import UserError
 from tests.mask_runs import TINY
@@ -326,7 +326,7 @@ def test_generated_scenes_of_other_sizes_lie_apart(tmp_path: Path) -> None:
     places = []
     for size in ("32x32", "32x48"):
         config = LaneConfig(output_dir=str(tmp_path), resolution=size)
-        places.append(find_images(config, num_scenes=5, num_frames=1)[1])
+        places.append(locate_data(config, num_scenes=5, num_frames=1)[1])
     assert len(set(places)) == 2
     assert all(len(list((place / "images").iterdir())) == 5 for place in places)
 
@@ -336,9 +336,9 @@ def test_lane_runs_alone_see_two_classes_in_a_layout_of_any(tmp_path: Path, layo
     place = {"coco": "train/_annotations.coco.json", "folders": "images/1.jpg"}[layout]
     (tmp_path / place).parent.mkdir()
     (tmp_path / place).touch()
-    assert find_images(LaneConfig(data_dir=str(tmp_path)))[0] == "lanes"
-    assert find_images(DistillConfig(data_dir=str(tmp_path)))[0] == layout
-    assert find_images(LaneConfig(data_dir=str(tmp_path), source=layout))[0] == layout
+    assert locate_data(LaneConfig(data_dir=str(tmp_path)))[0] == "lanes"
+    assert locate_data(DistillConfig(data_dir=str(tmp_path)))[0] == layout
+    assert locate_data(LaneConfig(data_dir=str(tmp_path), source=layout))[0] == layout
 
 
 def test_a_checkpoint_that_is_none_or_stands_alone_is_one_line(tmp_path: Path) -> None:

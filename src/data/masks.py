@@ -232,14 +232,6 @@ def image_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def class_frequency(
-    index: MaskIndex, rows: Sequence[int] | np.ndarray, num_masks: int = 64
-) -> np.ndarray:
-    """Measure the share of pixels of each class (K,) on an even spread of ``num_masks`` rows."""
-    pixels, _ = count_classes(index, np.asarray(rows)[:: max(1, len(rows) // num_masks)])
-    return pixels / max(1, pixels.sum())
-
-
 def count_classes(
     index: MaskIndex, rows: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -85,7 +85,7 @@ def find_sets(config: MicroConfig) -> tuple[MicroSet, ...]:
     if not config.data_dir:
         if config.dataset:
             raise UserError(f"--dataset {config.dataset}: name the folder of the sets, --data_dir")
-        source, root = masks.find_images(config, num_scenes=12, num_frames=4)
+        source, root = masks.locate_data(config, num_scenes=12, num_frames=4)
         return (MicroSet(SCENES, source, str(root)),)
     if not Path(config.data_dir).is_dir():
         raise UserError(f"--data_dir {config.data_dir}: no such folder")

@@ -8,14 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.data.decode import decode_image
+from src.data.decode import VOID, decode_image
 from src.page import Html, picture
 from src.script import UserError
 
 SIDE = 240  # pixels of the longer side
 QUALITY = 80
 TINT = 0.5  # strength of a mask's colours
-VOID = 255
 
 
 def show_photograph(path: Path, caption: str) -> list[Html]:

@@ -22,6 +22,7 @@ from src.data.dataset import (
     local_processes,
     make_loader,
 )
+from src.data.decode import VOID
 from src.engine.runtime import Runtime
 from src.pipelines.pictures import draw_overlay, make_gallery
 from src.tasks.protocols import BatchLoader, Task
@@ -29,7 +30,6 @@ from src.tasks.segmentation import background_label
 
 LOOKED_AT = 64  # held-out images, evenly spread
 SHOWN = 8
-VOID = 255
 
 Draw = Callable[[nn.Module], Mapping[str, np.ndarray]]
 Judged = tuple[float, np.ndarray, str]  # loss, picture (H, W, 3) uint8 RGB, caption

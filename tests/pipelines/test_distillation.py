@@ -70,4 +70,4 @@ def test_the_test_split_has_one_reader() -> None:
             for node in ast.walk(outer) if isinstance(outer, ast.FunctionDef) else ():
                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "read_test_masks":
                     callers.add((path.name, outer.name))
-    assert callers == {("infer_segmentation.py", "find_images")}
+    assert callers == {("infer_segmentation.py", "read_images")}

@@ -16,7 +16,6 @@ from src.data.dataset import ImageDataset, Loader
 from src.data.masks import (
     VOID,
     MaskSplit,
-    class_frequency,
     count_classes,
     image_size,
     mask_dataset,
@@ -60,6 +59,7 @@ from src.tasks.protocols import Task, inner_network, inner_task
 from src.tasks.segmentation import Segmentation
 
 SHOWN_MASKS = 200  # that a dry run looks at
+PRIOR_MASKS = 64  # that the classes' share of the pixels is measured on
 SCENE_SIZE = (384, 384)  # of generated road scenes, unless --resolution says another
 
 
@@ -84,7 +84,7 @@ class MaskData:
     source: Json
 
 
-def find_images(
+def locate_data(
     config: SegmentationConfig, *, num_scenes: int = 30, num_frames: int = 8
 ) -> tuple[str, Path]:
     """Return (layout, folder) of the data; road scenes are generated where none are named.
@@ -121,8 +121,8 @@ def find_images(
 
 
 def find_data(config: SegmentationConfig, **scenes: int) -> MaskData:
-    """Find the images, see :func:`find_images`, and read them."""
-    source, root = find_images(config, **scenes)
+    """Locate the data, and read them."""
+    source, root = locate_data(config, **scenes)
     return read_data(replace(config, source=source, data_dir=str(root)))
 
 
@@ -221,8 +221,9 @@ def _loader(
 
 def start_at_prior(model: nn.Module, data: MaskData) -> None:
     """Let the net's first prediction be the classes' share of the training pixels."""
-    share = torch.from_numpy(class_frequency(data.index, data.split.train))
-    model.set_prior(share)  # type: ignore[operator]
+    rows = data.split.train[:: max(1, len(data.split.train) // PRIOR_MASKS)]
+    pixels, _ = count_classes(data.index, rows)
+    model.set_prior(torch.from_numpy(pixels / max(1, pixels.sum())))  # type: ignore[operator]
 
 
 def train_masks(
@@ -235,7 +236,7 @@ def train_masks(
     output: Output,
     network: Json,
     runtime: Runtime,
-    extra: Mapping[str, str] | None = None,
+    extra: Mapping[str, str],
 ) -> Done:
     """Train a run to its finished folder, from the start or from where it stopped.
 
@@ -264,7 +265,7 @@ def train_masks(
     resolved |= {"split": data.split.how, "split_hash": data.split.hash}
     resolved |= {"fold": config.fold, **data.source}
     kept = runtime.from_main(recover_finished(run) if runtime.is_main else None)
-    write_config(run, config, resolved | dict(extra or {}), runtime, identity)
+    write_config(run, config, {**resolved, **extra}, runtime, identity)
     say(runtime, f"{run.folder}: {describe_rows(data)}")
     started = time.monotonic()
     if kept is None:

@@ -27,7 +27,7 @@ def images_of(trained: dict[str, Any], **options: Any) -> tuple[Any, np.ndarray]
     """Find the images of one run, which knows two classes, as the script does."""
     known: dict[str, Any] = {"classes": ["background", "scratch"], "options": {}}
     member: Any = SimpleNamespace(resolved=known | trained)
-    return infer_segmentation.find_images(InferSegmentationConfig(**options), [member])
+    return infer_segmentation.read_images(InferSegmentationConfig(**options), [member])
 
 
 def test_runs_in_a_folder_with_brackets(tmp_path: Path) -> None:
@@ -113,4 +113,4 @@ def test_the_held_out_images_of_slices_are_those_of_the_run(
     resolved |= {"source": "folders", "data_dir": str(tmp_path)}
     member: Any = SimpleNamespace(resolved=resolved, options=options, run=None)
     config = InferSegmentationConfig(split="valid")
-    assert infer_segmentation.find_images(config, [member])[1].tolist() == split.valid.tolist()
+    assert infer_segmentation.read_images(config, [member])[1].tolist() == split.valid.tolist()
