@@ -163,9 +163,10 @@ def optimize_metric(
 def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]]]:
     """Join the OOF predictions against folds.csv; return them and the alias groups."""
     from src.data.folds import read_folds
-    from src.data.index import find_root
+    from src.data.root import find_root
     from src.data.sample import load_aliases
-    from src.ensemble.oof import FoldTable, learns_labels, load_oof
+    from src.ensemble.oof import FoldTable, load_oof
+    from src.ensemble.predictions import learns_labels
 
     folds = read_folds(output.folds)
     groups: list[tuple[str, ...]] = []
@@ -200,8 +201,7 @@ def read_priors(presets: str) -> dict[str, float]:
 def suggest(output: Output, oof: Oof, adopted: Fitted, targets: Array) -> None:
     """Print the classes that cannot be told apart, and write them as an alias file."""
     from src.data.csv_io import write_csv
-    from src.ensemble.diagnosis import suggest_aliases
-    from src.ensemble.report import suggestion_lines
+    from src.ensemble.aliases import suggest_aliases, suggestions_table
 
     found = suggest_aliases(adopted.nested, targets, oof.classes)
     if not found:
@@ -209,7 +209,7 @@ def suggest(output: Output, oof: Oof, adopted: Fitted, targets: Array) -> None:
         return
     path = output.root / "suggested_aliases.csv"
     write_csv(path, ["class", "alias"], [(pair.first, pair.second) for pair in found])
-    print(f"{suggestion_lines(found)}\n{path} written; --aliases {path} takes them as one class\n")
+    print(f"{suggestions_table(found)}\n{path} written; --aliases {path} takes them as one class\n")
 
 
 if __name__ == "__main__":

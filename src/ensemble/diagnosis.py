@@ -1,4 +1,4 @@
-"""Diagnosis of OOF predictions: losses by member and fold, confusions, costly rows, alias pairs.
+"""Diagnosis of OOF predictions: losses by member and fold, confusions, costly rows.
 
 One pass over the logits on disk, a block of rows at a time; what is kept is a few numbers a row.
 """
@@ -26,7 +26,6 @@ from src.ensemble.pool import (
 )
 from src.metrics.classification import Array
 
-MAX_SKILL, MIN_SHARE = 0.3, 0.1  # of pairs that are taken for one class
 MAX_SOLVED = 4000  # rows that the gain of a member is computed on
 
 
@@ -174,86 +173,3 @@ def diagnose(oof: Oof, blend: Blend) -> Diagnosis:
 def costliest(losses: Array, num: int) -> Sequence[int]:
     """Return the numbers of the ``num`` rows with the highest losses, the highest first."""
     return np.argsort(-losses, kind="stable")[:num].tolist()  # type: ignore[misc]
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """Two classes that the models cannot tell apart, with the evidence.
-
-    Attributes:
-        first: name of the larger class.
-        second: name of the smaller one.
-        num_rows: OOF rows of both.
-        num_right: rows for which the true one of the two has the larger probability.
-        chance: the share of right choices when always naming the larger class.
-        log_loss: mean -log p(true | one of the two), nats.
-        base_log_loss: the same for a guess by their frequencies.
-        gain: what merging takes off the log loss of these rows, nats a row.
-    """
-
-    first: str
-    second: str
-    num_rows: int
-    num_right: int
-    chance: float
-    log_loss: float
-    base_log_loss: float
-    gain: float
-
-
-def suggest_aliases(log_probs: Array, targets: Array, classes: Sequence[str]) -> list[Suggestion]:
-    """Return the pairs of classes that the predictions cannot tell apart, worst first.
-
-    A pair is looked at when at least ``MIN_SHARE`` of its probability goes to the other name. It
-    is proposed when, among the two, the choice is hardly better than a guess by frequency, twice:
-    with L the mean log loss of that choice and H that of the guess, 1 - L / H < ``MAX_SKILL`` at
-    the upper end of a 95 % interval of L's mean; and fewer than half of the choices that such a
-    guess gets wrong are put right.
-
-    Args:
-        log_probs: (N, K) out-of-fold log probabilities.
-        targets: (N,) class numbers.
-        classes: K names.
-    """
-    num_classes = len(classes)
-    counts = np.bincount(targets, minlength=num_classes)
-    given = np.zeros((num_classes, num_classes))  # probability class a's rows give to class b
-    for k in np.flatnonzero(counts):
-        given[k] = np.exp(log_probs[targets == k].astype(np.float64)).sum(axis=0)
-    np.fill_diagonal(given, 0.0)
-    share = (given + given.T) / np.maximum(counts[:, None] + counts[None, :], 1)
-    found = []
-    for a, b in zip(*np.nonzero(np.triu(share >= MIN_SHARE)), strict=True):
-        if min(counts[a], counts[b]) >= 3:
-            pair, skill = _compare(log_probs, targets, classes, (int(a), int(b)))
-            if skill < MAX_SKILL and pair.num_right / pair.num_rows < (1 + pair.chance) / 2:
-                found.append(pair)
-    return sorted(found, key=lambda s: -s.gain * s.num_rows)
-
-
-def _compare(
-    log_probs: Array, targets: Array, classes: Sequence[str], pair: tuple[int, int]
-) -> tuple[Suggestion, float]:
-    """Return the evidence about a pair and the upper end of its skill."""
-    a, b = pair
-    rows = np.flatnonzero((targets == a) | (targets == b))
-    if (targets[rows] == b).mean() > 0.5:
-        a, b = b, a
-    both = log_probs[rows][:, np.array([a, b])].astype(np.float64)
-    joint = np.logaddexp(both[:, 0], both[:, 1])
-    is_b = (targets[rows] == b).astype(int)
-    losses = joint - both[np.arange(len(rows)), is_b]
-    rate = is_b.mean()
-    base = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
-    error = losses.std(ddof=1) / np.sqrt(len(rows))
-    evidence = Suggestion(
-        first=classes[a],
-        second=classes[b],
-        num_rows=len(rows),
-        num_right=int((both.argmax(axis=1) == is_b).sum()),
-        chance=float(1 - rate),
-        log_loss=float(losses.mean()),
-        base_log_loss=float(base),
-        gain=float(losses.mean()),
-    )
-    return evidence, float(1 - (losses.mean() - 1.96 * error) / base)

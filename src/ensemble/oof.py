@@ -16,7 +16,7 @@ import numpy as np
 
 from src.classes import STATES, merge_classes, nfc, to_hot
 from src.ensemble.pool import Member, member_log_probs
-from src.ensemble.predictions import OofFile, has_labels, open_oof, pair_ids
+from src.ensemble.predictions import OofFile, open_oof, pair_ids
 from src.metrics.classification import Array
 from src.runs import AFRESH, GO_ON, REPAIR, Run, read_done
 from src.script import UserError
@@ -115,11 +115,6 @@ def find_models(output_dir: Path) -> tuple[str, ...]:
     """Return the names of the folders below ``output_dir`` that hold OOF predictions, sorted."""
     found = {path.parent.parent.name for path in output_dir.glob("*/fold*/oof.npz")}
     return tuple(sorted(found))
-
-
-def learns_labels(output_dir: Path) -> bool:
-    """Tell whether the first OOF file below ``output_dir`` is of several labels an image."""
-    return any(map(has_labels, sorted(output_dir.glob("*/fold*/oof.npz"))[:1]))
 
 
 def load_oof(

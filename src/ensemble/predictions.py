@@ -263,10 +263,14 @@ def open_oof(path: Path) -> OofFile:
     return file
 
 
-def has_labels(path: Path) -> bool:
-    """Tell whether an ``oof.npz`` is of several labels an image; a damaged one is not."""
+def learns_labels(output_dir: Path) -> bool:
+    """Tell whether the first OOF file below ``output_dir`` is of several labels an image.
+
+    A damaged one is not.
+    """
+    paths = sorted(output_dir.glob("*/fold*/oof.npz"))[:1]
     try:
-        return _map_array(path, "targets").ndim == 2
+        return any(_map_array(path, "targets").ndim == 2 for path in paths)
     except (FileNotFoundError, *NOT_WHOLE):
         return False
 

@@ -22,7 +22,6 @@ from src.ensemble.calibration import (
     summarise_oof,
 )
 from src.ensemble.contest import NUM_PLAIN, Board, Candidate, forecast_score, score_of
-from src.ensemble.diagnosis import Suggestion
 from src.ensemble.oof import Oof
 from src.ensemble.search import Fitted
 from src.ensemble.test_predictions import BlendedPredictions, EnsemblePredictor, averaging_gain
@@ -190,16 +189,6 @@ def least_certain_table(
         p, q = np.exp(predictions.log_probs[row][[first, second]].astype(float))
         rows.append([ids[row], f"{classes[first]} {p:.3f}", f"{classes[second]} {q:.3f}"])
     return format_table(["least certain", "first", "second"], rows)
-
-
-def suggestion_lines(suggestions: Sequence[Suggestion]) -> str:
-    """Return the pairs that cannot be told apart, with the evidence."""
-    header = ["class", "alias", "rows", "right", "by chance", "log loss", "guess", "gain a row"]
-    rows = []
-    for s in suggestions:
-        choices = [s.num_rows, s.num_right, s.chance * s.num_rows]
-        rows.append([s.first, s.second, *choices, s.log_loss, s.base_log_loss, s.gain])
-    return format_table(header, rows)
 
 
 def find_gain(weights: Weights, predictor: EnsemblePredictor) -> float:

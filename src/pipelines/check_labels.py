@@ -18,7 +18,7 @@ from src.classes import to_hot
 from src.data.csv_io import write_csv
 from src.data.index import Index
 from src.engine.runtime import start_runtime
-from src.ensemble.diagnosis import suggest_aliases
+from src.ensemble.aliases import suggest_aliases
 from src.ensemble.predictions import pair_ids
 from src.models.classifier import build_classifier
 from src.models.convolutions import fold_norms

@@ -15,8 +15,8 @@ from src.ensemble.contest import (
     resample,
     score_of,
 )
-from src.ensemble.oof import FoldTable, learns_labels, load_oof
-from src.ensemble.predictions import TestRun, save_oof
+from src.ensemble.oof import FoldTable, load_oof
+from src.ensemble.predictions import TestRun, learns_labels, save_oof
 from src.ensemble.test_predictions import EnsemblePredictor
 from src.metrics.contest import binary_log_loss, find_metric
 from src.metrics.decisions import sigmoid

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from src.ensemble.diagnosis import suggest_aliases
+from src.ensemble.aliases import suggest_aliases
 
 
 def predictions(kind, num=60):
