@@ -62,7 +62,7 @@ def infer(config: InferConfig, output: Output) -> None:
     form = sample_form(config, root, weights, ids)
     for note in (*index.notes, *form.notes):
         print(f"note: {note}")
-    from src.pipelines.classification.infer import infer_models
+    from src.pipelines.classification.infer import infer_models  # torch, once all this holds
 
     runs = infer_models(config, output, weights, blend, index)
     first = next(iter(runs.values()))[0]
@@ -84,9 +84,8 @@ def infer(config: InferConfig, output: Output) -> None:
     with own_file(path, ours=path == output.submission):
         submit(path, form, ids, weights, predictions, shift if corrected else None)
     about |= {"submission": hash_file(path)}
-    gain = report.find_gain(weights, predictor)
-    report.forecast(
-        output.prediction, weights, predictions, shift, ids, about, corrected=corrected, gain=gain
+    report.report_forecast(
+        output.prediction, weights, predictor, predictions, shift, ids, about, corrected=corrected
     )
     print(f"\n{path}: {len(ids)} rows × {form}, read back and sound ({about['submission']})")
 

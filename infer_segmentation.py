@@ -100,7 +100,7 @@ def read_images(
     import numpy as np
 
     from src.data.masks import read_labelled, read_test_masks, split_rows
-    from src.pipelines.run_folder import fold_of
+    from src.pipelines.run_folder import parse_fold
     from src.pipelines.segmentation.ensemble import find_source
 
     first = members[0].resolved
@@ -112,7 +112,7 @@ def read_images(
         saved = members[0].options
         by_name = saved.get("group_by_name", False)  # runs of before the option
         index = read_labelled(source, root, by_name=by_name, **options)
-        split = split_rows(index, fold_of(saved["fold"]), saved["folds"], saved["fold_seed"])
+        split = split_rows(index, parse_fold(saved["fold"]), saved["folds"], saved["fold_seed"])
         for member in members:
             if member.resolved["split_hash"] != split.hash:
                 raise UserError(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from src.ensemble.blend import Tables
     from src.ensemble.oof import Oof
     from src.ensemble.search import Fitted
+    from src.ensemble.weights import ContestScore, Weights
     from src.metrics.classification import Array
     from src.metrics.contest import Metric
 
@@ -76,7 +77,7 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         if is_better(searched.nested_losses, adopted.nested_losses):
             adopted, structure, name = searched, found, "searched"
     scores = blend.score_methods(methods, oof.groups)
-    weights, share = report.write_blend(
+    weights, share = write_blend(
         output.weights, oof, alias_groups, adopted, structure.order, scores, slice(None)
     )
     kept = "→ in weights.json: calibrated, or searched where lower by more than a standard error"
@@ -145,7 +146,7 @@ def optimize_metric(
     )
     table, scores = report.candidates_table(board, candidates, adopted)
     fitted = contest.as_fitted(board, adopted)
-    content, share = report.write_blend(
+    content, share = write_blend(
         output.weights, oof, alias_groups, fitted, adopted.order, scores, board.rows, result
     )
     gains = blend.contributions(oof.members, tables.raw, weights)
@@ -158,6 +159,39 @@ def optimize_metric(
         f"  (95 %: {score.low:.5f} to {score.high:.5f})\n"
         f"{output.weights} written in {time.monotonic() - started:.1f} s"
     )
+
+
+def write_blend(
+    path: Path,
+    oof: Oof,
+    alias_groups: list[tuple[str, ...]],
+    adopted: Fitted,
+    order: str,
+    scores: dict[str, dict[str, float]],
+    rows: Array | slice,
+    contest: ContestScore | None = None,
+) -> tuple[Weights, float]:
+    """Write weights.json; return it and the share of images that adaptive TTA shows more views."""
+    from src.ensemble.calibration import adaptive_threshold, summarise_oof
+    from src.ensemble.weights import Weights, write_weights
+
+    threshold, share = (1.1, 1.0) if oof.labels else adaptive_threshold(oof, adopted.blend)
+    weights = Weights(
+        blend=adopted.blend,
+        order=order,
+        classes=oof.classes,
+        source_classes=oof.source_classes,
+        alias_groups=tuple(alias_groups),
+        folds_hash=oof.folds_hash,
+        config_hashes=oof.config_hashes,
+        scores=scores,
+        summary=summarise_oof(adopted.nested, oof.targets[rows], oof.groups[rows]),
+        adaptive_threshold=threshold,
+        contest=contest,
+        labels=oof.labels,
+    )
+    write_weights(path, weights)
+    return weights, share
 
 
 def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from src.config import FoldConfig
 from src.engine.interrupt import stoppable
 from src.mask_config import DistillConfig
-from src.pipelines.run_folder import data_label, fold_of
+from src.pipelines.run_folder import data_label, parse_fold
 from src.reader import parse
 from src.runs import Output, Run
 from src.script import UserError, run_script
@@ -63,7 +63,7 @@ def show(config: DistillConfig, output: Output, name: str) -> None:
         return
     from src.pipelines.segmentation import train as masks
 
-    run = output.run(f"{name}-student", fold_of(config.fold))
+    run = output.run(f"{name}-student", parse_fold(config.fold))
     masks.show_data(masks.find_data(config), run.folder)
 
 
@@ -155,7 +155,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     from src.losses.classification import build_loss
     from src.models.classifier import build_classifier
     from src.models.pretrained import check_timm_id, find_data_config, find_weights
-    from src.pipelines.classification.prepare import find_aliases, prepare_data, refuse_several
+    from src.pipelines.classification.prepare import find_aliases, prepare_data
     from src.pipelines.classification.train import ClassData, train_classes
     from src.pipelines.distillation import Field
     from src.tasks.classification import Classification
@@ -166,7 +166,11 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     size = config.image_size or find_data_config(student).image_size
     where = fold_options(config)
     index, folds = prepare_data(where, output)
-    refuse_several(index, "train_distill.py")
+    if index.several:
+        raise UserError(
+            "train_distill.py learns one class an image, and these have several labels: use "
+            "train_fold.py"
+        )
     data = ClassData(index, folds, find_aliases(where, index), size)
     num_classes = len(data.classes)
 
@@ -181,7 +185,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
         augment = train_transform(size, **own.shared(AugmentConfig))
         about = {"kind": "classifier", "timm_id": check_timm_id(getattr(config, role))}
         return train_classes(
-            own, run, data, fold_of(own.fold), model, task, augment,
+            own, run, data, parse_fold(own.fold), model, task, augment,
             output=output, about=about, runtime=own_runtime(own),
         )  # fmt: skip
 

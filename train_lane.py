@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from src.engine.interrupt import stoppable
 from src.mask_config import LaneConfig
-from src.pipelines.run_folder import data_label, finished, fold_of
+from src.pipelines.run_folder import data_label, finished, parse_fold
 from src.reader import parse
 from src.runs import Output, Run
 from src.script import UserError, run_script
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         config.name
         or f"{data_label(config.data_dir)}-{config.model or f'{config.arch}-{config.encoder}'}"
     )
-    run = output.run(name, fold_of(config.fold))
+    run = output.run(name, parse_fold(config.fold))
     if config.dry_run:
         from src.pipelines.segmentation.train import show_data
 

@@ -26,7 +26,7 @@ AUTO_SHARE = 0.25  # of the free memory may be taken unasked
 _BUILD_ROWS = 64  # rows a build holds in memory, per thread
 
 
-class Rows:
+class Subset:
     """Some rows of a source, renumbered from 0."""
 
     def __init__(self, source: Source, rows: Sequence[int] | np.ndarray | None = None):
@@ -45,7 +45,7 @@ class Rows:
         return self.source.name(int(self.rows[row]))
 
 
-class RamCache(Rows):
+class RamCache(Subset):
     """Keeps each row that was read, in memory shared between processes.
 
     Where two processes fill a row at once they write the same bytes; the flag is set last.
@@ -90,7 +90,7 @@ def shared_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
 
 
-class DiskCache(Rows):
+class DiskCache(Subset):
     """Rows of an array file, memory-mapped anew in each process.
 
     The array is followed by a CRC-32 of every row (N,) uint32, compared as a row is first read; a
@@ -156,7 +156,7 @@ def open_cache(
     Raises:
         UserError: the kind asked for does not fit, or the images have no common size.
     """
-    view = Rows(source, rows)
+    view = Subset(source, rows)
     if kind in ("ram", "disk") and source.shape is None:
         raise UserError(f"--cache {kind} needs images of one size: set a size, or --cache none")
     shared = num_workers > 0

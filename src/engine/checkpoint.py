@@ -273,7 +273,7 @@ def prepare_parts(
     fused = runtime.device.type != "mps" or not runtime.scaler.is_enabled()
     optimizer = build_optimizer(config.optimizer, groups, config.lr, config.beta2, fused=fused)
     buffers = written_buffers(model.train())
-    wrapped = runtime.join(model)
+    wrapped = runtime.wrap_ddp(model)
     if runtime.compiled:
         model.compile()
     micro = first_micro_batch(config, runtime)

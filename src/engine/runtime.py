@@ -70,9 +70,9 @@ class Runtime:
         return self.accelerator.num_processes
 
     def agree(self, said: int) -> int:
-        """Return the greatest number said; every process must call this equally often.
+        """Return the maximum over the processes, which must all call this equally often.
 
-        The hosts agree among themselves, so that no device is waited for.
+        The hosts reduce it, so that no device is waited for.
 
         Raises:
             MachineError: another process has ended.
@@ -103,7 +103,7 @@ class Runtime:
         return values
 
     def join_rows(self, array: np.ndarray) -> None:
-        """Fill in what other processes computed of ``array``, which is 0 where they did."""
+        """Sum ``array`` over the processes: each has 0 in the rows that others computed."""
         if self.num_processes > 1:
             view = torch.from_numpy(array.reshape(-1).view(np.uint8))  # byte + 0 is exact
             with peers():
@@ -111,14 +111,14 @@ class Runtime:
 
     @torch.no_grad()
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the main one's running statistics."""
+        """Broadcast the main process's buffers (running statistics) to the others."""
         if self.num_processes > 1:
             with peers():
                 for buffer in model.buffers():
                     distributed.broadcast(buffer, 0)
 
-    def join(self, model: nn.Module) -> nn.Module:
-        """Return ``model`` with its gradients averaged over the processes.
+    def wrap_ddp(self, model: nn.Module) -> nn.Module:
+        """Return ``model`` in DistributedDataParallel, which averages gradients over the processes.
 
         Running statistics stay each process's own until :meth:`share_buffers`: in training they
         are written, never read.
@@ -224,7 +224,7 @@ def start_runtime(
 
 @cache
 def hosts() -> distributed.ProcessGroup:
-    """Return the group by which the processes' hosts speak with each other, made once."""
+    """Return the process group of the hosts (gloo on the CPU), made once."""
     atexit.register(distributed.destroy_process_group)
     group = distributed.new_group(backend="gloo", timeout=timedelta(hours=6))
     return cast(distributed.ProcessGroup, group)

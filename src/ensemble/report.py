@@ -14,18 +14,15 @@ from src.ensemble.calibration import (
     Estimate,
     Shift,
     TestTally,
-    adaptive_threshold,
     correct,
     expected_accuracy,
     expected_loss,
     reliability,
-    summarise_oof,
 )
 from src.ensemble.contest import NUM_PLAIN, Board, Candidate, forecast_score, score_of
-from src.ensemble.oof import Oof
 from src.ensemble.search import Fitted
 from src.ensemble.test_predictions import BlendedPredictions, EnsemblePredictor, averaging_gain
-from src.ensemble.weights import ContestScore, OofSummary, Weights, write_weights
+from src.ensemble.weights import ContestScore, OofSummary, Weights
 from src.files import write_json
 from src.metrics.classification import Array
 from src.metrics.contest import find_metric
@@ -191,26 +188,16 @@ def least_certain_table(
     return format_table(["least certain", "first", "second"], rows)
 
 
-def find_gain(weights: Weights, predictor: EnsemblePredictor) -> float:
-    """Return what averaging the folds' networks is expected to gain in what the contest counts."""
-    contest, several = weights.contest, bool(weights.labels)
-    if contest is None:
-        return 0.0
-    names = weights.labels or weights.classes
-    metric = find_metric(contest.metric, names, contest.ordinal, several=several)
-    return averaging_gain(predictor, metric, contest.decision)
-
-
-def forecast(
+def report_forecast(
     prediction: Path,
     weights: Weights,
+    predictor: EnsemblePredictor,
     predictions: BlendedPredictions,
     shift: Shift | None,
     ids: list[str],
     about: dict[str, object],
     *,
     corrected: bool,
-    gain: float,
 ) -> None:
     """Write the expected score and ``about`` to ``prediction``; print it, and the certainty.
 
@@ -226,13 +213,15 @@ def forecast(
     expected = asdict(expected_loss(summary, tally, predictions.averaging))
     content = {"oof_log_loss": summary.loss, "test_log_loss": expected} | about
     if contest:
+        names, several = weights.labels or weights.classes, bool(weights.labels)
+        metric = find_metric(contest.metric, names, contest.ordinal, several=several)
         score = forecast_score(
             Estimate(contest.score, contest.low, contest.high),
             contest.num_rows,
             len(ids),
-            greater_is_better=contest.metric != "log_loss",
+            greater_is_better=metric.greater_is_better,
             design_effect=1.0 if weights.labels else summary.design_effect,
-            gain=gain,
+            gain=averaging_gain(predictor, metric, contest.decision),
         )
         content |= {"metric": contest.metric, "oof": contest.score, "test": asdict(score)}
     write_json(prediction, content)
@@ -250,36 +239,6 @@ def forecast(
         print("\n" + "\n".join(lines))
     if contest:
         print(contest_lines(contest, score))
-
-
-def write_blend(
-    path: Path,
-    oof: Oof,
-    alias_groups: Sequence[tuple[str, ...]],
-    adopted: Fitted,
-    order: str,
-    scores: dict[str, dict[str, float]],
-    rows: Array | slice,
-    contest: ContestScore | None = None,
-) -> tuple[Weights, float]:
-    """Write weights.json; return it and the share of images that adaptive TTA shows more views."""
-    threshold, share = (1.1, 1.0) if oof.labels else adaptive_threshold(oof, adopted.blend)
-    content = Weights(
-        blend=adopted.blend,
-        order=order,
-        classes=oof.classes,
-        source_classes=oof.source_classes,
-        alias_groups=tuple(alias_groups),
-        folds_hash=oof.folds_hash,
-        config_hashes=oof.config_hashes,
-        scores=scores,
-        summary=summarise_oof(adopted.nested, oof.targets[rows], oof.groups[rows]),
-        adaptive_threshold=threshold,
-        contest=contest,
-        labels=oof.labels,
-    )
-    write_weights(path, content)
-    return content, share
 
 
 def report_trust(adopted: Fitted, weights: Weights, share: float, targets: Array) -> None:

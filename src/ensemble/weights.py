@@ -227,7 +227,7 @@ def read_weights(path: Path) -> Weights:
         raise UserError(
             f"{path}: not a blend ({type(error).__name__}: {reason}); run optimize_weights.py again"
         ) from None
-    wrong = _find_senseless(weights)
+    wrong = _find_invalid(weights)
     if wrong:
         raise UserError(f"{path}: {wrong} out of range; run optimize_weights.py again")
     return weights
@@ -264,17 +264,17 @@ def read_forecast(path: Path, *, blend: Path | None = None) -> Json:
     return content
 
 
-def _find_senseless(weights: Weights) -> str:
+def _find_invalid(weights: Weights) -> str:
     """Return what about the numbers or names cannot be a blend's, "" if nothing is."""
     blend, summary = weights.blend, weights.summary
-    heats = np.r_[blend.temperatures, blend.temperature]
+    temperatures = np.r_[blend.temperatures, blend.temperature]
     priors = (blend.prior, summary.implied_prior)
     numbers = (summary.loss, summary.accuracy, summary.entropy, summary.confidence)
     hashes = weights.config_hashes
     checks = {
         "weights": np.isfinite(blend.weights).all() and (blend.weights >= 0).all(),
         "sum of weights": 1e-6 < blend.weights.sum() < 1e3,
-        "temperatures": ((heats > 1e-4) & (heats < 1e4)).all(),
+        "temperatures": ((temperatures > 1e-4) & (temperatures < 1e4)).all(),
         "floors": all(0 <= floor <= 1 for floor in blend.floors),
         "priors": all(
             len(p) == len(weights.classes) and (p >= 0).all() and abs(p.sum() - 1) < 1e-3

@@ -31,7 +31,7 @@ from src.mask_config import DistillConfig
 from src.metrics.bootstrap import Difference, Score, bootstrap_difference
 from src.metrics.counts import STATISTICS, SegmentationCounts
 from src.models.distilled import build_student, show_features
-from src.pipelines.run_folder import finished, fold_of, refuse_lost
+from src.pipelines.run_folder import finished, parse_fold, refuse_lost
 from src.pipelines.segmentation.report import load_held_out
 from src.runs import Done, Output, Run, read_done
 from src.script import UserError, format_table
@@ -136,7 +136,7 @@ def train_role(
         name: first part of the runs' names.
     """
     own = role_config(config, role)
-    run = output.run(f"{name}-{role}", fold_of(config.fold))
+    run = output.run(f"{name}-{role}", parse_fold(config.fold))
     with run.hold():
         done = runtime.from_main(finished(run, own))
         if done is None:
@@ -156,7 +156,7 @@ def train_fresh(
     if role not in ("student", "teacher"):
         weights = weights_of(own)
         assert weights, "fit_terms() and the search see to it"
-        taught = output.run(f"{name}-teacher", fold_of(own.fold))
+        taught = output.run(f"{name}-teacher", parse_fold(own.fold))
         refuse_lost(taught, read_done(taught), taught.best)
         teacher = field.build("teacher", False)
         teacher.load_state_dict(load_weights(taught.best))
@@ -344,7 +344,7 @@ def tune(
         for trial in ask_until(study, config.tune):
             own = suggest(trial, short, terms)
             record = find_trial(kept, trial)
-            run = output.run(f"{name}-trial{trial.number}", fold_of(own.fold))
+            run = output.run(f"{name}-trial{trial.number}", parse_fold(own.fold))
             if record is None:
                 record = run_trial(trial, own, field, output, runtime, name, run)
                 kept.append(record)

@@ -35,7 +35,7 @@ from src.ensemble.weights import (
 from src.metrics.classification import softmax
 from src.metrics.decisions import sigmoid
 from src.pipelines.classification.prepare import check_recipe, prepare_data
-from src.pipelines.run_folder import copy_folds, copy_run, finished, fold_of
+from src.pipelines.run_folder import copy_folds, copy_run, finished, parse_fold
 from src.runs import GO_ON, Output, Run, read_config
 from src.script import UserError, is_launched
 from src.views import view_names
@@ -308,7 +308,7 @@ def train(config: FoldConfig) -> list[Path]:
         copy_folds(config.resume_from, output)
     index, folds = prepare_data(config, output)
     every: list[int | None] = list(range(folds.num_folds))
-    wanted = every if config.fold == "all" else [fold_of(config.fold)]
+    wanted = every if config.fold == "all" else [parse_fold(config.fold)]
     if wanted[0] not in (*every, None):
         raise UserError(f"--fold {config.fold}: folds.csv has folds 0 to {folds.num_folds - 1}")
     runs = [(fold, output.run(name, fold)) for fold in wanted]

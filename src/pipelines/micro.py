@@ -27,7 +27,7 @@ from src.models.micro.registry import (
     measure_budget,
 )
 from src.pipelines.distillation import compare_roles, gate, mean_spread
-from src.pipelines.run_folder import SCENES, data_label, finished, fold_of
+from src.pipelines.run_folder import SCENES, data_label, finished, parse_fold
 from src.pipelines.segmentation import train as masks
 from src.pipelines.segmentation.ensemble import load_member, pool_choice
 from src.runs import Done, Output, Run
@@ -165,7 +165,7 @@ def run_config(config: MicroConfig, where: MicroSet, seed: int) -> MicroConfig:
 
 def run_of(config: MicroConfig, name: str, where: MicroSet, seed: int, output: Output) -> Run:
     """Return the folder of one run."""
-    return output.run(f"{name}-{where.name}-seed{seed}", fold_of(config.fold))
+    return output.run(f"{name}-{where.name}-seed{seed}", parse_fold(config.fold))
 
 
 _read = cache(masks.read_data)  # a set once, for all seeds

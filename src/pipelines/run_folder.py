@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 SCENES = "road_scenes"
 
 
-def fold_of(text: str) -> int | None:
+def parse_fold(text: str) -> int | None:
     """Read ``--fold``: a number, or None for ``full``."""
     if text.isascii() and text.isdigit():
         return int(text)

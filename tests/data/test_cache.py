@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from src.data import cache
-from src.data.cache import DiskCache, RamCache, Rows, build, free_memory, num_bytes, open_cache
+from src.data.cache import DiskCache, RamCache, Subset, build, free_memory, num_bytes, open_cache
 from src.data.canonical import ImageSource, MaskSource
 from src.data.dataset import EpochSampler, ImageDataset, make_loader
 from src.data.transforms import train_transform
@@ -174,12 +174,12 @@ def test_what_does_not_fit_is_refused_by_name(images, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "free_memory", lambda shared=False: 1000)
     with pytest.raises(UserError, match="--cache ram needs"):
         open_cache(source, "ram")
-    assert type(open_cache(source, "auto")) is Rows
+    assert type(open_cache(source, "auto")) is Subset
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match="--cache disk needs"):
         open_cache(source, "disk", folder=tmp_path)
     native = ImageSource(images, NAMES, None)
-    assert type(open_cache(native, "auto")) is Rows
+    assert type(open_cache(native, "auto")) is Subset
     with pytest.raises(UserError, match="one size"):
         open_cache(native, "ram")
 
@@ -189,7 +189,7 @@ def test_auto_takes_memory_where_there_is_plenty(images, monkeypatch):
     room = 4 * num_bytes(source)
     monkeypatch.setattr(cache, "free_memory", lambda shared=False: room)
     assert isinstance(open_cache(source, "auto"), RamCache)
-    assert type(open_cache(source, "auto", num_processes=2)) is Rows
+    assert type(open_cache(source, "auto", num_processes=2)) is Subset
     assert free_memory() > 0 and free_memory(shared=True) <= free_memory() + 2**30
 
 

@@ -123,7 +123,7 @@ def mask_scores_are_those_of_one_process(runtime: Runtime, folder: Path) -> None
 
 def gradients_are_shared_and_nets_are_freed(runtime: Runtime, folder: Path) -> None:
     model = net()
-    wrapped = runtime.join(model)
+    wrapped = runtime.wrap_ddp(model)
     before = model.backbone[1].running_mean.clone()
     rows = slice(0, 4) if runtime.rank == 0 else slice(4, 8)
     wrapped(EVERYTHING["image"][rows]).square().mean().backward()

@@ -1,7 +1,7 @@
 """Preparation of a classification: index, audit, folds and aliases, made once; or shown dry.
 
-Joins the rooms of ``src/data`` for ``train_fold.py``: index, audit, folds. What only the first
-start needs is imported there: folds that are finished already are met in a moment.
+Serves ``train_fold.py``. What only the first start needs is imported where it is used, so that
+folds that are finished already are skipped within a second.
 """
 
 from __future__ import annotations
@@ -56,14 +56,6 @@ def read_index(config: FoldConfig) -> Index:
     if config.extra_train:
         index = add_extra(index, config.extra_train, allow_outside=config.allow_outside)
     return index
-
-
-def refuse_several(index: Index, what: str) -> None:
-    """Raise a UserError where an image may have several labels, which ``what`` does not learn."""
-    if index.several:
-        raise UserError(
-            f"{what} learns one class an image, and these have several labels: use train_fold.py"
-        )
 
 
 def settle_metric(config: FoldConfig, index: Index) -> Metric:

@@ -46,7 +46,7 @@ from src.models.pretrained import find_local, find_weights
 from src.pipelines.run_folder import (
     SCENES,
     finish_run,
-    fold_of,
+    parse_fold,
     parse_size,
     recover_finished,
     write_config,
@@ -138,7 +138,7 @@ def read_data(config: SegmentationConfig) -> MaskData:
     index = read_labelled(config.source, config.data_dir, by_name=config.group_by_name)
     for note in index.notes:
         print(f"note: {note}")
-    split = split_rows(index, fold_of(config.fold), config.folds, config.fold_seed)
+    split = split_rows(index, parse_fold(config.fold), config.folds, config.fold_seed)
     size = parse_size("resolution", config.resolution)
     crop = parse_size("crop", config.crop) if config.crop else size
     if size is None:
@@ -255,8 +255,8 @@ def train_masks(
         The content of ``finished.json``.
     """
     masks: Segmentation = inner_task(task)
-    train, valid = (build(config, data, runtime, output) for build in (train_loader, valid_loader))
-    assert train is not None
+    train = train_loader(config, data, runtime, output)
+    valid = valid_loader(config, data, runtime, output)
     tune_for_cpu(model, runtime.device)
     identity = run_identity(config, run, data.split.hash)
     runtime = settle_runtime(model, task, train, runtime, run, config, identity)
