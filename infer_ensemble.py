@@ -34,8 +34,8 @@ def main(argv: list[str]) -> int:
     output = Output(Path(config.output_dir))
     if not output.weights.exists():
         raise UserError(f"{output.weights} does not exist; run optimize_weights.py first")
-    with hold(output.root / ".infer.lock", f"inference into {output.root}"):
-        written = (output.submission, output.prediction, output.root / "test_log_probs.npy")
+    with hold(output.infer_lock, f"inference into {output.root}"):
+        written = (output.submission, output.prediction, output.test_log_probs)
         sweep(output.root, *(path.name for path in written))
         infer(config, output)
     return 0
@@ -74,7 +74,7 @@ def infer(config: InferConfig, output: Output) -> None:
         print(f"average of {predictor.num_folds} folds: temperature {temperature:.3f}")
     with tqdm(total=predictor.num_rows, desc="pool", leave=False, disable=None) as bar:
         predictions = test_predictions.save_predictions(
-            output.root / "test_log_probs.npy", predictor, progress=bar.update
+            output.test_log_probs, predictor, progress=bar.update
         )
     about: dict[str, object] = {"average_temperature": temperature}
     about |= {"weights": describe_file(output.weights)["crc32"]}

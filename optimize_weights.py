@@ -33,8 +33,8 @@ def main(argv: list[str]) -> int:
     output = Output(Path(config.output_dir))
     if not output.folds.exists():
         raise UserError(f"{output.folds} does not exist; run train_fold.py first")
-    with hold(output.root / ".blend.lock", str(output.weights)):
-        sweep(output.root, output.weights.name, "suggested_aliases.csv")
+    with hold(output.blend_lock, str(output.weights)):
+        sweep(output.root, output.weights.name, output.suggested_aliases.name)
         optimize(config, output, priors)
     return 0
 
@@ -241,7 +241,7 @@ def suggest(output: Output, oof: Oof, adopted: Fitted, targets: Array) -> None:
     if not found:
         print("no two classes look like the same thing under two names\n")
         return
-    path = output.root / "suggested_aliases.csv"
+    path = output.suggested_aliases
     write_csv(path, ["class", "alias"], [(pair.first, pair.second) for pair in found])
     print(f"{suggestions_table(found)}\n{path} written; --aliases {path} takes them as one class\n")
 

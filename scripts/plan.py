@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     find_root(config.data_dir)  # refuses what is not there before any second is counted
     output = Output(Path(config.output_dir))
     output.root.mkdir(parents=True, exist_ok=True)
-    with hold(output.root / ".plan.lock", f"the plan of {output.root}"):
+    with hold(output.plan_lock, f"the plan of {output.root}"):
         sweep(output.root, *(p.name for p in (output.plan, output.survey, output.history)))
         if config.resume_from:
             copy_plan(config.resume_from, output)
@@ -388,16 +388,15 @@ def submit(
     output.logs.mkdir(parents=True, exist_ok=True)
     path = output.logs / "plan_blend.log"
     with (
-        hold(output.root / ".blend.lock", str(output.weights), wait=True),
-        hold(output.root / ".infer.lock", f"inference into {output.root}", wait=True),
+        hold(output.blend_lock, str(output.weights), wait=True),
+        hold(output.infer_lock, f"inference into {output.root}", wait=True),
         path.open("a", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),
     ):
         # by name: the clock may be writing its own file in this moment
-        written = (output.weights, output.submission, output.prediction)
-        sweep(
-            output.root, *(p.name for p in written), "suggested_aliases.csv", "test_log_probs.npy"
-        )
+        written = [output.weights, output.suggested_aliases]
+        written += [output.submission, output.prediction, output.test_log_probs]
+        sweep(output.root, *(path.name for path in written))
         optimize_weights.optimize(blend, output, {})
         infer_ensemble.infer(infer_options(config), output)
     counted, said = read_forecast(output.prediction), ""

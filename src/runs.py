@@ -115,8 +115,14 @@ class Output:
     quarantine = _Below("quarantine.csv")  # train images that cannot be read
     duplicates = _Below("duplicates.csv")  # exact and near duplicates found by the audit
     weights = _Below("weights.json")  # the blend
+    blend_lock = _Below(".blend.lock")  # held while it is fitted
+    suggested_aliases = _Below("suggested_aliases.csv")  # classes that nets cannot tell apart
+    suspect_labels = _Below("suspect_labels.csv")  # images that may have a wrong label
     study = _Below("blend_study.journal")  # scores of the blend search, one a line
     submission = _Below("submission.csv")  # the submission
+    infer_lock = _Below(".infer.lock")  # held while it is made
+    test_log_probs = _Below("test_log_probs.npy")  # the blend's, (N, K) float32
+    plan_lock = _Below(".plan.lock")  # held while a plan runs
     plan = _Below("plan.yaml")  # members of a plan, as rows that train_fold.py takes
     # seconds a plan has spent, and what it decided on the way
     plan_state = _Below("plan_state.json")

@@ -32,7 +32,7 @@ from src.files import (
     write_json,
 )
 from src.metrics.classification import Array
-from src.runs import REPAIR
+from src.runs import REPAIR, Run
 from src.script import UserError
 
 _KEYS = ("logits", "ids", "targets", "views", "classes", "fold", "config_hash", "folds_hash")
@@ -213,9 +213,8 @@ def has_test_run(
 
 def _read_test_files(folder: Path) -> tuple[Json, Array]:
     """Return what ``test.json`` says and the logits (V, N, K0) it is about, checksum compared."""
-    info = read_json(folder / "test.json")
-    path = folder / "test_logits.npy"
-    logits = map_array(path)
+    run = Run(folder)
+    info, logits = read_json(run.test_info), map_array(run.test_logits)
     if "logits" in info and checksum(logits) != info["logits"]:
         raise ValueError("its checksum does not match")
     return info, logits
@@ -328,7 +327,7 @@ def open_test_run(
     Raises:
         UserError: missing, incomplete, of other images or other classes.
     """
-    path, info_path = folder / "test_logits.npy", folder / "test.json"
+    path, info_path = Run(folder).test_logits, Run(folder).test_info
     try:
         info, logits = _read_test_files(folder)
         run = TestRun(

@@ -82,7 +82,7 @@ def check_labels(
         label = dict(zip(pairs, _states(train.classes, hot.ravel()), strict=True))
     rows = [(name.partition("\0")[0], *rest) for name, *rest in rank(verdicts, label)]
     if verdicts:
-        path = output.root / "suspect_labels.csv"
+        path = output.suspect_labels
         full = [(n + 1, row[0], image[row[0]], *row[1:]) for n, row in enumerate(rows)]
         write_csv(path, COLUMNS, full)
         share = len(rows) / max(len(label), 1)
