@@ -209,7 +209,7 @@ def train_transform(
     else:
         steps.append(A.Resize(*size, interpolation=cv2.INTER_AREA))
     mirrored = {"border_mode": cv2.BORDER_REFLECT_101}
-    steps += _usual(hflip, vflip, rotate, color, augment, mirrored)
+    steps += _shared_steps(hflip, vflip, rotate, color, augment, mirrored)
     if erase > 0:
         steps.append(A.Erasing(scale=(0.02, 0.25), fill="random", p=erase))
     return Transform(A.Compose(steps))
@@ -246,11 +246,11 @@ def train_mask_transform(
         steps.append(RandomScale(limits, p=1.0))
     padding = {"pad_if_needed": True, "pad_position": "random", **outside}
     steps.append(A.RandomCrop(*crop_size, **padding))
-    steps += _usual(hflip, vflip, rotate, color, augment, outside)
+    steps += _shared_steps(hflip, vflip, rotate, color, augment, outside)
     return Transform(A.Compose(steps))
 
 
-def _usual(
+def _shared_steps(
     hflip: float, vflip: float, rotate: float, color: float, augment: str, outside: dict[str, Any]
 ) -> list[A.BasicTransform]:
     """Return what images and masks share; ``outside`` says what a rotation lets in."""

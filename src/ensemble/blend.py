@@ -114,7 +114,7 @@ def uniform_weights(members: Sequence[Member]) -> Array:
     return np.r_[np.full(len(members), 1.0 / len(members)), np.zeros(NUM_FLOORS)]
 
 
-def seed_weights(members: Sequence[Member], priors: Mapping[str, float]) -> Array:
+def prior_weights(members: Sequence[Member], priors: Mapping[str, float]) -> Array:
     """Return weights in proportion to each model's prior, shared equally by its views.
 
     Args:
@@ -228,9 +228,7 @@ class Method:
 
 
 def compare_methods(
-    members: Sequence[Member],
-    tables: Tables,
-    priors: Mapping[str, float],
+    members: Sequence[Member], tables: Tables, priors: Mapping[str, float]
 ) -> tuple[list[Method], Mixture]:
     """Weigh the members in every way that pools linearly and does not calibrate.
 
@@ -245,7 +243,7 @@ def compare_methods(
     table, parts = tables.raw, tables.parts
     fits = {
         "uniform": lambda _: uniform_weights(members),
-        "prior weights": lambda _: seed_weights(members, priors),
+        "prior weights": lambda _: prior_weights(members, priors),
         "best single": best_single,
         "greedy": greedy,
     }

@@ -109,11 +109,7 @@ def to_columns(log_probs: Array, columns: Columns) -> Array:
 
 
 def write_submission(
-    path: Path,
-    id_column: str,
-    ids: Sequence[str],
-    columns: Columns,
-    predictions: Callable[[slice], Array],
+    path: Path, id_column: str, ids: Sequence[str], columns: Columns, predict: Predict
 ) -> None:
     """Write the submission block by block, read it back, and only then put it in place.
 
@@ -122,7 +118,7 @@ def write_submission(
         id_column: name of the first column.
         ids: N ids in order.
         columns: from ``match_columns``.
-        predictions: gives log probabilities (R, K) of a slice of rows.
+        predict: gives log probabilities (R, K) of a slice of rows.
 
     Raises:
         UserError: what was read back is not what a grader accepts.
@@ -131,7 +127,7 @@ def write_submission(
     with atomic_write(path) as file:
         file.write(csv_row([id_column, *columns.names]).encode("utf-8"))
         for rows in row_slices(len(ids), len(columns.names), _BLOCK_VALUES):
-            probs = to_columns(predictions(rows), columns)
+            probs = to_columns(predict(rows), columns)
             text = [
                 f"{csv_row([id_])[:-1]},{line % tuple(row)}"
                 for id_, row in zip(ids[rows], probs.tolist(), strict=True)

@@ -13,7 +13,7 @@ from src.ensemble.blend import (
     greedy,
     losses_of,
     make_parts,
-    seed_weights,
+    prior_weights,
     uniform_weights,
 )
 from src.ensemble.oof import load_oof
@@ -32,11 +32,11 @@ def table_of(*columns):
 def test_fixed_weights():
     np.testing.assert_allclose(uniform_weights(MEMBERS), [1 / 3, 1 / 3, 1 / 3, 0, 0])
     np.testing.assert_allclose(
-        seed_weights(MEMBERS, {"a": 20, "b": 60}), [1 / 8, 1 / 8, 3 / 4, 0, 0]
+        prior_weights(MEMBERS, {"a": 20, "b": 60}), [1 / 8, 1 / 8, 3 / 4, 0, 0]
     )
     # without a prior: as heavy as the others are on average
-    np.testing.assert_allclose(seed_weights(MEMBERS, {"a": 20}), [1 / 4, 1 / 4, 1 / 2, 0, 0])
-    np.testing.assert_allclose(seed_weights(MEMBERS, {}), [1 / 4, 1 / 4, 1 / 2, 0, 0])
+    np.testing.assert_allclose(prior_weights(MEMBERS, {"a": 20}), [1 / 4, 1 / 4, 1 / 2, 0, 0])
+    np.testing.assert_allclose(prior_weights(MEMBERS, {}), [1 / 4, 1 / 4, 1 / 2, 0, 0])
 
 
 def test_best_single_never_is_a_floor():
