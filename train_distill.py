@@ -156,7 +156,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     from src.models.classifier import build_classifier
     from src.models.pretrained import check_timm_id, find_data_config, find_weights
     from src.pipelines.classification.prepare import find_aliases, prepare_data
-    from src.pipelines.classification.train import ClassData, train_classes
+    from src.pipelines.classification.train import ClassData, train_classifier
     from src.pipelines.distillation import Field
     from src.tasks.classification import Classification
 
@@ -184,7 +184,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
     def train(own: DistillConfig, run: Run, model: nn.Module, task: Task, role: str) -> Done:
         augment = train_transform(size, **own.shared(AugmentConfig))
         about = {"kind": "classifier", "timm_id": check_timm_id(getattr(config, role))}
-        return train_classes(
+        return train_classifier(
             own, run, data, parse_fold(own.fold), model, task, augment,
             output=output, about=about, runtime=own_runtime(own),
         )  # fmt: skip

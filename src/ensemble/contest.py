@@ -262,7 +262,7 @@ def choose(metric: Metric, submitted: Sequence[Array], targets: Array) -> int:
 def resample(metric: Metric, submitted: Sequence[Array], targets: Array) -> Array:
     """Return (B, J) losses of J submissions on B bootstrap resamplings of the images.
 
-    B falls from 400 to 20 where a submission is large.
+    B is 400, and fewer (at least 20) where a submission is large.
     """
     rng = np.random.default_rng(0)
     num = int(np.clip(_RESAMPLED_VALUES // max(submitted[0].size, 1), 20, 400))

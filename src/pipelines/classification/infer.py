@@ -201,6 +201,7 @@ def infer_models(
 ) -> dict[str, list[TestRun]]:
     """Return the test logits of every model and fold, inferring those that are not there yet."""
     ids_hash = hash_images(index)
+    # -1, which is settled by device, may come to some processes: abs() lets the cache be shared
     images = DecodedImages(index.root, index.table["image"].tolist(), abs(config.num_workers))
     threshold = weights.adaptive_threshold if config.tta_adaptive else None
     runs: dict[str, list[TestRun]] = {}

@@ -157,7 +157,7 @@ def train_fold(
     about = {"timm_id": timm_id, "weights": str(weights)}
     own = config.shared(AugmentConfig)
     augment = train_transform(size, scale_min=config.scale_min, erase=config.erase, **own)
-    return train_classes(
+    return train_classifier(
         config, run, data, fold, model, choose_task(config, data), augment,
         output=output, about=about, runtime=runtime, mix=make_mix(config, num_classes),
         probe=config.head_start == "probe", shorten=shorten,
@@ -196,7 +196,7 @@ def make_mix(config: FoldConfig, num_classes: int) -> Mix | None:
     return mix_batch
 
 
-def train_classes(
+def train_classifier(
     config: Config, run: Run, data: ClassData, fold: int | None, model: nn.Module, task: Task,
     augment: Transform, *, output: Output, about: Mapping[str, object], runtime: Runtime,
     mix: Mix | None = None, probe: bool = True, shorten: Shorten | None = None,

@@ -101,7 +101,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Swept:
+class RunSweeps:
     """Counts of a run's held-out images at every threshold.
 
     Attributes:
@@ -246,7 +246,7 @@ def settle_shares(members: Sequence[Member], mode: str) -> tuple[list[float], st
     return [share[m.name] / folds[m.name] for m in members], f"weights {how}: {text}"
 
 
-def load_sweeps(run: Run, done: Done) -> Swept | None:
+def load_sweeps(run: Run, done: Done) -> RunSweeps | None:
     """Read what a run's held-out images count at every threshold; None where it swept none.
 
     Raises:
@@ -263,7 +263,8 @@ def load_sweeps(run: Run, done: Done) -> Swept | None:
         for hits, union in zip(found["hits"], found["union"], strict=True)
     ]
     pairs = zip(oof["groups"].tolist(), oof["ids"].tolist(), strict=True)
-    return Swept(str(found["statistic"]), sweeps, [group or f"\0{name}" for group, name in pairs])
+    units = [group or f"\0{name}" for group, name in pairs]
+    return RunSweeps(str(found["statistic"]), sweeps, units)
 
 
 def pool_choice(members: Sequence[Member]) -> tuple[Choice, int] | None:
