@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
 
         show_data(config, Output(Path(config.output_dir)))
         return 0
-    from src.pipelines.library import train
+    from src.pipelines.classification.train_folds import train
 
     train(config)
     return 0

@@ -18,7 +18,7 @@ _HOMES = {
     "FoldConfig": "src.config",
     "load_ensemble": "src.pipelines.library",
     "load_run": "src.pipelines.library",
-    "train": "src.pipelines.library",
+    "train": "src.pipelines.classification.train_folds",
 }
 __all__ = ["FoldConfig", "load_ensemble", "load_run", "train"]
 

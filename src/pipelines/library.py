@@ -1,4 +1,4 @@
-"""Library interface: train folds, load finished runs or the whole ensemble, predict images.
+"""Library interface: load finished runs or the whole ensemble, predict images; train folds.
 
     from src import FoldConfig, load_ensemble, load_run, train
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from src.config import FoldConfig, InferConfig
+from src.config import InferConfig
 from src.data.files import Scanner
 from src.ensemble.predictions import TestRun
 from src.ensemble.test_predictions import EnsemblePredictor
@@ -34,10 +34,8 @@ from src.ensemble.weights import (
 )
 from src.metrics.classification import softmax
 from src.metrics.decisions import sigmoid
-from src.pipelines.classification.prepare import check_recipe, prepare_data
-from src.pipelines.run_folder import copy_folds, copy_run, finished, parse_fold
 from src.runs import GO_ON, Output, Run, read_config
-from src.script import UserError, is_launched
+from src.script import UserError
 from src.views import view_names
 
 if TYPE_CHECKING:
@@ -283,51 +281,6 @@ def keep_networks(weights: Weights, output: Output) -> Weights:
         "moved to the networks"
     )
     return replace(weights, blend=blend)
-
-
-def train(config: FoldConfig) -> list[Path]:
-    """Train the folds that ``config`` asks for; finished ones are skipped, stopped ones go on.
-
-    Args:
-        config: the options of ``train_fold.py``; ``model`` takes any timm id. The rows of a YAML
-            file are read by the script, not here.
-
-    Returns:
-        The folders of the folds.
-
-    Raises:
-        UserError: a mistake in options or data.
-        Interrupted: a signal asked to stop; the state is saved.
-    """
-    check_recipe(config)
-    if not config.model:
-        raise UserError("--model is missing: a preset of configs/classify.yaml, or any timm id")
-    output = Output(Path(config.output_dir))
-    name = config.name or config.model
-    if config.resume_from:
-        copy_folds(config.resume_from, output)
-    index, folds = prepare_data(config, output)
-    every: list[int | None] = list(range(folds.num_folds))
-    wanted = every if config.fold == "all" else [parse_fold(config.fold)]
-    if wanted[0] not in (*every, None):
-        raise UserError(f"--fold {config.fold}: folds.csv has folds 0 to {folds.num_folds - 1}")
-    runs = [(fold, output.run(name, fold)) for fold in wanted]
-    for _, run in runs if config.resume_from else ():
-        copy_run(config.resume_from, output, run)
-    waiting = runs
-    if not is_launched():  # several processes ask the first one below
-        waiting = [(k, run) for k, run in runs if not finished(run, config, folds.folds_hash)]
-    if waiting:  # only now is torch imported
-        from src.engine.runtime import start_runtime
-        from src.pipelines.classification.train import train_fold
-
-        runtime = start_runtime(config.device, config.precision, config.channels_last)
-        for fold, run in waiting:
-            with run.hold():
-                # another process may have finished it meanwhile
-                if not runtime.from_main(finished(run, config, folds.folds_hash)):
-                    train_fold(config, output, run, index, folds, fold, runtime)
-    return [run.folder for _, run in runs]
 
 
 def list_images(images: Images) -> list[str]:
