@@ -23,9 +23,8 @@ class Suggestion:
         num_rows: OOF rows of both.
         num_right: rows for which the true one of the two has the larger probability.
         chance: the share of right choices when always naming the larger class.
-        log_loss: mean -log p(true | one of the two), nats.
+        log_loss: mean -log p(true | one of the two), nats a row; merging takes all of it off.
         base_log_loss: the same for a guess by their frequencies.
-        gain: what merging takes off the log loss of these rows, nats a row.
     """
 
     first: str
@@ -35,7 +34,6 @@ class Suggestion:
     chance: float
     log_loss: float
     base_log_loss: float
-    gain: float
 
 
 def suggest_aliases(log_probs: Array, targets: Array, classes: Sequence[str]) -> list[Suggestion]:
@@ -65,7 +63,7 @@ def suggest_aliases(log_probs: Array, targets: Array, classes: Sequence[str]) ->
             pair, skill = _compare(log_probs, targets, classes, (int(a), int(b)))
             if skill < MAX_SKILL and pair.num_right / pair.num_rows < (1 + pair.chance) / 2:
                 found.append(pair)
-    return sorted(found, key=lambda s: -s.gain * s.num_rows)
+    return sorted(found, key=lambda s: -s.log_loss * s.num_rows)
 
 
 def _compare(
@@ -91,7 +89,6 @@ def _compare(
         chance=float(1 - rate),
         log_loss=float(losses.mean()),
         base_log_loss=float(base),
-        gain=float(losses.mean()),
     )
     return evidence, float(1 - (losses.mean() - 1.96 * error) / base)
 
@@ -102,5 +99,5 @@ def suggestions_table(suggestions: Sequence[Suggestion]) -> str:
     rows = []
     for s in suggestions:
         choices = [s.num_rows, s.num_right, s.chance * s.num_rows]
-        rows.append([s.first, s.second, *choices, s.log_loss, s.base_log_loss, s.gain])
+        rows.append([s.first, s.second, *choices, s.log_loss, s.base_log_loss, s.log_loss])
     return format_table(header, rows)

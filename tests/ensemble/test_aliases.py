@@ -26,7 +26,7 @@ def predictions(kind, num=60):
 def test_only_the_pair_that_cannot_be_told_apart_is_suggested():
     (found,) = suggest_aliases(*predictions("same"), ["a", "b", "c"])
     assert {found.first, found.second} == {"a", "b"} and found.num_rows == 120
-    assert found.gain == pytest.approx(np.log(2), abs=0.1)
+    assert found.log_loss == pytest.approx(np.log(2), abs=0.1)
     assert found.chance == 0.5 and 40 <= found.num_right <= 80
     assert suggest_aliases(*predictions("hard"), ["a", "b", "c"]) == []
     assert suggest_aliases(*predictions("plain"), ["a", "b", "c"]) == []
