@@ -261,7 +261,7 @@ def written_names(
 def find_label_form(
     sample: Sample | None, labels: Sequence[str], *, holds: str, ids: Sequence[str] = ()
 ) -> Form:
-    """Recognise the form that a sample asks for.
+    """Recognise the form that a sample of several labels an image asks for.
 
     Args:
         sample: None where there is none.

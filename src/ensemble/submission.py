@@ -282,7 +282,7 @@ def _cells(form: Form, found: Any) -> list[str]:
 def write_labels(
     path: Path, form: Form, ids: Sequence[str], log_probs: Array, decision: Decision
 ) -> None:
-    """Write a submission in its form, read it back, and only then put it in place.
+    """Write a submission of several labels an image, read it back, and only then put it in place.
 
     Args:
         path: the file; whatever stood there stays until the new one is proved.
