@@ -203,15 +203,15 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
             sample_ids = list(dict.fromkeys(known[row] for row, _ in long[1]))
             ids, cells = (ids, cells) if path is not None else (sample_ids, sample_ids)
     if sample is not None and path is not None:
-        ids, said = compare_ids(ids, sample_ids, path)
-        notes += said
+        ids, new_notes = compare_ids(ids, sample_ids, path)
+        notes += new_notes
         cell_of = dict(zip(ids, cells, strict=True))
         ids, cells = sample_ids, [cell_of[key] for key in sample_ids]
-    images, said = find_images(finder, cells, source)
+    images, new_notes = find_images(finder, cells, source)
     others = finder.num_others(images)
     if others:
-        said.append(f"{others} images of the test folder have no line in it: not predicted")
-    notes += said + finder.notes
+        new_notes.append(f"{others} images of the test folder have no line in it: not predicted")
+    notes += new_notes + finder.notes
     return Index(root, make_columns(ids, images, split="test"), notes=tuple(notes))
 
 
@@ -256,36 +256,36 @@ def _read_train_csv(
     except UserError as error:
         more = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
         raise UserError(f"{error}{more * bool(unused)}") from error
-    images, said = find_images(finder, _image_cells(table, image, finder), str(path))
+    images, new_notes = find_images(finder, _image_cells(table, image, finder), str(path))
     if group is None:
         group, offers = find_group(table, found.names, (image, key, *found.columns))
-        said += [f"{path.name}: {offer}" for offer in offers]
+        new_notes += [f"{path.name}: {offer}" for offer in offers]
     notes.insert(
         0, f"{path.name}: image = {image}, label = {found.said}, group = {group or 'none'}"
     )
     if unused:
-        said.append(
+        new_notes.append(
             f"{', '.join(unused)} is not used: add its lines, or its columns by their ids, to "
             f"{path.name} to use them"
         )
     if key not in (None, image) and table[key].duplicated().any():
-        said.append(f"{path.name}: {key} repeats, so images are known by their paths")
+        new_notes.append(f"{path.name}: {key} repeats, so images are known by their paths")
         key = None
     if key in (None, image) and len({*images}) < len(images):
         first, found, joined = join_lines(images, found, table, path)
         table, images = table.iloc[first], [images[row] for row in first]
-        said.append(joined)
+        new_notes.append(joined)
     ids = [nfc(name) for name in images] if key is None else table[key].tolist()
     refuse_duplicates(ids, str(path))
-    groups, told = (
+    groups, group_notes = (
         group_by_name(images, found.names)
         if group is None
         else (table[group].str.strip().tolist(), [])
     )
-    said += [*told, *_note_valid(root, images)]
+    new_notes += [*group_notes, *_note_valid(root, images)]
     rows = make_columns(ids, images, found.names, groups, split="train")
     taken = tuple(name for name in (image, key, group, *found.columns) if name)
-    notes += [*said, *found.notes, *_check_targets(found, ids, path), *finder.notes]
+    notes += [*new_notes, *found.notes, *_check_targets(found, ids, path), *finder.notes]
     classes = find_classes(found.labels or found.names, path, least_classes)
     return Index(root, rows, classes, tuple(notes), bool(found.labels), taken)
 
@@ -404,7 +404,7 @@ def _read_test_csv(
     return table[key].tolist(), _image_cells(table, image, finder)
 
 
-def _read_test_folder(root: Path, test: str, said: Sequence[str]) -> Index:
+def _read_test_folder(root: Path, test: str, sample_notes: Sequence[str]) -> Index:
     scanner = Scanner(root)
     images = sorted(scanner.images(test), key=lambda path: (nfc(path), path))
     doubtful = scanner.left_out(doubtful=True)
@@ -419,5 +419,5 @@ def _read_test_folder(root: Path, test: str, said: Sequence[str]) -> Index:
     )
     named = ([nfc(form(image)) for image in images] for form in forms)
     ids = next((ids for ids in named if len(set(ids)) == len(ids)), images)
-    notes = (*said, *scanner.notes, *scanner.left_out())
+    notes = (*sample_notes, *scanner.notes, *scanner.left_out())
     return Index(root, make_columns(ids, images, split="test"), notes=notes)
