@@ -134,7 +134,15 @@ class Runtime:
 
     @cached_property
     def scaler(self) -> torch.amp.GradScaler:
-        """The loss scaler, at work in fp16 only."""
+        """The loss scaler, at work in fp16 only.
+
+        Raises:
+            UserError: this torch has none for the device.
+        """
+        if self.device.type == "mps" and self.precision == "fp16" and torch.__version__ < "2.8":
+            raise UserError(
+                "--precision fp16 trains on MPS from torch 2.8 on: use fp32, or a newer torch"
+            )
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def autocast(self) -> AbstractContextManager[object]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from src.config import EngineConfig
 from src.engine import autotune, checkpoint, cpu, loop, predict, runtime
@@ -234,8 +235,19 @@ def test_fused_optimizers_stand_where_they_honour_the_scaler(
         torch.amp, "GradScaler", lambda *_, enabled: SimpleNamespace(is_enabled=lambda: enabled)
     )
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (0, 0))
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.8.0"))
     prepare_parts(TinyNet(), EngineConfig(ema_decay=0), make_runtime(kind, precision))
     assert asked == [fused]
+
+
+def test_fp16_on_mps_is_refused_by_a_torch_without_its_scaler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before 2.8 it asked MPS for float64, at the first step (PyTorch #142397, #150255)."""
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.6.0"))
+    with pytest.raises(UserError, match=r"--precision fp16 trains on MPS from torch 2\.8"):
+        _ = make_runtime("mps", "fp16").scaler
+    assert not make_runtime("mps", "bf16").scaler.is_enabled()
 
 
 def test_running_statistics_are_kept_by_one_copy_a_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
