@@ -1,4 +1,4 @@
-"""Predict masks: python infer_segmentation.py --runs 'output/lane/*/fold*' --split test.
+"""Predict masks: python infer_segmentation.py --runs "output/lane/*/fold*" --split test.
 
 Finished runs of any mask track and images in, index PNGs and run lengths at the images' own size
 out; scores and the gallery of the worst where masks exist. Runs of several data sets get a folder
