@@ -181,9 +181,12 @@ def find_root(data_dir: Path | str, flag: str = "--data_dir") -> Path:
             break
     from src.data.sources.places import describe
 
+    seen, remedy = describe(folder), name_tables(folder)
+    if remedy.startswith("unpack"):  # said once
+        seen = seen.partition("; unpack")[0]
     raise UserError(
         f"no data set in {folder}: looked there and in folders below for train/, train.csv, test/ "
-        f"and test.csv, found {describe(folder)}; {name_tables(folder)}{name_classes(folder)}"
+        f"and test.csv, found {seen}; {remedy}{name_classes(folder)}"
         f"unpack the data there, or pass {flag}"
     )
 

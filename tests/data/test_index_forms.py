@@ -349,7 +349,7 @@ def test_raw_data_of_cameras_are_no_tiff(tmp_path):
 
 def test_a_packed_folder_is_to_be_unpacked(tmp_path):
     (tmp_path / "train.zip").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"unpack train\.zip there, else"):
+    with pytest.raises(UserError, match=r"found \./ \(1 \.zip\); unpack train\.zip there, else"):
         find_root(tmp_path)
 
 
