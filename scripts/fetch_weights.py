@@ -96,7 +96,9 @@ def install(package: str, folder: Path) -> None:
         command = [str(folder / "pip" / scripts / "python"), "-m", "pip", "install"]
     command += ["--quiet", "--no-deps", "--only-binary", ":all:"]
     command += ["--target", str(folder / "package"), package]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(  # uv writes UTF-8 whatever the machine's encoding is
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if result.returncode != 0:
         reason = (result.stderr.strip() or "no message").splitlines()[-1]
         raise UserError(f"{package}: could not be installed, is an index within reach? ({reason})")

@@ -56,10 +56,10 @@ def find_cards() -> list[str]:
         return [name.strip() for name in named.split(",") if name.strip()]
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        listed = subprocess.run(command, capture_output=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return listed.stdout.split() if listed.returncode == 0 else []
+    return listed.stdout.decode().split() if listed.returncode == 0 else []
 
 
 class Night:
@@ -115,7 +115,7 @@ class Night:
             environment |= {"LOCAL_WORLD_SIZE": str(len(self.cards))}
         process = subprocess.Popen(
             [sys.executable, str(ROOT / script), *words], env=environment, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
+            stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
         )  # fmt: skip
         printer = threading.Thread(target=_copy, args=(process.stdout, log, label), daemon=True)
         printer.start()

@@ -91,6 +91,8 @@ def _opens_text(node: ast.Call) -> bool:
         return False
     if name == "read_text":
         return not node.args
+    if any(keyword.arg == "text" for keyword in node.keywords):  # what a process prints
+        return True
     if name == "open" and node.args and isinstance(node.args[0], ast.Constant):
         return (
             isinstance(node.args[0].value, str)
@@ -110,7 +112,7 @@ def test_nothing_of_one_platform_is_used_unasked(path: Path) -> None:
         "import fcntl", "from resource import getrusage", "def f(): return os.getloadavg()",
         "class A:\n    def f(self): os.kill(1, signal.SIGKILL)", "x = Path('/dev/null')",
         "path.read_text()", "path.open('w')", "from signal import SIGHUP",
-        "subprocess.run(command, start_new_session=True)",
+        "subprocess.run(command, start_new_session=True)", "subprocess.run(command, text=True)",
     ],
 )  # fmt: skip
 def test_such_a_use_is_found(line: str) -> None:

@@ -206,7 +206,7 @@ def versions() -> dict[str, str]:
     try:
         git = ["git", "rev-parse", "HEAD"]
         found["commit"] = subprocess.run(
-            git, capture_output=True, text=True, check=True, timeout=5
+            git, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=5
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         pass  # no git, or no repository: an unpacked archive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import sys
@@ -226,3 +227,13 @@ def test_mlflow_holds_scalars_and_options_in_one_run(
     points = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "valid_map_3")]
     assert points == [(10, 0.25), (20, 0.5)]
     assert run.data.params == {name: str(value) for name, value in OPTIONS.items()}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the git of this test is a shell script")
+def test_what_git_complains_of_in_another_encoding_stops_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "git").write_text("#!/bin/sh\nprintf '\\300\\257: dubious' >&2; exit 128\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert "commit" not in log.versions()

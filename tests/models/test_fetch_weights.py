@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -146,3 +147,16 @@ def test_pip_is_looked_for_without_asking_the_import_system(
     monkeypatch.setattr(script.subprocess, "run", run)
     script.install("a-package", tmp_path)
     assert commands[0][-1] == "a-package" and "pip" not in asked
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the uv of this test is a shell script")
+def test_a_failure_in_another_encoding_is_one_line(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uv draws lines in UTF-8 where Windows speaks another encoding, here the other way round."""
+    (tmp_path / "uv").write_text("#!/bin/sh\nprintf '\\342\\224 no index' >&2; exit 1\n")
+    (tmp_path / "uv").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(script.metadata, "distributions", list)
+    with pytest.raises(UserError, match=r"could not be installed.*no index"):
+        script.install("a-package", tmp_path)
