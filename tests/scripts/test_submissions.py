@@ -75,7 +75,7 @@ def test_what_cannot_be_recorded_is_one_line(said: str, tmp_path: Path) -> None:
 
 def test_without_a_forecast_or_with_damage_the_remedy_is_named(tmp_path: Path) -> None:
     output = Output(tmp_path)
-    with pytest.raises(UserError, match="no forecast yet"):
+    with pytest.raises(UserError, match=r"no forecast yet; run infer_ensemble\.py first"):
         leaderboard.record(output, "public 0.5")
     write_json(output.prediction, SAID)  # of a version that did not name it
     with pytest.raises(UserError, match="names no submission"):

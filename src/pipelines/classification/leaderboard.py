@@ -114,7 +114,9 @@ def _latest(output: Output) -> Entry:
     try:
         said = read_forecast(output.prediction)
     except FileNotFoundError:
-        raise UserError(f"{output.prediction}: there is no forecast yet; {AGAIN}") from None
+        raise UserError(
+            f"{output.prediction}: there is no forecast yet; run infer_ensemble.py first"
+        ) from None
     try:
         counted = "metric" in said
         metric = str(said["metric"]) if counted else "log_loss"
