@@ -253,3 +253,10 @@ def test_what_is_open_cannot_be_moved(tmp_path: Path, poorer: None) -> None:
     with path.open("rb"), pytest.raises(PermissionError):
         path.unlink()
     path.unlink()
+
+
+def test_what_a_shell_reads_is_checked_out_without_crlf() -> None:
+    written = (ROOT / ".gitattributes").read_text(encoding="utf-8")
+    kept = {line.split()[0] for line in written.splitlines() if line.endswith("text eol=lf")}
+    scripts = [*ROOT.glob("scripts/*.sh"), ROOT / ".ci" / "run", ROOT / "Makefile"]
+    assert all({f"*{p.suffix}", p.relative_to(ROOT).as_posix()} & kept for p in scripts)
