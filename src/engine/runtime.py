@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import inspect
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from torch import default_generator, distributed, nn
 
 from src.engine import cpu
 from src.files import Json
-from src.script import MachineError, UserError, says_short_memory
+from src.script import MachineError, UserError, is_launched, says_short_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 T = TypeVar("T")
@@ -206,7 +207,7 @@ def start_runtime(
         UserError: the device is not there, or cannot compute in that precision.
     """
     check_device(device)
-    accelerator = Accelerator(cpu=device == "cpu")
+    accelerator = join_processes(cpu=device == "cpu")
     if accelerator.num_processes > 1:
         hosts()
     kind = accelerator.device.type
@@ -228,6 +229,39 @@ def start_runtime(
     # on MPS channels_last is slower, and BatchNorm's gradient in it was wrong in older versions
     layout = kind in ("cuda", "cpu", "xpu") if channels_last == "auto" else channels_last == "on"
     return Runtime(accelerator, chosen, layout)
+
+
+# Where Accelerate reads that there are other processes to wait for.
+LAUNCHER = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def join_processes(*, cpu: bool) -> Accelerator:
+    """Return Accelerate's handle; variables that a launcher or a cluster left behind join nobody.
+
+    Raises:
+        UserError: this is one of several processes, and cannot find the others or share a device.
+    """
+    if is_launched():
+        for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+            if name not in os.environ:
+                raise UserError(
+                    f"LOCAL_RANK and WORLD_SIZE are set as torchrun does, {name} is not: start "
+                    "this with torchrun, or unset them to train in one process"
+                )
+        # without a card Accelerate joins nobody unless it is told to compute on the CPU
+        accelerator = Accelerator(cpu=cpu or not torch.accelerator.is_available())
+        if accelerator.num_processes == 1:
+            kind = accelerator.device.type
+            raise UserError(
+                f"several processes do not train together on {kind}: leave torchrun out, or pass "
+                "--device cpu"
+            )
+        return accelerator
+    left = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
+    try:
+        return Accelerator(cpu=cpu)
+    finally:
+        os.environ.update(left)
 
 
 @cache
