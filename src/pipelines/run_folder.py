@@ -12,6 +12,7 @@ import dataclasses
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -194,7 +195,11 @@ def recover_finished(run: Run) -> Done | None:
 def write_config(
     run: Run, config: Options, resolved: Json, runtime: Runtime, identity: str
 ) -> None:
-    """Write ``config.yaml``: the options, what they came to, versions, commit and device."""
+    """Write ``config.yaml``: the options, what they came to, versions, commit and device.
+
+    Raises:
+        UserError: another process does not see it: it would miss the weights, after all epochs.
+    """
     import yaml
 
     from src.engine.log import versions
@@ -214,6 +219,26 @@ def write_config(
     if runtime.is_main:
         with atomic_write(run.config) as file:
             file.write(seal(f"# {SEAL}\n{text}".encode()))
+    if runtime.num_processes > 1:
+        seen = _shows(run.config, runtime.from_main(text).encode())
+        if not all(runtime.gather(seen)):
+            raise UserError(
+                f"{run.folder}: not every process sees what the first one wrote there: give them "
+                "one --output_dir that all machines share"
+            )
+
+
+LISTED_S = 90.0  # a network disk's client may know a folder as it was a minute ago
+
+
+def _shows(path: Path, content: bytes) -> bool:
+    """Tell whether a file holds ``content``, by now or a little later."""
+    until = time.monotonic() + LISTED_S
+    while not (path.is_file() and content in patiently(path.read_bytes)):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+    return True
 
 
 def describe_training(config: EngineConfig, split_hash: str, monitor: str) -> Done:
