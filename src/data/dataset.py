@@ -166,6 +166,10 @@ class EpochSampler:
             return np.arange(self.num_rows)
         return np.random.default_rng([_STREAM, self.seed, epoch]).permutation(self.num_rows)
 
+    def rows(self, epoch: int, step: int) -> np.ndarray:
+        """Return the rows of an effective batch, those of all processes."""
+        return self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, order, size = self.epoch, self.order(self.epoch), self.batch_size
         if not self.shuffle:  # a block of rows, in batches of this process's own

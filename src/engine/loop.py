@@ -107,7 +107,7 @@ def fit(
     parts = prepare_parts(model, config, runtime, len(train_loader))
     resume(parts, run, config, split_hash)
     state = parts.state
-    guard = LossGuard(run, runtime, names, config.skip_nonfinite)
+    guard = LossGuard(run, runtime, names, config.skip_nonfinite, train_loader.batch_sampler)
     guard.skipped = state.nonfinite
     saved = time.monotonic()
 

@@ -17,7 +17,7 @@ from src.engine.runtime import Runtime, is_out_of_memory, peers, release_memory,
 from src.files import write_json
 from src.runs import Run
 from src.script import MachineError, UserError
-from src.tasks.protocols import Task
+from src.tasks.protocols import BatchSampler, Task
 
 Batch = dict[str, Tensor]
 Terms = dict[str, Tensor]
@@ -181,8 +181,12 @@ class LossGuard:
     the optimizer itself skips a flagged step, and ``settle()`` is called before anything is saved.
     """
 
-    def __init__(self, run: Run, runtime: Runtime, names: Sequence[str], allowed: int) -> None:
+    def __init__(
+        self, run: Run, runtime: Runtime, names: Sequence[str], allowed: int,
+        order: BatchSampler | None = None,
+    ) -> None:  # fmt: skip
         self.run, self.runtime, self.names, self.allowed = run, runtime, names, allowed
+        self.order = order if runtime.num_processes > 1 else None
         self.lag = LAG if runtime.device.type == "cuda" and not allowed else 0
         self.pending: deque[tuple[Tensor, Tensor, Tensor, int, int]] = deque()
         self.skipped = 0
@@ -227,8 +231,11 @@ class LossGuard:
         ids = [self.names[i] for i in index.tolist()]
         self.skipped += 1
         where = f"epoch {epoch + 1}, step {step}"
-        record = {"epoch": epoch + 1, "step": step, "loss": str(self.shown), "ids": ids}
         if self.runtime.is_main:
+            record = {"epoch": epoch + 1, "step": step, "loss": str(self.shown), "ids": ids}
+            if self.order:  # the rows of any process may have made it
+                rows = self.order.rows(epoch, step - epoch * len(self.order)).tolist()
+                record["ids"] = [self.names[i] for i in rows]
             write_json(self.run.nonfinite, record)
         if self.skipped > self.allowed:
             raise UserError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
@@ -92,6 +93,14 @@ class BatchSampler(Protocol):
 
     def start(self, epoch: int, step: int = 0) -> None:
         """Begin at a step of an epoch."""
+        ...
+
+    def rows(self, epoch: int, step: int) -> np.ndarray:
+        """Return the rows of a batch, those of all processes."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
         ...
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import os
 import socket
@@ -10,7 +11,10 @@ import sys
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +23,15 @@ import torch
 
 from src.config import EngineConfig
 from src.data.dataset import EpochSampler
+from src.engine import runtime as runtime_module
 from src.engine.checkpoint import prepare_parts, resume, save_state
 from src.engine.interrupt import Interrupted, Pause
+from src.engine.loop import fit
 from src.engine.predict import evaluate, predict_logits, update_batch_norm
 from src.engine.runtime import Runtime, start_runtime
 from src.losses.classification import build_loss
+from src.pipelines import run_folder
+from src.pipelines.run_folder import write_config
 from src.runs import Run
 from src.script import MachineError, UserError
 from src.tasks.classification import Classification
@@ -161,6 +169,41 @@ def a_different_start_is_refused(runtime: Runtime, folder: Path) -> None:
         resume(parts, run, config)
 
 
+def an_output_folder_of_ones_own_is_refused(runtime: Runtime, folder: Path) -> None:
+    """Before the first epoch: without the first process's weights the last one is lost."""
+    run_folder.LISTED_S = 0.0
+    for name in ("shared", f"machine{runtime.rank}"):
+        run = Run(folder / name / "fold0")
+        run.folder.mkdir(parents=True, exist_ok=True)
+        refused = pytest.raises(UserError, match=r"not every process.*one --output_dir")
+        with nullcontext() if name == "shared" else refused:
+            write_config(run, EngineConfig(), {}, runtime, "mine")
+
+
+@dataclass(frozen=True)
+class Poisoned(Classification):
+    """One row has no finite loss."""
+
+    def loss(self, model: torch.nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+        terms = super().loss(model, batch)
+        return {"loss": terms["loss"] * (torch.nan if 7 in batch["index"] else 1.0)}
+
+
+def a_loss_that_is_not_finite_names_the_rows_of_all(runtime: Runtime, folder: Path) -> None:
+    loader, run = Held(runtime.rank), Run(folder / "run")
+    loader.batch_sampler = EpochSampler(
+        ROWS, BATCH, shuffle=True, rank=runtime.rank, world_size=2
+    )  # fmt: skip
+    with pytest.raises(UserError, match="not finite"):
+        fit(
+            net(), Poisoned(CLASSES, TASK.criterion), loader, None, run=run, runtime=runtime,
+            config=EngineConfig(epochs=1, batch_size=BATCH, device="cpu"),
+            names=[f"id{row}" for row in range(ROWS)],
+        )  # fmt: skip
+    runtime.agree(0)
+    assert "id7" in json.loads(run.nonfinite.read_text())["ids"]
+
+
 def child(check: Callable[..., None], rank: int, port: int, folder: Path) -> None:
     """Be one of two processes; whatever is raised goes to a file."""
     try:
@@ -171,7 +214,8 @@ def child(check: Callable[..., None], rank: int, port: int, folder: Path) -> Non
 
         AcceleratorState._reset_state(reset_partial_state=True)
         PartialState._reset_state()
-        runtime = start_runtime("cpu").with_choice("fp32", False)
+        device = "cpu" if torch.accelerator.is_available() else "auto"
+        runtime = start_runtime(device).with_choice("fp32", False)
         assert runtime.num_processes == 2 and runtime.rank == rank
         check(runtime, folder)
         runtime.agree(0)
@@ -192,6 +236,8 @@ def child(check: Callable[..., None], rank: int, port: int, folder: Path) -> Non
         gradients_are_shared_and_nets_are_freed,
         norms_measured_anew_are_one,
         a_different_start_is_refused,
+        an_output_folder_of_ones_own_is_refused,
+        a_loss_that_is_not_finite_names_the_rows_of_all,
     ],
     ids=lambda check: check.__name__,
 )
@@ -208,3 +254,46 @@ def test_two_processes(check: Callable[..., None], tmp_path: Path) -> None:
         process.kill()
     errors = [path.read_text() for path in sorted(tmp_path.glob("error*"))]
     assert not errors and [process.exitcode for process in both] == [0, 0], "\n".join(errors)
+
+
+def child_of_no_launcher(names: dict[str, str], said: Path) -> None:
+    """Write down how many processes there are, or why that is not known."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    os.environ |= names
+    try:
+        said.write_text(f"{start_runtime('cpu').num_processes}")
+        assert {name: os.environ[name] for name in names} == names
+    except Exception as error:
+        said.write_text(str(error))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"LOCAL_RANK": "0"}, "1"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "1"),  # of a cluster's container
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "1"),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "RANK is not: start this with torchrun"),
+    ],
+)
+def test_what_a_launcher_left_behind(names: dict[str, str], said: str, tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    alone = fork.Process(target=child_of_no_launcher, args=(names, tmp_path / "said"))
+    alone.start()
+    alone.join(60)
+    alone.kill()
+    found = (tmp_path / "said").read_text()
+    assert found == said if len(said) == 1 else said in found
+
+
+def test_a_device_that_processes_cannot_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them would train the whole fold, in the same folder: Accelerate has none on MPS."""
+    alone = SimpleNamespace(num_processes=1, device=torch.device("mps"))
+    monkeypatch.setattr(runtime_module, "Accelerator", lambda **_: alone)
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"on mps: leave torchrun out"):
+        start_runtime()
