@@ -53,7 +53,7 @@ def find_cards() -> list[str]:
     """Return the cards of this machine, as CUDA_VISIBLE_DEVICES takes them; none = the CPU."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip()]
+        return list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip()))
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         listed = subprocess.run(command, capture_output=True, check=False, timeout=60)

@@ -16,7 +16,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from benchmarks.kill_resume import LEARNED, MODEL
-from scripts.overnight import ask_to_save
+from scripts.overnight import ask_to_save, find_cards
 from src.pipelines.grid import GridConfig, read_grid
 from src.script import UserError
 from tests.scripts.conftest import Place
@@ -103,6 +103,12 @@ def test_one_card_trains_one_fold_at_a_time(house: Path) -> None:
     printed, _ = night.communicate(timeout=120)
     assert night.returncode == 1 and "failed: a/fold0;" in printed  # it waited for another in vain
     assert seen(house, 1)[0] == "7" and not (house / "optimize_weights.py.seen").exists()
+
+
+def test_a_card_that_is_named_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second run would take the first one's place, and nobody wait for that."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 1,0")
+    assert find_cards() == ["0", "1"]
 
 
 def test_a_failed_run_does_not_stop_the_others_and_is_named(house: Path) -> None:
