@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from src.classes import nfc
@@ -20,19 +20,22 @@ from src.script import UserError
 _NUMBERED = re.compile(r"(.*[^\W\d_].*?)[-_. ]*\(?\d+\)?")  # cat.0, Abyssinian_12, dog (3)
 
 
-def read_class_folders(root: Path, train: str, least: int = 2) -> Index:
+def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> Index:
     """Index the images of ``train`` (below ``root``, or ".") by the folders, else names, they have.
 
+    ``known`` are the classes of the data that these images are added to: one of them is enough.
+
     Raises:
-        UserError: no images, or only one class where ``least`` are needed.
+        UserError: no images, or only one class where two are needed.
     """
-    scanner = Scanner(root)
+    scanner, least = Scanner(root), 1 if known else 2
     place = _class_parent(scanner, train)
     notes = [f"the class folders lie in {place}/"] if place != train else []
     folders = scanner.images_by_folder(place)
     pairs = {image: nfc(folder) for folder, found in folders.items() for image in found}
     loose = sorted(f"{place}/{name}" for name in scanner.loose(place))
-    named = _classes_of_names(loose or [*pairs]) if len(set(pairs.values())) < least else {}
+    lone = len(set(pairs.values())) < 2 and not {*pairs.values()} & {*known}
+    named = _classes_of_names(loose or [*pairs]) if lone else {}
     if named:
         counts = Counter(named.values()).most_common(3)
         shown = ", ".join(f"{name} ({count})" for name, count in counts)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,12 +77,13 @@ def read_train(
     label_column: str | None = None,
     group_column: str | None = None,
     several: bool = False,
-    least_classes: int = 2,
+    known: Collection[str] = (),
 ) -> Index:
     """Index the training images; the columns, if given, are those of ``train.csv``.
 
     In the folder layout an image's id is its path (in NFC), in the CSV layout the id column or,
     without one, the path. ``several`` says that the metric is one of several labels an image.
+    ``known`` is that of :func:`read_class_folders`.
 
     Raises:
         UserError: neither layout, no classes, duplicate ids, images that are not there.
@@ -92,7 +93,7 @@ def read_train(
     path = find_table(root, "train") or _find_table_of_labels(root, folder)
     if path is not None:
         wanted = (image_column, label_column, group_column)
-        return _read_train_csv(root, path, wanted, allow_outside, several, least_classes)
+        return _read_train_csv(root, path, wanted, allow_outside, several, 1 if known else 2)
     if image_column or label_column or group_column:
         raise UserError(f"no train.csv in {root} to take columns from: drop the column flags")
     if several:
@@ -105,7 +106,7 @@ def read_train(
             f"no train/ and no train.csv in {root}: {name_tables(root)}{name_classes(root)}unpack "
             "the data, or pass --data_dir"
         )
-    return read_class_folders(root, below(root, folder), least_classes)
+    return read_class_folders(root, below(root, folder), known)
 
 
 def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) -> Index:
@@ -118,7 +119,7 @@ def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) 
     Raises:
         UserError: no data set there, the data themselves, or no image of a known class.
     """
-    extra = _read_extra(folder, allow_outside, index.several)
+    extra = _read_extra(folder, allow_outside, index.several, index.classes)
     root = extra.root.resolve()
     if root == index.root.resolve():
         raise UserError(f"--extra_train {folder}: is the data folder itself; name another one")
@@ -154,7 +155,9 @@ def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) 
     return replace(index, columns=whole, notes=(*index.notes, *notes))
 
 
-def _read_extra(place: Path | str, allow_outside: bool, several: bool) -> Index:
+def _read_extra(
+    place: Path | str, allow_outside: bool, several: bool, known: Collection[str]
+) -> Index:
     """Index a data set, a folder of class folders, or a table's images; one class is enough."""
     place = Path(place).resolve()
     alone = [place] if place.is_file() else tables(place) if place.is_dir() else []
@@ -165,9 +168,9 @@ def _read_extra(place: Path | str, allow_outside: bool, several: bool) -> Index:
             return _read_train_csv(alone[0].parent, alone[0], [None] * 3, allow_outside, several, 1)
         scanner = Scanner(place) if place.is_dir() else None
         if scanner and any(map(scanner.holds, ["", *scanner.subfolders("")])):
-            return read_class_folders(place, ".", least=1)
+            return read_class_folders(place, ".", known)
         raise
-    return read_train(root, allow_outside=allow_outside, several=several, least_classes=1)
+    return read_train(root, allow_outside=allow_outside, several=several, known=known)
 
 
 def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:

@@ -75,6 +75,24 @@ def test_images_of_one_class_are_enough(tmp_path, index, form: str) -> None:
         read_train(tmp_path / "one")
 
 
+@pytest.mark.parametrize("folder", ["images", "train/images"])
+def test_classes_in_the_names_of_files_of_a_lone_folder(tmp_path, index, folder: str) -> None:
+    place = tmp_path / "named" / folder
+    place.mkdir(parents=True)
+    for name in ("cat.0", "cat.1", "dog.0", "dog.1"):
+        (place / f"{name}.jpg").write_bytes(name.encode())
+    both = add_extra(index, tmp_path / "named")
+    assert both.columns["target"][12:] == ["cat"] * 2 + ["dog"] * 2
+
+
+def test_the_name_of_a_lone_folder_counts_where_it_is_a_class(tmp_path, index) -> None:
+    place = tmp_path / "named" / "cat"
+    place.mkdir(parents=True)
+    for name in ("IMG_0", "IMG_1", "DSC_0", "DSC_1"):
+        (place / f"{name}.jpg").write_bytes(name.encode())
+    assert add_extra(index, tmp_path / "named").columns["target"][12:] == ["cat"] * 4
+
+
 def test_what_is_refused(tmp_path, index) -> None:
     with pytest.raises(UserError, match="is the data folder itself"):
         add_extra(index, tmp_path / "data")
