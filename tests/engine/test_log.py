@@ -83,6 +83,7 @@ def test_a_tracker_that_fails_stops_nothing(
     assert capsys.readouterr().out.splitlines() == [said]
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_board_whose_folder_is_gone_is_told_in_a_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
