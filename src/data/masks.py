@@ -20,7 +20,13 @@ from src.data.dataset import ImageDataset
 from src.data.decode import VOID
 from src.data.folds import assign_folds
 from src.data.sources.frames import cut_finer, find_series
-from src.data.sources.masks import MaskIndex, check_any_labels, image_header, note_turned
+from src.data.sources.masks import (
+    MaskIndex,
+    check_any_labels,
+    image_header,
+    note_inverted,
+    note_turned,
+)
 from src.data.sources.places import describe
 from src.data.sources.registry import read_source
 from src.data.transforms import Transform
@@ -89,6 +95,7 @@ def read_labelled(
         )
     index = replace(index, table=kept)
     check_any_labels(index)
+    index = note_inverted(index)
     return note_turned(_group_by_name(index) if by_name else index)
 
 

@@ -23,7 +23,7 @@ from src.data.folds import read_folds
 from src.data.index import find_root, read_test, read_train
 from src.data.masks import VOID, VoidReader, image_size, read_labelled
 from src.data.shift import FEATURES, ImageShift, find_shift, measure_image
-from src.data.sources.masks import MaskIndex
+from src.data.sources.masks import MaskIndex, refuse_size
 from src.files import Json, hold, sweep, write_text
 from src.page import Html, gallery, line_plot, note, number, page, plots, table, terms
 from src.pipelines.pictures import show_photograph
@@ -372,11 +372,10 @@ def count_masks(
         try:
             mask = read(index.mask_path(row))
             shape = image_size(index.image_path(row))
+            if tuple(mask.shape) != tuple(shape):
+                refuse_size(mask.shape, shape, index.mask_path(row), index.image_path(row))
         except UserError as error:
             damaged.append([names[row], str(error)])
-            continue
-        if tuple(mask.shape) != tuple(shape):
-            damaged.append([names[row], f"mask {mask.shape}, image {tuple(shape)}"])
             continue
         counts = np.bincount(mask.ravel(), minlength=256)
         pixels.append(np.append(counts[: index.num_classes], counts[VOID]))

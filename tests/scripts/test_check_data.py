@@ -124,7 +124,8 @@ def test_masks_are_counted_and_unusable_ones_are_errors(tmp_path: Path) -> None:
     assert content["sizes"] == {"48 × 40": 6} and content["foreground"]["least"] == 0
     cv2.imwrite(str(masks / "b.png"), np.zeros((20, 48), np.uint8))
     assert check_data.main(argv) == 1
-    assert "1 masks or images cannot be used" in (out / "report" / "data.json").read_text()
+    said = json.loads((out / "report" / "data.json").read_text())["findings"][0]["finding"]
+    assert "1 masks or images cannot be used" in said and "b.png is 48x20 pixels but its" in said
 
 
 def test_no_data_is_one_line(tmp_path: Path, call: Any) -> None:

@@ -114,16 +114,23 @@ def _to_colours(listed: Sequence[str], colours: Sequence[tuple[int, ...]], path:
     return Colours(names, decoder, names if len(listed) == 2 else tuple(listed))
 
 
-def is_coloured(path: Path) -> bool:
-    """Tell whether a mask is an RGB or RGBA image of other colours than greys."""
-    return look_into(path, _holds_colours, False)  # whoever decodes it says why
+def find_coloured(targets: Sequence[Path]) -> Path | None:
+    """Return the first mask that is not black if it holds colours other than greys, else None."""
+    for path in targets:
+        kind = look_into(path, _find_kind, "grey")  # whoever decodes it says why
+        if kind != "black":
+            return path if kind == "coloured" else None
+    return None
 
 
-def _holds_colours(image: Any) -> bool:
+def _find_kind(image: Any) -> str:
+    """Tell black, which says nothing, from greys and colours."""
     if image.mode not in ("RGB", "RGBA"):
-        return False
+        return "black" if image.mode == "L" and image.getextrema() == (0, 0) else "grey"
     pixels = np.asarray(image)[..., :3]
-    return bool((pixels != pixels[..., :1]).any())
+    if not pixels.any():
+        return "black"
+    return "coloured" if (pixels != pixels[..., :1]).any() else "grey"
 
 
 def has_alpha(path: Path) -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from src.data.decode import (
@@ -58,17 +59,24 @@ def settle_labels(
     look_at_all = not names and not foreground
     step = 1 if look_at_all else max(1, len(targets) // 32)
     first, void = _find_values(targets[::step])
-    if foreground and _are_numbers(first):
-        top = max(set(first) - {VOID}, default=0)
-        if top > 1:
-            notes.append(
-                f"masks hold numbers up to {top}: every number above 0 is read as "
-                f"{(names or _default_names(2))[1]}"
-            )
-        return Labels(names or _default_names(2), partial(decode_any, void=void))
+    if step > 1 and set(first) <= {0}:
+        first, void = _find_values(targets)
     decode = _find_foreground(set(first), void)
+    numbered = _are_numbers(first)
+    two = names or _default_names(2)
+    if foreground and (numbered or (decode is None and not _are_soft(first, targets[::step]))):
+        top = max(set(first) - {VOID}, default=0)
+        void = void and (numbered or top < MAX_LABELS)
+        if top > 1:
+            also = " and 255 as void" if void else ""
+            top = top if void else max(first)
+            notes.append(
+                f"masks hold numbers up to {top}: every number above 0 is read as {two[1]}{also}"
+            )
+        return Labels(two, partial(decode_any, void=void))
     if decode is None and (foreground or (names and not set(first) <= {0, 1, VOID})):
-        decode = decode_foreground  # soft edges
+        decode = decode_soft
+        notes.append(f"masks hold greys, as soft edges do: from 128 on they are read as {two[1]}")
     if decode is not None:
         if {1, VOID} <= set(first) and not void and look_at_all:
             notes.append("some masks are 0/1 and some 0/255: both are read as foreground")
@@ -143,6 +151,7 @@ def settle_blurred(targets: Sequence[Path], names: tuple[str, ...], notes: list[
 
 
 def settle_colours(
+    coloured: Path,
     targets: Sequence[Path],
     names: tuple[str, ...],
     foreground: bool,
@@ -152,6 +161,7 @@ def settle_colours(
     """Decide what the colours of masks mean: by a table, or one colour on black.
 
     Args:
+        coloured: a mask that holds colours.
         targets: the masks.
         names: of the labels, if they are said elsewhere.
         foreground: whether every colour but black is foreground.
@@ -168,11 +178,9 @@ def settle_colours(
         return Labels(colours.names, colours.decode, VOID)
     one = find_one_colour(targets)
     if one is None or len(names or (0, 0)) != 2:
-        clear = (
-            "; the mask may be its transparency, then save that" if has_alpha(targets[0]) else ""
-        )
+        clear = "; the mask may be its transparency, then save that" if has_alpha(coloured) else ""
         raise UserError(
-            f"mask {targets[0]} holds colours, not class indices: name them in class_dict.csv in "
+            f"mask {coloured} holds colours, not class indices: name them in class_dict.csv in "
             "the data folder (a line name,r,g,b for each), or save masks as grey PNG (colours that "
             f"number single things, as panoptic ones, need the latter{clear})"
         )
@@ -218,6 +226,12 @@ def decode_foreground(path: Path) -> np.ndarray:
     if not 128 <= top <= VOID:
         raise UserError(f"mask {path} reaches {top}: a two-class mask is 0/1 or 0/255")
     return (mask >= 128).astype(np.uint8)
+
+
+def decode_soft(path: Path) -> np.ndarray:
+    """Read a two-class mask with soft edges, or one of 0 and 1, as labels 0 and 1."""
+    mask = decode_labels(path)
+    return mask if mask.max() <= 1 else (mask >= 128).astype(np.uint8)
 
 
 def decode_any(path: Path, *, void: bool) -> np.ndarray:
@@ -306,6 +320,21 @@ def _are_numbers(values: Collection[int]) -> bool:
     return 0 < top < 128 and top <= MAX_GAPS * len(numbers | {0})
 
 
+def _are_soft(values: Collection[int], targets: Iterable[Path]) -> bool:
+    """Tell soft edges from numbers: greys of an edge lie beside brighter ones, numbers rarely."""
+    top = max(values)
+    if not 128 <= top <= VOID:
+        return False
+    greys = beside = 0
+    for path in targets:
+        mask = decode_labels(path)
+        if mask.dtype == np.uint8:
+            grey = (mask > 0) & (mask < top)
+            greys += int(grey.sum())
+            beside += int((cv2.dilate(mask, np.ones((3, 3), np.uint8)) > mask)[grey].sum())
+    return 2 * beside > greys
+
+
 def _count_classes(first: dict[int, Path]) -> int:
     """Return K of the values 0..K-1; UserError where they are no class numbers."""
     labels = set(first) - {VOID}
@@ -315,7 +344,8 @@ def _count_classes(first: dict[int, Path]) -> int:
         raise UserError(
             f"masks hold {shown}{', ...' if len(first) > 8 else ''} ({first[top]} holds {top}): "
             "these are no class numbers 0..K-1; renumber them, or name every label in "
-            "classes.txt, one a line (just two names: greys from 128 on are foreground)"
+            "classes.txt, one a line (just two names: greys from 128 on are foreground); where all "
+            "are one class, --source lanes reads them so"
         )
     return max(2, 1 + top)
 

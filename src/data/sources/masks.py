@@ -24,6 +24,7 @@ _PNM = frozenset({".ppm", ".pgm", ".pbm", ".pnm"})
 IMAGE_SUFFIXES = JPEG | _PNM | {".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 MASK_SUFFIXES = _PNM | {".png", ".bmp", ".tif", ".tiff", ".gif", ".npy"}
 _ORIENTATION = 274  # EXIF's tag
+_LOOK_INTO = 32  # masks, to tell which of two classes is the larger
 _LOOK_AT = 4000  # headers of images; as many as a disk gives in a second or two
 
 
@@ -221,6 +222,25 @@ def check_any_labels(index: MaskIndex) -> None:
             f"{index.root}: all {len(targets)} masks are {name} alone, {targets[0]} for "
             f"instance: {check}"
         )
+
+
+def note_inverted(index: MaskIndex) -> MaskIndex:
+    """Add a note where the foreground of two classes is the larger part of most masks."""
+    targets = [target for target in index.table["target"].tolist() if target]
+    if index.num_classes != 2:
+        return index
+    step = max(1, len(targets) // _LOOK_INTO)
+    shares = [(index.decode(index.root / target) == 1).mean() for target in targets[::step]]
+    drawn = [share for share in shares if share]
+    large = [share for share in drawn if share > 0.5]
+    if 2 * len(large) <= len(drawn):
+        return index
+    note = (
+        f"{index.classes[1]} covers {np.median(large):.0%} of the picture in {len(large)} of "
+        f"{len(drawn)} masks; if the masks are inverted (the background white, what is sought "
+        "black), invert them first"
+    )
+    return replace(index, notes=(*index.notes, note))
 
 
 def list_files(

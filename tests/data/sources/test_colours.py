@@ -74,3 +74,16 @@ def test_the_table_names_numbers_too(disk):
     disk.text("class_dict.csv", "none,0,0,0", "road,255,255,255")
     index = read_labelled("auto", disk.root)
     assert index.classes == ("none", "road") and np.sum(masks_of(index)[0]) == 1
+
+
+@pytest.mark.parametrize("source", ["folders", "lanes"])
+def test_black_masks_before_coloured_ones_say_nothing(disk, source):
+    lay(disk, RED)
+    disk.image("images/0.jpg", "images/00.jpg")
+    disk.mask("masks/0.png", {(0, 0): (0, 0, 0)})
+    disk.mask("masks/00.png", {})
+    index = read_labelled(source, disk.root)
+    assert sum(map(np.sum, masks_of(index))) == 1
+    disk.mask("masks/1.png", {(0, 0): RED, (0, 1): BLUE})
+    with pytest.raises(UserError, match=r"1\.png holds colours"):
+        read_labelled("folders", disk.root)

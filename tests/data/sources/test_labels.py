@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from src.data.masks import read_labelled
 from src.data.sources.folders import read_folders
 from src.data.sources.labels import decode_foreground
 from src.script import UserError
@@ -107,3 +108,69 @@ def test_labels_with_void_stay_labels(tmp_path):
     assert np.array_equal(decode_foreground(path), labels)
     cv2.imwrite(str(path), np.array([[0, 1, 200, 255]], np.uint8))  # soft edges
     assert np.array_equal(decode_foreground(path), [[0, 0, 1, 1]])
+
+
+def draw(disk, *values, name="masks/1.png"):
+    """Write an image and a mask of 8 x 48 pixels with a bar of 2 pixels for each value."""
+    mask = np.zeros((8, 48), np.uint8)
+    for number, value in enumerate(values):
+        mask[:, 6 * number + 2 : 6 * number + 4] = value
+    cv2.imwrite(str(disk.path(name)), mask)
+    disk.image(name.replace("masks", "images").replace("png", "jpg"))
+
+
+@pytest.mark.parametrize(
+    ("values", "void"),
+    [
+        ((1, 2, 3, 4), False),
+        ((60, 120, 180, 240), False),
+        ((64, 128, 191, 255), False),
+        ((128, 255), False),
+        ((100, 200), False),
+        ((1, 11, 13, 255), True),  # classes of Cityscapes
+        ((1, 2, 255), True),
+    ],
+)
+def test_every_number_of_a_lane_is_lane(disk, values, void):
+    draw(disk, *values)
+    index = read_labelled("lanes", disk.root)
+    said = f"every number above 0 is read as lane{' and 255 as void' * void}"
+    assert any(note.endswith(said) for note in index.notes)
+    labels = index.decode(index.root / "masks/1.png")
+    assert (labels == 1).sum() == 16 * (len(values) - void)
+    assert (labels == 255).sum() == 16 * void
+
+
+def test_soft_edges_are_cut_aloud(disk):
+    mask = np.zeros((8, 48), np.uint8)
+    mask[:, 20:25] = (64, 191, 255, 128, 64)
+    cv2.imwrite(str(disk.path("masks/1.png")), mask)
+    cv2.imwrite(str(disk.path("masks/2.png")), np.minimum(mask, 100))  # an edge alone
+    disk.image("images/1.jpg", "images/2.jpg")
+    index = read_labelled("lanes", disk.root)
+    assert any(
+        "greys, as soft edges do: from 128 on they are read as lane" in n for n in index.notes
+    )
+    assert [index.decode(index.mask_path(row)).sum() for row in (0, 1)] == [24, 0]
+
+
+def test_numbers_in_few_of_many_masks_are_found(disk):
+    for number in range(70):
+        draw(disk, *((1, 2) if number == 1 else ()), name=f"masks/{number:02}.png")
+    index = read_labelled("lanes", disk.root)
+    assert index.decode(index.root / "masks/01.png").sum() == 32
+
+
+@pytest.mark.parametrize("source", ["folders", "lanes"])
+def test_a_foreground_that_is_most_of_the_picture_is_said(disk, source):
+    for number in range(4):
+        disk.image(f"images/{number}.jpg")
+        disk.mask(f"masks/{number}.png", {(number, 0): 255})
+    assert not any("inverted" in note for note in read_labelled(source, disk.root).notes)
+    for number in range(3):
+        path = disk.root / f"masks/{number}.png"
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+    assert any(
+        "covers 98% of the picture in 3 of 4 masks; if the masks are inverted" in note
+        for note in read_labelled(source, disk.root).notes
+    )

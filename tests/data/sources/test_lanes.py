@@ -136,7 +136,8 @@ def test_lane_masks_of_any_numbers(disk):
         [0, 1, 255],
         [0],
     ]
-    assert "masks hold numbers up to 4: every number above 0 is read as lane" in index.notes
+    said = "masks hold numbers up to 4: every number above 0 is read as lane and 255 as void"
+    assert said in index.notes
 
 
 def test_soft_edges_are_cut_in_the_middle_in_lane_masks(disk):
