@@ -344,7 +344,8 @@ def _try_stages(timm_id: str, backbone: nn.Module, head_width: int, side: int) -
     backbone.eval()
     try:
         with torch.no_grad():
-            image = torch.zeros(1, 3, side, side)
+            device = next(backbone.parameters()).device
+            image = torch.zeros(1, 3, side, side, device=device)
             indices = choose_stages(backbone)
             _, maps = backbone.forward_intermediates(image, indices=indices)  # type: ignore[operator]
         widths = [features.shape[1] for features in maps]

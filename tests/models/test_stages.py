@@ -76,6 +76,11 @@ def test_a_small_level_counts_as_much_as_a_wide_one():
     assert (new.argmax(0) == target).float().mean() > 0.95
 
 
+def test_a_net_may_be_on_another_device_when_it_is_asked_for_stages() -> None:
+    """A survey asks after the net was timed on a card."""
+    assert takes_stages(build_classifier("resnet10t", 2, image_size=64).to("meta"))
+
+
 def test_a_net_without_stages_is_refused(monkeypatch):
     def refuse(*_: object) -> list[int]:
         raise AttributeError("no feature_info")
