@@ -231,7 +231,12 @@ def _elsewhere(
 
 
 def settle(data: ClassData, timm_id: str, runtime: Runtime, config: PlanConfig) -> Runtime:
-    """Return the fastest layout and precision for a step of a backbone at its first size."""
+    """Return the fastest layout and precision for a step of a backbone at its first size.
+
+    On a card the default ones, as :func:`src.engine.autotune.settle_runtime` says.
+    """
+    if runtime.device.type == "cuda":
+        return runtime
     size = sizes_of(timm_id, config.sizes)[0]
     model = build_classifier(timm_id, len(data.classes), image_size=size)
     tune_for_cpu(model, runtime.device)
@@ -264,12 +269,13 @@ def look(
     num_classes = len(data.classes)
     weights = find_weights(timm_id, pretrained)
     model = build_classifier(timm_id, num_classes, image_size=size, pool="avg", weights=weights)
-    folded, quarter = fold_norms(model, size), max(1, len(rows) // 4)
-    head, tail = np.split(rows, [len(rows) - 3 * quarter])
+    folded = fold_norms(model, size)
+    batch_size = min(default_batch_size(size, runtime.device), max(1, len(rows) // 2))
+    head, tail = np.split(rows, [batch_size])
     # the first pass is not timed: on a card it was seen to take seconds
-    first = embed(folded, data.index, head, size, runtime, batch_size=quarter)
+    first = embed(folded, data.index, head, size, runtime, batch_size=batch_size)
     begun = time.perf_counter()
-    rest = embed(folded, data.index, tail, size, runtime, batch_size=quarter)
+    rest = embed(folded, data.index, tail, size, runtime, batch_size=batch_size)
     infer_rate = len(tail) / (time.perf_counter() - begun)
     features = torch.cat([first, rest], dim=1)[0]
     probe = fit_probe(features, torch.as_tensor(data.targets(rows)), num_classes)

@@ -53,6 +53,8 @@ def test_steps_are_timed_at_a_size_that_may_be_trained(monkeypatch: pytest.Monke
     for sizes in ((), (32, 64)):
         survey.settle(data, "test_resnet", start_runtime("cpu"), PlanConfig(sizes=sizes))
     assert shapes == [(96, 96), (32, 32)]
+    card: Any = SimpleNamespace(device=torch.device("cuda"))
+    assert survey.settle(data, "test_resnet", card, PlanConfig()) is card and len(shapes) == 2
 
 
 def test_backbones_of_one_short_name_are_members_of_their_own(
