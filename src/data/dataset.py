@@ -120,6 +120,7 @@ class EpochSampler:
         shuffle: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        fill: bool = False,
     ):
         """Set the order.
 
@@ -132,6 +133,7 @@ class EpochSampler:
                 Unshuffled, every row comes, and some processes may end with an empty batch.
             rank: this process.
             world_size: number of processes.
+            fill: an incomplete last batch after whole ones takes the epoch's first rows once more.
 
         Raises:
             UserError: fewer rows than the processes need.
@@ -144,7 +146,7 @@ class EpochSampler:
                 f" {least} at a time; pass a larger --batch_size, or start fewer processes"
             )
         self.num_rows, self.batch_size = num_rows, batch_size
-        self.seed, self.shuffle = seed, shuffle
+        self.seed, self.shuffle, self.fill = seed, shuffle, fill and num_rows >= batch_size
         self.rank, self.world_size = rank, world_size
         self.epoch = self.step = 0
         whole, rest = divmod(num_rows, batch_size)
@@ -161,10 +163,11 @@ class EpochSampler:
         self.epoch, self.step = epoch, step
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the rows (N,) in the order of ``epoch``."""
+        """Return the rows in the order of ``epoch``: (N,), or of whole batches."""
         if not self.shuffle:
             return np.arange(self.num_rows)
-        return np.random.default_rng([_STREAM, self.seed, epoch]).permutation(self.num_rows)
+        rows = np.random.default_rng([_STREAM, self.seed, epoch]).permutation(self.num_rows)
+        return np.resize(rows, self.num_steps * self.batch_size) if self.fill else rows
 
     def rows(self, epoch: int, step: int) -> np.ndarray:
         """Return the rows of an effective batch, those of all processes."""

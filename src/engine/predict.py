@@ -69,8 +69,12 @@ def predict(
     """
     model.eval()
     pause = pause or Pause(runtime.agree)
-    one_view = partial(predict_view, model, task, runtime)
-    all_views = partial(predict_views, one_view, views=views, is_unsure=is_unsure)
+
+    def all_views(piece: dict[str, Tensor], least: int) -> list[Tensor]:
+        one_view = partial(predict_view, model, task, runtime, least=least)
+        return predict_views(one_view, piece, views, is_unsure)
+
+    on_cpu = runtime.device.type == "cpu"
     seen = np.zeros(num_rows, np.int64)
     limit, most = batch_size or num_rows, 0
     is_long = len(loader) * len(views) >= SEARCH_STEPS
@@ -80,10 +84,11 @@ def predict(
         batch = runtime.upload(host_batch)
         rows = len(batch["image"])
         most = max(most, rows)
-        # images one by one are of many sizes, and the last batch comes once
-        search_algorithms(runtime.device, is_long and 1 < rows == most)
+        least = 0 if on_cpu else min(limit, most)
+        # images one by one are of many sizes
+        search_algorithms(runtime.device, is_long and 1 < max(rows, least) == most)
         size, largest = min(limit, rows), 0
-        for piece, outputs in predict_in_pieces(all_views, batch, size, runtime.device):
+        for piece, outputs in predict_in_pieces(all_views, batch, size, runtime.device, least):
             write(piece, outputs)
             largest = max(largest, len(piece["image"]))
         if largest < size:  # memory was short, and will be for the next batch
@@ -95,23 +100,28 @@ def predict(
 
 
 def predict_in_pieces(
-    predict_batch: Callable[[dict[str, Tensor]], list[Tensor]],
+    predict_batch: Callable[[dict[str, Tensor], int], list[Tensor]],
     batch: dict[str, Tensor],
     size: int,
     device: torch.device,
+    least: int = 0,
 ) -> Iterable[tuple[dict[str, Tensor], list[Tensor]]]:
-    """Yield (part of the batch, its predictions), of half the rows where memory is short."""
+    """Yield (part of the batch, its predictions), of half the rows where memory is short.
+
+    ``predict_batch`` is told the ``least`` rows to compute at once.
+    """
     start, rows = 0, len(batch["image"])
     while start < rows:
         piece = {key: value[start : start + size] for key, value in batch.items()}
         try:
-            outputs = predict_batch(piece)
+            outputs = predict_batch(piece, least)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if size == 1:
+            if max(size, least) == 1:
                 raise UserError("out of memory on a single image: lower --image_size") from None
-            size = (size + 1) // 2
+            size = min(size, (max(size, least) + 1) // 2)
+            least = min(size, least)
             release_memory(device)
             continue
         yield piece, outputs
@@ -142,11 +152,20 @@ def predict_views(
 
 
 def predict_view(
-    model: nn.Module, task: Predictor, runtime: Runtime, batch: dict[str, Tensor], view: View
-) -> Tensor:
-    """Return the float32 prediction of one view, turned back where it is a map."""
+    model: nn.Module, task: Predictor, runtime: Runtime, batch: dict[str, Tensor], view: View,
+    *, least: int = 0,
+) -> Tensor:  # fmt: skip
+    """Return the float32 prediction of one view, turned back where it is a map.
+
+    Of fewer than ``least`` rows the last image is repeated: an accelerator prepares its kernels
+    for every new number of rows, which took a card seconds (docs/hardware.md).
+    """
+    image = view.apply(batch["image"])
+    rows = len(image)
+    if rows < least:
+        image = torch.cat([image, image[-1:].expand(least - rows, -1, -1, -1)])
     with runtime.autocast(), runtime.eagerly():
-        output = task.predict(model, batch | {"image": view.apply(batch["image"])}).float()
+        output = task.predict(model, batch | {"image": image})[:rows].float()
     return view.invert(output) if output.ndim == 4 else output
 
 

@@ -22,6 +22,7 @@ from timm.layers import BatchNormAct2d
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
+from torch.backends import cudnn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -106,6 +107,7 @@ class _WideGradient(torch.autograd.Function):
 
 
 @torch.no_grad()
+@cudnn.flags(enabled=False)  # which would prepare itself for one image, for seconds
 def fold_norms(net: nn.Module, side: int) -> nn.Module:
     """Return a copy of ``net`` in evaluation mode without the norms that convolutions can hold.
 

@@ -6,6 +6,7 @@ The pictures, of the worst mistakes on held-out images, are for experiment track
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,12 @@ from src.data.dataset import (
     make_loader,
 )
 from src.data.decode import VOID
+from src.engine.predict import predict_in_pieces, predict_view
 from src.engine.runtime import Runtime
 from src.pipelines.pictures import draw_overlay, make_gallery
 from src.tasks.protocols import BatchLoader, Task
 from src.tasks.segmentation import background_label
+from src.views import VIEWS
 
 LOOKED_AT = 64  # held-out images, evenly spread
 SHOWN = 8
@@ -57,7 +60,7 @@ def run_loader(
     workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers
     order = EpochSampler(
         num_rows, eval_batch_size * world or config.batch_size, seed=config.seed,
-        shuffle=not eval_batch_size, rank=runtime.rank, world_size=world,
+        shuffle=not eval_batch_size, rank=runtime.rank, world_size=world, fill=device != "cpu",
     )  # fmt: skip
     dataset = open_rows(workers, local_processes())
     return make_loader(dataset, order, num_workers=workers, device_type=device)
@@ -76,18 +79,32 @@ def worst_mistakes(
     """
     if loader is None:
         return None
-    num_rows = loader.batch_sampler.num_rows
+    num_rows, size = loader.batch_sampler.num_rows, loader.batch_sampler.own_size
+    least = 0 if runtime.device.type == "cpu" else min(size, num_rows)  # as it was validated
     rows = np.linspace(0, num_rows - 1, min(num_rows, LOOKED_AT)).astype(int).tolist()
 
     @torch.inference_mode()
     def draw(model: nn.Module) -> Mapping[str, np.ndarray]:
         model.eval()
-        judged = []
-        for row in rows:  # one by one: masks may be of many sizes
-            batch = runtime.upload(loader.collate_fn(loader.dataset.__getitems__([(0, row)])))
-            with runtime.autocast(), runtime.eagerly():
-                logits = task.predict(model, batch).float().cpu()
-            judged.append(_judge({k: v[0].cpu() for k, v in batch.items()}, logits[0], classes))
+        judged: list[Judged] = []
+
+        def show(piece: dict[str, Tensor], least: int) -> list[Tensor]:
+            return [predict_view(model, task, runtime, piece, VIEWS[0], least=least)]
+
+        for number in range(0, len(rows), size):
+            keys = [(0, row) for row in rows[number : number + size]]
+            samples = loader.dataset.__getitems__(keys)
+            if isinstance(samples, Exception):
+                raise samples
+            for _, same in groupby(samples, lambda sample: sample["image"].shape):
+                batch = runtime.upload(loader.collate_fn(list(same)))
+                shown = predict_in_pieces(show, batch, size, runtime.device, least)
+                for piece, (logits,) in shown:
+                    batch = {key: value.cpu() for key, value in piece.items()}
+                    judged += [
+                        _judge({key: value[place] for key, value in batch.items()}, own, classes)
+                        for place, own in enumerate(logits.cpu())
+                    ]
         worst = sorted(judged, key=lambda found: -found[0])[:SHOWN]
         return {"worst_mistakes": make_gallery([w[1] for w in worst], [w[2] for w in worst])}
 

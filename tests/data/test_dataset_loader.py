@@ -88,6 +88,19 @@ def test_a_lone_last_row_is_not_trained_on(num_rows, batch_size, sizes):
     assert [len(batch) for batch in sampler] == sizes and len(sampler) == len(sizes)
 
 
+@pytest.mark.parametrize(("num_rows", "steps"), [(9, 2), (10, 3), (12, 3), (3, 1)])
+def test_a_last_batch_is_filled_with_the_first_rows(num_rows, steps):
+    filled = EpochSampler(num_rows, 4, shuffle=True, fill=True)
+    plain = EpochSampler(num_rows, 4, shuffle=True)
+    assert len(filled) == len(plain) == steps
+    order = plain.order(0).tolist()
+    expected = [*order, *order][: 4 * steps] if num_rows >= 4 else order
+    assert list(chain(*rows(filled))) == expected
+    assert filled.rows(0, steps - 1).tolist() == rows(filled)[-1]
+    parts = [EpochSampler(13, 8, shuffle=True, fill=True, rank=r, world_size=2) for r in (0, 1)]
+    assert [len(batch) for part in parts for batch in rows(part)] == [4] * 4
+
+
 def test_resuming_gives_the_rest():
     sampler = EpochSampler(11, 3, seed=1, shuffle=True)
     sampler.start(7)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from src.models.segmenter import build_segmenter
 from src.runs import Run
 from src.script import UserError
 from src.tasks.classification import Classification
+from src.views import VIEWS
 from tests.engine.conftest import CLASSES, TinyLoader, TinyNet
 
 TASK = Classification(CLASSES, build_loss("cross_entropy"))
@@ -320,6 +322,38 @@ def test_algorithms_are_searched_for_shapes_that_come_again(
         asked.clear()
         train(f"run{least}", epochs=1, valid=None)
         assert asked[:4] == [long, long, long, False]  # 30 rows by 8
+
+
+@pytest.mark.parametrize("unsure", [False, True])
+def test_a_card_is_shown_one_number_of_rows(unsure: bool) -> None:
+    """It prepares its kernels for every new one."""
+    seen: list[int] = []
+    limit = 99
+
+    class Noting(Classification):
+        def predict(self, model: Any, batch: Any) -> Any:
+            seen.append(len(batch["image"]))
+            if seen[-1] > limit:
+                raise torch.OutOfMemoryError("x")
+            return super().predict(model, batch)
+
+    net, task = TinyNet(), Noting(CLASSES, build_loss("cross_entropy"))
+    few = (lambda logits: logits[:, 0] < -0.5) if unsure else None
+
+    def predicted(runtime: Runtime) -> Any:
+        seen.clear()
+        out = torch.full((5, 12, CLASSES), torch.nan).half().numpy()
+        loader = TinyLoader(12, 5, shuffle=False)
+        predict.predict_logits(net, loader, task, runtime, out=out, views=VIEWS, is_unsure=few)
+        return out.astype(float)
+
+    expected = predicted(start_runtime("cpu"))
+    assert len(set(seen)) > 1
+    np.testing.assert_allclose(predicted(make_runtime()), expected, atol=2e-3)
+    assert set(seen) == {5}
+    limit = 2
+    np.testing.assert_allclose(predicted(make_runtime()), expected, atol=2e-3)
+    assert set(seen[seen.index(2) :]) == {2}
 
 
 def test_the_search_is_switched_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:

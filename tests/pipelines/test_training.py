@@ -15,8 +15,9 @@ from src.pipelines import training
 from src.pipelines.training import _judge, worst_mistakes
 
 RUNTIME: Any = SimpleNamespace(
-    autocast=nullcontext, eagerly=nullcontext, upload=lambda batch: batch
-)
+    autocast=nullcontext, eagerly=nullcontext, upload=lambda batch: batch,
+    device=torch.device("cpu"),
+)  # fmt: skip
 
 
 class Data:
@@ -26,7 +27,10 @@ class Data:
         self.values = values
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, torch.Tensor]]:
-        images = [torch.full((3, 8, 12), self.values[row], dtype=torch.uint8) for _, row in keys]
+        images = [
+            torch.full((3, 8, 12 + (row == 2)), self.values[row], dtype=torch.uint8)
+            for _, row in keys
+        ]
         return [{"image": x, "target": torch.tensor(0), "index": torch.tensor(0)} for x in images]
 
 
@@ -38,7 +42,9 @@ def test_the_costliest_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "SHOWN", 2)
     values = [10, 200, 30, 90]
     loader: Any = SimpleNamespace(
-        dataset=Data(values), collate_fn=collate, batch_sampler=SimpleNamespace(num_rows=4)
+        dataset=Data(values),
+        collate_fn=collate,
+        batch_sampler=SimpleNamespace(num_rows=4, own_size=3),
     )
 
     def predict(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
