@@ -20,7 +20,6 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +71,9 @@ ARMS = {
     "student": Arm(),
     "three": Arm(("kl", "channel"), TEACHERS),
     "three_kl": Arm(("kl",), TEACHERS),
+    "three_channel": Arm(("channel",), TEACHERS),
     "one": Arm(("kl", "channel"), 1),
-    "one_kl": Arm(("kl",), 1),
+    "one_channel": Arm(("channel",), 1),
 }
 
 
@@ -98,11 +98,10 @@ class Job:
 def plan(first: int, more: int) -> list[Job]:
     """Return the runs by their worth: all arms with ``first`` seeds, two arms with ``more``."""
     teachers = [Job("teacher", number) for number in range(TEACHERS)]
-    arms = ("student", "three", "three_kl", "one")
+    arms = ("student", "three_channel", "one_channel", "three", "three_kl", "one")
     base = [Job(arm, seed) for arm in arms for seed in range(first)]
-    extra = [[Job(arm, seed) for seed in range(first, more)] for arm in ("student", "three")]
-    pairs = [job for job in chain(*zip_longest(*extra)) if job]
-    return [*teachers, *base, *pairs, *(Job("one_kl", seed) for seed in range(first))]
+    extra = (Job(arm, seed) for seed in range(first, more) for arm in ("student", "three_channel"))
+    return [*teachers, *base, *extra]
 
 
 def main() -> int:
@@ -114,7 +113,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=4, help="runs side by side")
     parser.add_argument("--seconds", type=float, default=500.0, help="what is left then is stopped")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of every arm")
-    parser.add_argument("--more_seeds", type=int, default=6, help="seeds of students and `three`")
+    parser.add_argument("--more_seeds", type=int, default=6, help="seeds of two arms")
     parser.add_argument("--test", action="store_true", help="predict the test split, too")
     parser.add_argument("--one", nargs=2, metavar=("ARM", "SEED"), help="run this and end")
     options = parser.parse_args(sys.argv[1:cut])
