@@ -99,6 +99,24 @@ def readable(what: object, remedy: str = "restore it") -> Iterator[None]:
         raise UserError(f"{what} cannot be read ({error.strerror}): {remedy}") from error
 
 
+def refuse_folder(path: Path | str) -> None:
+    """Raise a UserError where a folder, pipe or device stands at ``path``: never waited for."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (this runs once per image)
+        raise UserError(f"{path} is not a file: remove it, or rename it if it is a folder")
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """Read the first ``size`` bytes of a user's file.
+
+    Raises:
+        UserError: missing (a broken link), or no regular file.
+    """
+    with readable(path, "restore or remove it"):
+        refuse_folder(path)
+        with path.open("rb") as file:
+            return file.read(size)
+
+
 def seal(content: bytes) -> bytes:
     """Return ``content`` with the CRC-32 put in place of the zeros of its ``SEAL``."""
     place = content.index(SEAL.encode()) + 6

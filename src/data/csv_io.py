@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from src.classes import is_number
 from src.data.files import IMAGE_ENDINGS, split_of_word
-from src.files import atomic_write, patiently, read_small, readable
+from src.files import atomic_write, patiently, read_head, read_small, readable
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def read_text(path: Path | str) -> str:
 
 def first_lines(path: Path) -> tuple[str, str]:
     """Return the first two lines of a file, at most 4096 bytes of each."""
-    with path.open("rb") as file:
-        one, other = (file.readline(4096).decode("utf-8", "replace") for _ in range(2))
+    head = io.BytesIO(read_head(path, 8192))
+    one, other = (head.readline(4096).decode("utf-8", "replace") for _ in range(2))
     return one, other
 
 

@@ -13,8 +13,6 @@ channel, or as ``.npy`` arrays of another type that hold whole numbers.
 from __future__ import annotations
 
 import io
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +21,15 @@ import cv2
 import numpy as np
 
 from src.data import formats
-from src.files import atomic_write, is_of_the_system, map_array, patiently, readable, regular
+from src.files import (
+    atomic_write,
+    is_of_the_system,
+    map_array,
+    patiently,
+    readable,
+    refuse_folder,
+    regular,
+)
 from src.script import UserError
 
 Result = TypeVar("Result")
@@ -45,8 +51,7 @@ def read_bytes(path: Path | str) -> bytes:
         UserError: missing, unreadable, empty, or not a file (a folder, a pipe, a symlink loop).
     """
     with readable(path, "restore the file"):
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (this runs once per image)
-            raise UserError(f"{path} is not a file: remove it, or rename it if it is a folder")
+        refuse_folder(path)
         data = patiently(Path(path).read_bytes)
     if not data:
         raise UserError(f"{path} is empty: restore the file")
@@ -196,12 +201,11 @@ def _decode_indices(data: bytes, path: Path | str) -> np.ndarray:
 
 def _map_npy(path: Path | str) -> np.ndarray | None:
     """Map an array, so that a header that claims more than the file holds costs no memory."""
-    try:
-        return map_array(path)
-    except (OSError, ValueError, EOFError) as error:
-        if is_of_the_system(error):
-            raise
-        return None
+    with readable(path, "restore the file"):
+        try:
+            return map_array(path)
+        except (ValueError, EOFError):
+            return None
 
 
 def _load_npy(path: Path | str) -> np.ndarray:

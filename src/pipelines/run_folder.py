@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import re
 import shutil
 import time
@@ -64,7 +65,8 @@ def parse_size(flag: str, text: str) -> tuple[int, int] | None:
 
 def data_label(data_dir: str) -> str:
     """Return a short name of the data set for the names of runs."""
-    return (Path(data_dir).resolve().name or "data") if data_dir else SCENES
+    place = os.path.realpath(data_dir)  # Path.resolve raises at a link that leads to itself
+    return (Path(place).name or "data") if data_dir else SCENES
 
 
 def finished(run: Run, config: EngineConfig, split_hash: str = "") -> Done | None:

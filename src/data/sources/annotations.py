@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.data.decode import MAX_PIXELS
+from src.data.decode import MAX_PIXELS, read_bytes
 from src.data.sources.masks import note_missing
 from src.data.sources.places import describe, read_place, split_of_name, walk
-from src.files import Json
+from src.files import Json, read_head
 from src.script import UserError
 
 _NEEDED = {
@@ -105,10 +105,11 @@ def read_json(path: Path) -> Any:
     """Read JSON in any encoding of Unicode.
 
     Raises:
-        UserError: it is not JSON.
+        UserError: it cannot be read, or is not JSON.
     """
+    data = read_bytes(path)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(data)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error.reason}): save it as UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -129,8 +130,7 @@ def naming_damage(what: object, remedy: str = "export again") -> Iterator[None]:
 
 def _form(path: Path) -> str:
     """Tell by its beginning which tool wrote a file: coco, labelme, labelstudio … or ""."""
-    with path.open("rb") as file:
-        head = file.read(4096)
+    head = read_head(path, 4096)
     wide = head[:2] in (b"\xff\xfe", b"\xfe\xff")
     text = head.decode("utf-16" if wide else "utf-8-sig", "ignore")
     if re.match(r"\s*\[\s*\{", text) and '"annotations"' in text and '"result"' in text:

@@ -71,7 +71,10 @@ def _read_drawings(draw: Draw, nothing: str, root: Path, *, merged: str = "") ->
         raise UserError(f"{root}{nothing}")
     names = sorted({label for drawn in drawings for label, polygon in drawn.outlines if polygon})
     if not names:
-        raise UserError(f"{root}: no polygon is drawn in {drawings[0].file.name}: draw some")
+        raise UserError(
+            f"{root}: no polygon is drawn in {drawings[0].file.name} (lines and points have no "
+            "area): draw some, or write lanes as 7.lines.txt (docs/layouts.md)"
+        )
     lines = [d.file.name for d in drawings if not all(polygon for _, polygon in d.outlines)]
     note_missing(notes, "files with lines or points, which have no area: left out", lines)
     missing = [drawn.file.name for drawn in drawings if drawn.image is None]

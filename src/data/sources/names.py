@@ -311,9 +311,11 @@ def read_text(path: Path) -> str:
     """Read a text file in NFC, "" where there is no such file.
 
     Raises:
-        UserError: it is not UTF-8.
+        UserError: it is not UTF-8, or a broken link.
     """
     if not path.is_file():
+        if path.is_symlink():
+            raise UserError(f"{path} is a broken link, it cannot be read: restore or remove it")
         return ""
     try:
         return nfc(path.read_bytes().decode("utf-8-sig"))

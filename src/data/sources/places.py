@@ -128,9 +128,12 @@ def describe(root: Path) -> str:
         shown = ", ".join(f"{count} {ending}" for ending, count in counts.most_common(3))
         found += [f"{'/'.join(parts) or '.'}/ ({shown})"] if shown else []
     more = f" and {len(found) - 6} more folders" if len(found) > 6 else ""
-    packed = [p.name for p in sorted(root.iterdir()) if p.suffix.lower() in _PACKED]
+    entries = sorted(root.iterdir())
+    packed = [p.name for p in entries if p.suffix.lower() in _PACKED]
     unpack = f"; unpack {', '.join(packed[:3])} first" if packed else ""
-    return ((", ".join(found[:6]) + more) or "nothing") + unpack
+    broken = [p.name for p in entries if p.is_symlink() and not p.exists()]
+    restore = f"; restore {', '.join(broken[:3])}, a broken link" if broken else ""
+    return ((", ".join(found[:6]) + more) or "nothing") + unpack + restore
 
 
 def find_inner(root: Path) -> Path:

@@ -39,7 +39,8 @@ from src.script import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-_RUNS = re.compile(r"\s*(\d+\s+\d+\s*)*")
+_RUNS = re.compile("([0-9]{1,12} [0-9]{1,12}( |$))*")  # sums fit 64 bits
+_NONE = frozenset({"-1", "nan", "none", "null"})  # cells that mean no mask
 _ANY = re.compile(r'(^|[,;\t])"?\d+ \d+ \d+ \d+')  # a line with runs in it
 _LOOK_AT = 64  # images, to tell columns from rows
 Shapes = Mapping[str, tuple[str, tuple[tuple[int, str], ...]]]
@@ -151,14 +152,18 @@ def _settle_starts(texts: Sequence[str], notes: list[str]) -> list[str]:
     rows = [np.array(text.split(), np.int64).reshape(-1, 2) for text in texts]
     several = [pairs for pairs in rows if len(pairs) > 1]
     back = sum(bool((pairs[1:, 0] < pairs[:-1].sum(axis=1)).any()) for pairs in several)
-    if 2 * back <= len(several):
-        return list(texts)
-    notes.append(
-        "starts of the run lengths go back: each is read as the distance from the run before, from "
-        "0 on, as in SIIM-ACR"
-    )
-    for pairs in rows:
-        pairs[:, 0] += np.cumsum(pairs.sum(axis=1)) - pairs.sum(axis=1) + 1
+    if 2 * back > len(several):
+        notes.append(
+            "starts of the run lengths go back: each is read as the distance from the run before, "
+            "from 0 on, as in SIIM-ACR"
+        )
+        for pairs in rows:
+            pairs[:, 0] += np.cumsum(pairs.sum(axis=1)) - pairs.sum(axis=1) + 1
+    elif any(((pairs[:, 0] == 0) & (pairs[:, 1] > 0)).any() for pairs in rows):
+        notes.append("run lengths start at pixel 0: pixels are counted from 0 on")
+        for pairs in rows:
+            pairs[:, 0] += 1
+    rows = [pairs[pairs[:, 1] > 0] for pairs in rows]  # "0 0" is no run
     return [" ".join(map(str, pairs.ravel().tolist())) for pairs in rows]
 
 
@@ -167,11 +172,22 @@ def _read_lines(
 ) -> tuple[list[str], list[str], list[str]]:
     """Return each line's image, class and runs, "" for none; refuse what is no list of runs."""
     table = read_csv(path)
-    texts = ["" if text.strip() == "-1" else text for text in table[runs]]
+    texts = [_plain(text) for text in table[runs]]
     for line, text in enumerate(texts, start=2):
         if not _RUNS.fullmatch(text):
-            raise UserError(f"{path}, line {line}: {text[:30]!r} is no list of runs: mend it")
+            raise UserError(
+                f"{path}, line {line}: {text[:30]!r} is no list of runs (start, length, start, "
+                "length …): mend it"
+            )
     return *_split_ids(table, path, runs, finder), texts
+
+
+def _plain(text: str) -> str:
+    """Return runs with one space between numbers, those of a list [1, 3] too; "" for no mask."""
+    text = text.strip()
+    listed = text[1:-1].replace(",", " ") if text[:1] + text[-1:] == "[]" else text
+    words = " ".join(listed.split())
+    return "" if words.casefold() in _NONE else words
 
 
 def _split_ids(

@@ -43,7 +43,7 @@ from src.data.sources.labelme import (
 from src.data.sources.masks import IMAGE_SUFFIXES, image_header, note_missing, refuse_size
 from src.data.sources.names import Locator
 from src.data.sources.places import walk
-from src.files import Json
+from src.files import Json, read_head
 
 
 def draw_label_studio(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
@@ -321,8 +321,7 @@ def _find_cvat(root: Path) -> list[Path]:
     found = []
     for parts, files in walk(root, 3):
         for path in (root.joinpath(*parts, file) for file in files if file.endswith(".xml")):
-            with path.open("rb") as file:
-                head = file.read(4096)
+            head = read_head(path, 4096)
             found += [path] if b"<annotations>" in head and b"<version>1.1" in head else []
     return found
 

@@ -58,7 +58,7 @@ def find_labels(root: Path) -> Iterator[tuple[Path, Path | None]]:
             places = [len(parts) - 1 - k for k, part in enumerate(parts[::-1]) if part == "images"]
             folders = [("labels" if k in places[:1] else part) for k, part in enumerate(parts)]
             text = root.joinpath(*folders, f"{image.stem}.txt")
-            yield image, text if text.is_file() else None
+            yield image, text if text.is_file() or text.is_symlink() else None
 
 
 def _read_line(line: str, path: Path | None, number: int) -> tuple[int, list[float]]:

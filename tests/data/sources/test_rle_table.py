@@ -68,7 +68,7 @@ def test_the_direction_is_that_in_which_masks_hang_together(disk):
 
 def test_what_is_no_run_is_refused(disk):
     disk.image("train/1.jpg")
-    for text in ("5", "1 a", "1,5"):
+    for text in ("5", "1 a", "1,5", "1 23 4", "14 3 20", "9999999999999999999 1"):
         disk.text("train.csv", "id;rle", f"1;{text}")
         with pytest.raises(UserError, match=r"line 2: .* is no list of runs"):
             read_rle_table(disk.root)
@@ -108,3 +108,20 @@ def test_ids_that_are_no_files_need_a_column_of_paths(disk):
     disk.text("train.csv", "id,class,segmentation,image", f"{line},{path}")
     index = read_labelled("auto", disk.root)
     assert index.classes == ("background", "stomach") and (masks_of(index)[path] == BOX).all()
+
+
+@pytest.mark.parametrize("empty", ["nan", "NaN", "None", "null", "[]", "0 0", "1 0"])
+def test_cells_that_mean_no_mask(disk, empty):
+    disk.image("train/1.jpg", "train/2.jpg")
+    disk.text("train.csv", "id;rle", f"1;[{DOWN.replace(' ', ', ')}]", f"2;{empty}")
+    masks = masks_of(read_labelled("auto", disk.root))
+    assert (masks["1"] == BOX).all() and not masks["2"].any()
+
+
+def test_pixels_that_are_counted_from_0(disk):
+    disk.image("train/1.jpg", "train/2.jpg")
+    disk.text("train.csv", "id,rle", "1,13 3 19 3", "2,0 1")
+    index = read_labelled("auto", disk.root)
+    masks = masks_of(index)
+    assert (masks["1"] == BOX).all() and masks["2"].sum() == masks["2"][0, 0] == 1
+    assert any("pixels are counted from 0 on" in note for note in index.notes)
