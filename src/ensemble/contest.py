@@ -279,13 +279,11 @@ def score_of(metric: Metric, submitted: Array, targets: Array) -> Estimate:
     value = metric.measure(submitted, targets)
     least = metric.unit / len(targets) if metric.greater_is_better else 1e-3 * value
     error = max(float(resample(metric, [submitted], targets).std()), least)
-    return _around(value, 1.96 * error, greater_is_better=metric.greater_is_better)
+    return _around(value, 1.96 * error, metric.bounds)
 
 
-def _around(value: float, error: float, *, greater_is_better: bool) -> Estimate:
-    if greater_is_better:
-        return Estimate(value, value - error, min(value + error, 1.0))
-    return Estimate(value, max(value - error, 0.0), value + error)
+def _around(value: float, error: float, bounds: tuple[float, float]) -> Estimate:
+    return Estimate(value, max(value - error, bounds[0]), min(value + error, bounds[1]))
 
 
 def adopt(board: Board, candidates: Sequence[Candidate]) -> tuple[Candidate, Estimate]:
@@ -315,7 +313,7 @@ def forecast_score(
     num_rows: int,
     num_test: int,
     *,
-    greater_is_better: bool = True,
+    bounds: tuple[float, float] = (0.0, 1.0),
     design_effect: float = 1.0,
     gain: float = 0.0,
 ) -> Estimate:
@@ -325,7 +323,7 @@ def forecast_score(
         score: of one fold's networks, with its interval.
         num_rows: OOF rows behind it.
         num_test: rows of the forecast; the chance of which ones adds to the score's error.
-        greater_is_better: whether it is.
+        bounds: the least and the greatest score there is.
         design_effect: by which groups make both errors larger.
         gain: of averaging the folds' networks, from :func:`averaging_gain`, which is known to
             about half of itself (docs/experiments.md).
@@ -336,6 +334,5 @@ def forecast_score(
     error = max(score.value - score.low, score.high - score.value) / 1.96
     error *= math.sqrt((1 + num_rows / num_test) * design_effect)
     error = math.hypot(error, gain / 2) * FORECAST_Z
-    value = score.value + gain
-    value = min(value, 1.0) if greater_is_better else max(value, 0.0)
-    return _around(value, error, greater_is_better=greater_is_better)
+    value = min(max(score.value + gain, bounds[0]), bounds[1])
+    return _around(value, error, bounds)

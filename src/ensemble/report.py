@@ -219,7 +219,7 @@ def report_forecast(
             Estimate(contest.score, contest.low, contest.high),
             contest.num_rows,
             len(ids),
-            greater_is_better=metric.greater_is_better,
+            bounds=metric.bounds,
             design_effect=1.0 if weights.labels else summary.design_effect,
             gain=averaging_gain(predictor, metric, contest.decision),
         )

@@ -124,6 +124,13 @@ class Metric:
     num_labels: int = 0
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest score there is."""
+        if not self.greater_is_better:
+            return 0.0, np.inf
+        return -1.0 if self.name == "qwk" else 0.0, 1.0
+
+    @property
     def unit(self) -> int:
         """How many rows an image has."""
         return self.num_labels or 1

@@ -135,8 +135,12 @@ def test_forecast_by_hand() -> None:
     assert lifted.value == pytest.approx(0.86)
     assert lifted.value - lifted.low == pytest.approx(1.6449 * np.hypot(0.1 / 1.96 * 2**0.5, 0.03))
     assert forecast_score(Estimate(0.99, 0.95, 1.0), 100, 100, gain=0.06).value == 1.0
-    loss = forecast_score(Estimate(0.4, 0.3, 0.5), 9, 9, gain=-0.5, greater_is_better=False)
+    loss = forecast_score(Estimate(0.4, 0.3, 0.5), 9, 9, gain=-0.5, bounds=(0.0, np.inf))
     assert loss.value == 0.0 == loss.low
+    few = forecast_score(Estimate(0.01, 0.0, 0.03), 400, 1)
+    assert (few.value, few.low) == (0.01, 0.0), "one test image: no score below zero"
+    kappa = find_metric("qwk", ["0", "1"])
+    assert forecast_score(Estimate(0.1, -0.2, 0.4), 9, 9, bounds=kappa.bounds).low < -0.2
     grouped = forecast_score(Estimate(0.8, 0.7, 0.9), 100, 100, design_effect=4.0)
     alone = forecast_score(Estimate(0.8, 0.7, 0.9), 100, 100)
     assert 0.8 - grouped.low == pytest.approx(2 * (0.8 - alone.low))

@@ -123,7 +123,7 @@ def test_labels_of_an_image_are_drawn_together(world) -> None:
     assert score.value == pytest.approx(
         binary_log_loss(probs.reshape(-1, 3), targets.reshape(-1, 3))
     )
-    wide = forecast_score(score, NUM, NUM, greater_is_better=False)
+    wide = forecast_score(score, NUM, NUM, bounds=metric.bounds)
     ratio = np.sqrt(2) * 1.6449 / 1.96  # of a 90 % interval on as many new images
     assert wide.high - wide.value == pytest.approx((score.high - score.value) * ratio)
     assert wide.low >= 0
