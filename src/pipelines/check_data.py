@@ -301,10 +301,14 @@ def show_shift(
 
 
 def show_aliases(check: Check, classes: Sequence[str]) -> None:
-    """List class names with the same letters in another order, spacing or case."""
+    """List class names with the same letters in another order, spacing or case.
+
+    Digits keep their order: 12 is not 21.
+    """
     alike: dict[str, list[str]] = {}
     for name in classes:
-        letters = sorted(c for c in nfc(name).casefold() if c.isalnum())
+        letters = sorted(c for c in nfc(name).casefold() if c.isalpha())
+        letters += [c for c in name if c.isnumeric()]
         alike.setdefault("".join(letters), []).append(name)
     pairs = [names for letters, names in alike.items() if len(names) > 1 and letters]
     check.numbers["names_alike"] = pairs

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.tracks import draw_bars
 from scripts import check_data
+from src.pipelines.check_data import Check, show_aliases
 from src.pipelines.check_labels import Verdict, rank
 from tests.scripts.conftest import Place
 
@@ -64,6 +65,12 @@ def test_planted_faults_are_found(fresh: Place) -> None:
     assert content["copies"]["exact, several labels"] == 15, "14 doubles and the planted one"
     assert content["copies"]["exact, train and test"] == 1
     assert "data:image/jpeg" in html and "several labels" in html
+
+
+def test_numbers_of_the_same_digits_are_not_alike() -> None:
+    counted = Check()
+    show_aliases(counted, ["10", "01", "c12", "c21", "noon", "no on"])
+    assert counted.numbers["names_alike"] == [["noon", "no on"]]
 
 
 def test_copies_in_several_folds_are_a_leak(place: Place) -> None:
