@@ -213,7 +213,8 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     images, new_notes = find_images(finder, cells, source)
     others = finder.num_others(images)
     if others:
-        new_notes.append(f"{others} images of the test folder have no line in it: not predicted")
+        said = f"{others} images of the test folder have no line in {Path(source).name}"
+        new_notes.append(f"{said}: not predicted")
     notes += new_notes + finder.notes
     return Index(root, make_columns(ids, images, split="test"), notes=tuple(notes))
 
