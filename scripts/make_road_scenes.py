@@ -13,12 +13,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.config import MAX_SEED
-from src.data.road_conditions import CONDITIONS, SHARE
-from src.data.road_scenes import write_scenes
-from src.option import Options, option
-from src.runs import own_folder
-from src.script import run_script
+from src.script import one_line_errors
+
+with one_line_errors():
+    from src.config import MAX_SEED
+    from src.data.road_conditions import CONDITIONS, SHARE
+    from src.data.road_scenes import write_scenes
+    from src.option import Options, option
+    from src.runs import own_folder
+    from src.script import run_script
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,35 +18,38 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.config import BlendConfig, FoldConfig, InferConfig
-from src.data.folds import Folds
-from src.data.index import Index, find_root, read_test
-from src.engine.interrupt import stoppable
-from src.ensemble.weights import read_forecast
-from src.files import Json, describe_file, hold, sweep, write_json
-from src.pipelines.classification import plan
-from src.pipelines.classification.follow import Clock, Follower, Steps, calibrated_losses
-from src.pipelines.classification.plan import Candidate, Member, Work
-from src.pipelines.classification.plan_files import (
-    PLAN_AGAIN,
-    add_history,
-    keep_begun,
-    last_seconds,
-    read_plan,
-    read_survey,
-)
-from src.pipelines.classification.prepare import (
-    find_aliases,
-    form_asked_for,
-    prepare_data,
-    read_index,
-)
-from src.pipelines.run_folder import copy_plan, drop_damaged, finished, recover_finished
-from src.reader import field_types, fill, parse
-from src.runs import Output, read_done
-from src.script import UserError, format_table, run_script
-from src.tool_config import PlanConfig, TabularConfig
-from src.views import view_names
+from src.script import one_line_errors
+
+with one_line_errors():
+    from src.config import BlendConfig, FoldConfig, InferConfig
+    from src.data.folds import Folds
+    from src.data.index import Index, find_root, read_test
+    from src.engine.interrupt import stoppable
+    from src.ensemble.weights import read_forecast
+    from src.files import Json, describe_file, hold, sweep, write_json
+    from src.pipelines.classification import plan
+    from src.pipelines.classification.follow import Clock, Follower, Steps, calibrated_losses
+    from src.pipelines.classification.plan import Candidate, Member, Work
+    from src.pipelines.classification.plan_files import (
+        PLAN_AGAIN,
+        add_history,
+        keep_begun,
+        last_seconds,
+        read_plan,
+        read_survey,
+    )
+    from src.pipelines.classification.prepare import (
+        find_aliases,
+        form_asked_for,
+        prepare_data,
+        read_index,
+    )
+    from src.pipelines.run_folder import copy_plan, drop_damaged, finished, recover_finished
+    from src.reader import field_types, fill, parse
+    from src.runs import Output, read_done
+    from src.script import UserError, format_table, run_script
+    from src.tool_config import PlanConfig, TabularConfig
+    from src.views import view_names
 
 if TYPE_CHECKING:
     from src.engine.runtime import Runtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import io
@@ -10,7 +11,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 # Operators that MPS lacks then run on the CPU. torch reads it at its import, and not again.
@@ -62,15 +63,26 @@ def run_script(main: Callable[[list[str]], int | None], *, launched: bool = Fals
         sys.exit(2)
     if process_rank():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (until the end)
-    try:
+    with one_line_errors():
         status = main(sys.argv[1:])
         sys.stdout.flush()
+    sys.exit(status or 0)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End as :func:`run_script` does on an error that :func:`explain` knows.
+
+    By itself it is for imports of packages before a script's ``main`` is called.
+    """
+    try:
+        yield
     except (Exception, KeyboardInterrupt) as error:
         said, status = explain(error)
         if not said:
             raise
         print(said, file=sys.stderr)
-    sys.exit(status or 0)
+        sys.exit(status)
 
 
 def explain(error: BaseException) -> tuple[str, int]:

@@ -151,6 +151,23 @@ def test_a_python_without_the_packages_is_one_line(capsys: pytest.CaptureFixture
     assert said.startswith("error: ") and said.count("\n") == 1
 
 
+SCRIPTS = [
+    p.relative_to(ROOT).as_posix() for f in (".", "scripts") for p in (ROOT / f).glob("*.py")
+]
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ""])
+def test_no_script_ends_in_a_traceback_without_the_packages(script: str, tmp_path: Path) -> None:
+    command = [script, "--help"] if script else ["scripts/demo.py"]
+    command[0] = str(ROOT / command[0])
+    without = [sys.executable, "-S", *command]  # -S: no site-packages
+    done = subprocess.run(without, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    if done.returncode:
+        assert done.returncode == 2 and "has no package" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
 def test_a_stale_rank_is_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
