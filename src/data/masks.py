@@ -125,7 +125,7 @@ def read_test_masks(name: str, root: Path | str, **options: object) -> MaskIndex
             f"{root} has no test split: put images to predict in test/images/, or in a folder "
             "without masks; --split valid predicts what the run held out"
         )
-    return index
+    return note_inverted(index)
 
 
 def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) -> MaskSplit:

@@ -133,6 +133,30 @@ def _find_kind(image: Any) -> str:
     return "coloured" if (pixels != pixels[..., :1]).any() else "grey"
 
 
+def find_odd_palette(targets: Sequence[Path]) -> Path | None:
+    """Return a mask whose palette has black at 1 where another's has it at 0, else None.
+
+    Tools that make a palette for each picture order its colours as they like: then indices mean
+    nothing, and colours count.
+    """
+    found: dict[str, Path] = {}
+    for path in targets:
+        blacks = look_into(path, _find_blacks, "")
+        if not blacks:
+            return None
+        found.setdefault(blacks, path)
+    return found.get("second") if "first" in found else None
+
+
+def _find_blacks(image: Any) -> str:
+    """Tell where black is among the first two colours of a palette; "" without a palette."""
+    form, colours = image.palette.getdata() if image.mode == "P" else ("", b"")
+    if form != "RGB":
+        return ""
+    first, second = (colours[place : place + 3] == bytes(3) for place in (0, 3))
+    return "either" if first == second else "first" if first else "second"
+
+
 def has_alpha(path: Path) -> bool:
     """Tell whether a mask has a transparency that varies."""
     return look_into(path, lambda image: image.mode == "RGBA" and _varies(image), False)

@@ -21,7 +21,7 @@ from src.classes import nfc
 from src.data.csv_io import first_lines, read_csv
 from src.data.files import BESIDE as BESIDE_FILES
 from src.data.files import SPLIT_OF, split_of_word
-from src.data.sources.colours import find_coloured, read_colours
+from src.data.sources.colours import find_coloured, find_odd_palette, read_colours
 from src.data.sources.frames import group_rows
 from src.data.sources.labels import (
     is_blurred,
@@ -93,7 +93,7 @@ def read_folders(
     colours = read_colours(root)
     if targets and is_blurred(targets[0]):
         names, decode, void = settle_blurred(targets, names, notes)
-    elif coloured := find_coloured(targets):
+    elif coloured := find_coloured(targets) or find_odd_palette(targets):
         names, decode, void = settle_colours(coloured, targets, names, foreground, colours, notes)
     else:
         known = names or (colours.of_numbers if colours else ())

@@ -13,8 +13,8 @@ import numpy as np
 
 from src.classes import nfc
 from src.data.decode import decode_image, decode_mask, write_picture
-from src.data.masks import VOID, VoidReader, read_labelled
-from src.data.sources.masks import MaskIndex
+from src.data.masks import VOID, VoidReader, image_size, read_labelled
+from src.data.sources.masks import MaskIndex, refuse_size
 from src.engine.runtime import start_runtime
 from src.files import atomic_write, read_arrays, read_json, write_json
 from src.metrics.bootstrap import MIN_UNITS, compare_counts, draw_weights, percentile_interval
@@ -136,9 +136,17 @@ class MaskFolder:
 
 
 def true_mask(index: MaskIndex, row: int) -> np.ndarray | None:
-    """Read the true mask of a row, None where it is withheld."""
-    known = bool(index.table["target"].iat[row])
-    return VoidReader(index)(index.mask_path(row)) if known else None
+    """Read the true mask of a row, None where it is withheld.
+
+    Raises:
+        UserError: it has not the size of its image.
+    """
+    if not index.table["target"].iat[row]:
+        return None
+    mask, size = VoidReader(index)(index.mask_path(row)), image_size(index.image_path(row))
+    if mask.shape != size:
+        refuse_size(mask.shape, size, index.mask_path(row), index.image_path(row))
+    return mask
 
 
 def draw_row(index: MaskIndex, row: int, mask: np.ndarray) -> np.ndarray:

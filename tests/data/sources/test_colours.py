@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from src.data.masks import read_labelled
 from src.script import UserError
@@ -87,3 +88,15 @@ def test_black_masks_before_coloured_ones_say_nothing(disk, source):
     disk.mask("masks/1.png", {(0, 0): RED, (0, 1): BLUE})
     with pytest.raises(UserError, match=r"1\.png holds colours"):
         read_labelled("folders", disk.root)
+
+
+@pytest.mark.parametrize("source", ["folders", "lanes"])
+def test_palettes_that_differ_are_read_by_their_colours(disk, source):
+    lay(disk, WHITE)
+    disk.image("images/0.jpg")
+    disk.mask("masks/0.png", {(0, 0): (0, 0, 0)})
+    for number in (0, 1):  # Pillow puts white first, and black where there is no white
+        path = disk.root / f"masks/{number}.png"
+        Image.open(path).quantize(2).save(path)
+    assert Image.open(path).getpixel((0, 0)) == 0
+    assert sum(map(np.sum, masks_of(read_labelled(source, disk.root)))) == 1

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from src.data.masks import read_labelled
+from src.data.masks import read_labelled, read_test_masks
 from src.data.sources.folders import read_folders
 from src.data.sources.labels import decode_foreground
 from src.script import UserError
@@ -174,3 +174,6 @@ def test_a_foreground_that_is_most_of_the_picture_is_said(disk, source):
         "covers 98% of the picture in 3 of 4 masks; if the masks are inverted" in note
         for note in read_labelled(source, disk.root).notes
     )
+    for folder in ("images", "masks"):
+        (disk.root / folder).rename(disk.path(f"test/{folder}"))
+    assert any("inverted" in note for note in read_test_masks(source, disk.root).notes)

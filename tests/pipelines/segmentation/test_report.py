@@ -9,6 +9,7 @@ from src.pipelines.segmentation.report import (
     MaskFolder,
     decode_rle,
     encode_rle,
+    true_mask,
     write_index_png,
     write_rle_csv,
 )
@@ -96,3 +97,11 @@ def test_masks_of_equal_names_are_named_by_their_ids(tmp_path, other):
     folder = MaskFolder(tmp_path)
     folder.start(build_index(tmp_path, rows, ("x", "y"), decode_mask), np.arange(2))
     assert len({str(folder.mask(row)).casefold() for row in range(2)}) == 2
+
+
+def test_a_true_mask_of_another_size_is_refused(tmp_path):
+    Image.new("RGB", (8, 6)).save(tmp_path / "1.jpg")
+    Image.new("L", (8, 5)).save(tmp_path / "1.png")
+    index = build_index(tmp_path, [Row("1", "1.jpg", "1.png")], ("a", "b"), decode_mask)
+    with pytest.raises(UserError, match=r"1\.png is 8x5 pixels but its image .*1\.jpg is 8x6"):
+        true_mask(index, 0)
