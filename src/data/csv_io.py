@@ -27,6 +27,7 @@ from src.script import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+BRIEF_ROWS, BRIEF_COLUMNS = 100, 8
 MAX_BYTES = 1 << 34  # of a table; no pipe or device is read
 _NO_TABLES = (
     (b"version https://git-lfs", "is a Git LFS pointer: run git lfs pull"),
@@ -132,12 +133,13 @@ _QUOTES = str.maketrans("'\"", "\"'")
 _SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[ ,;|\t]*(?=[\r\n]|$)', re.IGNORECASE)
 
 
-def read_csv(path: Path | str, *, unescape: bool = False) -> pd.DataFrame:
+def read_csv(path: Path | str, *, unescape: bool = False, brief: bool = False) -> pd.DataFrame:
     """Read a CSV whose first line names the columns (names are stripped, otherwise untouched).
 
     Args:
         path: the file.
         unescape: the file is one of ours (:func:`write_csv`).
+        brief: cells of later columns than ``BRIEF_COLUMNS`` may be "" after ``BRIEF_ROWS`` rows.
 
     Raises:
         UserError: no header, a column named twice, lines longer than the header, an open quote.
@@ -154,6 +156,7 @@ def read_csv(path: Path | str, *, unescape: bool = False) -> pd.DataFrame:
     separator = said[1] if said else max(",;\t", key=first_line.count)
     separator = separator if separator in first_line or "|" not in first_line else "|"
     header = _read_header(first_line, separator, path)
+    text = _shorten(text, separator, len(header)) if brief else text
 
     def parse(text: str) -> pd.DataFrame:
         with warnings.catch_warnings():
@@ -211,6 +214,24 @@ def read_own_columns(path: Path | str) -> dict[str, list[str]] | None:
     if "'" in text:
         return {name: [unescape_cell(cell) for cell in cells] for name, cells in columns.items()}
     return columns
+
+
+def _shorten(text: str, separator: str, num_columns: int) -> str:
+    """Return a table whose later lines have their first cells alone, names put in again apart.
+
+    As it is where a cell is quoted, or lines have other numbers of cells.
+    """
+    lines = text.split("\n")
+    if '"' in text or any(
+        line.count(separator) != num_columns - 1 for line in lines if line.strip()
+    ):
+        return text
+    names = next(line for line in lines if line.strip())
+    for place in range(BRIEF_ROWS + 1, len(lines)):
+        if lines[place] != names:
+            cells = lines[place].split(separator, BRIEF_COLUMNS)
+            lines[place] = separator.join(cells[:BRIEF_COLUMNS])
+    return "\n".join(lines)
 
 
 def _explain(error: Exception, separator: str) -> str:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 
 from src.classes import Aliases, is_number, merge_classes, nfc
 from src.data.columns import ID_NAMES, IMAGE_NAMES, is_hot, pick_column
-from src.data.csv_io import is_unnamed, read_csv, read_text, refuse_duplicates, unescape_cell
+from src.data.csv_io import (
+    BRIEF_ROWS,
+    is_unnamed,
+    read_csv,
+    read_text,
+    refuse_duplicates,
+    unescape_cell,
+)
 from src.data.files import IMAGE_ENDINGS
 from src.data.root import archives, find_sample, tables
 from src.script import UserError, nearest
@@ -29,7 +36,9 @@ if TYPE_CHECKING:
 def read_sample_submission(root: Path | str) -> pd.DataFrame | None:
     """Read the sample submission, or None where there is none.
 
-    The first column holds the ids; every cell is text, the column names are the file's own.
+    The first column holds the ids; every cell is text, the column names are the file's own. Of a
+    wide table later rows have ids alone: 33,000 rows of 396 probabilities are half a minute and
+    2.8 GB otherwise.
 
     Raises:
         UserError: malformed, only one column, duplicate ids, or lines that are no images.
@@ -45,7 +54,7 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     path = find_sample(Path(root))
     if path is None:
         return None, _name_others(Path(root))
-    table = read_csv(path)
+    table = read_csv(path, brief=True)
     if table.shape[1] < 2:
         raise UserError(
             f"{path} has one column: expected an id and the columns to fill; add them, or remove "
@@ -55,6 +64,8 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
         raise UserError(f"{path} has no rows: restore it, or remove it to predict all of test/")
     notes = []
     key = _id_column(table)
+    if (table[key] == "").any():  # further back than what later rows have
+        table = read_csv(path)
     if key != table.columns[0]:
         classes = [name for name in table.columns if name != key and not is_unnamed(name)]
         table = table[[key, *classes]]
@@ -111,7 +122,7 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
             "write the sample so, and turn the submission back"
         )
     text = {name: cell for name in others if (cell := _first_text(table, name))}
-    if len(text) == len(others) > 1 and not is_hot(table, others):
+    if len(text) == len(others) > 1 and not is_hot(table.head(BRIEF_ROWS), others):
         raise UserError(
             f"{path} has {len(others)} columns of words ({', '.join(others[:3])}: "
             f"{', '.join(list(text.values())[:3])}): labels are written into one column here: make "
@@ -128,7 +139,7 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
 
 def _first_text(table: pd.DataFrame, name: str) -> str:
     """Return the first cell that is no number, with a comma or a point, else ""."""
-    return next((cell for cell in table[name].head(100) if not _is_number(cell)), "")
+    return next((cell for cell in table[name].head(BRIEF_ROWS) if not _is_number(cell)), "")
 
 
 def _is_number(cell: str) -> bool:

@@ -70,3 +70,41 @@ def test_a_sample_of_labels_is_told_from_one_of_probabilities(tmp_path, cell):
         UserError, match=r"asks for 'label' alone.*its ids and the columns a, b; if"
     ):
         match_columns(list(sample.columns[1:]), ["a", "b"])
+
+
+def wide(*, newline="\n", place=0, num_rows=150):
+    """Return the text of a sample of twelve classes, and its rows, with ids at a place."""
+    rows = [["id", *(f"c{k}" for k in range(12))]]
+    rows += [[str(100 + n), *(f"{n}.{k:02d}" for k in range(12))] for n in range(num_rows)]
+    for row in rows:
+        row.insert(place, row.pop(0))
+    return newline.join(map(",".join, rows)) + newline, rows
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_of_a_wide_table_later_rows_have_ids_alone(tmp_path, newline):
+    text, rows = wide(newline=newline)
+    table = read_sample_submission(put(tmp_path, text))
+    assert list(table.columns) == rows[0] and table["id"].tolist() == [r[0] for r in rows[1:]]
+    assert table.iloc[99].tolist() == rows[100]
+    kept = "149.11" if newline == "\r" else ""  # Macs before 2001: as slow as all were
+    assert table.iloc[149, 12] == kept and table.iloc[149, 1] == "149.00"
+
+
+def test_ids_far_back_in_a_wide_table_are_read(tmp_path):
+    text, rows = wide(place=10)
+    table = read_sample_submission(put(tmp_path, text))
+    assert table.columns[0] == "id" and table["id"].tolist() == [row[10] for row in rows[1:]]
+
+
+def test_a_wide_table_is_checked_to_its_end(tmp_path):
+    text, rows = wide()
+    with pytest.raises(UserError, match="line 152, saw 14"):
+        read_sample_submission(put(tmp_path, f"{text}999{',0' * 13}\n"))
+    with pytest.raises(UserError, match="has id '249' 2 times"):
+        read_sample_submission(put(tmp_path, text + ",".join(rows[-1])))
+    again = text + text.partition("\n")[0] + "\n" + ",".join(["999", *rows[-1][1:]])
+    table = read_sample_submission(put(tmp_path, again))
+    assert table["id"].tolist() == [*(row[0] for row in rows[1:]), "999"]
+    quoted = text + ",".join(['"9,9"', *rows[-1][1:]])
+    assert read_sample_submission(put(tmp_path, quoted))["id"].iloc[-1] == "9,9"
