@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from timm.utils.model_ema import ModelEmaV3
 
-from src.engine.checkpoint import MAGIC, load_state, save_state
+from src.engine.checkpoint import MAGIC, Ema, load_state, save_state
 from src.engine.weights import load_weights, save_weights
 from src.runs import Run
 from src.script import UserError
@@ -201,3 +202,25 @@ def test_a_state_of_other_data_is_refused(train: Any, has_table: bool) -> None:
     with pytest.raises(UserError, match=said) as error:
         train("run/fold0", epochs=1, split_hash="b")
     assert ("folds.csv is made again" in str(error.value)) == has_table  # masks have no such table
+
+
+def test_an_average_is_that_of_timm_and_goes_on_from_a_state() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    options = {"decay": 0.9, "use_warmup": True, "warmup_power": 0.75}
+    averages = Ema(net, **options), ModelEmaV3(net, **options)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+
+    def advance(first: int) -> None:
+        for step in range(first, first + 3):
+            net(torch.randn(2, 3, 8, 8)).mean().backward()
+            optimizer.step()
+            for average in averages:
+                average.update(net, step=step)
+        own, expected = (average.module.state_dict() for average in averages)
+        assert all(torch.equal(own[key], expected[key]) for key in expected)
+        assert int(own["1.num_batches_tracked"]) == first + 2
+
+    advance(1)
+    for average in averages:
+        average.module.load_state_dict({k: 2 * v for k, v in net.state_dict().items()})
+    advance(4)

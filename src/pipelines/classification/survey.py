@@ -269,6 +269,7 @@ def look(
     num_classes = len(data.classes)
     weights = find_weights(timm_id, pretrained)
     model = build_classifier(timm_id, num_classes, image_size=size, pool="avg", weights=weights)
+    stages = takes_stages(model)  # before it is on a card, which prepares itself for one image
     folded = fold_norms(model, size)
     batch_size = min(default_batch_size(size, runtime.device), max(1, len(rows) // 2))
     head, tail = np.split(rows, [batch_size])
@@ -286,7 +287,7 @@ def look(
     native = find_data_config(timm_id)
     scores = probe.log_loss, probe.accuracy
     seen = Candidate(
-        timm_id, size, *scores, rate, infer_rate, native.fixed_size, takes_stages(model),
+        timm_id, size, *scores, rate, infer_rate, native.fixed_size, stages,
         round(USEFUL_SHARE * native.image_size),
     )  # fmt: skip
     return seen, probe.left_out
