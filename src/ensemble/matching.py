@@ -140,7 +140,7 @@ def _guess_rest(
     for k, name in enumerate(classes):
         if k not in exact:
             loose.setdefault(_words(name), []).append(k)
-    notes = []
+    taken = []
     for place, name in enumerate(names):
         words = _words(name)
         if len(words) == 1 and (match := re.fullmatch(r"([^\W\d]+)(\d+)", words[0])):
@@ -149,10 +149,13 @@ def _guess_rest(
         near = next((loose[form] for form in (words, inner) if form and form in loose), [])
         if found[place] is None and len(near) == 1 and near[0] not in found:
             found[place] = near[0]
-            notes.append(f"{source}: column {name!r} is taken for class {classes[near[0]]!r}")
+            taken.append(f"column {name!r} is taken for class {classes[near[0]]!r}")
     lacking = {*range(len(classes))} - {*found}
     if None in found and lacking and any(re.search(r"\d$", classes[k]) for k in lacking):
-        found, notes = list(exact), []  # numbers that begin elsewhere: Class1 may be class 0
+        found, taken = list(exact), []  # numbers that begin elsewhere: Class1 may be class 0
+    more = len(taken) - 3
+    shown = taken if more < 3 else [*taken[:2], f"{taken[2]}, and {more} others likewise"]
+    notes = [f"{source}: {said}" for said in shown]
     plain = {name.casefold(): k for k, name in enumerate(classes)}
     positive = _POSITIVE.get(frozenset(plain)) if len(classes) == 2 else None
     if found == [None] and positive:

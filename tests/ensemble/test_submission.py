@@ -118,6 +118,13 @@ def test_a_class_without_training_images_gets_what_the_floor_has_for_it(tmp_path
     np.testing.assert_allclose(to_columns(answers, two)[0, [1, 3]], [5e-5, 5e-5], rtol=1e-6)
 
 
+def test_many_columns_that_are_taken_for_classes_are_not_said_one_by_one():
+    classes = [str(k) for k in range(40)]
+    columns = match_columns([f"prob_{name}" for name in classes], classes)
+    assert columns.classes.tolist() == list(range(40)) and len(columns.notes) == 3
+    assert columns.notes[2].endswith("'prob_2' is taken for class '2', and 37 others likewise")
+
+
 def test_a_column_that_may_be_another_class_is_refused_with_a_remedy_that_works():
     with pytest.raises(UserError, match=r"write the line `dog,hound` into aliases\.csv"):
         match_columns(["cat", "hound"], ["cat", "dog"])
