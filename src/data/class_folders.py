@@ -180,6 +180,7 @@ def _validation_images(
 
 
 _WORD_NUMBER = re.compile(r"([^\W\d_]+)[-_ ]?(\d+)")  # person12, house 7
+_SIDE = re.compile(r"(.+)[-_ ](?:left|right|od|os|[lr])\.\w+")  # 10_left.jpeg, 10_right.jpeg
 _VERSION = re.compile(r"(.+)\.rf\.[0-9a-f]{20,}\.[^.]+")  # Roboflow's names of altered copies
 
 
@@ -218,21 +219,26 @@ def _find_subjects(images: Sequence[str], labels: Sequence[str]) -> list[str]:
     """Return the subject that each path names by a word and a number, "" for none.
 
     As in "person12_virus3" or "patient 7/scan.png". The word is one that could name a column of
-    groups, its numbers are many enough for one; of several words the one with the fewest. Empty
-    where there is none.
+    groups, its numbers are many enough for one; of several words the one with the fewest. Else
+    names that differ in their side alone ("10_left", "10_right"). Empty where there is none.
 
     Args:
         images: paths.
         labels: class name of each.
     """
     found: dict[str, dict[int, str]] = {}  # numbers by row, by word
+    sides: dict[int, str] = {}
     for row, image in enumerate(images):
         for word, number in _WORD_NUMBER.findall(image.casefold()):
             if word in SUBJECTS:
                 found.setdefault(word, {}).setdefault(row, f"{word}{number}")
-    best: dict[int, str] = {}
-    for named in found.values():
+        if side := _SIDE.fullmatch(image.casefold()):
+            sides[row] = side[1]
+
+    def fits(named: dict[int, str]) -> bool:
         own = [named.get(row, image) for row, image in enumerate(images)]
-        if repeats_much([*named.values()]) and splits_classes(own, labels):
-            best = min(best or named, named, key=lambda rows: len({*rows.values()}))
+        return repeats_much([*named.values()]) and splits_classes(own, labels)
+
+    fit = [*filter(fits, found.values())] or [*filter(fits, [sides])]
+    best = min(fit, key=lambda rows: len({*rows.values()}), default={})
     return [best.get(row, "") for row in range(len(images))] if best else []

@@ -139,6 +139,17 @@ def test_of_several_subjects_in_a_name_one_that_could_be_a_column_of_groups_is_t
     assert set(read_train(tmp_path).table["group"]) == {f"site{n}" for n in range(10)}
 
 
+@pytest.mark.parametrize("sides", [("left", "right"), ("OS", "OD"), ("L", "R")])
+def test_both_sides_of_a_subject_are_a_group(tmp_path, sides):
+    names = [f"{n // 2}_{sides[n % 2]}" for n in range(40)]
+    lay(tmp_path, *(f"train/{name}.jpeg" for name in names))
+    lines = "".join(f"{name},{n // 3 % 2}\n" for n, name in enumerate(names))
+    (tmp_path / "trainLabels.csv").write_text(f"image,level\n{lines}")
+    index = read_train(tmp_path)
+    assert index.table["group"].tolist() == [f"train/{n // 2}" for n in range(40)]
+    assert "file names tell of 20 subjects, such as train/0: each is in one fold" in index.notes
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -146,6 +157,7 @@ def test_of_several_subjects_in_a_name_one_that_could_be_a_column_of_groups_is_t
         "object{n}_{c}.jpg",  # each once
         "camera{h}_{n}.jpg",  # three values in forty
         "shot{q}_{n}.jpg",  # no subject
+        "{n}_left.jpg",  # one side
     ],
 )
 def test_names_that_tell_of_no_subjects_make_no_groups(tmp_path, name):
