@@ -255,8 +255,7 @@ def _read_train_csv(
     unused = _other_tables(root, path)
     try:
         search = LabelSearch(table, path, (image, group, key), asked, shown)
-        repeats = bool(table[image].duplicated().any())
-        found = read_targets(search, wanted[1], several=several, repeats=repeats)
+        found = read_targets(search, wanted[1], several=several)
     except UserError as error:
         more = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
         raise UserError(f"{error}{more * bool(unused)}") from error

@@ -170,16 +170,13 @@ class LabelSearch:
         return {nfc(cell).strip() for cell in set(self.table[name])}
 
 
-def read_targets(
-    search: LabelSearch, wanted: str | None, *, several: bool = False, repeats: bool = False
-) -> Targets:
+def read_targets(search: LabelSearch, wanted: str | None, *, several: bool = False) -> Targets:
     """Find and read the label's column, or the columns and cells of several labels.
 
     Args:
         search: the table, and what is known of its columns.
         wanted: the column that the user named.
         several: whether the metric is one of several labels an image.
-        repeats: whether an image has several lines, which then say one label each.
 
     Raises:
         UserError: no label is found.
@@ -204,10 +201,13 @@ def read_targets(
         return Targets(tuple(found), said, names, notes=tuple(notes))
     cells = [nfc(cell) for cell in table[found[0]]]
     names = [cell.strip() for cell in cells]
-    sets = _read_cells(names, search, several=several)
-    sets = [[name] for name in names] if several and repeats and not sets else sets
+    pairs = table[[str(search.taken[0]), found[0]]]
+    lines = bool(pairs.drop_duplicates().iloc[:, 0].duplicated().any())
+    sets, form = _read_cells(names, search, several=several, lines=lines), "several labels a cell"
+    if several and sets is None and pairs.iloc[:, 0].duplicated().any():
+        sets, form = [[name] for name in names], "one label a line"
     if sets is not None:
-        return _from_sets(sets, tuple(found), f"{found[0]}{why}, several labels a cell", path)
+        return _from_sets(sets, tuple(found), f"{found[0]}{why}, {form}", path)
     if several:
         raise UserError(
             f"{path}: column {found[0]} has one class in each cell, and --metric is for several"
@@ -312,9 +312,12 @@ def _from_sets(
 
 
 def _read_cells(
-    cells: Sequence[str], search: LabelSearch, *, several: bool
+    cells: Sequence[str], search: LabelSearch, *, several: bool, lines: bool
 ) -> list[list[str]] | None:
-    """Return the labels of each cell (in NFC, bare of blanks), None where a cell is one class."""
+    """Return the labels of each cell (in NFC, bare of blanks), None where a cell is one class.
+
+    Where an image has several ``lines`` that differ, each may say one label ("polar bear").
+    """
     different = {*cells}
     lists = any(_LIST.fullmatch(cell) for cell in different)
     separator = next((s for s in _SEPARATORS if any(s in cell for cell in different)), " ")
@@ -341,6 +344,7 @@ def _read_cells(
             for cell in search.shown
         )
     )
+    several &= alone or not lines
     if not (lists or by_columns or by_cells or several):
         return None
     return [split[cell] for cell in cells]

@@ -168,6 +168,15 @@ def test_lines_that_name_an_image_again(tmp_path):
         read_train(tmp_path)
     index = read_train(tmp_path, several=True)  # followed
     assert index.table["target"].tolist() == ["a", "a|b", "b"] and index.several
+    assert "label = label, one label a line" in index.notes[0]
+    polar = "id,label\n1,polar bear\n2,polar bear\n2,seal, grey\n3,seal, grey\n"
+    lay(tmp_path, train=polar.replace("seal, grey", '"seal, grey"'))
+    index = read_train(tmp_path, several=True)  # blanks and commas are of the names
+    assert index.table["target"].tolist() == ["polar bear", "polar bear|seal, grey", "seal, grey"]
+    lay(tmp_path, train="id,label\n1,a\n2,a b\n2,a b\n3,b c\n")  # twice the same
+    assert read_train(tmp_path, several=True).table["target"].tolist() == ["a", "a|b", "b|c"]
+    lay(tmp_path, train="id,label\n1,a\n2,a b\n2,c\n3,b\n")  # each stands alone elsewhere
+    assert read_train(tmp_path, several=True).table["target"].tolist() == ["a", "a|b|c", "b"]
     lay(tmp_path, train="id,label,Confidence\n1,a,1\n1,b,0\n2,b,1\n")
     with pytest.raises(UserError, match=r"may say no \(Confidence is 0\)"):
         read_train(tmp_path, several=True)
