@@ -11,7 +11,14 @@ from pathlib import Path
 from src.classes import nfc
 from src.data.columns import SUBJECTS, check_labels, repeats_much, splits_classes
 from src.data.files import Scanner
-from src.data.root import find_sample, find_split, name_tables, tables
+from src.data.root import (
+    find_sample,
+    find_split,
+    find_test_table,
+    name_tables,
+    read_name,
+    tables,
+)
 from src.data.rows import Index, find_classes, make_columns
 from src.data.sources.frames import find_series
 from src.data.sources.places import read_place
@@ -123,14 +130,16 @@ def _note_unused(root: Path, scanner: Scanner) -> list[str]:
     """Return notes on tables and folders of images in ``root`` that are no split."""
     used = {find_split(root, split) for split in ("train", "valid", "test")}
     names = {path.relative_to(root).parts[0] for path in used if path is not None}
+    sample = find_sample(root)
+    rows = sample or find_test_table(root)  # found wherever a folder's name says test
     others = [
         name for name in scanner.subfolders("")
         if name not in names
+        and not (rows and read_name(name)[0] == "test")
         and (scanner.holds(name) or any(scanner.holds(f"{name}/{inner}")
                                         for inner in scanner.subfolders(name)[:20]))
     ]  # fmt: skip
     notes = [f"folders of images that are not used: {', '.join(others[:5])}"] if others else []
-    sample = find_sample(root)
     unused = [
         path.name for path in tables(root)
         if path != sample and not re.search("test|submission|aliases", path.name.casefold())

@@ -57,6 +57,7 @@ from src.data.rows import (
     find_classes,
     find_images,
     join_lines,
+    leave_litter_out,
     leave_splits_out,
     make_columns,
     name_image_column,
@@ -197,7 +198,10 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     elif sample is not None:
         ids, cells, source = sample_ids, sample_ids, f"{find_sample(root)}"
     else:
-        raise UserError(f"no test.csv and no test/ in {root}: unpack the data, or pass --data_dir")
+        said = "".join(f"; {note}" for note in notes)
+        raise UserError(
+            f"no test.csv and no test/ in {root}: unpack the data, or pass --data_dir{said}"
+        )
     refuse_duplicates(ids, source)
     if sample is not None and sample.shape[1] == 2:
         known = ids if path is not None else finder.names()
@@ -252,6 +256,8 @@ def _read_train_csv(
     table, notes = leave_splits_out(widen(table, finder), path, wanted)
     asked, shown = asked_of(root)
     image, group, key = _find_columns(table, wanted, asked, path, finder)
+    table, new_notes = leave_litter_out(table, image, path)
+    notes += new_notes
     unused = _other_tables(root, path)
     try:
         search = LabelSearch(table, path, (image, group, key), asked, shown)

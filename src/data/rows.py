@@ -17,7 +17,7 @@ import numpy as np
 
 from src.classes import SEPARATOR, nfc, split_lines
 from src.data.columns import image_column, is_hot, says_no, says_yes, words_of
-from src.data.files import split_of_word
+from src.data.files import is_litter, split_of_word
 from src.data.finder import ImageFinder
 from src.data.label_sets import Targets
 from src.data.root import archives, read_name, shards
@@ -252,6 +252,16 @@ def _read_split(cell: str, flag: str) -> str:
     if says_yes(cell):
         return flag
     return ("test" if flag == "train" else "train") if says_no(cell) else ""
+
+
+def leave_litter_out(table: pd.DataFrame, image: str, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return a table without rows of files of a system, and a note: a listing had them in it."""
+    names = table[image].str.strip().str.replace("\\", "/").map(posixpath.basename)
+    litter = names.map(lambda name: bool(name) and is_litter(name))
+    if not litter.any() or litter.all():
+        return table, []
+    note = f"{path.name}: {litter.sum()} rows are of files of the system ({names[litter].iat[0]})"
+    return table[~litter].reset_index(drop=True), [f"{note}: left out"]
 
 
 def join_lines(

@@ -81,9 +81,10 @@ def _name_others(root: Path) -> list[str]:
     found = [name for name in names if "submi" in name.casefold()]
     if not found:
         return []
+    said = "are not used: if one is" if len(found) > 1 else "is not used: if it is"
     return [
-        f"{', '.join(found[:3])} is not used: if it is the sample submission, make it "
-        "sample_submission.csv (unpacked)"
+        f"{', '.join(found[:3])} {said} the sample submission, make it sample_submission.csv "
+        "(unpacked)"
     ]
 
 

@@ -213,6 +213,26 @@ def test_a_folder_above_ours_in_the_paths(tmp_path):
     assert [image for image, _ in pairs(tmp_path / "dataset")] == ["train/1.jpg", "train/2.jpg"]
 
 
+def test_samples_of_two_stages_are_named(tmp_path):
+    lay(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "test_stg1/3.jpg", "test_stg2/4.jpg")
+    lay(tmp_path, sample_submission_stg1="id,a,b\n3.jpg,0,0\n", sample_submission_stg2="id,a,b\n")
+    said = r"sample_submission_stg1\.csv, sample_submission_stg2\.csv are not used: if one is the"
+    with pytest.raises(UserError, match=said):
+        read_test(tmp_path)
+    assert "folders of images that are not used: test_stg1, test_stg2" in read_train(tmp_path).notes
+    (tmp_path / "sample_submission_stg1.csv").rename(tmp_path / "sample_submission.csv")
+    assert rows(read_test(tmp_path), "image") == [("test_stg1/3.jpg",)]  # followed
+    assert not any("folders of images" in note for note in read_train(tmp_path).notes)
+
+
+def test_rows_of_files_of_a_system_are_left_out(tmp_path):
+    photos(tmp_path, "train", "1.jpg", "2.jpg")
+    lay(tmp_path, train="image,label\n.DS_Store,\n1.jpg,a\nC:\\x\\Thumbs.db,\n2.jpg,b\n")
+    assert pairs(tmp_path) == [("train/1.jpg", "a"), ("train/2.jpg", "b")]
+    said = "train.csv: 2 rows are of files of the system (.DS_Store): left out"
+    assert said in read_train(tmp_path).notes
+
+
 def test_tables_that_are_not_read_are_said(tmp_path):
     photos(tmp_path, "train", "1.jpg", "2.jpg", "3.jpg")
     photos(tmp_path, "test", "4.jpg", "5.jpg")

@@ -19,7 +19,7 @@ from src.config import FoldConfig
 from src.data.folds import Folds, load_folds, make_folds, save_folds
 from src.data.index import Index, add_extra, find_root, has_test, read_test, read_train
 from src.data.root import find_sample
-from src.data.sample import load_aliases, read_sample_submission
+from src.data.sample import load_aliases, read_sample, read_sample_submission
 from src.files import hold, sweep
 from src.metrics.contest import OF_LABELS, Metric, find_metric
 from src.runs import Output
@@ -155,7 +155,8 @@ def check_test(config: FoldConfig, index: Index, *, describe: bool = False) -> l
     Where asked to ``describe``, they say first what is predicted, and into which columns.
     """
     if not has_test(index.root):
-        return ["test: none"] if describe else []
+        notes = read_sample(index.root)[1] if describe else []
+        return [*["test: none"] * describe, *(f"note: {note}" for note in notes)]
     said: list[str] = []
     lines: list[str] = []
     ids: list[str] = []
