@@ -35,17 +35,30 @@ SEARCH_STEPS = 2000
 
 
 @dataclass(frozen=True)
+class Alone:
+    """A single process on its device, where Accelerate's handle says the same of all there are."""
+
+    device: torch.device
+    is_main_process: bool = True
+    process_index: int = 0
+    num_processes: int = 1
+
+    def wait_for_everyone(self) -> None:
+        """Return: nobody else is there."""
+
+
+@dataclass(frozen=True)
 class Runtime:
     """Where and how tensors are computed.
 
     Attributes:
-        accelerator: Accelerate's handle on the device and the other processes.
+        accelerator: handle on the device and the other processes.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         channels_last: whether images and convolution weights are laid out NHWC.
         compiled: whether training steps run through ``torch.compile``; predictions never do.
     """
 
-    accelerator: Accelerator
+    accelerator: Accelerator | Alone
     precision: str = "fp32"
     channels_last: bool = False
     compiled: bool = False
@@ -235,8 +248,11 @@ def start_runtime(
 LAUNCHER = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
-def join_processes(*, cpu: bool) -> Accelerator:
-    """Return Accelerate's handle; variables that a launcher or a cluster left behind join nobody.
+def join_processes(*, cpu: bool) -> Accelerator | Alone:
+    """Return the handle; variables that a launcher or a cluster left behind join nobody.
+
+    Accelerate keeps the first device of a process for good. It is not asked for the CPU beside a
+    card: a plan fits its tabular member there, an export is opened there before it is moved.
 
     Raises:
         UserError: this is one of several processes, and cannot find the others or share a device.
@@ -257,9 +273,11 @@ def join_processes(*, cpu: bool) -> Accelerator:
                 "--device cpu"
             )
         return accelerator
+    if cpu:
+        return Alone(torch.device("cpu"))
     left = {name: os.environ.pop(name) for name in LAUNCHER if name in os.environ}
     try:
-        return Accelerator(cpu=cpu)
+        return Accelerator()
     finally:
         os.environ.update(left)
 

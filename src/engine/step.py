@@ -48,7 +48,7 @@ def train_step(
     norm = gradient_norm([p.grad for p in params if p.grad is not None])
     bad = ~torch.isfinite(suspect(terms["loss"], norm, runtime))
     if scaler.is_enabled() and runtime.num_processes > 1:  # skip together or not at all
-        bad = runtime.accelerator.reduce(bad.float(), "sum") > 0
+        bad = runtime.accelerator.reduce(bad.float(), "sum") > 0  # type: ignore[union-attr]
     if not guard.admit(bad, terms["loss"], batch["index"], step, epoch):
         scaler.update()
         parts.restore_buffers()

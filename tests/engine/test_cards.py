@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
@@ -96,6 +97,19 @@ def test_inference_computes_as_the_training_did_where_the_card_can(insert: Any) 
     here = insert("T4").as_recorded(trained)
     assert (here.precision, here.channels_last) == ("fp16", True)
     assert start_runtime("cpu").as_recorded(trained).precision == "fp32"
+
+
+@pytest.mark.parametrize("order", [("auto", "cpu", "auto"), ("cpu", "auto", "cpu")])
+def test_the_cpu_can_be_asked_for_beside_a_card(
+    monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...]
+) -> None:
+    """A plan on a card ended at its tabular member; a video of a run was predicted on the CPU."""
+    for state in (AcceleratorState, PartialState):
+        monkeypatch.setattr(state, "_shared_state", {})
+    monkeypatch.setattr(PartialState, "default_device", torch.device("meta"))  # the card
+    kinds = {"auto": "meta", "cpu": "cpu"}
+    started = [start_runtime(device, "fp32") for device in order]
+    assert [runtime.device.type for runtime in started] == [kinds[device] for device in order]
 
 
 @pytest.mark.parametrize(
