@@ -182,6 +182,8 @@ def read_csv(path: Path | str, *, unescape: bool = False, brief: bool = False) -
         raise UserError(f"{path} is not a well-formed CSV: {reason}") from error
     if unescape:
         return table.map(unescape_cell) if "'" in text else table
+    if len(table) and _is_alike(header[0], str(table.iat[0, 0])):
+        refuse_rows(header, separator, path)
     again = table[table[header[0]].eq(header[0])]  # of files put together
     if len(again):
         names = again.index[again.eq(header).all(axis=1)]
@@ -337,6 +339,12 @@ def refuse_rows(cells: Sequence[str], separator: str, path: Path | str) -> NoRet
 
 def _is_image(cell: str) -> bool:
     return Path(cell).suffix.lower() in IMAGE_ENDINGS
+
+
+def _is_alike(name: str, cell: str) -> bool:
+    """Tell whether what should be a name is an id as the cell is: ``TEST_0001``, ``TEST_0002``."""
+    one, other = (re.sub("[0-9a-f]", "0", text) for text in (name, cell.strip()))
+    return one == other and len(one) > 3 and re.search(r"\d", name) is not None and name != cell
 
 
 def _is_row(cells: Sequence[str]) -> bool:

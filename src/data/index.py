@@ -193,7 +193,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     finder = ImageFinder(root, split="test", allow_outside=allow_outside)
     if path is not None:
         sample_name = None if sample is None else str(sample.columns[0])
-        ids, cells = _read_test_csv(path, sample_name, finder)
+        ids, cells = _read_test_csv(path, sample_name, sample_ids, finder)
         source = str(path)
     elif sample is not None:
         ids, cells, source = sample_ids, sample_ids, f"{find_sample(root)}"
@@ -394,11 +394,15 @@ def _image_cells(table: pd.DataFrame, image: str, finder: ImageFinder) -> list[s
 
 
 def _read_test_csv(
-    path: Path, sample_name: str | None, finder: ImageFinder
+    path: Path, sample_name: str | None, sample_ids: Sequence[str], finder: ImageFinder
 ) -> tuple[list[str], list[str]]:
     table = _read_table(path, finder, None)
     image = name_image_column(table, None, path, finder)
     key = sample_name if sample_name in table.columns else None
+    if sample_ids and not key and len(table) == len(sample_ids):
+        for _, cells in read_csv(path).items():  # a column without a name may have them
+            if {*cells} == {*sample_ids}:
+                return cells.tolist(), _image_cells(table, image, finder)
     first = str(table.columns[0])
     key = key or pick_column(table, None, ID_NAMES, path, "")
     key = key or (image if table[first].duplicated().any() else first)

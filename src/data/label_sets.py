@@ -215,6 +215,13 @@ def read_targets(search: LabelSearch, wanted: str | None, *, several: bool = Fal
             "with --label_column"
         )
     notes = find_twins(set(cells), "blanks", str.strip, "merged")
+    also = [name for name in search.free if name != found[0]
+            and len(words := search._values(name) - {""}) > 1 and words <= {*names}]  # fmt: skip
+    if also and not all(map(is_number, names)):
+        notes.append(
+            f"{', '.join(also[:3])} has the same words and is not used: where an image has several "
+            f"labels, write all into {found[0]}, as in a|b, and pass what the contest counts"
+        )
     return Targets(tuple(found), found[0] + why, names, notes=tuple(notes))
 
 

@@ -257,6 +257,28 @@ def test_a_list_of_test_images_and_a_sample_need_names_of_columns_too(tmp_path):
     assert rows(read_test(tmp_path), "id") == [("t0",), ("t1",)]
 
 
+@pytest.mark.parametrize("first", ["9000", "TEST_01", "00a7f3"])
+def test_a_table_of_ids_and_words_without_names_is_refused(tmp_path, first):
+    ids = [first, first.replace("0", "1")]
+    put(tmp_path, *(f"test/{key}.jpg" for key in ids))
+    lines = "".join(f"{key},cat\n" for key in ids)
+    lay(tmp_path, sample_submission=lines)
+    with pytest.raises(UserError, match=r"no line of column names.*such as 'image,label'"):
+        read_test(tmp_path)
+    lay(tmp_path, sample_submission="image,label\n" + lines)
+    assert rows(read_test(tmp_path), "id") == [(key,) for key in ids]
+
+
+def test_ids_of_the_sample_are_known_in_test_csv_whatever_their_column(tmp_path):
+    put(tmp_path, "test/a.jpg", "test/b.jpg")
+    lay(
+        tmp_path,
+        test=",filename\n0,b.jpg\n1,a.jpg\n",
+        sample_submission="index,x,y\n1,0,0\n0,0,0\n",
+    )
+    assert rows(read_test(tmp_path), "id", "image") == [("1", "test/a.jpg"), ("0", "test/b.jpg")]
+
+
 @pytest.mark.parametrize("header", ["id,0.0,1.0", "id,0,1,2", "image_id,1.5,2.5"])
 def test_classes_may_be_numbers(tmp_path, header):
     lay(tmp_path, sample_submission=f"{header}\n" + "x" + ",0" * header.count(",") + "\n")

@@ -88,6 +88,17 @@ def test_cells_of_the_sample_that_hold_several(tmp_path):
     assert several.several and several.classes == ("rust", "scab")
 
 
+def test_a_second_column_of_the_same_classes_is_said(tmp_path):
+    sample = "image,mold,rust,scab\n9,0,0,0\n"
+    cells = ["rust,scab", "scab,", "mold,rust"]
+    index = read(tmp_path, cells, "image,label1,label2", sample)
+    said = "label2 has the same words and is not used: where an image has several labels, write all"
+    assert not index.several and any(said in note for note in index.notes)
+    (tmp_path / "train.csv").write_text("image,label1\n0.jpg,rust|scab\n1.jpg,mold\n2.jpg,rust\n")
+    several = read_train(tmp_path)
+    assert several.several and several.classes == ("mold", "rust", "scab")  # the remedy
+
+
 def test_names_of_two_words_stay_one_class(tmp_path):
     cells = ["New York", "New Delhi", "Old York"]
     sample = "image,label\n9,New York\n"
