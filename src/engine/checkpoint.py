@@ -272,7 +272,8 @@ class Parts:
         self.optimizer.load_state_dict(saved["optimizer"])
         for group, own in zip(self.optimizer.param_groups, asked, strict=True):
             group.update(own)  # decay, betas and scales are the config's, not the file's
-        self.runtime.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # empty where the run began in bf16 or fp32
+            self.runtime.scaler.load_state_dict(saved["scaler"])
 
 
 def prepare_parts(

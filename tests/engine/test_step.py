@@ -165,6 +165,12 @@ def test_fp16_goes_on_after_a_step_that_was_passed_over(train: Any) -> None:
     assert state.done and state.nonfinite == 2
 
 
+def test_a_run_goes_on_in_fp16_on_a_card_without_bf16(train: Any) -> None:
+    """Its state holds no scale; it was called that of another network."""
+    first, second = (train(computed_in=kind, epochs=1)[1] for kind in ("bf16", "fp16"))
+    assert first.done and second.step == first.step
+
+
 def test_fp16_gradients_that_overflow_at_every_scale_stop_the_run(train: Any) -> None:
     class Overflowing(Classification):
         def loss(self, model: Any, batch: Any) -> Any:
