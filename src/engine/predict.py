@@ -22,6 +22,7 @@ from src.engine.log import bar_options
 from src.engine.runtime import (
     SEARCH_STEPS,
     Runtime,
+    free_on_card,
     is_out_of_memory,
     release_memory,
     search_algorithms,
@@ -252,9 +253,7 @@ def default_batch_size(image_size: int, device: torch.device) -> int:
     Four times as many on a CUDA card with 16 GiB free; predict() halves what does not fit.
     """
     size = next(n for px, n in ((480, 8), (384, 12), (224, 16), (0, 32)) if image_size >= px)
-    if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > 16 * 2**30:
-        return 4 * size
-    return size
+    return 4 * size if free_on_card(device) > 16 * 2**30 else size
 
 
 SMALLEST = 4  # rows of a batch whose statistics say anything

@@ -331,9 +331,21 @@ def computes_natively(kind: str, precision: str) -> bool:
     return kind != "cpu" or precision != "fp16"
 
 
+def free_on_card(device: torch.device) -> int:
+    """Return the bytes that this process may take of a CUDA card; 0 of any other device.
+
+    What the allocator keeps of an earlier fold or pass is free, too, though the driver calls it
+    used: else the second fold of a command would go on in smaller parts than the first.
+    """
+    if device.type != "cuda":
+        return 0
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def is_large(device: torch.device) -> bool:
     """Tell whether ``device`` is a card of 40 GB and more that is nearly free."""
-    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] >= 0.9 * LARGE_CARD
+    return free_on_card(device) >= 0.9 * LARGE_CARD
 
 
 def search_algorithms(device: torch.device, on: bool) -> None:

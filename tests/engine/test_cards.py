@@ -233,6 +233,16 @@ def test_a_large_card_starts_with_the_whole_batch(
     assert first_micro_batch(config, make_runtime(kind, processes=processes)) == rows
 
 
+def test_memory_kept_from_an_earlier_fold_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (int(2e9), int(42e9)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: int(39e9))
+    for allocated, is_free in ((1e9, True), (30e9, False)):
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_, a=allocated: int(a))
+        assert runtime.is_large(card) == is_free
+        assert predict.default_batch_size(224, card) == (64 if is_free else 16)
+
+
 @pytest.mark.parametrize(
     ("kind", "precision", "fused"),
     [("mps", "fp16", False), ("mps", "fp32", True), ("cuda", "fp16", True), ("cpu", "fp32", True)],
