@@ -235,7 +235,7 @@ def device_loader(config: Any, data: Any, runtime: Any, output: Any) -> Any:
     plain = eval_transform()
     rows = data.split.train
     dataset = mask_dataset(data.index, rows, plain, size=data.size, cache="none")
-    order = EpochSampler(len(rows), config.batch_size, seed=config.seed, shuffle=True)
+    order = EpochSampler(len(rows), config.batch_size, seed=config.seed, shuffle=True, fill=True)
     return DeviceBatches(dataset, order, config, runtime.device)
 
 
