@@ -199,7 +199,12 @@ class MicroConfig(SceneConfig, SegmentationConfig, RepeatConfig, group="model"):
     of your own.
     """
 
-    model: str = option("twohead_10k", "a micro net, or a preset of configs/micro.yaml", first=True)
+    model: str = option(
+        "by_set",
+        "a micro net, a preset of configs/micro.yaml, or by_set = the net that scored highest on "
+        "a set, of sets of one's own twohead_10k",
+        first=True,
+    )
     net: str = option("", "the micro net of a preset; empty = --model")
     dataset: str = option(
         "", "VOC, ETIS, CVPPP, CFD, CarDD or all; empty = all that are there",

@@ -60,7 +60,7 @@ def read(path: Path) -> dict[str, Any]:
     ("script", "flags", "folder"),
     [
         (train_lane, ("--encoder", "tu-test_resnet"), "lane/bars-deeplabv3plus-tu-test_resnet"),
-        (train_micro, ("--protocol", "free"), "micro/twohead_10k-bars-seed0"),
+        (train_micro, ("--protocol", "free"), "micro/by_set-bars-seed0"),
         (train_distill, ("--arch", "unet"), "distill/bars-mit_b0-mit_b2-student"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -16,7 +16,7 @@ import infer_segmentation
 import train_micro
 from src.engine.weights import load_weights
 from src.mask_config import MicroConfig
-from src.models.micro.registry import MICRO_NETS
+from src.models.micro.registry import MICRO_NETS, build_micro
 from src.pipelines.micro import (
     STRICT,
     MicroSet,
@@ -87,6 +87,15 @@ def test_the_strict_protocol_is_the_default_and_kept() -> None:
         check_protocol(fill(MicroConfig, {"config": "", name: value, "protocol": "free"}))
 
 
+def test_a_run_is_of_the_net_that_its_set_has() -> None:
+    """A later choice must not change what a finished run is of."""
+    for name, net in (("VOC", "distillation_10k"), ("CFD", "twohead_10k"), ("mine", "twohead_10k")):
+        own = run_config(MicroConfig(), MicroSet(name, "", ""), seed=0)
+        assert own.model == net
+        assert type(build_micro("by_set", 2, dataset=name)) is type(build_micro(net, 2))
+    assert run_config(MicroConfig(net="lcnet"), MicroSet("VOC", "", ""), seed=0).model == "lcnet"
+
+
 def test_sets_seeds_report_and_masks(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +141,9 @@ def test_each_block_is_dropped_with_three_seeds(
     with pytest.raises(UserError, match="--seeds 0 1 2"):
         micro(tmp_path, root, "--ablate", "--seeds", "0", "1")
     argv = ("--dataset", "CFD", "--ablate", "--epochs", "1", "--seeds", "0", "1", "2")
-    assert micro(tmp_path / "out", root, *argv) == 0
+    with pytest.raises(UserError, match="--model twohead_10k"):
+        micro(tmp_path, root, *argv)
+    assert micro(tmp_path / "out", root, *argv, "--model", "twohead_10k") == 0
     said = capsys.readouterr().out
     for block in MICRO_NETS["twohead_10k"].blocks:
         assert f"CFD, with {block} -> without: micro_protocol_iou" in said

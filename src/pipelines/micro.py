@@ -20,11 +20,13 @@ from src.mask_config import MicroConfig
 from src.models.distilled import build_student, show_features
 from src.models.micro.registry import (
     BUDGET_CLASSES,
+    BY_SET,
     MICRO_NETS,
     build_micro,
     check_budget,
     count_trainable,
     measure_budget,
+    net_of,
 )
 from src.pipelines.distillation import compare_roles, gate, mean_spread
 from src.pipelines.run_folder import SCENES, data_label, finished, parse_fold
@@ -156,7 +158,7 @@ def run_config(config: MicroConfig, where: MicroSet, seed: int) -> MicroConfig:
     """Return the options of one run, the same however the run was asked for."""
     defaults = {f.name: f.default for f in dataclasses.fields(config) if f.name in OF_RUNS}
     own = replace(config, **defaults)  # type: ignore[arg-type]
-    net = config.net or config.model
+    net = net_of(config.net or config.model, where.name)
     return replace(
         own, seed=seed, dataset=where.name, model=net, net="", source=where.source,
         data_dir=where.data_dir,
@@ -351,7 +353,13 @@ def show_sets(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -
 
 
 def compete(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> None:
-    """Train the net; then without each of its blocks and with a report, if asked."""
+    """Train the net; then without each of its blocks and with a report, if asked.
+
+    Raises:
+        UserError: blocks of no net in particular.
+    """
+    if config.ablate and (config.net or config.model) == BY_SET:
+        raise UserError("--ablate: name the net whose blocks it shall judge, --model twohead_10k")
     check_size(config, sets)
     name = config.name or config.model
     results = train_all(config, sets, name, output)

@@ -82,6 +82,17 @@ MICRO_NETS: dict[str, MicroSpec] = {
 }
 
 
+# The name that stands for the net that scored highest on each set (docs/experiments.md).
+BY_SET = "by_set"
+BEST = {"VOC": "distillation_10k", "ETIS": "distillation_10k"}
+BEST_OF_OTHERS = "twohead_10k"
+
+
+def net_of(name: str, dataset: str | None) -> str:
+    """Return the net that a name stands for on a data set."""
+    return BEST.get(dataset or "", BEST_OF_OTHERS) if name == BY_SET else name
+
+
 def build_micro(
     name: str,
     num_classes: int,
@@ -93,7 +104,7 @@ def build_micro(
     """Build a net by name.
 
     Args:
-        name: key of ``MICRO_NETS``.
+        name: key of ``MICRO_NETS``, or ``BY_SET``.
         num_classes: K, channels of the logits.
         dataset: "VOC", "ETIS", "CVPPP", "CFD" or "CarDD" switches on that set's options.
         drop: blocks to leave out, from the net's ``blocks``.
@@ -102,6 +113,7 @@ def build_micro(
     Raises:
         UserError: unknown name or block.
     """
+    name = net_of(name, dataset)
     if name not in MICRO_NETS:
         known = ", ".join(MICRO_NETS)
         raise UserError(f"--model {name} is unknown{nearest(name, MICRO_NETS)}; there are {known}")
