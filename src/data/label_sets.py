@@ -215,8 +215,12 @@ def read_targets(search: LabelSearch, wanted: str | None, *, several: bool = Fal
             "with --label_column"
         )
     notes = find_twins(set(cells), "blanks", str.strip, "merged")
-    also = [name for name in search.free if name != found[0]
-            and len(words := search._values(name) - {""}) > 1 and words <= {*names}]  # fmt: skip
+    words = {*names}
+    also = [
+        name for name in search.free
+        if name != found[0] and words.issuperset(cell.strip() for cell in table[name] if cell)
+        and table[name].nunique() > 1
+    ]  # fmt: skip
     if also and not all(map(is_number, names)):
         notes.append(
             f"{', '.join(also[:3])} has the same words and is not used: where an image has several "

@@ -256,12 +256,12 @@ def _read_split(cell: str, flag: str) -> str:
 
 def leave_litter_out(table: pd.DataFrame, image: str, path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Return a table without rows of files of a system, and a note: a listing had them in it."""
-    names = table[image].str.strip().str.replace("\\", "/").map(posixpath.basename)
-    litter = names.map(lambda name: bool(name) and is_litter(name))
-    if not litter.any() or litter.all():
+    names = [cell.strip().replace("\\", "/").rpartition("/")[2] for cell in table[image]]
+    litter = [row for row, name in enumerate(names) if name and is_litter(name)]
+    if not litter or len(litter) == len(names):
         return table, []
-    note = f"{path.name}: {litter.sum()} rows are of files of the system ({names[litter].iat[0]})"
-    return table[~litter].reset_index(drop=True), [f"{note}: left out"]
+    note = f"{path.name}: {len(litter)} rows are of files of the system ({names[litter[0]]})"
+    return table.drop(index=litter).reset_index(drop=True), [f"{note}: left out"]
 
 
 def join_lines(
