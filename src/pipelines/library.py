@@ -39,6 +39,7 @@ from src.script import UserError
 from src.views import view_names
 
 if TYPE_CHECKING:
+    from src.engine.runtime import Runtime
     from src.pipelines.classification.infer import DecodedImages, TrainedFold
     from src.pipelines.segmentation.ensemble import Member
 
@@ -109,6 +110,7 @@ class MaskRun:
     """One finished mask run, ready to predict."""
 
     member: Member
+    runtime: Runtime
 
     def predict(self, images: Images) -> MaskPredictions:
         """Predict label masks, with the run's own views and threshold.
@@ -117,7 +119,6 @@ class MaskRun:
             UserError: an image that is missing or cannot be decoded.
         """
         from src.data.sources.masks import index_images
-        from src.engine.runtime import start_runtime
         from src.pipelines.segmentation.ensemble import blend_maps
         from src.pipelines.segmentation.score import to_mask
 
@@ -125,7 +126,7 @@ class MaskRun:
         classes = tuple(self.member.resolved["classes"])
         index = index_images(paths, classes)
         rows = np.arange(len(paths))
-        found = blend_maps([self.member], index, rows, start_runtime("auto", "auto"))
+        found = blend_maps([self.member], index, rows, self.runtime)
         masks = {row: to_mask(probs, self.member.threshold) for row, probs in found}
         return MaskPredictions(tuple(paths), classes, tuple(masks[row] for row in rows.tolist()))
 
@@ -211,9 +212,10 @@ def load_run(
         from src.pipelines.classification.infer import load_fold
 
         return ClassifierRun(load_fold(run, InferConfig(**_where(device, precision))))
+    from src.engine.runtime import start_runtime
     from src.pipelines.segmentation.ensemble import load_member
 
-    return MaskRun(load_member(run))
+    return MaskRun(load_member(run), start_runtime(device, precision))
 
 
 def is_ensemble(folder: Path) -> bool:

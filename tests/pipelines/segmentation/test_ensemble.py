@@ -4,9 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from src.data.decode import write_picture
+from src.engine.runtime import Runtime
 from src.files import describe_file, write_json, write_text
 from src.metrics.thresholds import SweepCounts
+from src.pipelines.library import load_run
+from src.pipelines.segmentation import ensemble
 from src.pipelines.segmentation.ensemble import (
     Member,
     check_alike,
@@ -130,3 +135,23 @@ def test_a_run_that_is_not_finished_is_told_how_to_be(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"not finished: run its training command again") as e:
             load_member(run)
         assert ("--checkpoint" in str(e.value)) == weights
+
+
+def test_a_mask_run_is_predicted_where_the_caller_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library took a card, in its default precision, whatever was asked for."""
+    asked: list[Runtime] = []
+    one = member(tmp_path, "one", 0, None)
+    one.resolved["void"] = 255
+    write_text(one.run.config, "options: {}\nresolved: {}\nruntime: {}\n")
+    write_text(one.run.finished, "{}")
+    write_picture(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(ensemble, "load_member", lambda _: one)
+    monkeypatch.setattr(
+        ensemble,
+        "blend_maps",
+        lambda a, b, c, runtime: (asked.append(runtime), [(0, torch.ones(1, 4, 4))])[1],
+    )
+    load_run(one.run.folder, device="cpu", precision="bf16").predict(tmp_path / "a.png")
+    assert [(runtime.device.type, runtime.precision) for runtime in asked] == [("cpu", "bf16")]
