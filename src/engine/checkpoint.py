@@ -22,7 +22,7 @@ from torch import nn
 from src.config import EngineConfig, config_hash, learned_options
 from src.engine.log import say
 from src.engine.optim import averaging_decay, build_optimizer, group_parameters
-from src.engine.runtime import Runtime, is_large
+from src.engine.runtime import Runtime, is_large, is_out_of_memory
 from src.engine.weights import refuse_foreign, run_identity
 from src.files import HALF_WRITTEN, NOT_WHOLE, Json, atomic_write, check_held, patiently
 from src.runs import Output, Run
@@ -411,6 +411,8 @@ def restore(
         parts.state.steps_per_epoch = now
         parts.state.identity = parts.state.identity or identity  # earlier versions kept none
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if is_out_of_memory(error):  # a card that others fill: the state is a good one
+            raise
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"{run.last}: of another network ({reason}); restore classes and aliases, or delete "

@@ -177,6 +177,20 @@ def test_a_second_name_that_stands_already_leaves_nothing_behind(run: Run) -> No
     assert torch.load(run.previous, weights_only=True)["state"]["step"] == 1
 
 
+def test_a_full_card_does_not_make_a_state_foreign(
+    train: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The advice was to delete the folder."""
+
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    train(epochs=1)
+    monkeypatch.setattr(torch.optim.AdamW, "load_state_dict", fill)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(epochs=1)
+
+
 @pytest.mark.parametrize("foreign", ["fold1", "other options", "other data", "lost"])
 def test_weights_of_another_run_under_the_same_name_are_refused(train: Any, foreign: str) -> None:
     """In a run that goes on: the same network, so that nothing but the identity differs."""
