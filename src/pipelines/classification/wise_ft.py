@@ -53,7 +53,10 @@ def pick_rows(rows: np.ndarray, seed: int) -> np.ndarray:
 def embed_rows(
     model: Classifier, loader: Loader, runtime: Runtime, views: Sequence[View] = VIEWS[:1]
 ) -> Tensor:
-    """Return the features (V, N, D) float32 that the head sees of N rows in order, in V views."""
+    """Return the features (V, N, D) float32 that the head sees of N rows in order, in V views.
+
+    Where they overflow in fp16 they are computed in fp32.
+    """
     num_rows = loader.batch_sampler.num_rows
     features = torch.zeros(len(views), num_rows, model.head.in_features)
 
@@ -66,6 +69,8 @@ def embed_rows(
             num_rows=num_rows, write=write, pause=pause, label="features",
         )  # fmt: skip
     runtime.join_rows(features.numpy())
+    if runtime.precision == "fp16" and not bool(torch.isfinite(features).all()):
+        return embed_rows(model, loader, runtime.with_choice("fp32", runtime.channels_last), views)
     return features
 
 

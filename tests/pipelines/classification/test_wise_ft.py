@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from src.engine.runtime import Runtime, start_runtime
 from src.engine.weights import load_weights, read_about, save_weights
 from src.pipelines.classification import wise_ft as module
 from src.pipelines.classification.wise_ft import interpolate_weights, mix_weights
@@ -87,3 +88,20 @@ def test_counts_are_not_mixed() -> None:
     end = {"mean": torch.tensor([1.0, 4.0]), "steps": torch.tensor(30)}
     mixed = mix_weights(start, end, 0.25)
     assert mixed["mean"].tolist() == [0.25, 2.5] and mixed["steps"].item() == 30
+
+
+def test_features_that_overflow_in_fp16_are_computed_in_fp32(monkeypatch: Any) -> None:
+    asked: list[str] = []
+
+    def predict(model: Any, loader: Any, task: Any, runtime: Runtime, **options: Any) -> None:
+        asked.append(runtime.precision)
+        value = float("inf") if runtime.precision == "fp16" else 70_000.0
+        options["write"]({"index": torch.arange(2)}, [torch.full((2, 3), value)])
+
+    monkeypatch.setattr(module, "predict", predict)
+    loader: Any = SimpleNamespace(batch_sampler=SimpleNamespace(num_rows=2))
+    model: Any = nn.Module()
+    model.head = nn.Linear(3, 2)
+    runtime = start_runtime("cpu").with_choice("fp16", channels_last=False)
+    assert module.embed_rows(model, loader, runtime).tolist() == [[[70_000.0] * 3] * 2]
+    assert asked == ["fp16", "fp32"]
