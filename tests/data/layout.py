@@ -1,6 +1,11 @@
 """Lays down small data folders and files for the tests of data."""
 
+import io
+
+import numpy as np
 from PIL import Image
+
+from src.data.index import read_train
 
 
 def lay(root, *files, **texts):
@@ -22,3 +27,20 @@ def save(path, image, kind=None, **options):
         path, kind, **options
     )
     return path
+
+
+def photo(kind):
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 5, 3), 90, np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+def put(root, *files, kind="JPEG"):
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(photo(kind))
+    return root
+
+
+def pairs(root):
+    return rows(read_train(root), "image", "target")
