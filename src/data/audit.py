@@ -84,15 +84,10 @@ def audit_images(
 ) -> Audit:
     """Read and decode all images of ``table`` (``image``, ``target``) below ``root``.
 
-    Args:
-        table: the train table.
-        root: the data folder.
-        progress: wraps the iterable of results, such as ``partial(tqdm, total=len(table))``.
-        measure: called with the bytes and the RGB pixels (H, W, 3), large ones decoded at a
-            fraction of their size, of every readable image; it runs in threads.
-
     With the package ``simplejpeg`` installed JPEGs are also decoded strictly, which finds damage
-    inside the stream that other decoders smooth over.
+    inside the stream that other decoders smooth over. ``progress`` wraps the iterable of results.
+    ``measure`` is called, in threads, with the bytes and the RGB pixels (H, W, 3) of every readable
+    image, large ones decoded at a fraction of their size.
     """
     strict = _simplejpeg()
     paths = [root / image for image in table["image"].tolist()]
@@ -276,11 +271,9 @@ def fingerprint(image: np.ndarray) -> tuple[int, np.ndarray] | None:
 
 
 def similar_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
-    """Return the pairs (P, 2) int64, first < second, whose images are copies of each other.
+    """Return the pairs (P, 2) int64, first < second, of images that are copies of each other.
 
-    Args:
-        hashes: (N,) uint64.
-        thumbnails: (N, 32, 32) uint8.
+    ``hashes`` are (N,) uint64, ``thumbnails`` (N, 32, 32) uint8.
     """
     pairs = close_pairs(hashes, num_bands=6 if len(hashes) <= 200_000 else 4)
     kept = [pairs[:0]]

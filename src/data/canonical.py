@@ -86,12 +86,8 @@ class MaskSource(ImageSource):
     ):
         """Take paths relative to ``root``.
 
-        Args:
-            root: the data folder.
-            images: one path a row.
-            masks: one path a row.
-            size: resize all to this (height, width); None keeps each at its native size.
-            read_mask: path → (H, W) class indices 0..255; must be picklable.
+        ``size`` (height, width) None keeps each at its native size; ``read_mask``, path → (H, W)
+        class indices 0..255, must be picklable.
         """
         super().__init__(root, images, size)
         self.shape = (*size, 4) if size else None

@@ -197,10 +197,6 @@ def group_by_name(images: Sequence[str], labels: Sequence[str]) -> tuple[list[st
     """Return the groups that paths tell of, "" for none, and notes.
 
     The copies that a tool made of one picture, and the images of one subject ("person12_virus3").
-
-    Args:
-        images: paths.
-        labels: class name of each.
     """
     found = [_VERSION.fullmatch(image) for image in images]
     sources = Counter(match[1] for match in found if match)
@@ -230,10 +226,6 @@ def _find_subjects(images: Sequence[str], labels: Sequence[str]) -> list[str]:
     As in "person12_virus3" or "patient 7/scan.png". The word is one that could name a column of
     groups, its numbers are many enough for one; of several words the one with the fewest. Else
     names that differ in their side alone ("10_left", "10_right"). Empty where there is none.
-
-    Args:
-        images: paths.
-        labels: class name of each.
     """
     found: dict[str, dict[int, str]] = {}  # numbers by row, by word
     sides: dict[int, str] = {}

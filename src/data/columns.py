@@ -63,11 +63,8 @@ def image_column(
 ) -> str:
     """Return the wanted column, else one whose cells look like image files, by name, or are files.
 
-    Args:
-        table: the rows of ``path``.
-        wanted: the column that the user named.
-        path: for messages.
-        finds: whether a cell means an image that is there.
+    ``wanted`` is the column that the user named; ``finds`` tells whether a cell means an image that
+    is there.
 
     Raises:
         UserError: there is none; names the flag.
@@ -206,11 +203,7 @@ def find_group(
 
     It is named like a subject (patient, house, video), its values repeat and are many, and most
     classes come with several of them. Of several that nest, the one with the fewest values.
-
-    Args:
-        table: the rows of a train table.
-        labels: class name of each row.
-        others: columns that are taken.
+    ``others`` are columns that are taken.
     """
     rest = [name for name in table.columns if name not in others]
     repeats = [name for name in rest if repeats_much(table[name])]

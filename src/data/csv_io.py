@@ -136,10 +136,8 @@ _SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[ ,;|\t]*(?=[\r\n]|$)', re.IGNORECA
 def read_csv(path: Path | str, *, unescape: bool = False, brief: bool = False) -> pd.DataFrame:
     """Read a CSV whose first line names the columns (names are stripped, otherwise untouched).
 
-    Args:
-        path: the file.
-        unescape: the file is one of ours (:func:`write_csv`).
-        brief: cells of later columns than ``BRIEF_COLUMNS`` may be "" after ``BRIEF_ROWS`` rows.
+    With ``unescape`` the file is one of ours (:func:`write_csv`); with ``brief`` cells of later
+    columns than ``BRIEF_COLUMNS`` may be "" after ``BRIEF_ROWS`` rows.
 
     Raises:
         UserError: no header, a column named twice, lines longer than the header, an open quote.

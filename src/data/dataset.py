@@ -328,13 +328,9 @@ def make_loader(
 ) -> Loader:
     """Build the loader of whole effective batches; ``iter`` it once an epoch.
 
-    Args:
-        dataset: addressed by (epoch, row).
-        sampler: gives the keys, and where to begin.
-        num_workers: loader processes, which stay alive between epochs; 0 = none, and files are
-            read by threads while the training waits. Two a core are the most that are started, and
-            no more than shared memory has room for.
-        device_type: where the batches go; memory is pinned for "cuda" alone.
+    Loader processes stay alive between epochs: at most two a core, and no more than shared memory
+    has room for. Without any, files are read by threads while the training waits. Memory is pinned
+    for ``device_type`` "cuda" alone.
     """
     cv2.setNumThreads(1)
     num_workers = fit_workers(cap_workers(num_workers), dataset, sampler) if num_workers else 0

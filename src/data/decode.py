@@ -61,11 +61,9 @@ def read_bytes(path: Path | str) -> bytes:
 def decode_image(path: Path | str, *, short_side: int | None = None) -> np.ndarray:
     """Decode an image file to RGB (H, W, 3) uint8, EXIF orientation applied.
 
-    Args:
-        path: JPEG, PNG, WebP, BMP, GIF, TIFF or what ``formats.py`` adds, whatever its extension
-            says.
-        short_side: the size needed, in pixels. A JPEG is then decoded at 1/2, 1/4 or 1/8 (scaled
-            in the DCT domain, several times cheaper) if its shorter side stays >= ``short_side``.
+    The content says the format: JPEG, PNG, WebP, BMP, GIF, TIFF or what ``formats.py`` adds. Given
+    ``short_side``, the size needed, a JPEG is decoded at 1/2, 1/4 or 1/8 (scaled in the DCT domain,
+    several times cheaper) if its shorter side stays >= that.
 
     Raises:
         UserError: naming the file, for whatever cannot be decoded whole or is too large.
@@ -109,8 +107,7 @@ def decode_bytes(
 def read_peak(data: bytes) -> int | None:
     """Return the largest value of an image of 16 bits a channel, None for one of fewer bits.
 
-    Args:
-        data: a file that :func:`decode_bytes` accepts.
+    ``data`` is a file that :func:`decode_bytes` accepts.
     """
     if read_depth(data, read_size(data)[2])[0] <= 8:
         return None
@@ -128,11 +125,10 @@ def decode_mask(
 ) -> np.ndarray:
     """Read a label mask (H, W) of class indices, uint8 where they fit and int32 elsewhere.
 
-    Args:
-        path: a grey or palette image (a palette is read as indices; grey stored in three equal
-            channels counts as grey) or a 2-D integer ``.npy``. JPEG is refused: it blurs labels.
-        num_classes: when given, labels must lie in 0..num_classes-1 or equal ``ignore_index``.
-        ignore_index: the label of void pixels, or None where there is none.
+    That is a grey or palette image (a palette is read as indices; grey stored in three equal
+    channels counts as grey) or a 2-D integer ``.npy``. JPEG is refused: it blurs labels. Given
+    ``num_classes``, labels must lie in 0..num_classes-1 or equal ``ignore_index``, the label of
+    void.
 
     Raises:
         UserError: naming the file: undecodable, coloured, too large, unknown labels.
@@ -327,12 +323,8 @@ def look_into(path: Path, read: Callable[[Any], Result], otherwise: Result) -> R
 def read_form(path: Path) -> np.ndarray | None:
     """Read a mask (H, W) that ``decode_mask`` refuses although it is clear, uint8 where it fits.
 
-    Args:
-        path: grey beside an alpha channel that is even, or a ``.npy`` of (H, W, 1) or of whole
-            numbers stored as floats.
-
-    Returns:
-        The values; None for every other form, and for what is no mask at all.
+    Such are grey beside an alpha channel that is even, and a ``.npy`` of (H, W, 1) or of whole
+    numbers stored as floats. None for every other form, and for what is no mask at all.
 
     Raises:
         UserError: alpha that varies, or fractions.

@@ -120,8 +120,7 @@ class Scanner:
     def left_out(self, *, doubtful: bool = False) -> list[str]:
         """Return one line for each kind of file that is no image here, with their number.
 
-        Args:
-            doubtful: only those that may be images, and not texts, tables, archives.
+        With ``doubtful`` only those that may be images, and not texts, tables, archives.
         """
         lines = []
         beside = []

@@ -36,10 +36,7 @@ class ImageFinder:
     def __init__(self, root: Path, *, split: str, allow_outside: bool = False):
         """Index the images below ``root``; of several that fit those of the split's folder win.
 
-        Args:
-            root: the data folder.
-            split: ``train`` or ``test``: which of the two the cells are from.
-            allow_outside: accept files outside ``root``.
+        ``split``, train or test, is that of the table the cells are from.
         """
         self.root = root
         self.split = split

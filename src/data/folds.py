@@ -136,11 +136,8 @@ def save_folds(folds: Folds, path: Path) -> None:
 def load_folds(path: Path, table: Table, root: Path, *, num_folds: int | None = None) -> Folds:
     """Read ``folds.csv`` and check that it was made for this very data.
 
-    Args:
-        path: the file.
-        table: the train table as indexed now; the result is in its order.
-        root: the data folder.
-        num_folds: how many the caller expects; None takes what is there.
+    ``table`` is the train table as indexed now; the result is in its order. ``num_folds`` None
+    takes what is there.
 
     Raises:
         UserError: damaged, another number of folds, or other data: says what changed.
@@ -266,12 +263,9 @@ def assign_folds(
 ) -> np.ndarray:
     """Return a fold (N,) int64 in 0..num_folds-1 for every row, stratified by target.
 
-    Args:
-        targets: class names; classes with fewer members than folds are kept.
-        num_folds: at least 2.
-        seed: of the shuffle; the result is a pure function of the arguments.
-        groups: rows with the same non-empty name share a fold; "" stands alone.
-        hot: (N, K) of 0 and 1, where a row may have several labels.
+    A pure function of the arguments. Classes with fewer members than folds are kept; rows with the
+    same non-empty group share a fold. Where a row may have several labels, ``hot`` (N, K) of 0 and
+    1 says them.
 
     Raises:
         UserError: more folds than rows or groups, or no rows.
@@ -295,9 +289,8 @@ def assign_folds(
 def merge_groups(groups: Sequence[str], linked: Iterable[Sequence[int]]) -> list[str]:
     """Join groups that share a linked set of rows; return the new group name of every row.
 
-    Args:
-        groups: group names, "" for none.
-        linked: sets of rows that must stay together (duplicates), which may overlap.
+    ``groups`` are names, "" for none; ``linked`` are sets of rows that must stay together
+    (duplicates), which may overlap.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -409,13 +402,9 @@ def file_marks(table: Table, root: Path, *, optional: Collection[int] = ()) -> l
     """Return for every image 16 hex digits that name its size and content.
 
     Of a file above 12 KiB three pieces of 4 KiB are read: another picture has others, but a few
-    pixels changed between them, in a format without compression, go unseen. 48,000 files of
-    60 kB a second on one core, once the disk has them in memory.
-
-    Args:
-        table: with the column ``image``.
-        root: the data folder.
-        optional: rows whose files may be gone or no files; their mark is then "".
+    pixels changed between them, in a format without compression, go unseen. 48,000 files of 60 kB a
+    second on one core, once the disk has them in memory. Files of ``optional`` rows may be gone or
+    no files; their mark is then "".
 
     Raises:
         UserError: another image is gone.

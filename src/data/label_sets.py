@@ -173,10 +173,8 @@ class LabelSearch:
 def read_targets(search: LabelSearch, wanted: str | None, *, several: bool = False) -> Targets:
     """Find and read the label's column, or the columns and cells of several labels.
 
-    Args:
-        search: the table, and what is known of its columns.
-        wanted: the column that the user named.
-        several: whether the metric is one of several labels an image.
+    ``wanted`` is the column that the user named; ``several`` says that the metric is one of several
+    labels an image.
 
     Raises:
         UserError: no label is found.

@@ -75,11 +75,8 @@ def read_labelled(
 ) -> MaskIndex:
     """Read a data set without its test split and without rows that lack a mask.
 
-    Args:
-        name: of the source, or ``auto``.
-        root: the data folder.
-        by_name: whether images whose names form series are groups, where the source knows none.
-        options: of the source.
+    ``name`` is the source's, or ``auto``; ``options`` are its own. With ``by_name`` images whose
+    names form series are groups, where the source knows none.
 
     Raises:
         UserError: nothing is left, or what the source refuses.
@@ -131,14 +128,9 @@ def read_test_masks(name: str, root: Path | str, **options: object) -> MaskIndex
 def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) -> MaskSplit:
     """Settle who is held out: a pure function of ids, groups, splits and the arguments.
 
-    Blocks of neighbouring frames that are fewer than folds are cut finer; ``how`` says so.
-
-    Args:
-        index: labelled rows.
-        fold: which; None trains on every row.
-        num_folds: K; 0 = the data set's own valid split as fold 0; where it has none, 5 or as many
-            as there are groups.
-        seed: of the shuffle.
+    Blocks of neighbouring frames that are fewer than folds are cut finer; ``how`` says so. ``fold``
+    None trains on every row. ``num_folds`` 0 takes the data set's own valid split as fold 0; where
+    it has none, five folds or as many as there are groups.
 
     Raises:
         UserError: no such fold, or more folds than groups.
@@ -199,17 +191,8 @@ def mask_dataset(
 ) -> ImageDataset:
     """Build the dataset of ``rows``, renumbered from 0.
 
-    Args:
-        index: the data set.
-        rows: of its table.
-        transform: of image and mask.
-        size: (height, width) everything is resized to first; None = native sizes, uncached.
-        labelled: whether masks are read.
-        seed: of the augmentation.
-        cache: none, ram, disk or auto.
-        folder: where a cache on disk lies.
-        num_workers: loader processes.
-        num_processes: training processes.
+    Everything is resized to ``size`` (height, width) first; None keeps native sizes, uncached. The
+    last four options are those of :func:`open_cache`.
     """
     table = index.table
     images, masks = table["image"].tolist(), table["target"].tolist()

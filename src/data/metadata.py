@@ -89,13 +89,9 @@ def read_metadata(
 ) -> Metadata:
     """Read the columns that the tables of train and test images share, as far as they are inputs.
 
-    Args:
-        train: index of the training images.
-        test: index of the test images.
-        columns: names to use; none = all that are no id, path, label, group or constant.
-        table: CSV of the training images, of which one column has their ids or file names; empty =
-            the ``train.csv`` of the data.
-        test_table: the same for the test images.
+    ``columns`` are names to use; none = all that are no id, path, label, group or constant.
+    ``table`` and ``test_table`` are CSVs of which one column has the ids or file names of the
+    images; empty = the ``train.csv`` and ``test.csv`` of the data.
 
     Raises:
         UserError: no table, no column that names the images, a wanted column that cannot be used.

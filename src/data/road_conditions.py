@@ -47,11 +47,8 @@ def look(
 ) -> Ground:
     """Mount the camera: its height, pitch and focal length vary.
 
-    Args:
-        rng: of the scene.
-        size: (H, W).
-        roll: about the camera's axis, radians; positive lowers the horizon's right end.
-        nod: by which the horizon is lower, as a share of H.
+    ``roll``, about the camera's axis in radians, lowers the horizon's right end where it is
+    positive; ``nod`` lowers the horizon, as a share of H.
     """
     height, width = size
     focal = width * rng.uniform(0.8, 1.2)
@@ -122,10 +119,8 @@ class Car:
 def place_traffic(rng: np.random.Generator, lanes: Sequence[float], travelled: float) -> list[Car]:
     """Return more vehicles.
 
-    Args:
-        rng: of the condition.
-        lanes: middles of the lanes and of the strip beside the road, metres across.
-        travelled: by the camera.
+    ``lanes`` are the middles of the lanes and of the strip beside the road, metres across;
+    ``travelled`` are the camera's metres.
     """
     cars = []
     for _ in range(int(rng.integers(4, 9))):
@@ -145,13 +140,8 @@ def paint_car(
 ) -> None:  # fmt: skip
     """Paint a box with window, wheels and shadow, and clear the mask where it stands.
 
-    Args:
-        image: (H, W, 3).
-        mask: (H, W) bool.
-        ground: camera.
-        car: the vehicle.
-        aside: metres from the camera's axis to it, to the right.
-        glow: (H, W, 3) light that is added at night, or None.
+    Into ``image`` (H, W, 3) and ``mask`` (H, W) bool, ``aside`` metres to the right of the camera's
+    axis; ``glow`` (H, W, 3) takes the light that is added at night.
     """
     scale = ground.focal / car.Z
     x, y = aside * scale, ground.height * scale

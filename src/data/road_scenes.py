@@ -156,13 +156,9 @@ def drive_vehicles(
 ) -> None:
     """Put vehicles on the road, far ones first; they hide what is behind.
 
-    Args:
-        road: whose lanes hold up to three.
-        more: of the traffic, for many and beside the road; None without it.
-        image: (H, W, 3).
-        mask: (H, W) bool.
-        bend: curvature and heading of the road.
-        glow: (H, W, 3) takes the light of their lamps at night; None by day.
+    Up to three in the road's lanes; with ``more``, the generator of the traffic, many and beside
+    the road. ``bend`` is curvature and heading of the road; ``glow`` (H, W, 3) takes the light of
+    their lamps at night.
     """
     rng, offsets, travelled = road.rng, road.offsets, road.travelled
     cars = []
@@ -201,18 +197,10 @@ def render_frame(
     conditions: Sequence[str] = CONDITIONS,
     share: float = SHARE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Render one frame.
+    """Render one frame: image (H, W, 3) uint8 RGB and mask (H, W) uint8, 1 on lane lines.
 
-    Args:
-        seed: of the whole set.
-        scene: number of the scene: road, weather, camera and traffic.
-        frame: number within the scene; the camera drives on.
-        size: (H, W) in pixels.
-        conditions: that may occur.
-        share: of the scenes that have each of them.
-
-    Returns:
-        image (H, W, 3) uint8 RGB and mask (H, W) uint8, 1 on lane lines.
+    A ``scene`` settles road, weather, camera and traffic; with each ``frame`` the camera drives on.
+    Each of the ``conditions`` is in a ``share`` of the scenes.
     """
     rng = np.random.default_rng([seed, scene])
     noise = np.random.default_rng([seed, scene, frame])

@@ -177,9 +177,7 @@ def make_columns(
 def widen(table: pd.DataFrame, finder: ImageFinder) -> pd.DataFrame:
     """Turn a line for each image and class (``7_rust``, 0 or 1) into one an image.
 
-    Args:
-        table: of two columns, where it is such a table.
-        finder: of the images.
+    Any other table is returned as it is.
     """
     import pandas as pd
 
@@ -207,12 +205,8 @@ def leave_splits_out(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return a table without the rows of the test split, and without columns of splits and folds.
 
-    Such a column is called ``split``, ``is_test``, ``fold`` or alike.
-
-    Args:
-        table: the rows of ``path``.
-        path: for the notes.
-        wanted: columns that the user named, which stay.
+    Such a column is called ``split``, ``is_test``, ``fold`` or alike. ``wanted`` are columns that
+    the user named, which stay.
     """
     notes = []
     for name in [name for name in table.columns if name not in wanted]:
@@ -269,11 +263,7 @@ def join_lines(
 ) -> tuple[list[int], Targets, str]:
     """Return the first line of each image, the targets of those, and a note.
 
-    Args:
-        images: of each line.
-        found: of each line; of several labels an image, they become those of all its lines.
-        table: the lines.
-        path: for messages.
+    Of several labels an image, the targets become those of all its lines.
 
     Raises:
         UserError: one class an image, and lines that say several; or lines that say no.

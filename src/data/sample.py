@@ -215,12 +215,8 @@ def read_aliases(
     """Read ``aliases.csv``; None means that no class has an alias.
 
     Blank lines are skipped, and a first line such as ``class,alias``; with such a header further
-    fields (evidence) are allowed. Names are compared in NFC.
-
-    Args:
-        path: the file.
-        classes: names that images have.
-        columns: names that only the sample submission has.
+    fields (evidence) are allowed. Names are compared in NFC. ``columns`` are names that only the
+    sample submission has.
 
     Raises:
         UserError: naming the line: not two names, or a name that is neither a class nor a column;

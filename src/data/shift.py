@@ -69,10 +69,7 @@ class ImageShift:
 def find_shift(features: np.ndarray, is_test: np.ndarray, *, seed: int = 0) -> ImageShift | None:
     """Tell test from train images by their features; None where either is too few.
 
-    Args:
-        features: (N, F) of readable images.
-        is_test: (N,) bool.
-        seed: of subsample, folds and bootstrap.
+    ``features`` (N, F) are of readable images, ``is_test`` (N,) is bool.
     """
     from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_predict

@@ -50,9 +50,7 @@ class Transform:
     def __call__(self, key: Sequence[int], **arrays: np.ndarray) -> dict[str, np.ndarray]:
         """Transform ``image`` (H, W, 3) uint8 and, where given, ``mask`` (H, W) alongside.
 
-        Args:
-            key: non-negative integers, for instance (seed, epoch, row); the same key repeats.
-            arrays: ``image=`` and optionally ``mask=``.
+        ``key`` are non-negative integers, for instance (seed, epoch, row); the same key repeats.
         """
         if self.random:
             generator = np.random.default_rng([_STREAM, *key])

@@ -37,15 +37,9 @@ def rasterise(segmentation: Segmentation, height: int, width: int) -> np.ndarray
 
 
 def fill_polygon(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Fill a polygon by the even-odd rule: a pixel belongs if its centre lies inside.
+    """Fill a polygon by the even-odd rule, bool (H, W): a pixel belongs if its centre lies inside.
 
-    Args:
-        points: (P, 2) of x, y; pixel (0, 0) covers 0..1 in both.
-        height: rows of the result.
-        width: columns of the result.
-
-    Returns:
-        bool (H, W).
+    ``points`` (P, 2) are x, y; pixel (0, 0) covers 0..1 in both.
     """
     x0, y0 = points.T
     x1, y1 = np.roll(points, -1, axis=0).T
@@ -134,9 +128,7 @@ class CocoDecoder:
 def read_coco(root: Path, *, merged: str = "") -> MaskIndex:
     """List the images with a class for every category that has masks; the rest is background.
 
-    Args:
-        root: the data folder.
-        merged: name of the one class that all categories are taken as; empty = a class for each.
+    ``merged`` names the one class that all categories are taken as; empty = a class for each.
 
     Raises:
         UserError: no annotations with their images, or damaged ones.
@@ -181,13 +173,8 @@ def list_images(
 ) -> tuple[list[Row], CocoDecoder]:
     """List the images and say how their masks are drawn.
 
-    Images of a test folder that no file lists are to be predicted.
-
-    Args:
-        root: that targets are relative to.
-        files: from :func:`load_annotations`.
-        labels: category name -> label.
-        notes: receives what is missing.
+    Images of a test folder that no file lists are to be predicted. Targets are relative to
+    ``root``; ``labels`` are by category; ``notes`` receive what is missing.
 
     Raises:
         UserError: none of the images is there, none of those has an annotation, or one is in two

@@ -37,15 +37,10 @@ def group_neighbours(
 ) -> dict[str, str]:
     """Group frames by the text before their last number, cut where that number jumps.
 
-    Args:
-        names: frame ids, in any order.
-        max_gap: numbers that differ by more than this are no neighbours.
-        block: longer runs are cut into equal parts of at most so many frames, since one endless
-            drive could not be folded. Each such cut parts two neighbours; a large block keeps
-            that rare.
-
-    Returns:
-        {name: group}; a name without a number is a group of its own.
+    Numbers that differ by more than ``max_gap`` are no neighbours. Longer runs are cut into equal
+    parts of at most ``block`` frames, since one endless drive could not be folded; each such cut
+    parts two neighbours, and a large block keeps that rare. Return {name: group}; a name without a
+    number is a group of its own.
     """
     series: dict[str, list[tuple[int, str]]] = {}
     groups: dict[str, str] = {}
@@ -77,16 +72,8 @@ def cut_finer(names: Sequence[str], groups: Sequence[str], least: int) -> tuple[
     """Cut groups of neighbouring frames into smaller blocks, where they are too few to fold.
 
     The blocks are as large as they can be. A sequence that has a name of its own among others and
-    one group is left whole.
-
-    Args:
-        names: frame ids.
-        groups: of each, from :func:`group_neighbours`.
-        least: number of groups that is needed.
-
-    Returns:
-        Groups of each frame and the size of the largest; the same groups and 0 where they
-        are enough, or where no block would be small enough.
+    one group is left whole. Return the groups of each frame and the size of the largest; the same
+    groups and 0 where they are ``least`` or more, or where no block would be small enough.
     """
     if len(set(groups)) >= least:
         return list(groups), 0
@@ -110,13 +97,8 @@ def find_series(names: Sequence[str]) -> list[str]:
 
     A series is what differs in the last number alone and has a number before it, as in
     "case012_slice3". Names are of series where there are ten or more of them and none has more than
-    a fifth of the names; years, as in "2007_000032", are fewer.
-
-    Args:
-        names: ids of images.
-
-    Returns:
-        The series of each name, "" for none.
+    a fifth of the names; years, as in "2007_000032", are fewer. Return the series of each name, ""
+    for none.
     """
     before = [split_number(name)[0] for name in names]
     count = Counter(text for text in before if _DIGITS.search(text))

@@ -43,13 +43,8 @@ def settle_labels(
     """Decide what the masks' values mean; all masks are looked at unless classes are named.
 
     Two values, 0 and any other, are background and foreground. 0..K-1 are class numbers and 255
-    beside them is void.
-
-    Args:
-        targets: the masks.
-        names: of the labels; empty = counted.
-        foreground: whether two labels are wanted: any number above 0 is foreground.
-        notes: receives what is odd.
+    beside them is void. Empty ``names`` are counted. With ``foreground`` two labels are wanted: any
+    number above 0 is foreground. ``notes`` receive what is odd.
 
     Raises:
         UserError: two labels but not two names, or values that are no class numbers.
@@ -160,13 +155,8 @@ def settle_colours(
 ) -> Labels:
     """Decide what the colours of masks mean: by a table, or one colour on black.
 
-    Args:
-        coloured: a mask that holds colours.
-        targets: the masks.
-        names: of the labels, if they are said elsewhere.
-        foreground: whether every colour but black is foreground.
-        colours: the table.
-        notes: receives what is assumed.
+    ``coloured`` is a mask that holds colours; ``names`` are said elsewhere, if at all. With
+    ``foreground`` every colour but black is foreground. ``notes`` receive what is assumed.
 
     Raises:
         UserError: several colours and no table.
@@ -196,9 +186,8 @@ def decode_any_colour(path: Path) -> np.ndarray:
 def decode_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
     """Read class numbers (H, W), uint8 where they fit.
 
-    Args:
-        path: whatever ``decode_mask`` or ``read_form`` takes.
-        num_classes: labels must be below it, or ``VOID``.
+    Of whatever ``decode_mask`` or ``read_form`` takes; given ``num_classes``, labels must be below
+    it, or ``VOID``.
 
     Raises:
         UserError: an unreadable mask, or unknown labels.
@@ -237,9 +226,7 @@ def decode_soft(path: Path) -> np.ndarray:
 def decode_any(path: Path, *, void: bool) -> np.ndarray:
     """Read a mask of numbers as labels 0 and 1, 1 where it is above 0.
 
-    Args:
-        path: the mask.
-        void: whether 255 is void; else it is foreground too.
+    With ``void`` 255 is void; else it is foreground too.
     """
     mask = decode_labels(path)
     if mask.max() <= 1:

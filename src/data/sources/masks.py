@@ -248,10 +248,8 @@ def list_files(
 ) -> dict[str, Path]:
     """List the files of ``folder``, sorted, as {NFC id: path}.
 
-    Args:
-        folder: may be missing, then nothing is listed.
-        suffixes: lower-case endings to keep; hidden files are left out.
-        key: stem -> id, or None to leave the file out.
+    ``folder`` may be missing; ``suffixes`` are lower-case endings to keep; hidden files are left
+    out. ``key`` makes an id of a stem, or None to leave the file out.
 
     Raises:
         UserError: two files share an id (``7.jpg`` and ``7.png``).

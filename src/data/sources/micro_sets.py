@@ -296,9 +296,7 @@ _CARDD_KNOWN = {"train": 2816, "valid": 810, "test": 374}
 def read_cardd(root: Path, *, binary: bool = False) -> MaskIndex:
     """List the photographs in the set's own split.
 
-    Args:
-        root: see the layout above.
-        binary: damage against none, instead of the six kinds.
+    With ``binary`` they are damage against none, instead of the six kinds.
 
     Raises:
         UserError: no annotations, or categories other than the six.

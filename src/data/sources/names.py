@@ -47,17 +47,10 @@ def match_masks(
 
     An equal id counts first; then an id that is equal in any case and without words such as in
     ``7_mask`` or ``img_7``; then such a name in another folder; then an affix that all masks have;
-    then the one image of its folder.
-    ``7_mask_1``, ``7_mask_2``, and masks of such a folder, are parts of one.
-
-    Args:
-        images: {id: path}.
-        masks: {id: path}.
-        notes: receives what was matched by the other rules.
-        parts: receives the further parts of a mask, by its first.
-
-    Returns:
-        {id: path of the mask}; a mask without an image keeps its own id.
+    then the one image of its folder. ``7_mask_1``, ``7_mask_2``, and masks of such a folder, are
+    parts of one. Return {id: path of the mask}; a mask without an image keeps its own id. ``notes``
+    receive what was matched by the other rules, ``parts`` the further parts of a mask, by its
+    first.
 
     Raises:
         UserError: two masks for one image, or no mask has an image at all.
@@ -195,9 +188,7 @@ def strip_all(name: str) -> str:
 def part_masks(files: Sequence[Path], *, twins: bool) -> set[Path]:
     """Return the masks among files that lie beside their images: ``7_mask.png`` of ``7.jpg``.
 
-    Args:
-        files: images and masks.
-        twins: whether ``7.png`` is the mask of ``7.jpg``, too; it is where all have a grey one.
+    With ``twins`` ``7.png`` is the mask of ``7.jpg``, too; it is where all have a grey one.
     """
     worded = {path for path in files if _strip(path.stem, _MASK_AFFIX) != path.stem}
     plain = {path.parent for path in files if _IMAGE_NAME.fullmatch(path.stem)}
@@ -246,10 +237,8 @@ class Locator:
     def find(self, name: str, near: Sequence[Path], split: str = "") -> str | None:
         """Return the POSIX path below the root of the image, None where there is none.
 
-        Args:
-            name: as the annotation writes it.
-            near: folders to look in first.
-            split: of the annotation; a file of another split is not meant.
+        ``name`` is as the annotation writes it; folders ``near`` are looked in first. A file of
+        another split than the annotation's is not meant.
 
         Raises:
             UserError: two files fit equally well.
@@ -349,12 +338,8 @@ def read_split_lists(root: Path, known: Collection[str]) -> dict[str, str]:
     """Read the lists of ``root`` as {id: split}; {} where none exists.
 
     A line names an image by its id, its file name or a path; a blank may be part of the name, or
-    part it from what follows.
-
-    Args:
-        root: the data folder.
-        known: ids of the images, or {id: path}, by which they may be listed too; a line that names
-            none of them is kept by its first word.
+    part it from what follows. ``known`` are ids of the images, or {id: path}, by which they may be
+    listed too; a line that names none of them is kept by its first word.
 
     Raises:
         UserError: one image stands in two lists, or no line names an image.

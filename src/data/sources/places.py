@@ -73,11 +73,8 @@ def read_place(folders: Sequence[str], *, loose: bool = True) -> Place:
     """Read the names of the folders of a file, outermost first.
 
     The kind is what the innermost ``images`` or ``masks`` says, else the outermost name that says
-    one; the split is the outermost.
-
-    Args:
-        folders: the names.
-        loose: whether a name that says more, as ``polyps_with_GT``, may say a kind too.
+    one; the split is the outermost. With ``loose`` a name that says more, as ``polyps_with_GT``,
+    may say a kind too.
     """
     names = [_read_name(folder) for folder in folders]
     kinds = [place for place, name in enumerate(names) if name.kind]

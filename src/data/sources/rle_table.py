@@ -81,10 +81,8 @@ class RunsDecoder:
 def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") -> MaskIndex:
     """List the images of the table; those of a test folder are to be predicted.
 
-    Args:
-        root: the data folder.
-        rows: whether pixels are counted along the rows; None = as masks hang together better.
-        merged: name of the one class that all are taken as; empty = a class for each.
+    With ``rows`` pixels are counted along the rows; None = as masks hang together better.
+    ``merged`` names the one class that all are taken as; empty = a class for each.
 
     Raises:
         UserError: no such table, missing images, or cells that are no run lengths.
