@@ -39,16 +39,11 @@ class Suggestion:
 def suggest_aliases(log_probs: Array, targets: Array, classes: Sequence[str]) -> list[Suggestion]:
     """Return the pairs of classes that the predictions cannot tell apart, worst first.
 
-    A pair is looked at when at least ``MIN_SHARE`` of its probability goes to the other name. It
-    is proposed when, among the two, the choice is hardly better than a guess by frequency, twice:
-    with L the mean log loss of that choice and H that of the guess, 1 - L / H < ``MAX_SKILL`` at
-    the upper end of a 95 % interval of L's mean; and fewer than half of the choices that such a
-    guess gets wrong are put right.
-
-    Args:
-        log_probs: (N, K) out-of-fold log probabilities.
-        targets: (N,) class numbers.
-        classes: K names.
+    A pair is looked at when at least ``MIN_SHARE`` of its probability goes to the other name. It is
+    proposed when, among the two, the choice is hardly better than a guess by frequency, twice: with
+    L the mean log loss of that choice and H that of the guess, 1 - L / H < ``MAX_SKILL`` at the
+    upper end of a 95 % interval of L's mean; and fewer than half of the choices that such a guess
+    gets wrong are put right. ``log_probs`` (N, K) are out of fold, ``targets`` (N,) class numbers.
     """
     num_classes = len(classes)
     counts = np.bincount(targets, minlength=num_classes)

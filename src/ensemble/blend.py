@@ -117,9 +117,7 @@ def uniform_weights(members: Sequence[Member]) -> Array:
 def prior_weights(members: Sequence[Member], priors: Mapping[str, float]) -> Array:
     """Return weights in proportion to each model's prior, shared equally by its views.
 
-    Args:
-        members: (model, view) pairs.
-        priors: model → prior weight; a model without one gets the mean of the others.
+    ``priors`` are model → prior weight; a model without one gets the mean of the others.
     """
     models = [model for model, _ in members]
     known = [priors[m] for m in dict.fromkeys(models) if priors.get(m, 0) > 0]
@@ -140,9 +138,8 @@ def greedy(table: Array, *, steps: int = 50) -> Array:
 
     Source: Caruana et al. 2004, https://doi.org/10.1145/1015330.1015432, without bagging.
 
-    Args:
-        table: (N, M + 2); the floors are not offered.
-        steps: members taken at most; the best prefix is returned.
+    The floors of ``table`` (N, M + 2) are not offered. At most ``steps`` members are taken; the
+    best prefix is returned.
     """
     probs = scaled_probs(table[:, :-NUM_FLOORS])[0].astype(np.float32)
     total = np.zeros(len(probs), dtype=np.float32)
@@ -164,10 +161,8 @@ def convex(
 ) -> tuple[Array, Mixture]:
     """Solve for the best weights; return them and the certified solution.
 
-    Args:
-        table: (N, M + 2).
-        columns: (M + 2,) bool, which columns may have weight; None means all.
-        start: (M + 2,) first guess.
+    Of ``table`` (N, M + 2) the ``columns`` (M + 2,) bool may have weight, None = all; ``start`` is
+    a first guess (M + 2,).
     """
     columns = np.ones(table.shape[1], dtype=bool) if columns is None else columns
     guess = None if start is None or start[columns].sum() <= 0 else start[columns]
@@ -232,13 +227,8 @@ def compare_methods(
 ) -> tuple[list[Method], Mixture]:
     """Weigh the members in every way that pools linearly and does not calibrate.
 
-    Args:
-        members: (model, view) pairs.
-        tables: from ``build_tables``.
-        priors: model → prior weight.
-
-    Returns:
-        The methods, the convex one last, and its certified solution.
+    Return the methods, the convex one last, and its certified solution. ``priors`` are model →
+    prior weight.
     """
     table, parts = tables.raw, tables.parts
     fits = {
@@ -273,12 +263,8 @@ def contributions(members: Sequence[Member], table: Array, weights: Array) -> li
     """Return rows (kind, name, weight, loss alone, loss gained by having it).
 
     What is gained compares the best weights with and without the model or view, on the rows they
-    are fitted on; alone means only its members, equally weighted.
-
-    Args:
-        members: (model, view) pairs.
-        table: (N, M + 2) log p(true class), as in :class:`Tables`.
-        weights: (M + 2,) of the convex method.
+    are fitted on; alone means only its members, equally weighted. ``table`` (N, M + 2) is log
+    p(true class), as in :class:`Tables`; ``weights`` (M + 2,) are those of the convex method.
     """
     full = _mean(table, weights)
     rows: list[list[object]] = []

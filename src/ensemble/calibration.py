@@ -74,9 +74,8 @@ class TestTally:
     def add(self, log_probs: Array, posterior: Array) -> None:
         """Add R rows.
 
-        Args:
-            log_probs: (R, K) what is submitted.
-            posterior: (R, K) log of what is believed; the same unless labels have shifted.
+        ``log_probs`` (R, K) are submitted; ``posterior`` (R, K) is the log of what is believed, the
+        same unless labels have shifted.
         """
         belief = np.exp(posterior.astype(np.float64))
         surprise = -log_probs.astype(np.float64)
@@ -97,10 +96,7 @@ class TestTally:
 def summarise_oof(log_probs: Array, targets: Array, groups: Array | None = None) -> OofSummary:
     """Return what nested OOF predictions (N, K) say about calibration.
 
-    Args:
-        log_probs: (N, K).
-        targets: (N,) class numbers.
-        groups: (N,) text; rows of a group are no independent evidence. "" or None = none.
+    Rows of one of the ``groups`` (N,), text, are no independent evidence; "" or None = none.
     """
     num_rows, num_classes = log_probs.shape
     losses = true_losses(log_probs, targets)

@@ -207,10 +207,7 @@ def _log(probs: Array) -> Array:
 def find_candidates(board: Board, *, trials: int, seed: int) -> list[Candidate]:
     """Return the candidates, the convex blend first and those of Optuna's structures last.
 
-    Args:
-        board: rows to judge on.
-        trials: structures that Optuna tries at most, fewer where the board is large; 0 = none.
-        seed: of its sampler.
+    Optuna tries at most ``trials`` structures, fewer where the board is large; 0 = none.
     """
     trials = min(trials, max(_LEAST_TRIALS, 10 * _BOARD_VALUES // board.raw.size))
     start = full_structure(board.oof.members)

@@ -130,9 +130,7 @@ def mean_blend(oof: Oof) -> Blend:
 def diagnose(oof: Oof, blend: Blend) -> Diagnosis:
     """Read every member's logits once.
 
-    Args:
-        oof: the predictions.
-        blend: its members with weight are among those of ``oof``.
+    The members of ``blend`` with weight are among those of ``oof``.
     """
     num_rows, num_members = len(oof.targets), len(oof.members)
     firsts = [oof.members.index(next(m for m in oof.members if m[0] == model))

@@ -171,10 +171,8 @@ def split_cells(
 ) -> tuple[set[str], str, tuple[str, str, str]]:
     """Return the words of cells of several classes, what separates them, and what is around.
 
-    Args:
-        cells: of the sample, not empty: ``a b``, ``a|b``, ``[1, 4]``, ``['a', 'b']``.
-        classes: K class names.
-        known: every name of a class.
+    ``cells`` are those of the sample, not empty: ``a b``, ``a|b``, ``[1, 4]``, ``['a', 'b']``.
+    ``known`` has every name of a class.
     """
     brackets = next(
         (cell[0] + cell[-1] for cell in cells if re.fullmatch(r"\[.*\]|\{.*\}", cell)), ""
@@ -263,11 +261,8 @@ def find_label_form(
 ) -> Form:
     """Recognise the form that a sample of several labels an image asks for.
 
-    Args:
-        sample: None where there is none.
-        labels: L names.
-        holds: what the metric scores: ``probabilities`` or ``labels``.
-        ids: test ids, for the long form.
+    ``holds`` is what the metric scores, probabilities or labels; ``ids`` are the test's, for the
+    long form.
 
     Raises:
         UserError: the sample names what is no label.

@@ -93,16 +93,7 @@ def row_blocks(num_rows: int, num_classes: int) -> Iterator[Array]:
 
 
 def pool_arrays(kind: str, log_probs: Array, weights: Array) -> Array:
-    """Pool members.
-
-    Args:
-        kind: "linear" or "log".
-        log_probs: (M, R, K) float32.
-        weights: (M,).
-
-    Returns:
-        (R, K) normalised float32 log probabilities.
-    """
+    """Pool members (M, R, K) by ``weights`` (M,): normalised float32 log probabilities (R, K)."""
     assert kind in ("linear", "log"), kind
     total = np.zeros(log_probs.shape[1:], dtype=np.float32)
     for weight, member in zip(weights, log_probs, strict=True):
@@ -139,12 +130,7 @@ def member_log_probs(
     """Return one member's float32 log probabilities (R, K) from its logits (R, K0).
 
     Columns of the same class are added up first; the temperature then acts on the K classes.
-
-    Args:
-        logits: (R, K0).
-        temperature: the member's own.
-        columns: (K0,) the merged class of each column.
-        num_classes: K.
+    ``columns`` (K0,) are the merged class of each column.
     """
     if num_classes == len(columns):
         return log_softmax(logits, temperature)
@@ -153,15 +139,9 @@ def member_log_probs(
 
 
 def merge_columns(log_probs: Array, columns: Sequence[int], num_classes: int) -> Array:
-    """Add up the probabilities of columns that stand for the same class.
+    """Add up the probabilities of columns of the same class: logarithms (R, K0) to (R, K).
 
-    Args:
-        log_probs: (R, K0).
-        columns: (K0,) for each column the merged class it belongs to, below ``num_classes``.
-        num_classes: K.
-
-    Returns:
-        (R, K) log probabilities.
+    ``columns`` (K0,) are the merged class of each column, below ``num_classes``.
     """
     merged = np.full((len(log_probs), num_classes), -np.inf, dtype=np.float32)
     target = np.asarray(columns)
@@ -349,10 +329,8 @@ def fit_calibration(
 ) -> tuple[float, tuple[float, float]]:
     """Return the temperature and the weights of the two floors with the lowest loss.
 
-    Args:
-        true_at: temperature → (R,) log probability of the true class.
-        floors: (R, 2) the same of the uniform distribution and of the class frequencies.
-        prior: (K,) class frequencies.
+    ``true_at`` returns the log probabilities (R,) of the true class at a temperature; ``floors``
+    (R, 2) are the same of the uniform distribution and of the class frequencies, ``prior`` (K,).
     """
     from scipy.optimize import minimize_scalar
 
@@ -376,12 +354,9 @@ def fit_floors(log_probs: Array, floors: Array, prior: Array) -> Mixture:
     One imaginary row is added, of any class, which the prediction holds impossible. So no
     prediction is surer than its number of rows can prove (Laplace's rule of succession: a mistake
     not yet seen in n rows has a chance of about 1 / n). It costs 1 / n nats a row where no mistake
-    comes; it caps what one mislabelled image costs.
-
-    Args:
-        log_probs: (R,) log probability of the true class.
-        floors: (R, 2) the same of the uniform distribution and of the class frequencies.
-        prior: (K,) class frequencies.
+    comes; it caps what one mislabelled image costs. ``log_probs`` (R,) are of the true class,
+    ``floors`` (R, 2) the same of the uniform distribution and of the class frequencies, ``prior``
+    (K,).
     """
     imaginary = [-MAX_LOSS, -np.log(len(prior)), np.log(np.maximum(prior, TINY)).mean()]
     table = np.vstack([np.column_stack([log_probs, floors]), imaginary])
@@ -391,10 +366,8 @@ def fit_floors(log_probs: Array, floors: Array, prior: Array) -> Mixture:
 def floored_losses(log_probs: Array, floors: Array, shares: tuple[float, float]) -> Array:
     """Return (R,) losses of predictions mixed with the floors, clipped as the grader clips.
 
-    Args:
-        log_probs: (R,) log probability of the true class.
-        floors: (R, 2) the same of the floors.
-        shares: weights of the floors.
+    ``log_probs`` (R,) are of the true class, ``floors`` (R, 2) the same of the floors, ``shares``
+    the floors' weights.
     """
     table = np.column_stack([log_probs, floors])
     losses = mixture_losses(table, np.array([1.0 - sum(shares), *shares]))

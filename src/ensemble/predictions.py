@@ -99,16 +99,8 @@ def save_oof(
 ) -> None:
     """Write one ``oof.npz``, uncompressed so that it can be mapped.
 
-    Args:
-        path: the file.
-        logits: (V, n, K0); kept as float16, clipped to its range.
-        ids: (n,) text.
-        targets: (n,) class numbers, or (n, K0) of 0 and 1 where a row may have several labels.
-        views: V names.
-        classes: K0 names.
-        fold: the fold held out.
-        config_hash: names what the run was taught.
-        folds_hash: names the folds.
+    ``logits`` (V, n, K0) are kept as float16, clipped to its range. ``targets`` are class numbers
+    (n,), or (n, K0) of 0 and 1 where a row may have several labels.
     """
     assert logits.shape == (len(views), len(ids), len(classes)), logits.shape
     largest = float(np.finfo(np.float16).max)
@@ -317,12 +309,8 @@ def open_test_run(
 ) -> TestRun:
     """Map the test logits of one run.
 
-    Args:
-        folder: ``output/<model>/fold<k>``.
-        num_rows: rows of the test index.
-        ids_hash: hash of its ids, which the sidecar must repeat.
-        classes: class list the blend was fitted with, before merging.
-        views: those needed.
+    ``folder`` is ``output/<model>/fold<k>``, whose sidecar must repeat ``ids_hash``. ``classes``
+    are those the blend was fitted with, before merging, ``views`` those needed.
 
     Raises:
         UserError: missing, incomplete, of other images or other classes.

@@ -42,11 +42,8 @@ def open_study(
 ) -> Study:
     """Return the study ``name`` of a storage, made if absent.
 
-    Args:
-        storage: URL of a database (``mysql://…``, ``sqlite:///…``), or a file on a shared disk.
-        name: of the study; another name shares nothing.
-        direction: ``minimize`` or ``maximize``.
-        pruner: of Optuna.
+    ``storage`` is the URL of a database (``mysql://…``, ``sqlite:///…``), or a file on a shared
+    disk. A study of another ``name`` shares nothing.
 
     Raises:
         UserError: the storage cannot be reached, or its driver is not installed.

@@ -113,12 +113,8 @@ def write_submission(
 ) -> None:
     """Write the submission block by block, read it back, and only then put it in place.
 
-    Args:
-        path: the file; whatever stood there stays until the new one is proved.
-        id_column: name of the first column.
-        ids: N ids in order.
-        columns: from ``match_columns``.
-        predict: gives log probabilities (R, K) of a slice of rows.
+    ``columns`` come from ``match_columns``; ``predict`` returns log probabilities (R, K) of a slice
+    of rows.
 
     Raises:
         UserError: what was read back is not what a grader accepts.
@@ -164,13 +160,8 @@ def check_submission(
 ) -> None:
     """Read a submission and prove it: header, ids in order, finite, in (0, 1], rows sum to 1.
 
-    Args:
-        path: file to read.
-        id_column: name of the first column.
-        ids: N ids in order.
-        names: J class columns.
-        complete: whether every class has a column; if not, rows may sum to less than 1.
-        name: how messages call the file.
+    Where not every class has a column (``complete``), rows may sum to less than 1. ``name`` is how
+    messages call the file.
 
     Raises:
         UserError: the first thing that is wrong.
@@ -205,12 +196,8 @@ def write_form(
 ) -> None:
     """Write a submission in its form, read it back, and only then put it in place.
 
-    Args:
-        path: the file; whatever stood there stays until the new one is proved.
-        form: from :func:`find_form`.
-        ids: N ids in order.
-        predict: gives log probabilities (R, K) of a slice of rows.
-        decision: what becomes of them, for labels and lists.
+    ``predict`` returns log probabilities (R, K) of a slice of rows; ``decision`` is what becomes of
+    them, for labels and lists.
 
     Raises:
         UserError: what was read back is not what was to be written.
@@ -284,12 +271,7 @@ def write_labels(
 ) -> None:
     """Write a submission of several labels an image, read it back, and only then put it in place.
 
-    Args:
-        path: the file; whatever stood there stays until the new one is proved.
-        form: from :func:`find_label_form`.
-        ids: N ids in order.
-        log_probs: (N · L, 2) of pairs.
-        decision: what becomes of them.
+    ``log_probs`` (N · L, 2) are those of pairs.
 
     Raises:
         UserError: what was read back is not what was to be written.

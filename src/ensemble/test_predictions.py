@@ -132,11 +132,8 @@ def averaging_gain(predictor: EnsemblePredictor, metric: Metric, decision: Decis
 def expected_gain(folds: Array, mean: Array, metric: Metric, decision: Decision) -> float:
     """Return the mean of :func:`averaging_gain` over draws of labels.
 
-    Args:
-        folds: (S, R, K) log probabilities of every fold's networks.
-        mean: (R, K) of their average.
-        metric: what is scored.
-        decision: what is submitted.
+    ``folds`` (S, R, K) are log probabilities of every fold's networks, ``mean`` (R, K) of their
+    average.
     """
     rng = np.random.default_rng(0)
     probs = np.exp(mean.astype(np.float64))
@@ -200,10 +197,7 @@ def save_predictions(
 ) -> BlendedPredictions:
     """Predict all rows block by block, into an ``.npy`` of log probabilities (N, K) float32.
 
-    Args:
-        path: the file.
-        predictor: all test logits.
-        progress: called with the number of rows after each block.
+    ``progress`` is called with the number of rows after each block.
     """
     num_classes = len(predictor.blend.prior)
     averaging = Averaging(*np.empty((3, predictor.num_rows)))

@@ -136,12 +136,8 @@ def restrict(
     """Return the blend without the other models and views, and the share of weight that moved.
 
     A view's weight goes to the kept views of its model in proportion (to the first one where none
-    had weight); the kept members together weigh what all weighed before.
-
-    Args:
-        blend: fitted on all members.
-        models: those to keep; empty means all.
-        views: those to keep, at whatever size; empty means all.
+    had weight); the kept members together weigh what all weighed before. ``models``, and ``views``
+    at whatever size, are those to keep; empty means all.
 
     Raises:
         UserError: nothing with weight is left.
@@ -236,9 +232,7 @@ def read_weights(path: Path) -> Weights:
 def read_forecast(path: Path, *, blend: Path | None = None) -> Json:
     """Read ``prediction.json``, the forecast of the last submission.
 
-    Args:
-        path: the file.
-        blend: ``weights.json`` that it must be of.
+    ``blend`` is the ``weights.json`` that it must be of.
 
     Raises:
         FileNotFoundError: there is none.
