@@ -51,9 +51,7 @@ DEFAULT_WEIGHT = 0.3
 def role_config(config: DistillConfig, role: str) -> DistillConfig:
     """Return ``config`` with every option that does not shape ``role`` at its default.
 
-    Args:
-        config: of the whole distillation.
-        role: ``student``, ``teacher``, or anything else for a taught student.
+    ``role`` is student, teacher, or anything else for a taught student.
     """
     idle = [*OF_RUNS, "teacher_epochs"]
     if role == "teacher" and config.teacher_epochs:
@@ -127,13 +125,9 @@ def train_role(
 ) -> tuple[Run, Done]:
     """Train one role unless it is finished; return its run and what it left.
 
-    Args:
-        config: of the distillation; for a taught student, with its weights.
-        role: ``student``, ``teacher``, ``distilled`` or another taught student's name.
-        field: segmentation or classification.
-        output: folder of the track.
-        runtime: device.
-        name: first part of the runs' names.
+    ``config`` is that of the distillation, for a taught student with its weights; ``role`` is
+    student, teacher, distilled or another taught student's name. ``name`` is the first part of the
+    runs' names.
     """
     own = role_config(config, role)
     run = output.run(f"{name}-{role}", parse_fold(config.fold))
@@ -222,8 +216,7 @@ def _scores(row: Mapping[str, float], done: Done) -> dict[str, float]:
 def print_table(results: Mapping[str, Sequence[tuple[Run, Done]]]) -> None:
     """Print best and final scores of every role, mean ± std where there are several seeds.
 
-    Args:
-        results: role → (run, content of ``finished.json``) of every seed.
+    ``results`` are role → (run, content of ``finished.json``) of every seed.
     """
     tables = {role: [best_and_final(done) for _, done in runs] for role, runs in results.items()}
     known = {key for pairs in tables.values() for key in pairs[0][0]}
@@ -255,12 +248,8 @@ def compare_roles(
 ) -> Difference:
     """Bootstrap the difference of two roles' mean score over seeds, images paired.
 
-    Whole groups of frames are resampled where there are at least five of them, else images.
-
-    Args:
-        first: runs of role A, one a seed.
-        second: runs of role B.
-        statistic: a name in ``STATISTICS``.
+    Whole groups of frames are resampled where there are at least five of them, else images. Both
+    roles have one run a seed; ``statistic`` is a name in ``STATISTICS``.
 
     Raises:
         UserError: the runs held out different images.
@@ -314,12 +303,7 @@ def tune(
 ) -> DistillConfig:
     """Search the weights of the active terms and the temperature; return the best config.
 
-    Args:
-        config: of the distillation; ``tune`` is the number of trials in all.
-        field: segmentation or classification.
-        output: folder of the track.
-        runtime: device.
-        name: first part of the runs' names.
+    ``config.tune`` is the number of trials in all; ``name`` is the first part of the runs' names.
     """
     import optuna
 

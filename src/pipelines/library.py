@@ -167,9 +167,7 @@ class Ensemble:
     ) -> npt.NDArray[np.float32]:
         """Return probabilities (N, K) of N images.
 
-        Args:
-            decoded: the images.
-            dtype: of the logits that are pooled; None = float16, which files keep.
+        ``dtype`` is that of the logits that are pooled; None = float16, which files keep.
         """
         weights = self.weights
         runs: dict[str, list[TestRun]] = {}
@@ -194,10 +192,7 @@ def load_run(
 ) -> ClassifierRun | MaskRun:
     """Load a finished run, ``output/<model>/fold<k>`` of any script.
 
-    Args:
-        folder: the run's folder.
-        device: auto, cuda, mps, xpu or cpu.
-        precision: auto (as trained), fp32, bf16 or fp16.
+    ``device`` is auto, cuda, mps, xpu or cpu; ``precision`` auto (as trained), fp32, bf16 or fp16.
 
     Raises:
         UserError: no such run, not finished, or damaged.
@@ -228,10 +223,8 @@ def load_ensemble(
 ) -> Ensemble:
     """Load the blend of ``weights.json`` with all networks that it gives weight.
 
-    Args:
-        output_dir: where training and blending have written.
-        device: auto, cuda, mps, xpu or cpu.
-        precision: auto (as trained), fp32, bf16 or fp16.
+    ``output_dir`` is where training and blending have written; the others are those of
+    :func:`load_run`.
 
     Raises:
         UserError: no blend, a fold that is missing or was trained otherwise, a forecast of another

@@ -183,10 +183,7 @@ def read_set(config: MicroConfig, where: MicroSet) -> masks.MaskData:
 def build_task(config: MicroConfig, data: masks.MaskData, images: Sequence[int]) -> Segmentation:
     """Build the task: cross-entropy, the less of it the more classes, and the track's own score.
 
-    Args:
-        config: of one run.
-        data: the set.
-        images: (K,) training images that hold each class.
+    ``images`` (K,) are the training images that hold each class.
     """
     spec = config.loss or f"{1 / (data.index.num_classes - 1)!r} ce + protocol"
     if config.loss and config.set_losses:
@@ -205,15 +202,8 @@ def train_run(
 ) -> Finished:
     """Train one set with one seed, unless it is finished.
 
-    Args:
-        config: of the whole command; ``teacher`` is the name of the runs that teach.
-        where: the set.
-        seed: of weights and order.
-        name: first part of the run's name.
-        output: folder of the track.
-
-    Returns:
-        The run and the content of its ``finished.json``.
+    ``config`` is the whole command's; its ``teacher`` is the name of the runs that teach. ``name``
+    is the first part of the run's. Return the run and the content of its ``finished.json``.
     """
     own = run_config(config, where, seed)
     run = run_of(own, name, where, seed, output)
@@ -277,11 +267,7 @@ def mean_over_sets(results: Mapping[str, Sequence[Finished]]) -> list[float]:
 
 
 def score_table(results: Mapping[str, Sequence[Finished]]) -> str:
-    """Return the table.
-
-    Args:
-        results: set → its runs, one a seed, all sets with the same seeds.
-    """
+    """Return the table of set → its runs, one a seed, all sets with the same seeds."""
     rows = []
     for name, runs in results.items():
         kept = [chosen(done) for _, done in runs]

@@ -115,11 +115,7 @@ def write_report(
 ) -> Path:
     """Write the report as Markdown and return its path.
 
-    Args:
-        config: of the whole command.
-        sets: trained.
-        results: set → its runs, one a seed.
-        path: of the report.
+    ``results`` are set → its runs, one a seed.
     """
     net = config.net or config.model
     built = [build_micro(net, BUDGET_CLASSES, dataset=s.name, drop=config.drop) for s in sets]

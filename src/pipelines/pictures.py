@@ -58,16 +58,9 @@ def draw_overlay(
     *,
     background: int | None = 0,
 ) -> np.ndarray:
-    """Tint the labels over the image and draw the true outlines in white.
+    """Tint the labels over the image, (H, W, 3) uint8 RGB, and draw the true outlines in white.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mask: predicted labels (H, W).
-        target: true labels (H, W), or None.
-        background: label that is not tinted, as void is not; None to tint all.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    ``background`` is not tinted, as void is not; None tints all.
     """
     assert image.shape[:2] == mask.shape, f"image {image.shape}, mask {mask.shape}"
     tinted = ~np.isin(mask, [VOID] if background is None else [background, VOID])
@@ -85,11 +78,8 @@ def make_gallery(
 ) -> np.ndarray:
     """Lay pictures out in rows with a caption above each: (H, W, 3) uint8 RGB.
 
-    Args:
-        tiles: (h, w, 3) uint8 RGB each, of any size.
-        captions: one each; characters beyond ASCII show as "?".
-        columns: tiles in a row.
-        width: of a tile in pixels; its height follows the first tile's shape.
+    Tiles (h, w, 3) uint8 RGB may be of any size: all get ``width`` px and the shape of the first.
+    Of captions, characters beyond ASCII show as "?".
     """
     assert tiles and len(tiles) == len(captions), "one caption for each picture"
     height = round(width * tiles[0].shape[0] / tiles[0].shape[1])

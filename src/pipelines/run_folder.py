@@ -128,12 +128,7 @@ def refuse_other_data(run: Run, config: EngineConfig) -> None:
 
 
 def lost_files(run: Run, done: Done) -> list[str]:
-    """Return the names of a finished run's files that are not there, or not what was written.
-
-    Args:
-        run: the run.
-        done: content of ``finished.json``.
-    """
+    """Return the names of a finished run's files that are not there, or not what was written."""
     files = done.get("files", {})
     return sorted(name for name in files if not _is_whole(run.folder / name, files[name]))
 

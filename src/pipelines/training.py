@@ -48,13 +48,9 @@ def run_loader(
 ) -> Loader:
     """Build a loader of a run's rows.
 
-    Args:
-        config: options.
-        runtime: device and processes.
-        num_rows: of the dataset.
-        open_rows: (loader processes, training processes on this machine) → the dataset.
-        eval_batch_size: batch size in each process, rows in their order; 0 = training: effective
-            batches, shuffled anew each epoch.
+    ``open_rows`` takes the numbers of loader processes and of training processes on this machine.
+    ``eval_batch_size`` is that of each process, rows in their order; 0 = training: effective
+    batches, shuffled anew each epoch.
     """
     device, world = runtime.device.type, runtime.num_processes
     workers = default_num_workers(device) if config.num_workers < 0 else config.num_workers
@@ -71,11 +67,7 @@ def worst_mistakes(
 ) -> Draw | None:
     """Return a function model → {"worst_mistakes": gallery}, of a sample of the held-out images.
 
-    Args:
-        loader: of the held-out images, in order; None = none are held out, nothing is drawn.
-        task: says what a prediction is.
-        classes: names of the classes, of the masks' too.
-        runtime: device and precision.
+    ``loader`` gives the held-out images in order; None = none are held out, nothing is drawn.
     """
     if loader is None:
         return None

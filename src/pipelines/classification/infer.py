@@ -151,10 +151,6 @@ RESOLVED = {"timm_id": str, "classes": list, "image_size": int}
 def load_fold(run: Run, config: InferConfig) -> TrainedFold:
     """Build the network of a finished fold with its best weights.
 
-    Args:
-        run: its folder.
-        config: device, precision, workers, batch size.
-
     Raises:
         UserError: missing, damaged, or weights of another network.
     """
@@ -241,13 +237,9 @@ def infer_fold(
 ) -> None:
     """Write ``test_logits.npy`` and ``test.json`` of one fold of one model.
 
-    Args:
-        config: device, precision, workers, batch size.
-        run: its finished folder.
-        index: test images.
-        views: names of the views, the upright one first.
-        threshold: of :meth:`TrainedFold.predict`.
-        images: those of ``index``, shared by the folds of one size; None = decoded here.
+    The upright view is the first of ``views``; ``threshold`` is that of
+    :meth:`TrainedFold.predict`. ``images`` are those of ``index``, shared by the folds of one size;
+    None = decoded here.
     """
     fold = load_fold(run, config)
     images = images or DecodedImages(index.root, index.table["image"].tolist(), fold.num_workers)

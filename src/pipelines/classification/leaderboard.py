@@ -63,10 +63,8 @@ COLUMNS = tuple(field.name for field in fields(Entry))
 def record(output: Output, said: str) -> Entry:
     """Add what the leaderboard said of a submission to ``submissions.csv`` and return the row.
 
-    Args:
-        output: folder of everything.
-        said: kind and score, then for an earlier submission the start of its hash; the same kind of
-            the same submission is replaced.
+    ``said`` is kind and score, then for an earlier submission the start of its hash; the same kind
+    of the same submission is replaced.
 
     Raises:
         UserError: not of that form, no forecast of the submission, or a damaged file.

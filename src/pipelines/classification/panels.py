@@ -296,11 +296,8 @@ def mistakes(
 ) -> dict[str, list[Html]]:
     """Show the most confused pairs and the costliest rows, with photographs where data are there.
 
-    Args:
-        found: the study.
-        root: data folder, None where it is not there.
-        examples: photographs of costly rows.
-        heat: draws what a network looked at.
+    ``root`` is None where the data are not there. Of costly rows so many ``examples`` are shown;
+    ``heat`` draws what a network looked at.
     """
     diagnosis = found.diagnosis
     names, oof = diagnosis.oof.classes, diagnosis.oof
@@ -409,10 +406,7 @@ def present(found: Study) -> Array:
 def label_mistakes(found: Study, root: Path | None, examples: int) -> dict[str, list[Html]]:
     """Show the costliest pairs of image and label, with photographs where data are there.
 
-    Args:
-        found: the study.
-        root: data folder, None where it is not there.
-        examples: photographs.
+    ``root`` is None where the data are not there.
     """
     oof, losses = found.diagnosis.oof, found.diagnosis.losses
     probs, names, images = present(found), oof.labels, found.images

@@ -244,16 +244,9 @@ def next_member(
     """Return the next member worth its time, None where no fold of any has time.
 
     Both recipes at the best candidate come first, then both at the next backbone, and so on; when
-    all have had their turn, again with other seeds.
-
-    Args:
-        ranked: from :func:`rank`.
-        taken: names there are already.
-        work: size of the job.
-        seconds: what is left for it.
-        seed: of the plan.
-        recipes: those worth going on with, best first.
-        share: members that will share these seconds.
+    all have had their turn, again with other seeds. ``ranked`` come from :func:`rank`; ``taken``
+    are names there are already. ``recipes`` are those worth going on with, best first; ``share``
+    members will share the ``seconds``.
     """
     for turn in range(MAX_MEMBERS):
         for place, candidate in enumerate(_one_each(ranked)):
@@ -301,11 +294,7 @@ def write_plan(
 ) -> None:
     """Write ``plan.yaml``: rows that ``train_fold.py --config`` takes, with what they cost above.
 
-    Args:
-        path: the file.
-        members: rows.
-        common: its ``train:`` block.
-        head: lines of comment.
+    ``common`` is its ``train:`` block, ``head`` are lines of comment.
     """
     import yaml
 

@@ -82,9 +82,7 @@ LIMITS = {  # of what a survey says of a candidate
 def read_state(path: Path, earlier: float = 0.0) -> tuple[float, Json]:
     """Return the seconds spent, and what else ``plan_state.json`` remembers.
 
-    Args:
-        path: the file.
-        earlier: seconds that are known to be spent, should the file not say.
+    So many seconds as ``earlier`` are known to be spent, should the file not say.
     """
     try:
         content = read_json(path)
@@ -142,10 +140,8 @@ def last_seconds(path: Path) -> float:
 def read_survey(path: Path, asked: Json, hours: float) -> tuple[str, bool, list[Candidate]] | None:
     """Return precision, layout (channels last?) and candidates; None = to be measured.
 
-    Args:
-        path: the file.
-        asked: ``models`` and ``sizes`` to choose from; empty ones are any.
-        hours: that the plan has; one that ended early is made again where there are twice as many.
+    ``asked`` has ``models`` and ``sizes`` to choose from; empty ones are any. One that ended early
+    is made again where the plan has twice as many ``hours``.
     """
     try:
         kept = read_json(path)
@@ -188,10 +184,7 @@ def read_plan(
 ) -> tuple[Json, dict[str, Json]] | None:
     """Return the ``train:`` block and the rows of ``plan.yaml``; None = to be planned.
 
-    Args:
-        path: the file.
-        output: folder of everything.
-        flags: what goes before the rows.
+    ``flags`` go before the rows.
 
     Raises:
         UserError: what a user wrote there makes no sense.
@@ -234,11 +227,7 @@ def keep_begun(
 ) -> dict[str, Json]:
     """Return rows in which every member that has begun has the options it began with.
 
-    Args:
-        output: folder of everything.
-        common: the ``train:`` block.
-        rows: as they are read, or newly planned.
-        flags: what goes before the rows.
+    ``rows`` are as they are read, or newly planned; ``flags`` go before them.
     """
     begun = {
         path.parent.parent.name: Run(path.parent)

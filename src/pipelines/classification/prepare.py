@@ -82,11 +82,8 @@ def prepare_data(
 ) -> tuple[Index, Folds]:
     """Index the images, and make the folds or check that they still fit.
 
-    Args:
-        config: options.
-        output: folder of everything.
-        index: from :func:`read_index`; None = read here.
-        usual_folds: how many are made where ``config`` names no number.
+    ``index`` comes from :func:`read_index`, None = read here; ``usual_folds`` are made where
+    ``config`` names no number.
     """
     if index is None:
         index = read_index(config)
@@ -203,14 +200,9 @@ def read_form(
 ) -> Form:
     """Return the form of the submission that the sample asks for, and the metric scores.
 
-    Args:
-        root: holds the sample, if there is one.
-        classes: K class names, merged.
-        metric: what the contest counts.
-        ordinal: order of the classes, see :func:`src.metrics.contest.find_metric`.
-        ids: test ids.
-        several: whether the classes are labels of which an image may have several.
-        options: others of :func:`src.ensemble.forms.find_form`.
+    ``classes`` are merged; ``ordinal`` is that of :func:`src.metrics.contest.find_metric`. With
+    ``several`` they are labels of which an image may have several. ``options`` are others of
+    :func:`src.ensemble.forms.find_form`.
     """
     from src.ensemble.forms import Sample, find_form, find_label_form
 

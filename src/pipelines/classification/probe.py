@@ -39,13 +39,7 @@ def train_probes(
 ) -> None:
     """Fit a linear head for every fold and write each fold's finished folder.
 
-    Args:
-        config: options of the row, with ``epochs`` 0.
-        output: folder of everything.
-        index: training photographs.
-        folds: who is held out.
-        test: test photographs.
-        runtime: device and precision.
+    ``config`` has the options of the row, with ``epochs`` 0.
 
     Raises:
         UserError: no weights, or an image that cannot be decoded.

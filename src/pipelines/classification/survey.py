@@ -168,12 +168,8 @@ def add_gains(
     """Return the candidates with what each probe takes off the loss of those with more.
 
     The best probe first; then, time after time, the one that makes the loss of the mean least.
-
-    Args:
-        found: C candidates.
-        left_out: of each (N, K) log probabilities of the rows left out; of several labels, of
-            having each.
-        targets: (N,) classes or (N, K) labels.
+    ``left_out`` are each candidate's log probabilities (N, K) of the rows left out; of several
+    labels, of having each. ``targets`` are classes (N,) or labels (N, K).
     """
     told = [log_probs.numpy() for log_probs in left_out]
     if targets.ndim == 2:

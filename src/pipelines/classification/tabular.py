@@ -66,12 +66,7 @@ class Inputs:
 def train_tabular(config: TabularConfig, prepared: tuple[Index, Folds] | None = None) -> list[Path]:
     """Train the tabular member on all folds; folds that stand as they would come are skipped.
 
-    Args:
-        config: options.
-        prepared: index and folds; None = as :func:`prepare_data` makes them.
-
-    Returns:
-        The folders of the folds.
+    Return the folders of the folds. ``prepared`` None = as :func:`prepare_data` makes them.
 
     Raises:
         UserError: no column that can be used, or image models that lack folds.

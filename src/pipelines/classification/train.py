@@ -122,18 +122,8 @@ def train_fold(
 ) -> Done:
     """Build the backbone and what it learns by, and train it to its finished folder.
 
-    Args:
-        config: options.
-        output: folder of everything.
-        run: the fold's folder, held by the caller.
-        index: photographs.
-        folds: who is held out.
-        fold: the one held out; None = none.
-        runtime: device and processes.
-        shorten: of :func:`src.engine.loop.fit`.
-
-    Returns:
-        The content of ``finished.json``.
+    ``run`` is held by the caller; ``fold`` None holds nothing out; ``shorten`` is that of
+    :func:`src.engine.loop.fit`. Return the content of ``finished.json``.
 
     Raises:
         UserError: no such model or weights, or a file that cannot be decoded.

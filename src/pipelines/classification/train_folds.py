@@ -14,12 +14,8 @@ from src.script import UserError, is_launched
 def train(config: FoldConfig) -> list[Path]:
     """Train the folds that ``config`` asks for; finished ones are skipped, stopped ones go on.
 
-    Args:
-        config: the options of ``train_fold.py``; ``model`` takes any timm id. The rows of a YAML
-            file are read by the script, not here.
-
-    Returns:
-        The folders of the folds.
+    ``config`` has the options of ``train_fold.py``; ``model`` takes any timm id. The rows of a YAML
+    file are read by the script, not here. Return the folders of the folds.
 
     Raises:
         UserError: a mistake in options or data.

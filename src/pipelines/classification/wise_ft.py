@@ -77,11 +77,7 @@ def embed_rows(
 def fit_head(model: Classifier, loader: Loader, num_classes: int, runtime: Runtime) -> None:
     """Set the head of ``model`` to a linear probe of its features.
 
-    Args:
-        model: a classifier with pretrained weights.
-        loader: training rows in order, without augmentation.
-        num_classes: K.
-        runtime: device and precision.
+    ``loader`` gives the training rows in order, without augmentation.
 
     Raises:
         UserError: a file cannot be decoded.
@@ -125,17 +121,8 @@ def interpolate_weights(
 ) -> float:
     """Interpolate from the best weights towards the start while the held-out images score better.
 
-    Args:
-        run: has ``start``; its best weights are replaced by better ones.
-        model: net of these weights.
-        task: says which score counts.
-        valid: loader of the held-out images.
-        runtime: device and precision.
-        score: of the best weights.
-        identity: of the run, which both weights must have.
-
-    Returns:
-        The score of the best weights now.
+    ``run`` has ``start``, of the same ``identity`` as its best weights, which are replaced by
+    better ones. Return their score; ``score`` is what it was.
 
     Raises:
         Interrupted: a signal asked to stop; started again, it goes the same way.

@@ -55,9 +55,8 @@ class Pool(nn.Module):
     def __init__(self, ensemble: Ensemble, views: dict[str, tuple[str, ...]]) -> None:
         """Take what was fitted.
 
-        Args:
-            ensemble: blend and temperatures; its networks are not looked at, only their number.
-            views: model → names of its views, in the order of the logits' rows.
+        The networks of ``ensemble`` are not looked at, only their number; ``views`` are by model,
+        in the order of the logits' rows.
         """
         super().__init__()
         weights, blend = ensemble.weights, ensemble.weights.blend

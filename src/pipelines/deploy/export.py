@@ -236,9 +236,7 @@ def lower_precision(config: ExportConfig, run: ClassifierRun | MaskRun, path: Pa
 def open_export(folder: Path, run: ClassifierRun | MaskRun | None = None) -> Export:
     """Load a run for export: on the CPU, in float32, norms folded.
 
-    Args:
-        folder: of the run.
-        run: the same, where it is loaded already.
+    ``run`` is the same, where it is loaded already.
 
     Raises:
         UserError: no such run, or masks that are predicted window by window or at native size.

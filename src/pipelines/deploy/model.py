@@ -96,9 +96,7 @@ def write_line(image: Array, text: str) -> Array:
 def open_model(path: Path, device: str = "auto") -> ImageModel:
     """Open an ONNX file of ``scripts/export.py``, or the folder of a finished run.
 
-    Args:
-        path: of the file or folder.
-        device: auto, cuda, mps, xpu or cpu.
+    ``device`` is auto, cuda, mps, xpu or cpu.
 
     Raises:
         UserError: neither, onnxruntime is missing, or the run predicts by windows.

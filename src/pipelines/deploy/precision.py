@@ -100,11 +100,7 @@ QUANTISED = ("Conv", "MatMul", "Add", "Relu", "Clip", "MaxPool")
 def convert(graph: Path, to: Path, precision: str, train: Sequence[Path]) -> None:
     """Write the float32 ``graph`` to ``to`` in another precision.
 
-    Args:
-        graph: ONNX file.
-        to: file to write.
-        precision: ``int8`` or ``fp16``.
-        train: images whose activations settle the ranges of int8.
+    ``precision`` is int8, whose ranges the activations of ``train`` settle, or fp16.
 
     Raises:
         UserError: int8 without images.
@@ -160,13 +156,8 @@ def calibration(paths: Sequence[Path]) -> Any:
 def compare(name: str, plain: ImageModel, other: ImageModel, samples: Samples) -> list[str]:
     """Return lines that say what ``other`` loses and gains beside the float32 graph.
 
-    Both predict the held-out images in turns, one at a time.
-
-    Args:
-        name: of the other precision.
-        plain: the float32 graph.
-        other: the same in another precision.
-        samples: held-out images; without any the training images, of which agreement alone counts.
+    Both predict the held-out images in turns, one at a time. Without held-out ``samples`` they are
+    the training images, of which agreement alone counts.
     """
     paths = samples.valid or samples.train
     scores = [Scores(model, samples) for model in (plain, other)]

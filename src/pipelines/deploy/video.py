@@ -191,12 +191,7 @@ def run_video(
 ) -> Timing:
     """Predict frames until they end, ``most`` (0 = all) are done, or Ctrl-C.
 
-    Args:
-        frames: of :func:`every_frame` or :func:`newest_frames`.
-        model: predicts and draws.
-        write: takes a picture (H, W, 3) uint8 RGB and the number of frames skipped before it.
-        most: frames to predict.
-        clock: seconds.
+    ``write`` takes a picture (H, W, 3) uint8 RGB and the number of frames skipped before it.
     """
     timing, began = Timing(), clock()
     try:

@@ -140,11 +140,8 @@ def find_source(source: str, data_dir: str, trained: Json) -> tuple[str, Path, J
 
     Photographs without masks are read whatever their folders are called, in the classes of the
     runs; the folder of all micro sets and that of one both mean the set that was trained on.
-
-    Args:
-        source: layout that was asked for; empty = settled here.
-        data_dir: folder; empty = the one that was trained on.
-        trained: what the first run's config came to.
+    ``source`` empty is settled here; ``data_dir`` empty is the folder that was trained on.
+    ``trained`` is what the first run's config came to.
     """
     root = Path(data_dir or trained["data_dir"])
     asked, options = bool(source), {} if source else dict(trained["options"])
@@ -166,10 +163,8 @@ def find_source(source: str, data_dir: str, trained: Json) -> tuple[str, Path, J
 def load_member(run: Run, *, checkpoint: str = "", tta_steps: int = 0) -> Member:
     """Read what a run left.
 
-    Args:
-        run: its folder.
-        checkpoint: weights instead of its best; an unfinished run needs them.
-        tta_steps: views; 0 = as many as did best on valid.
+    ``checkpoint`` are weights instead of its best; an unfinished run needs them. ``tta_steps`` 0
+    are as many views as did best on valid.
 
     Raises:
         UserError: not finished, or weights that do not exist.
@@ -209,9 +204,7 @@ def check_alike(members: Sequence[Member], *, one_data_set: bool) -> None:
 def by_data_set(members: Sequence[Member], *, data_dir: str = "") -> dict[str, list[Member]]:
     """Group runs by the data they learned from: {name of the set: its runs}, in order.
 
-    Args:
-        members: the runs.
-        data_dir: one folder that is read instead; micro sets in it are still told apart.
+    ``data_dir`` is one folder that is read instead; micro sets in it are still told apart.
     """
     found: dict[tuple[str, str], list[Member]] = {}
     for member in members:
@@ -332,14 +325,9 @@ def blend_maps(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (row, probabilities (1 or K, H, W) at native size), a chunk of images at a time.
 
-    Args:
-        members: nets with their shares.
-        index: the images.
-        rows: of its table.
-        runtime: device and precision.
-        resolution: HxW or ``native`` instead of what the members were trained at.
-        batch_size: images at once; 0 = by resolution.
-        num_workers: loader processes; -1 = none: a chunk is over before they have started.
+    ``resolution`` is HxW or ``native`` instead of what the members were trained at; ``batch_size``
+    0 goes by resolution. No loader processes are started unasked (``num_workers`` -1): a chunk is
+    over before they have.
     """
     models = [fold_norms(member.build(), FOLDING_SIDE) for member in members]
     with catch_signals() as pause:

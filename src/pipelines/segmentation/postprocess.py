@@ -91,9 +91,8 @@ def count_cleaned(mask: np.ndarray, target: np.ndarray, void: int) -> np.ndarray
 def judge_cleaning(counts: np.ndarray, groups: Sequence[str] | None = None) -> Verdict:
     """Cross-validate the choice of a cleaning.
 
-    Args:
-        counts: (N, C, 2) of N images from :func:`count_cleaned`; candidate 0 does nothing.
-        groups: (N,) names whose images stay together, "" alone.
+    ``counts`` (N, C, 2) come from :func:`count_cleaned`; candidate 0 does nothing. Images of one of
+    the ``groups`` (N,) stay together, "" alone.
     """
     num_images = len(counts)
     names = list(groups or [""] * num_images)

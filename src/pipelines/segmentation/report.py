@@ -283,13 +283,8 @@ def write_rle_csv(
 ) -> int:
     """Write one line (id, label, rle) for each image and label, checked by decoding it.
 
-    Args:
-        path: the CSV, written atomically.
-        masks: (id, labels (H, W)) pairs.
-        labels: the labels to write; a label that an image lacks gets an empty rle.
-
-    Returns:
-        The number of lines.
+    ``masks`` are (id, labels (H, W)) pairs; a label that an image lacks gets an empty rle. Return
+    the number of lines.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

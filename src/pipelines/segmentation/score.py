@@ -337,8 +337,7 @@ def to_probs(logits: Tensor) -> Tensor:
 def running_means(outputs: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield the mean probabilities (B, 1 or K, H, W) of the first 1, 2, … views.
 
-    Args:
-        outputs: logits of each view, turned back already.
+    ``outputs`` are the logits of each view, turned back already.
     """
     total: Tensor | None = None
     for number, logits in enumerate(outputs, 1):
@@ -380,10 +379,8 @@ def to_mask(probs: Tensor, threshold: float) -> np.ndarray:
 def true_probs(probs: Tensor, mask: np.ndarray, flat: np.ndarray) -> np.ndarray:
     """Return the probability of the true class at pixels ``flat`` (P,): float32 (P,).
 
-    Args:
-        probs: (1 or K, H, W); a single map is the foreground's.
-        mask: labels (H, W).
-        flat: pixel numbers, row by row, none of them void.
+    Of ``probs`` (1 or K, H, W) a single map is the foreground's; pixels ``flat`` are numbered row
+    by row, none of them void.
     """
     labels = torch.from_numpy(mask.ravel()[flat].astype(np.int64))
     values = probs.cpu().flatten(1)[:, torch.from_numpy(flat)]

@@ -89,11 +89,6 @@ def locate_data(
 ) -> tuple[str, Path]:
     """Return (layout, folder) of the data; road scenes are generated where none are named.
 
-    Args:
-        config: ``data_dir``, ``source`` and ``resolution``.
-        num_scenes: scenes to generate.
-        num_frames: frames of each.
-
     Raises:
         UserError: no such folder.
     """
@@ -325,13 +320,9 @@ def learn(
 def describe_looks(history: Sequence[Mapping[str, float]], monitor: str) -> str:
     """Say how many validations of the held-out images the weights are the best of.
 
-    Args:
-        history: rows of the validated epochs, of raw ("valid_") and averaged ("ema_") weights.
-        monitor: the score that chose.
-
-    Returns:
-        A few words with the best score and the last epoch's, which bound what choosing was worth;
-        empty where there was nothing to choose.
+    ``history`` has rows of the validated epochs, of raw ("valid_") and averaged ("ema_") weights.
+    The best score of ``monitor`` and the last epoch's bound what choosing was worth; empty where
+    there was nothing to choose.
     """
     keys = [f"{kind}_{monitor}" for kind in ("valid", "ema")]
     rows = [[row[key] for key in keys if key in row] for row in history]
@@ -365,10 +356,9 @@ def segmenter_spec(arch: str, encoder: str, num_outputs: int, width: int = 0) ->
 def build_network(spec: Json, weights: Path | str | None = None) -> nn.Module:
     """Build the net that ``spec`` describes.
 
-    Args:
-        spec: from :func:`segmenter_spec`, or of ``src/models/micro``: ``kind`` micro, ``name``,
-            ``num_outputs``, ``dataset`` and ``drop``.
-        weights: file with an encoder's pretrained weights.
+    ``spec`` comes from :func:`segmenter_spec`, or is of ``src/models/micro``: ``kind`` micro,
+    ``name``, ``num_outputs``, ``dataset`` and ``drop``. ``weights`` is a file of an encoder's
+    pretrained weights.
 
     Raises:
         UserError: what the builders refuse.
@@ -391,10 +381,8 @@ def build_network(spec: Json, weights: Path | str | None = None) -> nn.Module:
 def find_encoder_weights(encoder: str, mode: str) -> Path | None:
     """Find the pretrained weights of an smp encoder.
 
-    Args:
-        encoder: ``tu-NAME`` takes timm's weights; other names are looked for in
-            ``input/weights``, then under timm's model of the same name and layout.
-        mode: ``auto``, ``none``, or a file.
+    ``tu-NAME`` takes timm's weights; other names are looked for in ``input/weights``, then under
+    timm's model of the same name and layout. ``mode`` is auto, none, or a file.
 
     Raises:
         UserError: there are none; the line says which file to put where.
