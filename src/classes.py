@@ -79,9 +79,7 @@ def join_groups(groups: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
 def merge_classes(classes: Sequence[str], groups: Iterable[Sequence[str]]) -> Aliases:
     """Merge the classes that alias groups name; the name met first leads its group.
 
-    Args:
-        classes: K names, compared in NFC.
-        groups: two names or more that mean the same; names that are no class merge nothing.
+    ``classes`` are K names, compared in NFC. Names of a group that are no class merge nothing.
     """
     own_name = {nfc(name): name for name in classes}
     joined = join_groups(groups)
@@ -111,14 +109,9 @@ def split_lines(
 ) -> tuple[list[str], list[tuple[int, int]]] | None:
     """Split the first cells of a long table (``id_class``, one line for each image and class).
 
-    Args:
-        keys: first cells: an id, a separator (``_ - : |`` or a blank) and a class's name, or the
-            name first.
-        ids: known ids.
-
-    Returns:
-        The names, and for each line its id's and its name's number; None unless each id that
-        occurs has each of two or more names once.
+    A key is one of ``ids``, a separator (``_ - : |`` or a blank) and a class's name, or the name
+    first. Return the names, and for each line its id's and its name's number; None unless each id
+    that occurs has each of two or more names once.
     """
     place = {key: row for row, key in enumerate(ids)}
     names: dict[str, int] = {}

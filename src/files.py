@@ -201,10 +201,7 @@ def describe_file(path: Path) -> FileMark:
 def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.ndarray]:
     """Read arrays of an ``.npz`` that this program wrote, every byte checked, nothing unpickled.
 
-    Args:
-        path: the file.
-        names: arrays that it must hold.
-        remedy: how to get it again.
+    ``names`` are arrays that it must hold; ``remedy`` says how to get it again.
 
     Raises:
         UserError: missing, or its content is not what was written.
@@ -311,9 +308,7 @@ def write_json(path: Path | str, content: Mapping[str, object]) -> None:
 def read_json(path: Path, remedy: str = "") -> Json:
     """Read a JSON object that this program wrote, without its seal.
 
-    Args:
-        path: the file.
-        remedy: what to do where it is damaged; empty = delete it and run its command again.
+    ``remedy`` says what to do where it is damaged; empty = delete it and run its command again.
 
     Raises:
         FileNotFoundError: there is none.

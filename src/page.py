@@ -57,10 +57,7 @@ def number(value: float, digits: int = 4) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str) -> Html:
     """Return a table that its column heads sort.
 
-    Args:
-        header: names of the columns.
-        rows: cells; numbers sort as numbers and stand to the right, None is an empty cell.
-        caption: what the table shows, in a few words.
+    Numbers sort as numbers and stand to the right, None is an empty cell.
     """
     if not rows:
         return note("nothing to show")
@@ -152,12 +149,8 @@ def line_plot(
 ) -> Html:
     """Return lines with points over numbers.
 
-    Args:
-        series: name → (x, y) pairs in the order of x; pairs that are not finite are left out.
-        title: what is shown.
-        x_label: of the horizontal axis.
-        y_label: of the vertical axis.
-        diagonal: draw y = x, where both axes are the same.
+    ``series`` are name → (x, y) pairs in the order of x; pairs that are not finite are left out.
+    ``diagonal`` draws y = x, where both axes are the same.
     """
     kept = {name: _thin([p for p in points if all(map(math.isfinite, p))])
             for name, points in series.items()}  # fmt: skip
@@ -267,12 +260,9 @@ def page(
 ) -> str:
     """Return the whole page.
 
-    Args:
-        title: of the page.
-        sections: heading → its parts, escaped unless they are :class:`Html`; empty ones are left
-            out.
-        about: one line below the title.
-        refresh: seconds after which the page loads itself again, 0 = never.
+    ``sections`` are heading → its parts, escaped unless they are :class:`Html`; empty ones are left
+    out. ``about`` is one line below the title. After ``refresh`` seconds the page loads itself
+    again, 0 = never.
     """
     kept = {name: [p for p in parts if p] for name, parts in sections.items()}
     kept = {name: parts for name, parts in kept.items() if parts}

@@ -230,13 +230,8 @@ def parse(
 ) -> Config:
     """Read flags, and the YAML file they name, into ``config_class``.
 
-    Args:
-        config_class: frozen dataclass; a ``config`` field holds the path of the YAML file.
-        argv: the words after the program's name.
-        prog: name shown by ``--help``.
-        description: one line shown by ``--help``.
-        row_by: field whose value picks the row of the YAML file (``model``).
-        rows_only: whether that field must name a row, if anything.
+    The dataclass's field ``config`` holds the path of the YAML file, and its field ``row_by`` picks
+    the row there (``model``); with ``rows_only`` that must name a row, if anything.
 
     Raises:
         UserError: unknown flag, key or value, naming the nearest; a package that a flag needs.
@@ -313,12 +308,8 @@ def build_terms(
 ) -> list[tuple[str, float, Callable[..., Result]]]:
     """Return (name, weight, function with the options that are given bound) of each term.
 
-    Args:
-        flag: option the spec was given by, for messages.
-        spec: terms joined by ``+``.
-        table: name → function.
-        example: a spec, for messages.
-        most: greatest weight; a weight is above 0, and 1 where none is written.
+    ``spec`` has terms joined by ``+``; a weight is above 0, at most ``most``, and 1 where none is
+    written. ``flag`` and ``example``, a spec, are for messages.
 
     Raises:
         UserError: what cannot be read, an unknown name or option, a value out of bounds, a name

@@ -234,11 +234,7 @@ def read_config(run: Run) -> Json:
 
 
 def training_mark(done: Done) -> str:
-    """Return what names the options and weights of a finished run.
-
-    Args:
-        done: content of ``finished.json``.
-    """
+    """Return what names the options and weights of a finished run."""
     weights = done.get("files", {}).get(Run(Path()).best.name)
     return f"{done['config_hash']} {weights['crc32'] if weights else ''}".rstrip()
 
@@ -255,9 +251,7 @@ REMEDY = "move it away, or name another"
 def refuse_file(path: Path, *, ours: bool = False) -> None:
     """Raise unless ``path`` is absent in a folder that exists, or is a file written before.
 
-    Args:
-        path: of ``--output``.
-        ours: any regular file there is ours, since the place is.
+    With ``ours`` any regular file there is ours, since the place is.
 
     Raises:
         UserError: it is something else.
@@ -308,11 +302,8 @@ def own_folder(
 ) -> None:
     """Make a folder of results, or take over one that was made before.
 
-    Args:
-        path: of ``--output``.
-        inner: folders in it that are written to.
-        ours: the place is ours whatever it holds.
-        name: how messages call it.
+    ``inner`` are folders in it that are written to; with ``ours`` the place is ours whatever it
+    holds; ``name`` is how messages call it.
 
     Raises:
         UserError: it is a link or a file, or holds what was not written by this program.

@@ -38,8 +38,7 @@ GOES_ON = "the state is saved, the same command goes on from here"
 def stoppable(said: str = GOES_ON) -> Callable[[Main], Main]:
     """Let a script's ``main`` end with the signal's exit status where a signal stopped it.
 
-    Args:
-        said: what is printed behind the signal's name.
+    ``said`` is printed behind the signal's name.
     """
 
     def wrap(main: Main) -> Main:
@@ -59,9 +58,8 @@ def stoppable(said: str = GOES_ON) -> Callable[[Main], Main]:
 class Pause:
     """Raises ``Interrupted`` when called after a signal came, to whichever process.
 
-    Args:
-        agree: the greatest of what all processes say, who all call it equally often; see
-            :meth:`src.engine.runtime.Runtime.agree`.
+    ``agree`` returns the greatest of what all processes say, who all call it equally often; see
+    :meth:`src.engine.runtime.Runtime.agree`.
     """
 
     def __init__(self, agree: Callable[[int], int] = int) -> None:

@@ -56,12 +56,7 @@ def open_trackers(
 
     All get the same scalars, pictures and options under the same names. There are none but in the
     main process. A run that goes on adds to what it wrote before, and stops for no tracker's error.
-
-    Args:
-        run: its folder.
-        runtime: tells the main process.
-        asked: of ``wandb`` and ``mlflow``.
-        options: name → value.
+    ``asked`` are of ``wandb`` and ``mlflow``.
     """
     openers = {"TensorBoard": _open_board} | {name: TRACKERS[name] for name in asked}
     logs, stack = [], ExitStack()

@@ -51,13 +51,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Return AdamW or Nesterov SGD over ``groups``.
 
-    Args:
-        name: ``adamw`` or ``sgd``.
-        groups: from :func:`group_parameters`.
-        lr: peak rate.
-        beta2: AdamW's decay of the mean squared gradient.
-        fused: one kernel for all parameters, which also leaves out a step whose flag
-            ``found_inf`` is set.
+    ``groups`` come from :func:`group_parameters`; ``lr`` is the peak rate. ``fused`` is one kernel
+    for all parameters, which also leaves out a step whose flag ``found_inf`` is set.
 
     Raises:
         UserError: an AdamW rate that belongs to SGD (a head alone may learn faster).

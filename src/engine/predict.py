@@ -265,11 +265,8 @@ def update_batch_norm(
 ) -> None:
     """Replace BatchNorm's running statistics by their mean over training batches.
 
-    Args:
-        model: with its final weights; left in evaluation mode. Without BatchNorm nothing is done.
-        loader: full batches; its ``batch_sampler`` has ``start(epoch)``.
-        runtime: device and precision.
-        num_rows: rows to see at least; all are seen where there are fewer.
+    At least ``num_rows`` rows of full batches are seen, all where there are fewer. The model is
+    left in evaluation mode; without BatchNorm nothing is done.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if not norms:

@@ -194,8 +194,7 @@ class Runtime:
     def as_recorded(self, record: Json) -> Runtime:
         """Return this runtime with a record's precision and layout, if this device has them.
 
-        Args:
-            record: ``device``, ``precision`` and ``channels_last`` of an earlier run.
+        ``record`` has ``device``, ``precision`` and ``channels_last`` of an earlier run.
         """
         kind, precision = record["device"].split(":")[0], record["precision"]
         if kind != self.device.type or not computes_natively(kind, precision):

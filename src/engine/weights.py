@@ -82,9 +82,7 @@ def read_about(path: Path) -> dict[str, str]:
 def load_weights(path: Path, identity: str = "") -> dict[str, torch.Tensor]:
     """Read safetensors whose seal is whole.
 
-    Args:
-        path: the file.
-        identity: of the run that must have written them; empty = any.
+    ``identity`` is that of the run that must have written them; empty = any.
 
     Raises:
         UserError: missing, damaged, or of another run.

@@ -129,11 +129,8 @@ def compare_counts(
 ) -> Difference:
     """Compare two segmentation runs on the images that both predicted.
 
-    Args:
-        first: counts of run A.
-        second: counts of run B.
-        statistic: a name in ``STATISTICS``.
-        groups: (N,) of the images, in the order of their index.
+    ``statistic`` is a name in ``STATISTICS``; ``groups`` (N,) are of the images, in the order of
+    their index.
 
     Raises:
         UserError: runs over different images.

@@ -99,10 +99,7 @@ def fit_temperature(
 def macro_f1(predicted: Array, targets: Array, num_classes: int) -> float:
     """Return F1 averaged over the classes that occur among targets or predictions.
 
-    Args:
-        predicted: (N,) class numbers in [0, K).
-        targets: (N,) class numbers in [0, K).
-        num_classes: K.
+    ``predicted`` and ``targets`` (N,) are class numbers in [0, K).
     """
     hits = np.bincount(targets[predicted == targets], minlength=num_classes)
     both = np.bincount(targets, minlength=num_classes) + np.bincount(

@@ -150,11 +150,9 @@ def find_metric(
 ) -> Metric:
     """Return the metric of a name for K ``classes``.
 
-    Args:
-        name: one of ``NAMES``, with a number for K in ``map@K``.
-        classes: their names, by class number.
-        ordinal: the same names from the lowest grade to the highest; empty = by number.
-        several: whether the classes are labels of which an image may have several.
+    ``name`` is one of ``NAMES``, with a number for K in ``map@K``. ``ordinal`` has the class names
+    from the lowest grade to the highest; empty = by number. With ``several`` they are labels of
+    which an image may have several.
 
     Raises:
         UserError: no such metric, or classes without an order where one is needed.

@@ -259,12 +259,7 @@ def fit_decision(metric: Metric, log_probs: Array, targets: Array) -> Decision:
     """Return the rule that scores best on rows with known classes.
 
     One number is tuned for ``prior``, K - 1 for ``cuts``, two or three a label for ``labels``, none
-    otherwise. Judge it on other rows.
-
-    Args:
-        metric: what counts.
-        log_probs: (R, K).
-        targets: (R,) class numbers.
+    otherwise. Judge it on other rows. ``log_probs`` are (R, K), ``targets`` (R,) class numbers.
     """
     plain = plain_decision(metric, targets, log_probs.shape[1])
     if metric.rule == "cuts":
@@ -288,12 +283,8 @@ def fit_decision(metric: Metric, log_probs: Array, targets: Array) -> Decision:
 def fit_labels(metric: Metric, log_probs: Array, targets: Array) -> Decision:
     """Return each label's calibration and, where the metric scores labels, its threshold.
 
-    Where every image of the rows has a label, every image is given one.
-
-    Args:
-        metric: of several labels an image.
-        log_probs: (R, 2) of pairs, image by image.
-        targets: (R,) of 0 and 1.
+    Where every image of the rows has a label, every image is given one. ``log_probs`` (R, 2) are of
+    pairs, image by image, ``targets`` (R,) of 0 and 1.
     """
     odds = label_odds(log_probs, metric.num_labels)
     truth = targets.reshape(odds.shape)

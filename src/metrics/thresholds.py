@@ -184,11 +184,9 @@ class SweepCounts:
     def choose(self, statistic: str, groups: Sequence[str] | np.ndarray) -> int:
         """Return the place of the threshold nearest 0.5 within one standard error of the best.
 
-        One image or group has no standard error and chooses nothing: 0.5.
-
-        Args:
-            statistic: see :meth:`scores`.
-            groups: (N,) names whose images are one piece of evidence, "" alone.
+        One image or group has no standard error and chooses nothing: 0.5. Images of one of the
+        ``groups`` (N,) are one piece of evidence, "" alone; ``statistic`` is that of
+        :meth:`scores`.
         """
         plain = self.nearest(np.ones(len(self.thresholds), bool))
         if not len(self):
@@ -243,10 +241,8 @@ class Choice:
 def choose_views(sweeps: Sequence[SweepCounts], statistic: str, groups: Sequence[str]) -> Choice:
     """Choose the number of views and the threshold, and score the choosing itself.
 
-    Args:
-        sweeps: of the first 1, 2, … views, over the same images.
-        statistic: see :meth:`SweepCounts.scores`.
-        groups: (N,) names whose images stay together, "" alone.
+    ``sweeps`` are of the first 1, 2, … views, over the same images. Images of one of the ``groups``
+    (N,) stay together, "" alone; ``statistic`` is that of :meth:`SweepCounts.scores`.
     """
     num_images = len(sweeps[0])
     names = np.array([group or f"\0{row}" for row, group in enumerate(groups)])

@@ -111,9 +111,8 @@ class _WideGradient(torch.autograd.Function):
 def fold_norms(net: nn.Module, side: int) -> nn.Module:
     """Return a copy of ``net`` in evaluation mode without the norms that convolutions can hold.
 
-    Args:
-        net: takes images (B, 3, H, W) in [0, 255]; left as it was.
-        side: of a square image that it can take, px.
+    ``net`` takes images (B, 3, H, W) in [0, 255], also a square one of ``side`` px, and is left as
+    it was.
     """
     image = _wave(net, side)
     plain, folded = copy.deepcopy(net).eval(), copy.deepcopy(net).eval()  # neither is compiled
@@ -136,14 +135,9 @@ def hold_norms(net: nn.Module, side: int) -> int:
     """Let convolutions apply the norms behind them, in place, wherever these are in evaluation.
 
     Parameters, buffers and gradients stay where they are; only the order of the products changes,
-    and with it the last bits. In training mode a norm is applied as ever.
-
-    Args:
-        net: takes images (B, 3, H, W) in [0, 255].
-        side: of a square image that it can take, px.
-
-    Returns:
-        The number of norms held, 0 where the answer would be another.
+    and with it the last bits. In training mode a norm is applied as ever. ``net`` takes images (B,
+    3, H, W) in [0, 255], also a square one of ``side`` px. Return the number of norms held, 0 where
+    the answer would be another.
     """
     image = _wave(net, side)
     plain, was_training = copy.deepcopy(net), net.training

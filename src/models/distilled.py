@@ -95,12 +95,8 @@ def build_student(
 ) -> Student:
     """Wrap ``network``, with a projector to the teacher's channels if asked.
 
-    Args:
-        network: the student's net.
-        teacher: the teacher's.
-        project: whether features are to be mimicked.
-        num_terms: loss terms to remember.
-        size: side of the image the channels are looked up with; nets of a fixed size need theirs.
+    ``num_terms`` loss terms are remembered. The channels are looked up with an image of ``size``
+    px; nets of a fixed size need theirs.
     """
     if not project:
         return Student(network, None, num_terms)

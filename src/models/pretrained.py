@@ -37,10 +37,9 @@ _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 def find_weights(timm_id: str, mode: str = "auto", input_dir: Path | str = "input") -> Path | None:
     """Find the pretrained weights of a backbone; `mode` is --pretrained.
 
-    Args:
-        timm_id: with or without its tag; without, timm's default tag is meant.
-        mode: `auto`, `none` for random weights, or the path of a file.
-        input_dir: `weights/<timm id>.safetensors` or `.pth` is looked for below it.
+    ``timm_id`` without a tag means timm's default one; ``mode`` is auto, none for random weights,
+    or the path of a file. `weights/<timm id>.safetensors` or `.pth` is looked for below
+    ``input_dir``.
 
     Returns:
         The file, or None where `mode` is `none`.

@@ -76,8 +76,7 @@ class MaskNet(nn.Module):
     def set_prior(self, frequency: Tensor) -> None:
         """Start the head at the classes' log-frequencies, so that no step is spent on finding them.
 
-        Args:
-            frequency: share of pixels of each class (K,); one logit takes the last.
+        ``frequency`` (K,) is the share of pixels of each class; one logit takes the last.
         """
         last = [layer for layer in self.head.modules() if isinstance(layer, nn.Conv2d)][-1]
         assert last.bias is not None

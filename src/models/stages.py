@@ -68,8 +68,7 @@ class StagePools(nn.Module):
     def set_scale(self, features: Tensor) -> Tensor:
         """Scale each level to the same variance, all to the length of the head's own; return it so.
 
-        Args:
-            features: (N, D) of :meth:`forward` with a scale of ones.
+        ``features`` (N, D) are those of :meth:`forward` with a scale of ones.
 
         Raises:
             ValueError: fewer than two rows, or features that are not finite.

@@ -138,13 +138,9 @@ def background_label(class_names: Sequence[str]) -> int | None:
 def predict_windows(model: nn.Module, image: Tensor, window: tuple[int, int]) -> Tensor:
     """Return logits (B, K, H, W) as the weighted mean over overlapping windows.
 
-    Windows are spread evenly and weigh less towards their borders, in the same way from every
-    side, so that a flipped image has the flipped prediction. A window turns with the image.
-
-    Args:
-        model: image → logits of its size.
-        image: (B, 3, H, W).
-        window: (height, width) of the windows; an image no larger is predicted whole.
+    Windows are spread evenly and weigh less towards their borders, in the same way from every side,
+    so that a flipped image has the flipped prediction. A window turns with the image. An image no
+    larger than ``window`` (height, width) is predicted whole.
     """
     H, W = image.shape[-2:]
     if (H - W) * (window[0] - window[1]) < 0:
