@@ -45,40 +45,25 @@ _NONE = frozenset({"", "nan", "none", "null"})
 
 @dataclass(frozen=True)
 class Targets:
-    """What a table says of its rows' classes.
+    """What a table says of its rows' classes."""
 
-    Attributes:
-        columns: where it says it.
-        said: the same, for people.
-        names: (N,) class names in NFC, or labels joined by ``|``.
-        labels: the K labels where an image may have several, sorted; () = one class each.
-        notes: what deserves saying aloud.
-    """
-
-    columns: tuple[str, ...]
-    said: str
-    names: list[str]
+    columns: tuple[str, ...]  # where it says it
+    said: str  # the same, for people
+    names: list[str]  # (N,) class names in NFC, or labels joined by ``|``
+    # the K labels where an image may have several, sorted; () = one class each
     labels: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what deserves saying aloud
 
 
 @dataclass(frozen=True)
 class LabelSearch:
-    """Where the labels of a table are looked for.
+    """Where the labels of a table are looked for."""
 
-    Attributes:
-        table: the rows of ``path``.
-        path: for messages.
-        taken: columns that say the image, its group and its id, None for none.
-        asked: the columns that the sample submission asks for.
-        shown: the cells of its one column.
-    """
-
-    table: pd.DataFrame
-    path: Path
-    taken: Sequence[str | None]
-    asked: Sequence[str] = ()
-    shown: Sequence[str] = ()
+    table: pd.DataFrame  # the rows of ``path``
+    path: Path  # for messages
+    taken: Sequence[str | None]  # columns that say the image, its group and its id, None for none
+    asked: Sequence[str] = ()  # the columns that the sample submission asks for
+    shown: Sequence[str] = ()  # the cells of its one column
 
     @cached_property
     def free(self) -> list[str]:

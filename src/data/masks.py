@@ -47,11 +47,7 @@ class MaskSplit:
 
 @dataclass(frozen=True)
 class VoidReader:
-    """Read a mask's labels with void as ``VOID``: path → (H, W).
-
-    Attributes:
-        index: whose masks.
-    """
+    """Read a mask's labels with void as ``VOID``: path → (H, W)."""
 
     index: MaskIndex
 

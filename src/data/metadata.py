@@ -38,23 +38,14 @@ _SPLITS = frozenset({"fold", "folds", "kfold", "split", "subset"})
 
 @dataclass(frozen=True)
 class Metadata:
-    """Columns of the images' tables, row for row with an index.
+    """Columns of the images' tables, row for row with an index."""
 
-    Attributes:
-        numbers: columns of numbers.
-        words: columns of categories.
-        train: N rows: numbers as float64, words as text, what is missing as NaN.
-        test: T rows of the same columns.
-        left_out: column → why it is not used.
-        notes: what else deserves saying aloud.
-    """
-
-    numbers: tuple[str, ...]
-    words: tuple[str, ...]
-    train: pd.DataFrame
-    test: pd.DataFrame
-    left_out: dict[str, str]
-    notes: tuple[str, ...]
+    numbers: tuple[str, ...]  # columns of numbers
+    words: tuple[str, ...]  # columns of categories
+    train: pd.DataFrame  # N rows: numbers as float64, words as text, what is missing as NaN
+    test: pd.DataFrame  # T rows of the same columns
+    left_out: dict[str, str]  # column → why it is not used
+    notes: tuple[str, ...]  # what else deserves saying aloud
 
     @property
     def columns(self) -> tuple[str, ...]:

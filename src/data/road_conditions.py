@@ -21,25 +21,15 @@ SKY = 1e4  # metres: "ahead" of a pixel above the horizon
 
 @dataclass(frozen=True)
 class Ground:
-    """Where each pixel looks.
+    """Where each pixel looks."""
 
-    Attributes:
-        X: (H, W) metres to the right; 0 above the horizon.
-        Z: (H, W) metres ahead; SKY above the horizon.
-        metres: (H, W) width of a pixel on the ground.
-        right: (H, W) pixels to the right of the camera's axis, along the horizon.
-        down: (H, W) pixels below the horizon.
-        focal: focal length in pixels.
-        height: of the camera over the road, metres.
-    """
-
-    X: np.ndarray
-    Z: np.ndarray
-    metres: np.ndarray
-    right: np.ndarray
-    down: np.ndarray
-    focal: float
-    height: float
+    X: np.ndarray  # (H, W) metres to the right; 0 above the horizon
+    Z: np.ndarray  # (H, W) metres ahead; SKY above the horizon
+    metres: np.ndarray  # (H, W) width of a pixel on the ground
+    right: np.ndarray  # (H, W) pixels to the right of the camera's axis, along the horizon
+    down: np.ndarray  # (H, W) pixels below the horizon
+    focal: float  # focal length in pixels
+    height: float  # of the camera over the road, metres
 
 
 def look(

@@ -50,21 +50,13 @@ MIN_LABEL = 1.4  # pixels: a labelled line is at least so wide
 
 @dataclass(frozen=True)
 class Road:
-    """A road as one frame shows it.
+    """A road as one frame shows it."""
 
-    Attributes:
-        rng: draws what all frames of the scene share.
-        ground: where each pixel of the ground lies.
-        across: (H, W), metres from the middle of the bend.
-        offsets: of the lines, metres, from left to right.
-        travelled: metres since the first frame.
-    """
-
-    rng: np.random.Generator
-    ground: Ground
-    across: np.ndarray
-    offsets: list[float]
-    travelled: float
+    rng: np.random.Generator  # draws what all frames of the scene share
+    ground: Ground  # where each pixel of the ground lies
+    across: np.ndarray  # (H, W), metres from the middle of the bend
+    offsets: list[float]  # of the lines, metres, from left to right
+    travelled: float  # metres since the first frame
 
 
 def paint_land(road: Road, size: tuple[int, int]) -> np.ndarray:

@@ -42,23 +42,15 @@ def measure_image(data: bytes, image: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageShift:
-    """How well simple features tell test images from train images.
+    """How well simple features tell test images from train images."""
 
-    Attributes:
-        auc: cross-validated, 0.5 = not at all.
-        low: lower end of its 95 % bootstrap interval.
-        high: upper end.
-        features: (name, AUC alone, median in train, median in test), the most telling first.
-        rows: positions in the features handed in that were looked at, (R,).
-        likeness: (R,) how much the classifier takes each for a test image, in [0, 1].
-    """
-
-    auc: float
-    low: float
-    high: float
+    auc: float  # cross-validated, 0.5 = not at all
+    low: float  # lower end of its 95 % bootstrap interval
+    high: float  # upper end
+    # (name, AUC alone, median in train, median in test), the most telling first
     features: tuple[tuple[str, float, float, float], ...]
-    rows: np.ndarray
-    likeness: np.ndarray
+    rows: np.ndarray  # positions in the features handed in that were looked at, (R,)
+    likeness: np.ndarray  # (R,) how much the classifier takes each for a test image, in [0, 1]
 
     @property
     def beyond_chance(self) -> bool:

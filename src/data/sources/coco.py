@@ -102,15 +102,11 @@ Shapes = dict[str, tuple[int, int, tuple[tuple[int, Segmentation], ...]]]
 
 @dataclass(frozen=True)
 class CocoDecoder:
-    """Rasterise the instances of one image: "file.json#image id" below ``root`` -> (H, W) uint8.
+    """Rasterise the instances of one image: "file.json#image id" below ``root`` -> (H, W) uint8."""
 
-    Attributes:
-        root: the folder that targets are relative to.
-        shapes: target -> (height, width, ((label, segmentation), ...)), large instances first,
-            so that a scratch on a dent stays visible.
-    """
-
-    root: Path
+    root: Path  # the folder that targets are relative to
+    # target -> (height, width, ((label, segmentation), ...)), large instances first, so that
+    # a scratch on a dent stays visible
     shapes: Shapes
 
     def __call__(self, path: Path) -> np.ndarray:

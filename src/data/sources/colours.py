@@ -43,17 +43,11 @@ class Colours(NamedTuple):
 
 @dataclass(frozen=True)
 class ColourDecoder:
-    """Read a mask stored in colours: path -> labels (H, W) uint8.
+    """Read a mask stored in colours: path -> labels (H, W) uint8."""
 
-    Attributes:
-        table: (red, green, blue, label) of every class, void included.
-        void: label of the few pixels that have no listed colour.
-        what: whose colours they are, for messages.
-    """
-
-    table: tuple[tuple[int, ...], ...]
-    void: int
-    what: str = "listed"
+    table: tuple[tuple[int, ...], ...]  # (red, green, blue, label) of every class, void included
+    void: int  # label of the few pixels that have no listed colour
+    what: str = "listed"  # whose colours they are, for messages
 
     def __call__(self, path: Path) -> np.ndarray:
         """Decode ``path``; UserError if over 1 % of its pixels have no listed colour."""

@@ -81,15 +81,10 @@ def settle_labels(
 
 @dataclass(frozen=True)
 class PartsDecoder:
-    """Read masks that lie in several files: 1 where any part is.
+    """Read masks that lie in several files: 1 where any part is."""
 
-    Attributes:
-        decode: of one file.
-        parts: the first file → the others.
-    """
-
-    decode: Callable[[Path], np.ndarray]
-    parts: Mapping[Path, Sequence[Path]]
+    decode: Callable[[Path], np.ndarray]  # of one file
+    parts: Mapping[Path, Sequence[Path]]  # the first file → the others
 
     def __call__(self, path: Path) -> np.ndarray:
         """Read the parts of one mask; UserError where they differ in size."""

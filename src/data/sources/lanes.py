@@ -80,15 +80,10 @@ def read_lanes(root: Path) -> MaskIndex:
 
 @dataclass(frozen=True)
 class PolylineDecoder:
-    """Draw the lanes of one frame: "labels.json#line" below ``root`` -> (H, W) uint8.
+    """Draw the lanes of one frame: "labels.json#line" below ``root`` -> (H, W) uint8."""
 
-    Attributes:
-        root: the folder that targets are relative to.
-        lanes: target -> (path of the image, polylines).
-    """
-
-    root: Path
-    lanes: Lanes
+    root: Path  # the folder that targets are relative to
+    lanes: Lanes  # target -> (path of the image, polylines)
 
     def __call__(self, path: Path) -> np.ndarray:
         """Draw every polyline with label 1."""

@@ -40,25 +40,17 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskIndex:
-    """Images, their masks, and the meaning of the labels.
+    """Images, their masks, and the meaning of the labels."""
 
-    Attributes:
-        root: the folder that the table's paths are relative to.
-        table: text columns id, image, target (the mask), group and split
-            (train, valid, test or ""). A target may name a place inside a file: "labels.json#17".
-        classes: name of every label 0..K-1.
-        ignore_index: the label of void pixels, None where there is none.
-        decode: path of a target -> labels (H, W), uint8 where they fit.
-        notes: what is missing or odd, one line each.
-        blocks: whether the groups are blocks of frames numbered on, which may be cut finer.
-    """
-
-    root: Path
+    root: Path  # the folder that the table's paths are relative to
+    # text columns id, image, target (the mask), group and split (train, valid, test or ""). A
+    # target may name a place inside a file: "labels.json#17"
     table: pd.DataFrame
-    classes: tuple[str, ...]
-    ignore_index: int | None
-    decode: Callable[[Path], np.ndarray]
-    notes: tuple[str, ...] = ()
+    classes: tuple[str, ...]  # name of every label 0..K-1
+    ignore_index: int | None  # the label of void pixels, None where there is none
+    decode: Callable[[Path], np.ndarray]  # path of a target -> labels (H, W), uint8 where they fit
+    notes: tuple[str, ...] = ()  # what is missing or odd, one line each
+    # whether the groups are blocks of frames numbered on, which may be cut finer
     blocks: bool = False
 
     @property
@@ -84,19 +76,13 @@ class MaskIndex:
 
 
 class Source(NamedTuple):
-    """A layout of mask data.
+    """A layout of mask data."""
 
-    Attributes:
-        name: as ``--source`` says it.
-        read: folder (and options) → its index.
-        is_here: whether a folder has the layout's sign; nothing but its name calls one without.
-        whole: whether ``read`` looks into a lone folder by itself.
-    """
-
-    name: str
-    read: Callable[..., MaskIndex]
+    name: str  # as ``--source`` says it
+    read: Callable[..., MaskIndex]  # folder (and options) → its index
+    # whether a folder has the layout's sign; nothing but its name calls one without
     is_here: Callable[[Path], bool] = lambda _: False
-    whole: bool = False
+    whole: bool = False  # whether ``read`` looks into a lone folder by itself
 
 
 def has_folder(root: Path, *names: str) -> bool:

@@ -48,17 +48,11 @@ Shapes = Mapping[str, tuple[str, tuple[tuple[int, str], ...]]]
 
 @dataclass(frozen=True)
 class RunsDecoder:
-    """Draw the runs of one image: "train.csv#id" below ``root`` -> (H, W) uint8.
+    """Draw the runs of one image: "train.csv#id" below ``root`` -> (H, W) uint8."""
 
-    Attributes:
-        root: the folder that targets are relative to.
-        shapes: target -> (path of the image, ((label, runs), ...)).
-        rows: whether pixels are counted along the rows.
-    """
-
-    root: Path
-    shapes: Shapes
-    rows: bool
+    root: Path  # the folder that targets are relative to
+    shapes: Shapes  # target -> (path of the image, ((label, runs), ...))
+    rows: bool  # whether pixels are counted along the rows
 
     def __call__(self, path: Path) -> np.ndarray:
         """Draw the runs; where they overlap the later class wins."""
