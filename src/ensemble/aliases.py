@@ -15,25 +15,15 @@ MAX_SKILL, MIN_SHARE = 0.3, 0.1  # of pairs that are taken for one class
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Two classes that the models cannot tell apart, with the evidence.
+    """Two classes that the models cannot tell apart, with the evidence."""
 
-    Attributes:
-        first: name of the larger class.
-        second: name of the smaller one.
-        num_rows: OOF rows of both.
-        num_right: rows for which the true one of the two has the larger probability.
-        chance: the share of right choices when always naming the larger class.
-        log_loss: mean -log p(true | one of the two), nats a row; merging takes all of it off.
-        base_log_loss: the same for a guess by their frequencies.
-    """
-
-    first: str
-    second: str
-    num_rows: int
-    num_right: int
-    chance: float
-    log_loss: float
-    base_log_loss: float
+    first: str  # name of the larger class
+    second: str  # name of the smaller one
+    num_rows: int  # OOF rows of both
+    num_right: int  # rows for which the true one of the two has the larger probability
+    chance: float  # the share of right choices when always naming the larger class
+    log_loss: float  # mean -log p(true | one of the two), nats a row; merging takes all of it off
+    base_log_loss: float  # the same for a guess by their frequencies
 
 
 def suggest_aliases(log_probs: Array, targets: Array, classes: Sequence[str]) -> list[Suggestion]:

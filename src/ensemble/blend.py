@@ -39,21 +39,13 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Tables:
-    """What the linear pool needs to know.
+    """What the linear pool needs to know."""
 
-    Attributes:
-        raw: (N, M + 2) log p(true class) at temperature 1; the floors are the last columns.
-        calibrated: the same after each member's own temperature.
-        temperatures: (M,) those temperatures.
-        prior: (K,) class frequencies.
-        parts: (N,) cross-fitting part of each row.
-    """
-
-    raw: Array
-    calibrated: Array
-    temperatures: Array
-    prior: Array
-    parts: Array
+    raw: Array  # (N, M + 2) log p(true class) at temperature 1; the floors are the last columns
+    calibrated: Array  # the same after each member's own temperature
+    temperatures: Array  # (M,) those temperatures
+    prior: Array  # (K,) class frequencies
+    parts: Array  # (N,) cross-fitting part of each row
 
     def true_log_probs(self, order: str) -> Array:
         """Return the table for temperature order "after" or "before" pooling."""
@@ -207,19 +199,12 @@ def bootstrap_means(losses: Array, groups: Array | None = None) -> Array:
 
 @dataclass(frozen=True)
 class Method:
-    """The weights that one method finds, and its losses.
-
-    Attributes:
-        name: of the method.
-        weights: (M,) of members, or (M + 2,) of members and floors.
-        loss: on the rows it was fitted on, nats.
-        nested: (N,) loss of each row when fitted without its part.
-    """
+    """The weights that one method finds, and its losses."""
 
     name: str
-    weights: Array
-    loss: float
-    nested: Array
+    weights: Array  # (M,) of members, or (M + 2,) of members and floors
+    loss: float  # on the rows it was fitted on, nats
+    nested: Array  # (N,) loss of each row when fitted without its part
 
 
 def compare_methods(

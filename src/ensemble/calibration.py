@@ -216,19 +216,13 @@ MAX_VALUES = 1 << 22  # probabilities the estimate looks at: 32 MiB
 
 @dataclass(frozen=True)
 class Shift:
-    """How the test rows' class frequencies differ from those the predictions imply.
+    """How the test rows' class frequencies differ from those the predictions imply."""
 
-    Attributes:
-        prior: (K,) estimated test frequencies if ``significant``, else those implied.
-        implied: (K,) frequencies that the predictions imply.
-        p_value: of the likelihood-ratio test that nothing has shifted.
-        gain: what correcting would take off the log loss if ``prior`` were exact, nats; it is
-            fitted to the same rows, so rather an upper bound.
-    """
-
-    prior: Array
-    implied: Array
-    p_value: float
+    prior: Array  # (K,) estimated test frequencies if ``significant``, else those implied
+    implied: Array  # (K,) frequencies that the predictions imply
+    p_value: float  # of the likelihood-ratio test that nothing has shifted
+    # what correcting would take off the log loss if ``prior`` were exact, nats; it is fitted
+    # to the same rows, so rather an upper bound
     gain: float
 
     @property

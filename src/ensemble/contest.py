@@ -94,25 +94,15 @@ def build_board(metric: Metric, oof: Oof, tables: Tables) -> Board:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to blend and decide.
+    """A way to blend and decide."""
 
-    Attributes:
-        name: for the table.
-        blend: fitted on all rows.
-        order: where its members are calibrated, "before" or "after" pooling.
-        decision: fitted on all rows.
-        fitted: its score on the rows it was fitted on.
-        submitted: what is scored, of R rows, everything fitted without each row's part.
-        nested: (R, K) log probabilities behind it.
-    """
-
-    name: str
-    blend: Blend
-    order: str
-    decision: Decision
-    fitted: float
-    submitted: Array
-    nested: Array
+    name: str  # for the table
+    blend: Blend  # fitted on all rows
+    order: str  # where its members are calibrated, "before" or "after" pooling
+    decision: Decision  # fitted on all rows
+    fitted: float  # its score on the rows it was fitted on
+    submitted: Array  # what is scored, of R rows, everything fitted without each row's part
+    nested: Array  # (R, K) log probabilities behind it
 
 
 def judge(board: Board, name: str, recipe: Recipe, order: str = "after") -> Candidate:

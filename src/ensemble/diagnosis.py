@@ -31,31 +31,18 @@ MAX_SOLVED = 4000  # rows that the gain of a member is computed on
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the OOF rows show of a blend and its members.
-
-    Attributes:
-        oof: the predictions.
-        blend: that was looked at.
-        member_logs: (N, M) log p(true class) of each member.
-        member_right: (N, M) whether its largest probability is the true class's.
-        choices: (N, models) the class that each model's first view prefers.
-        losses: (N,) of the blend, nats; fitted on the same rows unless the blend is fixed.
-        chosen: (N,) the class it prefers.
-        confidence: (N,) its largest probability.
-        raw_confidence: (N,) the same before the last temperature and the floors.
-        true_probs: (N,) its probability of the true class.
-    """
+    """What the OOF rows show of a blend and its members."""
 
     oof: Oof
-    blend: Blend
-    member_logs: Array
-    member_right: Array
-    choices: Array
-    losses: Array
-    chosen: Array
-    confidence: Array
-    raw_confidence: Array
-    true_probs: Array
+    blend: Blend  # that was looked at
+    member_logs: Array  # (N, M) log p(true class) of each member
+    member_right: Array  # (N, M) whether its largest probability is the true class's
+    choices: Array  # (N, models) the class that each model's first view prefers
+    losses: Array  # (N,) of the blend, nats; fitted on the same rows unless the blend is fixed
+    chosen: Array  # (N,) the class it prefers
+    confidence: Array  # (N,) its largest probability
+    raw_confidence: Array  # (N,) the same before the last temperature and the floors
+    true_probs: Array  # (N,) its probability of the true class
 
     @property
     def right(self) -> Array:

@@ -29,19 +29,12 @@ _CHANGES: tuple[Callable[[str], str], ...] = (
 
 @dataclass(frozen=True)
 class Sample:
-    """What the sample submission says.
+    """What the sample submission says."""
 
-    Attributes:
-        header: its columns, the ids' first.
-        cells: (N,) text of the second column.
-        keys: (N,) text of the first column.
-        name: the file's, for messages.
-    """
-
-    header: tuple[str, ...]
-    cells: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    name: str = "sample_submission.csv"
+    header: tuple[str, ...]  # its columns, the ids' first
+    cells: tuple[str, ...] = ()  # (N,) text of the second column
+    keys: tuple[str, ...] = ()  # (N,) text of the first column
+    name: str = "sample_submission.csv"  # the file's, for messages
 
 
 def find_form(

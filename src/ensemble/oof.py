@@ -25,21 +25,13 @@ from src.views import base_view
 
 @dataclass(frozen=True)
 class FoldTable:
-    """Who is in which fold, as ``output/folds.csv`` says.
+    """Who is in which fold, as ``output/folds.csv`` says."""
 
-    Attributes:
-        ids: (N,) text.
-        targets: (N,) class names.
-        folds: (N,) fold numbers.
-        hash: content hash that every OOF file repeats.
-        groups: (N,) text, "" = a row of its own; None = no row has one.
-    """
-
-    ids: Array
-    targets: Array
-    folds: Array
-    hash: str
-    groups: Array | None = None
+    ids: Array  # (N,) text
+    targets: Array  # (N,) class names
+    folds: Array  # (N,) fold numbers
+    hash: str  # content hash that every OOF file repeats
+    groups: Array | None = None  # (N,) text, "" = a row of its own; None = no row has one
 
     @classmethod
     def of(cls, folds: Any) -> FoldTable:
@@ -53,33 +45,22 @@ class FoldTable:
 
 @dataclass(frozen=True)
 class Oof:
-    """The rows that every model has predicted out of fold, in one order for all.
+    """The rows that every model has predicted out of fold, in one order for all."""
 
-    Attributes:
-        members: (model, view) pairs.
-        classes: K class names, aliases merged.
-        source_classes: K0 class names of the logits.
-        ids: (N,) text.
-        targets: (N,) class numbers in [0, K).
-        folds: (N,) fold numbers, ascending.
-        folds_hash: content hash of the folds.
-        config_hashes: model → fold → hash of the config it was trained with.
-        notes: what the user should know about rows left out.
-        labels: L names where an image may have several labels; () = one class each. N is then
-            images × labels, image by image, and the classes are absent and present.
-        groups: (N,) text, "" = a row of its own.
-    """
-
-    members: tuple[Member, ...]
-    classes: tuple[str, ...]
-    source_classes: tuple[str, ...]
-    ids: Array
-    targets: Array
-    folds: Array
-    folds_hash: str
+    members: tuple[Member, ...]  # (model, view) pairs
+    classes: tuple[str, ...]  # K class names, aliases merged
+    source_classes: tuple[str, ...]  # K0 class names of the logits
+    ids: Array  # (N,) text
+    targets: Array  # (N,) class numbers in [0, K)
+    folds: Array  # (N,) fold numbers, ascending
+    folds_hash: str  # content hash of the folds
+    # model → fold → hash of the config it was trained with
     config_hashes: Mapping[str, Mapping[str, str]]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the user should know about rows left out
+    # L names where an image may have several labels; () = one class each. N is then images ×
+    # labels, image by image, and the classes are absent and present
     labels: tuple[str, ...] = ()
+    # (N,) text, "" = a row of its own
     groups: Array = field(default_factory=lambda: np.array([], dtype=str))
     _columns: tuple[int, ...] = ()
     _files: Mapping[str, Mapping[int, OofFile]] = field(default_factory=dict)

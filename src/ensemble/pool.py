@@ -45,25 +45,15 @@ MAX_POOL_SUM = 100.0  # of a log pool's weights, which grow without end where no
 
 @dataclass(frozen=True)
 class Blend:
-    """How the members become one distribution.
+    """How the members become one distribution."""
 
-    Attributes:
-        pool: "linear" or "log".
-        members: (model, view) pairs, M of them.
-        weights: (M,) non-negative; in the linear pool they sum to 1.
-        temperatures: (M,) each member's own, applied before pooling.
-        temperature: the one applied after pooling.
-        floors: weights of the uniform distribution and of ``prior`` in the end.
-        prior: (K,) class frequencies of the training rows.
-    """
-
-    pool: str
-    members: tuple[Member, ...]
-    weights: Array
-    temperatures: Array
-    temperature: float
-    floors: tuple[float, float]
-    prior: Array
+    pool: str  # "linear" or "log"
+    members: tuple[Member, ...]  # (model, view) pairs, M of them
+    weights: Array  # (M,) non-negative; in the linear pool they sum to 1
+    temperatures: Array  # (M,) each member's own, applied before pooling
+    temperature: float  # the one applied after pooling
+    floors: tuple[float, float]  # weights of the uniform distribution and of ``prior`` in the end
+    prior: Array  # (K,) class frequencies of the training rows
 
     @property
     def used(self) -> list[int]:

@@ -48,20 +48,14 @@ POOLS, ORDERS = ("linear", "log"), ("after", "before")
 
 @dataclass(frozen=True)
 class Structure:
-    """What the convex solve takes for granted.
+    """What the convex solve takes for granted."""
 
-    Attributes:
-        pool: "linear" or "log".
-        order: "after" applies one temperature after pooling; "before" also calibrates each
-            member on its own first.
-        models: those that may have weight.
-        views: those that may have weight.
-    """
-
-    pool: str
+    pool: str  # "linear" or "log"
+    # "after" applies one temperature after pooling; "before" also calibrates each member on
+    # its own first
     order: str
-    models: tuple[str, ...]
-    views: tuple[str, ...]
+    models: tuple[str, ...]  # those that may have weight
+    views: tuple[str, ...]  # those that may have weight
 
     def columns(self, members: Sequence[Member]) -> Array:
         """Return (M,) bool: which members may have weight."""
@@ -330,19 +324,12 @@ def _lump(log_probs: Array, classes: Array, num_rest: int) -> Array:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A blend and how it does on rows it has not seen.
+    """A blend and how it does on rows it has not seen."""
 
-    Attributes:
-        blend: fitted on all rows.
-        loss: of ``blend`` on the rows it was fitted on, nats.
-        nested_losses: (N,) of each row, everything fitted without its part.
-        nested: (N, K) float32 log probabilities behind ``nested_losses``.
-    """
-
-    blend: Blend
-    loss: float
-    nested_losses: Array
-    nested: Array
+    blend: Blend  # fitted on all rows
+    loss: float  # of ``blend`` on the rows it was fitted on, nats
+    nested_losses: Array  # (N,) of each row, everything fitted without its part
+    nested: Array  # (N, K) float32 log probabilities behind ``nested_losses``
 
     def as_method(self, name: str) -> Method:
         """Return it to be compared with the methods of ``blend.py``."""

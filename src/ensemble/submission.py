@@ -33,49 +33,34 @@ _LISTED = 5  # classes in a list where the metric does not say how many
 
 @dataclass(frozen=True)
 class Columns:
-    """How K classes become J columns.
+    """How K classes become J columns."""
 
-    Attributes:
-        names: J column names as the sample has them.
-        classes: (J,) the class whose mass a column takes; -1 = a class without training images.
-        shares: (J,) the part of it; alias groups share one class. Where the class is -1: the
-            probability itself, the same in every row.
-        complete: whether every class has a column, so that rows sum to 1.
-        notes: what the user should know.
-    """
-
-    names: tuple[str, ...]
-    classes: Array
+    names: tuple[str, ...]  # J column names as the sample has them
+    classes: Array  # (J,) the class whose mass a column takes; -1 = a class without training images
+    # (J,) the part of it; alias groups share one class. Where the class is -1: the
+    # probability itself, the same in every row
     shares: Array
-    complete: bool = True
-    notes: tuple[str, ...] = ()
+    complete: bool = True  # whether every class has a column, so that rows sum to 1
+    notes: tuple[str, ...] = ()  # what the user should know
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a submission is laid out.
+    """How a submission is laid out."""
 
-    Attributes:
-        kind: ``columns`` of probabilities, ``long`` for one line a probability, ``labels``,
-            ``lists`` or ``hot`` for a 1 in the column of the label.
-        header: column names, the ids' first.
-        columns: of ``columns`` and ``long``: which class a column, or line of an image, has.
-        names: (K,) each class as it is written, of ``labels`` and ``lists``.
-        places: of ``hot``, (J,) the class of each column; of ``long``, (N · J, 2) image and column.
-        keys: of ``long``: the lines' first cells.
-        separator: of several classes in a cell.
-        around: what stands before and behind those, and around each.
-        notes: what the user should know.
-    """
-
+    # ``columns`` of probabilities, ``long`` for one line a probability, ``labels``, ``lists``
+    # or ``hot`` for a 1 in the column of the label
     kind: str
-    header: tuple[str, ...]
+    header: tuple[str, ...]  # column names, the ids' first
+    # of ``columns`` and ``long``: which class a column, or line of an image, has
     columns: Columns | None = None
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # (K,) each class as it is written, of ``labels`` and ``lists``
+    # of ``hot``, (J,) the class of each column; of ``long``, (N · J, 2) image and column
     places: Array | None = None
-    keys: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    separator: str = " "
+    keys: tuple[str, ...] = ()  # of ``long``: the lines' first cells
+    notes: tuple[str, ...] = ()  # what the user should know
+    separator: str = " "  # of several classes in a cell
+    # what stands before and behind those, and around each
     around: tuple[str, str, str] = ("", "", "")
 
     def __str__(self) -> str:

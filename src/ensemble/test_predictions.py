@@ -36,21 +36,13 @@ _GAIN_DRAWS = 16
 
 @dataclass(frozen=True)
 class EnsemblePredictor:
-    """The test logits of all models of a blend.
+    """The test logits of all models of a blend."""
 
-    Attributes:
-        runs: model → its folds' predictions.
-        blend: fitted weights; their members are among the runs' models and views.
-        columns: (K0,) merged class of each column.
-        num_rows: N.
-        temperature: of the folds' average, from :func:`average_temperature`.
-    """
-
-    runs: Mapping[str, Sequence[TestRun]]
-    blend: Blend
-    columns: tuple[int, ...]
-    num_rows: int
-    temperature: float = 1.0
+    runs: Mapping[str, Sequence[TestRun]]  # model → its folds' predictions
+    blend: Blend  # fitted weights; their members are among the runs' models and views
+    columns: tuple[int, ...]  # (K0,) merged class of each column
+    num_rows: int  # N
+    temperature: float = 1.0  # of the folds' average, from :func:`average_temperature`
 
     @property
     def num_folds(self) -> int:
@@ -159,32 +151,21 @@ def _log_sum_exp(values: Array) -> Array:
 
 @dataclass(frozen=True)
 class Averaging:
-    """What averaging the folds' predictions does to R rows, nats.
+    """What averaging the folds' predictions does to R rows, nats."""
 
-    Attributes:
-        gain: (R,) by which the average's loss is below the folds' mean loss, whatever the label.
-        fold_entropy: (R,) mean entropy of the folds' predictions.
-        entropy: (R,) entropy of the average.
-    """
-
+    # (R,) by which the average's loss is below the folds' mean loss, whatever the label
     gain: Array
-    fold_entropy: Array
-    entropy: Array
+    fold_entropy: Array  # (R,) mean entropy of the folds' predictions
+    entropy: Array  # (R,) entropy of the average
 
 
 @dataclass(frozen=True)
 class BlendedPredictions:
-    """What the blend says about R rows.
+    """What the blend says about R rows."""
 
-    Attributes:
-        log_probs: (R, K) float32, normalised.
-        averaging: what averaging the folds did.
-        choices: model → (R,) the class it prefers.
-    """
-
-    log_probs: Array
-    averaging: Averaging
-    choices: Mapping[str, Array]
+    log_probs: Array  # (R, K) float32, normalised
+    averaging: Averaging  # what averaging the folds did
+    choices: Mapping[str, Array]  # model → (R,) the class it prefers
 
     def blocks(self) -> Iterator[Array]:
         """Yield the log probabilities of consecutive rows, in memory."""

@@ -23,88 +23,55 @@ FORECAST_AGAIN = "run infer_ensemble.py again"
 
 @dataclass(frozen=True)
 class OofSummary:
-    """What the OOF rows say about the blend's predictions, for the prediction of the test score.
+    """What the OOF rows say about the blend's predictions, for the prediction of the test score."""
 
-    Attributes:
-        loss: mean nested loss, nats.
-        implied_prior: (K,) mean nested probability: the class frequencies the predictions imply.
-        accuracy: share of rows whose largest probability is the true class's.
-        entropy: mean entropy of the nested predictions, the loss they expect of themselves.
-        residual_error: standard error of mean(loss - entropy), by groups.
-        confidence: mean of the largest probability.
-        confidence_error: standard error of mean(right - confidence), in the same way.
-        design_effect: variance of that mean over what it would be without groups, at least 1.
-        num_rows: N.
-        num_units: groups, and rows of their own.
-    """
-
-    loss: float
+    loss: float  # mean nested loss, nats
+    # (K,) mean nested probability: the class frequencies the predictions imply
     implied_prior: Array
-    accuracy: float
-    entropy: float
-    residual_error: float
-    confidence: float
-    confidence_error: float
-    design_effect: float
-    num_rows: float
-    num_units: float
+    accuracy: float  # share of rows whose largest probability is the true class's
+    entropy: float  # mean entropy of the nested predictions, the loss they expect of themselves
+    residual_error: float  # standard error of mean(loss - entropy), by groups
+    confidence: float  # mean of the largest probability
+    confidence_error: float  # standard error of mean(right - confidence), in the same way
+    design_effect: float  # variance of that mean over what it would be without groups, at least 1
+    num_rows: float  # N
+    num_units: float  # groups, and rows of their own
 
 
 @dataclass(frozen=True)
 class ContestScore:
-    """The contest's metric, where that is not log loss, and what the blend scores by it.
+    """The contest's metric, where that is not log loss, and what the blend scores by it."""
 
-    Attributes:
-        metric: its name, as ``--metric`` says it.
-        ordinal: classes from the lowest grade to the highest, where that was said.
-        decision: how probabilities become what is submitted.
-        score: nested score.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        num_rows: OOF rows behind it.
-    """
-
-    metric: str
-    ordinal: tuple[str, ...]
-    decision: Decision
+    metric: str  # its name, as ``--metric`` says it
+    ordinal: tuple[str, ...]  # classes from the lowest grade to the highest, where that was said
+    decision: Decision  # how probabilities become what is submitted
     score: float
-    low: float
-    high: float
-    num_rows: int
+    low: float  # lower end of its 95 % interval
+    high: float  # upper end
+    num_rows: int  # OOF rows behind it
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The content of ``weights.json``.
+    """The content of ``weights.json``."""
 
-    Attributes:
-        blend: members, weights, temperatures.
-        order: where members are calibrated, "before" or "after" pooling.
-        classes: (K) merged class names.
-        source_classes: (K0) class names of the logits.
-        alias_groups: names that mean the same.
-        folds_hash: of the folds the OOF rows came from.
-        config_hashes: model → fold → hash of the config it was trained with.
-        scores: name of the method → its losses, for reading.
-        summary: of the OOF predictions.
-        adaptive_threshold: confidence of a model's first view from which it needs no other;
-            above 1 means always all views.
-        contest: metric, decision and score where that metric is not log loss; None = it is.
-        labels: (L) names where an image may have several labels; () = one class each. The classes
-            are then absent and present.
-    """
-
-    blend: Blend
-    order: str
-    classes: tuple[str, ...]
-    source_classes: tuple[str, ...]
-    alias_groups: tuple[tuple[str, ...], ...]
-    folds_hash: str
+    blend: Blend  # members, weights, temperatures
+    order: str  # where members are calibrated, "before" or "after" pooling
+    classes: tuple[str, ...]  # (K) merged class names
+    source_classes: tuple[str, ...]  # (K0) class names of the logits
+    alias_groups: tuple[tuple[str, ...], ...]  # names that mean the same
+    folds_hash: str  # of the folds the OOF rows came from
+    # model → fold → hash of the config it was trained with
     config_hashes: Mapping[str, Mapping[str, str]]
-    scores: Mapping[str, Mapping[str, float]]
-    summary: OofSummary
+    scores: Mapping[str, Mapping[str, float]]  # name of the method → its losses, for reading
+    summary: OofSummary  # of the OOF predictions
+    # confidence of a model's first view from which it needs no other; above 1 means always
+    # all views
     adaptive_threshold: float
+    # metric, decision and score where that metric is not log loss; None = it is
     contest: ContestScore | None = None
+    # (L) names where an image may have several labels; () = one class each. The classes are
+    # then absent and present
     labels: tuple[str, ...] = ()
 
     @property
