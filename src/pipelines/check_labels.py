@@ -41,21 +41,13 @@ COLUMNS = ("rank", "id", "image", "label", "suggested", "p_label", "p_suggested"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one judge says of rows it was not fitted on.
-
-    Attributes:
-        judge: its name.
-        ids: (N,) rows.
-        losses: (N,) -log p(label).
-        chosen: (N,) the class it prefers, by name.
-        confidence: (N,) the probability of that class.
-    """
+    """What one judge says of rows it was not fitted on."""
 
     judge: str
-    ids: list[str]
-    losses: np.ndarray
-    chosen: list[str]
-    confidence: np.ndarray
+    ids: list[str]  # (N,) rows
+    losses: np.ndarray  # (N,) -log p(label)
+    chosen: list[str]  # (N,) the class it prefers, by name
+    confidence: np.ndarray  # (N,) the probability of that class
 
 
 def check_labels(

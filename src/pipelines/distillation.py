@@ -103,21 +103,15 @@ def alone(config: DistillConfig, term: str) -> DistillConfig:
 
 @dataclass(frozen=True)
 class Field:
-    """What segmentation and classification do differently.
-
-    Attributes:
-        task: the task itself.
-        build: (role, pretrained?) → the net, with its pretrained weights if asked.
-        train: (config, run, model, task, role) → content of ``finished.json``.
-        terms: distillation terms that exist here.
-        image_size: side of a square that every net accepts.
-    """
+    """What segmentation and classification do differently."""
 
     task: Segmentation | Classification
+    # (role, pretrained?) → the net, with its pretrained weights if asked
     build: Callable[[str, bool], nn.Module]
+    # (config, run, model, task, role) → content of ``finished.json``
     train: Callable[[DistillConfig, Run, nn.Module, Task, str], Done]
-    terms: tuple[str, ...] = TERMS
-    image_size: int = 64
+    terms: tuple[str, ...] = TERMS  # distillation terms that exist here
+    image_size: int = 64  # side of a square that every net accepts
 
 
 def train_role(

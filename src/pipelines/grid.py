@@ -34,21 +34,13 @@ class GridConfig(PlaceConfig, group="run"):
 
 @dataclass(frozen=True)
 class Grid:
-    """Runs in the order they are started: all models on one fold first, so that a blend is early.
-
-    Attributes:
-        models: names.
-        folds: numbers, or ``full``.
-        data_dir: of train_fold.py.
-        output_dir: of train_fold.py.
-        flags: further words for train_fold.py.
-    """
+    """Runs in the order they start: all models on one fold first, so that a blend is early."""
 
     models: tuple[str, ...]
-    folds: tuple[str, ...]
-    data_dir: str
-    output_dir: str
-    flags: tuple[str, ...] = ()
+    folds: tuple[str, ...]  # numbers, or ``full``
+    data_dir: str  # of train_fold.py
+    output_dir: str  # of train_fold.py
+    flags: tuple[str, ...] = ()  # further words for train_fold.py
 
     @property
     def output(self) -> Output:

@@ -48,16 +48,11 @@ Images = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Class probabilities of N images.
+    """Class probabilities of N images."""
 
-    Attributes:
-        images: N paths, as they were given or found.
-        classes: K names.
-        probs: (N, K) float32; rows sum to one, unless an image may have several of the classes.
-    """
-
-    images: tuple[str, ...]
-    classes: tuple[str, ...]
+    images: tuple[str, ...]  # N paths, as they were given or found
+    classes: tuple[str, ...]  # K names
+    # (N, K) float32; rows sum to one, unless an image may have several of the classes
     probs: npt.NDArray[np.float32]
 
     def top(self, num: int = 5) -> list[list[tuple[str, float]]]:
@@ -133,16 +128,11 @@ class MaskRun:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """All models, folds and views of ``weights.json``.
+    """All models, folds and views of ``weights.json``."""
 
-    Attributes:
-        weights: the blend.
-        folds: model → its finished folds.
-        temperature: of the folds' average, as this blend's submission estimated it; 1 = none was.
-    """
-
-    weights: Weights
-    folds: Mapping[str, Sequence[TrainedFold]]
+    weights: Weights  # the blend
+    folds: Mapping[str, Sequence[TrainedFold]]  # model → its finished folds
+    # of the folds' average, as this blend's submission estimated it; 1 = none was
     temperature: float
 
     @property

@@ -25,23 +25,15 @@ MAX_CURVES = 24  # models whose learning curves are drawn
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What one run left.
-
-    Attributes:
-        run: its folder.
-        name: of the model, with the track's folder before it.
-        options: what it was taught with.
-        done: content of ``finished.json``, empty while it is not finished.
-        metrics: rows of ``metrics.csv``.
-        minutes: from the last start to the end, by the times of the files.
-    """
+    """What one run left."""
 
     run: Run
-    name: str
-    options: Json = field(default_factory=dict)
+    name: str  # of the model, with the track's folder before it
+    options: Json = field(default_factory=dict)  # what it was taught with
+    # content of ``finished.json``, empty while it is not finished
     done: Done = field(default_factory=Done)
-    metrics: Sequence[Mapping[str, str]] = ()
-    minutes: float = float("nan")
+    metrics: Sequence[Mapping[str, str]] = ()  # rows of ``metrics.csv``
+    minutes: float = float("nan")  # from the last start to the end, by the times of the files
 
     @property
     def fold(self) -> str:

@@ -31,27 +31,16 @@ CLEAR = "\x1b[H\x1b[J"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one run has come.
+    """How far one run has come."""
 
-    Attributes:
-        run: what it has written.
-        epoch: the last one that ended.
-        epochs: of the whole run.
-        loss: training loss of that epoch, nan before the first.
-        score: last value of what chooses the epoch.
-        pace: seconds an epoch, nan while unknown.
-        left: seconds to the end, nan while unknown.
-        state: ``running``, ``stopped`` or ``finished``.
-    """
-
-    run: RunSummary
-    epoch: int
-    epochs: int
-    loss: float
-    score: float
-    pace: float
-    left: float
-    state: str
+    run: RunSummary  # what it has written
+    epoch: int  # the last one that ended
+    epochs: int  # of the whole run
+    loss: float  # training loss of that epoch, nan before the first
+    score: float  # last value of what chooses the epoch
+    pace: float  # seconds an epoch, nan while unknown
+    left: float  # seconds to the end, nan while unknown
+    state: str  # ``running``, ``stopped`` or ``finished``
 
     def cells(self) -> list[object]:
         """Return the row of a table."""

@@ -42,25 +42,15 @@ SEARCHED = 3.0  # a blend with a search takes so many times as long as one witho
 
 @dataclass
 class Clock:
-    """Seconds spent on a plan, those of earlier, killed processes included.
+    """Seconds spent on a plan, those of earlier, killed processes included."""
 
-    Attributes:
-        path: file that remembers them.
-        hours: all there are.
-        now: a clock.
-        began: when the process began, by that clock; 0 = now.
-        earlier: seconds that are known to be spent, should the file be lost.
-        state: what else the file remembers.
-        saving: held while the file is written.
-    """
-
-    path: Path
-    hours: float
+    path: Path  # file that remembers them
+    hours: float  # all there are
     now: Callable[[], float] = time.monotonic
-    began: float = 0.0
-    earlier: float = 0.0
-    state: Json = field(default_factory=dict)
-    saving: threading.Lock = field(default_factory=threading.Lock)
+    began: float = 0.0  # when the process began, by that clock; 0 = now
+    earlier: float = 0.0  # seconds that are known to be spent, should the file be lost
+    state: Json = field(default_factory=dict)  # what else the file remembers
+    saving: threading.Lock = field(default_factory=threading.Lock)  # held while the file is written
 
     def __post_init__(self) -> None:
         """Read what earlier processes left."""
@@ -107,23 +97,17 @@ class Clock:
 
 @dataclass(frozen=True)
 class Steps:
-    """What a plan does, as functions.
+    """What a plan does, as functions."""
 
-    Attributes:
-        train: (member, fold, shorten) → trains the fold to its finished folder.
-        probe: (member name) → fits a probe in every fold.
-        submit: (models, final) → (nested OOF loss, forecast) of the submission just written.
-        is_finished: (member name, fold) → bool.
-        losses: (member name, fold) → calibrated loss of each held-out row.
-        say: prints a line.
-    """
-
+    # (member, fold, shorten) → trains the fold to its finished folder
     train: Callable[[Member, int, Callable[[int, int], int]], None]
-    probe: Callable[[str], None]
+    probe: Callable[[str], None]  # (member name) → fits a probe in every fold
+    # (models, final) → (nested OOF loss, forecast) of the submission just written
     submit: Callable[[Sequence[str], bool], tuple[float, float]]
-    is_finished: Callable[[str, int], bool]
+    is_finished: Callable[[str, int], bool]  # (member name, fold) → bool
+    # (member name, fold) → calibrated loss of each held-out row
     losses: Callable[[str, int], Array]
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = print  # prints a line
 
 
 def trim(
@@ -176,34 +160,22 @@ def calibrated_losses(path: Path) -> np.ndarray:
 
 @dataclass
 class Follower:
-    """Follows a plan to its deadline.
+    """Follows a plan to its deadline."""
 
-    Attributes:
-        members: in the order of their rows; grows while there is time.
-        probes: members that need no training; grow, too.
-        ranked: candidates for further members.
-        work: size of the job.
-        clock: the hours.
-        steps: what is done.
-        seed: of the plan.
-        keep: called with all of them whenever the members change.
-        after: called after every submission with (models, nested loss, forecast).
-        blend_s: seconds a blend takes.
-        final_s: seconds the last blend takes.
-        starts: of each member's ``tail_s``, what a fold spends before its first epoch.
-    """
-
-    members: list[Member]
-    probes: list[Member]
-    ranked: Sequence[Candidate]
-    work: Work
+    members: list[Member]  # in the order of their rows; grows while there is time
+    probes: list[Member]  # members that need no training; grow, too
+    ranked: Sequence[Candidate]  # candidates for further members
+    work: Work  # size of the job
     clock: Clock
-    steps: Steps
-    seed: int = 0
+    steps: Steps  # what is done
+    seed: int = 0  # of the plan
+    # called with all of them whenever the members change
     keep: Callable[[Sequence[Member]], object] = lambda members: None
+    # called after every submission with (models, nested loss, forecast)
     after: Callable[[Sequence[str], float, float], None] = lambda models, loss, forecast: None
-    blend_s: float = 5.0
-    final_s: float = LEAST_FINAL_S
+    blend_s: float = 5.0  # seconds a blend takes
+    final_s: float = LEAST_FINAL_S  # seconds the last blend takes
+    # of each member's ``tail_s``, what a fold spends before its first epoch
     starts: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -65,27 +65,16 @@ class DecodedImages:
 
 @dataclass(frozen=True)
 class TrainedFold:
-    """A finished fold's network on its device, and what it needs to predict.
-
-    Attributes:
-        run: its folder.
-        model: with norms folded into convolutions, placed on the device.
-        classes: K names.
-        image_size: side of the square it sees, px.
-        runtime: device and precision.
-        batch_size: images at once; 0 = by resolution.
-        num_workers: loader processes.
-        several: whether an image may have several of the classes.
-    """
+    """A finished fold's network on its device, and what it needs to predict."""
 
     run: Run
-    model: nn.Module
-    classes: tuple[str, ...]
-    image_size: int
-    runtime: Runtime
-    batch_size: int
+    model: nn.Module  # with norms folded into convolutions, placed on the device
+    classes: tuple[str, ...]  # K names
+    image_size: int  # side of the square it sees, px
+    runtime: Runtime  # device and precision
+    batch_size: int  # images at once; 0 = by resolution
     num_workers: int
-    several: bool = False
+    several: bool = False  # whether an image may have several of the classes
 
     def predict(
         self,

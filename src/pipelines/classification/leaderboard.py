@@ -25,31 +25,18 @@ FORM = '"private 0.128"'
 
 @dataclass(frozen=True)
 class Entry:
-    """One score of one submission.
+    """One score of one submission."""
 
-    Attributes:
-        time: when it was recorded, UTC.
-        submission: the first 12 hex digits of the file's SHA-256.
-        models: of its blend, separated by spaces.
-        metric: what is scored.
-        nested_oof: nested OOF score.
-        forecast: score that was expected.
-        low: lower end of the forecast's interval.
-        high: upper end.
-        kind: ``public``, ``private`` or whatever the user calls it.
-        score: that the leaderboard gave.
-    """
-
-    time: str
-    submission: str
-    models: str
-    metric: str
+    time: str  # when it was recorded, UTC
+    submission: str  # the first 12 hex digits of the file's SHA-256
+    models: str  # of its blend, separated by spaces
+    metric: str  # what is scored
     nested_oof: float
-    forecast: float
-    low: float
-    high: float
-    kind: str
-    score: float
+    forecast: float  # score that was expected
+    low: float  # lower end of the forecast's interval
+    high: float  # upper end
+    kind: str  # ``public``, ``private`` or whatever the user calls it
+    score: float  # that the leaderboard gave
 
     @property
     def inside(self) -> bool:

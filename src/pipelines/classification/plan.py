@@ -49,34 +49,21 @@ def short_name(timm_id: str) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A backbone at an image size, as measured.
+    """A backbone at an image size, as measured."""
 
-    Attributes:
-        timm_id: with its tag.
-        image_size: side, px.
-        log_loss: of the probe, leave-one-out, nats.
-        accuracy: of the probe, leave-one-out.
-        train_rate: training images a second.
-        infer_rate: images a second without gradients.
-        fixed_size: whether the backbone takes no other size.
-        stages: whether its earlier maps can be pooled.
-        useful_size: px below which training is known to lose more than the probe says.
-        gain: share that its probe takes off the loss of those with more; 1 = the best one, 0 =
-            nothing.
-        whole_id: whether another backbone would have the same short name.
-    """
-
-    timm_id: str
-    image_size: int
-    log_loss: float
-    accuracy: float
-    train_rate: float
-    infer_rate: float
-    fixed_size: bool = False
-    stages: bool = True
-    useful_size: int = 0
+    timm_id: str  # with its tag
+    image_size: int  # side, px
+    log_loss: float  # of the probe, leave-one-out, nats
+    accuracy: float  # of the probe, leave-one-out
+    train_rate: float  # training images a second
+    infer_rate: float  # images a second without gradients
+    fixed_size: bool = False  # whether the backbone takes no other size
+    stages: bool = True  # whether its earlier maps can be pooled
+    useful_size: int = 0  # px below which training is known to lose more than the probe says
+    # share that its probe takes off the loss of those with more; 1 = the best one, 0 =
+    # nothing
     gain: float = 0.0
-    whole_id: bool = False
+    whole_id: bool = False  # whether another backbone would have the same short name
 
     @property
     def name(self) -> str:
@@ -95,19 +82,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Member:
-    """One row of ``plan.yaml``.
+    """One row of ``plan.yaml``."""
 
-    Attributes:
-        name: of the row and of its folder.
-        options: the row.
-        epoch_s: seconds an epoch of one fold takes, as far as is known.
-        tail_s: seconds of a fold beside its epochs: probe, scores, OOF, test images, blend.
-    """
-
-    name: str
-    options: Json
-    epoch_s: float
-    tail_s: float
+    name: str  # of the row and of its folder
+    options: Json  # the row
+    epoch_s: float  # seconds an epoch of one fold takes, as far as is known
+    tail_s: float  # seconds of a fold beside its epochs: probe, scores, OOF, test images, blend
 
     @property
     def epochs(self) -> int:

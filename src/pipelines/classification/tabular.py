@@ -46,21 +46,14 @@ VIEWS = ("identity",)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the models of all folds see.
+    """What the models of all folds see."""
 
-    Attributes:
-        numbers: columns of numbers.
-        words: columns of categories.
-        train: N rows.
-        test: T rows for each fold: what image models say of them is that fold's.
-        mark: names all that is in them.
-    """
-
-    numbers: tuple[str, ...]
-    words: tuple[str, ...]
-    train: pd.DataFrame
+    numbers: tuple[str, ...]  # columns of numbers
+    words: tuple[str, ...]  # columns of categories
+    train: pd.DataFrame  # N rows
+    # T rows for each fold: what image models say of them is that fold's
     test: Mapping[int, pd.DataFrame]
-    mark: str
+    mark: str  # names all that is in them
 
 
 def train_tabular(config: TabularConfig, prepared: tuple[Index, Folds] | None = None) -> list[Path]:

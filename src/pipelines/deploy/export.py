@@ -78,20 +78,15 @@ def shrink_array(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Export:
-    """What is exported.
+    """What is exported."""
 
-    Attributes:
-        module: image (1, H, W, 3) uint8 RGB → probabilities.
-        about: what its file says of itself.
-        expected: (images, resize) → what the program itself predicts, (N, K), of images that
-            ``resize(image, size)`` has made small; None = what the module says.
-        side: of the largest network, px, where there is ``expected``: compared are squares of it,
-            since a last bit of a resizing makes a rounded pixel another one.
-    """
-
-    module: nn.Module
-    about: Json
+    module: nn.Module  # image (1, H, W, 3) uint8 RGB → probabilities
+    about: Json  # what its file says of itself
+    # (images, resize) → what the program itself predicts, (N, K), of images that
+    # ``resize(image, size)`` has made small; None = what the module says
     expected: Callable[[Sequence[np.ndarray], Resize], np.ndarray] | None = None
+    # of the largest network, px, where there is ``expected``: compared are squares of it,
+    # since a last bit of a resizing makes a rounded pixel another one
     side: int = 0
 
 

@@ -31,23 +31,15 @@ ABOUT: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class ImageModel:
-    """What predicts one image after the other.
+    """What predicts one image after the other."""
 
-    Attributes:
-        probs: image (H, W, 3) uint8 RGB → float32 (K,) of classes or (1 or K, H, W) of masks.
-        classes: K names; two for one map of masks, background and foreground.
-        task: ``classes``, ``labels`` (an image may have several) or ``masks``.
-        threshold: of masks, see :func:`src.pipelines.segmentation.score.to_mask`.
-        background: label that overlays leave as it is, None = they tint all.
-        engine: what computes, and on how many threads or on which device.
-    """
-
+    # image (H, W, 3) uint8 RGB → float32 (K,) of classes or (1 or K, H, W) of masks
     probs: Callable[[Array], Array]
-    classes: tuple[str, ...]
-    task: str
-    threshold: float = 0.5
-    background: int | None = None
-    engine: str = ""
+    classes: tuple[str, ...]  # K names; two for one map of masks, background and foreground
+    task: str  # ``classes``, ``labels`` (an image may have several) or ``masks``
+    threshold: float = 0.5  # of masks, see :func:`src.pipelines.segmentation.score.to_mask`
+    background: int | None = None  # label that overlays leave as it is, None = they tint all
+    engine: str = ""  # what computes, and on how many threads or on which device
 
     def mask(self, probs: Array) -> Array:
         """Turn probabilities (1 or K, H, W) into labels (H, W) uint8."""

@@ -34,17 +34,12 @@ from src.script import UserError
 
 @dataclass(frozen=True)
 class Samples:
-    """Images of a run with their truth.
+    """Images of a run with their truth."""
 
-    Attributes:
-        train: paths of images it was trained on.
-        valid: paths of images it held out.
-        truth: number of a held-out image → a class number, 0 or 1 for each label, or a mask
-            (H, W) with void as 255.
-    """
-
-    train: Sequence[Path]
-    valid: Sequence[Path]
+    train: Sequence[Path]  # paths of images it was trained on
+    valid: Sequence[Path]  # paths of images it held out
+    # number of a held-out image → a class number, 0 or 1 for each label, or a mask (H, W)
+    # with void as 255
     truth: Callable[[int], Array]
 
 

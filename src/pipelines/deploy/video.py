@@ -35,17 +35,11 @@ CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))  # what a headless OpenCV can writ
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame that is predicted.
+    """One frame that is predicted."""
 
-    Attributes:
-        pixels: (H, W, 3) uint8 BGR.
-        arrived: when it was read, s.
-        skipped: frames before it that came while the model was busy.
-    """
-
-    pixels: Array
-    arrived: float
-    skipped: int = 0
+    pixels: Array  # (H, W, 3) uint8 BGR
+    arrived: float  # when it was read, s
+    skipped: int = 0  # frames before it that came while the model was busy
 
 
 @dataclass

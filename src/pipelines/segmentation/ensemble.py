@@ -38,27 +38,16 @@ WRAPPED = "network."  # a distilled student's own tensors
 
 @dataclass(frozen=True)
 class Member:
-    """One trained net and how it predicts.
-
-    Attributes:
-        run: its folder.
-        options: its config.
-        resolved: what the config came to: network, classes, data, sizes.
-        done: what ``finished.json`` holds; empty for an unfinished run's checkpoint.
-        weights: the file of its weights.
-        num_views: views to average.
-        threshold: of the foreground, for so many views.
-        share: weight in the blend; all members' sum to 1.
-    """
+    """One trained net and how it predicts."""
 
     run: Run
-    options: Json
-    resolved: Json
-    done: Done
+    options: Json  # its config
+    resolved: Json  # what the config came to: network, classes, data, sizes
+    done: Done  # what ``finished.json`` holds; empty for an unfinished run's checkpoint
     weights: Path
-    num_views: int
-    threshold: float
-    share: float = 1.0
+    num_views: int  # views to average
+    threshold: float  # of the foreground, for so many views
+    share: float = 1.0  # weight in the blend; all members' sum to 1
 
     @property
     def name(self) -> str:
@@ -102,17 +91,11 @@ class Member:
 
 @dataclass(frozen=True)
 class RunSweeps:
-    """Counts of a run's held-out images at every threshold.
+    """Counts of a run's held-out images at every threshold."""
 
-    Attributes:
-        statistic: what the threshold is chosen by.
-        sweeps: for 1, 2, … views.
-        units: of each image: its group, or itself.
-    """
-
-    statistic: str
-    sweeps: list[SweepCounts]
-    units: list[str]
+    statistic: str  # what the threshold is chosen by
+    sweeps: list[SweepCounts]  # for 1, 2, … views
+    units: list[str]  # of each image: its group, or itself
 
 
 def find_runs(patterns: Sequence[str]) -> list[Run]:

@@ -21,17 +21,12 @@ NUM_PARTS = 5
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What is done to a mask.
+    """What is done to a mask."""
 
-    Attributes:
-        shape: ``none``, ``open`` (drops what is thinner than the disc) or ``close`` (fills gaps).
-        radius: of the disc, px.
-        min_area: components of fewer pixels are dropped; diagonal neighbours touch.
-    """
-
+    # ``none``, ``open`` (drops what is thinner than the disc) or ``close`` (fills gaps)
     shape: str = "none"
-    radius: int = 0
-    min_area: int = 0
+    radius: int = 0  # of the disc, px
+    min_area: int = 0  # components of fewer pixels are dropped; diagonal neighbours touch
 
     def __call__(self, mask: np.ndarray) -> np.ndarray:
         """Tidy the foreground of labels (H, W) in {0, 1}, uint8."""

@@ -65,23 +65,16 @@ SCENE_SIZE = (384, 384)  # of generated road scenes, unless --resolution says an
 
 @dataclass(frozen=True)
 class MaskData:
-    """What a run learns from.
+    """What a run learns from."""
 
-    Attributes:
-        index: labelled rows, no test row among them.
-        split: who is held out.
-        size: (height, width) everything is resized to; None = native sizes, which differ.
-        crop: (height, width) of the training crops.
-        window: (height, width) by which larger images are predicted; None = whole.
-        source: how the data were read, for inference.
-    """
-
-    index: MaskIndex
-    split: MaskSplit
+    index: MaskIndex  # labelled rows, no test row among them
+    split: MaskSplit  # who is held out
+    # (height, width) everything is resized to; None = native sizes, which differ
     size: tuple[int, int] | None
-    crop: tuple[int, int]
+    crop: tuple[int, int]  # (height, width) of the training crops
+    # (height, width) by which larger images are predicted; None = whole
     window: tuple[int, int] | None
-    source: Json
+    source: Json  # how the data were read, for inference
 
 
 def locate_data(
