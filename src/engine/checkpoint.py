@@ -154,39 +154,24 @@ def damage(path: Path) -> str:
 
 @dataclass
 class TrainState:
-    """All the loop remembers between steps, saved as it is.
+    """All the loop remembers between steps, saved as it is."""
 
-    Attributes:
-        step: optimizer steps done.
-        epoch: epochs done, validation included.
-        sums: Σ over the running epoch's rows of every loss term (scalars on the device).
-        rows: rows of the running epoch seen so far.
-        history: one row a validated epoch, as in ``metrics.csv``.
-        best: best score so far, None before the first validation.
-        best_epoch: epoch (from 1) of the best score.
-        misses: validations since then.
-        micro_batch_size: rows on the device at once; shrinks when memory is short.
-        nonfinite: steps passed over because their loss was not finite.
-        epochs: length of the run where it was shortened, 0 = the config's.
-        done: nothing is left to train.
-        steps_per_epoch: steps of an epoch, which batch size and number of processes settle.
-        identity: of the run as it began, from :func:`run_identity`.
-    """
-
-    step: int = 0
-    epoch: int = 0
+    step: int = 0  # optimizer steps done
+    epoch: int = 0  # epochs done, validation included
+    # Σ over the running epoch's rows of every loss term (scalars on the device)
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
-    rows: int = 0
+    rows: int = 0  # rows of the running epoch seen so far
+    # one row a validated epoch, as in ``metrics.csv``
     history: list[dict[str, float]] = field(default_factory=list)
-    best: float | None = None
-    best_epoch: int = 0
-    misses: int = 0
-    micro_batch_size: int = 0
-    nonfinite: int = 0
-    epochs: int = 0
-    done: bool = False
-    steps_per_epoch: int = 0
-    identity: str = ""
+    best: float | None = None  # best score so far, None before the first validation
+    best_epoch: int = 0  # epoch (from 1) of the best score
+    misses: int = 0  # validations since then
+    micro_batch_size: int = 0  # rows on the device at once; shrinks when memory is short
+    nonfinite: int = 0  # steps passed over because their loss was not finite
+    epochs: int = 0  # length of the run where it was shortened, 0 = the config's
+    done: bool = False  # nothing is left to train
+    steps_per_epoch: int = 0  # steps of an epoch, which batch size and number of processes settle
+    identity: str = ""  # of the run as it began, from :func:`run_identity`
 
     def as_dict(self) -> Json:
         """Return plain numbers, strings and containers."""
@@ -195,15 +180,11 @@ class TrainState:
 
 
 class Ema(ModelEmaV3):
-    """An average that looks up its tensors once; at each step that took a fifth of it on a card.
+    """An average that looks up its tensors once; at each step that took a fifth of it on a card."""
 
-    Attributes:
-        floats: (of the average, of the model) for every number that is averaged.
-        counts: the same for those that are copied.
-    """
-
+    # (of the average, of the model) for every number that is averaged
     floats: list[tuple[torch.Tensor, torch.Tensor]]
-    counts: list[tuple[torch.Tensor, torch.Tensor]]
+    counts: list[tuple[torch.Tensor, torch.Tensor]]  # the same for those that are copied
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int | None = None) -> None:

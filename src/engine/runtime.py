@@ -49,18 +49,12 @@ class Alone:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how tensors are computed.
+    """Where and how tensors are computed."""
 
-    Attributes:
-        accelerator: handle on the device and the other processes.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
-        channels_last: whether images and convolution weights are laid out NHWC.
-        compiled: whether training steps run through ``torch.compile``; predictions never do.
-    """
-
-    accelerator: Accelerator | Alone
-    precision: str = "fp32"
-    channels_last: bool = False
+    accelerator: Accelerator | Alone  # handle on the device and the other processes
+    precision: str = "fp32"  # ``fp32``, ``bf16`` or ``fp16``
+    channels_last: bool = False  # whether images and convolution weights are laid out NHWC
+    # whether training steps run through ``torch.compile``; predictions never do
     compiled: bool = False
 
     @property

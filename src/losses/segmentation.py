@@ -215,15 +215,10 @@ TERMS: dict[str, Callable[..., Tensor]] = {
 
 @dataclass(frozen=True)
 class SegmentationLoss:
-    """A weighted sum of terms; made by :func:`build_segmentation_loss`.
+    """A weighted sum of terms; made by :func:`build_segmentation_loss`."""
 
-    Attributes:
-        terms: (name, weight, term) each.
-        ignore_index: label of void, or None.
-    """
-
-    terms: tuple[tuple[str, float, Term], ...]
-    ignore_index: int | None
+    terms: tuple[tuple[str, float, Term], ...]  # (name, weight, term) each
+    ignore_index: int | None  # label of void, or None
 
     def __call__(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return "loss" (the sum, float32 scalar) and each unweighted term, detached.

@@ -23,23 +23,14 @@ Score = Callable[[np.ndarray], np.ndarray]  # weights (R, N) -> scores (R,)
 
 @dataclass(frozen=True)
 class Difference:
-    """Score of a run B minus that of a run A, with its bootstrap interval.
+    """Score of a run B minus that of a run A, with its bootstrap interval."""
 
-    Attributes:
-        name: the score.
-        first: score of A.
-        second: score of B.
-        low: lower end of the interval of ``second - first``.
-        high: its upper end.
-        num_units: images, or groups of images, that were resampled.
-    """
-
-    name: str
-    first: float
-    second: float
-    low: float
-    high: float
-    num_units: int
+    name: str  # the score
+    first: float  # score of A
+    second: float  # score of B
+    low: float  # lower end of the interval of ``second - first``
+    high: float  # its upper end
+    num_units: int  # images, or groups of images, that were resampled
 
     @property
     def difference(self) -> float:

@@ -100,27 +100,19 @@ OF_LABELS = ("mean_auc", "f1_samples", "map")  # and log_loss
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and what it scores.
+    """A metric and what it scores."""
 
-    Attributes:
-        name: as ``--metric`` says it.
-        holds: what is scored: ``probabilities`` (N, K), ``labels`` (N,) of class numbers, or
-            ``top``, (N, T) of class numbers, the likeliest first.
-        measure: (what ``holds`` says, targets) → score.
-        rule: how labels are decided, a key of ``src/metrics/decisions.py``.
-        greater_is_better: whether it is.
-        top: T.
-        order: class numbers from the lowest grade to the highest, for ordered classes.
-        num_labels: L, where an image has several labels: N is then images × labels; 0 = one class.
-    """
-
-    name: str
+    name: str  # as ``--metric`` says it
+    # what is scored: ``probabilities`` (N, K), ``labels`` (N,) of class numbers, or ``top``,
+    # (N, T) of class numbers, the likeliest first
     holds: str
-    measure: Measure
-    rule: str = "none"
+    measure: Measure  # (what ``holds`` says, targets) → score
+    rule: str = "none"  # how labels are decided, a key of ``src/metrics/decisions.py``
     greater_is_better: bool = True
-    top: int = 0
+    top: int = 0  # T
+    # class numbers from the lowest grade to the highest, for ordered classes
     order: tuple[int, ...] = ()
+    # L, where an image has several labels: N is then images × labels; 0 = one class
     num_labels: int = 0
 
     @property

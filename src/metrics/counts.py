@@ -25,25 +25,16 @@ PROTOCOL_EPSILON = 1e-6  # of the micro track's own score
 
 @dataclass(frozen=True)
 class SegmentationCounts:
-    """What has to be kept of N predicted images with K classes; all arrays int64.
+    """What has to be kept of N predicted images with K classes; all arrays int64."""
 
-    Attributes:
-        index: (N,) address of each image in its table, unique.
-        intersection: (N, K) pixels of class k predicted as k; void is left out here and below.
-        predicted: (N, K) pixels predicted as k.
-        target: (N, K) pixels of class k.
-        void_predicted: (N, K) void pixels predicted as k.
-        boundary: (N, K, 4) see :func:`src.metrics.segmentation.count_boundaries`.
-        background: () label of the background, -1 where no class is one.
-    """
-
-    index: np.ndarray
+    index: np.ndarray  # (N,) address of each image in its table, unique
+    # (N, K) pixels of class k predicted as k; void is left out here and below
     intersection: np.ndarray
-    predicted: np.ndarray
-    target: np.ndarray
-    void_predicted: np.ndarray
-    boundary: np.ndarray
-    background: np.ndarray
+    predicted: np.ndarray  # (N, K) pixels predicted as k
+    target: np.ndarray  # (N, K) pixels of class k
+    void_predicted: np.ndarray  # (N, K) void pixels predicted as k
+    boundary: np.ndarray  # (N, K, 4) see :func:`src.metrics.segmentation.count_boundaries`
+    background: np.ndarray  # () label of the background, -1 where no class is one
 
     def __len__(self) -> int:
         return len(self.index)

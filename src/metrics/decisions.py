@@ -158,30 +158,21 @@ _LEAST = 1e-12  # of a class frequency
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of log probabilities (R, K).
+    """What becomes of log probabilities (R, K)."""
 
-    Attributes:
-        rule: ``none``, ``argmax``, ``prior``, ``cuts`` or ``labels``.
-        strength: of ``prior``.
-        prior: (K,) class frequencies, of ``prior``.
-        cuts: (K - 1,) ascending points of the expected grade 0 … K - 1, of ``cuts``; of
-            ``labels``, (L,) the probability from which each is given, () = probabilities.
-        order: (K,) class numbers from the lowest grade to the highest, of ``cuts``.
-        top: length of the lists, 0 = labels.
-        slopes: of ``labels``, (L,) what the log odds of each label are multiplied by,
-        offsets: and what is added then.
-        least: of ``labels``, how many an image is given at least, 0 or 1.
-    """
-
-    rule: str
-    strength: float = 0.0
-    prior: tuple[float, ...] = ()
+    rule: str  # ``none``, ``argmax``, ``prior``, ``cuts`` or ``labels``
+    strength: float = 0.0  # of ``prior``
+    prior: tuple[float, ...] = ()  # (K,) class frequencies, of ``prior``
+    # (K - 1,) ascending points of the expected grade 0 … K - 1, of ``cuts``; of ``labels``,
+    # (L,) the probability from which each is given, () = probabilities
     cuts: tuple[float, ...] = ()
+    # (K,) class numbers from the lowest grade to the highest, of ``cuts``
     order: tuple[int, ...] = ()
-    top: int = 0
+    top: int = 0  # length of the lists, 0 = labels
+    # of ``labels``, (L,) what the log odds of each label are multiplied by,
     slopes: tuple[float, ...] = ()
-    offsets: tuple[float, ...] = ()
-    least: int = 0
+    offsets: tuple[float, ...] = ()  # and what is added then
+    least: int = 0  # of ``labels``, how many an image is given at least, 0 or 1
 
     def apply(self, log_probs: Array) -> Array:
         """Return labels (R,), lists (R, T), or probabilities (R, K) where nothing is decided.

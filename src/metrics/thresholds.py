@@ -118,19 +118,12 @@ def foreground_share(probs: Tensor) -> tuple[Tensor, Tensor | None]:
 
 @dataclass(frozen=True)
 class SweepCounts:
-    """Pixels of N images at T thresholds, for each of C classes; int64.
+    """Pixels of N images at T thresholds, for each of C classes; int64."""
 
-    Attributes:
-        thresholds: (T,) rising.
-        hits: (N, T, C) true and predicted.
-        union: (N, T, C) true or predicted.
-        target: (N, C) true.
-    """
-
-    thresholds: np.ndarray
-    hits: np.ndarray
-    union: np.ndarray
-    target: np.ndarray
+    thresholds: np.ndarray  # (T,) rising
+    hits: np.ndarray  # (N, T, C) true and predicted
+    union: np.ndarray  # (N, T, C) true or predicted
+    target: np.ndarray  # (N, C) true
 
     def __len__(self) -> int:
         return len(self.target)
@@ -207,22 +200,16 @@ Candidate = tuple[int, int]  # number of views, place of the threshold
 
 @dataclass(frozen=True)
 class Choice:
-    """Views and threshold chosen on all images, and by each fold's others for its own images.
+    """Views and threshold chosen on all images, and by each fold's others for its own images."""
 
-    Attributes:
-        table: a row for each number of views: ``views``, ``threshold`` chosen, ``score`` there,
-            ``plain`` at 0.5, ``best`` of all thresholds and ``best_threshold`` on the same images,
-            ``nested``: each fold at the threshold that the other folds choose.
-        views: number of views chosen.
-        threshold: chosen for them.
-        nested: score of choosing both without the images that are scored.
-        held: (N,) what the folds without an image chose for it: (views, threshold).
-    """
-
+    # a row for each number of views: ``views``, ``threshold`` chosen, ``score`` there,
+    # ``plain`` at 0.5, ``best`` of all thresholds and ``best_threshold`` on the same images,
+    # ``nested``: each fold at the threshold that the other folds choose
     table: list[dict[str, float]]
-    views: int
-    threshold: float
-    nested: float
+    views: int  # number of views chosen
+    threshold: float  # chosen for them
+    nested: float  # score of choosing both without the images that are scored
+    # (N,) what the folds without an image chose for it: (views, threshold)
     held: list[tuple[int, float]]
 
     def __str__(self) -> str:

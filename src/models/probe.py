@@ -30,40 +30,27 @@ SMOOTHING = 0.05  # without it rows that are all right ask for boundless logits 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A linear head and what it is worth.
+    """A linear head and what it is worth."""
 
-    Attributes:
-        weight: (K, D) float32.
-        bias: (K,) float32.
-        log_loss: leave-one-out log loss of the rows it was fitted on, nats; of several labels the
-            mean binary cross-entropy.
-        accuracy: leave-one-out accuracy, in [0, 1]; of several labels the share of those told.
-        left_out: (N, K) float32 log probabilities of each row, fitted without it; of
-            several labels, of having each.
-    """
-
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor  # (K, D) float32
+    bias: Tensor  # (K,) float32
+    # leave-one-out log loss of the rows it was fitted on, nats; of several labels the mean
+    # binary cross-entropy
     log_loss: float
-    accuracy: float
+    accuracy: float  # leave-one-out accuracy, in [0, 1]; of several labels the share of those told
+    # (N, K) float32 log probabilities of each row, fitted without it; of several labels, of
+    # having each
     left_out: Tensor
 
 
 @dataclass(frozen=True)
 class _Scaled:
-    """Left-out regressions turned into logits ``scale`` × regression + ``bias``.
+    """Left-out regressions turned into logits ``scale`` × regression + ``bias``."""
 
-    Attributes:
-        smooth: the smoothed loss that scale and bias make least.
-        scale: (K,), or () for all.
-        bias: (K,), or () for all.
-        logits: (N, K).
-    """
-
-    smooth: float
-    scale: Tensor
-    bias: Tensor
-    logits: Tensor
+    smooth: float  # the smoothed loss that scale and bias make least
+    scale: Tensor  # (K,), or () for all
+    bias: Tensor  # (K,), or () for all
+    logits: Tensor  # (N, K)
 
 
 def fit_probe(

@@ -29,19 +29,12 @@ LEAVES = 8
 
 @dataclass(frozen=True)
 class TabularModel:
-    """A fitted classifier.
+    """A fitted classifier."""
 
-    Attributes:
-        kind: what was chosen, for people.
-        log_loss: of the choice on the inner folds, nats.
-        base: log loss of the class frequencies there.
-        predict: rows → (N, K) probabilities, all above 0.
-    """
-
-    kind: str
-    log_loss: float
-    base: float
-    predict: Callable[[pd.DataFrame], Array]
+    kind: str  # what was chosen, for people
+    log_loss: float  # of the choice on the inner folds, nats
+    base: float  # log loss of the class frequencies there
+    predict: Callable[[pd.DataFrame], Array]  # rows → (N, K) probabilities, all above 0
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,11 @@ MONITOR = "calibrated_log_loss"  # where the contest counts log loss
 
 @dataclass(frozen=True)
 class Classification:
-    """Learn ``target`` from ``image``.
-
-    Attributes:
-        num_classes: K.
-        criterion: (logits (B, K), target (B,) int64 or (B, K) soft) → mean loss.
-        metric: what the contest counts; None = log loss, which is monitored calibrated.
-    """
+    """Learn ``target`` from ``image``."""
 
     num_classes: int
-    criterion: Loss
+    criterion: Loss  # (logits (B, K), target (B,) int64 or (B, K) soft) → mean loss
+    # what the contest counts; None = log loss, which is monitored calibrated
     metric: Metric | None = None
     loss_metric: str = "log_loss"
 

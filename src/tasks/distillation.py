@@ -49,22 +49,14 @@ class Distillation:
     """Learn what ``inner`` learns, with a teacher.
 
     The model is a :class:`src.models.distilled.Student`.
-
-    Attributes:
-        inner: the task itself.
-        teacher: frozen net on the device of the batches.
-        show_features: (teacher, image) → logits, deepest map (B, C, h, w).
-        weights: share of each term in ``TERMS``; absent or 0 = not computed.
-        temperature: T of the soft labels and of the channels' places.
-        share_every: steps between two measurements of the gradient shares, one backward pass a
-            term.
     """
 
     inner: Segmentation | Classification
-    teacher: nn.Module
-    show_features: ShowFeatures
-    weights: Mapping[str, float]
-    temperature: float = 4.0
+    teacher: nn.Module  # frozen net on the device of the batches
+    show_features: ShowFeatures  # (teacher, image) → logits, deepest map (B, C, h, w)
+    weights: Mapping[str, float]  # share of each term in ``TERMS``; absent or 0 = not computed
+    temperature: float = 4.0  # T of the soft labels and of the channels' places
+    # steps between two measurements of the gradient shares, one backward pass a term
     share_every: int = 50
 
     @property

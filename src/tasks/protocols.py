@@ -87,15 +87,10 @@ def inner_network(model: nn.Module) -> Any:
 
 
 class BatchSampler(Protocol):
-    """Rows of every batch, from any epoch and step on.
+    """Rows of every batch, from any epoch and step on."""
 
-    Attributes:
-        num_rows: of the dataset.
-        own_size: rows of a whole batch in this process.
-    """
-
-    num_rows: int
-    own_size: int
+    num_rows: int  # of the dataset
+    own_size: int  # rows of a whole batch in this process
 
     def start(self, epoch: int, step: int = 0) -> None:
         """Begin at a step of an epoch."""

@@ -34,21 +34,15 @@ OF_FOREGROUND = ("pooled_iou", "pooled_dice", "pooled_precision", "pooled_recall
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Learn ``mask`` (B, H, W) from ``image``.
+    """Learn ``mask`` (B, H, W) from ``image``."""
 
-    Attributes:
-        class_names: K names; K is their number.
-        criterion: (logits, mask) → ``loss`` and its terms.
-        ignore_index: label of void pixels.
-        statistic: what chooses the best weights, ``pooled_iou`` or ``micro_protocol_iou``: of the
-            foreground at its best threshold where there is one logit, else a mean over classes.
-        window: (height, width) that a larger image is predicted by; None = whole images.
-    """
-
-    class_names: tuple[str, ...]
-    criterion: Loss
-    ignore_index: int = 255
+    class_names: tuple[str, ...]  # K names; K is their number
+    criterion: Loss  # (logits, mask) → ``loss`` and its terms
+    ignore_index: int = 255  # label of void pixels
+    # what chooses the best weights, ``pooled_iou`` or ``micro_protocol_iou``: of the
+    # foreground at its best threshold where there is one logit, else a mean over classes
     statistic: str = "pooled_iou"
+    # (height, width) that a larger image is predicted by; None = whole images
     window: tuple[int, int] | None = None
     lower_is_better: bool = False
     loss_metric: str = ""

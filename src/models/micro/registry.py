@@ -27,20 +27,14 @@ BUDGET_CLASSES = 21
 
 @dataclass(frozen=True)
 class MicroSpec:
-    """One named net.
+    """One named net."""
 
-    Attributes:
-        build: family.
-        options: arguments of its size.
-        blocks: boolean arguments an ablation may turn off.
-        by_dataset: arguments that change with the data set.
-        max_params: trainable parameters it promises to keep below, with ``BUDGET_CLASSES``.
-    """
-
-    build: Callable[..., MaskNet]
-    options: Mapping[str, object] = field(default_factory=dict)
-    blocks: tuple[str, ...] = ()
+    build: Callable[..., MaskNet]  # family
+    options: Mapping[str, object] = field(default_factory=dict)  # arguments of its size
+    blocks: tuple[str, ...] = ()  # boolean arguments an ablation may turn off
+    # arguments that change with the data set
     by_dataset: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    # trainable parameters it promises to keep below, with ``BUDGET_CLASSES``
     max_params: int | None = None
 
 
