@@ -181,6 +181,23 @@ def test_every_preset_parses() -> None:
             assert net in MICRO_NETS, name
 
 
+def test_slices_of_one_name_are_parted_where_that_is_asked_for(tmp_path: Path) -> None:
+    draw(tmp_path, "set", "0123456789")
+    rng = np.random.default_rng(0)
+    for patient in "0123456789":
+        for suffix, kind in (("jpg", "images"), ("png", "masks")):
+            path = tmp_path / "set" / kind / f"{patient}.{suffix}"
+            path.replace(path.with_stem(f"{patient}_1"))
+            pixels = rng.integers(0, 2, (32, 32, 3) if kind == "images" else (32, 32), np.uint8)
+            cv2.imwrite(str(path.with_stem(f"{patient}_2")), pixels)
+    where = MicroSet("set", "folders", str(tmp_path / "set"))
+    together, parted = (
+        read_set(MicroConfig(group_by_name=on), where).index.table["group"] for on in (True, False)
+    )
+    assert together.nunique() == 10
+    assert not parted.any()
+
+
 def test_the_more_classes_the_less_cross_entropy(root: Path) -> None:
     where = MicroSet("CFD", "micro/CFD", str(root))
     config = MicroConfig(resolution="32x32")

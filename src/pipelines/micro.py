@@ -175,7 +175,7 @@ _read = cache(masks.read_data)  # a set once, for all seeds
 
 def read_set(config: MicroConfig, where: MicroSet) -> masks.MaskData:
     """Read a set once, for all seeds."""
-    names = ("fold", "folds", "fold_seed", "resolution", "crop", "window")
+    names = ("fold", "folds", "fold_seed", "group_by_name", "resolution", "crop", "window")
     keep: dict[str, Any] = {name: getattr(config, name) for name in names}
     return _read(MicroConfig(**keep, data_dir=where.data_dir, source=where.source))
 
