@@ -257,6 +257,7 @@ def write_scenes(
     done = root / "scenes.json"
     if done.is_file() and read_json(done, "delete it and make the scenes again") == spec:
         return root
+    done.unlink(missing_ok=True)  # stopped half way, the scenes are of two sets
     first_test = num_scenes - round(num_scenes * test_share)
     lists: dict[str, list[str]] = {"train": [], "test": []}
     for scene in range(num_scenes):

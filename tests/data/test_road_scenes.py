@@ -1,3 +1,5 @@
+from unittest.mock import Mock
+
 import cv2
 import numpy as np
 import pytest
@@ -70,6 +72,17 @@ def test_the_script_writes_the_set_that_was_asked_for(tmp_path):
     assert len(index.table) == 5
     expected = render_frame(3, 0, 0, (32, 48), ["tilt"], 1)[1]
     assert np.array_equal(index.decode(index.mask_path(0)), expected)
+
+
+def test_scenes_of_two_sets_are_taken_for_neither(tmp_path, monkeypatch):
+    first, second = ({"num_scenes": n, "num_frames": 1, "size": (32, 48)} for n in (2, 3))
+    write_scenes(tmp_path, **first, seed=0)
+    expected = (tmp_path / "images/scene000_000.jpg").read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("src.data.road_scenes.write_text", Mock(side_effect=KeyboardInterrupt))
+        write_scenes(tmp_path, **second, seed=1)
+    write_scenes(tmp_path, **first, seed=0)
+    assert (tmp_path / "images/scene000_000.jpg").read_bytes() == expected
 
 
 ABSURD = ("-1", "0", "1000000000", "nan", "inf", "x", "²", "9" * 5000)
