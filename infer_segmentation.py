@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,16 +45,17 @@ def main(argv: list[str]) -> int:
     sets = find_members(config)
     default = Output(Path(config.output_dir)).masks(config.split)
     root = Path(config.output) if config.output else default
-    if len(sets) > 1:
+    several = len(sets) > 1
+    if several:
         print(f"{len(sets)} data sets, a folder each: {', '.join(sets)}")
-        own_folder(root, (), ours=root == default)
-    for name, members in sets.items():
-        index, rows = read_images(config, members)
-        for note in index.notes:
-            print(f"note: {note}")
-        folder = root / name if len(sets) > 1 else root
-        own_folder(folder, ("masks", "overlays"), ours=root == default)
-        predict_images(config, members, index, rows, folder)
+    with own_folder(root, (), ours=root == default) if several else nullcontext():
+        for name, members in sets.items():
+            index, rows = read_images(config, members)
+            for note in index.notes:
+                print(f"note: {note}")
+            folder = root / name if several else root
+            with own_folder(folder, ("masks", "overlays"), ours=root == default):
+                predict_images(config, members, index, rows, folder)
     return 0
 
 

@@ -53,8 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     flags["size"] = tuple(flags["size"])
     ScenesConfig(**flags)  # refuses what makes no sense
     ours = (dest / "scenes.json").is_file()
-    own_folder(dest, ("images", "masks"), ours=ours, name="folder")
-    print(f"{write_scenes(dest, conditions=conditions, **flags)}: written; pass it as --data_dir")
+    with own_folder(dest, ("images", "masks"), ours=ours, name="folder"):
+        write_scenes(dest, conditions=conditions, **flags)
+    print(f"{dest}: written; pass it as --data_dir")
     return 0
 
 

@@ -148,22 +148,24 @@ def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
     folder = Path(config.output or "predicted")
     if folder.suffix:
         raise UserError(f"--output {folder}: masks are written to a folder")
-    own_folder(folder, ("masks", "overlays"))
     background = background_label(found.classes)
-    for sub in ("masks", "overlays"):
-        (folder / sub).mkdir(parents=True, exist_ok=True)
-    taken: set[str] = set()
-    for image, mask in zip(found.images, found.masks, strict=True):
-        name = Path(image).stem
-        while nfc(name).casefold() in taken:  # of another folder; macOS and Windows see no case
-            name = f"{name}-{len(taken)}"
-        taken.add(nfc(name).casefold())
-        write_index_png(folder / "masks" / f"{name}.png", mask)
-        overlay = draw_overlay(decode_image(image), mask, background=background)
-        write_picture(folder / "overlays" / f"{name}.jpg", overlay)
-        share = np.bincount(mask.ravel(), minlength=len(found.classes)) / mask.size
-        said = ", ".join(f"{c} {s:.1%}" for c, s in zip(found.classes, share, strict=False) if s)
-        print(f"{image}: {said}")
+    with own_folder(folder, ("masks", "overlays")):
+        for sub in ("masks", "overlays"):
+            (folder / sub).mkdir(parents=True, exist_ok=True)
+        taken: set[str] = set()
+        for image, mask in zip(found.images, found.masks, strict=True):
+            name = Path(image).stem
+            while nfc(name).casefold() in taken:  # of another folder; macOS and Windows see no case
+                name = f"{name}-{len(taken)}"
+            taken.add(nfc(name).casefold())
+            write_index_png(folder / "masks" / f"{name}.png", mask)
+            overlay = draw_overlay(decode_image(image), mask, background=background)
+            write_picture(folder / "overlays" / f"{name}.jpg", overlay)
+            share = np.bincount(mask.ravel(), minlength=len(found.classes)) / mask.size
+            said = ", ".join(
+                f"{c} {s:.1%}" for c, s in zip(found.classes, share, strict=False) if s
+            )
+            print(f"{image}: {said}")
     print(f"{folder}: masks and overlays of {len(found.images)} photographs")
     return 0
 

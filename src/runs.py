@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from src.files import (
+    HALF_WRITTEN,
     FileMark,
     Json,
     describe_file,
@@ -282,7 +283,7 @@ def own_file(path: Path, *, ours: bool = False) -> Iterator[None]:
         yield
         return
     before = _look_at(path)
-    sweep(path.parent, path.name)
+    sweep(path.parent, path.name, _mark_of(path).name)
     write_json(_mark_of(path), {"writing": True})  # killed in the block, it may still be replaced
     try:
         yield
@@ -297,27 +298,36 @@ def own_file(path: Path, *, ours: bool = False) -> Iterator[None]:
     write_json(_mark_of(path), describe_file(path))
 
 
+@contextmanager
 def own_folder(
     path: Path, inner: tuple[str, ...], *, ours: bool = False, name: str = "--output"
-) -> None:
-    """Make a folder of results, or take over one that was made before.
+) -> Iterator[None]:
+    """Make a folder of results, or take over one that was made before, and hold it for the block.
 
     ``inner`` are folders in it that are written to; with ``ours`` the place is ours whatever it
     holds; ``name`` is how messages call it.
 
     Raises:
-        UserError: it is a link or a file, or holds what was not written by this program.
+        UserError: it is a link or a file, or holds what was not written by this program, or
+            another process holds it.
     """
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise UserError(f"{name} {path}: a link or file, where a folder is to be; {REMEDY}")
-    foreign = path.is_dir() and any(path.iterdir()) and not (path / MARK).is_file()
-    if foreign and not ours:
+    lock, begun = path / ".lock", rf"\.lock|\.{re.escape(MARK)}\.\d+{re.escape(HALF_WRITTEN)}"
+    entries = [] if ours or not path.is_dir() else path.iterdir()
+    foreign = any(not re.fullmatch(begun, entry.name) for entry in entries)
+    if foreign and not (path / MARK).is_file():
         raise UserError(f"{name} {path}: holds files that are not of this program; {REMEDY}")
     for entry in inner:
         if (path / entry).is_symlink():
             raise UserError(f"{path / entry}: a link, and so not written to; {REMEDY}")
     path.mkdir(parents=True, exist_ok=True)
-    write_json(path / MARK, {"by": "this program"})
+    with hold(lock, str(path)):
+        sweep(path)
+        for entry in inner:
+            sweep(path / entry)
+        write_json(path / MARK, {"by": "this program"})
+        yield
 
 
 def _mark_of(path: Path) -> Path:

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from src.runs import own_file, own_folder, refuse_file
 from src.script import UserError
+
+ROOT = Path(__file__).parents[1]
 
 
 def write(path, text="ID,a,b\n"):
@@ -80,19 +85,52 @@ def test_places_that_are_no_file_in_a_folder(tmp_path, monkeypatch, name):
         refuse_file(type(tmp_path)(name))
 
 
+def take(path, inner, *, ours=False):
+    with own_folder(path, inner, ours=ours):
+        pass
+
+
 def test_a_folder_is_taken_if_it_is_empty_or_was_made_before(tmp_path):
     for _ in range(2):
-        own_folder(tmp_path / "new" / "masks", ("masks",))
+        take(tmp_path / "new" / "masks", ("masks",))
     (tmp_path / "empty").mkdir()
-    own_folder(tmp_path / "empty", ("masks",))
+    take(tmp_path / "empty", ("masks",))
     data = tmp_path / "data"
     (data / "masks").mkdir(parents=True)
     with pytest.raises(UserError, match="not of this program"):
-        own_folder(data, ("masks",))
-    own_folder(data, ("masks",), ours=True)
+        take(data, ("masks",))
+    take(data, ("masks",), ours=True)
     (tmp_path / "link").symlink_to(data)
     with pytest.raises(UserError, match="a link"):
-        own_folder(tmp_path / "link", ())
+        take(tmp_path / "link", ())
     (tmp_path / "empty" / "masks").symlink_to(data / "masks")
     with pytest.raises(UserError, match="a link"):
-        own_folder(tmp_path / "empty", ("masks",))
+        take(tmp_path / "empty", ("masks",))
+
+
+def test_what_the_dead_left_beside_a_file_goes(tmp_path):
+    left = [tmp_path / ".mine.csv.12.tmp", tmp_path / "..mine.csv.written.12.tmp"]
+    for path in left:
+        path.touch()
+    write(tmp_path / "mine.csv")
+    assert not any(path.exists() for path in left)
+
+
+def test_a_folder_has_one_writer_and_what_the_dead_left_goes(tmp_path):
+    folder = tmp_path / "masks"
+    (folder / "masks").mkdir(parents=True)
+    left = [folder / "..written.12.tmp", folder / "masks" / ".a.png.12.tmp"]
+    left[0].touch()  # killed before the mark was whole, it is no folder of somebody else
+    (folder / "masks").rmdir()
+    take(folder, ("masks",))
+    left[1].parent.mkdir()
+    left[1].touch()
+    with own_folder(folder, ("masks",)):
+        assert not any(path.exists() for path in left)
+        code = "import sys; from pathlib import Path; from src.runs import own_folder\n"
+        code += "with own_folder(Path(sys.argv[1]), ()): pass"
+        second = subprocess.run(
+            [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=ROOT
+        )
+        assert f"in use by process {os.getpid()}" in second.stderr
+    take(folder, ("masks",))
