@@ -36,7 +36,7 @@ def tune_for_cpu(model: nn.Module, device: torch.device) -> None:
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed activations for the next step instead of returning them.
 
-    Every step frees and takes the same gigabytes; asking the kernel for them anew cost 9 to 21 %
+    Every step frees and takes the same gigabytes; asking the kernel for them anew cost 8 to 21 %
     of a step. Without glibc this does nothing.
     """
     set_thresholds(mmap=1 << 30, trim=(1 << 31) - 1)

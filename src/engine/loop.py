@@ -21,7 +21,7 @@ from tqdm import tqdm
 from src.config import EngineConfig, learned_options
 from src.engine.checkpoint import Parts, SavedState, TrainState, prepare_parts, resume, save_state
 from src.engine.interrupt import Interrupted, Pause, catch_signals
-from src.engine.log import TRACKERS, bar_options, open_trackers, say, write_metrics
+from src.engine.log import TRACKERS, Tracker, bar_options, open_trackers, say, write_metrics
 from src.engine.optim import ends_mid_cycle, learning_rate, set_lr
 from src.engine.predict import evaluate
 from src.engine.runtime import SEARCH_STEPS, Runtime, search_algorithms
@@ -29,12 +29,11 @@ from src.engine.step import LossGuard, check_scale, train_step
 from src.engine.weights import save_weights
 from src.runs import Run
 from src.script import MachineError, UserError
-from src.tasks.protocols import BatchLoader, Task
+from src.tasks.protocols import Batch, BatchLoader, Task
 
-Mix = Callable[[dict[str, Tensor], int, int], dict[str, Tensor]]
-Shorten = Callable[[int, int], int]
-
-Draw = Callable[[nn.Module], Mapping[str, np.ndarray]]
+Mix = Callable[[Batch, int, int], Batch]  # batch on the device, step, epoch → batch
+Shorten = Callable[[int, int], int]  # epochs done, epochs of the run → epochs of the run
+Draw = Callable[[nn.Module], Mapping[str, np.ndarray]]  # model → pictures (H, W, 3) uint8 by name
 
 PICTURE_EPOCHS = 5  # between two looks at the worst mistakes
 GROWING_GAP = 5  # validations in a row after which over-fitting is said aloud
@@ -42,7 +41,7 @@ GROWING_GAP = 5  # validations in a row after which over-fitting is said aloud
 
 @dataclass(frozen=True)
 class Job:
-    """What stays the same while a run trains."""
+    """What stays the same while a run trains; the fields are arguments of :func:`fit`."""
 
     task: Task
     train_loader: BatchLoader
@@ -132,27 +131,41 @@ def fit(
         job = Job(
             task, train_loader, valid_loader, config, run, runtime, mix, guard, pause, shorten
         )
-        try:
-            while not state.done:
-                rate = train_epoch(parts, job, save_when_due)
-                settle_length(parts, job, save)
-                row = close_epoch(parts, job)
-                shown = pictures(parts, job, draw if logs else None)
-                for log in logs:
-                    log({**row, "images_per_s": rate, **shown}, state.step)
-                save_when_due()
-        except (Interrupted, MachineError):  # both come between two steps alone
-            save()
-            runtime.agree(0)  # a launcher stops everybody when the first process leaves
-            raise
-        if state.step:
-            save()
+        run_epochs(parts, job, logs, draw, save=save, save_when_due=save_when_due)
         pause()
     return state
 
 
+def run_epochs(
+    parts: Parts, job: Job, logs: Sequence[Tracker], draw: Draw | None, *,
+    save: Callable[[], None], save_when_due: Callable[[], None],
+) -> None:  # fmt: skip
+    """Train and validate until the run is done; save the state at its end and where it must stop.
+
+    Raises:
+        Interrupted: a signal asked to stop; the state is saved.
+        MachineError: a process died; the state is saved.
+    """
+    state = parts.state
+    try:
+        while not state.done:
+            images_per_s = train_epoch(parts, job, save_when_due)
+            settle_length(parts, job, save)
+            row = close_epoch(parts, job)
+            shown = pictures(parts, job, draw if logs else None)
+            for log in logs:
+                log({**row, "images_per_s": images_per_s, **shown}, state.step)
+            save_when_due()
+    except (Interrupted, MachineError):  # both come between two steps alone
+        save()
+        job.runtime.agree(0)  # a launcher stops everybody when the first process leaves
+        raise
+    if state.step:
+        save()
+
+
 def pictures(parts: Parts, job: Job, draw: Draw | None) -> Mapping[str, np.ndarray]:
-    """Return what ``draw`` shows of the weights that ended this epoch, every few epochs."""
+    """Return what ``draw`` shows of the weights that ended this epoch; most epochs nothing."""
     state = parts.state
     due = state.done or state.epoch % PICTURE_EPOCHS == 0
     if draw is None or not due or job.runtime.num_processes > 1:  # a sharded model has no part
@@ -183,8 +196,8 @@ def settle_length(parts: Parts, job: Job, save: Callable[[], None]) -> None:
         save()
 
 
-def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> float:
-    """Train what is left of the running epoch and return its images per second."""
+def train_epoch(parts: Parts, job: Job, after_step: Callable[[], None]) -> float:
+    """Train what is left of the running epoch and return its images/s, over all processes."""
     state, runtime, config, loader = parts.state, job.runtime, job.config, job.train_loader
     steps_per_epoch = len(loader)
     first = state.step - state.epoch * steps_per_epoch
@@ -226,7 +239,7 @@ def train_epoch(parts: Parts, job: Job, save_when_due: Callable[[], None]) -> fl
             rate = (state.rows - begun) * runtime.num_processes / (time.perf_counter() - started)
             bar.set_postfix(loss=job.guard.shown, lr=lr, img_s=round(rate), refresh=False)
             bar.update()
-            save_when_due()
+            after_step()
     job.guard.settle()
     check_scale(runtime)
     assert state.step == (state.epoch + 1) * steps_per_epoch, "the loader ended early"
@@ -244,13 +257,16 @@ def add_terms(
 
 
 def accumulator(value: float | Tensor, runtime: Runtime) -> Tensor:
-    """Return a sum on the device (MPS has no float64)."""
+    """Return a scalar to sum up in, on the device: float64 on a CPU, else float32."""
     dtype = torch.float64 if runtime.device.type == "cpu" else torch.float32
     return torch.as_tensor(value, dtype=dtype, device=runtime.device)
 
 
 def close_epoch(parts: Parts, job: Job) -> dict[str, float]:
-    """Validate if it is time, keep the best weights, write the metrics, begin the next epoch."""
+    """Validate if it is time, keep the best weights, write the metrics, begin the next epoch.
+
+    Returns the row for ``metrics.csv``: epoch, step, lr, ``train_…`` means over rows, and scores.
+    """
     state, config = parts.state, job.config
     epoch, epochs = state.epoch + 1, job.epochs(state)
     last = epoch == epochs
@@ -275,7 +291,7 @@ def close_epoch(parts: Parts, job: Job) -> dict[str, float]:
 
 
 def validate(parts: Parts, job: Job) -> dict[str, float]:
-    """Return the metrics of the raw weights and of the averaged ones, by prefix."""
+    """Return the scores of the raw weights (``valid_…``) and of the averaged ones (``ema_…``)."""
     models: dict[str, nn.Module] = {}
     if not (parts.ema and job.config.valid_ema_only):
         models["valid"] = parts.model

@@ -109,7 +109,15 @@ def predict_in_pieces(
 ) -> Iterable[tuple[dict[str, Tensor], list[Tensor]]]:
     """Yield (part of the batch, its predictions), of half the rows where memory is short.
 
-    ``predict_batch`` is told the ``least`` rows to compute at once.
+    Args:
+        predict_batch: (part, least rows to compute at once) → one (b, …) tensor a view.
+        batch: on the device.
+        size: rows of a part, halved (with ``least``) when memory is short.
+        device: whose memory is freed then.
+        least: rows to compute at once, see :func:`predict_view`.
+
+    Raises:
+        UserError: not even one row fits into memory.
     """
     start, rows = 0, len(batch["image"])
     while start < rows:
@@ -135,7 +143,14 @@ def predict_views(
     views: Sequence[View],
     is_unsure: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """Return the predictions of every view; only rows that are unsure see more than the first."""
+    """Return the predictions of every view, one (B, …) tensor each, in the order of ``views``.
+
+    Args:
+        one_view: (batch, view) → predictions (B, …).
+        batch: ``image`` (B, C, H, W), on the device.
+        views: the first is computed for all rows.
+        is_unsure: of :func:`predict`; the other rows repeat the first view's prediction.
+    """
     first = one_view(batch, views[0])
     assert is_unsure is None or first.ndim == 2, "only predictions of whole images can be adaptive"
     if is_unsure is None or len(views) == 1:

@@ -17,10 +17,9 @@ from src.engine.runtime import Runtime, is_out_of_memory, peers, release_memory,
 from src.files import write_json
 from src.runs import Run
 from src.script import MachineError, UserError
-from src.tasks.protocols import BatchSampler, Task
+from src.tasks.protocols import Batch, BatchSampler, Task
 
-Batch = dict[str, Tensor]
-Terms = dict[str, Tensor]
+Terms = dict[str, Tensor]  # name → scalar on the device; "loss" is what is minimised
 
 # On CUDA a loss is read this many steps late, so that the host never waits for the device.
 LAG = 2
@@ -81,7 +80,7 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def suspect(loss: Tensor, norm: Tensor, runtime: Runtime) -> Tensor:
-    """Return the number whose finiteness decides about a step.
+    """Return the scalar whose finiteness decides about a step, of its mean loss and its norm.
 
     In fp16 an infinite gradient is the scaler's daily work; between processes only the shared
     gradient is the same for all.
@@ -188,12 +187,19 @@ class LossGuard:
         self.run, self.runtime, self.names, self.allowed = run, runtime, names, allowed
         self.order = order if runtime.num_processes > 1 else None
         self.lag = LAG if runtime.device.type == "cuda" and not allowed else 0
-        self.pending: deque[tuple[Tensor, Tensor, Tensor, int, int]] = deque()
+        self.pending: deque[tuple[Tensor, Tensor, Tensor, int, int, torch.cuda.Event]] = deque()
         self.skipped = 0
         self.shown = float("nan")
 
     def admit(self, bad: Tensor, loss: Tensor, index: Tensor, step: int, epoch: int) -> bool:
         """Return whether the step may be made, as far as is known by now.
+
+        Args:
+            bad: () bool on the device, whether the step must not be made.
+            loss: () mean loss of the batch.
+            index: (B,) rows of this process, on the host.
+            step: number of the step, from 0.
+            epoch: number of the epoch, from 0.
 
         Raises:
             UserError: a step is bad and no more are allowed.
@@ -202,14 +208,14 @@ class LossGuard:
             bad, loss = (x.to("cpu", non_blocking=True) for x in (bad, loss))
             event = torch.cuda.Event()
             event.record()
-            self.pending.append((bad, loss, index, step, epoch, event))  # type: ignore[arg-type]
+            self.pending.append((bad, loss, index, step, epoch, event))
             while len(self.pending) > self.lag:
                 self.check(*self.pending.popleft())
             return True
         return self.check(bad, loss, index, step, epoch)
 
     def settle(self) -> None:
-        """Check every step not yet looked at."""
+        """Check every step not yet looked at, as :meth:`check` does."""
         while self.pending:
             self.check(*self.pending.popleft())
 
@@ -222,7 +228,16 @@ class LossGuard:
         epoch: int,
         event: torch.cuda.Event | None = None,
     ) -> bool:
-        """Look at one step's flag; record and count it if it is set."""
+        """Look at one step's flag; record and count the step if it is set.
+
+        Takes what :meth:`admit` takes, and on CUDA the ``event`` after which the host may read it.
+
+        Returns:
+            Whether the step is a good one.
+
+        Raises:
+            UserError: it is not, and no more are allowed.
+        """
         if event is not None:
             event.synchronize()
         self.shown = float(loss)
@@ -244,5 +259,9 @@ class LossGuard:
                 f"(with --accept_changes), or "
                 f"pass --skip_nonfinite {self.skipped} to go on past it"
             )
-        say(self.runtime, f"warning: loss not finite at {where}; step {self.skipped} passed over")
+        say(
+            self.runtime,
+            f"warning: loss or gradient not finite at {where}: passed over ({self.skipped} of at "
+            f"most {self.allowed})",
+        )
         return False

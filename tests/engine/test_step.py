@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -74,9 +75,10 @@ def test_a_bad_loss_stops_before_the_step_and_names_the_rows(train: Any) -> None
         train(task=Poisoned(CLASSES, LOSS), epochs=1)
 
 
-def test_bad_losses_are_passed_over_up_to_n(train: Any) -> None:
+def test_bad_losses_are_passed_over_up_to_n(train: Any, capsys: Any) -> None:
     run, state = train(task=Poisoned(CLASSES, LOSS), skip_nonfinite=3)
     assert state.nonfinite == 3 and state.done
+    assert re.search(r"epoch 1, step \d: passed over \(1 of at most 3\)", capsys.readouterr().out)
     assert "id7" in json.loads(run.nonfinite.read_text())["ids"]
     weights = torch.load(run.last, weights_only=True)["model"]
     assert all(torch.isfinite(v).all() for v in weights.values())
