@@ -26,3 +26,14 @@ def test_every_file_that_is_named_exists() -> None:
         name for name in named if not ((ROOT / name).exists() or (ROOT / "src" / name).exists())
     ]
     assert not lost
+
+
+def test_every_function_stands_in_the_file_it_is_named_with() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_/]+\.py)` \(((?:`\w+`(?:, )?)+)\)", text)
+    assert len(named) > 30
+    for name, functions in named:
+        path = ROOT / name if (ROOT / name).exists() else ROOT / "src" / name
+        source = path.read_text(encoding="utf-8")
+        for function in re.findall(r"\w+", functions):
+            assert re.search(rf"^(def |class |){function}\b", source, re.M), (name, function)

@@ -1,7 +1,8 @@
-"""The README stays short, and what it names is there."""
+"""The README stays short; files, tests and options that it and the documents name are there."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -9,22 +10,59 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-PATHS = sorted(
-    set(re.findall(r"`((?:src|docs|configs|benchmarks|scripts|tests)/[\w./]*\w\.\w+)`", TEXT))
-    | set(re.findall(r"(?:python |^)((?:scripts/)?\w+\.(?:py|sh))\b", TEXT, flags=re.M))
-)
+NOT_OURS = {"deterministic", "rdzv_endpoint"}  # not offered, torchrun's
+NO_TESTS = {"test_logits", "test_resnet", "test_label", "test_set", "test_images", "test_table"}
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CODE = [
+    path
+    for place in ("*.py", "src/**/*.py", "scripts/*.py", "benchmarks/*.py")
+    for path in ROOT.glob(place)
+]
+TESTS = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+
+
+def options() -> set[str]:
+    """Return the words of every option: fields that a config declares, flags of other parsers."""
+    found = {"help"}
+    for path in CODE:
+        source = path.read_text(encoding="utf-8")
+        found |= set(re.findall(r'"--(\w+)"', source))
+        found |= {
+            ast.unparse(node.target)
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.AnnAssign)
+            and node.value
+            and ast.unparse(node.value).startswith("option(")
+        }
+    return found
 
 
 def test_it_is_read_in_one_go() -> None:
     assert len(TEXT.splitlines()) <= 180
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_what_it_names_is_there(name: str) -> None:
-    assert (ROOT / name).is_file(), f"README names {name}"
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_what_it_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    places = "src|docs|configs|benchmarks|scripts|tests|notebooks"
+    paths = re.findall(rf"`((?:{places})/[\w./]*\w\.\w+)(?:::\w+)?`", text)
+    paths += re.findall(r"(?:python |^)((?:scripts/|benchmarks/)?\w+\.(?:py|sh))\b", text, re.M)
+    assert not [path for path in paths if path != "SCRIPT.py" and not (ROOT / path).is_file()]
+    every = "".join(TESTS.values())
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::)?(test_\w+)`", text):
+        source = TESTS[ROOT / path] if path else every
+        assert f"def {name}(" in source or name in NO_TESTS, (path, name)
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_every_option_that_it_names_exists(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    own = [line for line in lines if not re.search(r"\b(torchrun|ray|docker) ", line)]
+    named = set(re.findall(r"(?<![\w-])--([a-z]\w+)", "\n".join(own)))
+    assert named - options() <= NOT_OURS
+
+
+@pytest.mark.parametrize("path", PAGES)
 def test_commands_hold_no_quotation_mark_that_windows_leaves_in(path: Path) -> None:
     """Its cmd.exe hands 'a*' over with the quotation marks; "a*" is a* in every shell."""
     lines = path.read_text(encoding="utf-8").splitlines()
