@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- tree begins -->\n```\n", "```\n<!-- tree ends -->"
 ROOMS = {
-    "src": "the import package: the ground, then the rooms in the order data pass them",
+    "src": "the import package: base modules, then packages in the order data pass them",
     "src/data": "RAW IMAGES → BATCHES",
     "src/data/sources": "layouts of mask data: data sets, folders, annotation formats",
     "src/models": "EVERYTHING WITH WEIGHTS: image → logits",

@@ -136,7 +136,7 @@ class EngineConfig(PlaceConfig, ScheduleConfig, OptimizerConfig, HardwareConfig,
     """What the loop needs, whatever is learned."""
 
     seed: int = option(
-        0, "seed of folds, initial weights, order, augmentation, mixing, dropout",
+        0, "seed of initial weights, order, augmentation, mixing, dropout; of photographs' folds",
         least=0, most=MAX_SEED, group="data and output",
     )  # fmt: skip
     channels_last: Literal["auto", "on", "off"] = option(

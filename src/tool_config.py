@@ -17,6 +17,7 @@ from src.config import (
     ResumeConfig,
 )
 from src.option import option
+from src.views import VIEWS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class PredictConfig(PlaceConfig, HardwareConfig, group="run"):
     )
     frames: int = option(0, "frames of a video to predict; 0 = all", least=0, most=10**9)
     top: int = option(5, "classes of each photograph that are named", least=1, most=1000)
-    tta_steps: int = option(1, "views of a run of classes", least=1, most=5)
+    tta_steps: int = option(1, "views of a run of classes", least=1, most=len(VIEWS))
     output: str = option(
         "", "CSV or JSON file of the predictions; for masks a folder (default: predicted), for a "
         "video a file (default: predicted.mp4)",
