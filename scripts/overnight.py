@@ -63,20 +63,14 @@ def find_cards() -> list[str]:
 
 
 class Night:
-    """The runs of a grid, as many at once as there are cards.
-
-    Attributes:
-        states: (model, fold) → state.
-        failed: runs that ended with an error.
-        signum: signal that asked to stop, 0 without any.
-    """
+    """The runs of a grid, as many at once as there are cards."""
 
     def __init__(self, grid: Grid, cards: Sequence[str]) -> None:
         """Let ``cards`` train ``grid``."""
         self.grid, self.cards = grid, list(cards)
         self.states: dict[Cell, str] = {}
-        self.failed: list[Cell] = []
-        self.signum = 0
+        self.failed: list[Cell] = []  # runs that ended with an error
+        self.signum = 0  # signal that asked to stop, 0 without any
         self._printers: dict[int, threading.Thread] = {}
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             if hasattr(signal, name):  # Windows has no SIGHUP

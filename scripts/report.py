@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.reader import parse
+from src.runs import Output
 from src.script import run_script
 from src.tool_config import ReportConfig
 
@@ -24,7 +25,6 @@ def main(argv: list[str]) -> int:
 
     if config.watch:
         from src.pipelines.watch import watch
-        from src.runs import Output
 
         watch(Output(Path(config.output_dir)))
         return 0
@@ -33,7 +33,6 @@ def main(argv: list[str]) -> int:
 
     if config.submit_log:
         from src.pipelines.classification.leaderboard import record, summary
-        from src.runs import Output
 
         print(summary(record(Output(Path(config.output_dir)), config.submit_log)))
     path = write_report(config)

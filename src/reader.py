@@ -237,7 +237,7 @@ def parse(
         UserError: unknown flag, key or value, naming the nearest; a package that a flag needs.
     """
     parser = build_parser(config_class, prog, description)
-    parser.error = functools.partial(_refuse, parser)  # type: ignore[assignment,method-assign]
+    parser.error = partial(_refuse, parser)  # type: ignore[assignment,method-assign]
     flags, rest = parser.parse_known_args([_underscored(word) for word in argv])
     if rest:
         word = rest[0].split("=")[0]

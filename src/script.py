@@ -158,9 +158,7 @@ def steady_streams() -> None:
     reader of a pipe is gone or the disk of a log is full, the rest of the reports is dropped.
     """
     nothing = os.open(os.devnull, os.O_RDWR)
-    for number in range(
-        3
-    ):  # else the next file that is opened would get a standard stream's number
+    for number in range(3):  # else the next file opened would get a standard stream's number
         try:
             os.fstat(number)
         except OSError:

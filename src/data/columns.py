@@ -85,7 +85,8 @@ def image_column(
             "as CSV"
         )
     if name is None:
-        many = len(table.columns) >= _PIXELS and is_numeric(table.iloc[:5, -_PIXELS:])
+        last = table.iloc[:5, -_PIXELS:].to_numpy().ravel().tolist()
+        many = len(table.columns) >= _PIXELS and all(map(is_number, last))
         if many or max(len(cell.split()) for cell in table.iloc[0]) >= _PIXELS:
             raise UserError(
                 f"{path} seems to hold the pixels themselves: write each row as an image file, and "
@@ -114,11 +115,6 @@ def shown_names(names: Iterable[str]) -> str:
     said = list(map(str, names))
     first = ", ".join(said[:12])
     return first if len(said) <= 12 else f"{first}, … ({len(said)} in all)"
-
-
-def is_numeric(table: pd.DataFrame) -> bool:
-    """Tell whether every cell is a number."""
-    return all(map(is_number, table.to_numpy().ravel().tolist()))
 
 
 def looks_like_image(cell: str) -> bool:

@@ -21,15 +21,11 @@ INSIST_AFTER_S = 1.0  # a second Ctrl-C this much later wants no saving; sooner,
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error: the state is saved)
-    """A signal asked the run to stop.
-
-    Attributes:
-        status: exit status by the shell's convention, 128 + the signal's number.
-    """
+    """A signal asked the run to stop."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.status = 128 + signum
+        self.status = 128 + signum  # exit status by the shell's convention
 
 
 GOES_ON = "the state is saved, the same command goes on from here"

@@ -207,9 +207,7 @@ def _refuse_strange(file: OofFile, finished_only: bool) -> None:
     if run.finished.is_file():
         if read_done(run)["config_hash"] != file.config_hash:
             raise UserError(f"{file.path}: of a run with other options; {REPAIR}")
-    elif (
-        finished_only and run.config.is_file()
-    ):  # killed before it was finished, or finished.json is lost
+    elif finished_only and run.config.is_file():  # killed before its end, or finished.json is lost
         raise UserError(f"{file.path}: of a run that is not finished; {GO_ON}")
 
 

@@ -88,10 +88,8 @@ class Journal:
     """The records of one study, in a file that may hold several studies.
 
     A torn last line, as a kill leaves it, is cut. Where a line is damaged the file is set aside and
-    a new one begins with the whole lines. The caller keeps other processes off it.
-
-    Attributes:
-        records: what was appended so far, in its order.
+    a new one begins with the whole lines. The caller keeps other processes off it. ``records`` are
+    what was appended so far, in its order.
     """
 
     def __init__(self, path: Path, study: str) -> None:

@@ -18,17 +18,13 @@ UNKNOWN = -1.0
 class Student(nn.Module):
     """A net that also shows its features.
 
-    Attributes:
-        network: the net itself; its tensors alone are needed for inference.
-        projector: student's channels → teacher's, for the deepest map; None where not needed.
-        sizes: (T,) running size of every loss term, -1 before its first.
-        shares: (T,) the last measured gradient share of every term.
-        steps: () training steps seen.
+    ``network`` is the net itself, whose tensors alone are needed for inference; ``projector`` maps
+    the student's channels to the teacher's, None where that is not needed.
     """
 
-    sizes: Tensor
-    shares: Tensor
-    steps: Tensor
+    sizes: Tensor  # (T,) running size of every loss term, -1 before its first
+    shares: Tensor  # (T,) the last measured gradient share of every term
+    steps: Tensor  # () training steps seen
     _counted: tuple[int, int, int] = (0, -1, 0)
 
     def __init__(self, network: nn.Module, projector: nn.Module | None, num_terms: int) -> None:

@@ -34,14 +34,11 @@ def choose_stages(backbone: Any) -> list[int]:
 class StagePools(nn.Module):
     """Mean and GeM of several maps, side by side, scaled to a length that a linear head can learn.
 
-    Attributes:
-        indices: of the stages.
-        blocks: widths of what :meth:`forward` returns, one a level: the pretrained head's, then
-            the stages'.
-        scale: (D,) factors; ones until :meth:`set_scale`.
+    ``blocks`` are the widths of what :meth:`forward` returns, one a level: the pretrained head's,
+    then the stages'.
     """
 
-    scale: Tensor
+    scale: Tensor  # (D,) factors; ones until :meth:`set_scale`
 
     def __init__(
         self,

@@ -110,20 +110,14 @@ class BatchSampler(Protocol):
 
 
 class BatchLoader(Protocol):
-    """Batches in an order that is a pure function of (seed, epoch).
+    """Batches in an order that is a pure function of (seed, epoch)."""
 
-    Attributes:
-        batch_sampler: the order, :class:`src.data.dataset.EpochSampler`.
-        dataset: what the rows are of.
-        collate_fn: samples → batch.
-    """
-
-    dataset: Any
-    collate_fn: Any
+    dataset: Any  # what the rows are of
+    collate_fn: Any  # samples → batch
 
     @property
     def batch_sampler(self) -> BatchSampler:
-        """What names the rows of every batch."""
+        """What names the rows of every batch, :class:`src.data.dataset.EpochSampler`."""
         ...
 
     def __len__(self) -> int:

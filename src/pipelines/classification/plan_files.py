@@ -43,25 +43,19 @@ def is_number(value: object, least: float = 0.0, most: float = math.inf) -> bool
     return math.isfinite(value) and least <= value <= most
 
 
-def _is_fold(value: object) -> bool:
-    return isinstance(value, list) and [type(part) for part in value] == [str, int]
-
-
 def _is_pair(value: object, least: float, most: float) -> bool:
     if not isinstance(value, list) or len(value) != 2:
         return False
     return all(is_number(part, least, most) for part in value)
 
 
-def _is_costs(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_pair(pair, 1e-6, 1e7) for pair in value.values())
-
-
 SOUND: dict[str, Callable[[object], bool]] = {
     "spent_s": lambda value: is_number(value, 0.0, MAX_SECONDS),
     "dropped": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
-    "begun": _is_fold,
-    "seconds": _is_costs,
+    "begun": lambda value: isinstance(value, list) and [type(v) for v in value] == [str, int],
+    "seconds": lambda value: (
+        isinstance(value, dict) and all(_is_pair(pair, 1e-6, 1e7) for pair in value.values())
+    ),
     "paces": lambda value: _is_pair(value, 1e-4, 1e4),
     "judged": lambda value: isinstance(value, bool),
     "submission": lambda value: isinstance(value, dict),

@@ -50,18 +50,13 @@ COMPARED = (
 
 
 class MaskFolder:
-    """Where masks are written and what is made of them.
-
-    Attributes:
-        root: the folder.
-        masks: index PNGs, named as the images.
-        scores: scores by their full names, and the ids of the images.
-        counts: pixel counts of every image.
-    """
+    """Where masks are written and what is made of them."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.masks = root, root / "masks"
-        self.scores, self.counts = root / "scores.json", root / "counts.npz"
+        self.root = root
+        self.masks = root / "masks"  # index PNGs, named as the images
+        self.scores = root / "scores.json"  # by their full names, and the ids of the images
+        self.counts = root / "counts.npz"  # pixel counts of every image
 
     def start(self, index: MaskIndex, rows: np.ndarray) -> None:
         """Settle which images there will be masks of; scores of earlier masks are deleted."""
