@@ -14,6 +14,8 @@ lengths are metres on the ground.
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +41,7 @@ from src.data.road_conditions import (
     tilt,
     wear,
 )
-from src.files import read_json, write_json, write_text
+from src.files import describe_file, read_json, write_json, write_text
 
 STEP = 1.2  # metres the camera moves from one frame to the next
 FAR = 55.0  # metres up to which lines are drawn and labelled
@@ -246,7 +248,8 @@ def write_scenes(
 ) -> Path:
     """Write scenes as ``images/`` + ``masks/`` folders with train.txt and test.txt, once.
 
-    Whole scenes go to the test list. A folder that already holds the same set is left as it is.
+    Whole scenes go to the test list. A folder that already holds the same set is left as it is;
+    with a file lost or damaged it is not the same.
 
     Returns:
         ``root``.
@@ -255,7 +258,9 @@ def write_scenes(
     spec = {"num_scenes": num_scenes, "num_frames": num_frames, "size": list(size), "seed": seed}
     spec |= {"conditions": [name for name in CONDITIONS if name in conditions], "share": share}
     done = root / "scenes.json"
-    if done.is_file() and read_json(done, "delete it and make the scenes again") == spec:
+    kept = read_json(done, "delete it and make the scenes again") if done.is_file() else {}
+    check = kept.pop("crc32", None)  # those of before have none
+    if kept == spec and check in (None, _checksum(root)):
         return root
     done.unlink(missing_ok=True)  # stopped half way, the scenes are of two sets
     first_test = num_scenes - round(num_scenes * test_share)
@@ -269,5 +274,13 @@ def write_scenes(
             lists["train" if scene < first_test else "test"].append(name)
     for split, names in lists.items():
         write_text(root / f"{split}.txt", "".join(f"{name}\n" for name in names))
-    write_json(done, spec)
+    write_json(done, spec | {"crc32": _checksum(root)})
     return root
+
+
+def _checksum(root: Path) -> str:
+    """Return the CRC-32 of the names and contents of all scenes and lists."""
+    files = (path for pattern in ("*.txt", "images/*.jpg", "masks/*.png")
+             for path in sorted(root.glob(pattern)) if path.is_file())  # fmt: skip
+    found = {path.relative_to(root).as_posix(): describe_file(path) for path in files}
+    return f"{zlib.crc32(json.dumps(found).encode()):08x}"

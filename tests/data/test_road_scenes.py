@@ -85,6 +85,24 @@ def test_scenes_of_two_sets_are_taken_for_neither(tmp_path, monkeypatch):
     assert (tmp_path / "images/scene000_000.jpg").read_bytes() == expected
 
 
+@pytest.mark.parametrize("name", ["images/scene001_000.jpg", "masks/scene000_000.png", "train.txt"])
+@pytest.mark.parametrize("harm", ["gone", "empty", "bit", "link"])
+def test_scenes_that_were_damaged_are_drawn_again(tmp_path, name, harm):
+    options = {"num_scenes": 2, "num_frames": 1, "size": (32, 48)}
+    write_scenes(tmp_path, **options)
+    path = tmp_path / name
+    expected = path.read_bytes()
+    path.unlink()
+    if harm == "link":
+        path.symlink_to("nowhere")
+    elif harm != "gone":
+        flipped = bytes([expected[0], expected[1] ^ 1, *expected[2:]])
+        path.write_bytes(flipped if harm == "bit" else b"")
+    write_scenes(tmp_path, **options)
+    assert path.read_bytes() == expected
+    assert not path.is_symlink()
+
+
 ABSURD = ("-1", "0", "1000000000", "nan", "inf", "x", "²", "9" * 5000)
 
 
