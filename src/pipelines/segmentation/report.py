@@ -32,7 +32,7 @@ from src.pipelines.run_folder import refuse_lost
 from src.pipelines.segmentation.ensemble import Member, blend_maps, find_source, load_member
 from src.pipelines.segmentation.score import BOUNDARY_PX, print_scores, to_mask
 from src.runs import REPAIR, Done, Run, read_done
-from src.script import UserError
+from src.script import UserError, one_line
 from src.tasks.segmentation import background_label
 from src.tool_config import ReportConfig
 
@@ -68,6 +68,13 @@ class MaskFolder:
         # 20.jpg in every clip, a.jpg and A.JPG, one file on a Mac: the id tells them apart
         double = max(Counter(nfc(stem).casefold() for stem in stems).values()) > 1
         self.names = ids if double else stems
+        kept = {nfc(p.relative_to(self.masks).as_posix()) for p in self.masks.rglob("*.png")}
+        others = sorted(kept - {nfc(f"{self.names[row]}.png") for row in rows})
+        if others:
+            print(
+                f"note: {self.masks} holds {len(others)} masks of other images, such as "
+                f"{one_line(others[0])}: delete them before you submit the folder"
+            )
 
     def mask(self, row: int) -> Path:
         """Path of a row's mask."""

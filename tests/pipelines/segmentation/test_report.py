@@ -99,6 +99,19 @@ def test_masks_of_equal_names_are_named_by_their_ids(tmp_path, other):
     assert len({str(folder.mask(row)).casefold() for row in range(2)}) == 2
 
 
+def test_masks_of_images_that_are_gone_are_said(tmp_path, capsys):
+    rows = [Row(name, f"{name}.jpg", "", "") for name in ("차", "b", "c")]
+    index = build_index(tmp_path, rows, ("x", "y"), decode_mask)
+    folder = MaskFolder(tmp_path)
+    folder.start(index, np.arange(3))
+    for row in range(3):
+        write_index_png(folder.mask(row), np.zeros((2, 2)))
+    folder.start(index, np.arange(3))
+    assert not capsys.readouterr().out
+    folder.start(index, np.arange(2))
+    assert "holds 1 masks of other images, such as c.png" in capsys.readouterr().out
+
+
 def test_a_true_mask_of_another_size_is_refused(tmp_path):
     Image.new("RGB", (8, 6)).save(tmp_path / "1.jpg")
     Image.new("L", (8, 5)).save(tmp_path / "1.png")
