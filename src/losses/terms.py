@@ -1,9 +1,10 @@
 """Terms of segmentation losses: cross-entropy, Tversky (Dice, IoU), Lovász, boundary, shape.
 
-Means are safe where all is void. ``classes`` of an overlap term: "foreground" leaves class 0 out,
-"all" keeps it, "auto" is foreground for two classes and all for more. A class that is nowhere true
-in the batch is left out where K > 2 (its gradient would only push it down); with two classes it
-stays, for then it is about false alarms.
+Every term takes ``log_probs`` (B, K, H, W), ``target`` (B, H, W) labels and ``ignore_index``, the
+label of void or None. Means are safe where all is void. ``classes`` of an overlap term:
+"foreground" leaves class 0 out, "all" keeps it, "auto" is foreground for two classes and all for
+more. A class that is nowhere true in the batch is left out where K > 2 (its gradient would only
+push it down); with two classes it stays, for then it is about false alarms.
 """
 
 from __future__ import annotations
@@ -60,13 +61,7 @@ def mean_over(value: Tensor, pixels: Tensor) -> Tensor:
 
 
 def cross_entropy(log_probs: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:
-    """Mean over pixels of -log p(true class); with one logit this is the binary cross-entropy.
-
-    Args:
-        log_probs: (B, K, H, W).
-        target: (B, H, W) labels.
-        ignore_index: label of void, or None.
-    """
+    """Mean over pixels of -log p(true class); with one logit this is the binary cross-entropy."""
     value = -select(log_probs, target, ignore_index)
     return mean_over(value, valid_pixels(target, ignore_index))
 
@@ -100,19 +95,10 @@ def tversky_loss(
 ) -> Tensor:
     """1 - (I + s) / (I + alpha × false alarms + beta × misses + s), mean over classes.
 
+    s is ``smooth``, in pixels; ``per_image`` sums over each image rather than over the batch.
     Dice is alpha = beta = 1/2, soft IoU 1 and 1. beta > alpha is the prior that objects touch or
     hide one another, so that a missed pixel is worse than a false alarm. Salehi et al. 2017,
     https://arxiv.org/abs/1706.05721.
-
-    Args:
-        log_probs: (B, K, H, W).
-        target: (B, H, W) labels.
-        ignore_index: label of void, or None.
-        alpha: price of a false alarm.
-        beta: price of a miss.
-        classes: see the top of the file.
-        per_image: sum pixels over each image rather than over the batch.
-        smooth: s, in pixels.
     """
     valid = valid_pixels(target, ignore_index)[:, None]
     probs = log_probs.exp() * valid
@@ -133,12 +119,8 @@ def protocol_loss(
 ) -> Tensor:
     """1 - soft I/U, averaged as the micro track scores: per image and foreground class true in it.
 
-    Args:
-        log_probs: (B, K, H, W).
-        target: (B, H, W) labels.
-        ignore_index: label of void, or None.
-        weight: K of the classes. The score is a mean over each class's images, then over the
-            classes, so 1 / (number of training images that hold the class) weighs as it does.
+    The score is a mean over each class's images, then over the classes, so a ``weight`` (K,) of
+    1 / (number of training images that hold the class) weighs as it does.
     """
     # One (B, K, H, W) map, the probabilities: with 21 classes each more is a tenth of the step
     batch, num_classes = log_probs.shape[:2]
@@ -196,13 +178,8 @@ def boundary_loss(
     """1 - soft boundary F1 of the foreground classes that are true in an image.
 
     An outline is p - erosion(p) by a 3 × 3 pool; a hit lies within ``radius`` (a square) of the
-    other outline. Bokhovkin & Burnaev 2019, https://arxiv.org/abs/1905.07852.
-
-    Args:
-        log_probs: (B, K, H, W).
-        target: (B, H, W) labels.
-        ignore_index: label of void, or None; outlines within ``radius`` of void are left out.
-        radius: tolerance in pixels.
+    other outline, in pixels; outlines that near to void are left out. Bokhovkin & Burnaev 2019,
+    https://arxiv.org/abs/1905.07852.
     """
     valid = valid_pixels(target, ignore_index)[:, None].float()
     inner = 1 - _dilate(1 - valid, radius)
