@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from src.data.dataset import EpochSampler, make_loader
+from src.data.dataset import EpochSampler, Loader, make_loader
 from src.data.masks import image_size, mask_dataset
 from src.data.sources.folders import holds_masks
 from src.data.sources.masks import MaskIndex
 from src.data.sources.registry import detect_source, list_datasets
 from src.data.transforms import eval_transform
-from src.engine.interrupt import catch_signals
+from src.engine.interrupt import Pause, catch_signals
 from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime
 from src.ensemble.pool import solve_mixture
@@ -323,9 +323,8 @@ def blend_maps(
                 if size is None and len(set(sizes)) == 1:
                     size = sizes[0]
                 data = mask_dataset(
-                    index, part, eval_transform(), size=size, labelled=False,
-                    cache="none",
-                )  # fmt: skip
+                    index, part, eval_transform(), size=size, labelled=False, cache="none"
+                )
                 batch = 1
                 if size is not None:
                     batch = batch_size or default_batch_size(max(size), runtime.device)
@@ -333,27 +332,27 @@ def blend_maps(
                     data, EpochSampler(len(part), batch), num_workers=max(0, num_workers),
                     device_type=runtime.device.type,
                 )  # fmt: skip
-                moved = runtime.place(model)
-
-                def write(
-                    batch: dict[str, Tensor],
-                    outputs: list[Tensor],
-                    share: float = member.share,
-                    total: list[Tensor | None] = total,
-                    sizes: list[tuple[int, int]] = sizes,
-                ) -> None:
-                    mean = mean_probs(outputs)
-                    for probs, place in zip(mean, batch["index"].tolist(), strict=True):
-                        native = fit_size(probs, sizes[place]).cpu() * share
-                        before = total[place]
-                        total[place] = native if before is None else before + native
-
-                predict(
-                    moved, loader, member.task, runtime, num_rows=len(part), write=write,
-                    views=first_views(member.num_views), pause=pause,
-                )  # fmt: skip
+                _add_maps(total, sizes, member, runtime.place(model), loader, runtime, pause)
                 if len(members) > 1:
                     model.to("cpu")
             for row, probs in zip(part.tolist(), total, strict=True):
                 assert probs is not None
                 yield row, probs
+
+
+def _add_maps(
+    total: list[Tensor | None], sizes: Sequence[tuple[int, int]], member: Member,
+    model: nn.Module, loader: Loader, runtime: Runtime, pause: Pause,
+) -> None:  # fmt: skip
+    """Add a member's share of a chunk's probabilities, each map at its image's native size."""
+
+    def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
+        for probs, place in zip(mean_probs(outputs), batch["index"].tolist(), strict=True):
+            native = fit_size(probs, sizes[place]).cpu() * member.share
+            before = total[place]
+            total[place] = native if before is None else before + native
+
+    predict(
+        model, loader, member.task, runtime, num_rows=len(total), write=write,
+        views=first_views(member.num_views), pause=pause,
+    )  # fmt: skip
