@@ -118,7 +118,10 @@ class MaskSource(ImageSource):
 
 
 def canonical_side(image_size: int) -> int:
-    """Return the side training images are decoded to: 1.15 × the network's, a multiple of 8."""
+    """Return the side training images are decoded to: 1.15 × the network's, a multiple of 8.
+
+    Room for random crops, about as much as the customary 256 px leave for 224.
+    """
     return max(8, round(1.15 * image_size / 8) * 8)
 
 

@@ -279,7 +279,7 @@ def mix(
         image: (B, C, H, W) uint8 or float in [0, 255], on any device; left as it is.
         target: (B,) int64 class indices, or (B, K) of 0 and 1.
         num_classes: K.
-        seed: seed of the run (of the process, where several hold parts of a batch).
+        seed: of the run; several processes draw the same, each for its rows of the batch.
         step: optimizer step.
         mixup_alpha: λ ~ Beta(α, α) of mixup; 0 = none.
         cutmix_alpha: λ ~ Beta(α, α) of CutMix; 0 = none.

@@ -29,7 +29,7 @@ from src.runs import REMAKE, Run, read_config
 from src.script import UserError
 from src.tasks.protocols import BatchLoader, Task
 
-BUDGET_S = 10.0
+BUDGET_S = 10.0  # of all trials on a CPU, where a run takes minutes at least
 # Enough to fill two cores, few enough to stay in budget. A GPU is shown the whole micro-batch: on
 # less it waits for the host, and every layout costs the same.
 TRIAL_ROWS = 16

@@ -77,7 +77,8 @@ def predict(
 
     on_cpu = runtime.device.type == "cpu"
     seen = np.zeros(num_rows, np.int64)
-    limit, most = batch_size or num_rows, 0
+    limit = batch_size or num_rows  # rows at once that memory allows
+    most = 0  # rows of the largest batch so far
     is_long = len(loader) * len(views) >= SEARCH_STEPS
     for host_batch in pause.between(tqdm(loader, label, leave=False, **bar_options(runtime))):
         if not host_batch:  # the last rows went to other processes

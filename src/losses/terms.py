@@ -77,7 +77,7 @@ def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.devi
     return torch.tensor(values, dtype=torch.float32).to(dtype).to(device)
 
 
-PROTOCOL_EPSILON = 1e-6  # of the micro track's own score
+PROTOCOL_EPSILON = 1e-6  # of the micro track's own score, as src/metrics/counts.py has it
 
 Classes = Literal["auto", "all", "foreground"]
 

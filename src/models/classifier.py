@@ -164,7 +164,7 @@ class Classifier(nn.Module):
         self.beside_token = beside_token
         self.drop = nn.Dropout(drop_rate)
         self.stages = stages
-        self.head = nn.Linear(sum(self.blocks), num_classes)
+        self.head = nn.Linear(sum(self.level_widths), num_classes)
         # Small weights: the first predictions are near the prior, the first gradients small.
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
@@ -172,10 +172,10 @@ class Classifier(nn.Module):
         self.register_buffer("std", 255.0 * torch.tensor(std).view(1, -1, 1, 1))
 
     @property
-    def blocks(self) -> list[int]:
+    def level_widths(self) -> list[int]:
         """Widths of the levels that the head takes, side by side."""
         if self.stages is not None:
-            return self.stages.blocks
+            return self.stages.level_widths
         return [self.backbone.head_hidden_size * (1 + self.beside_token)]
 
     def forward(self, image: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class _Scaled:
 
 
 def fit_probe(
-    features: Tensor, target: Tensor, num_classes: int, blocks: Sequence[int] = ()
+    features: Tensor, target: Tensor, num_classes: int, level_widths: Sequence[int] = ()
 ) -> LinearProbe:
     """Fit a linear head to ``features`` (N, D) of rows of known ``target``.
 
@@ -62,7 +62,7 @@ def fit_probe(
         features: finite.
         target: class (N,), or labels (N, K) of 0 and 1 where a row may have several.
         num_classes: K.
-        blocks: widths of what the features consist of, each to count as much as another; () = one.
+        level_widths: columns of each level of the features, all to count alike; () = one level.
 
     Raises:
         ValueError: fewer than two rows, or features that are not finite.
@@ -71,10 +71,9 @@ def fit_probe(
         raise ValueError("a linear head needs two rows or more, of finite features")
     several = target.ndim == 2
     x = features.double()
-    blocks = list(blocks) or [x.shape[1]]
-    widths = torch.tensor(blocks, dtype=x.dtype)
-    mean, std = x.mean(0), floor_spread(x.std(0), blocks)
-    std = std * widths.sqrt().repeat_interleave(torch.tensor(blocks))
+    widths = torch.tensor(list(level_widths) or [x.shape[1]])
+    mean, std = x.mean(0), floor_spread(x.std(0), widths.tolist())
+    std = std * widths.to(x.dtype).sqrt().repeat_interleave(widths)
     x = (x - mean) / std
     hot = target.double() if several else F.one_hot(target.long(), num_classes).double()
     truth = hot - hot.mean(0)

@@ -159,7 +159,7 @@ class Segmenter(MaskNet):
         self.backbone: nn.Module = net.encoder
         self.decoder: nn.Module = net.decoder
         self.head: nn.Module = net.segmentation_head
-        self.loaded_share = 0.0  # of the backbone's parameters, from a weights file
+        self.pretrained_share = 0.0  # of the backbone's parameters, from a weights file
 
     def compute(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits and the encoder's maps, fine to coarse, for normalised pixels ``x``."""
@@ -195,7 +195,7 @@ def check_encoder(encoder: str) -> None:
 def build_segmenter(
     arch: str,
     encoder: str,
-    num_classes: int,
+    num_outputs: int,
     *,
     weights: Path | str | None = None,
     decoder_width: int | None = None,
@@ -205,7 +205,7 @@ def build_segmenter(
     Args:
         arch: one of ``ARCHITECTURES``.
         encoder: smp encoder name; ``tu-NAME`` takes any timm backbone.
-        num_classes: K, channels of the logits.
+        num_outputs: channels of the logits: K, or 1 of the foreground alone.
         weights: local .safetensors or .pth file with the encoder's classification weights.
         decoder_width: channels of the decoder (of its widest level in U-Net and FPN, where FPN
             needs a multiple of 64); None takes the architecture's published width.
@@ -218,7 +218,7 @@ def build_segmenter(
     import segmentation_models_pytorch as smp
 
     try:
-        same = {"encoder_weights": None, "classes": num_classes}
+        same = {"encoder_weights": None, "classes": num_outputs}
         net = ARCHITECTURES[arch](smp, encoder, decoder_width, **same)
     except (KeyError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         reason = str(error.args[0] if error.args else error).splitlines()[0]
@@ -227,7 +227,7 @@ def build_segmenter(
         ) from error
     segmenter = Segmenter(net, *_statistics(encoder))
     if weights is not None:
-        segmenter.loaded_share = load_encoder(segmenter.backbone, weights)
+        segmenter.pretrained_share = load_encoder(segmenter.backbone, weights)
     return segmenter
 
 

@@ -34,8 +34,8 @@ def choose_stages(backbone: Any) -> list[int]:
 class StagePools(nn.Module):
     """Mean and GeM of several maps, side by side, scaled to a length that a linear head can learn.
 
-    ``blocks`` are the widths of what :meth:`forward` returns, one a level: the pretrained head's,
-    then the stages'.
+    ``level_widths`` are the columns of each level in what :meth:`forward` returns: the pretrained
+    head's, then each stage's.
     """
 
     scale: Tensor  # (D,) factors; ones until :meth:`set_scale`
@@ -50,9 +50,9 @@ class StagePools(nn.Module):
         """Make a pooling for each of the stages, whose maps have ``widths`` channels."""
         super().__init__()
         self.indices = list(indices)
-        self.blocks = [head_width, *(2 * width for width in widths)]
+        self.level_widths = [head_width, *(2 * width for width in widths)]
         self.pools = nn.ModuleList(make_pool() for _ in widths)
-        self.register_buffer("scale", torch.ones(sum(self.blocks)))
+        self.register_buffer("scale", torch.ones(sum(self.level_widths)))
 
     def forward(self, head: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Return (B, D) float32 of the pretrained head's (B, D0) and maps (B, C, h, w)."""
@@ -73,14 +73,15 @@ class StagePools(nn.Module):
         if len(features) < 2 or not bool(torch.isfinite(features).all()):
             raise ValueError("levels are scaled by two rows or more, of finite features")
         spread = features.std(0)
-        length = features[:, : self.blocks[0]].square().sum(1).mean().sqrt()
-        share = torch.tensor([1 / width / len(self.blocks) for width in self.blocks]).sqrt()
-        even = share.repeat_interleave(torch.tensor(self.blocks)).to(features)
-        self.scale.copy_(length * even / floor_spread(spread, self.blocks))
+        length = features[:, : self.level_widths[0]].square().sum(1).mean().sqrt()
+        widths = self.level_widths
+        share = torch.tensor([1 / width / len(widths) for width in widths]).sqrt()
+        even = share.repeat_interleave(torch.tensor(widths)).to(features)
+        self.scale.copy_(length * even / floor_spread(spread, widths))
         return features * self.scale.to(features)
 
 
-def floor_spread(spread: Tensor, blocks: Sequence[int]) -> Tensor:
-    """Return standard deviations (D,), none far below its block's median."""
-    parts = [torch.maximum(s, LEAST_SPREAD * s.median()) for s in spread.split(list(blocks))]
+def floor_spread(spread: Tensor, level_widths: Sequence[int]) -> Tensor:
+    """Return standard deviations (D,), none far below the median of its level."""
+    parts = [torch.maximum(s, LEAST_SPREAD * s.median()) for s in spread.split(list(level_widths))]
     return torch.cat(parts).clamp_min(1e-6)

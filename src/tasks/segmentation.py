@@ -19,7 +19,8 @@ from src.metrics.thresholds import ThresholdSweep
 
 Loss = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
-# Neighbouring windows share at least this part of their side.
+# Neighbouring windows share at least this part of their side; with half, as nnU-Net has it, they
+# would be 1.8 times as many.
 OVERLAP = 1 / 3
 # What a validation reports of all the meter counts; per-class scores of two classes are added.
 REPORTED = (

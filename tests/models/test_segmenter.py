@@ -92,7 +92,7 @@ def test_local_classification_weights_fill_the_encoder(tmp_path, name, suffix):
     path = tmp_path / f"net{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(source.state_dict(), path)
     net = build_segmenter("segformer", f"tu-{name}", 2, weights=path, decoder_width=8)
-    assert net.loaded_share > 0.97
+    assert net.pretrained_share > 0.97
     loaded = next(net.backbone.parameters())
     assert torch.equal(loaded, next(source.parameters()))
 

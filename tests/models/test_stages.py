@@ -28,9 +28,9 @@ def test_earlier_maps_stand_beside_what_the_pretrained_head_reads(timm_id, size,
         plain = model.backbone.forward_features((image - model.mean) / model.std)
         embedded = model.embed([last, *maps])
     assert torch.allclose(last, plain, atol=1e-5)
-    assert [2 * m.shape[1] for m in maps] == model.blocks[1:]
-    assert embedded.shape == (2, sum(model.blocks)) and model(image).shape == (2, 3)
-    first = model.blocks[0]
+    assert [2 * m.shape[1] for m in maps] == model.level_widths[1:]
+    assert embedded.shape == (2, sum(model.level_widths)) and model(image).shape == (2, 3)
+    first = model.level_widths[0]
     assert torch.allclose(embedded[:, first : first + maps[0].shape[1]], maps[0].mean((2, 3)))
 
 
@@ -40,7 +40,7 @@ def test_levels_get_the_same_variance_and_dead_channels_are_not_blown_up():
     features = torch.randn(400, 120) * torch.cat([torch.full((20,), 2.0), torch.full((100,), 0.1)])
     features[:, 7] *= 1e-6  # a channel that is silent before training
     scaled = pools.set_scale(features)
-    variances = [part.var(0).sum() for part in scaled.split(pools.blocks, dim=1)]
+    variances = [part.var(0).sum() for part in scaled.split(pools.level_widths, dim=1)]
     assert float(variances[0] / variances[1]) == pytest.approx(19 / 20, rel=0.03)
     lengths = [float(part.square().sum(1).mean()) for part in (scaled, features[:, :20])]
     assert lengths[0] == pytest.approx(lengths[1], rel=0.1)

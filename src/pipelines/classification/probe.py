@@ -92,7 +92,7 @@ def fit_fold(
     rows = pick_rows(data.folds.train_rows(fold), config.seed)
     assert (place[rows] >= 0).all()
     targets = torch.as_tensor(data.targets(rows))
-    probe = fit_probe(features[0, place[rows]], targets, num_classes, model.blocks)
+    probe = fit_probe(features[0, place[rows]], targets, num_classes, model.level_widths)
     set_head(model, probe)
     held = data.folds.valid_rows(fold)
     logits = classify(model, features[:, place[held]])

@@ -88,7 +88,7 @@ def fit_head(model: Classifier, loader: Loader, num_classes: int, runtime: Runti
     try:
         if model.stages is not None:
             features = model.stages.set_scale(features)
-        probe = fit_probe(features, target, num_classes, model.blocks)
+        probe = fit_probe(features, target, num_classes, model.level_widths)
     except ValueError as error:
         say(runtime, f"warning: no linear head to start from: {error}")
         return
