@@ -134,7 +134,7 @@ class Output:
     submissions = _Below("submissions.csv")  # the leaderboard's scores, beside the forecasts
     report = _Below("report")  # pages for people: ``index.html``, ``data.html``
     cache = _Below("cache")  # decoded pixels
-    logs = _Below("logs")  # what scripts/overnight.sh printed
+    logs = _Below("logs")  # what runs of overnight.py and cluster.py printed, and blends of a plan
 
     def scenes(self, name: str) -> Path:
         """Images that were generated, where no data were given."""

@@ -68,3 +68,18 @@ def test_commands_hold_no_quotation_mark_that_windows_leaves_in(path: Path) -> N
     lines = path.read_text(encoding="utf-8").splitlines()
     commands = [line for line in lines if re.search(r"\bpython \S+\.py", line)]
     assert not [line for line in commands if re.search(r" '[^']+'", line)]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_every_link_leads_to_a_page_and_a_heading(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s:]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
