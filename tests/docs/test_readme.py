@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,6 +40,20 @@ def options() -> set[str]:
 
 def test_it_is_read_in_one_go() -> None:
     assert len(TEXT.splitlines()) <= 180
+
+
+def test_its_presets_are_those_of_the_config() -> None:
+    text = (ROOT / "configs" / "classify.yaml").read_text(encoding="utf-8")
+    models = yaml.safe_load(text)["models"]
+    row = r"^\| `(\w+)` \| `(\S+)` \| (\d+) \| AdamW ([^,\s]+)(?:, layer decay (\S+))? \|$"
+    shown = {
+        name: (timm_id, int(size), float(lr), float(decay or 1))
+        for name, timm_id, size, lr, decay in re.findall(row, TEXT, re.M)
+    }
+    keys = ("timm_id", "image_size", "lr", "layer_decay")
+    assert shown == {
+        name: tuple(float(m[k]) if k == "lr" else m[k] for k in keys) for name, m in models.items()
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
