@@ -241,8 +241,10 @@ def training_mark(done: Done) -> str:
 
 
 def safe_name(text: str) -> str:
-    """Return ``text`` as a folder name that cannot leave its parent."""
-    return re.sub(r"[^\w.-]", "_", text).lstrip(".") or "_"
+    """Return ``text`` as a folder name that cannot leave its parent, and that Windows takes."""
+    name = re.sub(r"[^\w.-]", "_", text).strip(".") or "_"
+    is_device = re.fullmatch(r"(con|prn|aux|nul|(com|lpt)\d)(\..*)?", name, re.IGNORECASE)
+    return f"_{name}" if is_device else name
 
 
 MARK = ".written"

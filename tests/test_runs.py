@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.runs import own_file, own_folder, refuse_file
+from src.runs import own_file, own_folder, refuse_file, safe_name
 from src.script import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -134,3 +134,14 @@ def test_a_folder_has_one_writer_and_what_the_dead_left_goes(tmp_path):
         )
         assert f"in use by process {os.getpid()}" in second.stderr
     take(folder, ("masks",))
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("a/b:c", "a_b_c"), ("..", "_"), (".a.", "a"), ("con", "_con"), ("Aux.v2", "_Aux.v2"),
+        ("com1", "_com1"), ("console", "console"),
+    ],
+)  # fmt: skip
+def test_a_name_is_a_folder_on_windows_too(name, folder):
+    assert safe_name(name) == folder

@@ -411,7 +411,7 @@ def file_marks(table: Table, root: Path, *, optional: Collection[int] = ()) -> l
     """
     found = []
     for row, image in enumerate(list(table["image"])):
-        path = f"{root}/{image}" if image[0] != "/" else image
+        path = os.path.join(root, image)  # noqa: PTH118 (itself where it is absolute: C:/… too)
         try:
             found.append(patiently(partial(_mark, path)))
         except OSError as error:
@@ -424,7 +424,9 @@ def file_marks(table: Table, root: Path, *, optional: Collection[int] = ()) -> l
 
 
 def _mark(path: str) -> str:
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # waits for no pipe
+    # waits for no pipe; as text, Windows would end a PNG at its seventh byte
+    flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.open(path, os.O_RDONLY | flags)
     try:
         size = os.fstat(file).st_size
         digest = hashlib.blake2b(str(size).encode(), digest_size=8)

@@ -1,3 +1,4 @@
+import ntpath
 import os
 import shutil
 import time
@@ -30,6 +31,26 @@ def test_content_and_size_make_the_mark_and_times_do_not(tmp_path, size):
         assert file_marks(table, tmp_path) != mark
     (tmp_path / "a").write_bytes(data + b"0")
     assert file_marks(table, tmp_path) != mark
+
+
+def test_windows_reads_bytes_and_drives(tmp_path, monkeypatch):
+    """What is not opened as binary ends there at the first 0x1a, a PNG's seventh byte."""
+    opened = {}
+
+    def open_file(path, flags):
+        opened[path] = flags & os.O_BINARY
+        return descriptor(tmp_path / "a.png", flags & ~os.O_BINARY)
+
+    (tmp_path / "a.png").write_bytes(b"1")
+    descriptor = os.open
+    monkeypatch.setattr(os, "O_BINARY", 1 << 30, raising=False)
+    monkeypatch.setattr(os, "open", open_file)
+    monkeypatch.setattr(os, "path", ntpath)
+    file_marks(name("a.png", "C:/extra/b.png"), "D:/data")
+    assert {path.replace("\\", "/"): bool(flag) for path, flag in opened.items()} == {
+        "D:/data/a.png": True,
+        "C:/extra/b.png": True,
+    }
 
 
 def test_what_is_no_file_has_no_mark(tmp_path):

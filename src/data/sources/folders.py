@@ -9,7 +9,7 @@ Masks: index PNG (255 void), PNG of two values, or ``.npy``.
 
 from __future__ import annotations
 
-import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -334,7 +334,7 @@ def _align(images: dict[str, Files], masks: dict[str, Files]) -> dict[str, Files
 def _common(names: Collection[str]) -> str:
     """Return the folders that all names share: "a/b/" or ""."""
     heads = {name.rpartition("/")[0] for name in names}
-    shared = os.path.commonpath(heads) if heads and "" not in heads else ""
+    shared = posixpath.commonpath(heads) if heads and "" not in heads else ""
     return f"{shared}/" if shared else ""
 
 

@@ -1,5 +1,6 @@
 """Folders of images and masks in the layouts that tools and contests use."""
 
+import ntpath
 import os
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from src.data.decode import decode_image
 from src.data.masks import read_labelled, read_test_masks
-from src.data.sources.folders import read_folders
+from src.data.sources.folders import _common, read_folders
 from src.data.sources.registry import read_source
 from src.script import UserError
 from tests.data.sources.conftest import SIZE
@@ -322,3 +323,9 @@ def test_a_split_whose_masks_are_all_jpeg_is_refused(disk):
         path.rename(path.with_suffix(".jpg"))
     with pytest.raises(UserError, match=r"train/masks holds no \.png.*save masks as PNG"):
         read_source("auto", disk.root)
+
+
+def test_folders_that_names_share_have_slashes_on_windows_too(monkeypatch):
+    monkeypatch.setattr(os, "path", ntpath)
+    assert _common(["a/b/1", "a/b/c/2"]) == "a/b/"
+    assert _common(["a/1", "b/2"]) == ""
