@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import default_generator, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.engine import cpu
 from src.files import Json
@@ -165,6 +166,8 @@ class Runtime:
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move ``model`` to the device in the chosen memory layout."""
+        if self.device.type == "mps":
+            keep_maps_contiguous(model)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return model.to(self.device).to(memory_format=layout)  # type: ignore[call-overload]
 
@@ -308,6 +311,21 @@ def check_device(device: str) -> None:
     }
     if device in there and not there[device]():
         raise UserError(f"--device {device}: none on this machine; use --device auto")
+
+
+def keep_maps_contiguous(model: nn.Module) -> None:
+    """Let every BatchNorm of ``model`` see contiguous maps alone.
+
+    Of others, such as a decoder behind a transformer has, its gradient on MPS raises or is wrong
+    in versions of torch before mid-2026 (PyTorch #175189, #188371).
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and not module._forward_pre_hooks:
+            module.register_forward_pre_hook(_make_contiguous)
+
+
+def _make_contiguous(_: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    return inputs[0].contiguous()
 
 
 def default_precision(kind: str) -> str:

@@ -167,7 +167,10 @@ def _resize(teacher: Tensor, student: Tensor) -> Tensor:
     if size == wanted:
         return teacher
     if size[0] >= wanted[0] and size[1] >= wanted[1]:
-        return F.adaptive_avg_pool2d(teacher, (wanted[0], wanted[1]))
+        even = size[0] % wanted[0] == size[1] % wanted[1] == 0
+        # MPS refuses other sizes (PyTorch #96056)
+        there = teacher if even or teacher.device.type != "mps" else teacher.cpu()
+        return F.adaptive_avg_pool2d(there, (wanted[0], wanted[1])).to(teacher.device)
     return F.interpolate(teacher, wanted, mode="bilinear")
 
 
