@@ -148,6 +148,10 @@ class Output:
         """Predicted masks."""
         return self.root / "masks" / safe_name(name)
 
+    def micro_report(self, name: str) -> Path:
+        """Report of the micro runs ``name``."""
+        return self.root / f"{safe_name(name)}-report.md"
+
     def trials(self, name: str) -> Path:
         """Journal of a search for options of the run ``name``."""
         return self.root / safe_name(name) / "trials.journal"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from src.runs import own_file, own_folder, refuse_file, safe_name
+from src.runs import Output, own_file, own_folder, refuse_file, safe_name
 from src.script import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +76,14 @@ def test_nothing_but_a_regular_file_is_replaced(tmp_path, kind, ours):
     with pytest.raises(UserError, match=said), own_file(path, ours=ours):
         raise AssertionError
     assert path.lstat() == before and precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["../../mine", "/etc/mine", "a/b", "..", "net"])
+def test_a_name_leads_nowhere_out_of_the_output(tmp_path, name):
+    output = Output(tmp_path)
+    for path in (output.micro_report(name), output.trials(name).parent, output.scenes(name)):
+        assert path.resolve().parent in (tmp_path, tmp_path / "data")
+    assert output.micro_report("net").name == "net-report.md"
 
 
 @pytest.mark.parametrize("name", [".", "", "/", "nowhere/out.csv"])

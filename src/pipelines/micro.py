@@ -355,7 +355,7 @@ def compete(config: MicroConfig, sets: tuple[MicroSet, ...], output: Output) -> 
     if config.report:
         from src.pipelines.micro_report import write_report
 
-        print(f"report: {write_report(config, sets, results, output.root / f'{name}-report.md')}")
+        print(f"report: {write_report(config, sets, results, output.micro_report(name))}")
 
 
 def ablate(
