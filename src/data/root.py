@@ -179,6 +179,9 @@ def find_root(data_dir: Path | str, flag: str = "--data_dir") -> Path:
         level = [child for place in level for child in _subfolders(place)]
         if len(level) > _MAX_FOLDERS:
             break
+    whole = _whole(folder.absolute())
+    if whole is not None:
+        raise UserError(f"no data set in {folder}, it is a part of one: pass {flag} {whole}")
     from src.data.sources.places import describe
 
     seen, remedy = describe(folder), name_tables(folder)
@@ -189,6 +192,17 @@ def find_root(data_dir: Path | str, flag: str = "--data_dir") -> Path:
         f"and test.csv, found {seen}; {remedy}{name_classes(folder)}"
         f"unpack the data there, or pass {flag}"
     )
+
+
+def _whole(folder: Path) -> Path | None:
+    """Return the data set that ``folder``, a split or one class of it, is a part of."""
+    for split in (folder, folder.parent):
+        root, name = split.parent, read_name(split.name)[0]
+        if name and find_split(root, name) == split:
+            others = [find_split(root, other) for other in SPLITS if other != name]
+            if any(others) or _lists_images(root):  # not just anything called train
+                return root
+    return None
 
 
 def _refuse_splits_in_classes(folder: Path, found: list[Path]) -> None:

@@ -127,6 +127,16 @@ def test_root_is_the_folder_or_its_one_data_set(tmp_path):
         find_root(tmp_path)
 
 
+def test_a_folder_too_low_is_told_where_the_whole_lies(tmp_path):
+    lay(tmp_path, "cars/train/a/1.jpg", "cars/train/b/2.jpg", "cars/test/3.jpg")
+    for part in ("train", "train/a", "test"):
+        with pytest.raises(UserError, match=rf"a part of one: pass --data_dir {tmp_path}/cars$"):
+            find_root(tmp_path / "cars" / part)
+    lay(tmp_path, "training/a/1.jpg", "training/b/2.jpg")  # alone it may be called anything
+    with pytest.raises(UserError, match=rf"move them into {tmp_path}/training/train"):
+        find_root(tmp_path / "training")
+
+
 def test_twenty_thousand_files_a_second(tmp_path):
     seed = tmp_path / "seed"
     seed.write_bytes(b"x")
