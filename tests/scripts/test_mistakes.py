@@ -55,6 +55,14 @@ def test_train_fold(place: Place, flags: list[str], words: list[str]) -> None:
     assert place.whole_results() == before
 
 
+@pytest.mark.parametrize(
+    "flags", [["--model", "test_resnte"], ["--pretrained", "no/weights.pth"], ["--fold", "first"]]
+)
+def test_a_mistake_settles_no_folds(fresh: Place, flags: list[str]) -> None:
+    assert fresh.train(*flags).status == 2
+    assert not fresh.output.exists()
+
+
 def no_classes(place: Place) -> None:
     shutil.rmtree(place.data / "train")
     (place.data / "train").mkdir()

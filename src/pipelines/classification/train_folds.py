@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.config import FoldConfig
-from src.pipelines.classification.prepare import check_recipe, prepare_data
+from src.pipelines.classification.prepare import check_recipe, prepare_data, read_index
 from src.pipelines.run_folder import copy_folds, copy_run, finished, parse_fold
 from src.runs import Output
 from src.script import UserError, is_launched
@@ -24,13 +24,19 @@ def train(config: FoldConfig) -> list[Path]:
     check_recipe(config)
     if not config.model:
         raise UserError("--model is missing: a preset of configs/classify.yaml, or any timm id")
+    fold = None if config.fold == "all" else parse_fold(config.fold)
     output = Output(Path(config.output_dir))
     name = config.name or config.model
     if config.resume_from:
         copy_folds(config.resume_from, output)
-    index, folds = prepare_data(config, output)
+    index = read_index(config)
+    if not output.folds.exists():  # all images are looked through next and folds are settled
+        from src.pipelines.classification.train import find_backbone
+
+        find_backbone(config)
+    index, folds = prepare_data(config, output, index)
     every: list[int | None] = list(range(folds.num_folds))
-    wanted = every if config.fold == "all" else [parse_fold(config.fold)]
+    wanted = every if config.fold == "all" else [fold]
     if wanted[0] not in (*every, None):
         raise UserError(f"--fold {config.fold}: folds.csv has folds 0 to {folds.num_folds - 1}")
     runs = [(fold, output.run(name, fold)) for fold in wanted]
