@@ -6,6 +6,7 @@ first and allows tensors, numbers, strings and containers only (``weights_only``
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -24,7 +25,15 @@ from src.engine.log import say
 from src.engine.optim import averaging_decay, build_optimizer, group_parameters
 from src.engine.runtime import Runtime, is_large, is_out_of_memory
 from src.engine.weights import refuse_foreign, run_identity
-from src.files import HALF_WRITTEN, NOT_WHOLE, Json, atomic_write, check_held, patiently
+from src.files import (
+    HALF_WRITTEN,
+    NOT_WHOLE,
+    Json,
+    atomic_write,
+    check_held,
+    patiently,
+    read_json,
+)
 from src.runs import Output, Run
 from src.script import UserError
 
@@ -343,13 +352,27 @@ def resume(parts: Parts, run: Run, config: EngineConfig, split_hash: str = "") -
         )
 
 
-def restore(
-    parts: Parts, saved: SavedState, run: Run, config: EngineConfig, split_hash: str
-) -> None:
-    """Restore ``saved`` unless it is of another run.
+def refuse_other_run(run: Run, config: EngineConfig, identity: str, split_hash: str) -> None:
+    """Refuse a run that began with other options or data, before its records are written anew.
+
+    The state is read only where ``runtime.json`` is not of the run of this ``identity``.
 
     Raises:
-        UserError: other options, another network, or another number of steps an epoch.
+        UserError: naming the options, or that the data differ.
+    """
+    named = ""
+    with contextlib.suppress(FileNotFoundError, UserError):
+        named = read_json(run.tuned).get("run", identity)
+    saved = None if named == identity else load_state(run)[0]
+    if saved is not None:
+        check_state(saved, run, config, split_hash)
+
+
+def check_state(saved: SavedState, run: Run, config: EngineConfig, split_hash: str) -> list[str]:
+    """Return the options that ``--accept_changes`` lets differ from those of a saved state.
+
+    Raises:
+        UserError: another fold, other data, or options that may not differ.
     """
     if saved.get("fold", run.folder.name) != run.folder.name:
         raise UserError(
@@ -363,21 +386,35 @@ def restore(
             f"{run.folder} was started on other images or folds, as {run.last.name} says: restore "
             f"them{made}, pass another --name, or delete the folder to start afresh"
         )
-    if saved["config_hash"] != config_hash(config):
-        own, other = learned_options(config), saved["config"]
-        changed = [
-            f"{k} {other.get(k)!r} → {own.get(k)!r}"
-            for k in {**own, **other}
-            if other.get(k) != own.get(k)
-        ]
-        if not config.accept_changes:
-            raise UserError(
-                f"{run.folder} was started with other options ({', '.join(changed)}): use them, "
-                "pass --accept_changes or another --name, or delete the folder to start afresh"
-            )
-        fixed = [k for k in FIXED if own.get(k) != other.get(k)]
-        if fixed:
-            raise UserError(f"{run.folder}: --{fixed[0]} stays within a run: pass another --name")
+    if saved["config_hash"] == config_hash(config):
+        return []
+    own, other = learned_options(config), saved["config"]
+    changed = [
+        f"{k} {other.get(k)!r} → {own.get(k)!r}"
+        for k in {**own, **other}
+        if other.get(k) != own.get(k)
+    ]
+    if not config.accept_changes:
+        raise UserError(
+            f"{run.folder} was started with other options ({', '.join(changed)}): use them, "
+            "pass --accept_changes or another --name, or delete the folder to start afresh"
+        )
+    fixed = [k for k in FIXED if own.get(k) != other.get(k)]
+    if fixed:
+        raise UserError(f"{run.folder}: --{fixed[0]} stays within a run: pass another --name")
+    return changed
+
+
+def restore(
+    parts: Parts, saved: SavedState, run: Run, config: EngineConfig, split_hash: str
+) -> None:
+    """Restore ``saved`` unless it is of another run.
+
+    Raises:
+        UserError: other options, another network, or another number of steps an epoch.
+    """
+    changed = check_state(saved, run, config, split_hash)
+    if changed:
         say(parts.runtime, f"going on with changed options: {', '.join(changed)}")
     then, now = saved["state"].get("steps_per_epoch", 0), parts.state.steps_per_epoch
     if then and now and then != now:

@@ -63,6 +63,16 @@ def test_a_mistake_settles_no_folds(fresh: Place, flags: list[str]) -> None:
     assert not fresh.output.exists()
 
 
+def test_refused_options_change_nothing_of_the_run_that_has_begun(fresh: Place) -> None:
+    assert fresh.train("--keep_last", "true").status == 0
+    (fresh.run / "finished.json").unlink()  # as if it had been stopped
+    before = fresh.whole_results()
+    for flags in (["--lr", "1e-5"], ["--seed", "7", "--precision", "bf16"]):
+        answer = fresh.train(*flags)
+        assert answer.status == 2 and answer.is_one_line("was started with other options")
+        assert fresh.whole_results() == before  # what it computes in, above all
+
+
 def no_classes(place: Place) -> None:
     shutil.rmtree(place.data / "train")
     (place.data / "train").mkdir()

@@ -24,7 +24,7 @@ from src.data.folds import Folds
 from src.data.index import Index
 from src.data.transforms import Transform, eval_transform, mix, train_transform
 from src.engine.autotune import settle_runtime
-from src.engine.checkpoint import TrainState
+from src.engine.checkpoint import TrainState, refuse_other_run
 from src.engine.cpu import tune_for_cpu
 from src.engine.interrupt import catch_signals
 from src.engine.log import say
@@ -224,6 +224,7 @@ def train_classifier(
     valid = None if fold is None else eval_loader(data.folds.valid_rows(fold), side)
     tune_for_cpu(model, runtime.device)
     identity = run_identity(config, run, data.folds.folds_hash)
+    refuse_other_run(run, config, identity, data.folds.folds_hash)
     runtime = settle_runtime(model, task, train, runtime, run, config, identity)
     kept = runtime.from_main(recover_finished(run) if runtime.is_main else None)
     write_config(run, config, {**about, **data.describe(fold)}, runtime, identity)

@@ -33,6 +33,7 @@ from src.data.transforms import (
     train_mask_transform,
 )
 from src.engine.autotune import settle_runtime
+from src.engine.checkpoint import refuse_other_run
 from src.engine.cpu import tune_for_cpu
 from src.engine.log import say
 from src.engine.loop import fit
@@ -247,6 +248,7 @@ def train_masks(
     valid = valid_loader(config, data, runtime, output)
     tune_for_cpu(model, runtime.device)
     identity = run_identity(config, run, data.split.hash)
+    refuse_other_run(run, config, identity, data.split.hash)
     runtime = settle_runtime(model, task, train, runtime, run, config, identity)
     resolved = {"network": network, "classes": list(data.index.classes), "void": VOID}
     resolved |= {"size": data.size, "crop": data.crop, "window": data.window}
