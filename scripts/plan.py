@@ -209,11 +209,9 @@ def train_tables(place: Place, seconds: float) -> None:
 
 
 def stands(output: Output, clock: Clock) -> bool:
-    """Tell whether the submission is the one that was written last, if one was."""
+    """Tell whether there is a submission, and it is the one that was written last."""
     written = clock.state.get("submission")
-    if not output.submission.is_file():
-        return not written and not output.history.exists()
-    return written in (None, describe_file(output.submission))
+    return output.submission.is_file() and written in (None, describe_file(output.submission))
 
 
 @dataclass(frozen=True)

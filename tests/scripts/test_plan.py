@@ -211,6 +211,15 @@ def test_what_a_finished_probe_has_lost_is_noted_once(
     assert refused.is_one_line("submission.csv: a folder stands", "move it away")
 
 
+def test_hours_that_ended_without_a_submission_are_an_error_again(
+    fresh: Place, plan_of_a_probe: list[str]
+) -> None:
+    planned = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.1", "--dry_run")
+    assert planned.status == 0, planned.err  # killed here, and its hours went by
+    again = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "1e-5")
+    assert again.status == 2 and again.is_one_line("over before a first submission", "pass more")
+
+
 def test_rows_that_cannot_be_trained_are_refused_at_the_start(
     fresh: Place, plan_of_a_probe: list[str]
 ) -> None:
