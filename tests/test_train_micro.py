@@ -22,6 +22,7 @@ from src.pipelines.micro import (
     MicroSet,
     build_task,
     check_protocol,
+    find_sets,
     read_set,
     run_config,
 )
@@ -219,3 +220,10 @@ def test_the_more_classes_the_less_cross_entropy(root: Path) -> None:
 )
 def test_the_score_decides(score: float, what: str) -> None:
     assert what in decide(score)
+
+
+@pytest.mark.parametrize(("dataset", "place"), [("all", "CFD"), ("CFD", "CFD/train")])
+def test_a_folder_too_low_is_told_to_go_up(root: Path, dataset: str, place: str) -> None:
+    config = MicroConfig(data_dir=str(root / place), dataset=dataset)
+    with pytest.raises(UserError, match=r"pass the folder that holds .* with --data_dir"):
+        read_set(config, find_sets(config)[0])

@@ -28,7 +28,7 @@ from src.data.sources.masks import (
     note_inverted,
     note_turned,
 )
-from src.data.sources.places import describe
+from src.data.sources.places import describe, read_place
 from src.data.sources.registry import read_source
 from src.data.transforms import Transform
 from src.script import UserError
@@ -82,10 +82,14 @@ def read_labelled(
     table = index.table
     kept = table[(table["split"] != "test") & (table["target"] != "")].reset_index(drop=True)
     if kept.empty:
+        folder = Path(root).absolute()
+        place = read_place([folder.name])
+        below = place.split or place.kind
+        whole = f"pass {folder.parent} if this is a part of it; " if below else ""
         raise UserError(
-            f"{root} has no labelled images outside its test split: found {describe(Path(root))}; "
-            "a mask lies in masks/ and has its image's stem, as .png or .npy; other annotations "
-            "are exported as COCO JSON (docs/layouts.md)"
+            f"{root} has no labelled images outside its test split: found {describe(folder)}; "
+            f"{whole}a mask lies in masks/ and has its image's stem, as .png or .npy; other "
+            "annotations are exported as COCO JSON (docs/layouts.md)"
         )
     index = replace(index, table=kept)
     check_any_labels(index)

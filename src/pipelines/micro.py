@@ -97,7 +97,10 @@ def find_sets(config: MicroConfig) -> tuple[MicroSet, ...]:
     if config.dataset in DATASETS:
         here = (config.dataset,)
     elif not here and config.dataset == "all":
-        raise UserError(f"{config.data_dir} holds none of {', '.join(DATASETS)}")
+        raise UserError(
+            f"--dataset all: {config.data_dir} holds none of {', '.join(DATASETS)}; pass the "
+            "folder that holds them with --data_dir, or name the one set"
+        )
     if not here:
         return (MicroSet(data_label(config.data_dir), config.source, config.data_dir),)
     missing = [name for name in DATASETS if name not in here]
@@ -134,7 +137,7 @@ def check_size(config: MicroConfig, sets: Sequence[MicroSet]) -> None:
     sizes = {name: count_trainable(model) for name, model in models.items()}
     name = max(sizes, key=lambda name: sizes[name])
     which = f" as built for {name}" if len(set(sizes.values())) > 1 else ""
-    print(f"{net}{which}, with {BUDGET_CLASSES} classes at 256x256:")
+    print(f"{net}{which}, with {BUDGET_CLASSES} classes at 256x256, as the budget counts:")
     print(measure_budget(models[name]).table(), flush=True)
     if not config.allow_over_budget:
         check_budget(net, sizes[name], config.max_params)

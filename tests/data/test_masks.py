@@ -52,6 +52,11 @@ def test_own_split_is_fold_0(camvid: Path) -> None:
         split_rows(index, 1, 0, seed=1)
 
 
+def test_a_folder_too_low_is_told_where_the_whole_lies(camvid: Path) -> None:
+    with pytest.raises(UserError, match=rf"pass {camvid} if this is a part of it"):
+        read_labelled("auto", camvid / "train")
+
+
 def test_folds_hold_each_row_out_once_and_keep_groups(camvid: Path) -> None:
     index = read_labelled("auto", camvid)
     index.table["group"] = ["x", "x", "y", "y", "", "", "", ""]

@@ -50,7 +50,10 @@ def read_micro(root: Path, dataset: str) -> MaskIndex:
     if not folder.is_dir() and root.resolve().name == dataset:
         folder = root  # the folder of the set itself
     if not folder.is_dir():
-        raise UserError(f"{folder} is missing: put {dataset} there, or choose another --dataset")
+        raise UserError(
+            f"{folder} is missing: put {dataset} there, pass the folder that holds it with "
+            "--data_dir, or choose another --dataset"
+        )
     if not (folder / "train" / "images").is_dir() and not is_divided(folder):
         return _MICRO[dataset].read(folder)
     notes: list[str] = []
