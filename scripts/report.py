@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
 
         print(summary(record(Output(Path(config.output_dir)), config.submit_log)))
     path = write_report(config)
-    print(f"{path} written ({path.stat().st_size / 1e6:.1f} MB): open it in a browser")
+    print(f"{path} written ({path.stat().st_size / 1e6:.2f} MB): open it in a browser")
     return 0
 
 

@@ -149,7 +149,10 @@ def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) 
     if len(set(whole["id"])) < len(whole["id"]):
         raise UserError("ids of the data begin with extra/ too: rename that folder")
     lost = len(extra) - len(kept)
-    notes = [f"{len(kept)} extra images are trained on in every fold, and held out in none"]
+    notes = [
+        f"{len(kept)} extra images are trained on in every fold, and held out in none, but for "
+        "copies of training images, which are left out"
+    ]
     notes += [f"extra: {note}" for note in extra.notes]
     if lost:
         notes.append(f"extra: {lost} images are of classes that the data have not: left out")

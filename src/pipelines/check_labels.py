@@ -7,7 +7,7 @@ https://arxiv.org/abs/1911.00068; here rows are ranked by their loss alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,8 +79,9 @@ def check_labels(
         write_csv(path, COLUMNS, full)
         share = len(rows) / max(len(label), 1)
         check.numbers["suspect_labels"] = len(rows)
-        check.say("note", f"{len(rows)} labels ({share:.1%}) are contradicted by the "
-                          f"{' or the '.join(v.judge for v in verdicts)}: {path}")  # fmt: skip
+        # of a net that was hardly trained most are, which says nothing of the labels
+        by = " or the ".join(f"{v.judge} ({_share(v, label):.1%})" for v in verdicts)
+        check.say("note", f"{len(rows)} labels ({share:.1%}) are contradicted by the {by}: {path}")
         heads = ["id", "label", "suggested", "p of label", "p of suggested", "judge"]
         shown = []
         for row in rows[: config.examples]:
@@ -114,6 +115,12 @@ def rank(verdicts: list[Verdict], label: dict[str, str]) -> list[Contradiction]:
         judges = " and ".join(item[3] for item in found[name])
         rows.append((name, label[name], chosen, float(np.exp(-loss)), confidence, judges))
     return rows
+
+
+def _share(verdict: Verdict, label: Mapping[str, str]) -> float:
+    """Return the share of the labels that a judge contradicts."""
+    said = zip(verdict.ids, verdict.chosen, strict=True)
+    return float(np.mean([chosen != label[name] for name, chosen in said if name in label]))
 
 
 def _states(labels: Sequence[str], has: np.ndarray) -> list[str]:

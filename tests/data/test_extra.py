@@ -33,6 +33,7 @@ def test_external_images_are_trained_on_and_never_held_out(tmp_path, index) -> N
     both = add_extra(index, tmp_path / "more")
     assert len(both) == 12 + 5 and both.classes == ("cat", "dog")
     assert any("5 extra images are trained on in every fold" in note for note in both.notes)
+    assert any("but for copies of training images" in note for note in both.notes)
     assert "extra: 4 images are of classes that the data have not: left out" in both.notes
     folds = make_folds(both.table, both.root, num_folds=3, seed=0)
     own = make_folds(index.table, index.root, num_folds=3, seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def test_a_wrong_label_is_the_first_suspect_of_oof(place: Place) -> None:
     status, content, html = check(place, "--probe", "off", "--examples", "2")
     suspects = pd.read_csv(place.output / "suspect_labels.csv", dtype={"id": str})
     assert status == 0 and content["suspect_labels"] == len(suspects)
+    assert re.search(r"\(([\d.]+%)\) are contradicted by the OOF \(\1\): ", said(content, "note"))
     assert (suspects["label"] != suspects["suggested"]).all()
     assert (suspects["p_suggested"] > suspects["p_label"]).all()
     assert suspects["p_label"].is_monotonic_increasing and set(suspects["judge"]) <= {"OOF"}
