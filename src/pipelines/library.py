@@ -189,7 +189,10 @@ def load_run(
     """
     run = Run(Path(folder))
     if not run.config.exists() and not run.finished.exists():
-        raise UserError(f"{run.folder} is no run: pass a fold's folder, as output/lite0/fold0")
+        blend = ", or run optimize_weights.py first" if Output(run.folder).folds.exists() else ""
+        raise UserError(
+            f"{run.folder} is no run: pass a fold's folder, as output/lite0/fold0{blend}"
+        )
     resolved = read_config(run)["resolved"]
     if not run.finished.exists():
         raise UserError(f"{run.folder} is not finished: {GO_ON}")

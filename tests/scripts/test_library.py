@@ -51,7 +51,7 @@ def test_mistakes_are_one_line(place: Place) -> None:
     run = src.load_run(place.run, device="cpu")
     with pytest.raises(UserError, match="no such image"):
         run.predict("gone.jpg")
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match=r"is no run.* run optimize_weights.py first"):
         src.load_run(place.output)
     with pytest.raises(AttributeError, match="no attribute"):
         _ = src.load_anything
