@@ -93,6 +93,16 @@ def test_interrupted_run_ends_bit_identical(train: Any, at: int, options: dict[s
         assert all(torch.equal(left[k], right[k]) for k in left)
 
 
+def test_interrupted_on_two_threads_it_ends_bit_identical(train: Any) -> None:
+    """``make test`` gives a process one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        test_interrupted_run_ends_bit_identical(train, 5, {})
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 def test_a_compiled_run_that_was_interrupted_ends_bit_identical(train: Any) -> None:
     """Its losses are those of an eager run, but for the last bits and the noise of dropout."""
