@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,32 +103,34 @@ def test_a_read_only_output(place: Place, disk: Any) -> None:
     assert there.whole_results() == before
 
 
-@pytest.fixture
-def nobody(tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """Return a function that makes this process a user who may enter ``tmp_path`` and no more."""
+@contextmanager
+def nobody(tmp_path: Path) -> Iterator[None]:
+    """Make this process a user who may enter ``tmp_path`` and no more.
+
+    No fixture: between a test and the ends of fixtures pytest may write to a folder of root.
+    """
     modes = {path: path.stat().st_mode for path in (tmp_path, *tmp_path.parents)}
     modes = {path: mode for path, mode in modes.items() if not mode & 0o001}
-
-    def become() -> None:
-        if os.geteuid() == 0:  # root may write anywhere
-            for path in modes:
-                path.chmod(modes[path] | 0o055)
-            os.seteuid(65534)
-
-    yield become
-    os.seteuid(os.getuid())
-    if os.geteuid() == 0:
+    if os.geteuid() == 0:  # root may write anywhere
         for path, mode in modes.items():
-            path.chmod(mode)
+            path.chmod(mode | 0o055)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(os.getuid())
+        if os.geteuid() == 0:
+            for path, mode in modes.items():
+                path.chmod(mode)
 
 
-def test_no_permission(place: Place, nobody: Callable[[], None]) -> None:
+def test_no_permission(place: Place, tmp_path: Path) -> None:
     """As a user who may read everything and write nothing."""
     for path in (place.output, *place.output.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = place.whole_results()
-    nobody()
-    predictions = [place.train("--name", "x"), place.optimize(), place.infer()]
+    with nobody(tmp_path):
+        predictions = [place.train("--name", "x"), place.optimize(), place.infer()]
     for prediction in predictions:
         assert prediction.status == 1 and prediction.is_one_line(
             "Permission denied", str(place.output)
@@ -135,15 +138,15 @@ def test_no_permission(place: Place, nobody: Callable[[], None]) -> None:
     assert place.whole_results() == before
 
 
-def test_input_that_may_not_be_read(place: Place, nobody: Callable[[], None]) -> None:
+def test_input_that_may_not_be_read(place: Place, tmp_path: Path) -> None:
     image = place.data / "test" / "033.png"
     image.chmod(0)
     for path in place.output.rglob("test.json"):
         path.unlink()
     for path in (place.output, *place.output.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
-    nobody()
-    prediction = place.infer()
+    with nobody(tmp_path):
+        prediction = place.infer()
     assert prediction.status == 1 and prediction.is_one_line("033.png: Permission denied")
 
 
