@@ -101,7 +101,7 @@ def freeze(net: nn.Module) -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("rows", [1, 16])  # kernels are larger than maps, and smaller
+@pytest.mark.parametrize("rows", [1, 4])  # kernels are larger than maps, and smaller
 @pytest.mark.parametrize("name", NETS)
 def test_held_norms_change_neither_answers_nor_gradients(name: str, rows: int) -> None:
     plain = freeze(stir(build_classifier(name, 5, image_size=64))).double()
