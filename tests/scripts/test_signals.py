@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
 import multiprocessing
@@ -46,7 +47,10 @@ def run_child(script: str, flags: list[str], log: Path, env: dict[str, str], pre
     if prepare:
         prepare()
     sys.argv = [f"{script}.py", *flags]
-    run_script(importlib.import_module(script).main, launched=True)
+    try:
+        run_script(importlib.import_module(script).main, launched=True)
+    finally:
+        atexit._run_exitfuncs()  # as a script's end does; multiprocessing's passes them over
 
 
 def launch(
@@ -138,6 +142,7 @@ def end(processes: list[Any]) -> list[int]:
         process.join(PATIENCE_S)
         if process.is_alive():
             process.kill()
+            process.join()
     return [code if code >= 0 else 128 - code for code in (p.exitcode for p in processes)]
 
 
