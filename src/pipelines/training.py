@@ -24,6 +24,7 @@ from src.data.dataset import (
     make_loader,
 )
 from src.data.decode import VOID
+from src.engine.loop import Draw
 from src.engine.predict import predict_in_pieces, predict_view
 from src.engine.runtime import Runtime
 from src.pipelines.pictures import draw_overlay, make_gallery
@@ -34,7 +35,6 @@ from src.views import VIEWS
 LOOKED_AT = 64  # held-out images, evenly spread
 SHOWN = 8
 
-Draw = Callable[[nn.Module], Mapping[str, np.ndarray]]
 Judged = tuple[float, np.ndarray, str]  # loss, picture (H, W, 3) uint8 RGB, caption
 
 
