@@ -263,6 +263,19 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_refused_options_change_nothing_of_the_run_that_has_begun(
+    bars: Path, tmp_path: Path
+) -> None:
+    data = ("--data_dir", str(bars), "--name", "net")
+    assert lane(tmp_path, *data, "--epochs", "1", "--keep_last", "true") == 0
+    run = tmp_path / "lane" / "net" / "fold0"
+    (run / "finished.json").unlink()  # as if it had been stopped
+    before = [(run / name).read_bytes() for name in ("config.yaml", "runtime.json")]
+    with pytest.raises(UserError, match="was started with other options"):
+        lane(tmp_path, *data, "--epochs", "2", "--precision", "bf16")
+    assert before == [(run / name).read_bytes() for name in ("config.yaml", "runtime.json")]
+
+
 def test_without_data_road_scenes_are_generated(tmp_path: Path) -> None:
     assert lane(tmp_path, "--epochs", "1", "--num_scenes", "6", "--num_frames", "2") == 0
     run = tmp_path / "lane" / "road_scenes-unet-tu-test_resnet" / "fold0"

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -186,19 +185,24 @@ def mask_dataset(
     labelled: bool = True,
     seed: int = 0,
     cache: str = "auto",
-    **options: Any,
+    folder: Path | None = None,
+    num_workers: int = 0,
+    num_processes: int = 1,
 ) -> ImageDataset:
     """Build the dataset of ``rows``, renumbered from 0.
 
-    Everything is resized to ``size`` (height, width) first; None keeps native sizes, uncached.
-    ``cache`` and further ``options`` are those of :func:`open_cache`.
+    Everything is resized to ``size`` (height, width) first; None keeps native sizes, uncached. The
+    last four options are those of :func:`open_cache`.
     """
     table = index.table
     images, masks = table["image"].tolist(), table["target"].tolist()
     source = ImageSource(index.root, images, size)
     if labelled:
         source = MaskSource(index.root, images, masks, size=size, read_mask=VoidReader(index))
-    pixels = open_cache(source, cache, rows=rows, **options)
+    pixels = open_cache(
+        source, cache, rows=rows, folder=folder, num_workers=num_workers,
+        num_processes=num_processes,
+    )  # fmt: skip
     return ImageDataset(pixels, None, transform, seed=seed)
 
 

@@ -259,10 +259,9 @@ def write_scenes(
     spec |= {"conditions": [name for name in CONDITIONS if name in conditions], "share": share}
     done = root / "scenes.json"
     kept = read_json(done, "delete it and make the scenes again") if done.is_file() else {}
-    check = kept.pop("crc32", None)  # those of before have none
-    if kept == spec and check in (None, _checksum(root)):
+    check = kept.pop("crc32", None)
+    if kept == spec and check == _checksum(root):  # else of two sets, if a process stopped half way
         return root
-    done.unlink(missing_ok=True)  # stopped half way, the scenes are of two sets
     first_test = num_scenes - round(num_scenes * test_share)
     lists: dict[str, list[str]] = {"train": [], "test": []}
     for scene in range(num_scenes):
