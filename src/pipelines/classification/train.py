@@ -48,7 +48,7 @@ from src.runs import Done, Output, Run
 from src.script import UserError
 from src.tasks.classification import Classification, MultiLabel
 from src.tasks.protocols import Batch, Task, inner_network, inner_task
-from src.views import view_names
+from src.views import first_views, view_names
 
 Config = FoldConfig | DistillConfig
 OUTCOME = ("score", "best_epoch", "epochs", "history")  # of a training, in finished.json
@@ -238,9 +238,10 @@ def train_classifier(
         network: Any = inner_network(model)  # a student is wrapped
         probe = probe and network.pretrained_share > 0
         if probe and not run.has_state:
-            fit_head(
-                network, eval_loader(pick_rows(rows, config.seed), side), len(data.classes), runtime
-            )
+            # a probe is fitted to the views it will predict; a start meets random ones anyway
+            views = first_views(1 if config.epochs else config.tta_steps)
+            start = eval_loader(pick_rows(rows, config.seed), side)
+            fit_head(network, start, len(data.classes), runtime, views)
             if runtime.is_main and (fold is not None or not config.epochs):
                 path = run.start if config.epochs else run.best
                 save_weights(path, model.state_dict(), {"run": identity})

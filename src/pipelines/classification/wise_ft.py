@@ -74,8 +74,14 @@ def embed_rows(
     return features
 
 
-def fit_head(model: Classifier, loader: Loader, num_classes: int, runtime: Runtime) -> None:
-    """Set the head of ``model`` to a linear probe of its features.
+def fit_head(
+    model: Classifier,
+    loader: Loader,
+    num_classes: int,
+    runtime: Runtime,
+    views: Sequence[View] = VIEWS[:1],
+) -> None:
+    """Set the head of ``model`` to a linear probe of its features, the mean of ``views``.
 
     ``loader`` gives the training rows in order, without augmentation.
 
@@ -84,7 +90,7 @@ def fit_head(model: Classifier, loader: Loader, num_classes: int, runtime: Runti
         Interrupted: a signal asked to stop.
     """
     target = torch.from_numpy(loader.dataset.data.targets)  # type: ignore[attr-defined]
-    features = embed_rows(model, loader, runtime)[0]
+    features = embed_rows(model, loader, runtime, views).mean(0)
     try:
         if model.stages is not None:
             features = model.stages.set_scale(features)
