@@ -47,6 +47,9 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
         counts = Counter(named.values()).most_common(3)
         shown = ", ".join(f"{name} ({count})" for name, count in counts)
         notes = [f"no class folders in {train}/: the files' names say the classes: {shown}, …"]
+        masks = [name for name in scanner.subfolders("") if read_place([name]).kind == "mask"]
+        if any(map(scanner.holds, masks)):
+            notes.append(f"{', '.join(masks)}: are these masks? train_lane.py learns them")
         pairs, loose = named, []
     else:
         notes += _note_folders(scanner, place, folders)

@@ -42,6 +42,14 @@ def test_files_named_by_their_classes(tmp_path, place):
     assert "files' names say the classes: cat (2), dog (2)" in index.notes[0]
 
 
+def test_folders_of_masks_beside_images_named_by_drives_are_pointed_out(tmp_path):
+    names = [f"{drive}_{n:04d}" for drive in ("seqA", "seqB") for n in range(2)]
+    photos(tmp_path, "train", *(f"{name}.jpg" for name in names))
+    assert not any("masks?" in note for note in read_train(tmp_path).notes)
+    photos(tmp_path, "trainannot", *(f"{name}.png" for name in names))
+    assert "trainannot: are these masks? train_lane.py learns them" in read_train(tmp_path).notes
+
+
 @pytest.mark.parametrize("name", ["eel.jpg", "eel_1.jpg", "7.jpg"])
 def test_files_of_other_names_say_none(tmp_path, name):
     photos(tmp_path, "train", "cat.0.jpg", "cat.1.jpg", "dog.1.jpg", "dog.2.jpg", name)
