@@ -238,6 +238,11 @@ def splits_classes(cells: Iterable[str], labels: Sequence[str]) -> bool:
 _NOTHING = frozenset({"nan", "none", "null", "na", "n/a", "#n/a", "<na>", "nil", "-", "?", "."})
 
 
+def says_nothing(cell: str) -> bool:
+    """Tell whether a cell says that its value is missing, as programs and people write it."""
+    return cell.strip().casefold() in _NOTHING
+
+
 def check_labels(targets: Sequence[str], where: Path) -> list[str]:
     """Return notes on class names that look like one class, several, or a measurement.
 
@@ -249,7 +254,9 @@ def check_labels(targets: Sequence[str], where: Path) -> list[str]:
     for kind, key in (("case", str.casefold), ("how a number is written", _as_number)):
         remedy = "trained as different classes; if they are one, join them in aliases.csv"
         notes += find_twins(classes, kind, key, remedy)
-    lost = sorted(name for name in classes if name.casefold() in _NOTHING)
+    lost = sorted(
+        name for name in classes if says_nothing(name) or (name == "-1" and len(classes) > 2)
+    )
     if lost:
         count = sum(name in lost for name in targets)
         notes.append(

@@ -109,6 +109,10 @@ class ImageFinder:
         found = sorted({name for name in names if re.match(re.escape(stem) + "[-_. ]", name)})
         return found if stem and len(found) > 1 else []
 
+    def is_of_other(self, cell: str, image: str) -> bool:
+        """Tell whether ``image`` lies in a folder of the other split, which ``cell`` says not."""
+        return "/" not in cell and _split_of(image.split("/")[:-1]) == _OTHER[self.split]
+
     def num_others(self, images: Sequence[str]) -> int:
         """Count the images of the split's own folders that are none of ``images``."""
         return len({self._paths[path] for path in self._own} - {*images})

@@ -31,6 +31,7 @@ from src.data.columns import (
     find_group,
     made_of_others,
     pick_column,
+    says_nothing,
 )
 from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates, refuse_rows
 from src.data.files import SPLITS, Scanner
@@ -61,6 +62,7 @@ from src.data.rows import (
     leave_splits_out,
     make_columns,
     name_image_column,
+    refuse_other_split,
     widen,
 )
 from src.data.sample import asked_of, compare_ids, read_sample
@@ -218,6 +220,8 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         cell_of = dict(zip(ids, cells, strict=True))
         ids, cells = sample_ids, [cell_of[key] for key in sample_ids]
     images, new_notes = find_images(finder, cells, source)
+    lines = find_table(root, "train") or _find_table_of_labels(root, find_split(root, "train"))
+    refuse_other_split(finder, cells, images, source, lines)
     others = finder.num_others(images)
     if others:
         said = f"{others} images of the test folder have no line in {Path(source).name}"
@@ -268,7 +272,10 @@ def _read_train_csv(
     except UserError as error:
         more = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
         raise UserError(f"{error}{more * bool(unused)}") from error
-    images, new_notes = find_images(finder, _image_cells(table, image, finder), str(path))
+    cells = _image_cells(table, image, finder)
+    images, new_notes = find_images(finder, cells, str(path))
+    if least_classes > 1:  # the data themselves, no external images
+        refuse_other_split(finder, cells, images, str(path))
     if group is None:
         group, offers = find_group(table, found.names, (image, key, *found.columns))
         new_notes += [f"{path.name}: {offer}" for offer in offers]
@@ -292,7 +299,7 @@ def _read_train_csv(
     groups, group_notes = (
         group_by_name(images, found.names)
         if group is None
-        else (table[group].str.strip().tolist(), [])
+        else (["" if says_nothing(cell) else cell.strip() for cell in table[group]], [])
     )
     new_notes += [*group_notes, *_note_valid(root, images)]
     rows = make_columns(ids, images, found.names, groups, split="train")

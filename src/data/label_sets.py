@@ -95,6 +95,8 @@ class LabelSearch:
             pick_column(table, wanted, (), self.path, "--label_column")
             return [wanted], ""
         found = self._asked_for() or self._shown()
+        named = found[0] if found else self._by_name()[0]
+        found = (self._numbers_of(named) if named else []) or found
         if found:
             return found, " (as the sample submission asks)"
         label, weak, why = self._by_name()
@@ -150,6 +152,20 @@ class LabelSearch:
         hits = {name: len(words & self._values(name)) for name in self.free}
         best = [name for name, count in hits.items() if count and count == max(hits.values())]
         return best if len(self.asked) == 1 and len(best) == 1 else []
+
+    def _numbers_of(self, label: str) -> list[str]:
+        """Return the column that numbers the words of ``label``, where the sample's cells do."""
+        cells, words = {cell.strip() for cell in self.shown} - {""}, [*self.table[label]]
+        asks_numbers = len(self.asked) == 1 and cells and all(map(is_number, cells))
+        if not asks_numbers or any(is_number(word.strip()) for word in words):
+            return []
+        fits = []
+        for name in self.free:
+            numbers = [*self.table[name]]
+            pairs = {*zip(words, numbers, strict=True)}
+            if all(map(is_number, numbers)) and len(pairs) == len({*words}) == len({*numbers}):
+                fits.append(name)
+        return fits if len(fits) == 1 else []
 
     def _values(self, name: str) -> set[str]:
         return {nfc(cell).strip() for cell in set(self.table[name])}

@@ -17,10 +17,12 @@ import numpy as np
 
 from src.classes import SEPARATOR, nfc, split_lines
 from src.data.columns import image_column, is_hot, says_no, says_yes, words_of
+from src.data.csv_io import read_csv
 from src.data.files import is_litter, split_of_word
 from src.data.finder import ImageFinder
 from src.data.label_sets import Targets
 from src.data.root import archives, read_name, shards
+from src.data.sample import id_stem
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -96,6 +98,30 @@ def find_images(
             f"{missing[0]!r}: {_remedy(finder, missing[0])}"
         )
     return [image for image in images if image is not None], notes
+
+
+def refuse_other_split(
+    finder: ImageFinder,
+    cells: Sequence[str],
+    images: Sequence[str],
+    source: str,
+    lines: Path | None = None,
+) -> None:
+    """Raise a UserError where a split's images are missing, and the other's have their names.
+
+    ``lines`` is the table of training images, if any: others in train/ may be test images.
+    """
+    pairs = zip(cells, images, strict=True)
+    odd = [image for cell, image in pairs if finder.is_of_other(cell, image)]
+    if odd and lines is not None:
+        known = {id_stem(cell) for _, column in read_csv(lines).items() for cell in column}
+        odd = [image for image in odd if id_stem(image) in known]
+    if odd:
+        raise UserError(
+            f"{source}: {len(odd)} {finder.split} images are missing, of which there are but the "
+            f"other split's of the same name, first {odd[0]}: unpack them into "
+            f"{finder.root / finder.split}"
+        )
 
 
 def _is_other(cell: str, image: str | None) -> bool:

@@ -93,6 +93,21 @@ def test_the_one_column_that_the_sample_asks_for_is_the_label(tmp_path):
     assert read_train(tmp_path).classes == ("owl", "wren")
 
 
+def test_numbers_in_the_sample_are_those_that_train_csv_gives_the_labels(tmp_path):
+    lay(tmp_path, *(f"train/{number}.jpg" for number in range(6)),
+        train="image,label,code,age\n" + "".join(
+            f"{n}.jpg,{('owl', 'tit', 'wren')[n % 3]},{(2, 0, 1)[n % 3]},{n // 2}\n"
+            for n in range(6)
+        ))  # fmt: skip
+    for asked, label in (
+        ("label\nq,0", "code"),
+        ("target\nq,0", "code"),
+        ("label\nq,owl", "label"),
+    ):
+        lay(tmp_path, sample_submission=f"image,{asked}\n")
+        assert f"label = {label} " in read_train(tmp_path).notes[0]
+
+
 def test_a_name_that_labels_often_have_is_taken_where_it_is_the_only_one(tmp_path):
     for number in range(12):
         lay(tmp_path, f"train/{number}.jpg")

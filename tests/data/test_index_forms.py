@@ -132,6 +132,45 @@ def test_labels_that_say_nothing_are_said(tmp_path):
     assert any("2 labels are 'None', 'nan', trained as a class" in note for note in index.notes)
 
 
+def test_minus_one_among_other_numbers_may_be_a_missing_label(tmp_path):
+    put(tmp_path, *FOUR)
+    lay(tmp_path, train="image,label\n1.jpg,0\n2.jpg,1\n3.jpg,-1\n4.jpg,1\n")
+    assert any("1 labels are '-1', trained as a class" in n for n in read_train(tmp_path).notes)
+    lay(tmp_path, train="image,label\n1.jpg,1\n2.jpg,1\n3.jpg,-1\n4.jpg,-1\n")
+    assert not any("trained as a class" in note for note in read_train(tmp_path).notes)
+
+
+def test_images_without_a_group_are_no_group(tmp_path):
+    put(tmp_path, *FOUR)
+    lay(tmp_path, train="image,label,group\n1.jpg,a,p\n2.jpg,b,NA\n3.jpg,a,nan\n4.jpg,b, \n")
+    assert read_train(tmp_path).table["group"].tolist() == ["p", "", "", ""]
+
+
+def test_images_of_one_split_are_never_taken_for_the_others(tmp_path):
+    """An archive that was not unpacked, and ids that count from 1 in both."""
+    put(tmp_path, *FOUR)
+    lay(tmp_path, train=TABLE, sample_submission="id,a,b\n1,0,0\n2,0,0\n")
+    for test in ("", "id\n1\n2\n"):
+        lay(tmp_path, **({"test": test} if test else {}))
+        with pytest.raises(UserError, match=r"2 test images are missing.* first train/1\.jpg"):
+            read_test(tmp_path)
+    put(tmp_path, "train/5.jpg", "train/6.jpg")  # one folder for both
+    lay(tmp_path, sample_submission="id,a,b\n5,0,0\n6,0,0\n", test="id\n5\n6\n")
+    assert read_test(tmp_path).table["image"].tolist() == ["train/5.jpg", "train/6.jpg"]
+    lay(tmp_path, sample_submission="id,a,b\n1,0,0\n", test="id,image\n1,train/1.jpg\n")
+    assert read_test(tmp_path).table["image"].tolist() == ["train/1.jpg"]  # it says so
+    (tmp_path / "train").rename(tmp_path / "test")
+    with pytest.raises(UserError, match=r"4 train images are missing.* first test/1\.jpg"):
+        read_train(tmp_path)
+
+
+def test_class_folders_hold_no_test_images(tmp_path):
+    put(tmp_path, "train/a/1.jpg", "train/b/2.jpg")
+    lay(tmp_path, sample_submission="id,a,b\n1,0,0\n2,0,0\n")
+    with pytest.raises(UserError, match="2 test images are missing"):
+        read_test(tmp_path)
+
+
 def test_folder_and_file_name_in_two_columns(tmp_path):
     put(tmp_path, "train/x/1.jpg", "train/y/1.jpg")
     lay(tmp_path, train="folder,filename,label\nx,1.jpg,a\ny,1.jpg,b\n")
