@@ -94,7 +94,8 @@ def find_form(
         if len(header) == 2 and nfc(header[1]) not in known:  # the positive class, by a guess
             _refuse_cells(sample, classes)
     except UserError:
-        if len(header) == 2 and len(classes) > 2 and _says_labels(sample, known, numbers=True):
+        numbers = len(classes) > 2 or {nfc(cell).strip() for cell in sample.cells} <= known.keys()
+        if len(header) == 2 and numbers and _says_labels(sample, known, numbers=True):
             return _label_form(sample, classes, known, holds)
         _refuse_cells(sample, classes)
         raise
@@ -219,17 +220,9 @@ def written_names(
         if words <= {*names} and len({*names}) == len(names):
             notes = [f"{sample.name} writes {min(words)!r} and the like: so are the classes' names"]
             return names, notes
-    if numeric and all(map(is_number, classes)):  # 3 for a class that is called 3.0
-        values = [float(name) for name in classes]
-        if len(set(values)) == len(values) and all(value % 1 == 0 for value in values):
-            return [str(int(value)) for value in values], []
-    if numeric and all(re.fullmatch(r"\d+", word) for word in words):
-        first = 1 if max(map(int, words)) == len(classes) and "0" not in words else 0
-        if max(map(int, words)) < len(classes) + first:
-            said = ", ".join(f"{k + first} = {name}" for k, name in enumerate(classes[:3]))
-            more = ", …" if len(classes) > 3 else ""
-            notes = [f"{sample.name} has numbers: classes are numbered by name, {said}{more}"]
-            return [str(k + first) for k in range(len(classes))], notes
+    numbers = _numbers_of(words, classes, sample) if numeric else None
+    if numbers:
+        return numbers
     met = {name.casefold() for name in known}
     strange = sorted(words - known.keys())
     if len(strange) < len(words) and not any(name.casefold() in met for name in strange):
@@ -247,6 +240,30 @@ def written_names(
         f"{', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}): write it in the sample as "
         "the images' labels are written"
     )
+
+
+def _numbers_of(
+    words: set[str], classes: Sequence[str], sample: Sample
+) -> tuple[list[str], list[str]] | None:
+    """Return the number of each class that the sample's ``words``, numbers, mean, and notes."""
+    if all(map(is_number, classes)):  # 3 for a class that is called 3.0
+        values = [float(name) for name in classes]
+        if len(set(values)) == len(values) and all(value % 1 == 0 for value in values):
+            return [str(int(value)) for value in values], []
+    digits = [re.findall(r"\d+", name) for name in classes]
+    for number in (str, int):  # class_10, before class_2 by name, is 10; 007_cat is 007 or 7
+        names = [str(number(found[0])) for found in digits if len(found) == 1]
+        if words <= {*names} and len({*names}) == len(classes):
+            said = f"those in the classes' names, such as {names[-1]} = {classes[-1]}"
+            return names, [f"{sample.name} has numbers: {said}"]
+    if all(re.fullmatch(r"\d+", word) for word in words):
+        first = 1 if max(map(int, words)) == len(classes) and "0" not in words else 0
+        if max(map(int, words)) < len(classes) + first:
+            said = ", ".join(f"{k + first} = {name}" for k, name in enumerate(classes[:3]))
+            more = ", …" if len(classes) > 3 else ""
+            notes = [f"{sample.name} has numbers: classes are numbered by name, {said}{more}"]
+            return [str(k + first) for k in range(len(classes))], notes
+    return None
 
 
 def find_label_form(

@@ -92,9 +92,9 @@ def _refuse_strangers(
             f"probabilities for each class; write the sample with its ids and the columns "
             f"{', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}"
             + (
-                "; if it is the probability of one class, write the line "
-                f"`{classes[-1]},{names[0]}` (with that class) into aliases.csv beside it and run "
-                "optimize_weights.py again"
+                "; if it is the label, pass --metric accuracy; if it is the probability of one "
+                f"class, write the line `{classes[-1]},{names[0]}` (with that class) into "
+                "aliases.csv beside it and run optimize_weights.py again"
             )
             * (len(names) == 1)
             + (

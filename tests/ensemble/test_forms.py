@@ -42,6 +42,11 @@ def write(tmp_path, form, decision=ARGMAX, probs=PROBS):
         (("3", "3", "3"), ("3", "5", "9"), ["5", "3", "9"]),  # names that are numbers stay names
         (("0", "0", "0"), ("0.0", "1.0", "2.0"), ["1", "0", "2"]),
         (("007", "007", "007"), ("007", "008", "009"), ["008", "007", "009"]),
+        # numbers in names, not their order by name
+        (("0", "0", "0"), ("class_0", "class_10", "class_2"), ["10", "0", "2"]),
+        (("7", "7", "7"), ("007_owl", "008_wren", "009_tit"), ["8", "7", "9"]),
+        (("007", "007", "007"), ("007_owl", "008_wren", "009_tit"), ["008", "007", "009"]),
+        (("0", "0", "0"), ("at_20", "at_50", "at_80"), ["1", "0", "2"]),  # other numbers
     ],
 )
 def test_labels_as_the_sample_writes_them(tmp_path, cells, classes, written) -> None:
@@ -70,6 +75,10 @@ def test_log_loss_and_a_sample_of_labels(tmp_path) -> None:
     assert find_form(sample("0.5", "0.5", "0.5"), ("0", "1")).kind == "columns"
     with pytest.raises(UserError, match="no column is a class"):
         find_form(sample("0.3", "0.3", "0.3"), CLASSES)
+    # a class's name that is no probability
+    assert find_form(sample("1", "2", "1"), ("1", "2")).kind == "labels"
+    with pytest.raises(UserError, match="if it is the label, pass --metric accuracy"):
+        find_form(sample("0", "0", "0"), ("1", "2"))
 
 
 def test_a_label_that_is_no_class() -> None:
