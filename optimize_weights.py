@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.classes import join_groups
 from src.config import BlendConfig, FoldConfig
 from src.files import hold, sweep
 from src.reader import coerce, parse, read_rows
-from src.runs import Output, read_done, safe_name
+from src.runs import Output, read_config, read_done, safe_name
 from src.script import UserError, run_script
 
 if TYPE_CHECKING:
@@ -199,27 +201,36 @@ def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]
     from src.data.folds import read_folds
     from src.data.root import find_root
     from src.data.sample import load_aliases
-    from src.ensemble.oof import FoldTable, load_oof
+    from src.ensemble.oof import FoldTable, find_models, load_oof
     from src.ensemble.predictions import learns_labels
 
     folds = read_folds(output.folds)
+    models = [safe_name(model) for model in config.models] or find_models(output.root)
     groups: list[tuple[str, ...]] = []
     if not learns_labels(output.root):
         root = None
         with contextlib.suppress(UserError):  # blending needs no images
             root = find_root(config.data_dir)
         aliases = load_aliases(root, config.aliases, sorted(set(folds.table["target"])))
-        groups = [names for names in aliases.members() if len(names) > 1]
+        said = [names for names in aliases.members() if len(names) > 1]
+        groups = join_groups([*said, *trained_aliases(output, models)])
     oof = load_oof(
         output.root,
         FoldTable.of(folds),
-        models=[safe_name(model) for model in config.models],
+        models=models,
         alias_groups=groups,
         tta_steps=config.tta_steps,
     )
     for note in oof.notes:
         print(f"note: {note}")
     return oof, groups
+
+
+def trained_aliases(output: Output, models: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the names that are one class to the runs, whatever the alias file says by now."""
+    runs = [run for model in models for run in output.finished_runs(model)[:1]]
+    found = [read_config(run)["resolved"].get("aliases", []) for run in runs if run.config.exists()]
+    return [tuple(names) for groups in found for names in groups]
 
 
 def read_priors(presets: str) -> dict[str, float]:

@@ -165,8 +165,14 @@ class Output:
 
     def finished_runs(self, model: str) -> list[Run]:
         """Return the finished folds of ``model``."""
-        found = sorted((self.root / safe_name(model)).glob("fold*/finished.json"))
+        found = files_of_folds(self.root / safe_name(model), "finished.json")
         return [Run(path.parent) for path in found]
+
+
+def files_of_folds(folder: Path, name: str) -> list[Path]:
+    """Return the files ``name`` of the folds in a model's folder, not of copies (``fold0_old``)."""
+    found = sorted(folder.glob(f"fold*/{name}"))
+    return [path for path in found if re.fullmatch(r"fold(0|[1-9]\d*|full)", path.parent.name)]
 
 
 class Done(TypedDict, total=False):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -151,11 +152,25 @@ def test_models_that_are_gone_or_trained_again_are_refused(place):
     write_json(output / "b" / "fold1" / "finished.json", {"config_hash": "new"})
     with pytest.raises(UserError, match="trained otherwise"):
         run(place)
+    write_json(
+        output / "b" / "fold1" / "finished.json", {"config_hash": "b", "split_hash": "other"}
+    )
+    with pytest.raises(UserError, match="or on other folds"):
+        run(place)
     for fold in range(2):
         (output / "b" / f"fold{fold}" / "finished.json").unlink()
     with pytest.raises(UserError, match="has no finished fold"):
         run(place)
     assert run(place, "--models", "a") == 0
+
+
+def test_a_copy_of_a_folds_folder_is_not_averaged(place):
+    run(place)
+    path = place[0] / "output" / "submission.csv"
+    before = path.read_bytes()
+    folder = place[0] / "output" / "b"
+    shutil.copytree(folder / "fold0", folder / "fold0_before")
+    assert run(place) == 0 and path.read_bytes() == before
 
 
 def test_columns_that_match_no_class_are_refused(place):

@@ -118,6 +118,23 @@ def test_names_of_the_same_thing_are_suggested_and_then_taken(make_world, capsys
     assert gained == pytest.approx(np.log(2) * same.mean(), abs=0.08)
 
 
+def test_names_that_a_run_learned_as_one_class_stay_one_without_the_alias_file(make_world):
+    world = make_world(num_rows=120)
+    folds_hash, names = write_folds(world), world.classes
+    world.targets[world.targets == 1] = 0
+    world.targets[world.targets > 1] -= 1
+    world.classes = (names[0], *names[2:])
+    world.save("m", world.logits(), folds_hash=folds_hash)
+    done = {"config_hash": "hash of m", "files": {}}
+    for fold in range(3):
+        folder = world.root / "m" / f"fold{fold}"
+        (folder / "finished.json").write_text(json.dumps(done))
+        config = {"options": {}, "resolved": {"aliases": [names[:2]]}, "runtime": {}}
+        (folder / "config.yaml").write_text(json.dumps(config))
+    run(world)
+    assert read_weights(world.root / "weights.json").alias_groups == (names[:2],)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

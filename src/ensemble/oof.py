@@ -18,7 +18,7 @@ from src.classes import STATES, merge_classes, nfc, to_hot
 from src.ensemble.pool import Member, member_log_probs
 from src.ensemble.predictions import OofFile, open_oof, pair_ids
 from src.metrics.classification import Array
-from src.runs import AFRESH, GO_ON, REPAIR, Run, read_done
+from src.runs import AFRESH, GO_ON, REPAIR, Run, files_of_folds, read_done, safe_name
 from src.script import UserError
 from src.views import base_view
 
@@ -93,9 +93,19 @@ class Oof:
 
 
 def find_models(output_dir: Path) -> tuple[str, ...]:
-    """Return the names of the folders below ``output_dir`` that hold OOF predictions, sorted."""
-    found = {path.parent.parent.name for path in output_dir.glob("*/fold*/oof.npz")}
-    return tuple(sorted(found))
+    """Return the names of the folders below ``output_dir`` that hold OOF predictions, sorted.
+
+    Raises:
+        UserError: one that inference would not find.
+    """
+    found = sorted(p.name for p in output_dir.glob("*") if files_of_folds(p, "oof.npz"))
+    odd = next((name for name in found if safe_name(name) != name), None)
+    if odd is not None:
+        raise UserError(
+            f"{output_dir / odd}: no run is called so; if it is a copy, move it away, else rename "
+            f"it to {safe_name(odd)}"
+        )
+    return tuple(found)
 
 
 def load_oof(
@@ -180,7 +190,7 @@ def _pair_folds(folds: FoldTable, labels: Sequence[str]) -> FoldTable:
 def _open_model(
     output_dir: Path, name: str, folds: FoldTable, finished_only: bool
 ) -> dict[int, OofFile]:
-    paths = sorted((output_dir / name).glob("fold*/oof.npz"))
+    paths = files_of_folds(output_dir / name, "oof.npz")
     if not paths:
         raise UserError(
             f"--models {name}: no {output_dir / name}/fold<k>/oof.npz; train it with "

@@ -110,6 +110,7 @@ def restrict(
         UserError: nothing with weight is left.
     """
     weights = blend.weights.copy()
+    models = [safe_name(model) for model in models]
     names = [model for model, _ in blend.members]
     for model in dict.fromkeys(names):
         mine = np.array([name == model for name in names])

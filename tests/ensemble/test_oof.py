@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -106,6 +107,18 @@ def test_no_files_and_unknown_models_are_refused(make_world):
     world.save("a", world.logits())
     with pytest.raises(UserError, match="--models b"):
         load_oof(world.root, world.table, models=["a", "b"])
+
+
+def test_copies_of_folders_are_no_folds_and_no_models_unseen(make_world):
+    world = make_world()
+    world.save("a", world.logits())
+    for name in ("fold0 (copy)", "fold0_old", "fold00"):
+        shutil.copytree(world.root / "a" / "fold0", world.root / "a" / name)
+    assert len(load_oof(world.root, world.table).ids) == 300
+    shutil.copytree(world.root / "a", world.root / "a copy")  # inference would not find it
+    with pytest.raises(UserError, match=r"a copy: no run is called so; .* move it away, .* a_copy"):
+        load_oof(world.root, world.table)
+    assert load_oof(world.root, world.table, models=["a"]).models == ("a",)
 
 
 def test_values_that_are_not_finite_are_refused_when_read(make_world):

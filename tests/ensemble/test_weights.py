@@ -99,5 +99,7 @@ def test_restriction_by_hand():
     one, moved = restrict(BLEND, models=["a"])
     np.testing.assert_allclose(one.weights, np.array([0.1, 0.2, 0.1, 0, 0, 0]) * 0.9 / 0.4)
     assert one.floors == BLEND.floors
+    named = dataclasses.replace(BLEND, members=tuple((f"my_{m}", v) for m, v in BLEND.members))
+    assert used_models(restrict(named, models=["my a"])[0]) == ("my_a",)  # as --name was given
     with pytest.raises(UserError, match="its models are a, b"):
         restrict(BLEND, models=["c"])

@@ -282,11 +282,12 @@ def blended_runs(config: InferConfig, output: Output, model: str, weights: Weigh
         )
     known = set(fitted.values())
     for run in runs:
-        config_hash = read_done(run)["config_hash"]
-        if config_hash not in known:
+        done = read_done(run)
+        split = done.get("split_hash", weights.folds_hash)
+        if done["config_hash"] not in known or split != weights.folds_hash:
             raise UserError(
-                f"{run.folder} was trained otherwise than {output.weights} knows; run "
-                f"optimize_weights.py again"
+                f"{run.folder} was trained otherwise, or on other folds, than {output.weights} "
+                "knows; run optimize_weights.py again"
             )
     return runs
 

@@ -38,7 +38,7 @@ from src.page import (
 from src.pipelines.classification.leaderboard import cells, read_entries
 from src.pipelines.pictures import show_photograph
 from src.pipelines.run_folder import read_table
-from src.runs import Output
+from src.runs import Output, files_of_folds
 from src.script import UserError
 
 LOG_LOSS = "log loss"
@@ -95,9 +95,7 @@ def study(output: Output) -> Study:
 
 def _fullest(output: Output) -> list[str]:
     """Return the models with the most folds of OOF predictions."""
-    found = {
-        m: len(list((output.root / m).glob("fold*/oof.npz"))) for m in find_models(output.root)
-    }
+    found = {m: len(files_of_folds(output.root / m, "oof.npz")) for m in find_models(output.root)}
     return [m for m, count in found.items() if count == max(found.values())]
 
 

@@ -36,7 +36,7 @@ from src.pipelines.classification.infer import (
 from src.pipelines.classification.prepare import find_aliases, prepare_data
 from src.pipelines.classification.train import ClassData, choose_task
 from src.pipelines.run_folder import finish_run, lost_files, write_config
-from src.runs import Done, Output, Run, read_done, training_mark
+from src.runs import Done, Output, Run, read_done, safe_name, training_mark
 from src.script import UserError
 from src.tool_config import TabularConfig
 
@@ -212,7 +212,7 @@ def read_inputs(
 
 def stackable(config: TabularConfig, output: Output, folds: Folds) -> list[str]:
     """Return the image models whose folds are all finished."""
-    known = list(config.models) or list(find_models(output.root))
+    known = [safe_name(model) for model in config.models] or list(find_models(output.root))
     whole = []
     for name in known:
         runs = output.finished_runs(name)
