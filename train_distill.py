@@ -103,7 +103,8 @@ def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime
             own = replace(config, seed=seed)
         train("distilled", own)
         for term in field.terms if config.ablate else ():
-            train(f"only_{term}", alone(own, term))
+            if alone(own, term) != own:  # else it is the taught student itself
+                train(f"only_{term}", alone(own, term))
     print_table(results)
     student_runs = [run for run, _ in results.pop("student")]
     for role, runs in results.items() if config.kind == "segmentation" else ():

@@ -52,6 +52,8 @@ def test_ablation_runs_one_term() -> None:
     assert weights_of(alone(DistillConfig(weight_kl=0.7), "kl")) == {"kl": 0.7}
     with pytest.raises(UserError, match="weight_kl"):
         weights_of(DistillConfig(weight_kl=-1.0))
+    own = DistillConfig(weight_kl=0.0, weight_channel=0.2)
+    assert alone(own, "channel") == own  # which train_distill.py has trained already
 
 
 def test_sizes() -> None:
