@@ -212,9 +212,15 @@ def find_group(
         f"column {name} has {table[name].nunique()} values in {len(table)} rows: if the rows of "
         f"one belong together, pass --group_column {name}"
         for name in left
-        if name in sure or _is_text(table[name])
+        if name in sure or (_is_text(table[name]) and not _renames(table[name], labels))
     ]
     return taken, notes[:3]
+
+
+def _renames(cells: Iterable[str], labels: Sequence[str]) -> bool:
+    """Tell whether cells are the classes by other names."""
+    cells = [*cells]
+    return len({*zip(cells, labels, strict=True)}) == len({*cells}) == len({*labels})
 
 
 def repeats_much(cells: Iterable[str]) -> bool:

@@ -3,15 +3,14 @@
 Every cell is text ("001" stays "001", "NA" stays "NA"). Read: UTF-8 with or without BOM, UTF-16
 with BOM, CP949 where that makes Korean; commas, semicolons, tabs or bars; any line ending; without
 what spreadsheets leave behind (a line ``sep=;``, rows and unnamed columns of empty cells).
-A ``.jsonl`` file, one object a line, is the same table. Written: text that a spreadsheet would run
-as a formula is quoted by an apostrophe, which reading takes off.
+A ``.jsonl``, ``.json`` or ``.parquet`` file is the same table. Written: text that a spreadsheet
+would run as a formula is quoted by an apostrophe, which reading takes off.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import warnings
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from src.classes import is_number
 from src.data.files import IMAGE_ENDINGS, split_of_word
+from src.data.json_tables import read_json_lines, read_json_table, read_parquet
 from src.files import atomic_write, patiently, read_head, read_small, readable
 from src.script import UserError
 
@@ -144,9 +144,9 @@ def read_csv(path: Path | str, *, unescape: bool = False, brief: bool = False) -
     """
     import pandas as pd
 
+    if (kind := Path(path).suffix.lower()) in (".jsonl", ".json", ".parquet"):
+        return _read_typed(path, kind)
     text = read_text(path)
-    if Path(path).suffix.lower() == ".jsonl":
-        return _read_json_lines(text, path)
     said = _SEPARATOR_LINE.match(text)
     text = text[said.end() :] if said else text
     text = text if unescape else _double_quotes(_drop_titles(_EMPTY_LINES.sub("", text)))
@@ -216,6 +216,12 @@ def read_own_columns(path: Path | str) -> dict[str, list[str]] | None:
     return columns
 
 
+def _read_typed(path: Path | str, kind: str) -> pd.DataFrame:
+    if kind == ".parquet":
+        return read_parquet(path)
+    return (read_json_lines if kind == ".jsonl" else read_json_table)(read_text(path), path)
+
+
 def _shorten(text: str, separator: str, num_columns: int) -> str:
     """Return a table whose later lines have their first cells alone, names put in again apart.
 
@@ -247,29 +253,6 @@ def _double_quotes(text: str) -> str:
     names = text.lstrip().partition("\n")[0].strip()
     single = re.fullmatch(r"('[^'\"]*'[,;\t|])+'[^'\"]*'", names)
     return text.translate(_QUOTES) if single else text
-
-
-def _read_json_lines(text: str, path: Path | str) -> pd.DataFrame:
-    """Return the table of a file with one JSON object a line, every cell as text."""
-    import pandas as pd
-
-    rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(
-                {str(key).strip(): _as_text(cell) for key, cell in json.loads(line).items()}
-            )
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: no JSON object ({error}): mend it") from error
-    return pd.DataFrame(rows, dtype=str).fillna("") if rows else pd.DataFrame({"": []}, dtype=str)
-
-
-def _as_text(cell: object) -> str:
-    if isinstance(cell, str):
-        return cell
-    return "" if cell is None else json.dumps(cell, ensure_ascii=False)
 
 
 def _drop_titles(text: str) -> str:

@@ -13,7 +13,6 @@ names are compared in NFC, ids are text.
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,31 +21,28 @@ from typing import TYPE_CHECKING
 from src.classes import SEPARATOR, nfc, split_lines
 from src.data.class_folders import group_by_name, read_class_folders
 from src.data.columns import (
-    FOLDER_NAMES,
     GROUP_NAMES,
     ID_NAMES,
     LABEL_NAMES,
-    RUN_NAMES,
     check_labels,
     find_group,
     made_of_others,
     pick_column,
     says_nothing,
 )
-from src.data.csv_io import is_unnamed, read_csv, refuse_duplicates, refuse_rows
-from src.data.files import SPLITS, Scanner
+from src.data.csv_io import read_csv, refuse_duplicates
+from src.data.files import Scanner
 from src.data.finder import ImageFinder
 from src.data.folds import EXTRA_SPLIT
 from src.data.label_sets import LabelSearch, Targets, read_targets
 from src.data.root import (
-    INNER_TABLES,
+    ANNOTATION_ENDINGS,
     TABLE_ENDINGS,
     below,
-    find_label_table,
+    find_annotations,
     find_root,
     find_sample,
     find_split,
-    find_table,
     find_test_table,
     name_classes,
     name_tables,
@@ -65,7 +61,16 @@ from src.data.rows import (
     refuse_other_split,
     widen,
 )
-from src.data.sample import asked_of, compare_ids, read_sample
+from src.data.sample import asked_of, compare_ids, id_stem, read_sample
+from src.data.tables import (
+    find_train_table,
+    image_cells,
+    note_valid,
+    other_tables,
+    read_table,
+    refuse_runs,
+    with_valid,
+)
 from src.script import UserError
 
 if TYPE_CHECKING:
@@ -93,7 +98,7 @@ def read_train(
     """
     root = Path(root)
     folder = find_split(root, "train")
-    path = find_table(root, "train") or _find_table_of_labels(root, folder)
+    path = find_train_table(root, folder)
     if path is not None:
         wanted = (image_column, label_column, group_column)
         return _read_train_csv(root, path, wanted, allow_outside, several, 1 if known else 2)
@@ -170,7 +175,7 @@ def _read_extra(
     try:
         root = find_root(place, "--extra_train")
     except UserError:
-        if len(alone) == 1 and alone[0].suffix.lower() in TABLE_ENDINGS:
+        if len(alone) == 1 and alone[0].suffix.lower() in (*TABLE_ENDINGS, *ANNOTATION_ENDINGS):
             return _read_train_csv(alone[0].parent, alone[0], [None] * 3, allow_outside, several, 1)
         scanner = Scanner(place) if place.is_dir() else None
         if scanner and any(map(scanner.holds, ["", *scanner.subfolders("")])):
@@ -191,7 +196,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     root = Path(root)
     sample, notes = read_sample(root)
     sample_ids: list[str] = [] if sample is None else sample.iloc[:, 0].tolist()
-    path = find_test_table(root)
+    path = find_test_table(root) or find_annotations(root, "test")
     folder = find_split(root, "test")
     if path is None and sample is None and folder is not None:
         return _read_test_folder(root, below(root, folder), notes)
@@ -220,7 +225,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         cell_of = dict(zip(ids, cells, strict=True))
         ids, cells = sample_ids, [cell_of[key] for key in sample_ids]
     images, new_notes = find_images(finder, cells, source)
-    lines = find_table(root, "train") or _find_table_of_labels(root, find_split(root, "train"))
+    lines = find_train_table(root, find_split(root, "train"))
     refuse_other_split(finder, cells, images, source, lines)
     others = finder.num_others(images)
     if others:
@@ -233,20 +238,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
 def has_test(root: Path) -> bool:
     """Tell whether there is anything that says the test images."""
     names = find_split(root, "test"), find_test_table(root), find_sample(root)
-    return any(name is not None for name in names)
-
-
-def _find_table_of_labels(root: Path, train: Path | None) -> Path | None:
-    """Return a table such as train_labels.csv, unless ``train`` says the classes by folders.
-
-    It may lie in ``train`` itself: ``_classes.csv``, ``metadata.csv``.
-    """
-    path = find_label_table(root)
-    if train is None or (path is not None and train.name.casefold() not in SPLITS["train"]):
-        return path
-    path = path or find_table(train, *INNER_TABLES)
-    several = len(Scanner(root).images_by_folder(below(root, train))) > 1
-    return None if path is None or several else path
+    return any(name is not None for name in (*names, find_annotations(root, "test")))
 
 
 def _read_train_csv(
@@ -258,21 +250,24 @@ def _read_train_csv(
     least_classes: int,
 ) -> Index:
     finder = ImageFinder(root, split="train", allow_outside=allow_outside)
-    table = _read_table(path, finder, wanted[0])
-    _refuse_runs(table, wanted[1], path)
+    table = read_table(path, finder, wanted[0])
+    refuse_runs(table, wanted[1], path)
+    said = table.attrs.pop("notes", [])
+    table, added = with_valid(table, root, path, wanted, finder)
     table, notes = leave_splits_out(widen(table, finder), path, wanted)
+    notes += [*said, *added]
     asked, shown = asked_of(root)
     image, group, key = _find_columns(table, wanted, asked, path, finder)
     table, new_notes = leave_litter_out(table, image, path)
     notes += new_notes
-    unused = _other_tables(root, path)
+    unused = other_tables(root, path)
     try:
         search = LabelSearch(table, path, (image, group, key), asked, shown)
         found = read_targets(search, wanted[1], several=several)
     except UserError as error:
         more = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
         raise UserError(f"{error}{more * bool(unused)}") from error
-    cells = _image_cells(table, image, finder)
+    cells = image_cells(table, image, finder)
     images, new_notes = find_images(finder, cells, str(path))
     if least_classes > 1:  # the data themselves, no external images
         refuse_other_split(finder, cells, images, str(path))
@@ -301,35 +296,12 @@ def _read_train_csv(
         if group is None
         else (["" if says_nothing(cell) else cell.strip() for cell in table[group]], [])
     )
-    new_notes += [*group_notes, *_note_valid(root, images)]
+    new_notes += [*group_notes, *note_valid(root, images)]
     rows = make_columns(ids, images, found.names, groups, split="train")
     taken = tuple(name for name in (image, key, group, *found.columns) if name)
     notes += [*new_notes, *found.notes, *_check_targets(found, ids, path), *finder.notes]
     classes = find_classes(found.labels or found.names, path, least_classes)
     return Index(root, rows, classes, tuple(notes), bool(found.labels), taken)
-
-
-def _note_valid(root: Path, images: Sequence[str]) -> list[str]:
-    """Return a note on a table inside the folder of validation images, which is not read."""
-    valid = find_split(root, "valid")
-    table = find_table(valid, *INNER_TABLES) if valid else None
-    if valid is None or table is None or any(valid.name in name.split("/") for name in images):
-        return []
-    return [
-        f"{below(root, valid)}/ is not used, for the folds hold out images of their own: to train "
-        f"on it too, make one train.csv of the lines of both tables, with {valid.name}/ before the "
-        "names of its images"
-    ]
-
-
-def _refuse_runs(table: pd.DataFrame, label: str | None, path: Path) -> None:
-    """Raise a UserError for a table of masks, unless the user names its ``label``."""
-    runs = pick_column(table, None, RUN_NAMES, path, "")
-    if runs and not label:
-        raise UserError(
-            f"{path}: column {runs} holds the run lengths of masks, which train_lane.py learns; "
-            "for classes of whole images, name their column with --label_column"
-        )
 
 
 def _find_columns(
@@ -364,55 +336,17 @@ def _check_targets(found: Targets, ids: Sequence[str], path: Path) -> list[str]:
     return check_labels(found.names, path)
 
 
-def _other_tables(root: Path, path: Path) -> list[str]:
-    """Return the names of at most three tables in ``root`` that are not read beside ``path``."""
-    read = {path, find_sample(root), find_test_table(root)}
-    names = [other.name for other in tables(root) if other not in read]
-    return [name for name in names if not re.search("test|submi|aliases", name.casefold())][:3]
-
-
-def _read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFrame:
-    """Read a train or test table without the row numbers that a data frame wrote.
-
-    Raises:
-        UserError: no rows, or no line of column names.
-    """
-    table = read_csv(path)
-    if not len(table):
-        raise UserError(f"{path} has no rows: restore the file")
-    if finder.find_quietly(str(table.columns[0])) is not None:
-        refuse_rows(list(table.columns), ",", path)
-    unnamed = [name for name in table.columns if is_unnamed(name)]
-    if not unnamed or image in unnamed:
-        return table
-    named = table.drop(columns=unnamed)
-    try:
-        name_image_column(named, image, path, finder)
-    except UserError:  # then what has no name are the ids
-        return table.rename(columns={unnamed[0]: "index"})
-    return named
-
-
-def _image_cells(table: pd.DataFrame, image: str, finder: ImageFinder) -> list[str]:
-    """Return the cells that say the images, with those of a column of folders before them."""
-    cells: list[str] = table[image].tolist()
-    folder = pick_column(table.drop(columns=image), None, FOLDER_NAMES, "", "")
-    if folder is None or "/" in cells[0]:
-        return cells
-    joined = [f"{place}/{cell}" for place, cell in zip(table[folder], cells, strict=True)]
-    return joined if finder.find_quietly(joined[0]) is not None else cells
-
-
 def _read_test_csv(
     path: Path, sample_name: str | None, sample_ids: Sequence[str], finder: ImageFinder
 ) -> tuple[list[str], list[str]]:
-    table = _read_table(path, finder, None)
+    table = read_table(path, finder, None)
     image = name_image_column(table, None, path, finder)
     key = sample_name if sample_name in table.columns else None
-    if sample_ids and not key and len(table) == len(sample_ids):
+    differs = key is None or {*table[key]} != {*sample_ids}
+    if sample_ids and differs and len(table) == len(sample_ids):
         for _, cells in read_csv(path).items():  # a column without a name may have them
-            if {*cells} == {*sample_ids}:
-                return cells.tolist(), _image_cells(table, image, finder)
+            if {*cells} == {*sample_ids} or {*map(id_stem, cells)} == {*map(id_stem, sample_ids)}:
+                return cells.tolist(), image_cells(table, image, finder)
     first = str(table.columns[0])
     key = key or pick_column(table, None, ID_NAMES, path, "")
     key = key or (image if table[first].duplicated().any() else first)
@@ -424,7 +358,7 @@ def _read_test_csv(
             f"an image: write the sample submission with the ids of the images ({image}) first, "
             f"and join the lines of one {key} afterwards"
         )
-    return table[key].tolist(), _image_cells(table, image, finder)
+    return table[key].tolist(), image_cells(table, image, finder)
 
 
 def _read_test_folder(root: Path, test: str, sample_notes: Sequence[str]) -> Index:

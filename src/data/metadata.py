@@ -26,7 +26,7 @@ from src.data.columns import (
 )
 from src.data.csv_io import is_unnamed, read_csv
 from src.data.index import Index
-from src.data.root import find_table
+from src.data.root import find_annotations, find_table
 from src.data.sample import id_stem
 from src.script import UserError, nearest
 
@@ -126,7 +126,7 @@ def _find(root: Path, split: str, given: str) -> Path:
         if path is None:
             raise UserError(f"{flag} {given}: no such file")
         return path
-    path = find_table(root, split)
+    path = find_table(root, split) or find_annotations(root, split)
     if path is None:
         raise UserError(
             f"{root} has no {split}.csv to take columns from: name the table with {flag}"

@@ -6,17 +6,19 @@ import re
 from pathlib import Path
 
 from src.classes import nfc
+from src.data.columns import ID_NAMES, IMAGE_NAMES, looks_like_image, pick_name
 from src.data.files import SPLIT_OF, SPLITS, Scanner, find_entry, is_litter
-from src.files import readable
+from src.files import read_head, readable
 from src.script import UserError
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
+ANNOTATION_ENDINGS = (".json", ".parquet")
 _PACKED = re.compile(r".*\.(zip|tar|tar\.\w+|tgz|7z|rar|gz)", re.IGNORECASE)
 _OTHER_TABLES = re.compile(
     r".*(train|label|annot|metadata).*\.(xlsx|xls|ods|json|feather|pkl|db|mat)", re.IGNORECASE
 )
 _SHARDS = re.compile(
-    r".*(\.(parquet|arrow|bson|h5|hdf5|npz|npy|tfrec|tfrecords?|lmdb|mdb)|-idx\d-ubyte|_batch(_\d)?)",
+    r".*(\.(parquet|arrow|bson|h5|hdf5|npz|npy|tfrec|tfrecords?|lmdb|mdb|pickle|p)|-idx\d-ubyte|_batch(_\d)?)",
     re.IGNORECASE,
 )
 # Tables of labels beside train.csv, and inside the folder of training images.
@@ -35,6 +37,7 @@ _TABLE_FILL = frozenset({
     *("label", "labels", "info", "metadata", "meta", "df", "table", "list", "annotation"),
     *("annotations", "csv", "v", "ver", "version", "gt", "id", "ids", "master"),
 })  # fmt: skip
+_OTHER_ANNOTATIONS = frozenset({"captions", "keypoints", "panoptic", "bboxes", "bbox"})
 INNER_TABLES = ("_classes", "metadata", "train", *LABEL_TABLES)
 _MAX_FOLDERS = 100  # more are classes or scenes, no places where a data set was unpacked
 
@@ -42,6 +45,78 @@ _MAX_FOLDERS = 100  # more are classes or scenes, no places where a data set was
 def find_table(folder: Path, *stems: str) -> Path | None:
     """Return the first table with one of the ``stems`` that lies in ``folder``."""
     return find_entry(folder, *(stem + ending for stem in stems for ending in TABLE_ENDINGS))
+
+
+def find_annotations(root: Path, split: str) -> Path | None:
+    """Return the JSON or Parquet table of the images of ``train``, ``valid`` or ``test``, if any.
+
+    It lies in ``root``, in a folder such as ``annotations/`` there, or, called ``metadata`` or the
+    like, in the split's own; its name says the split, or nothing.
+    """
+    own = find_split(root, split)
+    names = [f"{name}{ending}" for name in ("metadata", "annotations", "labels")
+             for ending in ANNOTATION_ENDINGS]  # fmt: skip
+    inner = [path for name in names if own and _holds_table(path := own / name)]
+    return _annotations_here(root, split) or next(iter(inner), None)
+
+
+def _annotations_here(root: Path, split: str) -> Path | None:
+    """Find as :func:`find_annotations` does, but not in the split's own folder."""
+    places = [root]
+    for _ in range(2):
+        deeper = [child for place in places for child in _subfolders(place)]
+        places += [child for child in deeper if child not in places and _is_fill(child.name)]
+    fits = []
+    for path in [path for place in places for path in _entries(place)]:
+        said, rest = read_name(path.stem)
+        more = len({*rest} - _TABLE_FILL)
+        if _OTHER_ANNOTATIONS.intersection(rest):
+            continue
+        if path.suffix.lower() in ANNOTATION_ENDINGS and (
+            said == split or (split == "train" and not said and not more)
+        ):
+            fits.append((more, not said, path))
+    fits = [
+        found for found in sorted(fits)
+        if _holds_table(found[2], sure=not found[1], strange=found[0] > 0)
+    ]  # fmt: skip
+    return fits[0][2] if len(fits) == 1 or (fits and fits[0][:2] != fits[1][:2]) else None
+
+
+def _is_fill(name: str) -> bool:
+    """Tell whether a folder's name says no split and that annotations lie there."""
+    said, rest = read_name(name)
+    return not said and bool(rest) and _TABLE_FILL.issuperset(rest)
+
+
+def _holds_table(path: Path, *, sure: bool = False, strange: bool = False) -> bool:
+    """Tell by its beginning whether a JSON file holds a table of images; of Parquet by its place.
+
+    One of a ``strange`` name must be COCO; one whose name is ``sure`` to mean the split may have
+    ids for images. A Parquet file beside no images has them within.
+    """
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == ".parquet":
+        scanner = Scanner(path.parent)
+        return not strange and any(map(scanner.holds, ["", *scanner.subfolders("")]))
+    head = read_head(path, 1 << 16)
+    wide = head[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = head.decode("utf-16" if wide else "utf-8-sig", "ignore").lstrip()
+    coco = re.search(r'"(images|annotations|categories)"\s*:\s*\[', text)
+    if coco or strange or re.match(r"\[\s*\{|\{.*\}\r?\n\{|version https://git-lfs", text):
+        return coco is not None or not strange
+    key = re.match(r'\{\s*"([^"]+)"\s*:\s*(\{\s*"0"\s*:)?(\[)?(["\d])?', text)
+    if key is None:
+        return False
+    column = key[2] or (key[3] and pick_name([key[1]], (*IMAGE_NAMES, *ID_NAMES)))
+    return bool(column or (sure and key[4])) or looks_like_image(key[1])
+
+
+def tells_classes(path: Path) -> bool:
+    """Tell whether a file has COCO annotations of whole images, without boxes and masks."""
+    whole = path.read_bytes() if path.suffix.lower() == ".json" else b""
+    return b'"category_id"' in whole and not re.search(rb'"(bbox|segmentation)"', whole)
 
 
 def find_label_table(folder: Path) -> Path | None:
@@ -123,7 +198,7 @@ def below(root: Path, folder: Path | None) -> str:
 def _lists_images(folder: Path) -> bool:
     """Tell whether a table of training labels or of test images lies in ``folder``."""
     found = find_table(folder, "train") or find_label_table(folder) or find_test_table(folder)
-    return found is not None
+    return found is not None or any(_annotations_here(folder, name) for name in ("train", "test"))
 
 
 def _split_here(root: Path, split: str) -> Path | None:
@@ -261,9 +336,10 @@ def _name_kinds(folder: Path) -> str:
         return f"write {lists.name} as train.csv, with a first line image,label, else "
     inside = shards(folder)
     if inside:
+        how = " (docs/forms.md shows how)" * inside[0].endswith((".npz", ".npy", ".pickle", ".p"))
         return (
             f"write the images of {_shown(inside)} below {folder / 'train'}/ and the labels as "
-            "train.csv, else "
+            f"train.csv{how}, else "
         )
     others = _near(folder, _OTHER_TABLES)
     if others:

@@ -298,6 +298,7 @@ def test_a_test_table_whose_first_column_is_no_id(tmp_path):
 @pytest.mark.parametrize(
     ("file", "message"),
     [("data/train-00000-of-00001.parquet", "write the images of data/train-00000"),
+     ("train.p", r"images of train\.p below .* as train\.csv \(docs/forms\.md shows how\), else"),
      ("plant-pathology.zip", r"found \./ \(1 \.zip\).*; unpack plant-pathology\.zip there"),
      ("metadata/train_annotations.json", r"write the labels of metadata/train_ann.*\.json as"),
      ("flowers/rose/1.jpg", r"folders flowers/daisy, rose are classes, move them into .*train"),

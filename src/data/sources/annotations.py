@@ -30,6 +30,7 @@ _NEEDED = {
 }
 # By the first key of a file it is told what it is without reading the whole.
 _FIRST_KEYS = (*_NEEDED, "info", "licenses", "type", "version", "flags", "shapes")
+_OF_OBJECTS = ("bbox", "segmentation")
 # Words in the first 4 kB of a file that no other tool writes together.
 _SIGNS = {
     "supervisely": ("tags", "size", "objects"),
@@ -145,7 +146,9 @@ def _form(path: Path) -> str:
         return "labelme"
     whole = path.read_bytes()
     codec = "utf-16-le" if wide else "utf-8"
-    return "coco" if all(f'"{key}"'.encode(codec) in whole for key in _NEEDED) else ""
+    has = [f'"{key}"'.encode(codec) in whole for key in (*_NEEDED, "category_id", *_OF_OBJECTS)]
+    classes = has[-3] and not any(has[-2:])  # of whole images
+    return "coco" if all(has[:3]) and not classes else ""
 
 
 def _split_of(root: Path, path: Path) -> str:

@@ -1,0 +1,161 @@
+"""Tables of training and test images: which file has the labels, and what of it is read.
+
+``train.csv`` or one of a usual name, else JSON or Parquet, with the lines of ``val.json``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from src.data.columns import FOLDER_NAMES, RUN_NAMES, pick_column
+from src.data.csv_io import is_unnamed, read_csv, refuse_rows
+from src.data.files import SPLITS, Scanner
+from src.data.finder import ImageFinder
+from src.data.root import (
+    INNER_TABLES,
+    below,
+    find_annotations,
+    find_label_table,
+    find_sample,
+    find_split,
+    find_table,
+    find_test_table,
+    tables,
+    tells_classes,
+)
+from src.data.rows import name_image_column
+from src.script import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def find_train_table(root: Path, train: Path | None) -> Path | None:
+    """Return the table of training labels; ``train`` is the folder of training images, if any."""
+    path = find_table(root, "train") or _find_table_of_labels(root, train)
+    return path or _find_annotations(root, train)
+
+
+def _find_table_of_labels(root: Path, train: Path | None) -> Path | None:
+    """Return a table such as train_labels.csv, unless ``train`` says the classes by folders.
+
+    It may lie in ``train`` itself: ``_classes.csv``, ``metadata.csv``.
+    """
+    path = find_label_table(root)
+    if train is None or (path is not None and train.name.casefold() not in SPLITS["train"]):
+        return path
+    path = path or find_table(train, *INNER_TABLES)
+    several = len(Scanner(root).images_by_folder(below(root, train))) > 1
+    return None if path is None or several else path
+
+
+def _find_annotations(root: Path, train: Path | None) -> Path | None:
+    """Return the JSON or Parquet table of labels, unless it says less than folders of classes."""
+    path = find_annotations(root, "train")
+    if path is None or train is None or tells_classes(path):
+        return path
+    several = len(Scanner(root).images_by_folder(below(root, train))) > 1
+    return None if several else path
+
+
+def with_valid(
+    table: pd.DataFrame, root: Path, path: Path, wanted: Sequence[str | None], finder: ImageFinder
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table of ``train.json`` with the lines of a ``val.json`` beside it, and a note."""
+    import pandas as pd
+
+    valid = find_annotations(root, "valid")
+    if valid is None or path != find_annotations(root, "train"):
+        return table, []
+    more = read_table(valid, finder, wanted[0])
+    refuse_runs(more, wanted[1], valid)
+    image = name_image_column(more, wanted[0], valid, finder)
+    inner = [f"{below(root, find_split(root, 'valid'))}/{cell}" for cell in more[image]]
+    if finder.find_quietly(inner[0]) is not None:  # 7.jpg may be in train/ too
+        more[image] = inner
+    note = f"{len(more)} lines of {valid.name} are trained on too, for the folds hold out images"
+    notes = [*more.attrs.pop("notes", []), f"{note} of their own: move it away to train without"]
+    return pd.concat([table, more], ignore_index=True).fillna(""), notes
+
+
+def note_valid(root: Path, images: Sequence[str]) -> list[str]:
+    """Return a note on a table inside the folder of validation images, which is not read."""
+    valid = find_split(root, "valid")
+    table = find_table(valid, *INNER_TABLES) if valid else None
+    if valid is None or table is None or any(valid.name in name.split("/") for name in images):
+        return []
+    return [
+        f"{below(root, valid)}/ is not used, for the folds hold out images of their own: to train "
+        f"on it too, make one train.csv of the lines of both tables, with {valid.name}/ before the "
+        "names of its images"
+    ]
+
+
+def refuse_runs(table: pd.DataFrame, label: str | None, path: Path) -> None:
+    """Raise a UserError for a table of masks or boxes, unless the user names its ``label``."""
+    runs = pick_column(table, None, RUN_NAMES, path, "")
+    is_json = path.suffix.lower() == ".json"
+    if runs and not label:
+        what = "masks of objects (COCO)" if is_json else "the run lengths of masks"
+        raise UserError(
+            f"{path}: column {runs} holds {what}, which train_lane.py learns; "
+            "for classes of whole images, name their column with --label_column"
+        )
+    if "bbox" in table and is_json and not label:
+        raise UserError(
+            f"{path} holds boxes of objects (COCO detection), which no script here learns "
+            "(train_lane.py learns masks); for classes of whole images pass --label_column "
+            "category_id"
+        )
+
+
+def other_tables(root: Path, path: Path) -> list[str]:
+    """Return the names of at most three tables in ``root`` that are not read beside ``path``."""
+    read = {path, find_sample(root), find_test_table(root)}
+    names = [other.name for other in tables(root) if other not in read]
+    return [name for name in names if not re.search("test|submi|aliases", name.casefold())][:3]
+
+
+def read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFrame:
+    """Read a train or test table without the row numbers that a data frame wrote.
+
+    Raises:
+        UserError: no rows, or no line of column names.
+    """
+    table = read_csv(path)
+    if not len(table):
+        raise UserError(f"{path} has no rows: restore the file")
+    if finder.find_quietly(str(table.columns[0])) is not None:
+        refuse_rows(list(table.columns), ",", path)
+    first = table.iloc[0].tolist()
+    if any(map(_is_long_list, first)) and not any(map(finder.finds, first)):
+        raise UserError(
+            f"{path} seems to hold the pixels themselves: write each row as an image file, and a "
+            "table of the files and labels"
+        )
+    unnamed = [name for name in table.columns if is_unnamed(name)]
+    if not unnamed or image in unnamed:
+        return table
+    named = table.drop(columns=unnamed)
+    try:
+        name_image_column(named, image, path, finder)
+    except UserError:  # then what has no name are the ids
+        return table.rename(columns={unnamed[0]: "index"})
+    return named
+
+
+def _is_long_list(cell: str) -> bool:
+    return cell.startswith("[") and cell.count(",") > 62 and not re.search("[A-Za-z]{3}", cell)
+
+
+def image_cells(table: pd.DataFrame, image: str, finder: ImageFinder) -> list[str]:
+    """Return the cells that say the images, with those of a column of folders before them."""
+    cells: list[str] = table[image].tolist()
+    folder = pick_column(table.drop(columns=image), None, FOLDER_NAMES, "", "")
+    if folder is None or "/" in cells[0]:
+        return cells
+    joined = [f"{place}/{cell}" for place, cell in zip(table[folder], cells, strict=True)]
+    return joined if finder.find_quietly(joined[0]) is not None else cells
