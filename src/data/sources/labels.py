@@ -69,7 +69,7 @@ def settle_labels(
                 f"masks hold numbers up to {top}: every number above 0 is read as {two[1]}{also}"
             )
         return Labels(two, partial(decode_any, void=void))
-    if decode is None and (foreground or (names and not set(first) <= {0, 1, VOID})):
+    if decode is None and (foreground or (names and _may_be_soft(first))):
         decode = decode_soft
         notes.append(f"masks hold greys, as soft edges do: from 128 on they are read as {two[1]}")
     if decode is not None:
@@ -157,8 +157,14 @@ def settle_colours(
         UserError: several colours and no table.
     """
     if foreground:
-        notes.append("masks hold colours: every colour but black is read as foreground")
-        return Labels(names or _default_names(2), decode_any_colour)
+        soft = _are_soft({255}, targets[:: max(1, len(targets) // 32)], read_brightness)
+        notes.append(
+            "masks hold colours with soft edges: from a brightness of 128 on they are foreground"
+            if soft
+            else "masks hold colours: every colour but black is read as foreground"
+        )
+        decode = partial(decode_any_colour, least=128 if soft else 1)
+        return Labels(names or _default_names(2), decode)
     if colours is not None:
         return Labels(colours.names, colours.decode, VOID)
     one = find_one_colour(targets)
@@ -173,9 +179,14 @@ def settle_colours(
     return Labels(names or _default_names(2), one)
 
 
-def decode_any_colour(path: Path) -> np.ndarray:
-    """Read a mask of colours as labels 0 and 1, 1 where it is not black."""
-    return np.asarray(decode_image(path).any(axis=2), np.uint8)
+def decode_any_colour(path: Path, *, least: int) -> np.ndarray:
+    """Read a mask of colours as labels 0 and 1, 1 where its brightest channel reaches ``least``."""
+    return np.asarray(read_brightness(path) >= least, np.uint8)
+
+
+def read_brightness(path: Path) -> np.ndarray:
+    """Read the brightest channel (H, W) of a mask of colours."""
+    return decode_image(path).max(axis=2)
 
 
 def decode_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
@@ -299,17 +310,33 @@ def _are_numbers(values: Collection[int]) -> bool:
     top = max(numbers, default=0)
     if top > VOID or (len(numbers) > 2 and max(values) < _WHITE):
         return True
+    return _are_low(numbers)
+
+
+def _are_low(numbers: set[int]) -> bool:
+    """Tell whether values, 0 and void left out, are low and dense as class numbers are."""
+    top = max(numbers, default=0)
     return 0 < top < 128 and top <= MAX_GAPS * len(numbers | {0})
 
 
-def _are_soft(values: Collection[int], targets: Iterable[Path]) -> bool:
+def _may_be_soft(values: Collection[int]) -> bool:
+    """Tell whether masks of two named classes may have soft edges, which reach 128 or more."""
+    numbers = {*values} - {0, 1, VOID}
+    return bool(numbers) and max(values) >= 128 and not _are_low(numbers)
+
+
+def _are_soft(
+    values: Collection[int],
+    targets: Iterable[Path],
+    read: Callable[[Path], np.ndarray] = decode_labels,
+) -> bool:
     """Tell soft edges from numbers: greys of an edge lie beside brighter ones, numbers rarely."""
     top = max(values)
     if not 128 <= top <= VOID:
         return False
     greys = beside = 0
     for path in targets:
-        mask = decode_labels(path)
+        mask = read(path)
         if mask.dtype == np.uint8:
             grey = (mask > 0) & (mask < top)
             greys += int(grey.sum())

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from src.data.masks import read_labelled
+from src.data.sources.registry import read_source
 from src.script import UserError
 
 RED, BLUE, WHITE = (250, 50, 83), (51, 221, 255), (255, 255, 255)
@@ -100,3 +101,18 @@ def test_palettes_that_differ_are_read_by_their_colours(disk, source):
         Image.open(path).quantize(2).save(path)
     assert Image.open(path).getpixel((0, 0)) == 0
     assert sum(map(np.sum, masks_of(read_labelled(source, disk.root)))) == 1
+
+
+def test_soft_edges_of_a_colour_are_cut_as_those_of_grey_are(disk):
+    disk.image("images/0.jpg", "images/1.jpg")
+    places = {(r, c): (60, 0, 0) for r in range(1, 5) for c in range(1, 6)}
+    places |= {(r, c): (255, 0, 0) for r in range(2, 4) for c in range(2, 5)}
+    for number in range(2):
+        disk.mask(f"masks/{number}.png", places)
+    index = read_source("lanes", disk.root)
+    assert index.decode(index.mask_path(0)).sum() == 6
+    assert any("soft edges" in note for note in index.notes)
+    disk.mask("masks/0.png", {(2, 2): (255, 0, 0), (5, 5): (60, 0, 0), (5, 6): (60, 0, 0)})
+    disk.mask("masks/1.png", {(0, 0): (60, 0, 0)})  # a colour of its own, no edge
+    index = read_source("lanes", disk.root)
+    assert index.decode(index.mask_path(0)).sum() == 3

@@ -41,6 +41,14 @@ def test_two_names_leave_two_values_binary(disk):
     assert index.classes == ("road", "car") and labels_of(index) == [[0, 1]]
 
 
+@pytest.mark.parametrize("values", [[1, 2, 3], [1, 2, 255]])
+def test_two_names_make_no_soft_edges_of_numbers(disk, values):
+    write(disk, [1], values)
+    disk.text("classes.txt", "road", "car")
+    with pytest.raises(UserError, match=r"1\.png holds unknown labels 2"):
+        labels_of(read_folders(disk.root))
+
+
 def test_another_value_than_the_two_is_refused_where_it_is_read(disk):
     write(disk, *[[5]] * 70)
     index = read_folders(disk.root)
