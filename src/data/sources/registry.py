@@ -7,7 +7,9 @@ or not for CarDD). A set in its original layout is read by its own source, in th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +19,7 @@ from src.data.sources import folders, lanes, micro_sets, rle_table, street_sets
 from src.data.sources.folders import is_divided, list_pairs
 from src.data.sources.labels import decode_foreground
 from src.data.sources.masks import MaskIndex, Source, build_index, note_count
-from src.data.sources.places import find_inner
+from src.data.sources.places import find_inner, read_place
 from src.script import UserError
 
 
@@ -38,6 +40,7 @@ _MICRO = {
     "CarDD": _MicroSet(4000, ("background", "damage"), _DAMAGE),
 }
 DATASETS = tuple(_MICRO)
+MOST_SETS = 9  # more folders than this are sequences or patients
 
 
 def read_micro(root: Path, dataset: str) -> MaskIndex:
@@ -100,7 +103,27 @@ def read_source(name: str, root: Path | str, **options: object) -> MaskIndex:
     if name not in SOURCES:
         raise UserError(f"data set {name} is unknown: choose one of {', '.join(SOURCES)}")
     source = SOURCES[name]
-    return source.read(root if source.whole else find_inner(root), **options)
+    return _note_sets(source.read(root if source.whole else find_inner(root), **options))
+
+
+def _note_sets(index: MaskIndex) -> MaskIndex:
+    """Add a note where a few folders, of no split or kind, have images and masks of their own.
+
+    They may be sequences or cities, or data sets below a folder that was named by mistake.
+    """
+    rows = index.table[index.table["target"] != ""]
+    pairs = list(zip(rows["image"].str.split("/"), rows["target"].str.split("/"), strict=True))
+    sets = Counter(image[0] for image, _ in pairs)
+    own = all(len(image) > 2 and image[0] == mask[0] for image, mask in pairs)
+    told = any(place.split or place.kind for place in (read_place([name]) for name in sets))
+    if not own or told or not 1 < len(sets) <= MOST_SETS or max(sets.values()) == 1:
+        return index
+    shown = ", ".join(f"{name} ({number})" for name, number in sets.items())
+    note = (
+        f"{index.root}: {len(sets)} folders with masks of their own are read as one data set, "
+        f"{shown} images: if they are several sets, pass one of them with --data_dir"
+    )
+    return replace(index, notes=(*index.notes, note))
 
 
 def detect_source(root: Path) -> str:

@@ -6,7 +6,7 @@ from scipy.io import savemat
 
 from src.data.sources.folders import read_folders
 from src.data.sources.micro_sets import read_cfd, read_cvppp, read_etis, read_voc, sequence_of
-from src.data.sources.registry import list_datasets, read_micro
+from src.data.sources.registry import list_datasets, read_micro, read_source
 from src.data.sources.street_sets import COLOURS, read_camvid
 from src.script import UserError
 
@@ -219,3 +219,24 @@ def test_micro_reads_the_original_layout_too(disk):
     disk.image("CFD/image/001.jpg")
     write_cracks(disk.path("CFD/groundTruth/001.mat"), 2)
     assert labels_of(read_micro(disk.root, "CFD")) == [0, 1]
+
+
+def test_sets_below_the_folder_that_was_named_are_counted_aloud(disk):
+    for name in ("setA", "setB"):
+        for number in range(2):
+            disk.image(f"{name}/images/{number}.jpg")
+            disk.mask(f"{name}/masks/{number}.png", {(0, 0): 1})
+    index = read_source("auto", disk.root)
+    assert len(index) == 4 and "2 folders with masks of their own" in notes_of(index)
+    assert "setA (2), setB (2) images" in notes_of(index)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["{0}/{1}/0.jpg", "{1}/{0}/bonn/0.jpg", "aachen/{1}/{0}/0.jpg"],
+)
+def test_folders_of_one_set_are_no_sets(disk, pattern):
+    for split in ("train", "val"):
+        disk.image(pattern.format(split, "images"))
+        disk.mask(pattern.format(split, "masks").replace(".jpg", ".png"), {(0, 0): 1})
+    assert "masks of their own" not in notes_of(read_source("folders", disk.root))
