@@ -8,6 +8,7 @@ as it is: it was written by hand, or by an earlier version.
 from __future__ import annotations
 
 import errno
+import glob
 import io
 import json
 import os
@@ -282,9 +283,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def sweep(folder: Path, *names: str) -> None:
     """Delete what killed processes left half-written of ``names`` (none = all), under the lock."""
-    for name in names or ("*",):
-        for left in folder.glob(f".{name}.*{HALF_WRITTEN}"):
-            left.unlink(missing_ok=True)
+    for name in map(glob.escape, names) if names else "*":
+        for end in (HALF_WRITTEN, f"{HALF_WRITTEN}.*.onnx"):  # graphs beside one that is exported
+            for left in folder.glob(f".{name}.*{end}"):
+                left.unlink(missing_ok=True)
 
 
 def crc32(array: np.ndarray, before: int = 0) -> int:

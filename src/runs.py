@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, cast
@@ -289,13 +289,27 @@ def refuse_file(path: Path, *, ours: bool = False) -> None:
 
 @contextmanager
 def own_file(path: Path, *, ours: bool = False) -> Iterator[None]:
-    """Refuse as :func:`refuse_file`, and note afterwards what the block has written there."""
+    """Refuse as :func:`refuse_file`, and note afterwards what the block has written there.
+
+    Raises:
+        UserError: refused, or another process writes there.
+    """
     refuse_file(path, ours=ours)
-    if ours:
-        yield
-        return
+    lock = _mark_of(path, ".lock")
+    with hold(lock, str(path)):
+        try:
+            sweep(path.parent, path.name)
+            with nullcontext() if ours else _marked(path):
+                yield
+        finally:
+            with suppress(OSError):  # of Windows, for it is open
+                lock.unlink()
+
+
+@contextmanager
+def _marked(path: Path) -> Iterator[None]:
     before = _look_at(path)
-    sweep(path.parent, path.name, _mark_of(path).name)
+    sweep(path.parent, _mark_of(path).name)
     write_json(_mark_of(path), {"writing": True})  # killed in the block, it may still be replaced
     try:
         yield
@@ -342,8 +356,8 @@ def own_folder(
         yield
 
 
-def _mark_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}{MARK}")
+def _mark_of(path: Path, ending: str = MARK) -> Path:
+    return path.with_name(f".{path.name}{ending}")
 
 
 def _look_at(path: Path) -> FileMark | None:

@@ -124,6 +124,32 @@ def test_what_the_dead_left_beside_a_file_goes(tmp_path):
     assert not any(path.exists() for path in left)
 
 
+HELD = """
+import sys
+from pathlib import Path
+from src.runs import own_file
+with own_file(Path(sys.argv[1]), ours="ours" in sys.argv): pass
+"""
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_file_has_one_writer_whose_half_written_file_stays(tmp_path, ours):
+    path, dead = tmp_path / "net[1].onnx", tmp_path / ".net[1].onnx.12.tmp.fp32.onnx"
+    other = tmp_path / ".net1.onnx.12.tmp"  # of another file, that a process writes right now
+    for left in (dead, other):
+        left.touch()
+    with own_file(path, ours=ours):
+        half = tmp_path / f".{path.name}.{os.getpid()}.tmp"
+        half.write_text("half")
+        assert other.exists() and not dead.exists()
+        command = [sys.executable, "-c", HELD, str(path), *["ours"] * ours]
+        second = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert f"{path} is in use by process {os.getpid()}" in second.stderr
+        half.rename(path)
+    assert path.read_text() == "half" and not (tmp_path / f".{path.name}.lock").exists()
+    refuse_file(path, ours=ours)
+
+
 def test_a_folder_has_one_writer_and_what_the_dead_left_goes(tmp_path):
     folder = tmp_path / "masks"
     (folder / "masks").mkdir(parents=True)
