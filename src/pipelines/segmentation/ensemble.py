@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from src.engine.predict import default_batch_size, predict
 from src.engine.runtime import Runtime
 from src.ensemble.pool import solve_mixture
 from src.files import Json, read_arrays
+from src.metrics.counts import load_counts
 from src.metrics.thresholds import Choice, SweepCounts, choose_views
 from src.models.convolutions import FOLDING_SIDE, fold_norms
 from src.models.pretrained import read_state
@@ -53,6 +55,11 @@ class Member:
     def name(self) -> str:
         """The model's name; its folds share it."""
         return self.run.folder.parent.name
+
+    @property
+    def data_dir(self) -> str:
+        """The folder that it learned from, however that was written."""
+        return os.path.realpath(self.resolved["data_dir"])
 
     @property
     def task(self) -> Segmentation:
@@ -174,13 +181,14 @@ def load_member(run: Run, *, checkpoint: str = "", tta_steps: int = 0) -> Member
 def check_alike(members: Sequence[Member], *, one_data_set: bool) -> None:
     """Refuse to join runs that learned different classes, or (if asked) different data."""
     first = members[0]
-    keys = ("classes", "data_dir") if one_data_set else ("classes",)
     for member in members[1:]:
-        for key in keys:
-            if member.resolved[key] != first.resolved[key]:
+        pairs = {"classes": (member.resolved["classes"], first.resolved["classes"])}
+        pairs |= {"data_dir": (member.data_dir, first.data_dir)} if one_data_set else {}
+        for key, (own, known) in pairs.items():
+            if own != known:
                 raise UserError(
                     f"{member.run.folder} and {first.run.folder} learned different data "
-                    f"({key}: {member.resolved[key]} and {first.resolved[key]}): narrow --runs"
+                    f"({key}: {own} and {known}): narrow --runs"
                 )
 
 
@@ -193,7 +201,7 @@ def by_data_set(members: Sequence[Member], *, data_dir: str = "") -> dict[str, l
     for member in members:
         source = member.resolved["source"]
         micro = source.removeprefix("micro/") if source.startswith("micro/") else ""
-        found.setdefault((data_dir or member.resolved["data_dir"], micro), []).append(member)
+        found.setdefault((data_dir or member.data_dir, micro), []).append(member)
     names = [micro or data_label(folder) for folder, micro in found]
     unique = [name if names.count(name) == 1 else f"{name}-{n}" for n, name in enumerate(names, 1)]
     return dict(zip(unique, found.values(), strict=True))
@@ -278,14 +286,22 @@ def settle_threshold(members: Sequence[Member]) -> tuple[float, str]:
     return choice.threshold, f"from valid, {num_units} images or groups of {len(members)} runs"
 
 
-def _read_oof(members: Sequence[Member]) -> dict[str, np.ndarray]:
-    """Return {id: (P,) probability of the true class} of a model's folds together."""
-    found: dict[str, np.ndarray] = {}
+def _read_oof(members: Sequence[Member]) -> dict[tuple[str, tuple[int, ...]], np.ndarray]:
+    """Return {image: (P,) probability of the true class} of a model's folds together.
+
+    Images of several data sets may share an id; the pixels of each class tell them apart.
+    """
+    found: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
     for member in members:
-        refuse_lost(member.run, member.done, member.run.oof)
-        if member.run.oof.is_file():
-            oof = read_arrays(member.run.oof, ("ids", "true_probs"), REPAIR)
-            found |= dict(zip(oof["ids"].tolist(), oof["true_probs"], strict=True))
+        run = member.run
+        refuse_lost(run, member.done, run.oof, run.oof_counts)
+        if run.oof.is_file():
+            oof = read_arrays(run.oof, ("ids", "true_probs"), REPAIR)
+            ids = oof["ids"].tolist()
+            pixels: list[tuple[int, ...]] = [()] * len(ids)
+            if run.oof_counts.is_file():
+                pixels = [tuple(row) for row in load_counts(run.oof_counts, REPAIR).target.tolist()]
+            found |= dict(zip(zip(ids, pixels, strict=True), oof["true_probs"], strict=True))
     return found
 
 

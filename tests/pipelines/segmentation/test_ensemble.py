@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import torch
 from src.data.decode import write_picture
 from src.engine.runtime import Runtime
 from src.files import describe_file, write_json, write_text
+from src.metrics.segmentation import SegmentationMeter
 from src.metrics.thresholds import SweepCounts
 from src.pipelines.library import load_run
 from src.pipelines.segmentation import ensemble
 from src.pipelines.segmentation.ensemble import (
     Member,
+    by_data_set,
     check_alike,
     find_runs,
     load_member,
@@ -33,7 +36,7 @@ def member(root: Path, name: str, fold: int, probs: dict[str, float] | None) -> 
     if probs is not None:
         values = np.array([[p] * 4 for p in probs.values()], np.float32)
         np.savez(run.oof, ids=np.array(list(probs)), true_probs=values)
-    resolved = {"classes": ["background", "lane"], "data_dir": "data"}
+    resolved = {"classes": ["background", "lane"], "data_dir": "data", "source": "folders"}
     return Member(run, {}, resolved, {}, run.best, 1, 0.5)
 
 
@@ -62,6 +65,27 @@ def test_without_common_images_weights_are_even_and_that_is_said(tmp_path: Path)
     members = [member(tmp_path, "one", 0, {"a": 0.9}), member(tmp_path, "other", 0, None)]
     shares, how = settle_shares(members, "oof")
     assert shares == [0.5, 0.5] and "no image was held out by all" in how
+
+
+def test_images_of_several_data_sets_that_share_an_id_are_not_taken_for_one(tmp_path: Path) -> None:
+    members = [member(tmp_path, name, 0, {"1": 0.9}) for name in ("one", "other")]
+    for number, own in enumerate(members):
+        meter = SegmentationMeter(2, 255, ("background", "lane"), 2)
+        target = np.zeros((4, 5), np.uint8)
+        target[: number + 1] = 1
+        meter.add(0, target, target)
+        meter.counts().save(own.run.oof_counts)
+    assert "no image was held out by all" in settle_shares(members, "oof")[1]
+    shutil.copy(members[0].run.oof_counts, members[1].run.oof_counts)
+    assert "from 1 images" in settle_shares(members, "oof")[1]
+
+
+def test_a_folder_is_one_data_set_however_it_was_written(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, other = (member(tmp_path, name, 0, None) for name in ("one", "other"))
+    other.resolved["data_dir"] = str(tmp_path / "data")
+    check_alike([one, other], one_data_set=True)
+    assert list(by_data_set([one, other])) == ["data"]
 
 
 def test_foreign_runs_are_not_joined(tmp_path: Path) -> None:
