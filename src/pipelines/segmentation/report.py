@@ -57,10 +57,11 @@ class MaskFolder:
         self.masks = root / "masks"  # index PNGs, named as the images
         self.scores = root / "scores.json"  # by their full names, and the ids of the images
         self.counts = root / "counts.npz"  # pixel counts of every image
+        self.run_lengths = root / "masks.csv"
 
     def start(self, index: MaskIndex, rows: np.ndarray) -> None:
-        """Settle which images there will be masks of; scores of earlier masks are deleted."""
-        for stale in (self.scores, self.counts, self.root / "worst.png"):
+        """Settle which images there will be masks of; what was made of earlier masks is deleted."""
+        for stale in (self.scores, self.counts, self.root / "worst.png", self.run_lengths):
             stale.unlink(missing_ok=True)
         self.index, self.rows = index, rows
         stems = [Path(name).stem for name in index.table["image"]]
@@ -68,6 +69,8 @@ class MaskFolder:
         # 20.jpg in every clip, a.jpg and A.JPG, one file on a Mac: the id tells them apart
         double = max(Counter(nfc(stem).casefold() for stem in stems).values()) > 1
         self.names = ids if double else stems
+        for row in rows.tolist():
+            self.overlay(row).unlink(missing_ok=True)
         kept = {nfc(p.relative_to(self.masks).as_posix()) for p in self.masks.rglob("*.png")}
         others = sorted(kept - {nfc(f"{self.names[row]}.png") for row in rows})
         if others:
@@ -80,6 +83,10 @@ class MaskFolder:
         """Path of a row's mask."""
         return self.masks / f"{self.names[row]}.png"
 
+    def overlay(self, row: int) -> Path:
+        """Path of a row's overlay."""
+        return self.root / "overlays" / f"{self.names[row]}.png"
+
     def read(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (row, mask) as written."""
         for row in self.rows.tolist():
@@ -91,13 +98,12 @@ class MaskFolder:
         first = 0 if background_label(classes) is None else 1
         ids = self.index.table["id"].tolist()
         pairs = ((ids[row], mask) for row, mask in self.read())
-        return write_rle_csv(self.root / "masks.csv", pairs, range(first, len(classes)))
+        return write_rle_csv(self.run_lengths, pairs, range(first, len(classes)))
 
     def write_overlays(self) -> None:
         """Write ``overlays/``, one picture an image."""
         for row, mask in self.read():
-            path = self.root / "overlays" / f"{self.names[row]}.png"
-            write_picture(path, draw_row(self.index, row, mask))
+            write_picture(self.overlay(row), draw_row(self.index, row, mask))
         print(f"{self.root / 'overlays'}: {len(self.rows)} pictures")
 
     def score(self, how: str, worst: int = 12) -> None:

@@ -112,6 +112,18 @@ def test_masks_of_images_that_are_gone_are_said(tmp_path, capsys):
     assert "holds 1 masks of other images, such as c.png" in capsys.readouterr().out
 
 
+def test_what_was_made_of_earlier_masks_does_not_outlive_them(tmp_path):
+    """A run that is killed later must not leave the run lengths and pictures of other masks."""
+    folder = MaskFolder(tmp_path)
+    index = build_index(tmp_path, [Row("b", "b.jpg", "", "")], ("x", "y"), decode_mask)
+    made = [tmp_path / name for name in ("masks.csv", "scores.json", "overlays/b.png")]
+    made[2].parent.mkdir()
+    for path in made:
+        path.touch()
+    folder.start(index, np.arange(1))
+    assert not any(path.exists() for path in made)
+
+
 def test_a_true_mask_of_another_size_is_refused(tmp_path):
     Image.new("RGB", (8, 6)).save(tmp_path / "1.jpg")
     Image.new("L", (8, 5)).save(tmp_path / "1.png")
