@@ -16,7 +16,7 @@ from src.engine.interrupt import stoppable
 from src.files import describe_file, hold, sweep
 from src.reader import parse
 from src.runs import Output, own_file, refuse_file
-from src.script import UserError, run_script
+from src.script import UserError, counted, run_script
 from src.views import view_names
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def infer(config: InferConfig, output: Output) -> None:
     report.report_forecast(
         output.prediction, weights, predictor, predictions, shift, ids, about, corrected=corrected
     )
-    print(f"\n{path}: {len(ids)} rows × {form}, read back and sound ({about['submission']})")
+    rows = counted(len(ids), "row")
+    print(f"\n{path}: {rows} × {form}, read back and sound ({about['submission']})")
 
 
 def sample_form(config: InferConfig, root: Path, weights: Weights, ids: list[str]) -> Form:

@@ -18,7 +18,7 @@ from src.engine.interrupt import stoppable
 from src.mask_config import InferSegmentationConfig
 from src.reader import parse
 from src.runs import Output, Run, own_folder
-from src.script import UserError, run_script
+from src.script import UserError, counted, run_script
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,12 +166,15 @@ def predict_images(
         write_index_png(folder.mask(row), mask)
     lines = folder.write_run_lengths()
     views = sorted({member.num_views for member in members})
-    how = f"{len(rows)} {config.split} images at native size, views {views}"
+    how = f"{counted(len(rows), f'{config.split} image')} at native size, views {views}"
     tuned = config.threshold < 0 and all("views" in member.done for member in members)
     if threshold != 0.5 and tuned:
         how += f", threshold {threshold:.3g} {origin}"
         how += " (chosen on these images)" * (config.split == "valid")
-    print(f"{folder.masks}: masks of {how}; {lines} lines of run lengths checked", flush=True)
+    print(
+        f"{folder.masks}: masks of {how}; {counted(lines, 'line')} of run lengths checked",
+        flush=True,
+    )
     if config.overlays:
         folder.write_overlays()
     folder.score(how, worst=config.worst)

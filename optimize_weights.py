@@ -17,7 +17,7 @@ from src.config import BlendConfig, FoldConfig
 from src.files import hold, sweep
 from src.reader import coerce, parse, read_rows
 from src.runs import Output, read_config, read_done, safe_name
-from src.script import UserError, run_script
+from src.script import UserError, counted, run_script
 
 if TYPE_CHECKING:
     from src.ensemble.blend import Tables
@@ -51,7 +51,8 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
     size = f"{len(oof.targets)} rows, {len(oof.classes)} classes"
     if oof.labels:
         size = f"{len(oof.targets) // len(oof.labels)} images, {len(oof.labels)} labels"
-    print(f"{len(oof.models)} models, {len(oof.members)} members (model × view), {size}")
+    members = counted(len(oof.members), "member")
+    print(f"{counted(len(oof.models), 'model')}, {members} (model × view), {size}")
     tables = blend.build_tables(oof)
     metric = find_contest_metric(config, output, oof)
     if metric is not None:

@@ -18,7 +18,7 @@ from src.mask_config import DistillConfig
 from src.pipelines.run_folder import data_label, parse_fold
 from src.reader import parse
 from src.runs import Output, Run
-from src.script import UserError, run_script
+from src.script import UserError, counted, run_script
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,7 +109,7 @@ def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime
     student_runs = [run for run, _ in results.pop("student")]
     for role, runs in results.items() if config.kind == "segmentation" else ():
         gain = compare_roles(student_runs, [run for run, _ in runs])
-        print(f"student -> {role}, {len(student_runs)} seeds: {gain}")
+        print(f"student -> {role}, {counted(len(student_runs), 'seed')}: {gain}")
 
 
 def segmentation_field(config: DistillConfig, output: Output) -> Field:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.reader import parse
 from src.runs import Output
-from src.script import UserError, quote, run_script
+from src.script import UserError, counted, quote, run_script
 from src.tool_config import CheckConfig
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
     path = check.write(output, f"Data of {config.data_dir}")
     for gravity, text in check.findings:
         print(f"{gravity}: {text}")
-    print(f"{path} written: {check.num_errors} errors, {len(check.findings)} findings in all")
+    errors, findings = (counted(check.num_errors, "error"), counted(len(check.findings), "finding"))
+    print(f"{path} written: {errors}, {findings} in all")
     return 1 if check.num_errors else 0
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.files import replacing, write_text
 from src.runs import own_file
-from src.script import UserError, run_script
+from src.script import UserError, counted, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE: tuple[str, ...] = ("*.py", "src/**/*.py", "src/page.*", "scripts/*.py", "configs/*.yaml")
@@ -74,7 +74,8 @@ def write_pack(options: argparse.Namespace, archive: Path) -> bool:
             packed.write(path, path.relative_to(options.dest))
     for folder in sorted(path for path in options.dest.iterdir() if path.is_dir()):
         files = [path for path in folder.rglob("*") if path.is_file()]
-        print(f"{folder}: {len(files)} files, {sum(p.stat().st_size for p in files) / 1e6:.1f} MB")
+        size = sum(path.stat().st_size for path in files) / 1e6
+        print(f"{folder}: {counted(len(files), 'file')}, {size:.1f} MB")
     print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB; upload it as a data set")
     return True
 

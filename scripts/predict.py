@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.reader import parse
 from src.runs import own_file, own_folder, refuse_file
-from src.script import UserError, run_script
+from src.script import UserError, counted, run_script
 from src.tool_config import PredictConfig
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def tell(config: PredictConfig, found: Predictions) -> int:
     for image, classes in zip(found.images, found.top(config.top), strict=True):
         print(f"{image}: " + ", ".join(f"{name} {p:.3f}" for name, p in classes))
     if config.output:
-        size = f"{len(found.images)} photographs × {len(found.classes)} classes"
+        size = f"{counted(len(found.images), 'photograph')} × {len(found.classes)} classes"
         print(f"{config.output} written: {size}")
     return 0
 
@@ -166,7 +166,7 @@ def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
                 f"{c} {s:.1%}" for c, s in zip(found.classes, share, strict=False) if s
             )
             print(f"{image}: {said}")
-    print(f"{folder}: masks and overlays of {len(found.images)} photographs")
+    print(f"{folder}: masks and overlays of {counted(len(found.images), 'photograph')}")
     return 0
 
 

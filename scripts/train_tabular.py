@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.engine.interrupt import stoppable
 from src.reader import parse
-from src.script import run_script
+from src.script import counted, run_script
 from src.tool_config import TabularConfig
 
 
@@ -26,7 +26,9 @@ def main(argv: list[str]) -> int:
 
     folders = train_tabular(config)
     if folders:
-        print(f"{folders[0].parent}: {len(folders)} folds; optimize_weights.py blends them")
+        print(
+            f"{folders[0].parent}: {counted(len(folders), 'fold')}; optimize_weights.py blends them"
+        )
     return 0
 
 

@@ -212,6 +212,11 @@ def quote(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
+def counted(number: int, one: str, more: str = "") -> str:
+    """Return ``1 image`` or ``2 images``; ``more`` is how ``one`` reads of several."""
+    return f"{number} {one if number == 1 else more or f'{one}s'}"
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return `` (did you mean X?)``, or nothing where no word is near."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)

@@ -47,7 +47,7 @@ def test_three_runs_a_table_and_a_prediction(
         assert (out / "distill" / f"trio-{role}" / "fold0" / "finished.json").is_file()
         assert f"\n{role} " in said
     assert "best mIoU" in said and "final mAcc" in said
-    assert "student -> distilled, 1 seeds: pooled_mean_iou" in said
+    assert "student -> distilled, 1 seed: pooled_mean_iou" in said
     assert "search: 2 trials" in said
     metrics = (out / "distill" / "trio-distilled" / "fold0" / "metrics.csv").read_text()
     assert "train_kl_size" in metrics and "train_kl_share" in metrics

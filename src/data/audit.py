@@ -32,7 +32,7 @@ import numpy as np
 from src.data.csv_io import write_csv
 from src.data.decode import decode_bytes, read_bytes, read_peak
 from src.data.folds import merge_groups
-from src.script import UserError
+from src.script import UserError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,18 +215,25 @@ def _notes(
     notes = []
     if unreadable:
         reason = next(iter(unreadable.values()))
-        notes.append(f"{len(unreadable)} unreadable images are quarantined, first: {reason}")
+        notes.append(f"{counted(len(unreadable), 'unreadable image')} quarantined, first: {reason}")
     if exact:
         count = sum(map(len, exact))
-        notes.append(f"{count} images are exact copies in {len(exact)} sets: kept in one fold each")
+        notes.append(
+            f"{count} images are exact copies in {counted(len(exact), 'set')}: "
+            "kept in one fold each"
+        )
     if conflicts:
         first = conflicts[0]
         said = ", ".join(f"{ids[row]} ({targets[row]})" for row in first[:2])
-        notes.append(f"{len(conflicts)} sets of exact copies have several labels, first: {said}")
+        notes.append(
+            f"{counted(len(conflicts), 'set')} of exact copies with several labels, first: {said}"
+        )
     if near:
         count = sum(map(len, near))
         pair = f"{ids[near[0][0]]} and {ids[near[0][1]]}"
-        notes.append(f"{count} images are near copies in {len(near)} sets, first: {pair}")
+        notes.append(
+            f"{count} images are near copies in {counted(len(near), 'set')}, first: {pair}"
+        )
     if refused:
         notes.append(f"{refused} images look too much alike to tell copies apart: not grouped")
     return notes

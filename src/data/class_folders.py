@@ -22,7 +22,7 @@ from src.data.root import (
 from src.data.rows import Index, find_classes, make_columns
 from src.data.sources.frames import find_series
 from src.data.sources.places import read_place
-from src.script import UserError
+from src.script import UserError, counted
 
 _NUMBERED = re.compile(r"(.*[^\W\d_].*?)[-_. ]*\(?\d+\)?")  # cat.0, Abyssinian_12, dog (3)
 
@@ -75,7 +75,7 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
     pairs = {posixpath.normpath(image): name for image, name in (pairs | more).items()}
     notes += said + (_note_unused(root, scanner) if train != "." else [])
     if loose:
-        notes.append(f"{len(loose)} images directly in {place}/ have no class: left out")
+        notes.append(f"{counted(len(loose), 'image')} directly in {place}/ without class: left out")
     return _to_index(root, root / train, pairs, notes + scanner.left_out(), scanner)
 
 
@@ -205,7 +205,9 @@ def group_by_name(images: Sequence[str], labels: Sequence[str]) -> tuple[list[st
     sources = Counter(match[1] for match in found if match)
     groups = [match[1] if match and sources[match[1]] > 1 else "" for match in found]
     count = len({*groups} - {""})
-    said = f"{count} pictures have altered copies (.rf. in their names): those share a fold"
+    said = (
+        f"{counted(count, 'picture')} with altered copies (.rf. in their names): those share a fold"
+    )
     notes = [said] if count else []
     subjects = _find_subjects(images, labels)
     if subjects:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from src.classes import is_number, nfc
 from src.data.files import IMAGE_ENDINGS
-from src.script import UserError, nearest
+from src.script import UserError, counted, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -266,13 +266,13 @@ def check_labels(targets: Sequence[str], where: Path) -> list[str]:
     if lost:
         count = sum(name in lost for name in targets)
         notes.append(
-            f"{count} labels are {', '.join(map(repr, lost))}, trained as a class of that name; if "
-            "they say that the label is missing, remove their rows"
+            f"{counted(count, 'label is', 'labels are')} {', '.join(map(repr, lost))}, trained as "
+            "a class of that name; if they say that the label is missing, remove their rows"
         )
     several = made_of_others(classes)
     if several:
         notes.append(
-            f"{len(several)} labels are made of other labels, such as {several[0]!r}: each "
+            f"{counted(len(several), 'label')} made of other labels, such as {several[0]!r}: each "
             "combination is trained as a class of its own; if an image has several labels, pass "
             "what the contest counts: --metric f1_samples, mean_auc or map"
         )
@@ -315,4 +315,6 @@ def find_twins(names: set[str], kind: str, key: Callable[[str], object], end: st
     if not twins:
         return []
     first = ", ".join(map(repr, twins[0][:4]))
-    return [f"{len(twins)} sets of labels differ in {kind} only, first {first}: {end}"]
+    return [
+        f"{counted(len(twins), 'set')} of labels that differ in {kind} only, first {first}: {end}"
+    ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from src.classes import nfc
 from src.files import is_of_the_system, readable
-from src.script import UserError
+from src.script import UserError, counted
 
 # Endings that are images without a look; files with others are opened.
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
@@ -125,15 +125,15 @@ class Scanner:
         lines = []
         beside = []
         for (ending, why), paths in sorted(self._others.items()):
-            files = f"{len(paths)} files {ending or 'without an ending'}"
+            files = f"{counted(len(paths), 'file')} {ending or 'without an ending'}"
             if why:
-                lines.append(f"{files} are left out, first {paths[0]}: {why}")
+                lines.append(f"{files} left out, first {paths[0]}: {why}")
             else:
                 beside.append(files)
         if doubtful:
             return lines
         if beside:
-            lines.append(f"{', '.join(beside)} are no images: left out")
+            lines.append(f"left out as no images: {', '.join(beside)}")
         if self._litter:
             lines.append(f"folders of the system are left out: {', '.join(sorted(self._litter))}")
         return lines

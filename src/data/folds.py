@@ -24,7 +24,7 @@ import numpy as np
 from src.classes import SEPARATOR, to_hot
 from src.data.csv_io import read_csv, read_own_columns, write_csv
 from src.files import is_of_the_system, patiently
-from src.script import UserError
+from src.script import UserError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +120,7 @@ def make_folds(
     each = [name for text in used for name in text.split(SEPARATOR) if name] if labels else used
     notes = said + _small_classes(each, num_folds) + _uneven(fold, num_folds)
     if copies:
-        notes.append(f"{len(copies)} extra images are copies of training images: left out")
+        notes.append(f"{counted(len(copies), 'extra image')} left out: copies of training images")
     filled = {name: table[name].tolist() for name in ("id", "image", "target")}
     filled |= {"group": groups, "fold": fold.tolist(), "content": marks}
     return _folds(filled, num_folds, data_hash(table, marks), notes)
@@ -223,8 +223,8 @@ def _small_classes(targets: Sequence[str], num_folds: int) -> list[str]:
     shown = ", ".join(f"{name} ({n})" for n, name in small[:5])
     more = ", …" if len(small) > 5 else ""
     return [
-        f"{len(small)} classes have fewer images than there are folds ({num_folds}); kept, but "
-        f"not every fold validates them: {shown}{more}"
+        f"{counted(len(small), 'class', 'classes')} with fewer images than there are folds "
+        f"({num_folds}); kept, but not every fold validates them: {shown}{more}"
     ]
 
 

@@ -30,7 +30,7 @@ from src.data.columns import (
     says_yes,
     shown_names,
 )
-from src.script import UserError
+from src.script import UserError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -286,8 +286,8 @@ def _read_hot(table: pd.DataFrame, columns: Sequence[str], path: Path) -> Target
     notes = [f"no image has label {', '.join(unseen)}: it is not trained"] if unseen else []
     if 0 < 50 * len(odd) < len(hot):
         notes.append(
-            f"only {len(odd)} lines do not say 1 exactly once, first line {odd[0] + 2}: if each "
-            "image has one class, correct them"
+            f"only {counted(len(odd), 'line does', 'lines do')} not say 1 exactly once, first "
+            f"line {odd[0] + 2}: if each image has one class, correct them"
         )
     shown = ", ".join(columns[:6]) + (", …" if len(columns) > 6 else "")
     return _from_sets(sets, tuple(columns), f"those of {shown} that are 1", path, notes)
@@ -314,7 +314,7 @@ def _from_sets(
     mean = sum(counts) / max(len(counts), 1)
     about = f"several labels an image: {len(labels)} labels, {mean:.2f} an image on average"
     none = counts.count(0)
-    about += f", {none} images without any" if none else ""
+    about += f", {counted(none, 'image')} without any" if none else ""
     return Targets(
         columns, said, [SEPARATOR.join(sorted(set(names))) for names in sets], labels,
         (about, *notes),

@@ -23,7 +23,7 @@ from src.data.finder import ImageFinder
 from src.data.label_sets import Targets
 from src.data.root import archives, read_name, shards
 from src.data.sample import id_stem
-from src.script import UserError
+from src.script import UserError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +94,7 @@ def find_images(
     missing = [cell for cell, image in zip(cells, images, strict=True) if image is None]
     if missing:
         raise UserError(
-            f"{source} names {len(missing)} images that are not in {finder.place}, first "
+            f"{source} names {counted(len(missing), 'image')} not in {finder.place}, first "
             f"{missing[0]!r}: {_remedy(finder, missing[0])}"
         )
     return [image for image in images if image is not None], notes
@@ -118,8 +118,8 @@ def refuse_other_split(
         odd = [image for image in odd if id_stem(image) in known]
     if odd:
         raise UserError(
-            f"{source}: {len(odd)} {finder.split} images are missing, of which there are but the "
-            f"other split's of the same name, first {odd[0]}: unpack them into "
+            f"{source}: {len(odd)} of the {finder.split} images are missing, of which there are "
+            f"but the other split's of the same name, first {odd[0]}: unpack them into "
             f"{finder.root / finder.split}"
         )
 
@@ -280,7 +280,7 @@ def leave_litter_out(table: pd.DataFrame, image: str, path: Path) -> tuple[pd.Da
     litter = [row for row, name in enumerate(names) if name and is_litter(name)]
     if not litter or len(litter) == len(names):
         return table, []
-    note = f"{path.name}: {len(litter)} rows are of files of the system ({names[litter[0]]})"
+    note = f"{path.name}: {counted(len(litter), 'row')} of files of the system ({names[litter[0]]})"
     return table.drop(index=litter).reset_index(drop=True), [f"{note}: left out"]
 
 
@@ -316,5 +316,5 @@ def join_lines(
     if found.labels:
         sets = [sorted({*SEPARATOR.join(names).split(SEPARATOR)} - {""}) for names in sets]
     names = [SEPARATOR.join(names) for names in sets]
-    note = f"{path.name}: {len(images) - len(lines)} lines name an image again: joined"
+    note = f"{path.name}: {counted(len(images) - len(lines), 'line')} of an image again: joined"
     return [rows[0] for rows in lines.values()], replace(found, names=names), note

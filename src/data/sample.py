@@ -27,7 +27,7 @@ from src.data.csv_io import (
 )
 from src.data.files import IMAGE_ENDINGS
 from src.data.root import archives, find_sample, tables
-from src.script import UserError, nearest
+from src.script import UserError, counted, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,8 +174,9 @@ def compare_ids(
     lacking = sorted(set(sample_ids) - set(ids))
     extra = sorted(set(ids) - set(sample_ids))
     raise UserError(
-        f"{path} and the sample submission differ: {len(lacking)} ids only in the sample, "
-        f"{len(extra)} only in {path.name}, first {(lacking + extra)[0]!r}: restore both files"
+        f"{path} and the sample submission differ: {counted(len(lacking), 'id')} only in the "
+        f"sample, {len(extra)} only in {path.name}, first {(lacking + extra)[0]!r}: restore both "
+        "files"
     )
 
 

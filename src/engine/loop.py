@@ -28,7 +28,7 @@ from src.engine.runtime import SEARCH_STEPS, Runtime, search_algorithms
 from src.engine.step import LossGuard, check_scale, train_step
 from src.engine.weights import save_weights
 from src.runs import Run
-from src.script import MachineError, UserError
+from src.script import MachineError, UserError, counted
 from src.tasks.protocols import Batch, BatchLoader, Task
 
 Mix = Callable[[Batch, int, int], Batch]  # batch on the device, step, epoch → batch
@@ -192,7 +192,7 @@ def settle_length(parts: Parts, job: Job, save: Callable[[], None]) -> None:
     asked = job.runtime.from_main(max(done, min(before, job.shorten(done, before))))
     if asked < before:
         parts.state.epochs = asked
-        say(job.runtime, f"schedule shortened from {before} to {asked} epochs")
+        say(job.runtime, f"schedule shortened from {before} to {counted(asked, 'epoch')}")
         save()
 
 

@@ -19,7 +19,7 @@ from src.ensemble.pool import Member, member_log_probs
 from src.ensemble.predictions import OofFile, open_oof, pair_ids
 from src.metrics.classification import Array
 from src.runs import AFRESH, GO_ON, REPAIR, Run, files_of_folds, read_done, safe_name
-from src.script import UserError
+from src.script import UserError, counted
 from src.views import base_view
 
 
@@ -261,7 +261,9 @@ def _common_rows(places: Mapping[str, Array], folds: FoldTable) -> tuple[Array, 
         if missing:
             notes.append(f"{name} has no OOF for folds {missing}: the rest is used for all models")
         elif not there.all():
-            notes.append(f"{name} lacks {int((~there).sum())} rows of folds.csv: left out")
+            notes.append(
+                f"{name} lacks {counted(int((~there).sum()), 'row')} of folds.csv: left out"
+            )
     rows = np.flatnonzero(common)
     return rows[np.argsort(folds.folds[rows], kind="stable")], tuple(notes)
 

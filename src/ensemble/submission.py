@@ -19,7 +19,7 @@ import numpy as np
 from src.files import atomic_write
 from src.metrics.classification import Array, row_slices
 from src.metrics.decisions import Decision
-from src.script import UserError
+from src.script import UserError, counted
 
 Predict = Callable[[slice], Array]  # rows → log probabilities (R, K)
 
@@ -167,7 +167,7 @@ def check_submission(
                 raise UserError(f"{shown}: row {ids[row]!r} is no distribution; try again")
             num_rows += 1
     if num_rows != len(ids):
-        raise UserError(f"{shown}: {num_rows} rows instead of {len(ids)}; try again")
+        raise UserError(f"{shown}: {counted(num_rows, 'row')} instead of {len(ids)}; try again")
 
 
 def join_cell(form: Form, names: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from src.metrics.bootstrap import assign_parts, draw_weights
 from src.metrics.counts import PROTOCOL_EPSILON
+from src.script import counted
 
 PERCENT = tuple(percent / 100 for percent in range(100))
 NUM_RESAMPLES = 200
@@ -216,7 +217,7 @@ class Choice:
         row = self.table[self.views - 1]
         best, score, nested = (row[name] - row["plain"] for name in ("best", "score", "nested"))
         text = (
-            f"{self.views} view{'s' * (self.views > 1)}: {row['plain']:.4f} at threshold 0.5; "
+            f"{counted(self.views, 'view')}: {row['plain']:.4f} at threshold 0.5; "
             f"{nested:+.4f} on held-out folds at what the others choose, {score:+.4f} at "
             f"{self.threshold:.3g}, chosen on all"
         )

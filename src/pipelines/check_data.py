@@ -28,7 +28,7 @@ from src.files import Json, hold, sweep, write_text
 from src.page import Html, gallery, line_plot, note, number, page, plots, table, terms
 from src.pipelines.pictures import show_photograph
 from src.runs import Output
-from src.script import UserError
+from src.script import UserError, counted
 from src.tasks.segmentation import background_label
 from src.tool_config import CheckConfig
 
@@ -140,7 +140,10 @@ def count_classes(check: Check, rows: Rows, *, several: bool = False) -> None:
     listed = [[name, n, int(groups.get(name, 0)) or None] for name, n in counts.most_common()]
     few = [name for name, n in counts.items() if n < 5]
     if few:
-        check.say("warning", f"{len(few)} classes have fewer than 5 images, as {few[0]!r}")
+        check.say(
+            "warning",
+            f"{counted(len(few), 'class', 'classes')} with fewer than 5 images, as {few[0]!r}",
+        )
     most, least = max(counts.values()), min(counts.values())
     numbers = {"train": num_images, "test": int(rows.is_test.sum()), "classes": len(counts)}
     check.numbers |= numbers | {"most": most, "least": least, "by_class": dict(counts)}
@@ -175,7 +178,9 @@ def show_sizes(check: Check, features: np.ndarray, is_test: np.ndarray) -> None:
     ]  # fmt: skip
     small = int((features[:, :2].min(axis=1) < 32).sum())
     if small:
-        check.say("note", f"{small} images are smaller than 32 px: near copies are not looked for")
+        check.say(
+            "note", f"{counted(small, 'image')} smaller than 32 px: near copies are not looked for"
+        )
 
 
 def show_unreadable(check: Check, rows: Rows, audit: Audit) -> None:
@@ -183,9 +188,11 @@ def show_unreadable(check: Check, rows: Rows, audit: Audit) -> None:
     test = [row for row in audit.unreadable if rows.is_test[row]]
     train = len(audit.unreadable) - len(test)
     if train:
-        check.say("warning", f"{train} unreadable train images will be quarantined")
+        check.say("warning", f"{counted(train, 'unreadable train image')} will be quarantined")
     if test:
-        check.say("error", f"{len(test)} test images are unreadable: restore {rows.name(test[0])}")
+        check.say(
+            "error", f"{counted(len(test), 'test image')} unreadable: restore {rows.name(test[0])}"
+        )
     check.numbers["unreadable"] = {"train": train, "test": len(test)}
     listed = [[rows.name(row), why] for row, why in audit.unreadable.items()]
     if listed:
@@ -193,10 +200,10 @@ def show_unreadable(check: Check, rows: Rows, audit: Audit) -> None:
 
 
 WARNED = {
-    "exact, several labels": "sets of exact copies have several labels",
-    "near, several labels": "sets of near copies have several labels",
-    "exact, several folds": "sets of exact copies lie in several folds: OOF is flattered",
-    "near, several folds": "sets of near copies lie in several folds: OOF is flattered",
+    "exact, several labels": "of exact copies with several labels",
+    "near, several labels": "of near copies with several labels",
+    "exact, several folds": "of exact copies in several folds: OOF is flattered",
+    "near, several folds": "of near copies in several folds: OOF is flattered",
 }
 
 
@@ -216,11 +223,13 @@ def show_copies(check: Check, rows: Rows, audit: Audit, output: Output, examples
             shown += _pictures(rows, members[:2], name)
     for name, text in WARNED.items():
         if kinds[name]:
-            check.say("warning", f"{kinds[name]} {text}")
+            check.say("warning", f"{counted(kinds[name], 'set')} {text}")
     for kind in ("exact", "near"):
         across = f"{kind}, train and test"
         if kinds[across]:
-            check.say("note", f"{kinds[across]} sets of {kind} copies reach from train to test")
+            check.say(
+                "note", f"{counted(kinds[across], 'set')} of {kind} copies in both train and test"
+            )
     check.numbers["copies"] = dict(kinds)
     if listed:
         listed.sort(key=lambda row: -len(str(row[0])))
@@ -314,8 +323,8 @@ def show_aliases(check: Check, classes: Sequence[str]) -> None:
     check.numbers["names_alike"] = pairs
     if pairs:
         first = " and ".join(pairs[0])
-        check.say("warning", f"{len(pairs)} sets of class names have the same letters, as {first}; "
-                             "if they mean the same, say so in aliases.csv")  # fmt: skip
+        check.say("warning", f"{counted(len(pairs), 'set')} of class names with the same letters, "
+                             f"as {first}; if one is meant, say so in aliases.csv")  # fmt: skip
         listed = [[" · ".join(names)] for names in pairs]
         check.sections["Names alike"] = [table(["classes"], listed, caption="same letters")]
 
@@ -345,7 +354,7 @@ def check_masks(config: CheckConfig) -> Check:
             check.say("warning", f"class {label} is in no mask")
     ordered, empty = sorted(foreground), foreground.count(0)
     if empty:
-        check.say("note", f"{empty} of {len(index)} images have no foreground")
+        check.say("note", f"{counted(empty, 'image')} of {len(index)} without foreground")
     curve = {"images": [(float(n + 1), v) for n, v in enumerate(ordered)]}
     check.numbers |= {"images": len(index), "without_foreground": empty, "sizes": dict(sizes)}
     check.numbers["labels"] = {r[0]: {"images": r[1], "pixels": r[2], "share": r[3]} for r in rows}
@@ -388,7 +397,10 @@ def count_masks(
         own -= counts[background] if background is not None else 0
         foreground.append(float(own / max(mask.size - counts[VOID], 1)))
     if damaged:
-        check.say("error", f"{len(damaged)} masks or images cannot be used, first: {damaged[0][1]}")
+        check.say(
+            "error",
+            f"{counted(len(damaged), 'image')} not usable with its mask, first: {damaged[0][1]}",
+        )
         check.sections["Unusable"] = [table(["image", "why"], damaged, caption="unusable")]
     return pixels, foreground, sizes
 
@@ -407,7 +419,9 @@ def show_group_copies(check: Check, config: CheckConfig, index: MaskIndex) -> No
     check.numbers["copies_across_groups"] = len(sets)
     if not sets:
         return
-    check.say("warning", f"{len(sets)} sets of copies lie in different groups: folds may part them")
+    check.say(
+        "warning", f"{counted(len(sets), 'set')} of copies in different groups: folds may part them"
+    )
     shown = []
     for kind, members in sets[: config.examples // 2]:
         for row in members[:2]:

@@ -29,7 +29,7 @@ from src.pipelines.classification.panels import study
 from src.pipelines.classification.survey import embed, find_backbones
 from src.pipelines.pictures import show_photograph
 from src.runs import Output
-from src.script import UserError
+from src.script import UserError, counted
 from src.tool_config import CheckConfig
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def check_labels(
         check.numbers["suspect_labels"] = len(rows)
         # of a net that was hardly trained most are, which says nothing of the labels
         by = " or the ".join(f"{v.judge} ({_share(v, label):.1%})" for v in verdicts)
-        check.say("note", f"{len(rows)} labels ({share:.1%}) are contradicted by the {by}: {path}")
+        check.say(
+            "note", f"{counted(len(rows), 'label')} ({share:.1%}) contradicted by the {by}: {path}"
+        )
         heads = ["id", "label", "suggested", "p of label", "p of suggested", "judge"]
         shown = []
         for row in rows[: config.examples]:
@@ -196,7 +198,9 @@ def from_probe(check: Check, config: CheckConfig, train: Index, unreadable: set[
     pairs = suggest_aliases(left_out, targets, train.classes)
     if pairs:
         first = f"{pairs[0].first} and {pairs[0].second}"
-        check.say("warning", f"{len(pairs)} pairs of classes cannot be told apart, as {first}")
+        check.say(
+            "warning", f"{counted(len(pairs), 'pair')} of classes cannot be told apart, as {first}"
+        )
         listed = [[p.first, p.second, p.num_rows, p.num_right] for p in pairs]
         heads = ["class", "other", "rows", "told right"]
         caption = "pairs that the probe cannot tell apart"

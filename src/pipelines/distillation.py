@@ -34,7 +34,7 @@ from src.models.distilled import build_student, show_features
 from src.pipelines.run_folder import finished, parse_fold, refuse_lost
 from src.pipelines.segmentation.report import load_held_out
 from src.runs import Done, Output, Run, read_done
-from src.script import UserError, format_table
+from src.script import UserError, counted, format_table
 from src.tasks.classification import Classification
 from src.tasks.distillation import NAMES, Distillation
 from src.tasks.protocols import Meter, Task
@@ -334,7 +334,7 @@ def tune(
             else:
                 study.tell(trial, record["score"])
     best = study.best_params
-    print(f"search: {len(study.trials)} trials, best {study.best_value:.4f} with {best}")
+    print(f"search: {counted(len(study.trials), 'trial')}, best {study.best_value:.4f} with {best}")
     weights = {term: best[term] for term in terms}
     return replace(with_weights(config, weights), temperature=best["temperature"])
 

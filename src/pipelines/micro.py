@@ -33,7 +33,7 @@ from src.pipelines.run_folder import SCENES, data_label, finished, parse_fold
 from src.pipelines.segmentation import train as masks
 from src.pipelines.segmentation.ensemble import load_member, pool_choice
 from src.runs import Done, Output, Run
-from src.script import UserError, format_table
+from src.script import UserError, counted, format_table
 from src.tasks.distillation import NAMES, Distillation
 from src.tasks.protocols import Task
 from src.tasks.segmentation import Segmentation
@@ -288,7 +288,7 @@ def score_table(results: Mapping[str, Sequence[Finished]]) -> str:
     ]
     seeds = len(next(iter(results.values())))
     views = sorted({int(chosen(done).get("views", 1)) for r in results.values() for _, done in r})
-    how = f"{seeds} seed{'s' * (seeds > 1)}; views {', '.join(map(str, views))}"
+    how = f"{counted(seeds, 'seed')}; views {', '.join(map(str, views))}"
     heads = ["set", "nested", "at 0.5", "same images", "threshold", "pooled fg IoU"]
     table = format_table(heads, rows)
     return "\n".join([table, *together, f"{how}; {PROTOCOL}"])

@@ -20,6 +20,7 @@ from src.mask_config import MicroConfig
 from src.models.convolutions import fold_norms
 from src.models.micro.registry import BUDGET_CLASSES, build_micro, count_trainable, measure_budget
 from src.pipelines.micro import Finished, MicroSet, mean_over_sets, score_table
+from src.script import counted
 
 OUTPUTS = {"VOC": 21}  # the others have two classes, one logit
 # What to do next, by the mean score of a would-be teacher.
@@ -130,7 +131,7 @@ def write_report(
         f"- parameters with {BUDGET_CLASSES} classes: {budget.trainable:,} trainable, "
         f"{budget.deployed:,} deployed (norms folded)",
         f"- {budget.flops / 1e6:.1f} MFLOPs for one 256x256 image (a multiply-add is two)",
-        f"- one 256x256 image, {threads} CPU thread{'s' * (threads > 1)}, {platform.machine()}:",
+        f"- one 256x256 image, {counted(threads, 'CPU thread')}, {platform.machine()}:",
         "",
         *latency_table(model),
         "",
@@ -150,8 +151,7 @@ def write_report(
         "",
         "## Decision",
         "",
-        f"As a teacher, at {mean:.4f} over {len(results)} set{'s' * (len(results) > 1)}: "
-        f"{decide(mean)}.",
+        f"As a teacher, at {mean:.4f} over {counted(len(results), 'set')}: {decide(mean)}.",
     ]
     write_text(path, "\n".join(lines) + "\n")
     return path

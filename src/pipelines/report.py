@@ -16,7 +16,7 @@ from src.pipelines.classification import panels
 from src.pipelines.classification.panels import as_number
 from src.pipelines.run_folder import read_table
 from src.runs import Done, Output, Run, read_config, read_done
-from src.script import UserError
+from src.script import UserError, counted
 from src.tool_config import ReportConfig
 
 IDLE = frozenset({"model", "name", "fold", "data_dir", "output_dir"})  # of no difference to compare
@@ -66,7 +66,7 @@ def write_report(config: ReportConfig) -> Path:
     masks = mask_sections(config, [r.run for r in runs if r.run.oof_counts.exists()])
     first = {name: sections.pop(name) for name in ("Forecast",) if name in sections}
     html = page(f"Report of {output.root}", first | middle | sections | masks,
-                about=f"{len(runs)} run{'s' * (len(runs) != 1)}")  # fmt: skip
+                about=counted(len(runs), "run"))  # fmt: skip
     path = output.report / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     with hold(output.report / ".lock", str(output.report), wait=True):

@@ -20,7 +20,7 @@ from src.files import write_text
 from src.page import note, page, table
 from src.pipelines.report import RunSummary, curves, monitored, read_run, run_folders, run_tables
 from src.runs import Output, Run
-from src.script import UserError, format_table
+from src.script import UserError, counted, format_table
 
 SECONDS = 5  # between two looks
 IDLE_SECONDS = 30  # without a process that trains, after which watching ends: folds follow folds
@@ -133,7 +133,9 @@ def watch(
     write_page(path, output, found, refresh=0)
     states = [p.state for p in found]
     said = ", ".join(f"{states.count(s)} {s}" for s in ("running", "stopped", "finished"))
-    print(f"watched {len(found)} runs: {said}; scripts/report.py writes the whole report")
+    print(
+        f"watched {counted(len(found), 'run')}: {said}; scripts/report.py writes the whole report"
+    )
 
 
 class Lines:

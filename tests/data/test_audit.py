@@ -49,7 +49,7 @@ def test_unreadable_images_are_quarantined_with_their_names(tmp_path):
     assert sorted(found.unreadable) == [1, 2, 3, 4]
     for row, reason in found.unreadable.items():
         assert table["image"][row] in reason
-    assert "4 unreadable images are quarantined, first: " in found.notes[0]
+    assert "4 unreadable images quarantined, first: " in found.notes[0]
     write_quarantine(found, table, tmp_path / "quarantine.csv")
     with (tmp_path / "quarantine.csv").open(encoding="utf-8") as file:
         lines = list(csv.reader(file))

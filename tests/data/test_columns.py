@@ -23,7 +23,7 @@ def test_blanks_around_labels_are_no_part_of_them(tmp_path):
     index = read(tmp_path, ["cat", "cat ", " cat", "dog", '" dog"', "\tdog"])
     assert index.classes == ("cat", "dog")
     assert said(index) == [
-        "2 sets of labels differ in blanks only, first '\\tdog', ' dog', 'dog': merged"
+        "2 sets of labels that differ in blanks only, first '\\tdog', ' dog', 'dog': merged"
     ]
 
 
@@ -72,7 +72,7 @@ def test_numbers_with_decimals_that_repeat_are_said(tmp_path):
 def test_several_labels_in_a_cell_are_said(tmp_path, both):
     index = read(tmp_path, ["rust", "scab", both])
     assert len(index.classes) == 3
-    assert len(said(index)) == 1 and "1 labels are made of other labels" in said(index)[0]
+    assert len(said(index)) == 1 and "1 label made of other labels" in said(index)[0]
 
 
 def test_names_of_two_words_are_nothing_to_speak_of(tmp_path):

@@ -237,7 +237,7 @@ def test_rows_of_files_of_a_system_are_left_out(tmp_path):
     photos(tmp_path, "train", "1.jpg", "2.jpg")
     lay(tmp_path, train="image,label\n.DS_Store,\n1.jpg,a\nC:\\x\\Thumbs.db,\n2.jpg,b\n")
     assert pairs(tmp_path) == [("train/1.jpg", "a"), ("train/2.jpg", "b")]
-    said = "train.csv: 2 rows are of files of the system (.DS_Store): left out"
+    said = "train.csv: 2 rows of files of the system (.DS_Store): left out"
     assert said in read_train(tmp_path).notes
 
 

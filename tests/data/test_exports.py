@@ -162,7 +162,7 @@ def test_lines_that_name_an_image_again(tmp_path):
     assert rows(read_train(tmp_path), "image", "target") == [
         ("train/1.jpg", "0"), ("train/2.jpg", "1"), ("train/3.jpg", "0"),
     ]  # fmt: skip
-    assert named(tmp_path, "1 lines name an image again: joined")
+    assert named(tmp_path, "1 line of an image again: joined")
     lay(tmp_path, train="id,label\n1,a\n2,a\n2,b\n3,b\n")
     with pytest.raises(UserError, match=r"train/2\.jpg with different labels \(a, b\).*f1_samples"):
         read_train(tmp_path)

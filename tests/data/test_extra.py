@@ -59,7 +59,7 @@ def test_a_copy_of_a_training_image_is_not_trained_on_where_that_is_held_out(
     both = add_extra(index, tmp_path / "more")
     folds = make_folds(both.table, both.root, num_folds=3, seed=0, linked=[(0, 13), (14, 15)])
     assert folds.fold[13] == QUARANTINED and (folds.fold[[12, 14, 15, 16]] == EXTRA).all()
-    assert "1 extra images are copies of training images: left out" in folds.notes
+    assert "1 extra image left out: copies of training images" in folds.notes
 
 
 @pytest.mark.parametrize("form", ["train/cat", "cat", "table"])

@@ -109,7 +109,7 @@ def test_small_classes_and_uneven_folds_are_said_aloud(data):
     table, root = data
     table = changed(table, 0, target="rare")
     notes = make_folds(table, root, num_folds=3, seed=0).notes
-    assert len(notes) == 1 and "1 classes have fewer images" in notes[0] and "rare (1)" in notes[0]
+    assert len(notes) == 1 and "1 class with fewer images" in notes[0] and "rare (1)" in notes[0]
     for row in range(8):
         table = changed(table, row, group="g")
     assert "folds are uneven" in make_folds(table, root, num_folds=3, seed=0).notes[-1]

@@ -64,6 +64,6 @@ def test_the_table_says_the_labels_and_rare_ones_are_named(tmp_path) -> None:
     columns = {"id": names, "image": names, "target": texts, "group": [""] * len(texts)}
     table = pd.DataFrame(columns, dtype="str")
     made = make_folds(table, tmp_path, num_folds=5, seed=0, labels=("a", "b", "c", "rare"))
-    assert any("1 classes have fewer images" in n and "rare (1)" in n for n in made.notes)
+    assert any("1 class with fewer images" in n and "rare (1)" in n for n in made.notes)
     counted = [table["target"][made.fold == k].str.contains("b").sum() for k in range(5)]
     assert counted == pytest.approx([3] * 5)

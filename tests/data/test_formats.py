@@ -74,9 +74,9 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path, data, name, package):
         (tmp_path / place).write_bytes(encode("PNG"))
     for place in ("train/a/2.odd", "test/2.odd"):
         (tmp_path / place).write_bytes(data)
-    said = f"1 files .odd are left out, first train/a/2.odd: {name}: pip install {package}, or"
+    said = f"1 file .odd left out, first train/a/2.odd: {name}: pip install {package}, or"
     assert any(note.startswith(said) for note in read_train(tmp_path).notes)
-    with pytest.raises(UserError, match=rf"1 files \.odd .*{name}: pip install {package}"):
+    with pytest.raises(UserError, match=rf"1 file \.odd .*{name}: pip install {package}"):
         read_test(tmp_path)
 
 

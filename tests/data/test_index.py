@@ -22,7 +22,7 @@ def test_class_folders(tmp_path):
         ("train/a/deep/er/1.jpeg", "train/a/deep/er/1.jpeg", "a", "", "train"),
         ("train/b/2.JPG", "train/b/2.JPG", "b", "", "train"),
     ]
-    assert index.notes == ("1 files .txt are no images: left out",)
+    assert index.notes == ("left out as no images: 1 file .txt",)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_empty_class_folder_and_loose_images_are_said(tmp_path):
     index = read_train(tmp_path)
     assert index.classes == ("a", "b") and len(index) == 2
     assert any("train/empty has no images" in note for note in index.notes)
-    assert any("1 images directly in train/" in note for note in index.notes)
+    assert any("1 image directly in train/" in note for note in index.notes)
 
 
 def test_a_folder_named_like_an_image_is_a_folder(tmp_path):

@@ -31,11 +31,10 @@ def test_files_that_are_no_images_are_counted_by_ending(tmp_path):
     index = read_train(tmp_path)
     assert len(index) == 2
     assert index.notes == (
-        "2 files .mp4 are left out, first train/b/2.mp4: not a format that is read here: convert "
+        "2 files .mp4 left out, first train/b/2.mp4: not a format that is read here: convert "
         "them to PNG, or remove them",
-        "1 files .part are left out, first train/b/3.jpg.part: cut short, it seems: finish the "
-        "download",
-        "1 files .json, 2 files .txt are no images: left out",
+        "1 file .part left out, first train/b/3.jpg.part: cut short, it seems: finish the download",
+        "left out as no images: 1 file .json, 2 files .txt",
     )
 
 
@@ -43,13 +42,13 @@ def test_a_test_folder_with_files_that_may_be_images_is_refused_until_they_are_m
     put(tmp_path, "test/1.jpg", "test/3.jpg")
     (tmp_path / "test/readme.txt").write_bytes(b"x")
     (tmp_path / "test/2.bin").write_bytes(b"raw sensor")
-    with pytest.raises(UserError, match=r"1 files \.bin .* convert them to PNG, or remove them"):
+    with pytest.raises(UserError, match=r"1 file \.bin .* convert them to PNG, or remove them"):
         read_test(tmp_path)
     (tmp_path / "test/2.bin").unlink()
     put(tmp_path, "test/2.png", kind="PNG")
     index = read_test(tmp_path)
     assert rows(index, "id") == [("1",), ("2",), ("3",)]
-    assert index.notes == ("1 files .txt are no images: left out",)
+    assert index.notes == ("left out as no images: 1 file .txt",)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

@@ -135,7 +135,7 @@ def test_labels_that_say_nothing_are_said(tmp_path):
 def test_minus_one_among_other_numbers_may_be_a_missing_label(tmp_path):
     put(tmp_path, *FOUR)
     lay(tmp_path, train="image,label\n1.jpg,0\n2.jpg,1\n3.jpg,-1\n4.jpg,1\n")
-    assert any("1 labels are '-1', trained as a class" in n for n in read_train(tmp_path).notes)
+    assert any("1 label is '-1', trained as a class" in n for n in read_train(tmp_path).notes)
     lay(tmp_path, train="image,label\n1.jpg,1\n2.jpg,1\n3.jpg,-1\n4.jpg,-1\n")
     assert not any("trained as a class" in note for note in read_train(tmp_path).notes)
 
@@ -229,7 +229,7 @@ def test_a_sample_may_name_files_with_another_ending(tmp_path):
     assert rows(index, "id", "image") == [("1.jpg", "test/1.png"), ("2.jpg", "test/2.png")]
     assert any("'1.jpg' is taken for test/1.png" in note for note in index.notes)
     put(tmp_path, "test/1.jpg")
-    with pytest.raises(UserError, match=r"names 1 images .* first '2\.jpg'"):
+    with pytest.raises(UserError, match=r"names 1 image .* first '2\.jpg'"):
         read_test(tmp_path)
 
 
@@ -238,13 +238,13 @@ def test_altered_copies_of_one_picture_share_a_fold(tmp_path):
     put(tmp_path, *names[:3], names[3] + ".jpg", "train/b/plain.jpg")
     index = read_train(tmp_path)
     assert index.table["group"].tolist() == ["train/a/x_jpg"] * 3 + ["", ""]
-    assert any("1 pictures have altered copies" in note for note in index.notes)
+    assert any("1 picture with altered copies" in note for note in index.notes)
 
 
 def test_raw_data_of_cameras_are_no_tiff(tmp_path):
     put(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
     put(tmp_path, "train/a/2.NEF", kind="TIFF")
-    assert any("1 files .nef" in note and "raw data" in note for note in read_train(tmp_path).notes)
+    assert any("1 file .nef" in note and "raw data" in note for note in read_train(tmp_path).notes)
 
 
 def test_a_packed_folder_is_to_be_unpacked(tmp_path):

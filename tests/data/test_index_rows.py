@@ -70,7 +70,7 @@ def test_the_one_column_left_is_the_label(tmp_path):
             "id,label\n1,a\n1,b\n",
             "lines of train/1.jpg with different labels .a, b.: ids must be uni",
         ),
-        ("id,label\n1,a\n3,b\n", "names 1 images that are not in .* first '3'"),
+        ("id,label\n1,a\n3,b\n", "names 1 image not in .* first '3'"),
         ("id,label\n1,a\n2,\n", "no label in column label for 2"),
         ("id,label\n1,a\n2\n", "no label in column label for 2"),
         ("id,label\n", "no rows"),

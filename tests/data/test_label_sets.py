@@ -30,7 +30,7 @@ def test_columns_of_which_a_line_has_several_or_none_are_labels(tmp_path):
     assert index.several and index.classes == ("healthy", "rust", "scab")
     assert index.table["target"].tolist() == ["healthy", "rust|scab", ""]
     assert "label = those of healthy, rust, scab that are 1" in index.notes[0]
-    said = "several labels an image: 3 labels, 1.00 an image on average, 1 images without any"
+    said = "several labels an image: 3 labels, 1.00 an image on average, 1 image without any"
     assert any(note == said for note in index.notes)
 
 
@@ -43,7 +43,7 @@ def test_columns_that_hold_once_in_every_line_are_classes_unless_the_metric_says
 def test_a_few_odd_lines_are_pointed_at(tmp_path):
     index = read(tmp_path, ["1,0,0", "0,1,0", "0,0,1"] * 20 + ["1,1,0"], HOT)
     assert index.several
-    assert any("only 1 lines do not say 1 exactly once, first line 62" in n for n in index.notes)
+    assert any("only 1 line does not say 1 exactly once, first line 62" in n for n in index.notes)
 
 
 def test_of_many_columns_those_are_labels_that_the_sample_asks_for(tmp_path):

@@ -50,9 +50,9 @@ def test_bare_test_folder(tmp_path):
     ("texts", "message"),
     [
         ({"test": "id,image\n1,x.jpg\n1,y.jpg\n"}, "id '1' 2 times"),
-        ({"test": "id,image\n1,x.jpg\n2,gone.jpg\n"}, r"names 1 images .* first 'gone\.jpg'"),
-        ({"test": "id,image\n1,x.jpg\n", "sample_submission": "id,a\n2,1\n"}, "1 ids only in"),
-        ({"sample_submission": "id,a\ngone,1\n"}, "names 1 images"),
+        ({"test": "id,image\n1,x.jpg\n2,gone.jpg\n"}, r"names 1 image .* first 'gone\.jpg'"),
+        ({"test": "id,image\n1,x.jpg\n", "sample_submission": "id,a\n2,1\n"}, "1 id only in"),
+        ({"sample_submission": "id,a\ngone,1\n"}, "names 1 image"),
         ({"sample_submission": "id,a\nx,1\nx,1\n"}, "id 'x' 2 times"),
         ({"sample_submission": "id\nx\n"}, "one column"),
         ({"test": "id,image\n"}, "no rows"),

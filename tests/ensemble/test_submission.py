@@ -192,7 +192,7 @@ def test_file_by_hand_and_earlier_file_survives_a_failure(tmp_path):
         ("0.25,0.75", "nan,0.75", "is no distribution"),
         ("0.25,0.75", "one,0.75", "is no distribution"),
         ("0.25,0.75", "1", "is no distribution"),
-        ("z,0.5,0.5\n", "", "1 rows instead of 2"),
+        ("z,0.5,0.5\n", "", "1 row instead of 2"),
         ("z,0.5,0.5\n", "z,0.5,0.5\nw,0.5,0.5\n", "row 3 has not"),
     ],
 )

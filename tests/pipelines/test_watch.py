@@ -137,7 +137,7 @@ def test_watching_ends_when_nothing_trains_any_more(
     last = page.read_text(encoding="utf-8")
     assert 'http-equiv="refresh"' not in last and "<td>finished</td>" in last
     said = capsys.readouterr().out
-    assert "epoch 3/3" in said and "watched 1 runs: 0 running, 0 stopped, 1 finished; " in said
+    assert "epoch 3/3" in said and "watched 1 run: 0 running, 0 stopped, 1 finished; " in said
 
 
 def test_ctrl_c_ends_watching_and_leaves_a_still_page(

@@ -59,10 +59,10 @@ def test_planted_faults_are_found(fresh: Place) -> None:
     shutil.copytree(train / "evening", train / "Even ing")
     status, content, html = check(fresh, "--probe", "off")
     assert status == 1
-    assert "1 test images are unreadable: restore test " + second.stem in said(content, "error")
+    assert "1 test image unreadable: restore test " + second.stem in said(content, "error")
     warned = said(content, "warning")
     assert "2 unreadable train images" in warned
-    assert "sets of class names have the same letters, as Even ing and evening" in warned
+    assert "of class names with the same letters, as Even ing and evening" in warned
     assert content["copies"]["exact, several labels"] == 15, "14 doubles and the planted one"
     assert content["copies"]["exact, train and test"] == 1
     assert "data:image/jpeg" in html and "several labels" in html
@@ -79,14 +79,14 @@ def test_copies_in_several_folds_are_a_leak(place: Place) -> None:
     one, other = (folds[folds["fold"] == fold]["image"].iloc[0] for fold in ("0", "1"))
     shutil.copy(place.data / one, place.data / other)
     _, content, _ = check(place, "--probe", "off")
-    assert "1 sets of exact copies lie in several folds" in said(content, "warning")
+    assert "1 set of exact copies in several folds" in said(content, "warning")
 
 
 def test_a_wrong_label_is_the_first_suspect_of_oof(place: Place) -> None:
     status, content, html = check(place, "--probe", "off", "--examples", "2")
     suspects = pd.read_csv(place.output / "suspect_labels.csv", dtype={"id": str})
     assert status == 0 and content["suspect_labels"] == len(suspects)
-    assert re.search(r"\(([\d.]+%)\) are contradicted by the OOF \(\1\): ", said(content, "note"))
+    assert re.search(r"\(([\d.]+%)\) contradicted by the OOF \(\1\): ", said(content, "note"))
     assert (suspects["label"] != suspects["suggested"]).all()
     assert (suspects["p_suggested"] > suspects["p_label"]).all()
     assert suspects["p_label"].is_monotonic_increasing and set(suspects["judge"]) <= {"OOF"}
@@ -134,7 +134,7 @@ def test_masks_are_counted_and_unusable_ones_are_errors(tmp_path: Path) -> None:
     cv2.imwrite(str(masks / "b.png"), np.zeros((20, 48), np.uint8))
     assert check_data.main(argv) == 1
     said = json.loads((out / "report" / "data.json").read_text())["findings"][0]["finding"]
-    assert "1 masks or images cannot be used" in said and "b.png is 48x20 pixels but its" in said
+    assert "1 image not usable with its mask" in said and "b.png is 48x20 pixels but its" in said
 
 
 def test_no_data_is_one_line(tmp_path: Path, call: Any) -> None:

@@ -29,7 +29,7 @@ def test_external_images_train_every_fold_and_validate_none(fresh: Place) -> Non
     assert trained.status == 0, trained.err
     assert "9 extra images are trained on in every fold, and held out in none" in trained.out
     assert "4 images are of classes that the data have not: left out" in trained.out
-    assert "1 extra images are copies of training images: left out" in trained.out
+    assert "1 extra image left out: copies of training images" in trained.out
     assert f"32 px, {own // 2 + 8} images, 2 classes" in trained.out
     found = [open_oof(path) for path in sorted(fresh.run.parent.glob("fold*/oof.npz"))]
     ids = [name for file in found for name in file.ids.tolist()]

@@ -50,7 +50,7 @@ from src.data.sources.names import (
     strip_all,
 )
 from src.data.sources.places import describe, is_doubtful, read_place, split_of_name, walk
-from src.script import UserError
+from src.script import UserError, counted
 
 NAMES = ("classes.txt", "class_names.txt", "labels.txt", "codes.txt")  # labelme, PaddleSeg, fast.ai
 _FORMATS = frozenset({"png", "jpg", "jpeg", "tif", "tiff", "bmp"})
@@ -253,7 +253,9 @@ def _tell_skipped(root: Path, skipped: Sequence[_File], *, blind: bool, notes: l
             )
     endings = Counter(path.suffix.lower() or "without an ending" for _, _, path in skipped)
     for ending, count in endings.items():
-        notes.append(f"{root}: {count} files {ending} among the images, left out: convert them")
+        notes.append(
+            f"{root}: {counted(count, 'file')} {ending} among the images, left out: convert them"
+        )
 
 
 def _refuse_copies(images: Mapping[str, Files]) -> None:

@@ -22,7 +22,7 @@ from src.data.decode import (
 )
 from src.data.sources.colours import Colours, find_one_colour, has_alpha
 from src.data.sources.masks import JPEG
-from src.script import UserError
+from src.script import UserError, counted
 
 MAX_LABELS = 64  # more distinct values than this are soft edges, not classes
 _WHITE = 240
@@ -116,7 +116,9 @@ def join_parts(
             f"{first} and {others[0]} are of one image, and hold {len(names)} labels: draw one "
             "mask an image"
         )
-    notes.append(f"{len(parts)} images have several masks, which are joined: {first.parent.name}/")
+    notes.append(
+        f"{counted(len(parts), 'image')} with several masks, which are joined: {first.parent.name}/"
+    )
     return PartsDecoder(decode, parts)
 
 

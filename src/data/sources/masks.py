@@ -205,7 +205,7 @@ def check_any_labels(index: MaskIndex) -> None:
             else "check that annotations and images belong together, and their units (pixels)"
         )
         raise UserError(
-            f"{index.root}: all {len(targets)} masks are {name} alone, {targets[0]} for "
+            f"{index.root}: all masks ({len(targets)}) are {name} alone, {targets[0]} for "
             f"instance: {check}"
         )
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from src.classes import nfc
 from src.data.files import SPLIT_OF, Scanner, is_litter
+from src.script import counted
 
 _STRONG = frozenset({"image", "images", "img", "imgs", "mask", "masks", "이미지", "마스크"})
 _IMAGES = frozenset({
@@ -124,7 +125,7 @@ def describe(root: Path) -> str:
         counts = Counter(Path(file).suffix.lower() or "without an ending" for file in files)
         shown = ", ".join(f"{count} {ending}" for ending, count in counts.most_common(3))
         found += [f"{'/'.join(parts) or '.'}/ ({shown})"] if shown else []
-    more = f" and {len(found) - 6} more folders" if len(found) > 6 else ""
+    more = f" and {counted(len(found) - 6, 'more folder')}" if len(found) > 6 else ""
     entries = sorted(root.iterdir())
     packed = [p.name for p in entries if p.suffix.lower() in _PACKED]
     unpack = f"; unpack {', '.join(packed[:3])} first" if packed else ""

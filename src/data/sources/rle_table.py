@@ -34,7 +34,7 @@ from src.data.sources.folders import holds_masks
 from src.data.sources.frames import natural_key
 from src.data.sources.masks import MaskIndex, Row, Source, build_index, image_header, note_missing
 from src.data.sources.places import describe
-from src.script import UserError
+from src.script import UserError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,14 +99,14 @@ def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") ->
     known = {key: image for key, image in found.items() if image is not None}
     if not known:
         raise UserError(
-            f"{path}: none of its {len(lost)} images is there, {lost[0]} for instance: found "
+            f"{path}: none of its images is there, {lost[0]} for instance: found "
             f"{describe(root)}; where files are named otherwise, add a column image of their paths"
         )
     others = finder.num_others([*known.values()])
     if others:
         notes.append(
-            f"{others} images of the train folder have no line in {path.name}: not trained on; for "
-            "those of background alone add a line with an empty cell"
+            f"{counted(others, 'image')} of the train folder without line in {path.name}: not "
+            "trained on; for those of background alone add a line with an empty cell"
         )
     targets = {f"{path.relative_to(root).as_posix()}#{key}": key for key in known}
     drawings = {t: (known[key], tuple(shapes[key])) for t, key in targets.items()}

@@ -33,6 +33,7 @@ from src.pipelines.classification.plan import (
     spare_probe,
 )
 from src.pipelines.classification.plan_files import read_state
+from src.script import counted
 
 BEAT_S = 2.0
 PROBE_CAUTION = 1.5  # a probe is begun where there is so many times what it should take
@@ -314,7 +315,7 @@ class Follower:
         )
         self.members.append(self.surveyed[member.name])
         self.keep([*self.probes, *map(self.costed, self.members)])
-        self.steps.say(f"plan: time for {member.name}, {member.epochs} epochs a fold")
+        self.steps.say(f"plan: time for {member.name}, {counted(member.epochs, 'epoch')} a fold")
         return True
 
     def add_probe(self, probe: Member) -> None:

@@ -39,7 +39,7 @@ from src.pipelines.classification.leaderboard import cells, read_entries
 from src.pipelines.pictures import show_photograph
 from src.pipelines.run_folder import read_table
 from src.runs import Output, files_of_folds
-from src.script import UserError
+from src.script import UserError, counted
 
 LOG_LOSS = "log loss"
 MAX_PAIRS = 12
@@ -340,7 +340,7 @@ def _pairs(
         shown: list[Html] = []
         for row, name in zip(rows, names, strict=True):
             shown += show_photograph(root / images[str(oof.ids[row])], name)
-        title = f"<h3>{escape(f'{count} row' + 's' * (count > 1))}</h3>"
+        title = f"<h3>{escape(counted(count, 'row'))}</h3>"
         blocks.append(Html(f'<div class="pair">{title}{join(shown)}</div>'))
     return gallery(blocks, kind="pairs")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from src.config import MAX_MEMBERS
 from src.data.folds import Folds
 from src.files import Json, write_text
+from src.script import counted
 
 MIN_EPOCHS, MAX_EPOCHS = 3, 16
 EPOCH_ROWS = 1000  # images of an epoch; an epoch of more is worth as many epochs as it has of these
@@ -300,7 +301,7 @@ def describe(members: Sequence[Member], work: Work, hours: float, spent_s: float
         fold_s = member.epochs / OPTIMISM * member.epoch_s + member.tail_s
         at += work.num_folds * fold_s
         lines.append(
-            f"{member.name}: {member.epochs} epochs of {member.epoch_s:.1f} s, "
+            f"{member.name}: {counted(member.epochs, 'epoch')} of {member.epoch_s:.1f} s, "
             f"{fold_s / 60:.1f} min a fold, done at {at / 60:.1f} min"
         )
     if not trained:

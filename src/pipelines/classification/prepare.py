@@ -23,7 +23,7 @@ from src.data.sample import load_aliases, read_sample, read_sample_submission
 from src.files import hold, sweep
 from src.metrics.contest import OF_LABELS, Metric, find_metric
 from src.runs import Output
-from src.script import UserError
+from src.script import UserError, counted
 
 if TYPE_CHECKING:
     from src.ensemble.submission import Form
@@ -161,7 +161,9 @@ def check_test(config: FoldConfig, index: Index, *, describe: bool = False) -> l
     try:
         test = read_test(index.root, allow_outside=config.allow_outside)
         ids = test.table["id"].tolist()
-        said.append(f"test: {len(test)} images, first {ids[0]} = {test.table['image'].iat[0]}")
+        said.append(
+            f"test: {counted(len(test), 'image')}, first {ids[0]} = {test.table['image'].iat[0]}"
+        )
         lines += [f"note: test: {note}" for note in test.notes]
     except UserError as error:
         lines.append(f"warning: infer_ensemble.py will stop at the test images: {error}")
@@ -272,7 +274,7 @@ def class_lines(index: Index) -> list[str]:
     width = max(len(name) for name, _ in shown)
     lines = [f"  {name:<{width}}  {count:>7,}" for name, count in shown]
     if len(counts) > SHOWN:
-        lines.insert(SHOWN - 3, f"  … {len(counts) - SHOWN} classes between")
+        lines.insert(SHOWN - 3, f"  … {counted(len(counts) - SHOWN, 'class', 'classes')} between")
     return lines
 
 
@@ -284,8 +286,8 @@ def fold_lines(folds: Folds, state: str, what: str = "classes") -> list[str]:
         rows = folds.valid_rows(fold)
         named = np.unique(groups[rows][groups[rows] != ""])
         lines.append(
-            f"  {fold}: {len(rows)} images, {len(np.unique(targets[rows]))} {what}"
-            + (f", {len(named)} groups" if len(named) else "")
+            f"  {fold}: {counted(len(rows), 'image')}, {len(np.unique(targets[rows]))} {what}"
+            + (f", {counted(len(named), 'group')}" if len(named) else "")
         )
     return lines
 
@@ -300,7 +302,7 @@ def sample_lines(index: Index, form: Form | None) -> list[str]:
         return ["sample submission: none, so the columns are ID and the classes"]
     names = [str(name) for name in sample.columns]
     shown = ", ".join(names[1:7]) + (", …" if len(names) > 7 else "")
-    asked = f"sample submission: {len(sample)} rows, ids in {names[0]}, asks for {shown}"
+    asked = f"sample submission: {counted(len(sample), 'row')}, ids in {names[0]}, asks for {shown}"
     if form is not None and form.kind != "columns":
         return [f"{asked}: {form}"]
     known = sum(nfc(name) in index.classes for name in names[1:])

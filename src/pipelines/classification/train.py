@@ -45,7 +45,7 @@ from src.pipelines.classification.wise_ft import fit_head, interpolate_weights, 
 from src.pipelines.run_folder import describe_training, finish_run, recover_finished, write_config
 from src.pipelines.training import run_loader, worst_mistakes
 from src.runs import Done, Output, Run
-from src.script import UserError
+from src.script import UserError, counted
 from src.tasks.classification import Classification, MultiLabel
 from src.tasks.protocols import Batch, Task, inner_network, inner_task
 from src.views import first_views, view_names
@@ -229,7 +229,7 @@ def train_classifier(
     kept = runtime.from_main(recover_finished(run) if runtime.is_main else None)
     write_config(run, config, {**about, **data.describe(fold)}, runtime, identity)
     what = "labels" if data.index.several else "classes"
-    size = f"{side} px, {len(rows)} images, {len(data.classes)} {what}"
+    size = f"{side} px, {counted(len(rows), 'image')}, {len(data.classes)} {what}"
     say(runtime, f"{run.folder}: {about['timm_id']} at {size}")
     started = time.monotonic()
     if kept is not None:

@@ -25,7 +25,7 @@ from src.files import SEAL, Json, replacing, seal
 from src.models.convolutions import FOLDING_SIDE, fold_norms
 from src.pipelines.library import ClassifierRun, MaskRun, is_ensemble, list_images, load_run
 from src.runs import own_file, refuse_file
-from src.script import UserError
+from src.script import UserError, counted
 from src.tasks.segmentation import background_label
 from src.tool_config import ExportConfig
 
@@ -131,7 +131,9 @@ def check_onnx(export: Export, path: Path, images: Sequence[np.ndarray]) -> str:
             "written; try other versions of torch, onnxscript and onnxruntime"
         )
     version = onnxruntime.__version__
-    said = f"onnxruntime {version} agrees with {{}} on {len(images)} images: {largest:.1e}"
+    said = (
+        f"onnxruntime {version} agrees with {{}} on {counted(len(images), 'image')}: {largest:.1e}"
+    )
     if not export.expected:
         return said.format("PyTorch")
     found = [session.run(None, {"image": np.ascontiguousarray(i[None])})[0] for i in images]

@@ -31,7 +31,7 @@ from src.pipelines.run_folder import data_label, parse_size, refuse_lost
 from src.pipelines.segmentation.score import fit_size, mean_probs
 from src.pipelines.segmentation.train import build_network
 from src.runs import GO_ON, REPAIR, Done, Run, read_config, read_done
-from src.script import UserError
+from src.script import UserError, counted
 from src.tasks.segmentation import Segmentation
 from src.views import first_views
 
@@ -223,7 +223,8 @@ def settle_shares(members: Sequence[Member], mode: str) -> tuple[list[float], st
             probs = np.stack([np.concatenate([t[i] for i in common]) for t in tables], axis=1)
             found = solve_mixture(np.log(np.maximum(probs, 1e-6)))
             share = dict(zip(names, found.weights.tolist(), strict=True))
-            how = f"from {len(common)} images held out by all, {found.loss:.4f} nats a pixel"
+            how = f"from {counted(len(common), 'image')} held out by all"
+            how += f", {found.loss:.4f} nats a pixel"
         else:
             how = "uniform, since no image was held out by all models"
     text = ", ".join(f"{name} {weight:.3f}" for name, weight in share.items())
@@ -283,7 +284,8 @@ def settle_threshold(members: Sequence[Member]) -> tuple[float, str]:
         mean = sum(member.share * member.threshold for member in members) / mass
         return mean, "from valid, mean of the runs'"
     choice, num_units = pooled
-    return choice.threshold, f"from valid, {num_units} images or groups of {len(members)} runs"
+    units = counted(num_units, "image or group", "images or groups")
+    return choice.threshold, f"from valid, {units} of {len(members)} runs"
 
 
 def _read_oof(members: Sequence[Member]) -> dict[tuple[str, tuple[int, ...]], np.ndarray]:

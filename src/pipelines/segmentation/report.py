@@ -32,7 +32,7 @@ from src.pipelines.run_folder import refuse_lost
 from src.pipelines.segmentation.ensemble import Member, blend_maps, find_source, load_member
 from src.pipelines.segmentation.score import BOUNDARY_PX, print_scores, to_mask
 from src.runs import REPAIR, Done, Run, read_done
-from src.script import UserError, one_line
+from src.script import UserError, counted, one_line
 from src.tasks.segmentation import background_label
 from src.tool_config import ReportConfig
 
@@ -75,7 +75,7 @@ class MaskFolder:
         others = sorted(kept - {nfc(f"{self.names[row]}.png") for row in rows})
         if others:
             print(
-                f"note: {self.masks} holds {len(others)} masks of other images, such as "
+                f"note: {self.masks} holds {counted(len(others), 'mask')} of other images, such as "
                 f"{one_line(others[0])}: delete them before you submit the folder"
             )
 
@@ -104,7 +104,7 @@ class MaskFolder:
         """Write ``overlays/``, one picture an image."""
         for row, mask in self.read():
             write_picture(self.overlay(row), draw_row(self.index, row, mask))
-        print(f"{self.root / 'overlays'}: {len(self.rows)} pictures")
+        print(f"{self.root / 'overlays'}: {counted(len(self.rows), 'picture')}")
 
     def score(self, how: str, worst: int = 12) -> None:
         """Write scores, counts and ``worst.png`` if every image has a mask; say so if not."""
@@ -237,7 +237,7 @@ def print_comparison(first: Path, second: Path) -> None:
     (counts, ids, groups), (others, other_ids, _) = load_counted(first), load_counted(second)
     if sorted(ids) != sorted(other_ids) or counts.target.shape != others.target.shape:
         raise UserError(f"{first} and {second} predicted different images: compare one split")
-    print(f"A {first}\nB {second}\n{len(ids)} images, paired bootstrap")
+    print(f"A {first}\nB {second}\n{counted(len(ids), 'image')}, paired bootstrap")
     if len(set(filter(None, groups))) == 1 and all(groups):
         print("all of one group: these images cannot tell noise from difference")
     for name in COMPARED:

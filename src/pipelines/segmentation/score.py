@@ -37,6 +37,7 @@ from src.metrics.thresholds import (
 from src.models.convolutions import FOLDING_SIDE, fold_norms
 from src.pipelines.segmentation.postprocess import count_cleaned, judge_cleaning
 from src.runs import Done, Run
+from src.script import counted
 from src.tasks.segmentation import Segmentation, background_label
 from src.views import first_views
 
@@ -106,7 +107,7 @@ def score_held_out(
         kept = asdict(verdict.cleaning) if verdict.kept else None
     scores = score_counts(counts, task.class_names)
     done = choice_record(task, choice, scores)
-    how = f"{len(names)} held-out images at native size, {describe_counting(choice)}"
+    how = f"{counted(len(names), 'held-out image')} at native size, {describe_counting(choice)}"
     if runtime.is_main:
         print_scores(task.class_names, scores, how, counts)
         if choice is not None and len(class_thresholds(task)) > 1:

@@ -55,7 +55,7 @@ from src.pipelines.run_folder import (
 from src.pipelines.segmentation.score import HeldOut, score_held_out
 from src.pipelines.training import run_loader, worst_mistakes
 from src.runs import Done, Output, Run
-from src.script import UserError
+from src.script import UserError, counted
 from src.tasks.protocols import Task, inner_network, inner_task
 from src.tasks.segmentation import Segmentation
 
@@ -145,11 +145,12 @@ def show_data(data: MaskData, folder: Path) -> None:
     index = data.index
     rows = np.arange(len(index))[:: max(1, len(index) // SHOWN_MASKS)]
     pixels, images = count_classes(index, rows)
-    print(f"{index.root}: {len(index)} labelled images, read as {data.source['source']}")
+    print(f"{index.root}: {counted(len(index), 'labelled image')}, read as {data.source['source']}")
     width = max(map(len, index.classes))
     shares = 100 * pixels / max(1, pixels.sum())
     for name, share, count in zip(index.classes, shares, images, strict=True):
-        print(f"  {name:<{width}}  {share:6.2f} % of the pixels, in {count} of {len(rows)} masks")
+        masks = f"in {count} of {counted(len(rows), 'mask')}"
+        print(f"  {name:<{width}}  {share:6.2f} % of the pixels, {masks}")
     print(f"{folder}: {describe_rows(data)}")
     print("dry run: nothing was written; scripts/check_data.py reads every image and mask")
 
@@ -157,7 +158,7 @@ def show_data(data: MaskData, folder: Path) -> None:
 def describe_rows(data: MaskData) -> str:
     """Say in a few words how many images are trained on and held out, and their size."""
     size = "native size" if data.size is None else f"{data.size[1]}x{data.size[0]}"
-    rows = f"{len(data.split.train)} images to train, {len(data.split.valid)} held out"
+    rows = f"{counted(len(data.split.train), 'image')} to train, {len(data.split.valid)} held out"
     return f"{rows} ({data.split.how}), {size}"
 
 

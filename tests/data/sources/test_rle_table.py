@@ -31,7 +31,7 @@ def test_a_line_an_image(disk):
     assert any("images that are missing: 1 (9.jpg)" in note for note in index.notes)
     disk.image("train_images/4.jpg")
     notes = read_labelled("auto", disk.root).notes
-    assert any("1 images of the train folder have no line in train.csv" in note for note in notes)
+    assert any("1 image of the train folder without line in train.csv" in note for note in notes)
     assert read_test_masks("auto", disk.root).table["image"].tolist() == ["test_images/3.jpg"]
 
 
@@ -102,7 +102,7 @@ def test_ids_that_are_no_files_need_a_column_of_paths(disk):
     disk.image("train/case1/day2/slice_1_8_6.png")
     line = f"case1_day2_slice_1,stomach,{DOWN}"
     disk.text("train.csv", "id,class,segmentation", line)
-    with pytest.raises(UserError, match="none of its 1 images is there, case1_day2_slice_1 for"):
+    with pytest.raises(UserError, match="none of its images is there, case1_day2_slice_1 for"):
         read_labelled("auto", disk.root)
     path = "train/case1/day2/slice_1_8_6.png"
     disk.text("train.csv", "id,class,segmentation,image", f"{line},{path}")

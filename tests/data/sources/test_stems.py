@@ -73,7 +73,7 @@ def test_parts_of_a_mask_are_joined(disk):
     disk.mask("a/7 (2)_mask.png", {(2, 2): 255})
     index = read_labelled("auto", disk.root)
     masks = [index.decode(index.root / target).sum() for target in index.table["target"]]
-    assert masks == [2, 1] and any("1 images have several masks" in note for note in index.notes)
+    assert masks == [2, 1] and any("1 image with several masks" in note for note in index.notes)
     disk.mask("a/7 (2)_mask.png", {(2, 2): 1, (2, 3): 2})
     disk.mask("a/7 (1)_mask.png", {(0, 0): 1})
     disk.mask("a/7 (1)_mask_1.png", {(1, 1): 1})

@@ -28,7 +28,7 @@ def test_a_dangling_link_is_quarantined_like_any_unreadable_image(tmp_path, conf
     output = Output(tmp_path / "out")
     index, made = prepare_data(config, output)
     assert made.fold.tolist().count(-1) == 1 and len(made.fold) == 13
-    assert "1 unreadable images are quarantined" in capsys.readouterr().out
+    assert "1 unreadable image quarantined" in capsys.readouterr().out
     assert prepare_data(config, output)[1].folds_hash == made.folds_hash
     assert ImageSource(index.root, index.table["image"].tolist(), 32).fingerprint()
 

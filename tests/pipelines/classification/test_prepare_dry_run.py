@@ -36,7 +36,7 @@ def test_everything_is_shown_and_nothing_written(tmp_path, data, capsys):
     assert lines[4:8] == ["folds (not made yet):"] + [
         f"  {fold}: 8 images, 2 classes, 2 groups" for fold in range(3)
     ]
-    assert lines[8] == "test: 1 images, first x = test/x.jpg"
+    assert lines[8] == "test: 1 image, first x = test/x.jpg"
     assert "asks for kitchen (1 of 1 columns are class names, of 2 classes)" in lines[9]
     assert any("asks for 1 of 2 classes" in line for line in lines)
     assert not (tmp_path / "out").exists()
@@ -73,6 +73,6 @@ def test_a_sample_of_labels_and_the_metric_are_shown(tmp_path, data, capsys):
     show_data(FoldConfig(**flags, metric="qwk", ordinal=("kitchen", "bath")), Output(tmp_path))
     said = capsys.readouterr().out
     assert "metric: qwk of labels, grades kitchen < bath" in said
-    assert "sample submission: 1 rows, ids in id, asks for room: one label" in said
+    assert "sample submission: 1 row, ids in id, asks for room: one label" in said
     with pytest.raises(UserError, match="--ordinal bath kitchen"):
         show_data(FoldConfig(**flags, metric="qwk"), Output(tmp_path))

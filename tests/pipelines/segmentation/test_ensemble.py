@@ -77,7 +77,7 @@ def test_images_of_several_data_sets_that_share_an_id_are_not_taken_for_one(tmp_
         meter.counts().save(own.run.oof_counts)
     assert "no image was held out by all" in settle_shares(members, "oof")[1]
     shutil.copy(members[0].run.oof_counts, members[1].run.oof_counts)
-    assert "from 1 images" in settle_shares(members, "oof")[1]
+    assert "from 1 image " in settle_shares(members, "oof")[1]
 
 
 def test_a_folder_is_one_data_set_however_it_was_written(tmp_path: Path, monkeypatch) -> None:

@@ -109,7 +109,7 @@ def test_masks_of_images_that_are_gone_are_said(tmp_path, capsys):
     folder.start(index, np.arange(3))
     assert not capsys.readouterr().out
     folder.start(index, np.arange(2))
-    assert "holds 1 masks of other images, such as c.png" in capsys.readouterr().out
+    assert "holds 1 mask of other images, such as c.png" in capsys.readouterr().out
 
 
 def test_what_was_made_of_earlier_masks_does_not_outlive_them(tmp_path):
