@@ -118,7 +118,7 @@ def refuse_other_split(
         odd = [image for image in odd if id_stem(image) in known]
     if odd:
         raise UserError(
-            f"{source}: {len(odd)} of the {finder.split} images are missing, of which there are "
+            f"{source}: {counted(len(odd), f'{finder.split} image')} missing, of which there are "
             f"but the other split's of the same name, first {odd[0]}: unpack them into "
             f"{finder.root / finder.split}"
         )

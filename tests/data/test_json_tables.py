@@ -162,7 +162,7 @@ def test_two_images_with_one_id(tmp_path):
      (lambda text: text.replace('"id": 1, ', ""), "its images have no id: restore"),
      (lambda text: text.replace('"image_id"', '"x"'), "its annotations have no image_id"),
      (lambda text: text.replace('"annotations": [', '"annotations": [3, '), "annotations: 3 is no"),
-     (lambda text: text.replace("train/a.jpg", "train/z.jpg"), "names 1 images that are not in"),
+     (lambda text: text.replace("train/a.jpg", "train/z.jpg"), "names 1 image not in"),
      (lambda text: text.replace('"category_id": 4021', '"x": 1'), "no label in column category_")],
 )  # fmt: skip
 def test_damage_is_named(tmp_path, change, message):
