@@ -74,8 +74,9 @@ def image_column(
         looks = [name for name in table.columns if head[name].map(looks_like_image).mean() > 0.5]
         looks = [name for name in looks if not _MASK_WORDS & set(words_of(name))] or looks
         if looks:
-            usual = pick_column(table[looks], None, IMAGE_NAMES, path, "")
-            return usual or looks[0]
+            found = pick_column(table[looks], None, IMAGE_NAMES, path, "") or looks[0]
+            away = "://" in head[found].iat[0] and not any(map(finds, head[found].head(20)))
+            return (_column_of_files(table, finds) if away else None) or found
     name = pick_column(table, wanted, (*IMAGE_NAMES, *ID_NAMES), path, "--image_column")
     if not wanted and (name is None or not any(map(finds, table[name].head(20)))):
         name = _column_of_files(table, finds) or name

@@ -344,9 +344,12 @@ def _read_test_csv(
     key = sample_name if sample_name in table.columns else None
     differs = key is None or {*table[key]} != {*sample_ids}
     if sample_ids and differs and len(table) == len(sample_ids):
-        for _, cells in read_csv(path).items():  # a column without a name may have them
-            if {*cells} == {*sample_ids} or {*map(id_stem, cells)} == {*map(id_stem, sample_ids)}:
-                return cells.tolist(), image_cells(table, image, finder)
+        columns = [cells.tolist() for _, cells in read_csv(path).items()]  # one without a name, too
+        for form in (str, id_stem):
+            wanted = {*map(form, sample_ids)}
+            for ids in columns:
+                if {*map(form, ids)} == wanted:
+                    return ids, image_cells(table, image, finder)
     first = str(table.columns[0])
     key = key or pick_column(table, None, ID_NAMES, path, "")
     key = key or (image if table[first].duplicated().any() else first)

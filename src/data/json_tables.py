@@ -69,14 +69,14 @@ def read_parquet(path: Path | str) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        rows = pd.read_parquet(path).astype(object)
-        rows = rows.map(lambda cell: cell.tolist() if hasattr(cell, "tolist") else cell)
+        rows = pd.read_parquet(path).map(lambda cell: getattr(cell, "tolist", lambda: cell)())
     except ImportError as error:
         raise UserError(
             f"{path} needs the package pyarrow: pip install pyarrow, or save the table as CSV"
         ) from error
     except (OSError, ValueError) as error:  # pyarrow's errors are either
         raise UserError(f"{path} cannot be read ({error}): restore the file") from error
+    rows = rows.astype(object)
     found = rows.where(rows.notna(), None).to_dict("records")
     if any(isinstance(cell, bytes | dict) for row in found[:1] for cell in row.values()):
         raise UserError(
@@ -171,4 +171,4 @@ def _as_text(cell: object, name: str) -> str:
         cell = int(cell)  # 1.0 for 1
     if type(cell) in (int, float):  # json takes ten times as long
         return str(cell)
-    return "" if cell is None else json.dumps(cell, ensure_ascii=False, default=str)
+    return "" if cell is None else json.dumps(cell, ensure_ascii=False, default=str).strip('"')

@@ -245,6 +245,20 @@ def test_lists_in_json_are_several_labels(tmp_path):
     assert read_train(tmp_path).columns["target"] == ["66|95", "66"]
 
 
+def test_images_are_called_by_their_ids_and_not_by_addresses(tmp_path):
+    photos(tmp_path, "train", "1.jpg", "2.jpg", "3.jpg")
+    content = {"images": [{"id": n, "url": f"https://x.org/{n}_z.jpg"} for n in (1, 2, 3)]}
+    content["annotations"] = [{"image_id": n, "label_id": n % 2} for n in (1, 2, 3)]
+    write(tmp_path / "train.json", content)
+    assert pairs(tmp_path)[0] == ("train/1.jpg", "1")
+    photos(tmp_path, "train", "1_z.jpg", "2_z.jpg", "3_z.jpg")
+    assert pairs(tmp_path)[0] == ("train/1_z.jpg", "1")
+    for name in ("1.jpg", "1_z.jpg"):
+        (tmp_path / "train" / name).unlink()
+    with pytest.raises(UserError, match=r"is an address.*download|names 1 images that are not"):
+        read_train(tmp_path)
+
+
 def test_ids_for_names_where_the_file_is_named_train(tmp_path):
     photos(tmp_path, "train", "01.jpg", "02.jpg")
     (tmp_path / "train.json").write_text(json.dumps({"01": "x", "02": "y"}), encoding="utf-16")
@@ -252,6 +266,13 @@ def test_ids_for_names_where_the_file_is_named_train(tmp_path):
 
 
 def test_the_sample_may_name_test_images_by_their_files(tmp_path):
+    sample = "Id,predicted\n1,10\n0,10\n"  # an id that is another's name, as well
+    contest(tmp_path, sample=sample)
+    photos(tmp_path, "test", "0.jpg", "1.jpg")
+    write(tmp_path / "test.json", coco({0: "test/1.jpg", 1: "test/0.jpg"}))
+    assert rows(read_test(tmp_path), "id", "image") == [("1", "test/0.jpg"), ("0", "test/1.jpg")]
+    for name in "01":
+        (tmp_path / f"test/{name}.jpg").unlink()
     for names in ("a.jpg", "b.jpg"), ("a", "b"), ("test/b.jpg", "test/a.jpg"):
         sample = "".join(f"{name},10\n" for name in names)
         index = read_test(contest(tmp_path, sample=f"id,predicted\n{sample}"))
@@ -306,6 +327,10 @@ def test_parquet_is_read_or_asks_for_its_package(tmp_path, monkeypatch):
     table = pd.DataFrame({"image": ["a.jpg", "b.jpg", "c.jpg"], "label": [10, 4021, 10]})
     monkeypatch.setattr(pd, "read_parquet", lambda _: table)
     assert pairs(find_root(tmp_path)) == THREE
+    odd = table.assign(group=[1.0, None, 2.0], house_id=[7.0, None, 8.0], tags=[["x", "y"]] * 3)
+    monkeypatch.setattr(pd, "read_parquet", lambda _: odd.assign(day=pd.Timestamp("2020-01-02")))
+    cells = read_csv(tmp_path / "train.parquet").iloc[1].tolist()
+    assert cells == ["b.jpg", "4021", "", "", '["x", "y"]', "2020-01-02 00:00:00"]
     monkeypatch.setattr(pd, "read_parquet", lambda _: table.assign(image=b"photo"))
     with pytest.raises(UserError, match="holds the images themselves: write them as files"):
         read_csv(tmp_path / "train.parquet")
