@@ -19,7 +19,7 @@ IMAGE_ENDINGS = EXTENSIONS | {
     *(".dcm", ".dicom", ".ico", ".qoi", ".ras"),
 }
 _LITTER = re.compile(
-    r"__macosx|__pycache__|\$recycle\.bin|recycler?|system volume information|found\.\d{3}"
+    r"__macosx|__pycache__|\$recycle\.bin|system volume information|found\.\d{3}"
     r"|@eadir|@tmp|@recycle|@__thumb|@sharebin|@recently-snapshot|#recycle|#snapshot|lost\+found"
     r"|network trash folder|temporary items|thumbnails?|thumbs\.db|ehthumbs(_vista)?\.db"
     r"|desktop\.ini|icon\r|.*:zone\.identifier"
@@ -53,7 +53,8 @@ def find_entry(root: Path, *names: str) -> Path | None:
 
 def is_litter(name: str) -> bool:
     """Tell whether an entry is hidden, or of a system: a bin, thumbnails, an index."""
-    return name[0] == "." or _LITTER.fullmatch(name.casefold()) is not None
+    # "recycle" is a class of waste
+    return name[0] == "." or name == "RECYCLER" or _LITTER.fullmatch(name.casefold()) is not None
 
 
 def _ending(name: str) -> str:

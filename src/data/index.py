@@ -254,9 +254,9 @@ def _read_train_csv(
     refuse_runs(table, wanted[1], path)
     said = table.attrs.pop("notes", [])
     table, added = with_valid(table, root, path, wanted, finder)
-    table, notes = leave_splits_out(widen(table, finder), path, wanted)
-    notes += [*said, *added]
     asked, shown = asked_of(root)
+    table, notes = leave_splits_out(widen(table, finder), path, (*wanted, *asked))
+    notes += [*said, *added]
     image, group, key = _find_columns(table, wanted, asked, path, finder)
     table, new_notes = leave_litter_out(table, image, path)
     notes += new_notes

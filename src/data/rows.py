@@ -232,7 +232,7 @@ def leave_splits_out(
     """Return a table without the rows of the test split, and without columns of splits and folds.
 
     Such a column is called ``split``, ``is_test``, ``fold`` or alike. ``wanted`` are columns that
-    the user named, which stay.
+    the user named or the sample asks for, which stay.
     """
     notes = []
     for name in [name for name in table.columns if name not in wanted]:

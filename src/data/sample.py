@@ -25,8 +25,9 @@ from src.data.csv_io import (
     refuse_duplicates,
     unescape_cell,
 )
-from src.data.files import IMAGE_ENDINGS
-from src.data.root import archives, find_sample, tables
+from src.data.files import IMAGE_ENDINGS, is_litter
+from src.data.root import find_sample
+from src.files import readable
 from src.script import UserError, counted, nearest
 
 if TYPE_CHECKING:
@@ -77,14 +78,15 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
 
 def _name_others(root: Path) -> list[str]:
     """Return a note on files that may be the sample submission under another name, if any."""
-    names = [path.name for path in tables(root)] + archives(root)
-    found = [name for name in names if "submi" in name.casefold()]
+    with readable(f"folder {root}"):
+        files = sorted(path.name for path in root.iterdir() if path.is_file())
+    found = [name for name in files if "submi" in name.casefold() and not is_litter(name)]
     if not found:
         return []
     said = "are not used: if one is" if len(found) > 1 else "is not used: if it is"
     return [
         f"{', '.join(found[:3])} {said} the sample submission, make it sample_submission.csv "
-        "(unpacked)"
+        "(unpacked, as CSV)"
     ]
 
 

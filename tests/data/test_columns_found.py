@@ -108,6 +108,14 @@ def test_numbers_in_the_sample_are_those_that_train_csv_gives_the_labels(tmp_pat
         assert f"label = {label} " in read_train(tmp_path).notes[0]
 
 
+@pytest.mark.parametrize("name", ["fold", "mode", "set"])
+def test_what_the_sample_asks_for_is_no_column_of_splits(tmp_path, name):
+    lay(tmp_path, *(f"train/{number}.jpg" for number in range(4)),
+        train=f"image,{name},age\n0.jpg,train,5\n1.jpg,test,6\n2.jpg,train,7\n3.jpg,test,8\n",
+        sample_submission=f"image,{name}\nq,train\n")  # fmt: skip
+    assert read_train(tmp_path).classes == ("test", "train")
+
+
 def test_a_name_that_labels_often_have_is_taken_where_it_is_the_only_one(tmp_path):
     for number in range(12):
         lay(tmp_path, f"train/{number}.jpg")

@@ -91,10 +91,12 @@ def test_tables_of_longer_names(tmp_path, train, sample):
     assert rows(read_test(tmp_path), "id", "image") == [("c", "test-jpg/c.jpg")]
 
 
-def test_a_sample_that_is_packed_is_said(tmp_path):
-    lay(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/1.jpg", "sample_submission.csv.zip")
-    assert any("sample_submission.csv.zip is not used" in n for n in read_test(tmp_path).notes)
-    (tmp_path / "sample_submission.csv.zip").unlink()  # followed
+@pytest.mark.parametrize("ending", ["csv.zip", "xlsx", "txt"])
+def test_a_sample_that_is_packed_or_no_csv_is_said(tmp_path, ending):
+    name = f"sample_submission.{ending}"
+    lay(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/1.jpg", name)
+    assert any(f"{name} is not used" in note for note in read_test(tmp_path).notes)
+    (tmp_path / name).unlink()  # followed
     lay(tmp_path, sample_submission="id,a,b\n1,0,0\n")
     assert read_test(tmp_path).notes == () and read_sample_submission(tmp_path) is not None
 

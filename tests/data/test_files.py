@@ -40,9 +40,9 @@ def test_a_missing_file_is_never_the_one_of_the_other_split(tmp_path, trains, lo
 
 
 def test_the_other_split_is_meant_where_the_cell_says_so_or_nothing_else_is_there(tmp_path):
-    lay(tmp_path, "in/train/1.jpg", "in/train/2.jpg", train="id,label\n1,a\n2,b\n")
-    lay(tmp_path, test="id\n1\n")
-    assert read_test(tmp_path).table["image"].tolist() == ["in/train/1.jpg"]
+    lay(tmp_path, *(f"in/train/{n}.jpg" for n in (1, 2, 3)), train="id,label\n1,a\n2,b\n")
+    lay(tmp_path, test="id\n3\n")  # no training image
+    assert read_test(tmp_path).table["image"].tolist() == ["in/train/3.jpg"]
     lay(tmp_path, "in/test/9.jpg", test="id,image\n1,train/1.jpg\n9,9.jpg\n")
     assert read_test(tmp_path).table["image"].tolist() == ["in/train/1.jpg", "in/test/9.jpg"]
 

@@ -72,6 +72,11 @@ def test_folders_of_systems_are_no_classes_and_hold_no_images(tmp_path, name):
     assert name[0] == "." or any(f"system are left out: {name}" in note for note in index.notes)
 
 
+def test_what_is_sorted_into_recycle_is_a_class_of_waste(tmp_path):
+    put(tmp_path, "train/compost/1.jpg", "train/recycle/1.jpg", "train/RECYCLER/1.jpg")
+    assert read_train(tmp_path).classes == ("compost", "recycle")
+
+
 # Where folders lie
 
 
