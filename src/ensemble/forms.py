@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from src.classes import is_number, join_groups, nfc, split_lines
-from src.ensemble.matching import match_columns
+from src.ensemble.matching import match_columns, positive_class
 from src.ensemble.submission import MIN_UNSEEN, Columns, Form, join_cell
 from src.script import UserError
 
@@ -249,7 +249,10 @@ def _numbers_of(
     if all(map(is_number, classes)):  # 3 for a class that is called 3.0
         values = [float(name) for name in classes]
         if len(set(values)) == len(values) and all(value % 1 == 0 for value in values):
-            return [str(int(value)) for value in values], []
+            names = [str(int(value)) for value in values]
+            strange = sorted(words - {*names}, key=float)
+            said = f"{sample.name}: {', '.join(strange[:5])}: no class with training images"
+            return names, [f"{said}, so never written"] if strange and len(words) > 1 else []
     digits = [re.findall(r"\d+", name) for name in classes]
     for number in (str, int):  # class_10, before class_2 by name, is 10; 007_cat is 007 or 7
         names = [str(number(found[0])) for found in digits if len(found) == 1]
@@ -257,12 +260,14 @@ def _numbers_of(
             said = f"those in the classes' names, such as {names[-1]} = {classes[-1]}"
             return names, [f"{sample.name} has numbers: {said}"]
     if all(re.fullmatch(r"\d+", word) for word in words):
+        positive = positive_class(classes)  # abnormal comes before normal by name
+        order = classes if positive != 0 else classes[::-1]
         first = 1 if max(map(int, words)) == len(classes) and "0" not in words else 0
         if max(map(int, words)) < len(classes) + first:
-            said = ", ".join(f"{k + first} = {name}" for k, name in enumerate(classes[:3]))
+            said = ", ".join(f"{k + first} = {name}" for k, name in enumerate(order[:3]))
             more = ", …" if len(classes) > 3 else ""
             notes = [f"{sample.name} has numbers: classes are numbered by name, {said}{more}"]
-            return [str(k + first) for k in range(len(classes))], notes
+            return [str(order.index(name) + first) for name in classes], notes
     return None
 
 

@@ -156,17 +156,22 @@ def _guess_rest(
     more = len(taken) - 3
     shown = taken if more < 3 else [*taken[:2], f"{taken[2]}, and {more} others likewise"]
     notes = [f"{source}: {said}" for said in shown]
-    plain = {name.casefold(): k for k, name in enumerate(classes)}
-    positive = _POSITIVE.get(frozenset(plain)) if len(classes) == 2 else None
-    if found == [None] and positive:
-        found[0] = plain[positive]
-        other = classes[1 - plain[positive]]
+    positive = positive_class(classes)
+    if found == [None] and positive is not None:
+        found[0] = positive
         notes.append(
             f"{source}: its one column {names[0]!r} is taken for the probability of the positive "
-            f"class, {classes[plain[positive]]!r}; for the other one write the line "
-            f"`{other},{names[0]}` into aliases.csv beside it"
+            f"class, {classes[positive]!r}; for the other one write the line "
+            f"`{classes[1 - positive]},{names[0]}` into aliases.csv beside it"
         )
     return found, notes
+
+
+def positive_class(classes: Sequence[str]) -> int | None:
+    """Return the number of the class of two that a 1 means, None where their names do not say."""
+    plain = {name.casefold(): k for k, name in enumerate(classes)}
+    name = _POSITIVE.get(frozenset(plain)) if len(classes) == 2 else None
+    return None if name is None else plain[name]
 
 
 def _words(name: str) -> tuple[str, ...]:

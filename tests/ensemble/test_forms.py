@@ -81,6 +81,15 @@ def test_log_loss_and_a_sample_of_labels(tmp_path) -> None:
         find_form(sample("0", "0", "0"), ("1", "2"))
 
 
+def test_numbers_of_two_classes_and_of_numbers() -> None:
+    """What is positive is 1, whatever comes first by name; a number without images is said."""
+    form = find_form(sample("0", "0", "0"), ("Abnormal", "Normal"), holds="labels")
+    assert form.names == ("1", "0") and "0 = Normal, 1 = Abnormal" in form.notes[0]
+    assert find_form(sample("0", "1", "0"), ("cat", "dog"), holds="labels").names == ("0", "1")
+    found = find_form(sample("1", "2", "3"), ("0", "1", "2"), holds="labels")
+    assert found.names == ("0", "1", "2") and ": 3: no class with training" in found.notes[0]
+
+
 def test_a_label_that_is_no_class() -> None:
     form = find_form(sample("cat", "wolf", "dog"), CLASSES, holds="labels")
     assert form.names == CLASSES and "wolf: no class with training images" in form.notes[0]
