@@ -104,8 +104,10 @@ def _holds_table(path: Path, *, sure: bool = False, strange: bool = False) -> bo
     wide = head[:2] in (b"\xff\xfe", b"\xfe\xff")
     text = head.decode("utf-16" if wide else "utf-8-sig", "ignore").lstrip()
     coco = re.search(r'"(images|annotations|categories)"\s*:\s*\[', text)
-    if coco or strange or re.match(r"\[\s*\{|\{.*\}\r?\n\{|version https://git-lfs", text):
-        return coco is not None or not strange
+    if coco or strange:
+        return coco is not None
+    if re.match(r"\[\s*\{|\{.*\}\r?\n\{|version https://git-lfs", text):
+        return sure or any(map(looks_like_image, re.findall(r'"([^"]+\.\w+)"', text)))
     key = re.match(r'\{\s*"([^"]+)"\s*:\s*(\{\s*"0"\s*:)?(\[)?(["\d])?', text)
     if key is None:
         return False

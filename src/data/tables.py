@@ -72,6 +72,9 @@ def with_valid(
         return table, []
     more = read_table(valid, finder, wanted[0])
     refuse_runs(more, wanted[1], valid)
+    lacking = [name for name in table if name not in more]
+    if lacking:
+        return table, [f"{valid.name} is not used: it has no {lacking[0]}"]
     image = name_image_column(more, wanted[0], valid, finder)
     inner = [f"{below(root, find_split(root, 'valid'))}/{cell}" for cell in more[image]]
     if finder.find_quietly(inner[0]) is not None:  # 7.jpg may be in train/ too

@@ -202,6 +202,9 @@ def test_folders_of_classes_yield_to_annotations_of_whole_images_alone(tmp_path)
 def test_validation_annotations_are_trained_on_too(tmp_path):
     contest(tmp_path)
     photos(tmp_path, "val", "a.jpg", "d.jpg")
+    write(tmp_path / "val.json", coco({4: "a.jpg", 5: "d.jpg"}))
+    index = read_train(tmp_path)
+    assert "val.json is not used: it has no category_id" in index.notes and len(index) == 3
     write(tmp_path / "val.json", coco({4: "a.jpg", 5: "d.jpg"}, [(4, 4021), (5, 10)]))
     index = read_train(tmp_path)
     assert rows(index, "image", "target") == [*THREE, ("val/a.jpg", "4021"), ("val/d.jpg", "10")]
@@ -294,7 +297,9 @@ def test_coco_captions_and_boxes_beside_are_passed_over(tmp_path):
     assert pairs(tmp_path) == THREE
 
 
-@pytest.mark.parametrize("content", [{"0": "cat", "1": "dog"}, {"classes": ["cat"]}, "{", "[1]"])
+@pytest.mark.parametrize(
+    "content", [{"0": "cat"}, {"classes": ["cat"]}, "{", "[1]", [{"id": 0, "name": "cat"}]]
+)
 def test_json_of_another_kind_is_no_table(tmp_path, content):
     photos(tmp_path, "train", "cat.0.jpg", "cat.1.jpg", "dog.0.jpg", "dog.1.jpg")
     write(tmp_path / "labels.json", content)
