@@ -108,8 +108,13 @@ class MaskFolder:
 
     def score(self, how: str, worst: int = 12) -> None:
         """Write scores, counts and ``worst.png`` if every image has a mask; say so if not."""
-        if not all(self.index.table["target"].iloc[self.rows]):
-            print("no scores: the masks of these images are not here")
+        images = self.index.table.iloc[self.rows]
+        lone = images["id"][images["target"] == ""].tolist()
+        if lone:
+            why = "the masks of these images are not here"
+            if len(lone) < len(images):
+                why = f"{counted(len(lone), 'image')} of {len(images)} without a mask, as {lone[0]}"
+            print(f"no scores: {why}")
             return
         background = background_label(self.index.classes)
         meter = SegmentationMeter(
@@ -123,8 +128,7 @@ class MaskFolder:
         scores = score_counts(counts, self.index.classes)
         counts.save(self.counts)
         content = {"counted": how, "scores": scores, "classes": list(self.index.classes)}
-        rows = self.index.table.iloc[self.rows]
-        content |= {"ids": rows["id"].tolist(), "groups": rows["group"].tolist()}
+        content |= {"ids": images["id"].tolist(), "groups": images["group"].tolist()}
         write_json(self.scores, content)
         print_scores(self.index.classes, scores, how, counts)
         self.write_worst(counts, worst)

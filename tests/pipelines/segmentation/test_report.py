@@ -124,6 +124,15 @@ def test_what_was_made_of_earlier_masks_does_not_outlive_them(tmp_path):
     assert not any(path.exists() for path in made)
 
 
+@pytest.mark.parametrize(("target", "why"), [("", "are not here"), ("b.png", "1 image of 2 with")])
+def test_what_lacks_masks_is_told_instead_of_scores(tmp_path, capsys, target, why):
+    rows = [Row("b", "b.jpg", target, ""), Row("c", "c.jpg", "", "")]
+    folder = MaskFolder(tmp_path)
+    folder.start(build_index(tmp_path, rows, ("x", "y"), decode_mask), np.arange(2))
+    folder.score("")
+    assert why in capsys.readouterr().out
+
+
 def test_a_true_mask_of_another_size_is_refused(tmp_path):
     Image.new("RGB", (8, 6)).save(tmp_path / "1.jpg")
     Image.new("L", (8, 5)).save(tmp_path / "1.png")
