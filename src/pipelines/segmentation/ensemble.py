@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from src.data.dataset import EpochSampler, Loader, make_loader
 from src.data.masks import image_size, mask_dataset
-from src.data.sources.folders import holds_masks
+from src.data.sources.colours import read_colours
+from src.data.sources.folders import holds_masks, read_classes
 from src.data.sources.masks import MaskIndex
+from src.data.sources.places import find_inner
 from src.data.sources.registry import detect_source, list_datasets
 from src.data.transforms import eval_transform
 from src.engine.interrupt import Pause, catch_signals
@@ -145,9 +147,15 @@ def find_source(source: str, data_dir: str, trained: Json) -> tuple[str, Path, J
     own = own and detect_source(root) == "folders" and not holds_masks(root)
     if own:
         source, options = "folders", {}
-    if source == "folders" and (own or len(trained["classes"]) > 2):
+    if source == "folders" and (own or (len(trained["classes"]) > 2 and not _names_labels(root))):
         options["classes"] = trained["classes"]  # unlabelled images cannot tell them
     return source, root, options
+
+
+def _names_labels(root: Path) -> bool:
+    """Tell whether a data folder names the labels of its masks itself, maybe in another order."""
+    inner = find_inner(root) if root.is_dir() else root
+    return bool(read_classes(inner)) or read_colours(inner) is not None
 
 
 def load_member(run: Run, *, checkpoint: str = "", tta_steps: int = 0) -> Member:

@@ -114,3 +114,25 @@ def test_the_held_out_images_of_slices_are_those_of_the_run(
     member: Any = SimpleNamespace(resolved=resolved, options=options, run=None)
     config = InferSegmentationConfig(split="valid")
     assert infer_segmentation.read_images(config, [member])[1].tolist() == split.valid.tolist()
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "class_dict.csv"])
+def test_labels_that_the_folder_names_in_another_order_are_refused(
+    tmp_path: Path, name: str
+) -> None:
+    """They were read in the run's order, and the scores were those of other classes."""
+    picture(tmp_path / "test" / "images" / "a.png")
+    picture(tmp_path / "test" / "masks" / "a.png", 1, mask=True)
+    trained = {"classes": ["background", "car", "dog"], "source": "folders", "data_dir": "gone"}
+    lines = {"classes.txt": "{}\n", "class_dict.csv": "{},{n},0,0\n"}[name]
+    for order, refused in (
+        (["background", "car", "dog"], False),
+        (["background", "dog", "car"], True),
+    ):
+        text = "".join(lines.format(label, n=9 * n) for n, label in enumerate(order))
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        if refused:
+            with pytest.raises(UserError, match="has the classes background, dog, car, the runs"):
+                images_of(trained, data_dir=str(tmp_path))
+        else:
+            assert images_of(trained, data_dir=str(tmp_path))[0].classes == tuple(order)
