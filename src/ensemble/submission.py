@@ -123,8 +123,8 @@ def write_submission(
 def csv_row(cells: Sequence[str]) -> str:
     """Return cells as a line of CSV, quoted where they must be."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # else a \r in a cell is not quoted
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _to_floats(cells: Sequence[str]) -> Array:
