@@ -52,7 +52,7 @@ SUBJECTS = frozenset({
     *("product", "instance", "owner", "user", "author", "photographer", "vehicle"),
     *("환자", "그룹", "피험자", "장소", "영상"),
 })  # fmt: skip
-_MASK_WORDS = frozenset({"mask", "masks", "segmentation", "annotation", "annot", "seg", "gt"})
+MASK_WORDS = frozenset({"mask", "masks", "segmentation", "annotation", "annot", "seg", "gt"})
 
 
 def image_column(
@@ -72,7 +72,7 @@ def image_column(
     if not wanted:
         head = table.head(100)
         looks = [name for name in table.columns if head[name].map(looks_like_image).mean() > 0.5]
-        looks = [name for name in looks if not _MASK_WORDS & set(words_of(name))] or looks
+        looks = [name for name in looks if not MASK_WORDS & set(words_of(name))] or looks
         if looks:
             found = pick_column(table[looks], None, IMAGE_NAMES, path, "") or looks[0]
             away = "://" in head[found].iat[0] and not any(map(finds, head[found].head(20)))

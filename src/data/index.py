@@ -58,6 +58,7 @@ from src.data.rows import (
     leave_splits_out,
     make_columns,
     name_image_column,
+    note_other_images,
     refuse_other_split,
     widen,
 )
@@ -274,6 +275,7 @@ def _read_train_csv(
     if group is None:
         group, offers = find_group(table, found.names, (image, key, *found.columns))
         new_notes += [f"{path.name}: {offer}" for offer in offers]
+    new_notes += note_other_images(table, image, path)
     notes.insert(
         0, f"{path.name}: image = {image}, label = {found.said}, group = {group or 'none'}"
     )

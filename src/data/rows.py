@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from src.classes import SEPARATOR, nfc, split_lines
-from src.data.columns import image_column, is_hot, says_no, says_yes, words_of
+from src.data.columns import (
+    MASK_WORDS,
+    image_column,
+    is_hot,
+    looks_like_image,
+    says_no,
+    says_yes,
+    words_of,
+)
 from src.data.csv_io import read_csv
 from src.data.files import is_litter, split_of_word
 from src.data.finder import ImageFinder
@@ -172,6 +180,22 @@ def _remedy(finder: ImageFinder, cell: str) -> str:
     left = "".join(f"; {line}" for line in finder.left_out)
     like = f" (files there are like {finder.like})" if finder.like else ""
     return f"restore them{like}{left}"
+
+
+def note_other_images(table: pd.DataFrame, image: str, path: Path) -> list[str]:
+    """Return a note on columns of other images than ``image`` has, as in a table of pairs."""
+    head = table.head(20).map(posixpath.basename)
+    others = [
+        name for name in table.columns
+        if head[name].map(looks_like_image).all() and head[name].ne(head[image]).all()
+        and not MASK_WORDS & set(words_of(name))
+    ]  # fmt: skip
+    if not others or not head[image].map(looks_like_image).all():
+        return []
+    return [
+        f"{path.name}: {', '.join(others[:3])} names other images and is not used: one image a row "
+        "is read here, so where both are needed write them as one"
+    ]
 
 
 def find_classes(targets: Sequence[str], where: Path, least: int = 2) -> tuple[str, ...]:

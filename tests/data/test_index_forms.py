@@ -189,6 +189,15 @@ def test_a_column_of_masks_is_not_the_image(tmp_path):
     assert pairs(tmp_path) == [("train/images/1.jpg", "a"), ("train/images/2.jpg", "b")]
 
 
+def test_other_images_of_a_row_are_said_to_be_unused(tmp_path):
+    put(tmp_path, "train/1.jpg", "train/2.jpg", "train/3.jpg", "train/4.jpg")
+    note = "train.csv: right names other images and is not used"
+    lay(tmp_path, train="left,right,label\n1.jpg,2.jpg,a\n3.jpg,4.jpg,b\n")
+    assert any(note in said for said in read_train(tmp_path).notes)
+    lay(tmp_path, train="left,right,label\n1.jpg,train/1.jpg,a\n3.jpg,train/3.jpg,b\n")
+    assert not any(note in said for said in read_train(tmp_path).notes)
+
+
 # Ids
 
 
