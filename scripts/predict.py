@@ -142,7 +142,7 @@ def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
     from src.classes import nfc
     from src.data.decode import decode_image, write_picture
     from src.pipelines.pictures import draw_overlay
-    from src.pipelines.segmentation.report import write_index_png
+    from src.pipelines.segmentation.report import note_others, write_index_png
     from src.tasks.segmentation import background_label
 
     folder = Path(config.output or "predicted")
@@ -153,11 +153,13 @@ def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
         for sub in ("masks", "overlays"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
         taken: set[str] = set()
+        names = []
         for image, mask in zip(found.images, found.masks, strict=True):
             name = Path(image).stem
             while nfc(name).casefold() in taken:  # of another folder; macOS and Windows see no case
                 name = f"{name}-{len(taken)}"
             taken.add(nfc(name).casefold())
+            names.append(name)
             write_index_png(folder / "masks" / f"{name}.png", mask)
             overlay = draw_overlay(decode_image(image), mask, background=background)
             write_picture(folder / "overlays" / f"{name}.jpg", overlay)
@@ -166,6 +168,7 @@ def write_masks(config: PredictConfig, found: MaskPredictions) -> int:
                 f"{c} {s:.1%}" for c, s in zip(found.classes, share, strict=False) if s
             )
             print(f"{image}: {said}")
+        note_others(folder / "masks", names)
     print(f"{folder}: masks and overlays of {counted(len(found.images), 'photograph')}")
     return 0
 

@@ -111,3 +111,14 @@ def test_masks_of_equal_names_stay_apart_where_case_is_not_seen(tmp_path: Path) 
     written = sorted((tmp_path / "out" / "masks").iterdir())
     assert len({path.name.casefold() for path in written}) == 4
     assert {int(decode_mask(path).max()) for path in written} == {0, 1, 2, 3}
+
+
+def test_masks_of_earlier_photographs_are_said(tmp_path: Path, capsys) -> None:
+    for name in ("a", "b"):
+        write_picture(tmp_path / f"{name}.png", np.zeros((4, 4, 3), np.uint8))
+        found = MaskPredictions(
+            (str(tmp_path / f"{name}.png"),), ("background", "b"), (np.ones((4, 4), np.uint8),)
+        )
+        write_masks(PredictConfig(output=str(tmp_path / "out")), found)
+    said = capsys.readouterr().out
+    assert said.count("note:") == 1 and "holds 1 mask of other images, such as a.png" in said

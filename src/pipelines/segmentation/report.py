@@ -49,6 +49,17 @@ COMPARED = (
 )
 
 
+def note_others(masks: Path, names: Iterable[str]) -> None:
+    """Say that a folder holds masks of other images than those of ``names``, where it does."""
+    kept = {nfc(path.relative_to(masks).as_posix()) for path in masks.rglob("*.png")}
+    others = sorted(kept - {nfc(f"{name}.png") for name in names})
+    if others:
+        print(
+            f"note: {masks} holds {counted(len(others), 'mask')} of other images, such as "
+            f"{one_line(others[0])}: delete them before you submit the folder"
+        )
+
+
 class MaskFolder:
     """Where masks are written and what is made of them."""
 
@@ -71,13 +82,7 @@ class MaskFolder:
         self.names = ids if double else stems
         for row in rows.tolist():
             self.overlay(row).unlink(missing_ok=True)
-        kept = {nfc(p.relative_to(self.masks).as_posix()) for p in self.masks.rglob("*.png")}
-        others = sorted(kept - {nfc(f"{self.names[row]}.png") for row in rows})
-        if others:
-            print(
-                f"note: {self.masks} holds {counted(len(others), 'mask')} of other images, such as "
-                f"{one_line(others[0])}: delete them before you submit the folder"
-            )
+        note_others(self.masks, [self.names[row] for row in rows])
 
     def mask(self, row: int) -> Path:
         """Path of a row's mask."""
