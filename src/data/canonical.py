@@ -114,7 +114,7 @@ class MaskSource(ImageSource):
         """Hash what the pixels depend on: files (name, size, time), size, reader, version."""
         rows = range(len(self))
         names = [*map(self.name, rows), *map(self.mask_name, rows)]
-        return fingerprint(names, f"mask {self.shape} {_describe(self.read_mask)}")
+        return fingerprint(names, f"mask {self.shape} {describe_reader(self.read_mask)}")
 
 
 def canonical_side(image_size: int) -> int:
@@ -178,8 +178,10 @@ def fingerprint(names: Iterable[str], salt: str) -> str:
     return digest.hexdigest()
 
 
-def _describe(function: Callable) -> str:
+def describe_reader(function: Callable) -> str:
+    """Say what a reader's results depend on besides the file it is given."""
     if isinstance(function, partial):
-        return f"{_describe(function.func)}{function.args}{sorted(function.keywords.items())}"
+        return f"{describe_reader(function.func)}{function.args}{sorted(function.keywords.items())}"
     described = getattr(function, "describe", None)
-    return described() if described else f"{function.__module__}.{function.__qualname__}"
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return described() if described else f"{function.__module__}.{name}"

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.cache import open_cache
-from src.data.canonical import ImageSource, MaskSource
+from src.data.canonical import ImageSource, MaskSource, describe_reader
 from src.data.dataset import ImageDataset
 from src.data.decode import VOID
 from src.data.folds import assign_folds
@@ -59,11 +59,9 @@ class VoidReader:
 
     def describe(self) -> str:
         """Say what the labels depend on besides the files, for a cache."""
-        decode = getattr(self.index.decode, "func", self.index.decode)
-        name = getattr(decode, "__qualname__", type(decode).__qualname__)
-        parts = len(getattr(decode, "parts", ()))
-        order = " rows" if getattr(decode, "rows", False) else ""  # of run lengths, an option's
-        return f"{name} {parts} {self.index.classes} {self.index.ignore_index}{order}"
+        index = self.index
+        order = " rows" if getattr(index.decode, "rows", False) else ""  # of run lengths
+        return f"{describe_reader(index.decode)} {index.classes} {index.ignore_index}{order}"
 
 
 def read_labelled(

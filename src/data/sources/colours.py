@@ -49,6 +49,10 @@ class ColourDecoder:
     void: int  # label of the few pixels that have no listed colour
     what: str = "listed"  # whose colours they are, for messages
 
+    def describe(self) -> str:
+        """Say what the labels depend on besides the files, for a cache."""
+        return repr(self)
+
     def __call__(self, path: Path) -> np.ndarray:
         """Decode ``path``; UserError if over 1 % of its pixels have no listed colour."""
         codes = _codes(path)

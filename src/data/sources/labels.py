@@ -86,6 +86,13 @@ class PartsDecoder:
     decode: Callable[[Path], np.ndarray]  # of one file
     parts: Mapping[Path, Sequence[Path]]  # the first file → the others
 
+    def describe(self) -> str:
+        """Say what the labels depend on besides the first files, for a cache."""
+        from src.data.canonical import describe_reader, fingerprint  # torch
+
+        others = (str(path) for more in self.parts.values() for path in more)
+        return fingerprint(others, describe_reader(self.decode))
+
     def __call__(self, path: Path) -> np.ndarray:
         """Read the parts of one mask; UserError where they differ in size."""
         mask = self.decode(path)

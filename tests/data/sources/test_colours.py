@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.masks import read_labelled
+from src.data.masks import VoidReader, read_labelled
 from src.data.sources.registry import read_source
 from src.script import UserError
 
@@ -116,3 +116,14 @@ def test_soft_edges_of_a_colour_are_cut_as_those_of_grey_are(disk):
     disk.mask("masks/1.png", {(0, 0): (60, 0, 0)})  # a colour of its own, no edge
     index = read_source("lanes", disk.root)
     assert index.decode(index.mask_path(0)).sum() == 3
+
+
+def test_another_colour_in_the_table_is_another_cache(disk):
+    """The masks are the same files; their cached labels were those of the table of before."""
+    disk.image("images/0.jpg")
+    disk.mask("masks/0.png", {(0, 0): (64, 0, 0), (0, 1): (0, 64, 0), (1, 1): (0, 0, 64)})
+    said = []
+    for car, dog in (("64,0,0", "0,64,0"), ("0,64,0", "64,0,0"), ("0,64,0", "64,0,0")):
+        disk.text("class_dict.csv", "bg,0,0,0", f"car,{car}", f"dog,{dog}", "cat,0,0,64")
+        said.append(VoidReader(read_source("folders", disk.root)).describe())
+    assert said[0] != said[1] == said[2]

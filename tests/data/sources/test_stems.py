@@ -1,6 +1,6 @@
 import pytest
 
-from src.data.masks import read_labelled, read_test_masks
+from src.data.masks import VoidReader, read_labelled, read_test_masks
 from src.data.sources.folders import read_folders
 from src.script import UserError
 
@@ -74,6 +74,9 @@ def test_parts_of_a_mask_are_joined(disk):
     index = read_labelled("auto", disk.root)
     masks = [index.decode(index.root / target).sum() for target in index.table["target"]]
     assert masks == [2, 1] and any("1 image with several masks" in note for note in index.notes)
+    before = VoidReader(index).describe()
+    disk.mask("a/7 (1)_mask_1.png", {(1, 1): 255, (1, 2): 255, (3, 3): 255})
+    assert VoidReader(index).describe() != before  # the first part alone is a file of the table
     disk.mask("a/7 (2)_mask.png", {(2, 2): 1, (2, 3): 2})
     disk.mask("a/7 (1)_mask.png", {(0, 0): 1})
     disk.mask("a/7 (1)_mask_1.png", {(1, 1): 1})
