@@ -159,11 +159,13 @@ class LabelSearch:
         asks_numbers = len(self.asked) == 1 and cells and all(map(is_number, cells))
         if not asks_numbers or any(is_number(word.strip()) for word in words):
             return []
-        fits = []
+        fits, many = [], len({*words})
+        counts = [{str(n) for n in range(first, first + many)} for first in (0, 1)]
         for name in self.free:
-            numbers = [*self.table[name]]
-            pairs = {*zip(words, numbers, strict=True)}
-            if all(map(is_number, numbers)) and len(pairs) == len({*words}) == len({*numbers}):
+            numbers = {*self.table[name]}
+            pairs = {*zip(words, self.table[name], strict=True)}
+            coded = numbers in counts or (cells <= numbers and all(map(is_number, numbers)))
+            if coded and len(pairs) == many == len(numbers):  # no weights of the classes
                 fits.append(name)
         return fits if len(fits) == 1 else []
 

@@ -95,8 +95,8 @@ def test_the_one_column_that_the_sample_asks_for_is_the_label(tmp_path):
 
 def test_numbers_in_the_sample_are_those_that_train_csv_gives_the_labels(tmp_path):
     lay(tmp_path, *(f"train/{number}.jpg" for number in range(6)),
-        train="image,label,code,age\n" + "".join(
-            f"{n}.jpg,{('owl', 'tit', 'wren')[n % 3]},{(2, 0, 1)[n % 3]},{n // 2}\n"
+        train="image,label,code,age,weight\n" + "".join(
+            f"{n}.jpg,{('owl', 'tit', 'wren')[n % 3]},{(2, 0, 1)[n % 3]},{n // 2},{n % 3 + 0.5}\n"
             for n in range(6)
         ))  # fmt: skip
     for asked, label in (
