@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,23 +107,34 @@ def read_source(name: str, root: Path | str, **options: object) -> MaskIndex:
 
 
 def _note_sets(index: MaskIndex) -> MaskIndex:
-    """Add a note where a few folders, of no split or kind, have images and masks of their own.
+    """Add a note where a few folders have folders of images, and masks, of their own.
 
     They may be sequences or cities, or data sets below a folder that was named by mistake.
     """
     rows = index.table[index.table["target"] != ""]
-    pairs = list(zip(rows["image"].str.split("/"), rows["target"].str.split("/"), strict=True))
-    sets = Counter(image[0] for image, _ in pairs)
-    own = all(len(image) > 2 and image[0] == mask[0] for image, mask in pairs)
-    told = any(place.split or place.kind for place in (read_place([name]) for name in sets))
-    if not own or told or not 1 < len(sets) <= MOST_SETS or max(sets.values()) == 1:
+    sets: Counter[str] = Counter()
+    for image, mask in zip(rows["image"], rows["target"], strict=True):
+        folder = _folder_of_set(image.rpartition("/")[0])
+        if folder is None or not mask.startswith(folder):
+            return index
+        sets[folder] += 1
+    if not 1 < len(sets) <= MOST_SETS or max(sets.values()) == 1:
         return index
-    shown = ", ".join(f"{name} ({number})" for name, number in sets.items())
+    shown = ", ".join(f"{name.strip('/') or '.'} ({number})" for name, number in sets.items())
     note = (
         f"{index.root}: {len(sets)} folders with masks of their own are read as one data set, "
         f"{shown} images: if they are several sets, pass one of them with --data_dir"
     )
     return replace(index, notes=(*index.notes, note))
+
+
+@lru_cache(maxsize=4096)
+def _folder_of_set(folder: str) -> str | None:
+    """Return what lies before the first folder of a split or kind, "a/" or ""; None without one."""
+    names = folder.split("/")
+    places = [read_place([name]) for name in names]
+    first = next((n for n, place in enumerate(places) if place.split or place.kind), None)
+    return None if first is None else "".join(f"{name}/" for name in names[:first])
 
 
 def detect_source(root: Path) -> str:

@@ -110,12 +110,12 @@ def build_micro(
     name = net_of(name, dataset)
     if name not in MICRO_NETS:
         known = ", ".join(MICRO_NETS)
-        raise UserError(f"--model {name} is unknown{nearest(name, MICRO_NETS)}; there are {known}")
+        raise UserError(f"the net {name} is unknown{nearest(name, MICRO_NETS)}; there are {known}")
     spec = MICRO_NETS[name]
     for block in drop:
         if block not in spec.blocks:
             raise UserError(
-                f"--model {name} has no block {block} to drop; it has {', '.join(spec.blocks)}"
+                f"--drop {block}: the net {name} has no such block; it has {', '.join(spec.blocks)}"
             )
     options = {**spec.options, **spec.by_dataset.get(dataset or "", {}), **overrides}
     return spec.build(num_classes, **{**options, **dict.fromkeys(drop, False)})

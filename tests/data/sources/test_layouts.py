@@ -221,14 +221,18 @@ def test_micro_reads_the_original_layout_too(disk):
     assert labels_of(read_micro(disk.root, "CFD")) == [0, 1]
 
 
-def test_sets_below_the_folder_that_was_named_are_counted_aloud(disk):
-    for name in ("setA", "setB"):
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [(("setA/", "setB/"), "setA (2), setB (2) images"), (("", "old/"), ". (2), old (2) images")],
+)
+def test_sets_below_the_folder_that_was_named_are_counted_aloud(disk, folders, said):
+    for name in folders:
         for number in range(2):
-            disk.image(f"{name}/images/{number}.jpg")
-            disk.mask(f"{name}/masks/{number}.png", {(0, 0): 1})
+            disk.image(f"{name}images/{number}.jpg")
+            disk.mask(f"{name}masks/{number}.png", {(0, 0): 1})
     index = read_source("auto", disk.root)
     assert len(index) == 4 and "2 folders with masks of their own" in notes_of(index)
-    assert "setA (2), setB (2) images" in notes_of(index)
+    assert said in notes_of(index)
 
 
 @pytest.mark.parametrize(

@@ -72,5 +72,5 @@ def test_prior_is_where_an_untrained_net_starts(frequency):
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="did you mean lcnet"):
         build_micro("lcnets", 2)
-    with pytest.raises(UserError, match="no block pyramid to drop"):
+    with pytest.raises(UserError, match=r"--drop pyramid: the net .* has no such block"):
         build_micro("lcnet", 2, drop=("pyramid",))
