@@ -90,7 +90,7 @@ def test_the_strict_protocol_is_the_default_and_kept() -> None:
 
 def test_a_run_is_of_the_net_that_its_set_has() -> None:
     """A later choice must not change what a finished run is of."""
-    for name, net in (("VOC", "distillation_10k"), ("CFD", "twohead_10k"), ("mine", "twohead_10k")):
+    for name, net in (("VOC", "distillation_10k"), ("CFD", "micro_unet"), ("mine", "twohead_10k")):
         own = run_config(MicroConfig(), MicroSet(name, "", ""), seed=0)
         assert own.model == net
         assert type(build_micro("by_set", 2, dataset=name)) is type(build_micro(net, 2))
