@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from pathlib import Path
 
 from src.classes import nfc
@@ -40,6 +41,7 @@ _TABLE_FILL = frozenset({
 _OTHER_ANNOTATIONS = frozenset({"captions", "keypoints", "panoptic", "bboxes", "bbox"})
 INNER_TABLES = ("_classes", "metadata", "train", *LABEL_TABLES)
 _MAX_FOLDERS = 100  # more are classes or scenes, no places where a data set was unpacked
+_MAX_FILES = 20  # more JSON files in a folder are one an image
 
 
 def find_table(folder: Path, *stems: str) -> Path | None:
@@ -67,15 +69,17 @@ def _annotations_here(root: Path, split: str) -> Path | None:
         deeper = [child for place in places for child in _subfolders(place)]
         places += [child for child in deeper if child not in places and _is_fill(child.name)]
     fits = []
-    for path in [path for place in places for path in _entries(place)]:
-        said, rest = read_name(path.stem)
-        more = len({*rest} - _TABLE_FILL)
-        if _OTHER_ANNOTATIONS.intersection(rest):
-            continue
-        if path.suffix.lower() in ANNOTATION_ENDINGS and (
-            said == split or (split == "train" and not said and not more)
-        ):
-            fits.append((more, not said, path))
+    for place in places:
+        here = []
+        for path in _entries(place):
+            if path.suffix.lower() not in ANNOTATION_ENDINGS:
+                continue
+            said, rest = read_name(path.stem)
+            more = len({*rest} - _TABLE_FILL)
+            fit = said == split or (split == "train" and not said and not more)
+            if fit and not _OTHER_ANNOTATIONS.intersection(rest):
+                here.append((more, not said, path))
+        fits += sorted(here)[:_MAX_FILES]
     fits = [
         found for found in sorted(fits)
         if _holds_table(found[2], sure=not found[1], strange=found[0] > 0)
@@ -151,7 +155,8 @@ def tables(folder: Path) -> list[Path]:
 def _entries(folder: Path) -> list[Path]:
     """Return what lies in ``folder``, sorted, without hidden entries and those of a system."""
     with readable(f"folder {folder}"):
-        return [path for path in sorted(folder.iterdir()) if not is_litter(path.name)]
+        found = sorted(folder.iterdir(), key=attrgetter("name"))  # paths compare slowly
+        return [path for path in found if not is_litter(path.name)]
 
 
 def find_sample(root: Path) -> Path | None:

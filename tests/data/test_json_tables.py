@@ -8,6 +8,7 @@ import pytest
 from src.data.csv_io import read_csv
 from src.data.index import find_root, read_test, read_train
 from src.data.metadata import read_metadata
+from src.data.root import find_annotations, read_head
 from src.data.sources.registry import detect_source
 from src.script import UserError
 from tests.data.layout import lay, pairs, rows
@@ -304,6 +305,18 @@ def test_json_of_another_kind_is_no_table(tmp_path, content):
     photos(tmp_path, "train", "cat.0.jpg", "cat.1.jpg", "dog.0.jpg", "dog.1.jpg")
     write(tmp_path / "labels.json", content)
     assert read_train(find_root(tmp_path)).classes == ("cat", "dog")
+
+
+def test_annotations_of_one_image_each_are_not_all_opened(tmp_path, monkeypatch):
+    contest(tmp_path)
+    for number in range(200):
+        write(tmp_path / f"annotations/{number:04d}.json", {"version": "5.0", "shapes": []})
+    opened = []
+    monkeypatch.setattr(
+        "src.data.root.read_head", lambda *args: opened.append(1) or read_head(*args)
+    )
+    assert find_annotations(tmp_path, "train") == tmp_path / "train.json"
+    assert len(opened) < 50
 
 
 def test_extra_images_listed_in_json(tmp_path):
