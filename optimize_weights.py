@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.classes import join_groups
 from src.config import BlendConfig, FoldConfig
 from src.files import hold, sweep
 from src.reader import coerce, parse, read_rows
@@ -199,6 +198,7 @@ def write_blend(
 
 def load(config: BlendConfig, output: Output) -> tuple[Oof, list[tuple[str, ...]]]:
     """Join the OOF predictions against folds.csv; return them and the alias groups."""
+    from src.classes import join_groups
     from src.data.folds import read_folds
     from src.data.root import find_root
     from src.data.sample import load_aliases

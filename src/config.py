@@ -166,8 +166,9 @@ class EngineConfig(PlaceConfig, ScheduleConfig, OptimizerConfig, HardwareConfig,
     def __post_init__(self) -> None:
         """Check that the rates are in order, besides each option's own bounds."""
         super().__post_init__()
-        if self.lr_min > self.lr:
-            raise UserError(f"--lr_min {self.lr_min}: above --lr {self.lr}")
+        lr = self.lr or 1e-2  # 0 = by the data set, that much or more
+        if self.lr_min > lr:
+            raise UserError(f"--lr_min {self.lr_min}: above --lr {lr}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,7 +173,6 @@ class RepeatConfig(Options, group="comparison"):
     loss="",
     epochs=30,
     batch_size=16,
-    lr=2e-2,
     schedule="constant",
     lr_min=1e-4,
     beta2=0.99,
@@ -206,6 +205,10 @@ class MicroConfig(SceneConfig, SegmentationConfig, RepeatConfig, group="model"):
         first=True,
     )
     net: str = option("", "the micro net of a preset; empty = --model")
+    lr: float = option(
+        0.0, "peak learning rate; 0 = 1e-2, on CFD 2e-2", least=0, most=10, first=True,
+        group="optimizer",
+    )  # fmt: skip
     dataset: str = option(
         "", "VOC, ETIS, CVPPP, CFD, CarDD or all; empty = all that are there",
         group="data and output", first=True,

@@ -90,9 +90,14 @@ def test_the_strict_protocol_is_the_default_and_kept() -> None:
 
 def test_a_run_is_of_the_net_that_its_set_has() -> None:
     """A later choice must not change what a finished run is of."""
-    for name, net in (("VOC", "distillation_10k"), ("CFD", "micro_unet"), ("mine", "twohead_10k")):
+    for name, net, rate in (
+        ("VOC", "distillation_10k", 1e-2), ("CFD", "micro_unet", 2e-2),
+        ("mine", "twohead_10k", 1e-2),
+    ):  # fmt: skip
         own = run_config(MicroConfig(), MicroSet(name, "", ""), seed=0)
-        assert own.model == net
+        assert own.model == net and own.lr == rate
+        chosen = run_config(MicroConfig(lr=3e-3), MicroSet(name, "", ""), seed=0)
+        assert chosen.lr == 3e-3
         assert type(build_micro("by_set", 2, dataset=name)) is type(build_micro(net, 2))
     assert run_config(MicroConfig(net="lcnet"), MicroSet("VOC", "", ""), seed=0).model == "lcnet"
 

@@ -27,6 +27,7 @@ from src.models.micro.registry import (
     count_trainable,
     measure_budget,
     net_of,
+    rate_of,
 )
 from src.pipelines.distillation import compare_roles, gate, mean_spread
 from src.pipelines.run_folder import SCENES, data_label, finished, parse_fold
@@ -164,7 +165,7 @@ def run_config(config: MicroConfig, where: MicroSet, seed: int) -> MicroConfig:
     net = net_of(config.net or config.model, where.name)
     return replace(
         own, seed=seed, dataset=where.name, model=net, net="", source=where.source,
-        data_dir=where.data_dir,
+        data_dir=where.data_dir, lr=own.lr or rate_of(where.name),
     )  # fmt: skip
 
 

@@ -80,11 +80,17 @@ MICRO_NETS: dict[str, MicroSpec] = {
 BY_SET = "by_set"
 BEST = {"VOC": "distillation_10k", "ETIS": "distillation_10k", "CFD": "micro_unet"}
 BEST_OF_OTHERS = "twohead_10k"
+BEST_RATE, BEST_RATE_OF_OTHERS = {"CFD": 2e-2}, 1e-2  # peak learning rates
 
 
 def net_of(name: str, dataset: str | None) -> str:
     """Return the net that a name stands for on a data set."""
     return BEST.get(dataset or "", BEST_OF_OTHERS) if name == BY_SET else name
+
+
+def rate_of(dataset: str) -> float:
+    """Return the peak learning rate that scored highest on a data set."""
+    return BEST_RATE.get(dataset, BEST_RATE_OF_OTHERS)
 
 
 def build_micro(
