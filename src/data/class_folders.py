@@ -49,7 +49,10 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
         notes = [f"no class folders in {train}/: the files' names say the classes: {shown}, …"]
         masks = [name for name in scanner.subfolders("") if read_place([name]).kind == "mask"]
         if any(map(scanner.holds, masks)):
-            notes.append(f"{', '.join(masks)}: are these masks? train_lane.py learns them")
+            notes.append(
+                f"{', '.join(masks)}: are these masks? train_lane.py learns one class of them, "
+                "train_distill.py several"
+            )
         pairs, loose = named, []
     else:
         notes += _note_folders(scanner, place, folders)

@@ -47,7 +47,9 @@ def test_folders_of_masks_beside_images_named_by_drives_are_pointed_out(tmp_path
     photos(tmp_path, "train", *(f"{name}.jpg" for name in names))
     assert not any("masks?" in note for note in read_train(tmp_path).notes)
     photos(tmp_path, "trainannot", *(f"{name}.png" for name in names))
-    assert "trainannot: are these masks? train_lane.py learns them" in read_train(tmp_path).notes
+    assert any(
+        "trainannot: are these masks? train_lane.py" in n for n in read_train(tmp_path).notes
+    )
 
 
 @pytest.mark.parametrize("name", ["eel.jpg", "eel_1.jpg", "7.jpg"])
