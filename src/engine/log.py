@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from src.engine.runtime import Runtime
 from src.files import write_text
+from src.reader import ROOT
 from src.runs import Run
 from src.script import one_line
 
@@ -201,8 +202,9 @@ def versions() -> dict[str, str]:
     try:
         git = ["git", "rev-parse", "HEAD"]
         found["commit"] = subprocess.run(
-            git, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=5
-        ).stdout.strip()
+            git, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", check=True,
+            timeout=5,
+        ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         pass  # no git, or no repository: an unpacked archive
     return found

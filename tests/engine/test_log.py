@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -227,6 +228,16 @@ def test_mlflow_holds_scalars_and_options_in_one_run(
     points = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "valid_map_3")]
     assert points == [(10, 0.25), (20, 0.5)]
     assert run.data.params == {name: str(value) for name, value in OPTIONS.items()}
+
+
+def test_the_commit_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls the scripts from a project of their own is in another repository."""
+    own = log.versions().get("commit")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.example"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "another"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    assert log.versions().get("commit") == own
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the git of this test is a shell script")
