@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.config import EngineConfig
+from src.config import EngineConfig, FoldConfig
 from src.data.dataset import EpochSampler
 from src.engine import runtime as runtime_module
 from src.engine.checkpoint import prepare_parts, resume, save_state
@@ -31,6 +31,7 @@ from src.engine.predict import evaluate, predict_logits, update_batch_norm
 from src.engine.runtime import Runtime, start_runtime
 from src.losses.classification import build_loss
 from src.pipelines import run_folder
+from src.pipelines.classification.train import learn
 from src.pipelines.run_folder import write_config
 from src.runs import Run
 from src.script import MachineError, UserError
@@ -94,6 +95,21 @@ def one_fails_and_both_stop(runtime: Runtime, folder: Path) -> None:
     kind, text = ((MachineError, "another process"), (UserError, "photo"))[runtime.rank]
     with pytest.raises(kind, match=text):
         list(Pause(runtime.agree).between(batches()))
+
+
+def a_net_without_epochs_stops_together(runtime: Runtime, folder: Path) -> None:
+    """Its probe alone is scored, and there a file may be damaged, too."""
+
+    class Damaged(Held):
+        def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+            if runtime.rank == 1:
+                raise UserError("photo.jpg is damaged")
+            yield from super().__iter__()
+
+    config, valid = FoldConfig(epochs=0, head_start="probe"), Damaged(runtime.rank)
+    kind, text = ((MachineError, "failed; it says why"), (UserError, "photo"))[runtime.rank]
+    with pytest.raises(kind, match=text):
+        learn(config, Run(folder), net(), TASK, valid, valid, runtime, identity="", probe=True)
 
 
 def scores_are_those_of_one_process(runtime: Runtime, folder: Path) -> None:
@@ -231,6 +247,7 @@ def child(check: Callable[..., None], rank: int, port: int, folder: Path) -> Non
         they_agree,
         they_stop_together,
         one_fails_and_both_stop,
+        a_net_without_epochs_stops_together,
         scores_are_those_of_one_process,
         mask_scores_are_those_of_one_process,
         gradients_are_shared_and_nets_are_freed,

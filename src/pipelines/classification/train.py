@@ -292,7 +292,7 @@ def learn(
     else:
         state = TrainState(done=True)
         if valid is not None:
-            with catch_signals() as pause:
+            with catch_signals(runtime.agree) as pause:
                 num_rows = valid.batch_sampler.num_rows
                 scores = evaluate(model, valid, task, runtime, num_rows=num_rows, pause=pause)
             state.best = scores[task.monitor]
