@@ -166,9 +166,8 @@ class EngineConfig(PlaceConfig, ScheduleConfig, OptimizerConfig, HardwareConfig,
     def __post_init__(self) -> None:
         """Check that the rates are in order, besides each option's own bounds."""
         super().__post_init__()
-        lr = self.lr or 1e-2  # 0 = by the data set, that much or more
-        if self.lr_min > lr:
-            raise UserError(f"--lr_min {self.lr_min}: above --lr {lr}")
+        if self.lr and self.lr_min > self.lr:  # 0 = the data set's own
+            raise UserError(f"--lr_min {self.lr_min}: above --lr {self.lr}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,6 +88,12 @@ def test_the_strict_protocol_is_the_default_and_kept() -> None:
         check_protocol(fill(MicroConfig, {"config": "", name: value, "protocol": "free"}))
 
 
+def test_the_floor_lies_below_the_rate_of_the_set() -> None:
+    check_protocol(MicroConfig(lr_min=0.015, dataset="CFD"))
+    with pytest.raises(UserError, match=r"--lr_min 0\.015: above --lr 0\.01"):
+        check_protocol(MicroConfig(lr_min=0.015, dataset="VOC"))
+
+
 def test_a_run_is_of_the_net_that_its_set_has() -> None:
     """A later choice must not change what a finished run is of."""
     for name, net, rate in (

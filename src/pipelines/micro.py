@@ -111,11 +111,12 @@ def find_sets(config: MicroConfig) -> tuple[MicroSet, ...]:
 
 
 def check_protocol(config: MicroConfig) -> None:
-    """Refuse a strict run under other conditions than the anchors'.
+    """Refuse a strict run under other conditions than the anchors', and a floor above the rate.
 
     Raises:
         UserError: naming the option.
     """
+    replace(config, lr=config.lr or rate_of(config.dataset))  # refuses --lr_min
     for name, wanted in STRICT.items() if config.protocol == "strict" else ():
         if getattr(config, name) != wanted:
             raise UserError(
