@@ -104,9 +104,10 @@ class Night:
         # Windows would write the machine's own encoding into a pipe
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
         if card:
-            # nvidia-smi counts by the bus; cores and memory are shared with the other cards' runs
-            environment |= {"CUDA_VISIBLE_DEVICES": card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-            environment |= {"LOCAL_WORLD_SIZE": str(len(self.cards))}
+            if "CUDA_VISIBLE_DEVICES" not in environment:  # nvidia-smi counts by the bus
+                environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+            # cores and memory are shared with the other cards' runs
+            environment |= {"CUDA_VISIBLE_DEVICES": card, "LOCAL_WORLD_SIZE": str(len(self.cards))}
         process = subprocess.Popen(
             [sys.executable, str(ROOT / script), *words], env=environment, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",

@@ -33,6 +33,7 @@ fold = sys.argv[sys.argv.index("--fold") + 1]
 card = os.environ.get("CUDA_VISIBLE_DEVICES")
 shared = os.environ.get("LOCAL_WORLD_SIZE")
 (here / f"fold{fold}").write_text(json.dumps([card, shared, sys.argv[1:]]))
+(here / f"order{fold}").write_text(os.environ.get("CUDA_DEVICE_ORDER", "own"))
 print("training", fold)
 how = os.environ.get("HOW", "")
 if how == "fail" and fold == "0":
@@ -92,6 +93,7 @@ def test_two_cards_train_two_folds_at_once(house: Path) -> None:
     assert night.returncode == 0, printed
     (first, shared, words), (second, _, _) = seen(house, 0), seen(house, 1)
     assert {first, second} == {"0", "1"} and shared == "2"
+    assert (house / "seen/order0").read_text() == "PCI_BUS_ID"  # in which nvidia-smi counts
     assert " ".join(words) == "--model a --fold 0 --data_dir x --output_dir output --epochs 3"
     assert "a fold 0 on card 0" in printed and "[a 1] training 1" in printed
     assert (house / "output/logs/a_fold1.log").read_text() == "training 1\n"
@@ -102,6 +104,7 @@ def test_one_card_trains_one_fold_at_a_time(house: Path) -> None:
     night = begin(house, MODELS="a", FOLDS="0 1", HOW="pair", TRIES="20", CUDA_VISIBLE_DEVICES="7")
     printed, _ = night.communicate(timeout=120)
     assert night.returncode == 1 and "failed: a/fold0;" in printed  # it waited for another in vain
+    assert (house / "seen/order1").read_text() == "own"  # whoever names cards counts as CUDA does
     assert seen(house, 1)[0] == "7" and not (house / "optimize_weights.py.seen").exists()
 
 
