@@ -47,7 +47,7 @@ with one_line_errors():
     from src.pipelines.run_folder import copy_plan, drop_damaged, finished, recover_finished
     from src.reader import field_types, fill, parse
     from src.runs import Output, read_done
-    from src.script import UserError, format_table, run_script
+    from src.script import UserError, counted, format_table, run_script
     from src.tool_config import PlanConfig, TabularConfig
     from src.views import view_names
 
@@ -400,12 +400,12 @@ def submit(
         sweep(output.root, *(path.name for path in written))
         optimize_weights.optimize(blend, output, {})
         infer_ensemble.infer(infer_options(config), output)
-    counted, said = read_forecast(output.prediction), ""
-    loss, forecast = counted["oof_log_loss"], counted["test_log_loss"]["value"]
-    if "metric" in counted:
-        said = f"; {counted['metric']}: nested {counted['oof']:.4f}"
-    count = f"{len(models)} model{'s' * (len(models) > 1)}"
-    print(f"submission of {count}: nested {loss:.4f}, forecast {forecast:.4f}{said}")
+    expected, said = read_forecast(output.prediction), ""
+    loss, forecast = expected["oof_log_loss"], expected["test_log_loss"]["value"]
+    if "metric" in expected:
+        said = f"; {expected['metric']}: nested {expected['oof']:.4f}"
+    blended = counted(len(models), "model")
+    print(f"submission of {blended}: nested {loss:.4f}, forecast {forecast:.4f}{said}")
     return float(loss), float(forecast)
 
 

@@ -176,8 +176,8 @@ def _history(path: Path) -> Html | None:
         label: [(as_number(row.get("minutes")), as_number(row.get(name))) for row in rows]
         for name, label in names.items()
     }
-    return line_plot(series, title=f"{len(rows)} submissions of the plan", x_label="minutes",
-                     y_label="log loss")  # fmt: skip
+    title = f"{counted(len(rows), 'submission')} of the plan"
+    return line_plot(series, title=title, x_label="minutes", y_label="log loss")
 
 
 def as_number(text: str | None) -> float:

@@ -29,7 +29,7 @@ from src.pipelines.deploy.model import ImageModel
 from src.pipelines.segmentation.ensemble import Member
 from src.pipelines.segmentation.report import read_images
 from src.runs import Output, Run
-from src.script import UserError
+from src.script import UserError, counted
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def compare(name: str, plain: ImageModel, other: ImageModel, samples: Samples) -
             if samples.valid:
                 score.add(number, found[-1])
         same.append(float((_decide(plain, found[0]) == _decide(plain, found[1])).mean()))
-    of = f"{len(paths)} {'held-out' if samples.valid else 'training'} images"
+    of = counted(len(paths), f"{'held-out' if samples.valid else 'training'} image")
     what = "of pixels" if plain.task == "masks" else "of labels" * (plain.task == "labels")
     lines = [
         f"{name} beside fp32 on {of}: the same decision for {np.mean(same):.1%} {what}".rstrip()

@@ -22,7 +22,7 @@ import numpy as np
 from src.metrics.classification import Array
 from src.pipelines.deploy.model import ImageModel, open_model
 from src.runs import own_file, refuse_file
-from src.script import MachineError, UserError
+from src.script import MachineError, UserError, counted
 from src.tool_config import PredictConfig
 
 Read = Callable[[], Array | None]  # the next frame (H, W, 3) uint8 BGR; None = there is no more
@@ -57,7 +57,8 @@ class Timing:
         if not number:
             return ["no frame"]
         rate = f"{number / self.seconds:.1f} frames/s" if self.seconds > 0 else ""
-        said = [f"{number} frames in {self.seconds:.1f} s: {rate}, {self.dropped} dropped"]
+        frames = f"{counted(number, 'frame')} in {self.seconds:.1f} s"
+        said = [f"{frames}: {rate}, {self.dropped} dropped"]
         for name, values in (("network", self.network), ("arrival to picture", self.whole)):
             found = np.percentile(1e3 * np.array(values), PERCENTILES)
             shown = " · ".join(f"p{p} {v:.1f}" for p, v in zip(PERCENTILES, found, strict=True))
@@ -212,10 +213,11 @@ def write_video(
     Where this OpenCV has no MPEG-4, the file is Motion JPEG and its name ends in ``.avi``.
 
     Raises:
-        UserError: neither can be written.
+        UserError: neither can be written, or somebody else's file stands there.
     """
     for suffix, codec in CODECS[path.suffix == ".avi" :]:
         path = path.with_suffix(suffix)
+        refuse_file(path)
         part = path.with_name(f".{path.stem}.part{suffix}")  # the ending chooses the container
         part.unlink(missing_ok=True)
         writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*codec), rate, tuple(size))

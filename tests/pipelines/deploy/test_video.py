@@ -116,6 +116,7 @@ def test_percentiles_by_hand() -> None:
     timing = video.Timing([v / 1e3 for v in range(101)], [0.2] * 101, 3, 10.1)
     assert timing.lines()[1] == "  network, ms: p50 50.0 · p95 95.0 · p99 99.0"
     assert video.Timing().lines() == ["no frame"]
+    assert video.Timing([0.1], [0.2]).lines()[0].startswith("1 frame in ")
 
 
 def test_ctrl_c_keeps_what_was_predicted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,6 +152,20 @@ def test_a_dropped_frame_shows_the_last_picture(
     assert read_video(path) == pytest.approx([0, 100, 100, 100, 100, 200], abs=4)
     left = {p.name for p in path.parent.iterdir()}
     assert left == {path.name, f".{path.name}.written"}, "nothing half-written is left"
+
+
+def test_a_video_of_somebody_elses_is_not_replaced_under_the_other_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said before the first frame is predicted."""
+    monkeypatch.setattr(video, "CODECS", ((".mp4", "none"), video.CODECS[1]))
+    (tmp_path / "x.avi").write_text("mine")
+    with (
+        pytest.raises(UserError, match=r"x\.avi: exists"),
+        write_video(tmp_path / "x.mp4", 25.0, (64, 48)),
+    ):
+        raise ZeroDivisionError
+    assert (tmp_path / "x.avi").read_text() == "mine"
 
 
 def test_a_video_that_was_not_written_whole_is_no_video(
