@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
 
         show_data(read_lanes(config), run.folder)
         return 0
-    if finished(run, config):
+    if finished(run, config, held=False):
         return 0  # before anything heavy is imported
 
     with run.hold():

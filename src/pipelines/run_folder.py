@@ -69,8 +69,12 @@ def data_label(data_dir: str) -> str:
     return (Path(place).name or "data") if data_dir else SCENES
 
 
-def finished(run: Run, config: EngineConfig, split_hash: str = "") -> Done | None:
+def finished(
+    run: Run, config: EngineConfig, split_hash: str = "", *, held: bool = True
+) -> Done | None:
     """Return what a complete run left, and say so; None while there is something to do.
+
+    Where the run is not ``held`` yet, what it lost is left for the look under its lock to say.
 
     Raises:
         UserError: complete, but with other options, or on other data than ``split_hash`` names.
@@ -101,7 +105,9 @@ def finished(run: Run, config: EngineConfig, split_hash: str = "") -> Done | Non
     if not split_hash and run.config.name not in lost:
         refuse_other_data(run, config)
     if lost:
-        print(f"note: {run.folder}: finished, but {', '.join(lost)} lost or damaged; made again")
+        if held:
+            told = ", ".join(lost)
+            print(f"note: {run.folder}: finished, but {told} lost or damaged; made again")
         return None
     print(f"{run.folder}: finished, {done.get('monitor')} {done.get('score')}; skipped")
     return done

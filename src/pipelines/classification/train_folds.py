@@ -44,7 +44,9 @@ def train(config: FoldConfig) -> list[Path]:
         copy_run(config.resume_from, output, run)
     waiting = runs
     if not is_launched():  # several processes ask the first one below
-        waiting = [(k, run) for k, run in runs if not finished(run, config, folds.folds_hash)]
+        waiting = [
+            (k, run) for k, run in runs if not finished(run, config, folds.folds_hash, held=False)
+        ]
     if waiting:  # only now is torch imported
         from src.engine.runtime import start_runtime
         from src.pipelines.classification.train import train_fold
