@@ -353,6 +353,7 @@ def survey_data(
         data, backbones, config.sizes, runtime, pretrained=config.pretrained, seed=config.seed,
         seconds=SURVEY_SHARE * clock.hours * 3600,
         expected=lambda candidate: plan.expected_in(candidate, work, clock.left()),
+        affordable=lambda candidate: plan.has_cheap_probe(candidate, work, clock.left()),
     )  # fmt: skip
     heads = ["backbone", "px", "probe", "accuracy", "train img/s", "infer img/s", "min/epoch"]
     print("\n" + format_table(heads, survey.survey_table(found, int((folds.fold >= 0).sum()))))

@@ -185,6 +185,11 @@ def probe_member(candidate: Candidate, work: Work, seed: int) -> Member:
     return Member(f"{candidate.name}_probe", options, 0.0, 2 * rows / candidate.infer_rate)
 
 
+def has_cheap_probe(candidate: Candidate, work: Work, seconds: float) -> bool:
+    """Tell whether a candidate's probe takes no more than its share of the seconds."""
+    return probe_member(candidate, work, 0).tail_s <= PROBE_SHARE * seconds
+
+
 def pick_probes(found: Sequence[Candidate], work: Work, seconds: float, seed: int) -> list[Member]:
     """Return the probes worth their part of the seconds; the cheapest one where none is.
 

@@ -110,6 +110,7 @@ def survey(
     seed: int = 0,
     seconds: float = float("inf"),
     expected: Callable[[Candidate], float] = lambda candidate: candidate.log_loss,
+    affordable: Callable[[Candidate], bool] = lambda candidate: True,
 ) -> list[Candidate]:
     """Measure the first backbone at every size, the others where the first is best.
 
@@ -123,6 +124,7 @@ def survey(
         seconds: after which nothing more is measured.
         expected: what a candidate may come to in the time there is; the others are looked at where
             that or the probe's loss is least.
+        affordable: whether there is time for a candidate's probe of all images.
 
     Raises:
         UserError: weights that are not there, an image that cannot be decoded, no memory at all.
@@ -159,17 +161,21 @@ def survey(
         raise UserError(f"{timm_id} fits into memory at no size: pass smaller --sizes or --models")
     if missed:
         say(runtime, f"survey: no time left for {', '.join(missed)}")
-    return steady_rates(add_gains(found, left_out, data.targets(rows)))
+    cheap = [affordable(candidate) for candidate in found]
+    return steady_rates(add_gains(found, left_out, data.targets(rows), cheap))
 
 
 def add_gains(
-    found: Sequence[Candidate], left_out: Sequence[Tensor], targets: np.ndarray
+    found: Sequence[Candidate],
+    left_out: Sequence[Tensor],
+    targets: np.ndarray,
+    affordable: Sequence[bool],
 ) -> list[Candidate]:
     """Return the candidates with what each probe takes off the loss of those with more.
 
-    The best probe first; then, time after time, the one that makes the loss of the mean least.
-    ``left_out`` are each candidate's log probabilities (N, K) of the rows left out; of several
-    labels, of having each. ``targets`` are classes (N,) or labels (N, K).
+    The best affordable probe first; then, time after time, the one that makes the loss of the mean
+    least; then the others so. ``left_out`` are each candidate's log probabilities (N, K) of the
+    rows left out; of several labels, of having each. ``targets`` are classes (N,) or labels (N, K).
     """
     told = [log_probs.numpy() for log_probs in left_out]
     if targets.ndim == 2:
@@ -182,13 +188,13 @@ def add_gains(
         return float(true_losses(log_softmax(mean, temperature), targets).mean())
 
     gains, chosen, least = np.zeros(len(found)), list[int](), np.inf
-    while len(chosen) < len(found):
-        losses = {c: loss_of([*chosen, c]) for c in range(len(found)) if c not in chosen}
-        best = min(losses, key=lambda c: losses[c])
-        if losses[best] >= (1 - LEAST_GAIN) * least:
-            break
-        gains[best], least = 1 - losses[best] / least, losses[best]
-        chosen.append(best)
+    for pool in (np.flatnonzero(affordable).tolist(), range(len(found))):
+        while losses := {c: loss_of([*chosen, c]) for c in pool if c not in chosen}:
+            best = min(losses, key=lambda c: losses[c])
+            if losses[best] >= (1 - LEAST_GAIN) * least:
+                break
+            gains[best], least = 1 - losses[best] / least, losses[best]
+            chosen.append(best)
     return [replace(c, gain=round(float(gain), 4)) for c, gain in zip(found, gains, strict=True)]
 
 

@@ -61,6 +61,7 @@ def test_probes_have_time_for_what_they_take_off_the_loss() -> None:
     little = dataclasses.replace(other, gain=0.009)  # 2 % of 400 s are 8 s: not for so little
     assert names(400.0, SMALL, little, best) == ["lite0_256_probe"]
     assert names(290.0, SMALL, little, best) == ["lite1_128_probe"], "8 % of 290 s, at most"
+    assert [plan.has_cheap_probe(c, WORK, 290.0) for c in (best, other)] == [False, True]
     assert names(30.0, SMALL, other, best) == ["lite0_128_probe"], "the cheapest, none is cheap"
     four = [dataclasses.replace(SMALL, timm_id=f"net{n}", gain=1 / (n + 1)) for n in range(4)]
     assert len(names(9000.0, *four)) == 3

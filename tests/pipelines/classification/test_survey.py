@@ -105,10 +105,29 @@ def test_the_gain_of_a_probe_is_what_it_takes_off_the_mean_of_the_better_ones() 
     one, two = (truth + rng.normal(0, 2, truth.shape) for _ in range(2))
     told = [torch.log_softmax(torch.tensor(z), 1).float() for z in (one, one + 1e-3, two)]
     found = [dataclasses.replace(SMALL, image_size=size) for size in (64, 96, 128)]
-    gains = {c.image_size: c.gain for c in survey.add_gains(found, told, targets)}
+    gains = {c.image_size: c.gain for c in survey.add_gains(found, told, targets, [True] * 3)}
     assert min(gains[64], gains[96]) == 0, "a twin adds nothing"
     rest = sorted([gains[128], max(gains[64], gains[96])])
     assert 0.2 < rest[0] < 0.8 and rest[1] == 1
+
+
+def test_gains_are_over_probes_that_there_is_time_for() -> None:
+    """Else the next best has none beside the best, and a bad one that adds to it leads."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 3, 300)
+    truth, off = 4.0 * np.eye(3)[targets], rng.normal(0, 2, (2, 300, 3))
+    logits = (truth + off[0], truth + 1.1 * off[0], truth + 1.5 * off[1])
+    told = [torch.log_softmax(torch.tensor(z), 1).float() for z in logits]
+    found = [dataclasses.replace(SMALL, image_size=size) for size in (288, 256, 64)]
+
+    def gains(*affordable: bool) -> list[float]:
+        return [c.gain for c in survey.add_gains(found, told, targets, affordable)]
+
+    every = gains(True, True, True)
+    assert every[0] == 1 > every[2] > every[1], "64 px adds more to 288 px than 256 px does"
+    without = gains(False, True, True)
+    assert without[1] == 1 > without[2] > 0, "without 288 px 256 px lead"
+    assert gains(False, False, False) == every
 
 
 def test_a_probe_that_takes_less_than_a_hundredth_off_the_loss_adds_nothing() -> None:
@@ -118,7 +137,7 @@ def test_a_probe_that_takes_less_than_a_hundredth_off_the_loss_adds_nothing() ->
 
     def gains(size: float) -> tuple[float, ...]:
         told = [torch.log_softmax(torch.tensor(base + s * off), 1).float() for s in (size, -size)]
-        return tuple(c.gain for c in survey.add_gains([SMALL, LARGE], told, targets))
+        return tuple(c.gain for c in survey.add_gains([SMALL, LARGE], told, targets, [True] * 2))
 
     assert sorted(gains(0.12)) == [0, 1], "the mean is better, by less"
     least, most = sorted(gains(0.6))
@@ -131,12 +150,13 @@ def test_an_unsure_probe_gains_nothing_from_a_surer_twin() -> None:
     targets = rng.integers(0, 3, 300)
     logits = 2.0 * np.eye(3)[targets] + rng.normal(0, 1, (300, 3))
     told = [torch.log_softmax(torch.tensor(scale * logits), 1).float() for scale in (0.3, 3.0)]
-    assert sorted(c.gain for c in survey.add_gains([SMALL, LARGE], told, targets)) == [0, 1]
+    found = survey.add_gains([SMALL, LARGE], told, targets, [True] * 2)
+    assert sorted(c.gain for c in found) == [0, 1]
 
 
 def test_gains_of_several_labels_are_those_of_their_pairs() -> None:
     targets = np.array([[1, 0], [0, 1], [1, 1]])
     sure = torch.log(torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.9, 0.9]]))
     unsure = torch.full((3, 2), 0.5).log()
-    found = survey.add_gains([SMALL, LARGE], [unsure, sure], targets)
+    found = survey.add_gains([SMALL, LARGE], [unsure, sure], targets, [True] * 2)
     assert [c.gain for c in found] == [0.0, 1.0]
