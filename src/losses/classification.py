@@ -149,7 +149,7 @@ def binary_focal(
     Source: Lin et al. 2017, https://arxiv.org/abs/1708.02002, without alpha; a soft target weighs
     the terms of both states.
     """
-    return _asymmetric(logits, target, gamma, gamma, 0.0)
+    return asymmetric(logits, target, gamma, gamma, clip=0.0)
 
 
 def asymmetric(
@@ -166,12 +166,6 @@ def asymmetric(
     Source: Ridnik et al. 2021, https://arxiv.org/abs/2009.14119 (there a sum over the labels; timm
     has it as ``AsymmetricLossMultiLabel``). Its probabilities need calibration.
     """
-    return _asymmetric(logits, target, gamma_neg, gamma_pos, clip)
-
-
-def _asymmetric(
-    logits: Tensor, target: Tensor, gamma_neg: float, gamma_pos: float, clip: float
-) -> Tensor:
     present, absent = torch.sigmoid(logits), torch.sigmoid(-logits)
     if clip:
         log_absent = (absent + clip).clamp(max=1.0).log()

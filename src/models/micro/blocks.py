@@ -190,7 +190,7 @@ class AdvancedASPP(nn.Module):
 
 
 class DatasetAdaptiveModule(nn.Module):
-    """Scale and shift channels by data set: by its hint, else by a router's guess from the map.
+    """Scale and shift channels by the data set that a router guesses from the map.
 
     The router is one linear layer on the mean of the map; its guess is a soft mixture.
     """
@@ -201,12 +201,9 @@ class DatasetAdaptiveModule(nn.Module):
         self.scale = nn.Parameter(torch.ones(num_sets, channels))
         self.shift = nn.Parameter(torch.zeros(num_sets, channels))
 
-    def forward(self, x: Tensor, hint: Tensor | None = None) -> Tensor:
-        """Return (B, C, H, W); ``hint`` (B,) is the data set's number, None where unknown."""
-        if hint is None:
-            share = self.router(x.mean((2, 3))).softmax(1)
-        else:
-            share = F.one_hot(hint, len(self.scale)).to(x.dtype)
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W)."""
+        share = self.router(x.mean((2, 3))).softmax(1)
         scale, shift = share @ self.scale, share @ self.shift
         return x * scale[..., None, None] + shift[..., None, None]
 

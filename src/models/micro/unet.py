@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,13 +46,19 @@ class UNetBaseline(MaskNet):
 
     def compute(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits (B, K, H, W) and the maps of the five levels, fine to coarse."""
-        maps = [self.down[0](x)]
-        for block in list(self.down)[1:]:
-            maps.append(block(F.max_pool2d(maps[-1], 2)))
+        maps = descend(self.down[0](x), self.down[1:])
         y = maps[-1]
         for level in range(3, -1, -1):
             y = self.up[level](torch.cat([self.grow[level](y), maps[level]], 1))
         return self.head(y), maps
+
+
+def descend(x: Tensor, blocks: Iterable[nn.Module]) -> list[Tensor]:
+    """Return ``x`` and what each block makes of the halved map before it, fine to coarse."""
+    maps = [x]
+    for block in blocks:
+        maps.append(block(F.max_pool2d(maps[-1], 2)))
+    return maps
 
 
 def _double(channels: int, out_channels: int) -> nn.Sequential:
@@ -96,9 +102,7 @@ class MicroUNet(MaskNet):
 
     def compute(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits (B, K, H/2, W/2) and the maps of the levels, fine to coarse."""
-        maps = [self.detail(self.stem(x))]
-        for block in self.down:
-            maps.append(block(F.max_pool2d(maps[-1], 2)))
+        maps = descend(self.detail(self.stem(x)), self.down)
         y = maps[-1]
         for level in range(len(self.up) - 1, -1, -1):
             y = self.up[level](torch.cat([resize_to(y, maps[level]), maps[level]], 1))
@@ -167,9 +171,7 @@ class TwoHeadUNet(MaskNet):
 
     def compute(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits at the finest branch's resolution and the trunk's maps, fine to coarse."""
-        maps = [self.stem(F.avg_pool2d(x, 2))]
-        for block in self.down:
-            maps.append(block(F.max_pool2d(maps[-1], 2)))
+        maps = descend(self.stem(F.avg_pool2d(x, 2)), self.down)
         coarse = fine = maps[-1]
         for skip, block in zip(maps[-2::-1], reversed(self.up), strict=True):
             coarse, fine = fine, block(torch.cat([resize_to(fine, skip), skip], 1))
@@ -242,9 +244,7 @@ class MegaNetV1(MaskNet):
 
     def compute(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits (B, K, H, W) and the maps of the five levels, fine to coarse."""
-        maps = [self.stem(x)]
-        for block in self.down:
-            maps.append(block(F.max_pool2d(maps[-1], 2)))
+        maps = descend(self.stem(x), self.down)
         maps[-1] = self.bottom(maps[-1])
         y = maps[-1]
         for level in range(len(self.up) - 1, -1, -1):
