@@ -16,7 +16,7 @@ from src.config import BlendConfig, FoldConfig
 from src.files import hold, sweep
 from src.reader import coerce, parse, read_rows
 from src.runs import Output, read_config, read_done, safe_name
-from src.script import UserError, counted, run_script
+from src.script import UserError, counted, format_table, run_script
 
 if TYPE_CHECKING:
     from src.ensemble.blend import Tables
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from src.ensemble.weights import ContestScore, Weights
     from src.metrics.classification import Array
     from src.metrics.contest import Metric
+
+GAINS = ("", "", "weight", "alone", "gained")  # columns: what each model and view is worth
 
 
 def main(argv: list[str]) -> int:
@@ -63,7 +65,7 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         f"convex: within {mixture.gap:.1e} nats of the optimum, as the duality gap proves "
         f"({mixture.steps} steps; all methods {time.monotonic() - solving:.1f} s)"
     )
-    gains = blend.contributions(oof.members, tables.raw, methods[-1].weights)
+    gains = format_table(GAINS, blend.contributions(oof.members, tables.raw, methods[-1].weights))
     panel = build_panel(oof, tables)
     start = full_structure(oof.members)
     adopted, structure, name = fit_blend(panel, start), start, "calibrated"
@@ -83,7 +85,7 @@ def optimize(config: BlendConfig, output: Output, priors: dict[str, float]) -> N
         output.weights, oof, alias_groups, adopted, structure.order, scores, slice(None)
     )
     kept = "→ in weights.json: calibrated, or searched where lower by more than a standard error"
-    print(f"\n{report.scores_table(scores, name)}\n{kept}\n\n{report.contributions_table(gains)}\n")
+    print(f"\n{report.scores_table(scores, name)}\n{kept}\n\n{gains}\n")
     if config.suggest_aliases:
         suggest(output, oof, adopted, oof.targets)
     report.report_trust(adopted, weights, share, oof.targets)
@@ -151,8 +153,8 @@ def optimize_metric(
     content, share = write_blend(
         output.weights, oof, alias_groups, fitted, adopted.order, scores, board.rows, result
     )
-    gains = blend.contributions(oof.members, tables.raw, weights)
-    print(f"\n{table}\n\nby log loss:\n{report.contributions_table(gains)}\n")
+    gains = format_table(GAINS, blend.contributions(oof.members, tables.raw, weights))
+    print(f"\n{table}\n\nby log loss:\n{gains}\n")
     if config.suggest_aliases and not oof.labels:
         suggest(output, oof, fitted, board.targets)
     report.report_trust(fitted, content, share, board.targets)

@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from src.script import UserError
+from src.script import UserError, brief
 
 if TYPE_CHECKING:
     import numpy as np
@@ -221,8 +221,7 @@ def read_arrays(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.n
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {remedy}") from None
     except NOT_WHOLE as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: damaged ({reason}); {remedy}") from None
+        raise UserError(f"{path}: damaged ({brief(error)}); {remedy}") from None
 
 
 def map_array(path: Path | str) -> np.memmap:
@@ -237,7 +236,7 @@ def map_array(path: Path | str) -> np.memmap:
     try:
         found = patiently(lambda: np.load(regular(Path(path)), mmap_mode="r", allow_pickle=False))
     except NOT_WHOLE as error:
-        raise ValueError(" ".join(str(error).split())[:120]) from None
+        raise ValueError(brief(error)) from None
     if not isinstance(found, np.memmap):
         raise ValueError("an archive, not an array")
     return found

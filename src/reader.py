@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from src.files import is_of_the_system, patiently, read_small
 from src.option import GROUPS, describe_limits, lies_within
-from src.script import UserError, nearest, quote
+from src.script import UserError, brief, nearest, quote
 
 Config = TypeVar("Config")
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,8 +133,7 @@ def read_yaml(path: Path, flag: str = "config") -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         if is_of_the_system(error):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--{flag} {path}: cannot be read as YAML ({reason})") from None
+        raise UserError(f"--{flag} {path}: cannot be read as YAML ({brief(error, 200)})") from None
     if content is None:
         content = {}
     if not isinstance(content, dict):

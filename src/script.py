@@ -203,6 +203,11 @@ def one_line(error: object) -> str:
     return "".join(c if c.isprintable() else " " for c in str(error))
 
 
+def brief(error: object, most: int = 120) -> str:
+    """Return what ``error`` says on one line, at most so many characters of it."""
+    return " ".join(str(error).split())[:most]
+
+
 def quote(value: object) -> str:
     """Return ``value`` as a message shows it, no more of it than fits: it may be anything."""
     try:

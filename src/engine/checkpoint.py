@@ -35,7 +35,7 @@ from src.files import (
     read_json,
 )
 from src.runs import Output, Run
-from src.script import UserError
+from src.script import UserError, brief
 
 MAGIC = b"train-state-sha256:"
 PARTS = {"state", "model", "ema", "optimizer", "scaler", "config", "config_hash"}
@@ -431,10 +431,9 @@ def restore(
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         if is_out_of_memory(error):  # a card that others fill: the state is a good one
             raise
-        reason = " ".join(str(error).split())[:120]
         raise UserError(
-            f"{run.last}: of another network ({reason}); restore classes and aliases, or delete "
-            f"{run.folder} to start afresh"
+            f"{run.last}: of another network ({brief(error)}); restore classes and aliases, or "
+            f"delete {run.folder} to start afresh"
         ) from None
     if saved["config"].get("micro_batch_size") != config.micro_batch_size:
         parts.state.micro_batch_size = micro_batch_size

@@ -31,12 +31,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.metrics.classification import MAX_TEMPERATURE, MIN_TEMPERATURE, Array, row_slices
+from src.metrics.classification import EPS, MAX_TEMPERATURE, MIN_TEMPERATURE, Array, row_slices
 
 Member = tuple[str, str]  # (model, view)
 
 TINY = 1e-30
-MAX_LOSS = float(-np.log(1e-15))  # the usual grader clips probabilities to 1e-15
+MAX_LOSS = float(-np.log(EPS))  # of a probability of 0, as the usual grader counts it
 FLOORS = ("uniform", "class frequencies")
 _EM_STEPS, _MAX_STEPS = 5, 200
 _BLOCK_VALUES = 1 << 18  # stays in the processor's cache

@@ -33,7 +33,7 @@ from src.files import (
 )
 from src.metrics.classification import Array
 from src.runs import REPAIR, Run
-from src.script import UserError
+from src.script import UserError, brief
 
 _KEYS = ("logits", "ids", "targets", "views", "classes", "fold", "config_hash", "folds_hash")
 
@@ -242,8 +242,7 @@ def open_oof(path: Path) -> OofFile:
     except FileNotFoundError:
         raise UserError(f"{path}: missing; {REPAIR}") from None
     except NOT_WHOLE as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not a whole OOF file ({reason}); {REPAIR}") from None
+        raise UserError(f"{path}: not a whole OOF file ({brief(error)}); {REPAIR}") from None
     shape = (len(file.views), len(file.ids), len(file.classes))
     of_rows = file.targets.shape in (file.ids.shape, shape[1:])
     if file.logits.shape != shape or not of_rows:
@@ -326,8 +325,7 @@ def open_test_run(
         )
         known_ids = str(info["ids_hash"])
     except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not whole ({reason}); delete it and infer again") from None
+        raise UserError(f"{path}: not whole ({brief(error)}); delete it and infer again") from None
     if run.classes != tuple(classes):
         raise UserError(f"{info_path}: other classes than weights.json; train or optimise again")
     if known_ids != ids_hash:

@@ -65,11 +65,6 @@ def candidates_table(
     return scores_table(scores, adopted.name, f"{metric.name} ({len(candidates)} tried)"), scores
 
 
-def contributions_table(rows: Sequence[Sequence[object]]) -> str:
-    """Return weight, loss alone and gain of each model and view."""
-    return format_table(["", "", "weight", "alone", "gained"], rows)
-
-
 def reliability_table(bins: Array) -> str:
     """Return rows, confidence and accuracy by confidence."""
     rows = [

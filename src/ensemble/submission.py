@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from src.files import atomic_write
-from src.metrics.classification import Array, row_slices
+from src.metrics.classification import EPS, Array, row_slices
 from src.metrics.decisions import Decision
 from src.script import UserError, counted
 
 Predict = Callable[[slice], Array]  # rows → log probabilities (R, K)
 
-MIN_PROB = 1e-15  # below this the usual grader clips anyway
 MIN_UNSEEN = 1e-4  # for classes without training images together: costs 1e-4 nats where none comes
 _LEAST = 1e-7  # of a label's probability, and of what is left to 1: eight digits show it
 _BLOCK_VALUES = 1 << 18
@@ -86,10 +85,10 @@ def to_columns(log_probs: Array, columns: Columns) -> Array:
     out = np.tile(columns.shares, (len(probs), 1))
     out[:, seen] *= probs[:, columns.classes[seen]]
     scale = (total - columns.shares[~seen].sum()) / np.maximum(
-        out[:, seen].sum(axis=1, keepdims=True), MIN_PROB
+        out[:, seen].sum(axis=1, keepdims=True), EPS
     )
     out[:, seen] *= scale
-    np.maximum(out, MIN_PROB, out=out)
+    np.maximum(out, EPS, out=out)
     return out / out.sum(axis=1, keepdims=True) if columns.complete else out
 
 

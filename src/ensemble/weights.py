@@ -14,10 +14,11 @@ from src.files import Json, describe_file, read_json, refuse_shape, write_json
 from src.metrics.classification import Array
 from src.metrics.decisions import Decision, read_decision
 from src.runs import safe_name
-from src.script import UserError
+from src.script import UserError, brief
 from src.views import base_view
 
 VERSION = 2
+BLEND_AGAIN = "run optimize_weights.py again"
 FORECAST_AGAIN = "run infer_ensemble.py again"
 
 
@@ -178,7 +179,7 @@ def read_weights(path: Path) -> Weights:
         UserError: missing, of another version, or not what ``write_weights`` writes.
     """
     try:
-        content = read_json(path, "run optimize_weights.py again")
+        content = read_json(path, BLEND_AGAIN)
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']}, expected {VERSION}")
         weights = _from_json(content)
@@ -187,13 +188,11 @@ def read_weights(path: Path) -> Weights:
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{path}: not a blend ({type(error).__name__}: {reason}); run optimize_weights.py again"
-        ) from None
+        said = f"{type(error).__name__}: {brief(error)}"
+        raise UserError(f"{path}: not a blend ({said}); {BLEND_AGAIN}") from None
     wrong = _find_invalid(weights)
     if wrong:
-        raise UserError(f"{path}: {wrong} out of range; run optimize_weights.py again")
+        raise UserError(f"{path}: {wrong} out of range; {BLEND_AGAIN}")
     return weights
 
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from src.data.csv_io import read_csv, write_csv
-from src.ensemble.weights import read_forecast
+from src.ensemble.weights import FORECAST_AGAIN, read_forecast
 from src.runs import Output
 from src.script import UserError, quote
 
 PLAIN = ("oof_log_loss", "test_log_loss")
-AGAIN = "run infer_ensemble.py again"
 FORM = '"private 0.128"'
 
 
@@ -112,7 +111,7 @@ def _latest(output: Output) -> Entry:
             "", str(said["submission"]), models, metric, oof, mean, low, high, "", math.nan
         )
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{output.prediction}: names no submission; {AGAIN}") from None
+        raise UserError(f"{output.prediction}: names no submission; {FORECAST_AGAIN}") from None
 
 
 def _named(earlier: list[Entry], start: str) -> Entry:

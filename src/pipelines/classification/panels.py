@@ -16,6 +16,7 @@ from src.data.index import find_root
 from src.ensemble.calibration import EDGES, FORECAST_LEVEL
 from src.ensemble.diagnosis import Diagnosis, costliest, diagnose, mean_blend
 from src.ensemble.oof import FoldTable, find_models, load_oof
+from src.ensemble.pool import MAX_LOSS
 from src.ensemble.weights import Weights, read_forecast, read_weights
 from src.metrics.classification import Array
 from src.metrics.contest import mean_label_auc, mean_label_precision
@@ -194,7 +195,7 @@ def losses(found: Study) -> list[Html]:
     oof, blend = diagnosis.oof, diagnosis.blend
     share = dict(zip(blend.members, blend.weights.tolist(), strict=True))
     own = dict(zip(blend.members, blend.temperatures.tolist(), strict=True))
-    mean = np.minimum(-diagnosis.member_logs, 34.54).mean(axis=0).tolist()  # type: ignore[misc]
+    mean = np.minimum(-diagnosis.member_logs, MAX_LOSS).mean(axis=0).tolist()  # type: ignore[misc]
     right = diagnosis.member_right.mean(axis=0).tolist()
     rows = [
         [model, view, mean[m], right[m], share.get((model, view), 0.0), own.get((model, view), 1.0)]
