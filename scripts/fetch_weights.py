@@ -65,12 +65,8 @@ def fetch(timm_id: str, folder: Path) -> Path:
         return path
     with tempfile.TemporaryDirectory() as temporary:
         install(PACKAGES[architecture], Path(temporary))
-        files = sorted(Path(temporary).rglob("*.pth"))
-        files = [
-            file
-            for file in files
-            if architecture.removeprefix("tf_").replace("_", "-") in file.name
-        ]
+        own = architecture.removeprefix("tf_").replace("_", "-")
+        files = [file for file in Path(temporary).rglob("*.pth") if own in file.name]
         if len(files) != 1:
             raise UserError(f"{PACKAGES[architecture]}: holds {len(files)} files of weights, not 1")
         share = convert(files[0], architecture, path)

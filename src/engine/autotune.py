@@ -79,8 +79,7 @@ def race(
                 raise
             release_memory(runtime.device)
             continue
-        layout = "channels_last" if candidate.channels_last else "channels_first"
-        seconds[f"{candidate.precision} {layout}"] = round(cost, 4)
+        seconds[str(candidate)] = round(cost, 4)
         if candidate.precision != "fp32" and on_cpu:
             cost *= GAIN_FOR_BF16
         elif candidate != runtime:
@@ -153,11 +152,10 @@ def measure(
     batch = loader.collate_fn(loader.dataset.__getitems__(keys[:rows]))
     if isinstance(batch, UserError):  # a file that cannot be read, named
         raise batch
-    runtime, seconds, trial = autotune(model, task, batch, runtime, config)
+    best, seconds, rows = autotune(model, task, batch, runtime, config)
     timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
-    layout = "channels_last" if runtime.channels_last else "channels_first"
-    say(runtime, f"autotune: {runtime.precision} {layout} (a step of {trial}: {timed})")
-    return runtime, seconds
+    say(runtime, f"autotune: {best} (a step of {rows}: {timed})")
+    return best, seconds
 
 
 def settle_runtime(

@@ -58,6 +58,10 @@ class Runtime:
     # whether training steps run through ``torch.compile``; predictions never do
     compiled: bool = False
 
+    def __str__(self) -> str:
+        layout = "channels_last" if self.channels_last else "channels_first"
+        return f"{self.precision} {layout}"
+
     @property
     def device(self) -> torch.device:
         """The device of this process."""

@@ -119,11 +119,10 @@ class MaskRun:
 
         paths = list_images(images)
         classes = tuple(self.member.resolved["classes"])
-        index = index_images(paths, classes)
-        rows = np.arange(len(paths))
-        found = blend_maps([self.member], index, rows, self.runtime)
-        masks = {row: to_mask(probs, self.member.threshold) for row, probs in found}
-        return MaskPredictions(tuple(paths), classes, tuple(masks[row] for row in rows.tolist()))
+        index, rows = index_images(paths, classes), np.arange(len(paths))
+        maps = blend_maps([self.member], index, rows, self.runtime)  # in the rows' order
+        masks = tuple(to_mask(probs, self.member.threshold) for _, probs in maps)
+        return MaskPredictions(tuple(paths), classes, masks)
 
 
 @dataclass(frozen=True)

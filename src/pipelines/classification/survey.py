@@ -244,10 +244,9 @@ def settle(data: ClassData, timm_id: str, runtime: Runtime, config: PlanConfig) 
     tune_for_cpu(model, runtime.device)
     engine = EngineConfig(precision=config.precision, device=config.device)
     task, batch = trial(len(data.classes), size)
-    chosen, seconds, _ = autotune(model, task, batch, runtime, engine)
+    chosen, seconds, rows = autotune(model, task, batch, runtime, engine)
     timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
-    layout = "channels_last" if chosen.channels_last else "channels_first"
-    say(runtime, f"autotune: {chosen.precision} {layout} (a step of {TRIAL_ROWS}: {timed})")
+    say(runtime, f"autotune: {chosen} (a step of {rows}: {timed})")
     return chosen
 
 

@@ -61,11 +61,8 @@ class Pool(nn.Module):
         super().__init__()
         weights, blend = ensemble.weights, ensemble.weights.blend
         columns = weights.columns
-        self.kind, self.temperature, self.average = (
-            blend.pool,
-            blend.temperature,
-            ensemble.temperature,
-        )
+        self.kind, self.temperature = blend.pool, blend.temperature
+        self.average = ensemble.temperature
         self.several, self.merges = bool(weights.labels), len(blend.prior) != len(columns)
         members = [blend.members[m] for m in blend.used]
         self.members = [(model, views[model].index(view)) for model, view in members]

@@ -25,7 +25,7 @@ from src.engine.predict import predict
 from src.engine.runtime import Runtime
 from src.files import atomic_write
 from src.metrics.counts import SegmentationCounts
-from src.metrics.segmentation import SegmentationMeter, score_counts
+from src.metrics.segmentation import score_counts
 from src.metrics.thresholds import (
     PERCENT,
     Choice,
@@ -95,14 +95,15 @@ def score_held_out(
                 save_sweeps(run, sweeps, task.statistic)
             choice = choose_views(sweeps, task.statistic, groups)
         chosen = choice.held if choice else [(1, 0.5)] * len(names)
-        found = count_held_out(model, task, held, runtime, chosen, cleaning=cleaning, pause=pause)
-    counts = found.meter.counts()
+        counts, probs, cleaned = count_held_out(
+            model, task, held, runtime, chosen, cleaning=cleaning, pause=pause
+        )
     if runtime.is_main:
-        save_oof(run, names, groups, found.true_probs, task.class_names, about)
+        save_oof(run, names, groups, probs, task.class_names, about)
         counts.save(run.oof_counts)
     kept = None
-    if found.cleaned:
-        verdict = judge_cleaning(np.stack(found.cleaned), groups)
+    if cleaned:
+        verdict = judge_cleaning(np.stack(cleaned), groups)
         print(verdict, flush=True)
         kept = asdict(verdict.cleaning) if verdict.kept else None
     scores = score_counts(counts, task.class_names)
@@ -159,15 +160,6 @@ def sweep_views(
     return scorer.counts()
 
 
-@dataclass(frozen=True)
-class HeldOutCounts:
-    """What one pass over the held-out images counted; the lists are in the rows' order."""
-
-    meter: SegmentationMeter
-    true_probs: list[np.ndarray]
-    cleaned: list[np.ndarray]
-
-
 def count_held_out(
     model: nn.Module,
     task: Segmentation,
@@ -177,10 +169,14 @@ def count_held_out(
     *,
     cleaning: bool,
     pause: Pause,
-) -> HeldOutCounts:
-    """Predict every image with its own ``chosen`` (number of views, threshold), and count."""
+) -> tuple[SegmentationCounts, list[np.ndarray], list[np.ndarray]]:
+    """Predict every image with its own ``chosen`` (number of views, threshold), and count.
+
+    Return the counts; in the rows' order what :func:`true_probs` says of each image, and, with
+    ``cleaning`` of two classes, :func:`count_cleaned`.
+    """
     meter = task.full_meter(BOUNDARY_PX)
-    found = HeldOutCounts(meter, [], [])
+    own: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     names = held.index.table["id"].iloc[held.rows].tolist()
 
     def write(batch: dict[str, Tensor], outputs: list[Tensor]) -> None:
@@ -192,20 +188,17 @@ def count_held_out(
             labels = to_mask(native, threshold)
             meter.add(int(held.rows[place]), labels, mask)
             pixels = sample_pixels(names[place], mask, task.ignore_index)
-            found.true_probs.append(true_probs(native, mask, pixels))
+            own[0].append(true_probs(native, mask, pixels))
             if cleaning and task.num_outputs == 1:
-                found.cleaned.append(count_cleaned(labels, mask, task.ignore_index))
+                own[1].append(count_cleaned(labels, mask, task.ignore_index))
 
     predict(
         model, held.loader, task, runtime, num_rows=len(held.rows), write=write,
         views=first_views(max(views for views, _ in chosen)), pause=pause, label="held out",
     )  # fmt: skip
     meter.merge_states(runtime.gather(meter.state()))
-    probs, cleaned = (
-        [array for part in runtime.gather(arrays) for array in part]
-        for arrays in (found.true_probs, found.cleaned)
-    )
-    return HeldOutCounts(meter, probs, cleaned)
+    probs, cleaned = ([one for part in runtime.gather(arrays) for one in part] for arrays in own)
+    return meter.counts(), probs, cleaned
 
 
 def save_oof(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from src.config import AugmentConfig, config_hash, learned_options
+from src.config import AugmentConfig
 from src.data.dataset import ImageDataset, Loader
 from src.data.masks import (
     VOID,
@@ -46,6 +46,7 @@ from src.mask_config import LaneConfig, ResizeConfig, SegmentationConfig
 from src.models.pretrained import find_local, find_weights
 from src.pipelines.run_folder import (
     SCENES,
+    describe_training,
     finish_run,
     parse_fold,
     parse_size,
@@ -265,9 +266,8 @@ def train_masks(
         outcome = kept
         model.load_state_dict(load_weights(run.best))  # finished.json has their checksum
     minutes = (time.monotonic() - started) / 60
-    done: Done = {"config_hash": config_hash(config), "config": learned_options(config)}
-    done |= {"split_hash": data.split.hash, "history": outcome["history"]}
-    done |= {"monitor": masks.monitor, "score": outcome["score"]}
+    done = describe_training(config, data.split.hash, masks.monitor)
+    done |= {"history": outcome["history"], "score": outcome["score"]}
     done |= {"best_epoch": outcome["best_epoch"]}
     if valid is not None:
         held = HeldOut(data.index, data.split.valid, valid)
