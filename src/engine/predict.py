@@ -71,30 +71,30 @@ def predict(
     model.eval()
     pause = pause or Pause(runtime.agree)
 
-    def all_views(piece: dict[str, Tensor], least: int) -> list[Tensor]:
-        one_view = partial(predict_view, model, task, runtime, least=least)
+    def all_views(piece: dict[str, Tensor], pad_to: int) -> list[Tensor]:
+        one_view = partial(predict_view, model, task, runtime, pad_to=pad_to)
         return predict_views(one_view, piece, views, is_unsure)
 
     on_cpu = runtime.device.type == "cpu"
     seen = np.zeros(num_rows, np.int64)
-    limit = batch_size or num_rows  # rows at once that memory allows
-    most = 0  # rows of the largest batch so far
+    fitting = batch_size or num_rows  # rows at once that memory allows
+    whole = 0  # rows of the largest batch so far
     is_long = len(loader) * len(views) >= SEARCH_STEPS
     for host_batch in pause.between(tqdm(loader, label, leave=False, **bar_options(runtime))):
         if not host_batch:  # the last rows went to other processes
             continue
         batch = runtime.upload(host_batch)
         rows = len(batch["image"])
-        most = max(most, rows)
-        least = 0 if on_cpu else min(limit, most)
+        whole = max(whole, rows)
+        pad_to = 0 if on_cpu else min(fitting, whole)
         # images one by one are of many sizes
-        search_algorithms(runtime.device, is_long and 1 < max(rows, least) == most)
-        size, largest = min(limit, rows), 0
-        for piece, outputs in predict_in_pieces(all_views, batch, size, runtime.device, least):
+        search_algorithms(runtime.device, is_long and 1 < max(rows, pad_to) == whole)
+        size, largest = min(fitting, rows), 0
+        for piece, outputs in predict_in_pieces(all_views, batch, size, runtime.device, pad_to):
             write(piece, outputs)
             largest = max(largest, len(piece["image"]))
         if largest < size:  # memory was short, and will be for the next batch
-            limit = largest
+            fitting = largest
         seen += np.bincount(batch["index"].numpy(), minlength=num_rows)
     pause()
     seen = np.sum(runtime.gather(seen), 0)
@@ -106,16 +106,16 @@ def predict_in_pieces(
     batch: dict[str, Tensor],
     size: int,
     device: torch.device,
-    least: int = 0,
+    pad_to: int = 0,
 ) -> Iterable[tuple[dict[str, Tensor], list[Tensor]]]:
     """Yield (part of the batch, its predictions), of half the rows where memory is short.
 
     Args:
-        predict_batch: (part, least rows to compute at once) → one (b, …) tensor a view.
+        predict_batch: (part, rows to fill it up to) → one (b, …) tensor a view.
         batch: on the device.
-        size: rows of a part, halved (with ``least``) when memory is short.
+        size: rows of a part, halved (with ``pad_to``) when memory is short.
         device: whose memory is freed then.
-        least: rows to compute at once, see :func:`predict_view`.
+        pad_to: rows that a part is filled up to, see :func:`predict_view`.
 
     Raises:
         UserError: not even one row fits into memory.
@@ -124,14 +124,14 @@ def predict_in_pieces(
     while start < rows:
         piece = {key: value[start : start + size] for key, value in batch.items()}
         try:
-            outputs = predict_batch(piece, least)
+            outputs = predict_batch(piece, pad_to)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if max(size, least) == 1:
+            if max(size, pad_to) == 1:
                 raise UserError("out of memory on a single image: lower --image_size") from None
-            size = min(size, (max(size, least) + 1) // 2)
-            least = min(size, least)
+            size = min(size, (max(size, pad_to) + 1) // 2)
+            pad_to = min(size, pad_to)
             release_memory(device)
             continue
         yield piece, outputs
@@ -170,17 +170,17 @@ def predict_views(
 
 def predict_view(
     model: nn.Module, task: Predictor, runtime: Runtime, batch: dict[str, Tensor], view: View,
-    *, least: int = 0,
+    *, pad_to: int = 0,
 ) -> Tensor:  # fmt: skip
     """Return the float32 prediction of one view, turned back where it is a map.
 
-    Of fewer than ``least`` rows the last image is repeated: an accelerator prepares its kernels
-    for every new number of rows, which took a card seconds (docs/hardware.md).
+    Fewer than ``pad_to`` rows are filled up with the last image: an accelerator prepares its
+    kernels for every new number of rows, which took a card seconds (docs/hardware.md).
     """
     image = view.apply(batch["image"])
     rows = len(image)
-    if rows < least:
-        image = torch.cat([image, image[-1:].expand(least - rows, -1, -1, -1)])
+    if rows < pad_to:
+        image = torch.cat([image, image[-1:].expand(pad_to - rows, -1, -1, -1)])
     with runtime.autocast(), runtime.eagerly():
         output = task.predict(model, batch | {"image": image})[:rows].float()
     return view.invert(output) if output.ndim == 4 else output

@@ -86,23 +86,24 @@ def _refuse_strangers(
 ) -> None:
     """Raise a UserError where a column may be a class that has none under another name."""
     if len(unseen) == len(names):
-        asked = f"asks for {names[0]!r} alone" if len(names) == 1 else f"first: {names[0]!r}"
-        raise UserError(
-            f"{source}: no column is a class ({asked}): a submission here has one column of "
-            f"probabilities for each class; write the sample with its ids and the columns "
-            f"{', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}"
-            + (
+        asked, remedy = f"first: {names[0]!r}", ""
+        if len(names) == 1:
+            asked = f"asks for {names[0]!r} alone"
+            remedy = (
                 "; if it is the label, pass --metric accuracy; if it is the probability of one "
                 f"class, write the line `{classes[-1]},{names[0]}` (with that class) into "
                 "aliases.csv beside it and run optimize_weights.py again"
             )
-            * (len(names) == 1)
-            + (
+        elif len(names) <= len(classes):
+            remedy = (
                 "; if they are the classes by other names, write a line for each into aliases.csv "
                 f"beside it, such as `{classes[0]},{names[0]}` (with the class that it is), and "
                 "run optimize_weights.py again"
             )
-            * (1 < len(names) <= len(classes))
+        raise UserError(
+            f"{source}: no column is a class ({asked}): a submission here has one column of "
+            f"probabilities for each class; write the sample with its ids and the columns "
+            f"{', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}{remedy}"
         )
     if unseen and lacking:
         plain = [nfc(name) for name in lacking]

@@ -72,7 +72,7 @@ def worst_mistakes(
     if loader is None:
         return None
     num_rows, size = loader.batch_sampler.num_rows, loader.batch_sampler.own_size
-    least = 0 if runtime.device.type == "cpu" else min(size, num_rows)  # as it was validated
+    pad_to = 0 if runtime.device.type == "cpu" else min(size, num_rows)  # as it was validated
     rows = np.linspace(0, num_rows - 1, min(num_rows, LOOKED_AT)).astype(int).tolist()
 
     @torch.inference_mode()
@@ -80,8 +80,8 @@ def worst_mistakes(
         model.eval()
         judged: list[Judged] = []
 
-        def show(piece: dict[str, Tensor], least: int) -> list[Tensor]:
-            return [predict_view(model, task, runtime, piece, VIEWS[0], least=least)]
+        def show(piece: dict[str, Tensor], pad_to: int) -> list[Tensor]:
+            return [predict_view(model, task, runtime, piece, VIEWS[0], pad_to=pad_to)]
 
         for number in range(0, len(rows), size):
             keys = [(0, row) for row in rows[number : number + size]]
@@ -90,7 +90,7 @@ def worst_mistakes(
                 raise samples
             for _, same in groupby(samples, lambda sample: sample["image"].shape):
                 batch = runtime.upload(loader.collate_fn(list(same)))
-                shown = predict_in_pieces(show, batch, size, runtime.device, least)
+                shown = predict_in_pieces(show, batch, size, runtime.device, pad_to)
                 for piece, (logits,) in shown:
                     batch = {key: value.cpu() for key, value in piece.items()}
                     judged += [

@@ -86,7 +86,7 @@ def try_on_card(
     with FAKE:
         net, shown = on_card(net), batch(side, *labels)
         terms = task.loss(net.train(), shown)
-        one_view = partial(predict_view, net.eval(), task, CARD, least=6)
+        one_view = partial(predict_view, net.eval(), task, CARD, pad_to=6)
         with torch.inference_mode():
             outputs = predict_views(one_view, shown, views)
     assert {value.device.type for value in (*terms.values(), *outputs)} == {"cuda"}

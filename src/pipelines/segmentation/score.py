@@ -156,7 +156,8 @@ def sweep_views(
         model, held.loader, task, runtime,
         num_rows=len(held.rows), write=write, views=first_views(views), pause=pause, label="views",
     )  # fmt: skip
-    scorer.merge_states(runtime.gather(scorer.state()))
+    for part in scorer.parts:
+        part.merge_states(runtime.gather(part.state()))
     return scorer.counts()
 
 
@@ -288,15 +289,6 @@ class ViewsSweep:
         batch = {"mask": torch.from_numpy(mask)[None], "index": torch.tensor([row])}
         alone = self.is_swept and len(probs) == 1
         self.parts[num_views - 1].update(probs if alone else probs[None], batch)
-
-    def state(self) -> list[Any]:
-        """Return what was counted so far, for another process."""
-        return [part.state() for part in self.parts]
-
-    def merge_states(self, states: Sequence[list[Any]]) -> None:
-        """Replace the state by those of all processes, by rank."""
-        for own, found in zip(self.parts, zip(*states, strict=True), strict=True):
-            own.merge_states(found)
 
     def counts(self) -> list[SweepCounts]:
         """Hand over the counts for each n, images ordered by row."""
