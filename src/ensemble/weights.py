@@ -14,7 +14,7 @@ from src.files import Json, describe_file, read_json, refuse_shape, write_json
 from src.metrics.classification import Array
 from src.metrics.decisions import Decision, read_decision
 from src.runs import safe_name
-from src.script import UserError, brief
+from src.script import UserError, brief, nearest
 from src.views import base_view
 
 VERSION = 2
@@ -108,12 +108,19 @@ def restrict(
     at whatever size, are those to keep; empty means all.
 
     Raises:
-        UserError: nothing with weight is left.
+        UserError: a model that the blend does not have, or nothing with weight is left.
     """
     weights = blend.weights.copy()
     models = [safe_name(model) for model in models]
     names = [model for model, _ in blend.members]
-    for model in dict.fromkeys(names):
+    known = dict.fromkeys(names)
+    for model in models:
+        if model not in known:
+            raise UserError(
+                f"--models {model}: weights.json has no such model{nearest(model, known)}; its "
+                f"models are {', '.join(known)}"
+            )
+    for model in known:
         mine = np.array([name == model for name in names])
         kept = mine & np.array([not views or base_view(view) in views for _, view in blend.members])
         if (models and model not in models) or not kept.any():
@@ -129,7 +136,7 @@ def restrict(
     if left <= 0:
         raise UserError(
             "--models / --tta_steps leave nothing that weights.json gives weight; its models are "
-            + ", ".join(dict.fromkeys(names))
+            f"{', '.join(known)}"
         )
     weights *= total / left
     moved = float(np.abs(weights - blend.weights).sum() / 2 / total)

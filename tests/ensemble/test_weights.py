@@ -101,5 +101,8 @@ def test_restriction_by_hand():
     assert one.floors == BLEND.floors
     named = dataclasses.replace(BLEND, members=tuple((f"my_{m}", v) for m, v in BLEND.members))
     assert used_models(restrict(named, models=["my a"])[0]) == ("my_a",)  # as --name was given
-    with pytest.raises(UserError, match="its models are a, b"):
-        restrict(BLEND, models=["c"])
+    for models in (["c"], ["a", "c"]):  # beside others, too
+        with pytest.raises(UserError, match=r"--models c: .* its models are a, b"):
+            restrict(BLEND, models=models)
+    with pytest.raises(UserError, match=r"leave nothing .* its models are a, b"):
+        restrict(BLEND, views=["rot90"])
