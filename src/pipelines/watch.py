@@ -194,7 +194,7 @@ def is_alive(lock: Path) -> bool:
     """
     try:
         text = lock.read_text(encoding="utf-8", errors="replace")
-        age = time.time() - max(p.stat().st_mtime for p in lock.parent.iterdir())
+        age = time.time() - max(_stamp(path)[0] for path in lock.parent.iterdir()) / 1e9
     except (OSError, ValueError):
         return False
     found = re.match(r"process (\d+) on (.*)", text)

@@ -166,3 +166,13 @@ def test_only_a_living_process_trains(tmp_path: Path, monkeypatch: pytest.Monkey
         assert is_alive(lock) is expected, text
     os.utime(lock, (START, START))
     assert not is_alive(lock), "elsewhere, and nothing was written for long"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a link that leads nowhere")
+def test_a_file_that_is_renamed_meanwhile_stops_no_run(tmp_path: Path) -> None:
+    """It is listed by its temporary name, and gone when it is looked at."""
+    (tmp_path / ".metrics.csv.1.tmp").symlink_to(tmp_path / "gone")
+    lock = tmp_path / ".lock"
+    for holder in (f"process {os.getpid()} on {platform.node()}", "process 1 on elsewhere"):
+        lock.write_text(holder)
+        assert is_alive(lock)
