@@ -41,6 +41,7 @@ class Grid:
     data_dir: str  # of train_fold.py
     output_dir: str  # of train_fold.py
     flags: tuple[str, ...] = ()  # further words for train_fold.py
+    allow_outside: bool = False  # of all scripts
 
     @property
     def output(self) -> Output:
@@ -55,7 +56,8 @@ class Grid:
     @property
     def places(self) -> list[str]:
         """Flags that say where data and results are."""
-        return ["--data_dir", self.data_dir, "--output_dir", self.output_dir]
+        outside = ["--allow_outside"] if self.allow_outside else []
+        return ["--data_dir", self.data_dir, "--output_dir", self.output_dir, *outside]
 
     def arguments(self, cell: Cell) -> list[str]:
         """Return the words of train_fold.py for one run."""
@@ -107,7 +109,8 @@ def read_grid(
     for fold in config.folds:
         if fold != "full" and not (fold.isascii() and fold.isdigit()):
             raise UserError(f"--folds {fold}: numbers from 0, or `full`")
-    return config, Grid(models, config.folds, config.data_dir, config.output_dir, flags)
+    outside = config.allow_outside or shaped.allow_outside
+    return config, Grid(models, config.folds, config.data_dir, config.output_dir, flags, outside)
 
 
 def count_states(states: Mapping[Cell, str], cells: Collection[Cell]) -> str:

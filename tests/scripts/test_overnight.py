@@ -206,3 +206,11 @@ def test_a_night_with_two_cards_that_are_none(fresh: Place, tmp_path: Path) -> N
         assert night.returncode == 0, night.stdout + night.stderr
         assert (fresh.output / "submission.csv").exists()
     assert night.stdout.count("skipped") == 2
+
+
+@pytest.mark.parametrize("words", [["--allow_outside"], ["--", "--allow_outside"]])
+def test_paths_outside_are_let_in_up_to_the_submission(words: list[str]) -> None:
+    """The blend's inference reads the test images, after all training."""
+    _, grid = read_grid(GridConfig, ["--models", "a", *words], "x", "")
+    for step in (*grid.last_steps(), grid.arguments(("a", "0"))):
+        assert "--allow_outside" in step
