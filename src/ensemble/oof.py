@@ -96,9 +96,12 @@ def find_models(output_dir: Path) -> tuple[str, ...]:
     """Return the names of the folders below ``output_dir`` that hold OOF predictions, sorted.
 
     Raises:
-        UserError: one that inference would not find.
+        UserError: one that inference would not find, or that has lost them.
     """
-    found = sorted(p.name for p in output_dir.glob("*") if files_of_folds(p, "oof.npz"))
+    folders = sorted(output_dir.glob("*"))
+    for folder in folders:
+        _refuse_lost(folder)
+    found = [p.name for p in folders if files_of_folds(p, "oof.npz")]
     odd = next((name for name in found if safe_name(name) != name), None)
     if odd is not None:
         raise UserError(
@@ -190,6 +193,7 @@ def _pair_folds(folds: FoldTable, labels: Sequence[str]) -> FoldTable:
 def _open_model(
     output_dir: Path, name: str, folds: FoldTable, finished_only: bool
 ) -> dict[int, OofFile]:
+    _refuse_lost(output_dir / name)
     paths = files_of_folds(output_dir / name, "oof.npz")
     if not paths:
         raise UserError(
@@ -209,6 +213,14 @@ def _open_model(
         _refuse_strange(file, finished_only)
         files[int(file.fold)] = file
     return files
+
+
+def _refuse_lost(folder: Path) -> None:
+    """Raise a UserError where a finished fold of a model has no OOF file any more."""
+    for path in files_of_folds(folder, "finished.json"):
+        run = Run(path.parent)
+        if not run.oof.exists() and run.oof.name in read_done(run).get("files", {}):
+            raise UserError(f"{run.oof}: missing, though its run is finished; {REPAIR}")
 
 
 def _refuse_strange(file: OofFile, finished_only: bool) -> None:

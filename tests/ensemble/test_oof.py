@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from src.ensemble.oof import FoldTable, load_oof
 from src.ensemble.pool import log_softmax
 from src.ensemble.predictions import open_oof, save_oof
+from src.files import describe_file, write_json
+from src.runs import Run
 from src.script import UserError
 
 
@@ -66,6 +68,26 @@ def test_a_missing_fold_restricts_all_models_and_says_so(make_world):
     world.save_fold("c", 2, world.logits())
     with pytest.raises(UserError, match=r"no row.*b has folds \[1\].*c has folds \[2\]"):
         load_oof(world.root, world.table)
+
+
+def test_a_finished_fold_that_lost_its_oof_is_not_left_out(make_world):
+    world = make_world()
+    world.save("a", world.logits())
+    for fold in range(3):
+        run = Run(world.root / "a" / f"fold{fold}")
+        done = {"config_hash": open_oof(run.oof).config_hash}
+        write_json(run.finished, done | {"files": {run.oof.name: describe_file(run.oof)}})
+    full = Run(world.root / "a" / "foldfull")
+    full.folder.mkdir()
+    write_json(full.finished, {"config_hash": "", "files": {}})  # never had any
+    assert len(set(load_oof(world.root, world.table).folds)) == 3
+    world.save("b", world.logits())
+    for left in (1, 0, 2):  # of the last one nothing tells that there is such a model
+        (world.root / "a" / f"fold{left}" / "oof.npz").unlink()
+        for models in ((), ("a",)):
+            with pytest.raises(UserError, match="oof.npz: missing, though"):
+                load_oof(world.root, world.table, models=models)
+    assert load_oof(world.root, world.table, models=["b"]).models == ("b",)
 
 
 @pytest.mark.parametrize(
