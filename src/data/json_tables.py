@@ -128,6 +128,14 @@ def _read_coco(content: Mapping[str, Any], path: Path | str) -> pd.DataFrame:
     number = pick_name(list(kinds.columns), ("id", "category_id"))
     name = pick_name(list(kinds.columns), ("name", "category_name", "scientificName"))
     if number and name and "category_id" in table:
+        kinds = kinds[[number, name]].drop_duplicates()
+        twice = kinds[kinds[number].duplicated()]
+        if len(twice):
+            raise UserError(
+                f"{path}: category {twice[number].iat[0]!r} has several names, one of them "
+                f"{twice[name].iat[0]!r}: give each category an id of its own, in the annotations "
+                "too (merged files often share ids)"
+            )
         names = dict(zip(kinds[number], kinds[name], strict=True))
         table["category_name"] = table["category_id"].map(names).fillna("")
     table.attrs["notes"] = notes
@@ -154,9 +162,9 @@ def _to_table(rows: Sequence[Any], path: Path | str) -> pd.DataFrame:
     """Return the table of JSON objects, every cell as text, "" where one lacks it."""
     import pandas as pd
 
-    odd = next((row for row in rows if not isinstance(row, dict)), None)
-    if odd is not None or not isinstance(rows, list):
-        raise UserError(f"{path}: {odd!r:.40} is no JSON object: write the labels as CSV")
+    odd = [row for row in rows if not isinstance(row, dict)] if isinstance(rows, list) else [rows]
+    if odd:
+        raise UserError(f"{path}: {odd[0]!r:.40} is no JSON object: write the labels as CSV")
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name.strip(): [_as_text(row.get(name), name) for row in rows] for name in names}
     return pd.DataFrame(columns or {"": []}, dtype=str)

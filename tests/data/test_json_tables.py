@@ -163,6 +163,11 @@ def test_two_images_with_one_id(tmp_path):
      (lambda text: text.replace('"id": 1, ', ""), "its images have no id: restore"),
      (lambda text: text.replace('"image_id"', '"x"'), "its annotations have no image_id"),
      (lambda text: text.replace('"annotations": [', '"annotations": [3, '), "annotations: 3 is no"),
+     (lambda text: text.replace('"images": [', '"images": [null, '), "images: None is no JSON"),
+     (lambda text: json.dumps(json.loads(text) | {"images": 5}), "images: 5 is no JSON object"),
+     (lambda text: json.dumps(json.loads(text) | {"annotations": {"a": 1}}), "annotations: {'a'"),
+     (lambda text: json.dumps(json.loads(text) | {"categories": True}), "categories: True is no"),
+     (lambda text: text.replace('"id": 4021', '"id": 10'), "category '10' has several names"),
      (lambda text: text.replace("train/a.jpg", "train/z.jpg"), "names 1 image not in"),
      (lambda text: text.replace('"category_id": 4021', '"x": 1'), "no label in column category_")],
 )  # fmt: skip
