@@ -96,12 +96,9 @@ def find_models(output_dir: Path) -> tuple[str, ...]:
     """Return the names of the folders below ``output_dir`` that hold OOF predictions, sorted.
 
     Raises:
-        UserError: one that inference would not find, or that has lost them.
+        UserError: one that inference would not find.
     """
-    folders = sorted(output_dir.glob("*"))
-    for folder in folders:
-        _refuse_lost(folder)
-    found = [p.name for p in folders if files_of_folds(p, "oof.npz")]
+    found = sorted(p.name for p in output_dir.glob("*") if files_of_folds(p, "oof.npz"))
     odd = next((name for name in found if safe_name(name) != name), None)
     if odd is not None:
         raise UserError(
@@ -128,12 +125,16 @@ def load_oof(
         models: which models; empty means all that are found.
         alias_groups: class names that mean the same; their columns are added up.
         tta_steps: use only the first so many views of each model, at whatever size; 0 means all.
-        finished_only: refuse the OOF predictions of runs that are not finished.
+        finished_only: refuse the OOF predictions of runs that are not finished, and finished runs
+            that have lost theirs.
 
     Raises:
-        UserError: no OOF file, a file of other folds or another class list, ids that the folds do
-            not know or have elsewhere, or no row that all models share.
+        UserError: no OOF file, or one that is lost; a file of other folds or another class list,
+            ids that the folds do not know or have elsewhere, or no row that all models share.
     """
+    if finished_only:
+        for folder in [output_dir / name for name in models] or sorted(output_dir.glob("*")):
+            _refuse_lost(folder)
     names = tuple(dict.fromkeys(models)) or find_models(output_dir)
     if not names:
         raise UserError(f"{output_dir}: no <model>/fold<k>/oof.npz; run train_fold.py first")
@@ -193,7 +194,6 @@ def _pair_folds(folds: FoldTable, labels: Sequence[str]) -> FoldTable:
 def _open_model(
     output_dir: Path, name: str, folds: FoldTable, finished_only: bool
 ) -> dict[int, OofFile]:
-    _refuse_lost(output_dir / name)
     paths = files_of_folds(output_dir / name, "oof.npz")
     if not paths:
         raise UserError(

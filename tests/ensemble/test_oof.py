@@ -85,9 +85,10 @@ def test_a_finished_fold_that_lost_its_oof_is_not_left_out(make_world):
     for left in (1, 0, 2):  # of the last one nothing tells that there is such a model
         (world.root / "a" / f"fold{left}" / "oof.npz").unlink()
         for models in ((), ("a",)):
-            with pytest.raises(UserError, match="oof.npz: missing, though"):
+            with pytest.raises(UserError, match="missing, though its run is finished"):
                 load_oof(world.root, world.table, models=models)
     assert load_oof(world.root, world.table, models=["b"]).models == ("b",)
+    assert load_oof(world.root, world.table, finished_only=False).models == ("b",)  # a report's
 
 
 @pytest.mark.parametrize(
