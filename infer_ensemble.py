@@ -96,18 +96,13 @@ def sample_form(config: InferConfig, root: Path, weights: Weights, ids: list[str
     from src.pipelines.classification.prepare import read_form
 
     contest = weights.contest
+    metric, ordinal = (contest.metric, contest.ordinal) if contest else ("log_loss", ())
     return read_form(
-        root,
-        weights.labels or weights.classes,
-        several=bool(weights.labels),
-        metric=contest.metric if contest else "log_loss",
-        ordinal=contest.ordinal if contest else (),
-        ids=ids,
-        source_classes=weights.source_classes,
-        alias_groups=weights.alias_groups,
-        policy=config.alias_policy,
+        root, weights.labels or weights.classes, several=bool(weights.labels), metric=metric,
+        ordinal=ordinal, ids=ids, source_classes=weights.source_classes,
+        alias_groups=weights.alias_groups, policy=config.alias_policy,
         floor=weights.blend.floors[0],
-    )
+    )  # fmt: skip
 
 
 def submit(

@@ -265,7 +265,8 @@ def accumulator(value: float | Tensor, runtime: Runtime) -> Tensor:
 def close_epoch(parts: Parts, job: Job) -> dict[str, float]:
     """Validate if it is time, keep the best weights, write the metrics, begin the next epoch.
 
-    Returns the row for ``metrics.csv``: epoch, step, lr, ``train_…`` means over rows, and scores.
+    Returns the row for ``metrics.csv``: epoch, step, lr, ``train_…`` means over the rows (of the
+    main process alone where several train), and scores.
     """
     state, config = parts.state, job.config
     epoch, epochs = state.epoch + 1, job.epochs(state)

@@ -59,7 +59,7 @@ class Tables:
 def build_tables(oof: Oof) -> Tables:
     """Read every member once and keep the log probabilities of the true classes.
 
-    A member's own temperature is one number fitted on (at most a million values of) all rows;
+    A member's own temperature is one number fitted on (about a million values of) all rows;
     it is not cross-fitted, which flatters the nested estimate by about 1 / (2 N) nats a member.
     """
     num_rows, num_classes = len(oof.targets), len(oof.classes)

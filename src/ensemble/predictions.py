@@ -158,28 +158,15 @@ def save_test_info(
     trained: str,
     threshold: float | None = None,
 ) -> None:
-    """Write ``test.json``, which declares the logits beside it whole; written after them.
+    """Write ``test.json``, which declares the logits (V, N, K0) beside it whole, after them.
 
-    Args:
-        path: the file.
-        logits: (V, N, K0), what stands beside it; its checksum is kept.
-        ids_hash: names the images in their order.
-        views: V names.
-        classes: K0 names.
-        trained: names options and weights of the run, as ``training_mark`` does.
-        threshold: of adaptive views, None if every image was shown in all views.
+    ``ids_hash`` names the images in their order, ``trained`` options and weights of the run, as
+    ``training_mark`` does; ``threshold`` is that of adaptive views, None if every image was shown
+    in all ``views``.
     """
-    write_json(
-        path,
-        {
-            "logits": checksum(logits),
-            "ids_hash": ids_hash,
-            "views": list(views),
-            "classes": list(classes),
-            "trained": trained,
-            "threshold": threshold,
-        },
-    )
+    content: Json = {"logits": checksum(logits), "ids_hash": ids_hash, "views": list(views)}
+    content |= {"classes": list(classes), "trained": trained, "threshold": threshold}
+    write_json(path, content)
 
 
 def has_test_run(

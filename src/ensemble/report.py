@@ -34,15 +34,11 @@ def scores_table(
     scores: Mapping[str, Mapping[str, float]], adopted: str, metric: str = "log loss (nats)"
 ) -> str:
     """Return the methods side by side; an arrow marks what ``weights.json`` holds."""
-    rows = [
-        [
-            f"{'→' if name == adopted else ' '} {name}",
-            score["fitted"],
-            score["nested"],
-            f"[{score['low']:.5f}, {score['high']:.5f}]",
-        ]
-        for name, score in scores.items()
-    ]
+    rows = []
+    for name, score in scores.items():
+        interval = f"[{score['low']:.5f}, {score['high']:.5f}]"
+        marked = f"{'→' if name == adopted else ' '} {name}"
+        rows.append([marked, score["fitted"], score["nested"], interval])
     return format_table([f"  {metric}", "fitted", "nested", "95 % interval"], rows)
 
 
@@ -156,18 +152,12 @@ def labels_table(log_probs: Array, decision: Decision, labels: Sequence[str]) ->
 def agreement_table(predictions: BlendedPredictions) -> str:
     """Return how often each model prefers the blend's class, and each other model's."""
     final = np.concatenate([log_probs.argmax(axis=1) for log_probs in predictions.blocks()])
-    names = list(predictions.choices)
+    choices = predictions.choices
+    others = [final, *choices.values()]
     rows = [
-        [
-            name,
-            *(
-                float(np.mean(predictions.choices[name] == other))
-                for other in (final, *(predictions.choices[n] for n in names))
-            ),
-        ]
-        for name in names
+        [name, *(float(np.mean(own == other)) for other in others)] for name, own in choices.items()
     ]
-    return format_table(["agreement", "blend", *names], rows)
+    return format_table(["agreement", "blend", *choices], rows)
 
 
 def least_certain_table(

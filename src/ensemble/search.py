@@ -339,7 +339,7 @@ class Fitted:
 def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     """Fit weights, temperature and floors of a structure; cross-fit all for the nested losses.
 
-    The parts' temperatures and floors are fitted on at most four million values of the others.
+    The parts' temperatures and floors are fitted on about four million values of the others.
     """
     oof, tables = panel.oof, panel.tables
     weights, without = panel.fit_parts(structure)

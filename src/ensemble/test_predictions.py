@@ -88,7 +88,7 @@ class EnsemblePredictor:
 def average_temperature(predictor: EnsemblePredictor) -> float:
     """Estimate the temperature of the folds' average, in (0, 1]; see the module.
 
-    From at most a quarter of a million values of an even choice of rows.
+    From an even choice of rows with about a quarter of a million values.
     """
     if predictor.num_folds < 2:
         return 1.0

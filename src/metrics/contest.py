@@ -36,7 +36,8 @@ def mean_label_auc(probs: Array, targets: Array) -> float:
 
     A label that every image has, or none, has no curve and is left out.
 
-    Source: Hanley & McNeil 1982, https://doi.org/10.1148/radiology.143.1.7063747.
+    Source: Hanley & McNeil 1982, https://doi.org/10.1148/radiology.143.1.7063747: the area is the
+    probability that a positive row ranks above a negative one.
     """
 
     def area(scores: Array, has: Array) -> float:
@@ -262,17 +263,9 @@ def quadratic_weighted_kappa(grades: Array, targets: Array) -> float:
 
 
 def mean_auc(probs: Array, targets: Array) -> float:
-    """Return the area under the ROC curve, a mean over the classes (each against the rest).
+    """Return :func:`mean_label_auc` of probabilities (N, K) and class numbers (N,).
 
-    A class that has every row, or none, has no curve and is left out; with two classes both curves
-    have one area. Ties count half.
-
-    Args:
-        probs: (N, K).
-        targets: (N,).
-
-    Source: Hanley & McNeil 1982, https://doi.org/10.1148/radiology.143.1.7063747: the area is the
-    probability that a positive row ranks above a negative one.
+    Each class stands against the rest; with two classes both curves have one area.
     """
     return mean_label_auc(probs, targets[:, None] == np.arange(probs.shape[1]))
 

@@ -86,12 +86,9 @@ def count_constant(counts: SegmentationCounts) -> SegmentationCounts:
     boundary = counts.boundary.copy()
     boundary[..., :3] = 0
     return replace(
-        counts,
-        intersection=intersection,
-        predicted=predicted,
-        void_predicted=void,
+        counts, intersection=intersection, predicted=predicted, void_predicted=void,
         boundary=boundary,
-    )
+    )  # fmt: skip
 
 
 def class_iou(counts: SegmentationCounts, weights: Weights = None) -> np.ndarray:

@@ -303,15 +303,9 @@ def build_classifier(
     head_width = backbone.head_hidden_size * (1 + beside_token)
     stages = _try_stages(timm_id, backbone, head_width, side) if pool == "stages" else None
     model = Classifier(
-        backbone,
-        num_classes,
-        pool=pooling,
-        beside_token=beside_token,
-        stages=stages,
-        drop_rate=drop_rate,
-        mean=config.mean,
-        std=config.std,
-    )
+        backbone, num_classes, pool=pooling, beside_token=beside_token, stages=stages,
+        drop_rate=drop_rate, mean=config.mean, std=config.std,
+    )  # fmt: skip
     model.pretrained_share = share
     model.frozen_norms = frozen_norms and share > 0
     model.trial_side = side

@@ -95,7 +95,6 @@ class TrainedFold:
         """
         if out is None:
             out = np.zeros((len(views), len(images), len(self.classes)), np.float16)
-        num_classes = len(self.classes)
 
         def loader_at(side: int) -> Loader:
             batch_size = self.batch_size or default_batch_size(side, self.runtime.device)
@@ -107,18 +106,12 @@ class TrainedFold:
             )
 
         with catch_signals() as pause:
+            task = Classification(len(self.classes), lambda logits, target: logits.sum())
+            is_unsure = None if threshold is None else unsure_below(threshold)
             predict_named_views(
-                self.model,
-                Classification(num_classes, lambda logits, target: logits.sum()),
-                self.runtime,
-                views,
-                self.image_size,
-                loader_at,
-                out=out,
-                is_unsure=None if threshold is None else unsure_below(threshold),
-                pause=pause,
-                label=str(self.run.folder),
-            )
+                self.model, task, self.runtime, views, self.image_size, loader_at, out=out,
+                is_unsure=is_unsure, pause=pause, label=str(self.run.folder),
+            )  # fmt: skip
         return out
 
     def as_test_run(
@@ -158,27 +151,19 @@ def load_fold(run: Run, config: InferConfig) -> TrainedFold:
         runtime = runtime.as_recorded(saved["runtime"])
     classes, size = tuple(resolved["classes"]), resolved["image_size"]
     model = build_classifier(
-        resolved["timm_id"],
-        len(classes),
-        image_size=size,
-        pool=options["pool"],
+        resolved["timm_id"], len(classes), image_size=size, pool=options["pool"],
         gem_p=options["gem_p"],
-    )
+    )  # fmt: skip
     try:
         model.load_state_dict(load_weights(run.best))
     except RuntimeError:
         raise UserError(f"{run.best}: weights of another network; {REPAIR}") from None
     workers = config.num_workers
+    workers = default_num_workers(runtime.device.type) if workers < 0 else workers
     return TrainedFold(
-        run,
-        runtime.place(fold_norms(model, size)),
-        classes,
-        size,
-        runtime,
-        config.infer_batch_size,
-        default_num_workers(runtime.device.type) if workers < 0 else workers,
-        bool(resolved.get("several")),
-    )
+        run, runtime.place(fold_norms(model, size)), classes, size, runtime,
+        config.infer_batch_size, workers, bool(resolved.get("several")),
+    )  # fmt: skip
 
 
 def infer_models(

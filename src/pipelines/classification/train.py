@@ -134,16 +134,10 @@ def train_fold(
     num_classes = len(data.classes)
     torch.manual_seed(config.seed)
     model = build_classifier(
-        timm_id,
-        num_classes,
-        image_size=size,
-        pool=config.pool,
-        gem_p=config.gem_p,
-        drop_rate=config.drop_rate,
-        drop_path_rate=config.drop_path_rate,
-        weights=weights,
+        timm_id, num_classes, image_size=size, pool=config.pool, gem_p=config.gem_p,
+        drop_rate=config.drop_rate, drop_path_rate=config.drop_path_rate, weights=weights,
         frozen_norms=config.norms == "frozen",
-    )
+    )  # fmt: skip
     about = {"timm_id": timm_id, "weights": str(weights)}
     own = config.shared(AugmentConfig)
     augment = train_transform(size, scale_min=config.scale_min, erase=config.erase, **own)
@@ -172,15 +166,9 @@ def make_mix(config: FoldConfig, num_classes: int) -> Mix | None:
         if epoch >= config.epochs - config.mix_off_epochs:
             return batch
         image, target = mix(
-            batch["image"],
-            batch["target"],
-            num_classes=num_classes,
-            seed=config.seed,
-            step=step,
-            mixup_alpha=config.mixup_alpha,
-            cutmix_alpha=config.cutmix_alpha,
-            prob=config.mix_prob,
-        )
+            batch["image"], batch["target"], num_classes=num_classes, seed=config.seed, step=step,
+            mixup_alpha=config.mixup_alpha, cutmix_alpha=config.cutmix_alpha, prob=config.mix_prob,
+        )  # fmt: skip
         return batch | {"image": image, "target": target}
 
     return mix_batch
