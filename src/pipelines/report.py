@@ -89,25 +89,16 @@ def class_sections(config: ReportConfig, output: Output) -> dict[str, list[Html]
         from src.pipelines.classification.heatmaps import open_heatmaps
 
         heat = open_heatmaps(config, output, found.diagnosis)
-    sections = guarded(lambda: {"Forecast": panels.forecast(output, found)}, "Forecast")
-    parts: dict[str, Callable[[], list[Html]]] = {
-        "OOF by model, view and fold": lambda: panels.losses(found),
-        "Blend": lambda: panels.contest(found),
-        "Reliability": lambda: panels.reliability(found),
-        "Classes": lambda: panels.classes(found),
-    }
+    sections = guarded("Forecast", panels.forecast, output, found)
+    sections |= guarded("OOF by model, view and fold", panels.losses, found)
+    sections |= guarded("Blend", panels.contest, found)
+    sections |= guarded("Reliability", panels.reliability, found)
     if several:
-        del parts["Classes"]
-        parts["Labels"] = lambda: panels.labels(found)
-    for name, build in parts.items():
-        sections |= guarded(lambda n=name, b=build: {n: b()}, name)  # type: ignore[misc]
-
-    def mistakes() -> dict[str, list[Html]]:
-        if several:
-            return panels.label_mistakes(found, root, config.examples)
-        return panels.mistakes(found, root, config.examples, heat)
-
-    shown = guarded(mistakes, "Mistakes")
+        sections |= guarded("Labels", panels.labels, found)
+        shown = guarded("Mistakes", panels.label_mistakes, found, root, config.examples)
+    else:
+        sections |= guarded("Classes", panels.classes, found)
+        shown = guarded("Mistakes", panels.mistakes, found, root, config.examples, heat)
     if why:
         shown = {name: [*parts, note(why)] for name, parts in shown.items()}
     return sections | shown
@@ -119,15 +110,19 @@ def mask_sections(config: ReportConfig, runs: Sequence[Run]) -> dict[str, list[H
         return {}
     from src.pipelines.segmentation.report import mask_panels
 
-    return guarded(lambda: mask_panels(config, runs))
+    return guarded("Masks", mask_panels, config, runs)
 
 
 def guarded(
-    build: Callable[[], dict[str, list[Html]]], name: str = "Masks"
+    name: str, build: Callable[..., list[Html] | dict[str, list[Html]]], *values: object
 ) -> dict[str, list[Html]]:
-    """Return what ``build`` returns; where a file it needs is damaged, the reason in its place."""
+    """Return the panels that ``build`` makes of the values, one without a heading as ``name``.
+
+    Where a file that it needs is damaged, the reason stands in their place.
+    """
     try:
-        return build()
+        found = build(*values)
+        return found if isinstance(found, dict) else {name: found}
     except UserError as error:
         return {name: [note(error)]}
     except (KeyError, IndexError, TypeError, ValueError) as error:  # a file of ours, edited by hand
