@@ -53,6 +53,8 @@ def infer(config: InferConfig, output: Output) -> None:
     path = Path(config.output) if config.output else output.submission
     refuse_file(path, ours=path == output.submission)
     weights = read_weights(output.weights)
+    if weights.labels and config.prior_correction == "on":
+        raise UserError("--prior_correction: not for several labels an image (docs/metrics.md)")
     blend, moved = restrict(weights.blend, models=config.models, views=view_names(config.tta_steps))
     if moved >= 0.005:  # below, the line would say 0 %
         print(f"note: {moved:.0%} of the weight moved to other members than it was fitted for")

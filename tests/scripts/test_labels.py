@@ -92,6 +92,8 @@ def test_columns_of_probabilities_by_mean_auc(labels: Place) -> None:
     assert "cannot be shown" not in html and html.count("has it") >= 24
     again = labels.train(*QUICK, "--metric", "mean_auc", "--loss", "asymmetric + 0.5 bce")
     assert again.status == 0 and "skipped" in again.out
+    refused = labels.infer("--prior_correction", "on")
+    assert (refused.status, "--prior_correction" in refused.err) == (2, True), "not a silent no"
 
 
 def test_cells_of_labels_by_f1(labels: Place) -> None:
