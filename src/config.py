@@ -46,11 +46,17 @@ class ResumeConfig(Options, group="data and output"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardwareConfig(Options, group="hardware"):
+class DeviceConfig(Options, group="hardware"):
     """Where and how a network is computed."""
 
     device: Literal["auto", "cuda", "mps", "xpu", "cpu"] = option("auto", "where to compute")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "arithmetic of the network")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareConfig(DeviceConfig, group="hardware"):
+    """How images are loaded for it, too."""
+
     num_workers: int = option(
         -1, "loader processes; -1 = chosen by device and cores", least=-1, most=1024
     )

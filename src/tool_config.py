@@ -11,6 +11,7 @@ from src.config import (
     AliasConfig,
     CacheConfig,
     ColumnsConfig,
+    DeviceConfig,
     HardwareConfig,
     MetricConfig,
     PlaceConfig,
@@ -21,7 +22,7 @@ from src.views import VIEWS
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig(PlaceConfig, HardwareConfig, group="run"):
+class ReportConfig(PlaceConfig, DeviceConfig, group="run"):
     """``scripts/report.py``: everything under output/ → one page."""
 
     examples: int = option(
@@ -42,7 +43,7 @@ class ReportConfig(PlaceConfig, HardwareConfig, group="run"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(PlaceConfig, HardwareConfig, group="data and output"):
+class CheckConfig(PlaceConfig, DeviceConfig, group="data and output"):
     """``scripts/check_data.py``: what is in the data, before the first epoch."""
 
     masks: Literal["auto", "on", "off"] = option(
@@ -70,7 +71,7 @@ class CheckConfig(PlaceConfig, HardwareConfig, group="data and output"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(PlaceConfig, HardwareConfig, group="run"):
+class PredictConfig(PlaceConfig, DeviceConfig, group="run"):
     """``scripts/predict.py``: photographs or a video in, classes, masks or overlays out."""
 
     images: tuple[str, ...] = option((), "photographs and folders of them", first=True)
