@@ -189,8 +189,9 @@ def _validation_images(
         why = f"it has classes that train/ has not ({', '.join(strange[:3])})" if strange else ""
         return {}, [f"{valid_name}/ is not used: {why or 'it has no images in class folders'}"]
     return pairs, [
-        f"{len(pairs)} images of {valid_name}/ are trained on too, for the folds hold out images "
-        f"of their own: move {valid_name}/ away to train without them"
+        f"{counted(len(pairs), f'image of {valid_name}/ is', f'images of {valid_name}/ are')} "
+        "trained on too, for the folds hold out images of their own: move "
+        f"{valid_name}/ away to train without them"
     ]
 
 

@@ -72,7 +72,7 @@ from src.data.tables import (
     refuse_runs,
     with_valid,
 )
-from src.script import UserError
+from src.script import UserError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,12 +158,13 @@ def add_extra(index: Index, folder: Path | str, *, allow_outside: bool = False) 
         raise UserError("ids of the data begin with extra/ too: rename that folder")
     lost = len(extra) - len(kept)
     notes = [
-        f"{len(kept)} extra images are trained on in every fold, and held out in none, but for "
-        "copies of training images, which are left out"
+        f"{counted(len(kept), 'extra image is', 'extra images are')} trained on in every fold, and "
+        "held out in none, but for copies of training images, which are left out"
     ]
     notes += [f"extra: {note}" for note in extra.notes]
     if lost:
-        notes.append(f"extra: {lost} images are of classes that the data have not: left out")
+        said = counted(lost, "image is", "images are")
+        notes.append(f"extra: {said} of classes that the data have not: left out")
     return replace(index, columns=whole, notes=(*index.notes, *notes))
 
 
@@ -230,8 +231,8 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     refuse_other_split(finder, cells, images, source, lines)
     others = finder.num_others(images)
     if others:
-        said = f"{others} images of the test folder have no line in {Path(source).name}"
-        new_notes.append(f"{said}: not predicted")
+        said = counted(others, "image of the test folder has", "images of the test folder have")
+        new_notes.append(f"{said} no line in {Path(source).name}: not predicted")
     notes += new_notes + finder.notes
     return Index(root, make_columns(ids, images, split="test"), notes=tuple(notes))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.data.columns import ID_NAMES, IMAGE_NAMES, LABEL_NAMES, pick_name
-from src.script import UserError
+from src.script import UserError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,8 +117,8 @@ def _read_coco(content: Mapping[str, Any], path: Path | str) -> pd.DataFrame:
             )
         if len(lone):
             notes = [
-                f"{Path(path).name}: {len(lone)} annotations are of images that it does not list "
-                f"(first {lone[key].iat[0]!r}): left out"
+                f"{Path(path).name}: {counted(len(lone), 'annotation is', 'annotations are')} of "
+                f"images that it does not list (first {lone[key].iat[0]!r}): left out"
             ]
         found = found.loc[:, [*(found != "").any()]]  # no column of segmentations that are empty
         again = [key, "category_id"]

@@ -27,7 +27,7 @@ from src.data.root import (
     tells_classes,
 )
 from src.data.rows import name_image_column
-from src.script import UserError
+from src.script import UserError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,9 +79,13 @@ def with_valid(
     inner = [f"{below(root, find_split(root, 'valid'))}/{cell}" for cell in more[image]]
     if finder.find_quietly(inner[0]) is not None:  # 7.jpg may be in train/ too
         more[image] = inner
-    note = f"{len(more)} lines of {valid.name} are trained on too, for the folds hold out images"
-    notes = [*more.attrs.pop("notes", []), f"{note} of their own: move it away to train without"]
-    return pd.concat([table, more], ignore_index=True).fillna(""), notes
+    lines = counted(len(more), f"line of {valid.name} is", f"lines of {valid.name} are")
+    note = (
+        f"{lines} trained on too, for the folds hold out images of their own: "
+        "move it away to train without"
+    )
+    whole = pd.concat([table, more], ignore_index=True).fillna("")
+    return whole, [*more.attrs.pop("notes", []), note]
 
 
 def note_valid(root: Path, images: Sequence[str]) -> list[str]:

@@ -255,7 +255,7 @@ def test_tables_that_are_not_read_are_said(tmp_path):
     assert any("extra.csv is not used" in note for note in read_train(tmp_path).notes)
     lay(tmp_path, sample_submission="id,a,b\n4,0,0\n")
     assert read_test(tmp_path).notes == (
-        "1 images of the test folder have no line in sample_submission.csv: not predicted",
+        "1 image of the test folder has no line in sample_submission.csv: not predicted",
     )
 
 

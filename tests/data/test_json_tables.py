@@ -131,7 +131,7 @@ def test_annotations_that_are_copies_contradict_or_lack_their_image(tmp_path):
     index = read_train(tmp_path)
     assert rows(index, "id", "image") == [("1", "train/a.jpg"), ("2", "train/b.jpg"),
                                           ("3", "train/c.jpg")]  # fmt: skip
-    assert any("1 annotations are of images that it does not list (first '77')" in note
+    assert any("1 annotation is of images that it does not list (first '77')" in note
                for note in index.notes)  # fmt: skip
     content["annotations"][-1] = also | {"category_id": 4021}
     write(path, content)

@@ -257,7 +257,7 @@ def show_data(config: FoldConfig, output: Output) -> None:
         folds = load_folds(output.folds, index.table, index.root, num_folds=config.folds or None)
     else:  # as they would be if no two images are copies
         state, folds = "not made yet", deal_folds(config, index)
-    print("\n".join(fold_lines(folds, state, "sets of labels" if index.several else "classes")))
+    print("\n".join(fold_lines(folds, state, several=index.several)))
     for note in folds.notes:
         print(f"note: {note}")
     print("\n".join(check_test(config, index, describe=True)))
@@ -278,15 +278,17 @@ def class_lines(index: Index) -> list[str]:
     return lines
 
 
-def fold_lines(folds: Folds, state: str, what: str = "classes") -> list[str]:
-    """Return how many images and groups each fold holds out, and how many classes (or sets)."""
+def fold_lines(folds: Folds, state: str, *, several: bool = False) -> list[str]:
+    """Return how many images, classes (of ``several`` labels, sets) and groups folds hold out."""
+    what = ("set of labels", "sets of labels") if several else ("class", "classes")
     groups, targets = folds.table["group"].to_numpy(str), folds.table["target"].to_numpy(str)
     lines = [f"folds ({state}):"]
     for fold in range(folds.num_folds):
         rows = folds.valid_rows(fold)
         named = np.unique(groups[rows][groups[rows] != ""])
         lines.append(
-            f"  {fold}: {counted(len(rows), 'image')}, {len(np.unique(targets[rows]))} {what}"
+            f"  {fold}: {counted(len(rows), 'image')}, "
+            + counted(len(np.unique(targets[rows])), *what)
             + (f", {counted(len(named), 'group')}" if len(named) else "")
         )
     return lines

@@ -42,6 +42,15 @@ def test_everything_is_shown_and_nothing_written(tmp_path, data, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_one_class_of_a_fold_is_no_plural(tmp_path, capsys):
+    data = lay(tmp_path / "data", *(f"train/{name}/{n}.jpg" for name in "ab" for n in range(3)))
+    lay(data, "val/a/9.jpg")
+    show_data(FoldConfig(data_dir=str(data), folds=4), Output(tmp_path / "out"))
+    out = capsys.readouterr().out
+    assert ": 1 image, 1 class\n" in out and ": 2 images, 2 classes\n" in out
+    assert "note: 1 image of val/ is trained on too" in out
+
+
 def test_what_would_stop_later_is_said(tmp_path, data, capsys):
     lay(data, sample_submission="id,kitchen,bathe\ny,0,0\n")
     show_data(FoldConfig(data_dir=str(data), output_dir=str(tmp_path)), Output(tmp_path / "out"))
