@@ -14,7 +14,7 @@ from src.data.files import Scanner
 from src.data.root import (
     find_sample,
     find_split,
-    find_test_table,
+    find_split_table,
     name_tables,
     read_name,
     tables,
@@ -137,7 +137,7 @@ def _note_unused(root: Path, scanner: Scanner) -> list[str]:
     used = {find_split(root, split) for split in ("train", "valid", "test")}
     names = {path.relative_to(root).parts[0] for path in used if path is not None}
     sample = find_sample(root)
-    rows = sample or find_test_table(root)  # found wherever a folder's name says test
+    rows = sample or find_split_table(root, "test")  # found wherever a folder's name says test
     others = [
         name for name in scanner.subfolders("")
         if name not in names

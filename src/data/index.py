@@ -43,7 +43,7 @@ from src.data.root import (
     find_root,
     find_sample,
     find_split,
-    find_test_table,
+    find_split_table,
     name_classes,
     name_tables,
     tables,
@@ -198,7 +198,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     root = Path(root)
     sample, notes = read_sample(root)
     sample_ids: list[str] = [] if sample is None else sample.iloc[:, 0].tolist()
-    path = find_test_table(root) or find_annotations(root, "test")
+    path = find_split_table(root, "test") or find_annotations(root, "test")
     folder = find_split(root, "test")
     if path is None and sample is None and folder is not None:
         return _read_test_folder(root, below(root, folder), notes)
@@ -239,8 +239,8 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
 
 def has_test(root: Path) -> bool:
     """Tell whether there is anything that says the test images."""
-    names = find_split(root, "test"), find_test_table(root), find_sample(root)
-    return any(name is not None for name in (*names, find_annotations(root, "test")))
+    found = find_sample(root) or find_split_table(root, "test") or find_split(root, "test")
+    return (found or find_annotations(root, "test")) is not None
 
 
 def _read_train_csv(

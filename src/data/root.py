@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 
@@ -55,36 +56,41 @@ def find_annotations(root: Path, split: str) -> Path | None:
     It lies in ``root``, in a folder such as ``annotations/`` there, or, called ``metadata`` or the
     like, in the split's own; its name says the split, or nothing.
     """
-    own = find_split(root, split)
+    found = _annotations_here(root).get(split)
+    own = None if found else find_split(root, split)
     names = [f"{name}{ending}" for name in ("metadata", "annotations", "labels")
              for ending in ANNOTATION_ENDINGS]  # fmt: skip
     inner = [path for name in names if own and _holds_table(path := own / name)]
-    return _annotations_here(root, split) or next(iter(inner), None)
+    return found or next(iter(inner), None)
 
 
-def _annotations_here(root: Path, split: str) -> Path | None:
-    """Find as :func:`find_annotations` does, but not in the split's own folder."""
+def _annotations_here(root: Path) -> dict[str, Path]:
+    """Return split → table as :func:`find_annotations` does, but of no split's own folder."""
     places = [root]
     for _ in range(2):
         deeper = [child for place in places for child in _subfolders(place)]
         places += [child for child in deeper if child not in places and _is_fill(child.name)]
-    fits = []
+    fits: dict[str, list[tuple[int, bool, Path]]] = {}
     for place in places:
-        here = []
+        here: dict[str, list[tuple[int, bool, Path]]] = {}
         for path in _entries(place):
             if path.suffix.lower() not in ANNOTATION_ENDINGS:
                 continue
             said, rest = read_name(path.stem)
             more = len({*rest} - _TABLE_FILL)
-            fit = said == split or (split == "train" and not said and not more)
-            if fit and not _OTHER_ANNOTATIONS.intersection(rest):
-                here.append((more, not said, path))
-        fits += sorted(here)[:_MAX_FILES]
-    fits = [
-        found for found in sorted(fits)
-        if _holds_table(found[2], sure=not found[1], strange=found[0] > 0)
-    ]  # fmt: skip
-    return fits[0][2] if len(fits) == 1 or (fits and fits[0][:2] != fits[1][:2]) else None
+            if (said or not more) and not _OTHER_ANNOTATIONS.intersection(rest):
+                here.setdefault(said or "train", []).append((more, not said, path))
+        for split, paths in here.items():
+            fits.setdefault(split, []).extend(sorted(paths)[:_MAX_FILES])
+    found = {}
+    for split, paths in fits.items():
+        best = [
+            fit for fit in sorted(paths)
+            if _holds_table(fit[2], sure=not fit[1], strange=fit[0] > 0)
+        ]  # fmt: skip
+        if len(best) == 1 or (best and best[0][:2] != best[1][:2]):
+            found[split] = best[0][2]
+    return found
 
 
 def _is_fill(name: str) -> bool:
@@ -125,21 +131,15 @@ def tells_classes(path: Path) -> bool:
     return b'"category_id"' in whole and not re.search(rb'"(bbox|segmentation)"', whole)
 
 
-def find_label_table(folder: Path) -> Path | None:
-    """Return the table of training labels that lies in ``folder`` under another name than train.
+def find_split_table(folder: Path, split: str) -> Path | None:
+    """Return the table of ``train`` or ``test`` images that lies in ``folder``, if any.
 
-    It has a usual name, or is the one table whose name says train and nothing else
+    It has a usual name, or is the one table whose name says the split and nothing else
     (``train_v2``, ``stage_2_train``).
     """
-    return find_table(folder, *LABEL_TABLES) or _named_table(folder, "train")
-
-
-def find_test_table(folder: Path) -> Path | None:
-    """Return the table of test images that lies in ``folder``, named as training tables are."""
-    return find_table(folder, "test") or _named_table(folder, "test")
-
-
-def _named_table(folder: Path, split: str) -> Path | None:
+    usual = find_table(folder, split, *(LABEL_TABLES if split == "train" else ()))
+    if usual is not None:
+        return usual
     fits = [
         path for path in tables(folder)
         if (name := read_name(path.stem))[0] == split and _TABLE_FILL.issuperset(name[1])
@@ -204,8 +204,10 @@ def below(root: Path, folder: Path | None) -> str:
 
 def _lists_images(folder: Path) -> bool:
     """Tell whether a table of training labels or of test images lies in ``folder``."""
-    found = find_table(folder, "train") or find_label_table(folder) or find_test_table(folder)
-    return found is not None or any(_annotations_here(folder, name) for name in ("train", "test"))
+    splits = {"train", "test"}
+    return any(find_split_table(folder, split) for split in splits) or not splits.isdisjoint(
+        _annotations_here(folder)
+    )
 
 
 def _split_here(root: Path, split: str) -> Path | None:
@@ -224,6 +226,7 @@ def _split_here(root: Path, split: str) -> Path | None:
     return fits[0] if len(fits) == 1 else None
 
 
+@lru_cache(maxsize=1 << 16)  # the same names are asked about for each split
 def read_name(name: str) -> tuple[str, tuple[str, ...]]:
     """Return the split that a folder's name says ("" none or several), and its other words."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d])(?=\d)", " ", nfc(name)).casefold()
@@ -305,12 +308,12 @@ def _subfolders(folder: Path) -> list[Path]:
 def _enter_splits(folder: Path) -> Path:
     """Return ``train/`` itself where all it holds are splits: an archive unpacked one too deep."""
     inner = find_split(folder, "train")
-    if inner is None or inner.parent != folder or find_sample(folder) or _lists_images(folder):
+    if inner is None or inner.parent != folder:
         return folder
     names = [read_name(child.name) for child in _subfolders(inner)]
     splits = {split for split, _ in names}
     whole = "train" in splits and len(splits) > 1 and not any(not s or rest for s, rest in names)
-    return inner if whole else folder
+    return inner if whole and not (find_sample(folder) or _lists_images(folder)) else folder
 
 
 def name_tables(folder: Path) -> str:

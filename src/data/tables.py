@@ -15,14 +15,14 @@ from src.data.csv_io import is_unnamed, read_csv, refuse_rows
 from src.data.files import SPLITS, Scanner
 from src.data.finder import ImageFinder
 from src.data.root import (
+    ANNOTATION_ENDINGS,
     INNER_TABLES,
     below,
     find_annotations,
-    find_label_table,
     find_sample,
     find_split,
+    find_split_table,
     find_table,
-    find_test_table,
     tables,
     tells_classes,
 )
@@ -34,31 +34,24 @@ if TYPE_CHECKING:
 
 
 def find_train_table(root: Path, train: Path | None) -> Path | None:
-    """Return the table of training labels; ``train`` is the folder of training images, if any."""
-    path = find_table(root, "train") or _find_table_of_labels(root, train)
-    return path or _find_annotations(root, train)
+    """Return the table of training labels; ``train`` is the folder of training images, if any.
 
-
-def _find_table_of_labels(root: Path, train: Path | None) -> Path | None:
-    """Return a table such as train_labels.csv, unless ``train`` says the classes by folders.
-
-    It may lie in ``train`` itself: ``_classes.csv``, ``metadata.csv``.
+    Where the folders in ``train`` say classes, that is ``train.csv``, or COCO's annotations of
+    whole images; else also a table in ``train`` (``_classes.csv``, ``metadata.csv``) and any JSON.
     """
-    path = find_label_table(root)
-    if train is None or (path is not None and train.name.casefold() not in SPLITS["train"]):
-        return path
+    path = find_split_table(root, "train")
+    sure = path is not None and (
+        path.stem.casefold() == "train" or (train and train.name.casefold() not in SPLITS["train"])
+    )
+    if train is None or sure:
+        return path or find_annotations(root, "train")
     path = path or find_table(train, *INNER_TABLES)
-    several = len(Scanner(root).images_by_folder(below(root, train))) > 1
-    return None if path is None or several else path
-
-
-def _find_annotations(root: Path, train: Path | None) -> Path | None:
-    """Return the JSON or Parquet table of labels, unless it says less than folders of classes."""
-    path = find_annotations(root, "train")
-    if path is None or train is None or tells_classes(path):
-        return path
-    several = len(Scanner(root).images_by_folder(below(root, train))) > 1
-    return None if several else path
+    annotations = find_annotations(root, "train")
+    if annotations is None and path is None:
+        return None
+    if len(Scanner(root).images_by_folder(below(root, train))) > 1:
+        return annotations if annotations and tells_classes(annotations) else None
+    return path or annotations
 
 
 def with_valid(
@@ -67,8 +60,9 @@ def with_valid(
     """Return the table of ``train.json`` with the lines of a ``val.json`` beside it, and a note."""
     import pandas as pd
 
-    valid = find_annotations(root, "valid")
-    if valid is None or path != find_annotations(root, "train"):
+    of_json = path.suffix.lower() in ANNOTATION_ENDINGS and path == find_annotations(root, "train")
+    valid = find_annotations(root, "valid") if of_json else None
+    if valid is None:
         return table, []
     more = read_table(valid, finder, wanted[0])
     refuse_runs(more, wanted[1], valid)
@@ -121,7 +115,7 @@ def refuse_runs(table: pd.DataFrame, label: str | None, path: Path) -> None:
 
 def other_tables(root: Path, path: Path) -> list[str]:
     """Return the names of at most three tables in ``root`` that are not read beside ``path``."""
-    read = {path, find_sample(root), find_test_table(root)}
+    read = {path, find_sample(root), find_split_table(root, "test")}
     names = [other.name for other in tables(root) if other not in read]
     return [name for name in names if not re.search("test|submi|aliases", name.casefold())][:3]
 
