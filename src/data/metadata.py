@@ -21,13 +21,14 @@ from src.data.columns import (
     IMAGE_NAMES,
     looks_like_image,
     numbers_rows,
-    pick_column,
+    pick_name,
     words_of,
 )
 from src.data.csv_io import is_unnamed, read_csv
 from src.data.index import Index
-from src.data.root import find_annotations, find_table
+from src.data.root import find_annotations, find_split, find_split_table
 from src.data.sample import id_stem
+from src.data.tables import find_train_table
 from src.script import UserError, nearest
 
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "?", "<na>"})
@@ -126,7 +127,11 @@ def _find(root: Path, split: str, given: str) -> Path:
         if path is None:
             raise UserError(f"{flag} {given}: no such file")
         return path
-    path = find_table(root, split) or find_annotations(root, split)
+    path = (
+        find_train_table(root, find_split(root, split))
+        if split == "train"
+        else find_split_table(root, split) or find_annotations(root, split)
+    )
     if path is None:
         raise UserError(
             f"{root} has no {split}.csv to take columns from: name the table with {flag}"
@@ -141,7 +146,7 @@ def _join(path: Path, index: Index) -> tuple[pd.DataFrame, str, np.ndarray]:
     """
     table = read_csv(path)
     first = str(table.columns[0]) if len(table.columns) else ""
-    usual = [pick_column(table, None, names, path, "") for names in (ID_NAMES, IMAGE_NAMES)]
+    usual = [pick_name(table.columns, names) for names in (ID_NAMES, IMAGE_NAMES)]
     images = [name for name in table.columns if table[name].head(100).map(looks_like_image).all()]
     forms: tuple[Callable[[str], str], ...] = (lambda cell: nfc(cell).strip(), id_stem)
     best, best_key = np.full(len(index), -1), first
@@ -179,8 +184,7 @@ def _why_not(name: str, cells: pd.Series, unseen: pd.DataFrame, train: Index) ->
     if words & _SPLITS:
         return "a split"
     usual = (*ID_NAMES, *IMAGE_NAMES, *FOLDER_NAMES)
-    named = is_unnamed(name) or bool(words & _NAMES_ROWS)
-    named = named or pick_column(cells.to_frame(), None, usual, "", "") is not None
+    named = is_unnamed(name) or words & _NAMES_ROWS or pick_name([name], usual)
     if named or numbers_rows(cells) or looks_like_image(str(present.iat[0])):
         return "an id or path"
     different = present.nunique()

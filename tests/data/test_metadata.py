@@ -51,6 +51,13 @@ def test_what_is_no_input_is_left_out_by_name(indexes: tuple[Index, Index]) -> N
     assert "columns used: age (number), model (number), sex (category)" in found.lines[0]
 
 
+def test_the_tables_are_those_that_the_index_reads(indexes: tuple[Index, Index]) -> None:
+    root = indexes[0].root
+    (root / "train.csv").rename(root / "train_labels.csv")
+    (root / "test.csv").rename(root / "test_v2.csv")
+    assert read_metadata(*indexes).numbers == ("age", "model")
+
+
 def test_the_mark_is_of_the_columns_and_not_of_the_machine(
     indexes: tuple[Index, Index], monkeypatch: pytest.MonkeyPatch
 ) -> None:
