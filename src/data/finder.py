@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -47,7 +47,7 @@ class ImageFinder:
         self._paths = {nfc(path): path for path in reversed(scanner.images())}
         self.notes = scanner.notes
         self.left_out = [line for line in scanner.left_out(doubtful=True) if "pip install" in line]
-        own = [name for name in scanner.folders if _split_of(name.split("/")) == split]
+        own = [name for name in scanner.folders if _split_of(name) == split]
         self._has_own = bool(own)
         self.place = f"{root}/{min(own, key=len)}/" if own else str(root)  # where they should be
         self._folder = nfc(below(root, find_split(root, split)) or split)
@@ -55,8 +55,7 @@ class ImageFinder:
 
     def names(self) -> list[str]:
         """Return what an image's id may be: its file name, with the ending and without."""
-        whole = {posixpath.basename(path) for path in self._paths}
-        return sorted(whole | {posixpath.splitext(name)[0] for name in whole})
+        return sorted({*map(posixpath.basename, self._paths), *map(_stem, self._paths)})
 
     def find(self, cell: str) -> str | None:
         """Return the path of the image, relative to the root where inside, None if missing.
@@ -111,7 +110,7 @@ class ImageFinder:
 
     def is_of_other(self, cell: str, image: str) -> bool:
         """Tell whether ``image`` lies in a folder of the other split, which ``cell`` says not."""
-        return "/" not in cell and _split_of(image.split("/")[:-1]) == _OTHER[self.split]
+        return "/" not in cell and _split_of(posixpath.dirname(image)) == _OTHER[self.split]
 
     def num_others(self, images: Sequence[str]) -> int:
         """Count the images of the split's own folders that are none of ``images``."""
@@ -125,17 +124,15 @@ class ImageFinder:
     @cached_property
     def _own(self) -> list[str]:
         """Images of the split's own folders, in NFC."""
-        folders = {posixpath.dirname(path) for path in self._paths}
-        own = {name for name in folders if _split_of(name.split("/")) == self.split}
-        return [path for path in self._paths if posixpath.dirname(path) in own]
+        return [path for path in self._paths if _split_of(posixpath.dirname(path)) == self.split]
 
     @cached_property
     def _by_core(self) -> dict[tuple[bool, int | str], list[str]]:
         """(whole?, name without zeros and what all names have) → paths in NFC."""
         by_core: dict[tuple[bool, int | str], list[str]] = {}
-        stems = [posixpath.splitext(posixpath.basename(path))[0] for path in self._paths]
-        mine = {posixpath.splitext(posixpath.basename(path))[0] for path in self._own}
-        named = {stem for stem in stems if _split_of([stem]) == self.split}
+        stems = [*map(_stem, self._paths)]
+        mine = {*map(_stem, self._own)}
+        named = {stem for stem in stems if _split_of(stem) == self.split}
         mine = next((some for some in (mine, named) if len(some) > 1), {*stems})
         start, end = (
             re.sub(r"\d+$", "", posixpath.commonprefix([stem[::step] for stem in mine]))
@@ -199,53 +196,53 @@ class ImageFinder:
         """Name, with and without extension → paths in NFC."""
         by_name: dict[str, list[str]] = {}
         for known in self._paths:
-            name = posixpath.basename(known)
-            for key in (name, posixpath.splitext(name)[0]):
+            for key in (posixpath.basename(known), _stem(known)):
                 by_name.setdefault(key.casefold(), []).append(known)
         return by_name
 
     @cached_property
     def _only_masks(self) -> bool:
         """Whether all images but the other split's lie in folders of masks."""
-        folders = (known.split("/")[:-1] for known in self._paths)
-        mine = (parts for parts in folders if _split_of(parts) != _OTHER[self.split])
-        return all(map(_holds_masks, mine))
+        folders = map(posixpath.dirname, self._paths)
+        return all(_holds_masks(name) for name in folders if _split_of(name) != _OTHER[self.split])
 
     def _meant(self, fits: Sequence[str], said: int) -> list[str]:
         """Return those of ``fits`` whose folders before the last ``said`` parts may be implied."""
-        implied = {full: full.split("/")[:-said] for full in sorted(fits)}
+        implied = {full: "/".join(full.split("/")[:-said]) for full in sorted(fits)}
         if not self._only_masks:
             implied = {full: part for full, part in implied.items() if not _holds_masks(part)}
         splits = {full: _split_of(part) for full, part in implied.items()}
         if self._has_own:
             splits = {full: s for full, s in splits.items() if s != _OTHER[self.split]}
         usual = [full for full in splits if full.startswith(f"{self._folder}/")]
-        return usual or [full for full in splits if splits[full] != "val"] or list(splits)
+        return usual or [full for full in splits if splits[full] != "valid"] or list(splits)
 
 
 def _as_key(name: str) -> int | str:
     return int(name) if name.isdecimal() else name.casefold()
 
 
-def _split_of(folders: Sequence[str]) -> str:
-    """Return train, test or val: what the outermost folder that names a split says, else ""."""
-    for folder in folders:
-        for word in re.findall(r"[^\W\d_]+", nfc(folder).casefold()):
-            known = split_of_word(word)
-            glued = next(
-                (split for split in ("train", "test", "val") if word.startswith(split)), ""
-            )
-            if known or glued:  # "trainannot"
-                return (known or glued).replace("valid", "val")
+def _stem(path: str) -> str:
+    return posixpath.splitext(posixpath.basename(path))[0]
+
+
+@lru_cache(maxsize=1 << 16)  # thousands of images lie in each folder
+def _split_of(path: str) -> str:
+    """Return train, test or valid: what the first word that names a split says, else ""."""
+    for word in re.findall(r"[^\W\d_]+", nfc(path).casefold()):
+        glued = next((split for split in ("train", "test", "val") if word.startswith(split)), "")
+        if found := split_of_word(word) or glued.replace("val", "valid"):  # "trainannot"
+            return found
     return ""
 
 
-def _holds_masks(folders: Sequence[str]) -> bool:
-    """Tell whether the name of a folder says that it holds masks."""
-    for folder in map(str.casefold, folders):
-        if any(word in folder for word in _MASKS) or _MASK_WORDS & set(re.split("[^a-z]+", folder)):
-            return True
-    return False
+@lru_cache(maxsize=1 << 16)
+def _holds_masks(folder: str) -> bool:
+    """Tell whether the names of a path say that it is a folder of masks."""
+    name = folder.casefold()
+    return any(word in name for word in _MASKS) or not _MASK_WORDS.isdisjoint(
+        re.split("[^a-z]+", name)
+    )
 
 
 def _ends_with(full: str, path: str) -> bool:
