@@ -73,7 +73,7 @@ class LabelSearch:
 
     def has_label(self) -> bool:
         """Tell whether the columns asked for, or names, say which one column is the label."""
-        return len(self._asked_for()) == 1 or self._by_name()[0] is not None
+        return len(self._asked_for) == 1 or self._by_name[0] is not None
 
     def asked_if_hot(self) -> list[str]:
         """Return the columns asked for where they are several of this table that say yes and no."""
@@ -94,12 +94,12 @@ class LabelSearch:
         if wanted:
             pick_column(table, wanted, (), self.path, "--label_column")
             return [wanted], ""
-        found = self._asked_for() or self._shown()
-        named = found[0] if found else self._by_name()[0]
+        label, weak, why = self._by_name
+        found = self._asked_for or self._shown()
+        named = found[0] if found else label
         found = (self._numbers_of(named) if named else []) or found
         if found:
             return found, " (as the sample submission asks)"
-        label, weak, why = self._by_name()
         if label is not None or len(free) == 1:
             return [label or free[0]], why
         if is_hot(table, free):
@@ -125,6 +125,7 @@ class LabelSearch:
             * (len(hot) > 1)
         )
 
+    @cached_property
     def _by_name(self) -> tuple[str | None, list[str], str]:
         """Return the column whose name says that it is the label, those that may be it, and why."""
         free = [name for name in self.table.columns if name not in self.taken]
@@ -134,6 +135,7 @@ class LabelSearch:
             return weak[0], weak, " (by its name)"
         return label, weak, ""
 
+    @cached_property
     def _asked_for(self) -> list[str]:
         """Return the column (or one-hot columns) that the columns asked for mean, or none."""
         if len(self.asked) == 1 and self.asked[0] in self.free:
