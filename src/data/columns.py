@@ -74,7 +74,7 @@ def image_column(
         looks = [name for name in table.columns if head[name].map(looks_like_image).mean() > 0.5]
         looks = [name for name in looks if not MASK_WORDS & set(words_of(name))] or looks
         if looks:
-            found = pick_column(table[looks], None, IMAGE_NAMES, path, "") or looks[0]
+            found = pick_name(looks, IMAGE_NAMES) or looks[0]
             away = "://" in head[found].iat[0] and not any(map(finds, head[found].head(20)))
             return (_column_of_files(table, finds) if away else None) or found
     name = pick_column(table, wanted, (*IMAGE_NAMES, *ID_NAMES), path, "--image_column")
@@ -144,12 +144,12 @@ def pick_column(
         if wanted in table.columns:
             return wanted
         raise UserError(f"{path} has no column {wanted!r}{nearest(wanted, table.columns)}: {flag}")
-    return pick_name(list(table.columns), usual)
+    return pick_name(table.columns, usual)
 
 
-def pick_name(names: Sequence[str], usual: Sequence[str]) -> str | None:
+def pick_name(names: Iterable[str], usual: Sequence[str]) -> str | None:
     """Return the first of ``names`` that is a ``usual`` one, as :func:`pick_column` compares."""
-    known = {plain(name): name for name in reversed(names)}
+    known = {plain(name): name for name in reversed([*names])}
     return next((known[plain(name)] for name in usual if plain(name) in known), None)
 
 

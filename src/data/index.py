@@ -28,6 +28,7 @@ from src.data.columns import (
     find_group,
     made_of_others,
     pick_column,
+    pick_name,
     says_nothing,
 )
 from src.data.csv_io import read_csv, refuse_duplicates
@@ -319,8 +320,8 @@ def _find_columns(
     group = pick_column(table, wanted[2], GROUP_NAMES, path, "--group_column")
     known = pick_column(table, wanted[1], LABEL_NAMES, path, "--label_column")
     label = asked if len(asked) == 1 and image not in asked else []
-    free = table.drop(columns={name for name in (known, group, *label) if name in table})
-    return image, group, pick_column(free, None, ID_NAMES, path, "")
+    free = [name for name in table.columns if name not in (known, group, *label)]
+    return image, group, pick_name(free, ID_NAMES)
 
 
 def _check_targets(found: Targets, ids: Sequence[str], path: Path) -> list[str]:
@@ -354,7 +355,7 @@ def _read_test_csv(
                 if {*map(form, ids)} == wanted:
                     return ids, image_cells(table, image, finder)
     first = str(table.columns[0])
-    key = key or pick_column(table, None, ID_NAMES, path, "")
+    key = key or pick_name(table.columns, ID_NAMES)
     key = key or (image if table[first].duplicated().any() else first)
     repeats = key == sample_name and table[key].duplicated().any()
     if repeats and not table[image].duplicated().any():

@@ -92,8 +92,8 @@ def _read_coco(content: Mapping[str, Any], path: Path | str) -> pd.DataFrame:
         _to_table(content.get(key) or [], f"{path}: {key}")
         for key in ("images", "annotations", "categories")
     )
-    key = pick_name(list(images.columns), ("id", "image_id"))
-    link = pick_name(list(found.columns), ("image_id",))
+    key = pick_name(images.columns, ("id", "image_id"))
+    link = pick_name(found.columns, ("image_id",))
     notes = []
     if key is not None:
         images = images.drop_duplicates()
@@ -125,8 +125,8 @@ def _read_coco(content: Mapping[str, Any], path: Path | str) -> pd.DataFrame:
         found = found.drop_duplicates(again if "category_id" in found else None)
         images = images.merge(found, on=key, how="left").fillna("")
     table = images if len(images) else found
-    number = pick_name(list(kinds.columns), ("id", "category_id"))
-    name = pick_name(list(kinds.columns), ("name", "category_name", "scientificName"))
+    number = pick_name(kinds.columns, ("id", "category_id"))
+    name = pick_name(kinds.columns, ("name", "category_name", "scientificName"))
     if number and name and "category_id" in table:
         kinds = kinds[[number, name]].drop_duplicates()
         twice = kinds[kinds[number].duplicated()]
@@ -150,9 +150,7 @@ def _to_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not all(map(str.isdecimal, first)):
             return [{"image": image, **row} for image, row in content.items()]
         return [{name: cells.get(row) for name, cells in content.items()} for row in first]
-    known = pick_name(list(content), (*IMAGE_NAMES, *ID_NAMES)) and pick_name(
-        list(content), LABEL_NAMES
-    )
+    known = pick_name(content, (*IMAGE_NAMES, *ID_NAMES)) and pick_name(content, LABEL_NAMES)
     if known and all(isinstance(value, list) and len(value) == len(first) for value in values):
         return [dict(zip(content, cells, strict=True)) for cells in zip(*values, strict=True)]
     return [{"image": image, "label": label} for image, label in content.items()]

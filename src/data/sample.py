@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.classes import Aliases, is_number, merge_classes, nfc
-from src.data.columns import ID_NAMES, IMAGE_NAMES, is_hot, pick_column
+from src.data.columns import ID_NAMES, IMAGE_NAMES, is_hot, pick_name
 from src.data.csv_io import (
     BRIEF_ROWS,
     is_unnamed,
@@ -108,10 +108,9 @@ def asked_of(root: Path) -> tuple[list[str], list[str]]:
 def _id_column(table: pd.DataFrame) -> str:
     """Return the first column, unless it has no id's name and another has."""
     first = str(table.columns[0])
-    usual = pick_column(table.iloc[:, :1], None, (*ID_NAMES, *IMAGE_NAMES), "", "")
-    if usual and not is_unnamed(first):
+    if pick_name([first], (*ID_NAMES, *IMAGE_NAMES)) and not is_unnamed(first):
         return first
-    return pick_column(table.iloc[:, 1:], None, ID_NAMES, "", "") or first
+    return pick_name(table.columns[1:], ID_NAMES) or first
 
 
 def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:

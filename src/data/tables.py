@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.data.columns import FOLDER_NAMES, RUN_NAMES, pick_column
+from src.data.columns import FOLDER_NAMES, RUN_NAMES, pick_name
 from src.data.csv_io import is_unnamed, read_csv, refuse_rows
 from src.data.files import SPLITS, Scanner
 from src.data.finder import ImageFinder
@@ -97,7 +97,7 @@ def note_valid(root: Path, images: Sequence[str]) -> list[str]:
 
 def refuse_runs(table: pd.DataFrame, label: str | None, path: Path) -> None:
     """Raise a UserError for a table of masks or boxes, unless the user names its ``label``."""
-    runs = pick_column(table, None, RUN_NAMES, path, "")
+    runs = pick_name(table.columns, RUN_NAMES)
     is_json = path.suffix.lower() == ".json"
     if runs and not label:
         what = "masks of objects (COCO)" if is_json else "the run lengths of masks"
@@ -155,7 +155,7 @@ def _is_long_list(cell: str) -> bool:
 def image_cells(table: pd.DataFrame, image: str, finder: ImageFinder) -> list[str]:
     """Return the cells that say the images, with those of a column of folders before them."""
     cells: list[str] = table[image].tolist()
-    folder = pick_column(table.drop(columns=image), None, FOLDER_NAMES, "", "")
+    folder = pick_name(table.columns.drop(image), FOLDER_NAMES)
     if folder is None or "/" in cells[0]:
         return cells
     joined = [f"{place}/{cell}" for place, cell in zip(table[folder], cells, strict=True)]

@@ -23,7 +23,6 @@ from src.data.columns import (
     LABEL_NAMES,
     RUN_NAMES,
     image_column,
-    pick_column,
     pick_name,
 )
 from src.data.csv_io import first_lines, read_csv
@@ -187,9 +186,9 @@ def _split_ids(
 ) -> tuple[list[str], list[str]]:
     """Return each line's image and class; "" where the table says no class."""
     rest = table.drop(columns=runs)
-    usual = pick_column(rest, None, (*IMAGE_NAMES, *ID_NAMES), path, "") or str(rest.columns[0])
+    usual = pick_name(rest.columns, (*IMAGE_NAMES, *ID_NAMES)) or str(rest.columns[0])
     cells = rest[usual].tolist()
-    label = pick_column(rest.drop(columns=usual), None, LABEL_NAMES, path, "")
+    label = pick_name(rest.columns.drop(usual), LABEL_NAMES)
     if not any(map(finder.finds, cells[:20])):
         heads = [cell.rpartition("_") for cell in cells]
         if label is None and any(finder.finds(head) for head, _, _ in heads[:20]):
