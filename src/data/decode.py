@@ -126,26 +126,18 @@ def decode_mask(
     """Read a label mask (H, W) of class indices, uint8 where they fit and int32 elsewhere.
 
     That is a grey or palette image (a palette is read as indices; grey stored in three equal
-    channels counts as grey) or a 2-D integer ``.npy``. JPEG is refused: it blurs labels. Given
-    ``num_classes``, labels must lie in 0..num_classes-1 or equal ``ignore_index``, the label of
-    void.
+    channels, and beside an even alpha, counts as grey) or a ``.npy`` of whole numbers, (H, W) or
+    (H, W, 1). JPEG is refused: it blurs labels. Given ``num_classes``, labels must lie in
+    0..num_classes-1 or equal ``ignore_index``, the label of void.
 
     Raises:
-        UserError: naming the file: undecodable, coloured, too large, unknown labels.
+        UserError: naming the file: undecodable, coloured, too large, unknown labels, fractions, a
+            number that would wrap round in 32 bits, or alpha that varies.
     """
     is_array = Path(path).suffix.lower() == ".npy"
     mask = _load_npy(path) if is_array else _decode_indices(read_bytes(path), path)
     if num_classes is not None:
-        check_labels(mask, path, num_classes, ignore_index)
-    return as_labels(mask, path)
-
-
-def as_labels(mask: np.ndarray, path: Path | str) -> np.ndarray:
-    """Store whole numbers as uint8 where they fit, else as int32.
-
-    Raises:
-        UserError: a number below 0, or one that would wrap round in 32 bits.
-    """
+        _check_labels(mask, path, num_classes, ignore_index)
     low, high = int(mask.min()), int(mask.max())
     if low < 0 or high >= 2**31:
         number = high if high >= 2**31 else low
@@ -180,42 +172,51 @@ def _decode_indices(data: bytes, path: Path | str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             mask = np.asarray(ImageOps.exif_transpose(image))
+            has_alpha = image.mode in ("LA", "RGBA")
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise UserError(f"mask {path} is damaged or cut short: restore the file") from error
-    if mask.ndim == 3 and mask.shape[2] == 3 and (mask == mask[..., :1]).all():
-        mask = mask[..., 0]
-    if mask.ndim == 2 and mask.dtype.kind == "f" and (mask == np.rint(mask)).all():
-        mask = mask.astype(np.int64)  # 0.0 and 1.0
-    if mask.ndim == 2 and mask.dtype.kind == "f":
-        raise UserError(f"mask {path} holds fractions: save class numbers, or 0 and 255")
-    if mask.ndim != 2 or mask.dtype.kind not in "bui":
+    colours = mask[..., :-1] if has_alpha else mask
+    in_three = colours.ndim == 3 and (has_alpha or colours.shape[2] == 3)
+    if in_three and (colours == colours[..., :1]).all():
+        if has_alpha and (mask[..., -1] != mask[0, 0, -1]).any():
+            raise UserError(
+                f"mask {path} has a transparency that varies, which may be the mask or may not: "
+                "save it as a grey PNG"
+            )
+        mask = colours[..., 0]
+    if mask.ndim != 2 or mask.dtype.kind not in "buif":
         raise UserError(f"mask {path} holds colours, not class indices: save it as a grey PNG")
+    mask = _whole_numbers(mask, path)
     if data.startswith(b"\x89PNG") and data[25] == 0 and data[24] in (2, 4):
         mask = mask // (255 // (2 ** data[24] - 1))  # Pillow stretches 2 and 4 bits to 0..255
     return mask
 
 
-def _map_npy(path: Path | str) -> np.ndarray | None:
-    """Map an array, so that a header that claims more than the file holds costs no memory."""
-    with readable(path, "restore the file"):
-        try:
-            return map_array(path)
-        except (ValueError, EOFError):
-            return None
-
-
 def _load_npy(path: Path | str) -> np.ndarray:
-    mask = _map_npy(path)
-    if mask is None:
-        raise UserError(f"mask {path} is not a plain .npy array: save it with np.save")
-    if mask.ndim != 2 or mask.dtype.kind not in "bui" or not mask.size:
-        raise UserError(f"mask {path} is {mask.dtype} {mask.shape}: expected 2-D integers")
+    with readable(path, "restore the file"):
+        try:  # mapped, so that a header that claims more than the file holds costs no memory
+            array = map_array(path)
+        except (ValueError, EOFError) as error:
+            remedy = "save it with np.save"
+            raise UserError(f"mask {path} is not a plain .npy array: {remedy}") from error
+    mask = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if mask.ndim != 2 or mask.dtype.kind not in "buif" or not mask.size:
+        raise UserError(f"mask {path} is {array.dtype} {array.shape}: expected 2-D integers")
     if mask.size > MAX_PIXELS:
         raise UserError(f"mask {path} is above the limit of {MAX_PIXELS:,} pixels: shrink it")
-    return np.array(mask)
+    return _whole_numbers(np.array(mask), path)
 
 
-def check_labels(
+def _whole_numbers(mask: np.ndarray, path: Path | str) -> np.ndarray:
+    """Return whole numbers that are stored as floats, 0.0 and 1.0, as integers."""
+    if mask.dtype.kind != "f":
+        return mask
+    if not (np.abs(mask) < 2**31).all() or (mask != np.rint(mask)).any():
+        raise UserError(f"mask {path} holds fractions: save class numbers, or 0 and 255")
+    return mask.astype(np.int64)
+
+
+def _check_labels(
     mask: np.ndarray, path: Path | str, num_classes: int, ignore_index: int | None
 ) -> None:
     """Raise a UserError unless labels lie in 0..num_classes-1 or are ``ignore_index``."""
@@ -318,56 +319,6 @@ def look_into(path: Path, read: Callable[[Any], Result], otherwise: Result) -> R
         if is_of_the_system(error):
             raise
         return otherwise
-
-
-def read_form(path: Path) -> np.ndarray | None:
-    """Read a mask (H, W) that ``decode_mask`` refuses although it is clear, uint8 where it fits.
-
-    Such are grey beside an alpha channel that is even, and a ``.npy`` of (H, W, 1) or of whole
-    numbers stored as floats. None for every other form, and for what is no mask at all.
-
-    Raises:
-        UserError: alpha that varies, or fractions.
-    """
-    mask = _load_loose_npy(path) if path.suffix.lower() == ".npy" else _drop_alpha(path)
-    return None if mask is None else as_labels(mask, path)
-
-
-def _load_loose_npy(path: Path) -> np.ndarray | None:
-    array = _map_npy(path)
-    if array is None:
-        return None
-    mask = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    if mask.ndim != 2 or not 0 < mask.size <= MAX_PIXELS or mask.dtype.kind not in "buif":
-        return None
-    if mask.dtype.kind != "f":
-        return None if mask is array else mask
-    if not (np.abs(mask) < 2**31).all() or (mask != np.rint(mask)).any():
-        raise UserError(f"mask {path} holds fractions: save class numbers, or 0 and 255")
-    return mask.astype(np.int64)
-
-
-def _read_with_alpha(image: Any) -> np.ndarray | None:
-    from PIL import ImageOps
-
-    if image.mode not in {"LA", "RGBA"} or image.width * image.height > MAX_PIXELS:
-        return None
-    return np.asarray(ImageOps.exif_transpose(image))
-
-
-def _drop_alpha(path: Path) -> np.ndarray | None:
-    pixels = look_into(path, _read_with_alpha, None)
-    if pixels is None:
-        return None
-    colours, alpha = pixels[..., :-1], pixels[..., -1]
-    if (colours != colours[..., :1]).any():
-        return None
-    if (alpha != alpha[0, 0]).any():
-        raise UserError(
-            f"mask {path} has a transparency that varies, which may be the mask or may not: save "
-            "it as a grey PNG"
-        )
-    return colours[..., 0]
 
 
 def write_picture(path: Path | str, image: np.ndarray) -> None:

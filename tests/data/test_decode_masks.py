@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data.decode import decode_mask, read_form
+from src.data.decode import decode_mask
 from src.script import UserError
 from tests.data.layout import save
 
@@ -94,7 +94,7 @@ def test_wrong_masks_are_refused_by_name(tmp_path):
         decode_mask(save(tmp_path / "rgb.png", pixels))
     with pytest.raises(UserError, match="JPEG"):
         decode_mask(save(tmp_path / "a.jpg", LABELS))
-    np.save(tmp_path / "float.npy", np.zeros((2, 2)))
+    np.save(tmp_path / "float.npy", np.zeros((2, 2, 2)))
     with pytest.raises(UserError, match="expected 2-D integers"):
         decode_mask(tmp_path / "float.npy")
     np.save(tmp_path / "negative.npy", np.array([[-1, 0]]))
@@ -110,6 +110,5 @@ def test_wrong_masks_are_refused_by_name(tmp_path):
 def test_labels_that_would_wrap_are_refused(tmp_path, number):
     for shape in ((2, 3), (2, 3, 1)):
         np.save(tmp_path / "m.npy", np.full(shape, number, np.int64))
-        read = decode_mask if len(shape) == 2 else read_form
         with pytest.raises(UserError, match=f"m.npy holds {number}, which is no label"):
-            read(tmp_path / "m.npy")
+            decode_mask(tmp_path / "m.npy")

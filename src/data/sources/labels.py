@@ -13,11 +13,9 @@ import numpy as np
 
 from src.data.decode import (
     VOID,
-    check_labels,
     decode_image,
     decode_mask,
     read_bytes,
-    read_form,
     read_size,
 )
 from src.data.sources.colours import Colours, find_one_colour, has_alpha
@@ -198,23 +196,6 @@ def read_brightness(path: Path) -> np.ndarray:
     return decode_image(path).max(axis=2)
 
 
-def decode_labels(path: Path, num_classes: int | None = None) -> np.ndarray:
-    """Read class numbers (H, W), uint8 where they fit.
-
-    Of whatever ``decode_mask`` or ``read_form`` takes; given ``num_classes``, labels must be below
-    it, or ``VOID``.
-
-    Raises:
-        UserError: an unreadable mask, or unknown labels.
-    """
-    mask = read_form(path)
-    if mask is None:
-        return decode_mask(path, num_classes=num_classes, ignore_index=VOID)
-    if num_classes is not None:
-        check_labels(mask, path, num_classes, VOID)
-    return mask
-
-
 def decode_foreground(path: Path) -> np.ndarray:
     """Read a two-class mask, stored as 0/1 or as 0/255 with soft edges, as labels 0 and 1.
 
@@ -223,7 +204,7 @@ def decode_foreground(path: Path) -> np.ndarray:
     Raises:
         UserError: it holds none of these.
     """
-    mask = decode_labels(path)
+    mask = decode_mask(path)
     top = int(mask.max())
     if top <= 1 or (top == VOID and set(np.unique(mask).tolist()) == {0, 1, VOID}):
         return mask
@@ -234,7 +215,7 @@ def decode_foreground(path: Path) -> np.ndarray:
 
 def decode_soft(path: Path) -> np.ndarray:
     """Read a two-class mask with soft edges, or one of 0 and 1, as labels 0 and 1."""
-    mask = decode_labels(path)
+    mask = decode_mask(path)
     return mask if mask.max() <= 1 else (mask >= 128).astype(np.uint8)
 
 
@@ -243,7 +224,7 @@ def decode_any(path: Path, *, void: bool) -> np.ndarray:
 
     With ``void`` 255 is void; else it is foreground too.
     """
-    mask = decode_labels(path)
+    mask = decode_mask(path)
     if mask.max() <= 1:
         return mask
     labels = (mask > 0).astype(np.uint8)
@@ -258,7 +239,7 @@ def decode_two(path: Path, foreground: int) -> np.ndarray:
     Raises:
         UserError: it holds anything else.
     """
-    mask = decode_labels(path)
+    mask = decode_mask(path)
     other = np.unique(mask[(mask != 0) & (mask != foreground)])
     if len(other):
         raise UserError(
@@ -277,7 +258,7 @@ def _pair(
 
 
 def _numbers(names: tuple[str, ...]) -> Labels:
-    return Labels(names, partial(decode_labels, num_classes=len(names)), VOID)
+    return Labels(names, partial(decode_mask, num_classes=len(names)), VOID)
 
 
 def _default_names(num_classes: int) -> tuple[str, ...]:
@@ -291,7 +272,7 @@ def _find_values(targets: Iterable[Path]) -> tuple[dict[int, Path], bool]:
     first: dict[int, Path] = {}
     void = False
     for path in targets:
-        values = np.unique(decode_labels(path)).tolist()
+        values = np.unique(decode_mask(path)).tolist()
         void = void or (VOID in values and any(0 < value < 128 for value in values))
         for value in values:
             first.setdefault(value, path)
@@ -337,7 +318,7 @@ def _may_be_soft(values: Collection[int]) -> bool:
 def _are_soft(
     values: Collection[int],
     targets: Iterable[Path],
-    read: Callable[[Path], np.ndarray] = decode_labels,
+    read: Callable[[Path], np.ndarray] = decode_mask,
 ) -> bool:
     """Tell soft edges from numbers: greys of an edge lie beside brighter ones, numbers rarely."""
     top = max(values)
