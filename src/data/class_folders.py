@@ -17,11 +17,11 @@ from src.data.root import (
     find_split_table,
     name_tables,
     read_name,
-    tables,
 )
 from src.data.rows import Index, find_classes, make_columns
 from src.data.sources.frames import find_series
 from src.data.sources.places import read_place
+from src.data.tables import other_tables
 from src.script import UserError, counted
 
 _NUMBERED = re.compile(r"(.*[^\W\d_].*?)[-_. ]*\(?\d+\)?")  # cat.0, Abyssinian_12, dog (3)
@@ -136,8 +136,7 @@ def _note_unused(root: Path, scanner: Scanner) -> list[str]:
     """Return notes on tables and folders of images in ``root`` that are no split."""
     used = {find_split(root, split) for split in ("train", "valid", "test")}
     names = {path.relative_to(root).parts[0] for path in used if path is not None}
-    sample = find_sample(root)
-    rows = sample or find_split_table(root, "test")  # found wherever a folder's name says test
+    rows = find_sample(root) or find_split_table(root, "test")  # where a folder's name says test
     others = [
         name for name in scanner.subfolders("")
         if name not in names
@@ -146,13 +145,10 @@ def _note_unused(root: Path, scanner: Scanner) -> list[str]:
                                         for inner in scanner.subfolders(name)[:20]))
     ]  # fmt: skip
     notes = [f"folders of images that are not used: {', '.join(others[:5])}"] if others else []
-    unused = [
-        path.name for path in tables(root)
-        if path != sample and not re.search("test|submission|aliases", path.name.casefold())
-    ]  # fmt: skip
+    unused = other_tables(root, None)
     if unused:
         notes.append(
-            f"{', '.join(unused[:3])} is not used: the classes are the folders; if it says the "
+            f"{', '.join(unused)} is not used: the classes are the folders; if it says the "
             "classes, or groups of images, rename it to train.csv"
         )
     return notes

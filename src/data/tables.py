@@ -113,7 +113,7 @@ def refuse_runs(table: pd.DataFrame, label: str | None, path: Path) -> None:
         )
 
 
-def other_tables(root: Path, path: Path) -> list[str]:
+def other_tables(root: Path, path: Path | None) -> list[str]:
     """Return the names of at most three tables in ``root`` that are not read beside ``path``."""
     read = {path, find_sample(root), find_split_table(root, "test")}
     names = [other.name for other in tables(root) if other not in read]

@@ -108,13 +108,8 @@ def _find_affix(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
     first = forms[masks[0]].rpartition("/")[2]
     for image in bare:
         for long, short, of_mask in ((first, image, True), (image, first, False)):
-            head, _, tail = long.partition(short)
-            if (
-                not short
-                or short not in long
-                or (head and tail)
-                or _parts_number(head, short, tail)
-            ):
+            head, inside, tail = long.partition(short)
+            if not short or not inside or (head and tail) or _parts_number(head, short, tail):
                 continue
             found = {}
             for form in forms.values():
