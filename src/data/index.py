@@ -228,8 +228,9 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         cell_of = dict(zip(ids, cells, strict=True))
         ids, cells = sample_ids, [cell_of[key] for key in sample_ids]
     images, new_notes = find_images(finder, cells, source)
-    lines = find_train_table(root, find_split(root, "train"))
-    refuse_other_split(finder, cells, images, source, lines)
+    refuse_other_split(
+        finder, cells, images, source, lambda: find_train_table(root, find_split(root, "train"))
+    )
     others = finder.num_others(images)
     if others:
         said = counted(others, "image of the test folder has", "images of the test folder have")

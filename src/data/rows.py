@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -113,15 +113,15 @@ def refuse_other_split(
     cells: Sequence[str],
     images: Sequence[str],
     source: str,
-    lines: Path | None = None,
+    find_lines: Callable[[], Path | None] = lambda: None,
 ) -> None:
     """Raise a UserError where a split's images are missing, and the other's have their names.
 
-    ``lines`` is the table of training images, if any: others in train/ may be test images.
+    ``find_lines`` finds the table of training images, if any: others in train/ may be test images.
     """
     pairs = zip(cells, images, strict=True)
     odd = [image for cell, image in pairs if finder.is_of_other(cell, image)]
-    if odd and lines is not None:
+    if odd and (lines := find_lines()) is not None:
         known = {id_stem(cell) for _, column in read_csv(lines).items() for cell in column}
         odd = [image for image in odd if id_stem(image) in known]
     if odd:
