@@ -20,6 +20,7 @@ from src.script import UserError, counted, run_script
 from src.views import view_names
 
 if TYPE_CHECKING:
+    from src.data.index import Index
     from src.ensemble.calibration import Shift
     from src.ensemble.submission import Form
     from src.ensemble.test_predictions import BlendedPredictions
@@ -61,7 +62,7 @@ def infer(config: InferConfig, output: Output) -> None:
     root = find_root(config.data_dir)
     index = read_test(root, allow_outside=config.allow_outside)
     ids = index.table["id"].tolist()
-    form = sample_form(config, root, weights, ids)
+    form = sample_form(config, index, weights, ids)
     for note in (*index.notes, *form.notes):
         print(f"note: {note}")
     from src.pipelines.classification.infer import infer_models  # torch, once all this holds
@@ -93,15 +94,15 @@ def infer(config: InferConfig, output: Output) -> None:
     print(f"\n{path}: {rows} × {form}, read back and sound ({about['submission']})")
 
 
-def sample_form(config: InferConfig, root: Path, weights: Weights, ids: list[str]) -> Form:
+def sample_form(config: InferConfig, index: Index, weights: Weights, ids: list[str]) -> Form:
     """Return the form of the submission that the sample asks for."""
     from src.pipelines.classification.prepare import read_form
 
     contest = weights.contest
     metric, ordinal = (contest.metric, contest.ordinal) if contest else ("log_loss", ())
     return read_form(
-        root, weights.labels or weights.classes, several=bool(weights.labels), metric=metric,
-        ordinal=ordinal, ids=ids, source_classes=weights.source_classes,
+        index.root, weights.labels or weights.classes, several=bool(weights.labels), metric=metric,
+        ordinal=ordinal, ids=ids, id_name=index.id_name, source_classes=weights.source_classes,
         alias_groups=weights.alias_groups, policy=config.alias_policy,
         floor=weights.blend.floors[0],
     )  # fmt: skip

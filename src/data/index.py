@@ -204,9 +204,10 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     if path is None and sample is None and folder is not None:
         return _read_test_folder(root, below(root, folder), notes)
     finder = ImageFinder(root, split="test", allow_outside=allow_outside)
+    id_name = ""
     if path is not None:
         sample_name = None if sample is None else str(sample.columns[0])
-        ids, cells = _read_test_csv(path, sample_name, sample_ids, finder)
+        ids, cells, id_name = _read_test_csv(path, sample_name, sample_ids, finder)
         source = str(path)
     elif sample is not None:
         ids, cells, source = sample_ids, sample_ids, f"{find_sample(root)}"
@@ -236,7 +237,8 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         said = counted(others, "image of the test folder has", "images of the test folder have")
         new_notes.append(f"{said} no line in {Path(source).name}: not predicted")
     notes += new_notes + finder.notes
-    return Index(root, make_columns(ids, images, split="test"), notes=tuple(notes))
+    rows = make_columns(ids, images, split="test")
+    return Index(root, rows, notes=tuple(notes), id_name=id_name)
 
 
 def has_test(root: Path) -> bool:
@@ -343,7 +345,7 @@ def _check_targets(found: Targets, ids: Sequence[str], path: Path) -> list[str]:
 
 def _read_test_csv(
     path: Path, sample_name: str | None, sample_ids: Sequence[str], finder: ImageFinder
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], list[str], str]:
     table = read_table(path, finder, None)
     image = name_image_column(table, None, path, finder)
     key = sample_name if sample_name in table.columns else None
@@ -354,7 +356,7 @@ def _read_test_csv(
             wanted = {*map(form, sample_ids)}
             for ids in columns:
                 if {*map(form, ids)} == wanted:
-                    return ids, image_cells(table, image, finder)
+                    return ids, image_cells(table, image, finder), ""
     first = str(table.columns[0])
     key = key or pick_name(table.columns, ID_NAMES)
     key = key or (image if table[first].duplicated().any() else first)
@@ -366,7 +368,7 @@ def _read_test_csv(
             f"an image: write the sample submission with the ids of the images ({image}) first, "
             f"and join the lines of one {key} afterwards"
         )
-    return table[key].tolist(), image_cells(table, image, finder)
+    return table[key].tolist(), image_cells(table, image, finder), key
 
 
 def _read_test_folder(root: Path, test: str, sample_notes: Sequence[str]) -> Index:

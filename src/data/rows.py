@@ -54,7 +54,8 @@ class Index:
     ``split``; ``table`` has the same. ``classes`` are the sorted class names; ``notes`` what
     deserves saying aloud. Where an image may have several labels (``several``), ``target`` joins
     them by ``|``; "" is none. ``taken`` are the columns of ``train.csv`` that say image, id, label
-    and group.
+    and group; ``id_name`` is the column of ``test.csv`` that says the ids,
+    "" where a sample or the files do.
     """
 
     root: Path
@@ -63,6 +64,7 @@ class Index:
     notes: tuple[str, ...] = ()
     several: bool = False
     taken: tuple[str, ...] = ()
+    id_name: str = ""
 
     def __len__(self) -> int:
         return len(self.columns["id"])

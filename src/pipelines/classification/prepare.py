@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,14 +198,15 @@ def read_form(
     metric: str,
     ordinal: Sequence[str],
     ids: Sequence[str],
+    id_name: str = "",
     several: bool = False,
     **options: Any,
 ) -> Form:
     """Return the form of the submission that the sample asks for, and the metric scores.
 
     ``classes`` are merged; ``ordinal`` is that of :func:`src.metrics.contest.find_metric`. With
-    ``several`` they are labels of which an image may have several. ``options`` are others of
-    :func:`src.ensemble.forms.find_form`.
+    ``several`` they are labels of which an image may have several. ``id_name`` heads the ids where
+    there is no sample. ``options`` are others of :func:`src.ensemble.forms.find_form`.
     """
     from src.ensemble.forms import Sample, find_form, find_label_form
 
@@ -215,8 +217,12 @@ def read_form(
         sample = Sample(tuple(table.columns), cells, keys, path.name if path else "")
     holds = find_metric(metric, classes, ordinal, several=several).holds
     if several:
-        return find_label_form(sample, classes, holds=holds, ids=ids)
-    return find_form(sample, classes, holds=holds, ids=ids, **options)
+        form = find_label_form(sample, classes, holds=holds, ids=ids)
+    else:
+        form = find_form(sample, classes, holds=holds, ids=ids, **options)
+    if sample or not id_name:
+        return form
+    return replace(form, header=(id_name, *form.header[1:]))
 
 
 def find_aliases(config: FoldConfig, index: Index) -> Aliases:

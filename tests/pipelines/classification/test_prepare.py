@@ -7,8 +7,9 @@ import pytest
 
 from src.config import FoldConfig, config_hash
 from src.data.canonical import ImageSource
+from src.data.index import read_test
 from src.files import write_json
-from src.pipelines.classification.prepare import prepare_data
+from src.pipelines.classification.prepare import prepare_data, read_form
 from src.runs import Output
 from src.script import UserError
 from tests.data.test_audit_duplicates import photograph
@@ -58,3 +59,29 @@ def test_folds_that_are_finished_are_met_without_what_trains_them(tmp_path, conf
     code += f"assert not {heavy} & {{*sys.modules}}, {heavy} & {{*sys.modules}}"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert said.returncode == 0 and said.stdout.count("skipped") == 2, said.stdout + said.stderr
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "accuracy"])
+@pytest.mark.parametrize(
+    ("table", "sample", "wanted"),
+    [
+        ("image_id,file\n7,a.png\n", "", "image_id"),
+        ("file\na.png\n", "", "file"),
+        ("", "", "ID"),
+        ("image_id,file\n7,a.png\n", "Id,cat,dog\n7,0,0\n", "Id"),
+    ],
+)
+def test_ids_are_headed_as_in_the_sample_else_as_in_test_csv(
+    tmp_path, metric, table, sample, wanted
+):
+    (tmp_path / "test").mkdir()
+    cv2.imwrite(str(tmp_path / "test" / "a.png"), photograph(0))
+    for name, text in (("test.csv", table), ("sample_submission.csv", sample)):
+        if text:
+            (tmp_path / name).write_text(text)
+    index = read_test(tmp_path)
+    form = read_form(
+        tmp_path, ["cat", "dog"], metric=metric, ordinal=(), ids=index.columns["id"],
+        id_name=index.id_name,
+    )  # fmt: skip
+    assert form.header[0] == wanted
