@@ -197,8 +197,9 @@ def _load_npy(path: Path | str) -> np.ndarray:
         try:  # mapped, so that a header that claims more than the file holds costs no memory
             array = map_array(path)
         except (ValueError, EOFError) as error:
-            remedy = "save it with np.save"
-            raise UserError(f"mask {path} is not a plain .npy array: {remedy}") from error
+            raise UserError(
+                f"mask {path} is not a plain .npy array: save it with np.save"
+            ) from error
     mask = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     if mask.ndim != 2 or mask.dtype.kind not in "buif" or not mask.size:
         raise UserError(f"mask {path} is {array.dtype} {array.shape}: expected 2-D integers")
