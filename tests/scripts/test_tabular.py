@@ -73,7 +73,7 @@ def test_columns_lower_the_loss_and_noise_does_not(columns: Place) -> None:
     answer = columns.infer()
     assert answer.status == 0, answer.err
     header, *rows = read(columns.output / "submission.csv")
-    assert header == ["ID", *CLASSES] and len(rows) == 48
+    assert header == ["id", *CLASSES] and len(rows) == 48
     right = [np.argmax([float(x) for x in row[1:]]) == int(row[0]) % 2 for row in rows]
     assert 0.75 < np.mean(right) < 0.95
     again = columns.start("scripts.train_tabular")
