@@ -54,8 +54,7 @@ class Index:
     ``split``; ``table`` has the same. ``classes`` are the sorted class names; ``notes`` what
     deserves saying aloud. Where an image may have several labels (``several``), ``target`` joins
     them by ``|``; "" is none. ``taken`` are the columns of ``train.csv`` that say image, id, label
-    and group; ``id_name`` is the column of ``test.csv`` that says the ids,
-    "" where a sample or the files do.
+    and group; ``id_name`` is the column of ``test.csv`` that says the ids, "" where none does.
     """
 
     root: Path

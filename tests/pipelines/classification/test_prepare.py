@@ -69,6 +69,7 @@ def test_folds_that_are_finished_are_met_without_what_trains_them(tmp_path, conf
         ("file\na.png\n", "", "file"),
         ("", "", "ID"),
         ("image_id,file\n7,a.png\n", "Id,cat,dog\n7,0,0\n", "Id"),
+        ("image_id,file\n7,a.png\n", "Key,Predicted\n7_cat,0\n7_dog,0\n", "Key"),
     ],
 )
 def test_ids_are_headed_as_in_the_sample_else_as_in_test_csv(
