@@ -194,6 +194,7 @@ def masks_of(out: Path, job: Job) -> Path:
 def run_one(job: Job, options: argparse.Namespace, rest: list[str]) -> None:
     """Train a run, and predict the test split if asked."""
     words = [*rest, "--seed", str(job.seed), "--output_dir", str(options.out)]
+    words += ["--autotune", "off"]  # it would time batches that the host makes
     config = parse(
         DistillConfig, words, prog="teaching.py", description="", row_by="model", rows_only=True
     )
