@@ -344,19 +344,18 @@ def fit_blend(panel: Panel, structure: Structure) -> Fitted:
     oof, tables = panel.oof, panel.tables
     weights, without = panel.fit_parts(structure)
     own = tables.own_temperatures(structure.order)
-    pools = _pool_all(oof, structure.pool, weights, without, own, tables)
-    everything = np.arange(len(oof.targets))
-    temperature, floors = calibrate_pool(pools.fit, everything, oof, tables)
-    for part, others in zip(np.unique(tables.parts), pools.thin, strict=True):
-        kept = tables.parts[pools.thin_rows] != part
-        cross, shares = calibrate_pool(others[kept], pools.thin_rows[kept], oof, tables)
+    fit, nested, thin, rows = _pool_all(oof, structure.pool, weights, without, own, tables)
+    temperature, floors = calibrate_pool(fit, np.arange(len(oof.targets)), oof, tables)
+    for part, others in zip(np.unique(tables.parts), thin, strict=True):
+        kept = tables.parts[rows] != part
+        cross, shares = calibrate_pool(others[kept], rows[kept], oof, tables)
         held_out = tables.parts == part
-        prediction = log_softmax(pools.nested[held_out], cross)
-        pools.nested[held_out] = add_floors(prediction, shares, tables.prior)
+        prediction = log_softmax(nested[held_out], cross)
+        nested[held_out] = add_floors(prediction, shares, tables.prior)
     blend = Blend(structure.pool, oof.members, weights, own, temperature, floors, tables.prior)
-    prediction = add_floors(log_softmax(pools.fit, temperature), floors, tables.prior)
+    prediction = add_floors(log_softmax(fit, temperature), floors, tables.prior)
     loss = float(true_losses(prediction, oof.targets).mean())
-    return Fitted(blend, loss, true_losses(pools.nested, oof.targets), pools.nested)
+    return Fitted(blend, loss, true_losses(nested, oof.targets), nested)
 
 
 def calibrate_pool(
@@ -374,33 +373,21 @@ def calibrate_pool(
     return fit_calibration(true_at, tables.raw[rows, -NUM_FLOORS:], tables.prior)
 
 
-@dataclass(frozen=True)
-class _Pools:
-    """Pooled log probabilities before the temperature.
-
-    ``fit`` (N, K) with the weights of all rows; ``nested`` (N, K) with those of the other parts;
-    ``thin`` (P, T, K) of the rows ``thin_rows`` (T,) with the weights without each part.
-    """
-
-    fit: Array
-    nested: Array
-    thin: Array
-    thin_rows: Array
-
-
 def _pool_all(
     oof: Oof, kind: str, weights: Array, without: Array, temperatures: Array, tables: Tables
-) -> _Pools:
+) -> tuple[Array, Array, Array, Array]:
+    """Return pooled log probabilities before the temperature.
+
+    (N, K) with the weights of all rows; (N, K) with those of the other parts; with the weights
+    without each part (P, T, K), of the rows (T,) that come last.
+    """
     num_rows, num_classes = len(oof.targets), len(oof.classes)
     used = np.flatnonzero((weights > 0) | (without > 0).any(axis=0))
     step = max(1, num_rows * num_classes // _THIN_VALUES)
     thin_rows = np.arange(0, num_rows, step)
-    pools = _Pools(
-        fit=np.empty((num_rows, num_classes), dtype=np.float32),
-        nested=np.empty((num_rows, num_classes), dtype=np.float32),
-        thin=np.empty((len(without), len(thin_rows), num_classes), dtype=np.float32),
-        thin_rows=thin_rows,
-    )
+    fit = np.empty((num_rows, num_classes), dtype=np.float32)
+    nested = np.empty_like(fit)
+    thin = np.empty((len(without), len(thin_rows), num_classes), dtype=np.float32)
 
     def work(rows: Array) -> None:
         members = np.empty((len(used), len(rows), num_classes), dtype=np.float32)
@@ -410,16 +397,16 @@ def _pool_all(
         def pooled(w: Array, here: Array) -> Array:
             return pool_arrays(kind, members[:, here], w[used])
 
-        pools.fit[rows] = pooled(weights, np.arange(len(rows)))
-        thin = np.flatnonzero(rows % step == 0)
+        fit[rows] = pooled(weights, np.arange(len(rows)))
+        every = np.flatnonzero(rows % step == 0)
         for part, w in enumerate(without):
-            pools.thin[part, rows[thin] // step] = pooled(w, thin)
+            thin[part, rows[every] // step] = pooled(w, every)
             here = np.flatnonzero(tables.parts[rows] == part)
-            pools.nested[rows[here]] = pooled(w, here)
+            nested[rows[here]] = pooled(w, here)
 
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(work, row_blocks(num_rows, num_classes * max(len(used), 1))))
-    return pools
+    return fit, nested, thin, thin_rows
 
 
 def is_better(challenger: Array, champion: Array) -> bool:
