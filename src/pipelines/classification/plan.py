@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src.config import MAX_MEMBERS
@@ -240,18 +240,14 @@ def next_member(
                 name = f"{candidate.name}_{recipe}" + (f"_{turn + 1}" if turn else "")
                 epochs = epochs_in(candidate, work, seconds, share)
                 if not taken:  # fewer folds, if need be, are better than none
-                    epochs = max(epochs, min(MIN_EPOCHS, _one_fold(candidate, work, seconds)))
+                    one_fold = epochs_in(candidate, replace(work, num_folds=1), seconds, 1)
+                    epochs = max(epochs, min(MIN_EPOCHS, one_fold))
                 if name in taken or epochs < (MIN_EPOCHS if taken else work.first_epochs):
                     continue
                 planned = min(MAX_EPOCHS, math.ceil(OPTIMISM * epochs))
                 number = seed + turn * len(ranked) + place
                 return make_member(candidate, recipe, planned, work, number, name)
     return None
-
-
-def _one_fold(candidate: Candidate, work: Work, seconds: float) -> float:
-    """Return the epochs that a single fold can have."""
-    return max(0.0, seconds - tail_of(candidate, work)) * candidate.train_rate / work.train_rows
 
 
 def _one_each(ranked: Sequence[Candidate]) -> list[Candidate]:
