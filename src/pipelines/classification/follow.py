@@ -304,7 +304,11 @@ class Follower:
         # nothing can be trimmed in a probe
         seconds = (self.seconds() - self.blend_s) / PROBE_CAUTION
         if probe := spare_probe(paced, known, self.work, seconds, self.seed):
-            self.add_probe(probe)
+            self.probes.append(probe)
+            self.keep([*self.probes, *map(self.costed, self.members)])
+            self.steps.say(f"plan: time for {probe.name}")
+            self.steps.probe(probe.name)
+            self.submit(final=False)
             return True
         recipes, taken = self.recipes(), [member.name for member in self.members]
         member = next_member(paced, taken, self.work, self.seconds(), self.seed, recipes)
@@ -317,14 +321,6 @@ class Follower:
         self.keep([*self.probes, *map(self.costed, self.members)])
         self.steps.say(f"plan: time for {member.name}, {counted(member.epochs, 'epoch')} a fold")
         return True
-
-    def add_probe(self, probe: Member) -> None:
-        """Fit a further probe and submit."""
-        self.probes.append(probe)
-        self.keep([*self.probes, *map(self.costed, self.members)])
-        self.steps.say(f"plan: time for {probe.name}")
-        self.steps.probe(probe.name)
-        self.submit(final=False)
 
     def recipes(self) -> list[str]:
         """Return the recipes that go on, the one with the lower loss on fold 0 first."""
