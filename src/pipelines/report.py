@@ -13,8 +13,7 @@ from pathlib import Path
 from src.files import Json, hold, sweep, write_text
 from src.page import Html, line_plot, note, page, plots, table
 from src.pipelines.classification import panels
-from src.pipelines.classification.panels import as_number
-from src.pipelines.run_folder import read_table
+from src.pipelines.run_folder import as_number, read_table
 from src.runs import Done, Output, Run, read_config, read_done
 from src.script import UserError, counted
 from src.tool_config import ReportConfig

@@ -171,6 +171,14 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return []
 
 
+def as_number(text: str | None) -> float:
+    """Return the number that a cell of a CSV file holds, nan where it holds none."""
+    try:
+        return float(text or "")
+    except (TypeError, ValueError):
+        return float("nan")
+
+
 def recover_finished(run: Run) -> Done | None:
     """Return what a finished run left, where its weights are whole though other files are lost.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from src.data.csv_io import read_csv, write_csv
 from src.ensemble.weights import FORECAST_AGAIN, read_forecast
+from src.pipelines.run_folder import as_number
 from src.runs import Output
 from src.script import UserError, quote
 
@@ -56,7 +57,7 @@ def record(output: Output, said: str) -> Entry:
         UserError: not of that form, no forecast of the submission, or a damaged file.
     """
     words = said.split()
-    score = _as_score(words[1]) if 2 <= len(words) <= 3 else math.nan
+    score = as_number(words[1].replace(",", ".")) if 2 <= len(words) <= 3 else math.nan
     if not math.isfinite(score) or not re.fullmatch(r"[^\W\d]\w*", words[0]):
         raise UserError(f"--submit_log {quote(said)}: say kind and score, as in {FORM}")
     earlier = read_entries(output.submissions)
@@ -123,13 +124,6 @@ def _named(earlier: list[Entry], start: str) -> Entry:
             f"--submit_log: {len(found)} submissions begin with {start!r}; choose one of: {known}"
         )
     return next(iter(found.values()))
-
-
-def _as_score(text: str) -> float:
-    try:
-        return float(text.replace(",", "."))
-    except ValueError:
-        return math.nan
 
 
 def summary(entry: Entry) -> str:

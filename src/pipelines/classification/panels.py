@@ -38,7 +38,7 @@ from src.page import (
 )
 from src.pipelines.classification.leaderboard import cells, read_entries
 from src.pipelines.pictures import show_photograph
-from src.pipelines.run_folder import read_table
+from src.pipelines.run_folder import as_number, read_table
 from src.runs import Output, files_of_folds
 from src.script import UserError, counted
 
@@ -179,14 +179,6 @@ def _history(path: Path) -> Html | None:
     }
     title = f"{counted(len(rows), 'submission')} of the plan"
     return line_plot(series, title=title, x_label="minutes", y_label="log loss")
-
-
-def as_number(text: str | None) -> float:
-    """Return the number that a cell of a CSV file holds, nan where it holds none."""
-    try:
-        return float(text or "")
-    except (TypeError, ValueError):
-        return float("nan")
 
 
 def losses(found: Study) -> list[Html]:
