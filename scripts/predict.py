@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -38,25 +38,33 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--output {config.output}: expected a name ending in .csv or .json")
     if Path(config.output).suffix:
         refuse_file(Path(config.output))
+    from src.pipelines.library import MaskPredictions
+
+    found = predict(config)
+    return write_masks(config, found) if isinstance(found, MaskPredictions) else tell(config, found)
+
+
+def predict(config: PredictConfig) -> Predictions | MaskPredictions:
+    """Load the model that ``config`` names, and predict its images."""
     if config.model.endswith(".onnx"):
         from src.pipelines.deploy.model import open_model
 
         refuse_views(config)
-        model = open_model(Path(config.model), config.device)
-        return hand_over(config, model.predict(config.images))
+        return open_model(Path(config.model), config.device).predict(config.images)
     from src.pipelines.library import MaskRun, is_ensemble, load_ensemble, load_run
 
-    where: dict[str, Any] = {"device": config.device, "precision": config.precision}
     folder = config.model or config.run
     if not folder or is_ensemble(Path(folder)):
         refuse_views(config)
-        ensemble = load_ensemble(folder or config.output_dir, **where)
-        return tell(config, ensemble.predict(config.images))
-    run = load_run(folder, **where)
+        ensemble = load_ensemble(
+            folder or config.output_dir, device=config.device, precision=config.precision
+        )
+        return ensemble.predict(config.images)
+    run = load_run(folder, device=config.device, precision=config.precision)
     if isinstance(run, MaskRun):
         refuse_views(config)
-        return hand_over(config, run.predict(config.images))
-    return hand_over(config, run.predict(config.images, tta_steps=config.tta_steps))
+        return run.predict(config.images)
+    return run.predict(config.images, tta_steps=config.tta_steps)
 
 
 def refuse_views(config: PredictConfig) -> None:
@@ -78,13 +86,6 @@ def follow_video(config: PredictConfig) -> int:
 
     print("\n".join(predict_video(config)))
     return 0
-
-
-def hand_over(config: PredictConfig, found: Predictions | MaskPredictions) -> int:
-    """Print and write predictions of either kind."""
-    from src.pipelines.library import MaskPredictions
-
-    return write_masks(config, found) if isinstance(found, MaskPredictions) else tell(config, found)
 
 
 def name_images(argv: Sequence[str]) -> list[str]:
