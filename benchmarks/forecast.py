@@ -217,7 +217,7 @@ def predict(
         log_probs, summary.implied_prior, num_oof=summary.num_rows,
         design_effect=summary.design_effect,
     )  # fmt: skip
-    tally = TestTally.empty()
+    tally = TestTally()
     tally.add(log_probs, correct(log_probs, shift) if shift.significant else log_probs)
     return expected_loss(summary, tally, found.averaging), log_probs
 

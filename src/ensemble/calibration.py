@@ -17,7 +17,7 @@ frequencies they imply. The EM of Saerens, Latinne and Decaestecker 2002
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -62,14 +62,10 @@ class TestTally:
 
     __test__ = False  # not a test case
 
-    num_rows: int
-    moments: Array
-    bins: Array  # (2, B): rows and expected correct predictions in each confidence bin
-
-    @classmethod
-    def empty(cls) -> TestTally:
-        """Return a tally of no rows."""
-        return cls(0, np.zeros(4), np.zeros((2, len(EDGES) - 1)))
+    num_rows: int = 0
+    moments: Array = field(default_factory=lambda: np.zeros(4))
+    # (2, B): rows and expected correct predictions in each confidence bin
+    bins: Array = field(default_factory=lambda: np.zeros((2, len(EDGES) - 1)))
 
     def add(self, log_probs: Array, posterior: Array) -> None:
         """Add R rows.

@@ -189,7 +189,7 @@ def report_forecast(
     Where an image may have several labels, the log losses are of images × labels, before each
     label's own calibration.
     """
-    tally = TestTally.empty()
+    tally = TestTally()
     for log_probs in predictions.blocks():
         moved = shift if shift is not None and shift.significant else None
         posterior = log_probs if moved is None else correct(log_probs, moved)

@@ -40,7 +40,7 @@ def test_the_forecast_by_hand():
     final = (mean + gain)[None]
     averaging = Averaging(np.array([gain]), np.array([entropy(folds).mean()]), entropy(final))
     summary = OofSummary(0.66, np.full(2, 0.5), 0.8, 0.6, 0.03, 0.8, 0.0, 4.0, 100.0, 3.0)
-    tally = TestTally.empty()
+    tally = TestTally()
     tally.add(final, final)
     found = expected_loss(summary, tally, averaging)
     own, by_oof = entropy(final)[0], 0.66 / 0.6 * entropy(folds).mean() - gain
@@ -83,7 +83,7 @@ def test_the_test_score_is_foreseen_under_shift(corrected):
         shift = estimate_shift(test, summary.implied_prior, num_oof=5000)
         posterior = correct(test, shift)
         given = posterior if corrected else test
-        tally = TestTally.empty()
+        tally = TestTally()
         for rows in (slice(0, 250), slice(250, 600)):
             tally.add(given[rows], posterior[rows])
         actual = -given[np.arange(600), targets].mean()
