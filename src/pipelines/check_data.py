@@ -199,11 +199,10 @@ def show_unreadable(check: Check, rows: Rows, audit: Audit) -> None:
         check.sections["Unreadable"] = [table(["image", "why"], listed, caption="unreadable")]
 
 
-WARNED = {
-    "exact, several labels": "of exact copies with several labels",
-    "near, several labels": "of near copies with several labels",
-    "exact, several folds": "of exact copies in several folds: OOF is flattered",
-    "near, several folds": "of near copies in several folds: OOF is flattered",
+MARKS = {  # of a set of copies
+    "several labels": ("warning", "with several labels"),
+    "several folds": ("warning", "in several folds: OOF is flattered"),
+    "train and test": ("note", "in both train and test"),
 }
 
 
@@ -221,15 +220,10 @@ def show_copies(check: Check, rows: Rows, audit: Audit, output: Output, examples
         listed.append([name, len(members), "; ".join(map(rows.name, members[:6]))])
         if len(shown) < examples and (marks or kind == "near"):
             shown += _pictures(rows, members[:2], name)
-    for name, text in WARNED.items():
-        if kinds[name]:
-            check.say("warning", f"{counted(kinds[name], 'set')} {text}")
-    for kind in ("exact", "near"):
-        across = f"{kind}, train and test"
-        if kinds[across]:
-            check.say(
-                "note", f"{counted(kinds[across], 'set')} of {kind} copies in both train and test"
-            )
+    for mark, (gravity, text) in MARKS.items():
+        for kind in ("exact", "near"):
+            if count := kinds[f"{kind}, {mark}"]:
+                check.say(gravity, f"{counted(count, 'set')} of {kind} copies {text}")
     check.numbers["copies"] = dict(kinds)
     if listed:
         listed.sort(key=lambda row: -len(str(row[0])))
