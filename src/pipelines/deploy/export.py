@@ -162,7 +162,6 @@ def write_safetensors(export: Export, path: Path) -> str:
 
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-NUM_CALIBRATED = 64  # training images that settle the ranges of int8
 
 
 def write_export(config: ExportConfig) -> list[str]:
@@ -213,9 +212,9 @@ def lower_precision(config: ExportConfig, run: ClassifierRun | MaskRun, path: Pa
     from src.pipelines.deploy.precision import class_samples, compare, convert, mask_samples
 
     if isinstance(run, MaskRun):
-        samples = mask_samples(run.member, NUM_CALIBRATED, config.num_scored)
+        samples = mask_samples(run.member, config.num_scored)
     else:
-        samples = class_samples(run.fold.run, config.data_dir, NUM_CALIBRATED, config.num_scored)
+        samples = class_samples(run.fold.run, config.data_dir, config.num_scored)
     plain, lower = (path.with_name(f"{path.name}.{name}.onnx") for name in ("fp32", "lower"))
     try:
         path.replace(plain)

@@ -31,6 +31,8 @@ from src.pipelines.segmentation.report import read_images
 from src.runs import Output, Run
 from src.script import UserError, counted
 
+NUM_TRAIN = 64  # training images, which settle the ranges of int8
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -48,7 +50,7 @@ def thin(count: int, most: int) -> Array:
     return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
-def class_samples(run: Run, data_dir: str, num_train: int, num_valid: int) -> Samples:
+def class_samples(run: Run, data_dir: str, num_valid: int) -> Samples:
     """Return samples of a classification run.
 
     Raises:
@@ -60,7 +62,7 @@ def class_samples(run: Run, data_dir: str, num_train: int, num_valid: int) -> Sa
     paths = dict(zip(folds.table["id"], folds.table["image"], strict=True))
     rows = folds.train_rows(int(name) if name.isdigit() else None)
     inner = rows[folds.fold[rows] >= 0]  # external images lie elsewhere
-    inner = inner[thin(len(inner), num_train)]
+    inner = inner[thin(len(inner), NUM_TRAIN)]
     train = [root / image for image in folds.table["image"].iloc[inner]]
     if not name.isdigit():
         return Samples(train, [], lambda _: np.array(0))
@@ -70,7 +72,7 @@ def class_samples(run: Run, data_dir: str, num_train: int, num_valid: int) -> Sa
     return Samples(train, [root / paths[i] for i in oof.ids[kept].tolist()], lambda n: targets[n])
 
 
-def mask_samples(member: Member, num_train: int, num_valid: int) -> Samples:
+def mask_samples(member: Member, num_valid: int) -> Samples:
     """Return samples of a mask run.
 
     Raises:
@@ -78,7 +80,7 @@ def mask_samples(member: Member, num_train: int, num_valid: int) -> Samples:
     """
     index, held = read_images(member)
     inner = np.setdiff1d(np.arange(len(index)), held)
-    inner, held = inner[thin(len(inner), num_train)], held[thin(len(held), num_valid)]
+    inner, held = inner[thin(len(inner), NUM_TRAIN)], held[thin(len(held), num_valid)]
     read = VoidReader(index)
 
     def truth(number: int) -> Array:
