@@ -109,7 +109,8 @@ class Journal:
             raise UserError(f"{path}: {error}; move it away and run this again") from None
         lines = content.split(b"\n")
         torn = lines.pop()
-        whole = [line for line in lines if _parse(line) is not None]
+        found = [_parse(line) for line in lines]
+        whole = [line for line, content in zip(lines, found, strict=True) if content]
         if len(whole) < len(lines):
             aside = path.with_name(path.name + ".damaged")
             with atomic_write(aside) as file:
@@ -122,7 +123,6 @@ class Journal:
         if torn or len(whole) < len(lines):
             with atomic_write(path) as file:
                 file.write(b"".join(line + b"\n" for line in whole))
-        found = (_parse(line) for line in whole)
         self.records = [r["record"] for r in found if r and r["study"] == study]
 
     def append(self, record: Json) -> None:
