@@ -198,7 +198,8 @@ def load_run(
     if {"timm_id", "columns"} & resolved.keys():
         from src.pipelines.classification.infer import load_fold
 
-        return ClassifierRun(load_fold(run, InferConfig(**_where(device, precision))))
+        config = InferConfig(device=device, precision=precision)  # type: ignore[arg-type]
+        return ClassifierRun(load_fold(run, config))
     from src.engine.runtime import start_runtime
     from src.pipelines.segmentation.ensemble import load_member
 
@@ -226,7 +227,7 @@ def load_ensemble(
 
     output = Output(Path(output_dir))
     weights = keep_networks(read_weights(output.weights), output)
-    config = InferConfig(output_dir=str(output_dir), **_where(device, precision))
+    config = InferConfig(output_dir=str(output_dir), device=device, precision=precision)  # type: ignore[arg-type]
     folds = {
         model: [load_fold(run, config) for run in blended_runs(config, output, model, weights)]
         for model in used_models(weights.blend)
@@ -289,7 +290,3 @@ def list_images(images: Images) -> list[str]:
     if not found:
         raise UserError(f"{', '.join(map(str, named)) or 'nothing'}: holds no images")
     return found
-
-
-def _where(device: str, precision: str) -> dict[str, Any]:
-    return {"device": device, "precision": precision}
