@@ -12,7 +12,6 @@ https://arxiv.org/abs/2109.01903.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,7 +32,6 @@ from src.views import VIEWS, View
 MAX_ROWS = 16_384  # more images than that change a starting point little
 
 
-@dataclass(frozen=True)
 class Embedding:
     """A task whose prediction is what the head sees."""
 
