@@ -181,23 +181,11 @@ def train_classifier(
 ) -> Done:  # fmt: skip
     """Train a fold to its finished folder, from the start or from where it stopped.
 
-    Args:
-        config: options.
-        run: its folder, held by the caller.
-        data: photographs and folds.
-        fold: the one held out; None = none.
-        model: net with its first weights.
-        task: :class:`Classification`, or a task that holds one as ``inner``.
-        augment: of the training images.
-        output: folder whose cache is used.
-        about: what inference needs to build ``model`` again, for ``config.yaml``.
-        runtime: device and processes.
-        mix: mixes batches on the device.
-        probe: start a pretrained net from a head fitted to its features.
-        shorten: of :func:`src.engine.loop.fit`.
-
-    Returns:
-        The content of ``finished.json``.
+    ``run`` is held by the caller; ``fold`` None holds nothing out. ``model`` has its first weights;
+    with ``probe`` a pretrained one starts from a head fitted to its features. ``task`` is a
+    :class:`Classification` or holds one as ``inner``. ``output`` is the folder whose cache is used,
+    ``about`` what inference needs to build ``model`` again; ``mix`` and ``shorten`` are those of
+    :func:`src.engine.loop.fit`. Return the content of ``finished.json``.
     """
     side, rows = data.image_size, data.folds.train_rows(fold)
     train = build_loader(config, data, rows, canonical_side(side), augment, runtime, output)

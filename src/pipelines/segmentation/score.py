@@ -70,15 +70,9 @@ def score_held_out(
 ) -> Done:
     """Score the held-out images at native size; write ``oof.npz`` and ``oof_counts.npz``.
 
-    Args:
-        model: with its best weights.
-        task: what the net's channels mean.
-        held: images and masks.
-        runtime: device.
-        run: folder of the run.
-        max_views: 1 .. 5; the number that scores best is kept.
-        cleaning: judge morphology and components by cross-validation (two classes).
-        about: texts to keep in ``oof.npz``.
+    ``model`` has its best weights. Of 1 .. ``max_views`` (at most 5) views the number that scores
+    best is kept; ``cleaning`` judges morphology and components by cross-validation (two classes);
+    ``about`` are texts to keep in ``oof.npz``.
 
     Returns:
         ``views`` (a row each), ``tta_steps`` and ``threshold`` chosen, ``nested`` score of

@@ -231,19 +231,10 @@ def train_masks(
 ) -> Done:
     """Train a run to its finished folder, from the start or from where it stopped.
 
-    Args:
-        config: options.
-        run: its folder, held by the caller.
-        data: from :func:`read_data`.
-        model: net with its first weights; trained in place, its best weights loaded at the end.
-        task: :class:`Segmentation`, or a task that holds one as ``inner``.
-        output: folder of the track.
-        network: description of ``model``, from which inference builds it.
-        runtime: device and processes.
-        extra: more to keep in ``config.yaml``.
-
-    Returns:
-        The content of ``finished.json``.
+    ``run`` is held by the caller. ``model`` has its first weights and is trained in place, its best
+    ones loaded at the end; ``task`` is a :class:`Segmentation` or holds one as ``inner``.
+    ``output`` is the folder of the track, ``network`` the description from which inference builds
+    ``model``, ``extra`` more to keep in ``config.yaml``. Return the content of ``finished.json``.
     """
     masks: Segmentation = inner_task(task)
     train = train_loader(config, data, runtime, output)
