@@ -63,13 +63,12 @@ class Form:
     around: tuple[str, str, str] = ("", "", "")
 
     def __str__(self) -> str:
-        if self.kind in ("columns", "shares", "marks"):
-            return f"{len(self.header) - 1} columns" + " of 0 and 1" * (self.kind == "marks")
-        if self.kind == "sets":
-            return "a cell of labels"
-        said = {"long": "one line a class", "labels": "one label", "lists": "a list of classes"}
+        columns = f"{len(self.header) - 1} columns"
+        said = {"columns": columns, "shares": columns, "marks": f"{columns} of 0 and 1"}
+        said |= {"long": "one line a class", "labels": "one label", "lists": "a list of classes"}
         said |= {"long shares": "one line a label", "long marks": "one line of 0 or 1 a label"}
-        return said.get(self.kind, "0 and 1 in each class's column")
+        said |= {"hot": "0 and 1 in each class's column", "sets": "a cell of labels"}
+        return said[self.kind]
 
 
 def to_columns(log_probs: Array, columns: Columns) -> Array:

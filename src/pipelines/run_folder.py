@@ -359,12 +359,11 @@ def drop_damaged(run: Run) -> list[str]:
     lost = drop_damaged_states(run)
     if run.tuned.exists() and not _reads(read_json, run.tuned):
         lost.append(run.tuned.name)
+        run.tuned.unlink()
     broken = [p for p in (run.start, run.best) if p.exists() and not _reads(load_weights, p)]
-    lost += [path.name for path in broken]
-    states = (run.start, run.best, run.last, run.previous) if broken else ()
-    for path in (*states, *[run.tuned] * (run.tuned.name in lost)):
+    for path in (run.start, run.best, run.last, run.previous) if broken else ():
         path.unlink(missing_ok=True)
-    return lost
+    return lost + [path.name for path in broken]
 
 
 def _reads(read: Callable[[Path], object], path: Path) -> bool:

@@ -153,8 +153,9 @@ def check_test(config: FoldConfig, index: Index, *, describe: bool = False) -> l
     Where asked to ``describe``, they say first what is predicted, and into which columns.
     """
     if not has_test(index.root):
-        notes = read_sample(index.root)[1] if describe else []
-        return [*["test: none"] * describe, *(f"note: {note}" for note in notes)]
+        if not describe:
+            return []
+        return ["test: none", *(f"note: {note}" for note in read_sample(index.root)[1])]
     said: list[str] = []
     lines: list[str] = []
     ids: list[str] = []
