@@ -22,6 +22,8 @@ from src.models.micro.registry import BUDGET_CLASSES, build_micro, count_trainab
 from src.pipelines.micro import Finished, MicroSet, mean_over_sets, score_table
 from src.script import counted
 
+SIDE = 256  # px of an image that is timed or tried
+REPEATS = 20
 OUTPUTS = {"VOC": 21}  # the others have two classes, one logit
 # What to do next, by the mean score of a would-be teacher.
 DECISIONS = (
@@ -37,33 +39,33 @@ def decide(score: float) -> str:
     return next(what for limit, what in DECISIONS if score >= limit)
 
 
-def measure_latency(net: nn.Module, size: int = 256) -> float:
+def measure_latency(net: nn.Module) -> float:
     """Return the median milliseconds of one image, norms folded, on this machine's CPU."""
-    net = fold_norms(net, size).to("cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = torch.zeros(1, 3, size, size).contiguous(memory_format=torch.channels_last)
+    net = fold_norms(net, SIDE).to("cpu").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    image = torch.zeros(1, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         return median_ms(lambda: net(image))
 
 
-def median_ms(call: Callable[[], object], repeats: int = 20) -> float:
+def median_ms(call: Callable[[], object]) -> float:
     """Return the median milliseconds of a call, after three to warm up."""
-    seconds = timeit.repeat(call, number=1, repeat=repeats + 3)
+    seconds = timeit.repeat(call, number=1, repeat=REPEATS + 3)
     return 1e3 * statistics.median(seconds[3:])
 
 
-def measure_onnx(net: nn.Module, size: int = 256) -> float | None:
+def measure_onnx(net: nn.Module) -> float | None:
     """Return the same of its ONNX file in onnxruntime; None where that is not installed."""
     from src.pipelines.deploy.export import NEEDED, Deployed, Export, write_onnx
     from src.pipelines.deploy.model import open_session
 
     if any(find_spec(name) is None for name in NEEDED):
         return None
-    module = Deployed(fold_norms(net, size).to("cpu"), (size, size), masks=True).eval()
+    module = Deployed(fold_norms(net, SIDE).to("cpu"), (SIDE, SIDE), masks=True).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         write_onnx(Export(module, {}), path)
         session = open_session(path, threads=torch.get_num_threads())
-    image = np.zeros((1, size, size, 3), np.uint8)
+    image = np.zeros((1, SIDE, SIDE, 3), np.uint8)
     return median_ms(lambda: session.run(None, {"image": image}))
 
 
@@ -74,7 +76,7 @@ def latency_table(net: nn.Module) -> list[str]:
         "not measured: pip install onnx onnxscript onnxruntime" if onnx is None else f"{onnx:.1f}"
     )
     return [
-        "| engine | ms, median of 20 |",
+        f"| engine | ms, median of {REPEATS} |",
         "|---|---:|",
         f"| torch {torch.__version__}, channels last | {measure_latency(net):.1f} |",
         f"| ONNX, pixels in, probabilities out | {shown} |",
@@ -86,8 +88,8 @@ def passes_forward(net: str, drop: tuple[str, ...], dataset: str) -> bool:
     outputs = OUTPUTS.get(dataset, 1)
     model = build_micro(net, outputs, dataset=dataset, drop=drop).eval()
     with torch.inference_mode():
-        logits = model(torch.randint(0, 256, (1, 3, 256, 256), dtype=torch.uint8))
-    return tuple(logits.shape) == (1, outputs, 256, 256) and bool(torch.isfinite(logits).all())
+        logits = model(torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8))
+    return tuple(logits.shape) == (1, outputs, SIDE, SIDE) and bool(torch.isfinite(logits).all())
 
 
 def checklist(
@@ -131,7 +133,7 @@ def write_report(
         f"- parameters with {BUDGET_CLASSES} classes: {budget.trainable:,} trainable, "
         f"{budget.deployed:,} deployed (norms folded)",
         f"- {budget.flops / 1e6:.1f} MFLOPs for one 256x256 image (a multiply-add is two)",
-        f"- one 256x256 image, {counted(threads, 'CPU thread')}, {platform.machine()}:",
+        f"- one {SIDE}x{SIDE} image, {counted(threads, 'CPU thread')}, {platform.machine()}:",
         "",
         *latency_table(model),
         "",

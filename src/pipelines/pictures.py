@@ -38,14 +38,13 @@ def encode_jpeg(image: np.ndarray, side: int = SIDE) -> bytes:
     return data.tobytes()
 
 
-def make_palette(num_colours: int = 256) -> np.ndarray:
-    """Make VOC's colour of every label: (num_colours, 3) uint8 RGB, label 0 black.
+def make_palette() -> np.ndarray:
+    """Make VOC's colour of every label: (256, 3) uint8 RGB, label 0 black.
 
     Bits 0, 1, 2 of the label become the top bit of R, G, B; bits 3, 4, 5 the next, and so on.
     """
-    labels = np.arange(num_colours)[:, None]
-    channel = np.arange(3)
-    colours = np.zeros((num_colours, 3), np.int64)
+    labels, channel = np.arange(256)[:, None], np.arange(3)
+    colours = np.zeros((256, 3), np.int64)
     for level in range(3):
         colours |= (labels >> (3 * level + channel) & 1) << (7 - level)
     return colours.astype(np.uint8)
