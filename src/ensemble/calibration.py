@@ -143,6 +143,11 @@ def bin_confidence(confidence: Array, right: Array) -> Array:
     return np.stack([sums[0], sums[1] / counts, sums[2] / counts], axis=1)
 
 
+def name_bin(place: int) -> str:
+    """Return the ends of a confidence bin of ``EDGES``, for people."""
+    return f"{EDGES[place]:.2f} – {min(EDGES[place + 1], 1.0):.2f}"
+
+
 def expected_loss(summary: OofSummary, tally: TestTally, averaging: Averaging) -> Estimate:
     """Return the expected test log loss; see the module."""
     own = tally.moments[0] / tally.num_rows

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from src.ensemble.calibration import (
-    EDGES,
     FORECAST_LEVEL,
     Estimate,
     Shift,
@@ -17,6 +16,7 @@ from src.ensemble.calibration import (
     correct,
     expected_accuracy,
     expected_loss,
+    name_bin,
     reliability,
 )
 from src.ensemble.contest import NUM_PLAIN, Board, Candidate, forecast_score, score_of
@@ -64,7 +64,7 @@ def candidates_table(
 def reliability_table(bins: Array) -> str:
     """Return rows, confidence and accuracy by confidence."""
     rows = [
-        [_bin(b), int(count), confidence, accuracy]
+        [name_bin(b), int(count), confidence, accuracy]
         for b, (count, confidence, accuracy) in enumerate(bins)
         if count
     ]
@@ -75,7 +75,7 @@ def test_bins_table(bins: Array) -> str:
     """Return test rows and expected correct predictions by confidence; ``bins`` is (2, B)."""
     total = max(bins[0].sum(), 1)
     rows = [
-        [_bin(b), int(count), f"{count / total:.1%}", right / count]
+        [name_bin(b), int(count), f"{count / total:.1%}", right / count]
         for b, (count, right) in enumerate(bins.T)
         if count
     ]
@@ -248,7 +248,3 @@ def report_trust(adopted: Fitted, weights: Weights, share: float, targets: Array
         f"{adopted.blend.temperature:.4f}; mean entropy {summary.entropy:.5f}\n"
         f"--tta_adaptive: {adaptive}"
     )
-
-
-def _bin(place: int) -> str:
-    return f"{EDGES[place]:.2f} – {min(EDGES[place + 1], 1.0):.2f}"

@@ -13,7 +13,7 @@ import numpy as np
 
 from src.data.folds import Folds, read_folds
 from src.data.index import find_root
-from src.ensemble.calibration import EDGES, FORECAST_LEVEL
+from src.ensemble.calibration import FORECAST_LEVEL, name_bin
 from src.ensemble.diagnosis import Diagnosis, costliest, diagnose, mean_blend
 from src.ensemble.oof import FoldTable, find_models, load_oof
 from src.ensemble.pool import MAX_LOSS
@@ -118,7 +118,7 @@ def forecast(output: Output, found: Study) -> list[Html]:
     drawn = [(name, value, low, high) for name, _, value, low, high in expected
              if name.endswith(f" {metric}")]  # fmt: skip
     figures = [interval_plot(drawn, title="expected score", x_label=metric)] if drawn else []
-    figures += [figure for figure in (_history(output.history),) if figure]
+    figures += _history(output.history)
     return [terms(pairs), plots(figures), *_submissions(output), *map(note, found.notes)]
 
 
@@ -167,18 +167,18 @@ def _submissions(output: Output) -> list[Html]:
     return [plots(figures), table(heads, [cells(entry) for entry in entries], caption=caption)]
 
 
-def _history(path: Path) -> Html | None:
-    """Plot nested OOF loss and forecast of each submission; None where none was recorded."""
+def _history(path: Path) -> list[Html]:
+    """Plot nested OOF loss and forecast of each submission, where any was recorded."""
     rows = read_table(path)
     if not rows:
-        return None
+        return []
     names = {"nested_oof_log_loss": "nested OOF", "forecast_test_log_loss": "forecast"}
     series = {
         label: [(as_number(row.get("minutes")), as_number(row.get(name))) for row in rows]
         for name, label in names.items()
     }
     title = f"{counted(len(rows), 'submission')} of the plan"
-    return line_plot(series, title=title, x_label="minutes", y_label="log loss")
+    return [line_plot(series, title=title, x_label="minutes", y_label="log loss")]
 
 
 def losses(found: Study) -> list[Html]:
@@ -246,14 +246,10 @@ def reliability(found: Study) -> list[Html]:
     }
     plot = line_plot(series, title=f"reliability, temperature {temperature:.3f}", diagonal=True,
                      x_label="claimed probability", y_label="share right")  # fmt: skip
-    rows = [
-        [f"{EDGES[b]:.2f} – {min(EDGES[b + 1], 1):.2f}", *(
-            value for bins in (before, after)
-            for value in (int(bins[b, 0]), float(bins[b, 1]) if bins[b, 0] else None,
-                          float(bins[b, 2]) if bins[b, 0] else None)
-        )]
-        for b in range(len(before))
-    ]  # fmt: skip
+    rows: list[list[object]] = []
+    for b, pair in enumerate(zip(before, after, strict=True)):
+        cells = [(int(n), float(c), float(a)) if n else (0, None, None) for n, c, a in pair]
+        rows.append([name_bin(b), *cells[0], *cells[1]])
     heads = ["confidence", "rows before", "claimed", "right", "rows after", "claimed", "right"]
     plotted = note(f"plotted: ranges of confidence with {MIN_BIN} rows or more")
     return [plots([plot]), plotted, table(heads, rows, caption="the blend on OOF rows")]
