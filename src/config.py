@@ -35,6 +35,12 @@ class PlaceConfig(Options, group="data and output"):
         "input", "folder of the data set, or the folder that holds just it", first=True
     )
     output_dir: str = option("output", "folder everything is written to", first=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutsideConfig(Options, group="data and output"):
+    """Where images of a classification may lie."""
+
     allow_outside: bool = option(False, "let paths in CSV files leave the data folder")
 
 
@@ -309,7 +315,8 @@ class MixConfig(Options, group="augmentation"):
 @defaults(rotate=10.0)
 class FoldConfig(
     EngineConfig, ClassifierConfig, ClassLossConfig, AugmentConfig, MixConfig, CacheConfig,
-    AliasConfig, MetricConfig, ViewsConfig, ResumeConfig, ColumnsConfig, group="data and output",
+    AliasConfig, MetricConfig, ViewsConfig, ResumeConfig, ColumnsConfig, OutsideConfig,
+    group="data and output",
 ):  # fmt: skip
     """``train_fold.py``: one backbone × one fold."""
 
@@ -386,7 +393,7 @@ class BlendConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferConfig(PlaceConfig, ViewsConfig, HardwareConfig, group="ensemble"):
+class InferConfig(PlaceConfig, OutsideConfig, ViewsConfig, HardwareConfig, group="ensemble"):
     """``infer_ensemble.py``: checkpoints + weights.json + test images → submission.csv."""
 
     tta_adaptive: bool = option(

@@ -13,6 +13,7 @@ from src.config import (
     CacheConfig,
     EngineConfig,
     HardwareConfig,
+    OutsideConfig,
     PlaceConfig,
     StudyConfig,
     ViewsConfig,
@@ -269,8 +270,9 @@ class TeachingConfig(Options, group="distillation"):
 @dataclass(frozen=True, kw_only=True)
 @defaults(config="configs/distill.yaml", head_lr_mult=10.0, tta_steps=1, loss="")
 class DistillConfig(
-    SceneConfig, SegmentationConfig, TeachingConfig, RepeatConfig, StudyConfig, group="model"
-):
+    SceneConfig, SegmentationConfig, TeachingConfig, RepeatConfig, StudyConfig, OutsideConfig,
+    group="model",
+):  # fmt: skip
     """``train_distill.py``: a student alone, a teacher, and the student taught by it.
 
     An empty ``--loss`` is ``ce + dice`` for masks and ``cross_entropy`` for photographs, whose

@@ -14,10 +14,11 @@ from src.config import (
     DeviceConfig,
     HardwareConfig,
     MetricConfig,
+    OutsideConfig,
     PlaceConfig,
     ResumeConfig,
 )
-from src.option import option
+from src.option import Options, option
 from src.views import VIEWS
 
 
@@ -43,7 +44,7 @@ class ReportConfig(PlaceConfig, DeviceConfig, group="run"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(PlaceConfig, DeviceConfig, group="data and output"):
+class CheckConfig(PlaceConfig, OutsideConfig, DeviceConfig, group="data and output"):
     """``scripts/check_data.py``: what is in the data, before the first epoch."""
 
     masks: Literal["auto", "on", "off"] = option(
@@ -71,9 +72,13 @@ class CheckConfig(PlaceConfig, DeviceConfig, group="data and output"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(PlaceConfig, DeviceConfig, group="run"):
+class PredictConfig(DeviceConfig, group="run"):
     """``scripts/predict.py``: photographs or a video in, classes, masks or overlays out."""
 
+    output_dir: str = option(
+        "output", "folder of the ensemble, where no run is named", group="data and output",
+        first=True,
+    )  # fmt: skip
     images: tuple[str, ...] = option((), "photographs and folders of them", first=True)
     run: str = option("", "folder of one finished run; empty = the ensemble of --output_dir",
                       first=True)  # fmt: skip
@@ -95,9 +100,13 @@ class PredictConfig(PlaceConfig, DeviceConfig, group="run"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(PlaceConfig, group="run"):
+class ExportConfig(Options, group="run"):
     """``scripts/export.py``: a finished run, or the ensemble → one file with its preprocessing."""
 
+    data_dir: str = option(
+        "input", "folder of the data set, whose images check the file", group="data and output",
+        first=True,
+    )  # fmt: skip
     run: str = option("", "folder of the finished run, or output/: its whole ensemble", first=True)
     format: Literal["onnx", "safetensors"] = option("onnx", "kind of file", first=True)
     precision: Literal["fp32", "int8", "fp16"] = option(
@@ -114,8 +123,8 @@ class ExportConfig(PlaceConfig, group="run"):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(
-    PlaceConfig, HardwareConfig, CacheConfig, AliasConfig, MetricConfig, ResumeConfig,
-    ColumnsConfig, group="data and output",
+    PlaceConfig, OutsideConfig, HardwareConfig, CacheConfig, AliasConfig, MetricConfig,
+    ResumeConfig, ColumnsConfig, group="data and output",
 ):  # fmt: skip
     """``scripts/plan.py``: hours in, the best submission out."""
 
@@ -142,7 +151,7 @@ class PlanConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class TabularConfig(
-    PlaceConfig, HardwareConfig, AliasConfig, MetricConfig, ColumnsConfig,
+    PlaceConfig, OutsideConfig, HardwareConfig, AliasConfig, MetricConfig, ColumnsConfig,
     group="data and output",
 ):  # fmt: skip
     """``scripts/train_tabular.py``: further columns of train.csv and test.csv → a member."""

@@ -114,7 +114,8 @@ def test_scripts_refuse_before_they_read(
     if name not in kinds or (flags[0] in {"--loss", "--augment"} and script != "train_fold"):
         pytest.skip(f"{script} has no such option")
     monkeypatch.chdir(tmp_path)
-    place = ["--data_dir", "none", "--output_dir", "nowhere"]
+    where = {"data_dir": "none", "output_dir": "nowhere"}
+    place = [word for key, to in where.items() if key in kinds for word in (f"--{key}", to)]
     config = ["--config", ""] if "config" in kinds else []
     with pytest.raises(UserError, match=name):
         importlib.import_module(script).main([*place, *config, *flags])
@@ -167,6 +168,19 @@ def test_help_begins_with_what_is_used_most(script: str) -> None:
     assert all(f"--{entry.name} " in top for entry in first) and top.count("\n  --") == len(first)
     assert all(text.count(f"  --{e.name} ") == 1 for e in dataclasses.fields(config_class))
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("name", "offering"),
+    [
+        ("data_dir", set(CONFIGS) - {"scripts.predict"}),
+        ("output_dir", set(CONFIGS) - {"scripts.export"}),
+        ("allow_outside", {"train_fold", "infer_ensemble", "train_distill", "scripts.check_data",
+                           "scripts.plan", "scripts.overnight", "scripts.cluster"}),
+    ],
+)  # fmt: skip
+def test_scripts_offer_only_the_places_that_they_use(name: str, offering: set[str]) -> None:
+    assert {script for script, own in CONFIGS.items() if name in field_types(own)} == offering
 
 
 HOSTILE_YAML = {

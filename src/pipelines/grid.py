@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.config import FoldConfig, PlaceConfig
+from src.config import FoldConfig, OutsideConfig, PlaceConfig
 from src.option import option
 from src.pipelines.run_folder import read_table
 from src.reader import build_parser, parse, read_rows
@@ -23,7 +23,7 @@ OWN = ("model", "fold", "data_dir", "output_dir")  # flags that the grid itself 
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridConfig(PlaceConfig, group="run"):
+class GridConfig(PlaceConfig, OutsideConfig, group="run"):
     """Which runs; what follows ``--`` goes to train_fold.py."""
 
     models: tuple[str, ...] = option(
@@ -41,7 +41,7 @@ class Grid:
     data_dir: str  # of train_fold.py
     output_dir: str  # of train_fold.py
     flags: tuple[str, ...] = ()  # further words for train_fold.py
-    allow_outside: bool = False  # of all scripts
+    allow_outside: bool = False  # of the scripts that read tables of images
 
     @property
     def output(self) -> Output:
@@ -56,16 +56,20 @@ class Grid:
     @property
     def places(self) -> list[str]:
         """Flags that say where data and results are."""
-        outside = ["--allow_outside"] if self.allow_outside else []
-        return ["--data_dir", self.data_dir, "--output_dir", self.output_dir, *outside]
+        return ["--data_dir", self.data_dir, "--output_dir", self.output_dir]
+
+    @property
+    def images(self) -> list[str]:
+        """Flags of the scripts that read tables of images."""
+        return [*self.places, *["--allow_outside"] * self.allow_outside]
 
     def arguments(self, cell: Cell) -> list[str]:
         """Return the words of train_fold.py for one run."""
-        return ["--model", cell[0], "--fold", cell[1], *self.places, *self.flags]
+        return ["--model", cell[0], "--fold", cell[1], *self.images, *self.flags]
 
     def last_steps(self) -> list[list[str]]:
         """Return what follows the training: scripts and their words."""
-        infer = ["infer_ensemble.py", "--tta_steps", "5", *self.places]
+        infer = ["infer_ensemble.py", "--tta_steps", "5", *self.images]
         return [["optimize_weights.py", *self.places], infer]
 
     def run(self, cell: Cell) -> Run:
