@@ -75,6 +75,10 @@ def read_text(path: Path | str) -> str:
     Raises:
         UserError: unreadable or in none of these encodings.
     """
+    if Path(path).is_dir():
+        raise UserError(
+            f"{path} is a folder: if the table lies in it, put it in the folder's place"
+        )
     try:
         with readable(path, "restore the file"):
             data = patiently(lambda: read_small(Path(path), MAX_BYTES))

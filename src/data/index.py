@@ -46,6 +46,7 @@ from src.data.root import (
     find_split,
     find_split_table,
     name_classes,
+    name_folders,
     name_tables,
     tables,
 )
@@ -214,7 +215,8 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     else:
         said = "".join(f"; {note}" for note in notes)
         raise UserError(
-            f"no test.csv and no test/ in {root}: unpack the data, or pass --data_dir{said}"
+            f"no test.csv and no test/ in {root}: {name_folders(root, 'test')}unpack the data, "
+            f"or pass --data_dir{said}"
         )
     refuse_duplicates(ids, source)
     if sample is not None and sample.shape[1] == 2:

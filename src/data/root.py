@@ -93,6 +93,10 @@ def _annotations_here(root: Path) -> dict[str, Path]:
     return found
 
 
+def _is_called_table(path: Path) -> bool:
+    return path.suffix.lower() in (*TABLE_ENDINGS, *ANNOTATION_ENDINGS)
+
+
 def _is_fill(name: str) -> bool:
     """Tell whether a folder's name says no split and that annotations lie there."""
     said, rest = read_name(name)
@@ -220,6 +224,7 @@ def _split_here(root: Path, split: str) -> Path | None:
     fits = [
         child for child, (said, rest) in named.items()
         if said == split
+        and not _is_called_table(child)
         and (not rest or any(other != (said, rest) and other[0] and other[1] == rest
                              for other in named.values()))
     ]  # fmt: skip
@@ -318,7 +323,22 @@ def _enter_splits(folder: Path) -> Path:
 
 def name_tables(folder: Path) -> str:
     """Return the remedy for what may be the train table or folder but is not called or kept so."""
-    return _name_kinds(folder) or _name_others(folder)
+    return name_folders(folder, "train") or _name_kinds(folder) or _name_others(folder)
+
+
+def name_folders(folder: Path, split: str) -> str:
+    """Return the remedy for a folder, there or one below, called as a table of ``split``, or ""."""
+    found = [
+        path.relative_to(folder).as_posix()
+        for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
+        for path in _subfolders(place)
+        if _is_called_table(path)
+        and (read_name(path.stem)[0] or "train") == split
+        and not re.search("submission|aliases", path.name.casefold())
+    ]
+    if not found:
+        return ""
+    return f"if the table lies in the folder {found[0]}, put it in the folder's place, else "
 
 
 def _name_others(folder: Path) -> str:

@@ -61,7 +61,7 @@ def test_unreadable_and_binary_files_are_named(tmp_path):
     for name in ("missing.csv", "b.csv"):
         with pytest.raises(UserError, match=name):
             read_csv(tmp_path / name)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is a folder: if the table lies in it"):
         read_csv(tmp_path)
 
 

@@ -324,6 +324,27 @@ def test_annotations_of_one_image_each_are_not_all_opened(tmp_path, monkeypatch)
     assert len(opened) < 50
 
 
+def test_a_folder_in_a_tables_place_is_named(tmp_path):
+    """Some programs unpack train.json.zip to train.json/train.json."""
+    contest(tmp_path)
+    for name in ("train.json", "test.json", "sample_submission.csv"):
+        (tmp_path / name).rename(tmp_path / "one")
+        (tmp_path / name).mkdir()
+        (tmp_path / "one").rename(tmp_path / name / name)
+    with pytest.raises(UserError, match=r"if the table lies in the folder train.json, put it in"):
+        read_train(tmp_path)
+    with pytest.raises(UserError, match=r"sample_submission.csv is a folder: if the table lies in"):
+        read_test(tmp_path)
+    (tmp_path / "sample_submission.csv").rename(tmp_path / "away")
+    (tmp_path / "test").rename(tmp_path / "photos")
+    with pytest.raises(UserError, match=r"if the table lies in the folder test.json, put it in"):
+        read_test(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "test.json").rename(tmp_path / "annotations/test.json")
+    with pytest.raises(UserError, match=r"in the folder annotations/test.json, put it in"):
+        read_test(tmp_path)
+
+
 def test_extra_images_listed_in_json(tmp_path):
     from src.data.index import add_extra
 
