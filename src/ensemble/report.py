@@ -22,7 +22,7 @@ from src.ensemble.calibration import (
 from src.ensemble.contest import NUM_PLAIN, Board, Candidate, forecast_score, score_of
 from src.ensemble.search import Fitted
 from src.ensemble.test_predictions import BlendedPredictions, EnsemblePredictor, averaging_gain
-from src.ensemble.weights import ContestScore, OofSummary, Weights
+from src.ensemble.weights import ContestScore, Weights
 from src.files import write_json
 from src.metrics.classification import Array
 from src.metrics.contest import find_metric
@@ -113,19 +113,6 @@ def shift_lines(shift: Shift, classes: Sequence[str], *, corrected: bool) -> lis
     return lines
 
 
-def score_lines(
-    summary: OofSummary, predictions: BlendedPredictions, tally: TestTally
-) -> list[str]:
-    """Return the OOF log loss beside the expected test log loss and accuracy."""
-    averaging = predictions.averaging
-    gain = float(averaging.gain.mean())
-    return [
-        f"OOF log loss {summary.loss:.5f}; averaging the folds' networks {-gain:+.5f}",
-        estimate_line("predicted test log loss", expected_loss(summary, tally, averaging)),
-        estimate_line("predicted test accuracy", expected_accuracy(summary, tally)),
-    ]
-
-
 def contest_lines(contest: ContestScore, forecast: Estimate) -> str:
     """Return the nested OOF score of what the contest counts, its decision and its forecast."""
     return (
@@ -190,13 +177,13 @@ def report_forecast(
     label's own calibration.
     """
     tally = TestTally()
+    moved = shift if shift is not None and shift.significant else None
     for log_probs in predictions.blocks():
-        moved = shift if shift is not None and shift.significant else None
         posterior = log_probs if moved is None else correct(log_probs, moved)
         tally.add(posterior if corrected else log_probs, posterior)
     summary, contest = weights.summary, weights.contest
-    expected = asdict(expected_loss(summary, tally, predictions.averaging))
-    content = {"oof_log_loss": summary.loss, "test_log_loss": expected} | about
+    expected = expected_loss(summary, tally, predictions.averaging)
+    content = {"oof_log_loss": summary.loss, "test_log_loss": asdict(expected)} | about
     if contest:
         names, several = weights.labels or weights.classes, bool(weights.labels)
         metric = find_metric(contest.metric, names, contest.ordinal, several=several)
@@ -218,10 +205,11 @@ def report_forecast(
         print(f"{agreement_table(predictions)}\n")
         print(f"{least_certain_table(predictions, ids, weights.classes)}\n")
         print("\n".join(shift_lines(shift, weights.classes, corrected=corrected)))
-        lines = score_lines(summary, predictions, tally)
-        if contest and contest.metric == "accuracy":
-            del lines[-1]  # one forecast of it is enough
-        print("\n" + "\n".join(lines))
+        gain = float(predictions.averaging.gain.mean())
+        print(f"\nOOF log loss {summary.loss:.5f}; averaging the folds' networks {-gain:+.5f}")
+        print(estimate_line("predicted test log loss", expected))
+        if contest is None or contest.metric != "accuracy":  # one forecast of it is enough
+            print(estimate_line("predicted test accuracy", expected_accuracy(summary, tally)))
     if contest:
         print(contest_lines(contest, score))
 
