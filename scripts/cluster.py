@@ -151,10 +151,11 @@ def call(root: str, script: str, words: Sequence[str], log: str) -> tuple[int, s
     os.chdir(root)  # input/weights is looked for here
     from src.script import MachineError, UserError
 
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(log, "a", encoding="utf-8", buffering=1))  # noqa: PTH123
-        stack.enter_context(contextlib.redirect_stdout(file))
-        stack.enter_context(contextlib.redirect_stderr(file))
+    with (
+        Path(log).open("a", encoding="utf-8", buffering=1) as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         print(f"{now} on {socket.gethostname()}, process {os.getpid()}: {script}")
         try:
