@@ -227,7 +227,7 @@ class ColumnsConfig(Options, group="data and output"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricConfig(Options, group="validation and inference"):
+class ContestConfig(Options, group="validation and inference"):
     """What the contest counts."""
 
     metric: str = option(
@@ -237,6 +237,12 @@ class MetricConfig(Options, group="validation and inference"):
         "map@K (as in map@3); of several labels log_loss, mean_auc, f1_samples, map; runs = as "
         "trained, in optimize_weights.py", form=rf"{METRICS}|{OF_LABELS}|runs", first=True,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricConfig(ContestConfig, group="validation and inference"):
+    """What the contest counts, and the order of grades."""
+
     ordinal: tuple[str, ...] = option(
         (), "classes from the lowest grade to the highest, for --metric qwk; none = by number"
     )

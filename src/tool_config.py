@@ -11,6 +11,7 @@ from src.config import (
     AliasConfig,
     CacheConfig,
     ColumnsConfig,
+    ContestConfig,
     DeviceConfig,
     HardwareConfig,
     MetricConfig,
@@ -44,7 +45,7 @@ class ReportConfig(PlaceConfig, DeviceConfig, group="run"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(PlaceConfig, OutsideConfig, DeviceConfig, group="data and output"):
+class CheckConfig(PlaceConfig, OutsideConfig, ContestConfig, DeviceConfig, group="data and output"):
     """``scripts/check_data.py``: what is in the data, before the first epoch."""
 
     masks: Literal["auto", "on", "off"] = option(

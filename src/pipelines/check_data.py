@@ -25,6 +25,7 @@ from src.data.masks import VOID, VoidReader, image_size, read_labelled
 from src.data.shift import FEATURES, ImageShift, find_shift, measure_image
 from src.data.sources.masks import MaskIndex, refuse_size
 from src.files import Json, hold, sweep, write_text
+from src.metrics.contest import OF_LABELS
 from src.page import Html, gallery, line_plot, note, number, page, plots, table, terms
 from src.pipelines.pictures import show_photograph
 from src.runs import Output
@@ -98,7 +99,8 @@ def check_classes(config: CheckConfig, output: Output) -> Check:
     """
     check = Check()
     root = find_root(config.data_dir)
-    train = read_train(root, allow_outside=config.allow_outside)
+    several = config.metric in OF_LABELS
+    train = read_train(root, allow_outside=config.allow_outside, several=several)
     tables, notes = [train.table], list(train.notes)
     try:
         test = read_test(root, allow_outside=config.allow_outside)

@@ -58,7 +58,7 @@ def check_labels(
     verdicts = []
     if output.folds.exists():
         try:
-            verdicts.append(from_oof(output))
+            verdicts.append(from_oof(output, train.several))
         except UserError as error:
             parts.append(note(f"no OOF predictions to judge by: {error}"))
     if config.probe != "off":
@@ -131,15 +131,22 @@ def _states(labels: Sequence[str], has: np.ndarray) -> list[str]:
     return [name if said else f"not {name}" for name, said in zip(names, has, strict=True)]
 
 
-def from_oof(output: Output) -> Verdict:
+def from_oof(output: Output, several: bool) -> Verdict:
     """Judge by the OOF predictions of the blend; of several labels an image, pair by pair.
 
     Raises:
-        UserError: none there.
+        UserError: none there, or of the other kind than the data, whose images have ``several``
+            labels or one class.
     """
     found = study(output)
     diagnosis, weights = found.diagnosis, found.weights
     names, ids = diagnosis.oof.classes, diagnosis.oof.ids.tolist()
+    if bool(diagnosis.oof.labels) != several:
+        theirs = "one class" if several else "several labels"
+        raise UserError(
+            f"they are of {theirs} an image, and the data were read otherwise: pass the --metric "
+            "that was trained with"
+        )
     if diagnosis.oof.labels:
         chosen = _states(diagnosis.oof.labels, diagnosis.chosen)
         return Verdict("OOF", ids, diagnosis.losses, chosen, diagnosis.confidence)

@@ -167,6 +167,26 @@ def test_a_wrong_label_is_a_suspect(
     assert counted["by_class"] == {"bright": 17, "striped": 18} and counted["train"] == 36
 
 
+def test_the_check_is_told_that_an_image_has_several_labels(labels: Place) -> None:
+    """Columns with one 1 a line are classes, unless the metric says otherwise, as in training."""
+    whole_way(labels)
+    header, *rows = read(labels.data / "train.csv")
+    names = [header.index(name) for name in ("bright", "striped")]
+    for number, row in enumerate(rows):
+        row[names[0]], row[names[1]] = str(number % 2), str(1 - number % 2)
+    write(labels.data / "train.csv", header, rows)
+
+    def judges(*flags: str) -> tuple[bool, str]:
+        done = labels.start("scripts.check_data", "--device", "cpu", "--probe", "off", *flags)
+        assert done.status == 0 and "Warning" not in done.err, done.err
+        page = (labels.output / "report" / "data.html").read_text()
+        return "contradicted by the OOF (" in done.out, page
+
+    judged, page = judges()
+    assert not judged and "they are of several labels an image, and" in page
+    assert judges("--metric", "mean_auc")[0]
+
+
 def test_mistakes_are_one_line(labels: Place) -> None:
     refused = labels.train("--metric", "accuracy")
     assert refused.is_one_line("--metric accuracy", "several labels", "f1_samples")
