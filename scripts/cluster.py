@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class ClusterConfig(GridConfig, group="hardware"):
 def main(argv: list[str]) -> int:
     """Train, blend and predict what ``argv`` asks for."""
     config, grid = read_grid(ClusterConfig, argv, "scripts/cluster.py", __doc__ or "")
+    if not config.num_gpus:  # Ray leaves a machine's cards visible then
+        grid = replace(grid, device="cpu")
     ray = connect(config)
     grid.output.logs.mkdir(parents=True, exist_ok=True)
     options = {
@@ -72,10 +74,10 @@ def connect(config: ClusterConfig) -> Any:
     """Return the ray package, connected.
 
     Raises:
-        UserError: no such package, or no cluster.
+        UserError: no such package, no cluster, or a machine that no run fits on.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # 0 cards: leave them visible
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of the change
     try:
         import ray
     except ImportError:
@@ -88,6 +90,14 @@ def connect(config: ClusterConfig) -> Any:
             f"--address {config.address}: no Ray cluster there; run ray start --head, or pass "
             "--address local"
         ) from None
+    has = ray.cluster_resources()
+    for name, wanted in (("gpu", config.num_gpus), ("cpu", config.num_cpus)):
+        here = has.get(name.upper(), 0)
+        if config.address == "local" and here < wanted:  # a cluster may still grow
+            raise UserError(
+                f"--num_{name}s {wanted:g}: Ray has {here:g} here, and no run would ever start; "
+                f"pass --num_{name}s {here:g}"
+            )
     return ray
 
 

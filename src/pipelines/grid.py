@@ -42,6 +42,7 @@ class Grid:
     output_dir: str  # of train_fold.py
     flags: tuple[str, ...] = ()  # further words for train_fold.py
     allow_outside: bool = False  # of the scripts that read tables of images
+    device: str = ""  # of the scripts that compute networks; "" = what they find
 
     @property
     def output(self) -> Output:
@@ -60,8 +61,9 @@ class Grid:
 
     @property
     def images(self) -> list[str]:
-        """Flags of the scripts that read tables of images."""
-        return [*self.places, *["--allow_outside"] * self.allow_outside]
+        """Flags of the scripts that read tables of images, and compute networks."""
+        device = ["--device", self.device] if self.device else []
+        return [*self.places, *["--allow_outside"] * self.allow_outside, *device]
 
     def arguments(self, cell: Cell) -> list[str]:
         """Return the words of train_fold.py for one run."""

@@ -10,7 +10,10 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,6 +32,54 @@ def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
         cluster.main(["--models", "a", "--", "--epochs", "2"])
     with pytest.raises(UserError, match="--num_gpu"):
         cluster.main(["--num_gpu", "1"])
+
+
+class PlayedRay:
+    """A Ray of one machine whose tasks end well, and what they were called with."""
+
+    def __init__(self, **resources: float) -> None:
+        self.resources, self.called = resources, []
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self.resources
+
+    def init(self, **options: object) -> None:
+        """Connect."""
+
+    def remote(self, **options: object) -> Callable[[object], SimpleNamespace]:
+        return lambda _: SimpleNamespace(remote=self.call)
+
+    def call(self, *words: Any) -> int:
+        self.called.append(words[1:3])
+        return len(self.called)
+
+    def wait(self, references: list[int], **options: object) -> tuple[list[int], list[int]]:
+        return references, []
+
+    def get(self, reference: int) -> tuple[int, str]:
+        return 0, ""
+
+
+def test_no_card_is_the_cpu_though_ray_leaves_cards_visible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--models", "a", "--folds", "0", "--output_dir", str(tmp_path), "--address", "local"]
+    for num_gpus, on_cpu in (("0", True), ("1", False)):
+        ray = PlayedRay(CPU=4.0, GPU=2.0)
+        monkeypatch.setitem(sys.modules, "ray", ray)
+        assert cluster.main([*flags, "--num_gpus", num_gpus]) == 0
+        given = {script: "--device cpu" in " ".join(words) for script, words in ray.called}
+        assert given == {"train_fold": on_cpu, "optimize_weights": False, "infer_ensemble": on_cpu}
+
+
+def test_what_the_machine_has_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would wait for it for ever."""
+    monkeypatch.setitem(sys.modules, "ray", PlayedRay(CPU=2.0))
+    for name, said in (("num_gpus", "--num_gpus 1: Ray has 0"), ("num_cpus", "--num_cpus 4: Ray")):
+        flags = {"num_gpus": "0", "num_cpus": "1"} | {name: said.split()[1][0]}
+        words = [word for flag, value in flags.items() for word in (f"--{flag}", value)]
+        with pytest.raises(UserError, match=said):
+            cluster.main([*words, "--models", "a", "--address", "local"])
 
 
 def test_a_worker_calls_a_script_and_keeps_what_it_prints(
