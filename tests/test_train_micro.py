@@ -77,7 +77,7 @@ def test_the_floor_lies_below_the_rate_of_the_set() -> None:
 def test_a_run_is_of_the_net_that_its_set_has() -> None:
     """A later choice must not change what a finished run is of."""
     for name, net, rate in (
-        ("VOC", "distillation_10k", 1e-2), ("CFD", "micro_unet", 2e-2),
+        ("VOC", "distillation_10k", 1e-2), ("CFD", "meganet_10k", 2e-2),
         ("mine", "twohead_10k", 1e-2),
     ):  # fmt: skip
         own = run_config(MicroConfig(), MicroSet(name, "", ""), seed=0)
