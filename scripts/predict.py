@@ -50,6 +50,7 @@ def predict(config: PredictConfig) -> Predictions | MaskPredictions:
         from src.pipelines.deploy.model import open_model
 
         refuse_views(config)
+        refuse_precision(config)
         return open_model(Path(config.model), config.device).predict(config.images)
     from src.pipelines.library import MaskRun, is_ensemble, load_ensemble, load_run
 
@@ -72,7 +73,16 @@ def refuse_views(config: PredictConfig) -> None:
     if config.tta_steps > 1:
         raise UserError(
             f"--tta_steps {config.tta_steps}: is for a single run of classes; an ensemble, a mask "
-            "run and an ONNX file have their own views: leave it out"
+            "run, an ONNX file and a video have their own views: leave it out"
+        )
+
+
+def refuse_precision(config: PredictConfig) -> None:
+    """Refuse an arithmetic where the model has its own."""
+    if config.precision != "auto":
+        raise UserError(
+            f"--precision {config.precision}: an ONNX file has that of its export, and videos are "
+            "predicted in fp32: leave it out"
         )
 
 
@@ -82,6 +92,8 @@ def follow_video(config: PredictConfig) -> int:
         raise UserError("--video and photographs: name one or the other")
     if not config.model and not config.run:
         raise UserError("--model is missing: an ONNX file of scripts/export.py, or a run's folder")
+    refuse_views(config)
+    refuse_precision(config)
     from src.pipelines.deploy.video import predict_video
 
     print("\n".join(predict_video(config)))

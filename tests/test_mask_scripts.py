@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 from importlib.util import find_spec
@@ -25,9 +26,12 @@ from benchmarks.tracks import draw_bars
 from scripts import export, predict, report
 from src.engine.weights import load_weights
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
+from src.pipelines.deploy.export import open_export
+from src.pipelines.segmentation import ensemble
 from src.pipelines.segmentation.report import decode_rle
 from src.pipelines.segmentation.train import describe_looks, locate_data
 from src.reader import read_rows
+from src.runs import Run, read_done
 from src.script import UserError
 from tests.mask_runs import TINY
 
@@ -194,7 +198,7 @@ def test_lanes_from_images_to_submitted_masks(
 
 
 def test_a_lane_net_on_a_drive(
-    bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bars: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run's folder, and its ONNX file in int8, each draw the video that they are given."""
     out = tmp_path / "out"
@@ -205,6 +209,11 @@ def test_a_lane_net_on_a_drive(
     for path in sorted((bars / "train" / "images").iterdir()):
         writer.write(cv2.imread(str(path)))
     writer.release()
+    views = [{"views": n, "threshold": n / 10} for n in (1, 2, 3)]
+    several = read_done(Run(run)) | {"views": views, "tta_steps": 3, "threshold": 0.3}
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble, "read_done", lambda _: several)
+        assert open_export(run).about["threshold"] == 0.1, "of the one view that a file has"
     models = [run]
     if all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
         assert export.main(["--run", str(run), "--precision", "int8", "--data_dir", ""]) == 0
@@ -219,6 +228,22 @@ def test_a_lane_net_on_a_drive(
         said = capsys.readouterr().out
         assert "5 frames in" in said and "0 dropped" in said and f"{drawn} written" in said
         assert cv2.VideoCapture(str(drawn)).get(cv2.CAP_PROP_FRAME_COUNT) == 5
+    content = bytearray(drive.read_bytes())
+    frames = [m.start() for m in re.finditer(b"\xff\xd8\xff", content)]
+    content[frames[3] :] = bytes(len(content) - frames[3])
+    drive.write_bytes(content)
+    flags = ["--video", str(drive), "--model", str(run), "--output", str(drawn), "--device", "cpu"]
+    assert predict.main(flags) == 0
+    assert "note: 3 of about 8 frames could be read: the rest is damaged" in capsys.readouterr().out
+    content[frames[0] :] = bytes(len(content) - frames[0])
+    drive.write_bytes(content)
+    kept = drawn.read_bytes()
+    with pytest.raises(UserError, match=f"{drive}: no frame of it can be read"):
+        predict.main(flags)
+    assert drawn.read_bytes() == kept
+    for flag, value in (("--precision", "fp16"), ("--tta_steps", "2")):
+        with pytest.raises(UserError, match=f"{flag} {value}: .*leave it out"):
+            predict.main([*flags, flag, value])
     with pytest.raises(UserError, match="--model is missing"):
         predict.main(["--video", str(drive)])
     with pytest.raises(UserError, match="one or the other"):

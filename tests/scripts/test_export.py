@@ -14,6 +14,7 @@ from torch import nn
 import src
 from src.data.decode import decode_image
 from src.pipelines.deploy import export
+from src.pipelines.segmentation.score import fit_size
 from tests.scripts.conftest import Place
 
 
@@ -35,6 +36,25 @@ def test_masks_come_back_at_the_size_of_the_image() -> None:
     many = export.Deployed(nn.Conv2d(3, 4, 1), (16, 16), masks=True)
     probs = many(torch.randint(0, 256, (1, 20, 30, 3), dtype=torch.uint8))
     torch.testing.assert_close(probs.sum(1), torch.ones(1, 20, 30))
+
+
+class Given(nn.Module):
+    """A network that has its logits."""
+
+    def __init__(self, maps: torch.Tensor) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        return self.maps
+
+
+def test_masks_of_small_images_shrink_as_the_program_shrinks_them() -> None:
+    """Without antialiasing, a map that is made smaller is sampled at single pixels."""
+    maps = torch.randn(1, 1, 64, 64)
+    module = export.Deployed(Given(maps), (64, 64), masks=True)
+    found = module(torch.zeros(1, 10, 14, 3, dtype=torch.uint8))[0]
+    torch.testing.assert_close(found, fit_size(maps.sigmoid()[0], (10, 14)))
 
 
 def test_safetensors_hold_the_network_and_what_it_wants(place: Place, call: Any) -> None:

@@ -24,6 +24,7 @@ from src.data.decode import decode_image
 from src.files import SEAL, Json, replacing, seal
 from src.models.convolutions import FOLDING_SIDE, fold_norms
 from src.pipelines.library import ClassifierRun, MaskRun, is_ensemble, list_images, load_run
+from src.pipelines.segmentation.ensemble import load_member
 from src.runs import own_file, refuse_file
 from src.script import UserError, counted
 from src.tasks.segmentation import background_label
@@ -54,7 +55,7 @@ class Deployed(nn.Module):
         probs = logits.sigmoid() if each else logits.softmax(1)
         if self.masks:
             size = (image.shape[1], image.shape[2])
-            probs = F.interpolate(probs, size, mode="bilinear")
+            probs = F.interpolate(probs, size, mode="bilinear", antialias=True)
         return probs
 
 
@@ -248,7 +249,7 @@ def open_export(folder: Path, run: ClassifierRun | MaskRun | None = None) -> Exp
         about |= {"task": "labels" if fold.several else "classes"}
         module = Deployed(fold.model.eval(), size, masks=False, several=fold.several)
         return Export(module.eval(), about)
-    member = run.member
+    member = load_member(run.member.run, tta_steps=1)  # with the threshold of its one view
     whole = member.size("")
     window = member.resolved["window"]
     if whole is None or (window and tuple(window) != tuple(whole)):

@@ -30,6 +30,7 @@ Clock = Callable[[], float]  # seconds
 
 PERCENTILES = (50, 95, 99)
 FRAMES_PER_SECOND = 30.0  # of a source that does not say
+NO_FRAME = "no frame of it can be read; is it damaged, or another program's camera?"
 CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))  # what a headless OpenCV can write, best first
 
 
@@ -82,12 +83,17 @@ def predict_video(config: PredictConfig) -> list[str]:
     rate = capture.get(cv2.CAP_PROP_FPS)
     rate = rate if 1 <= rate <= 1000 else FRAMES_PER_SECOND
     size = tuple(int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if not all(size):
+        raise UserError(f"{config.video}: {NO_FRAME}")
     model.probs(np.zeros((size[1], size[0], 3), np.uint8))  # the first call of all is slow
     print(f"{config.video}: {size[0]}x{size[1]}, {rate:.3g} frames/s; {model.engine}", flush=True)
+    number, ended = 0, False
     with write_video(path, rate, size) as (write, written):
 
         def read() -> Array | None:
+            nonlocal number, ended
             found, pixels = capture.read()
+            number, ended = number + found, not found
             return pixels if found else None
 
         if is_live:
@@ -95,8 +101,14 @@ def predict_video(config: PredictConfig) -> list[str]:
                 timing = run_video(frames, model, write, most=config.frames)
         else:
             timing = run_video(every_frame(read), model, write, most=config.frames)
+        if not timing.whole:
+            raise UserError(f"{config.video}: {NO_FRAME}")
+    said = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # about; 0 or less of a camera
     capture.release()
-    return [*timing.lines(), f"{written} written"]
+    lines = [*timing.lines(), f"{written} written"]
+    if ended and number < 0.95 * said:
+        lines.append(f"note: {number} of about {said} frames could be read: the rest is damaged")
+    return lines
 
 
 def open_capture(video: str) -> cv2.VideoCapture:
