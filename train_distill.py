@@ -79,6 +79,8 @@ def train_all(config: DistillConfig, output: Output, name: str, runtime: Runtime
         tune,
     )
 
+    if config.tune and runtime.num_processes > 1:
+        raise UserError("--tune searches in one process: start it without torchrun")
     make_field = segmentation_field if config.kind == "segmentation" else classification_field
     field = make_field(config, output)
     config = fit_terms(config, field.terms)

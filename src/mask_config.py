@@ -23,6 +23,11 @@ from src.script import UserError
 from src.views import VIEWS
 
 Arch = Literal["segformer", "deeplabv3plus", "unet", "fpn"]
+OF_MASKS = (  # options of train_distill.py that photographs do not have
+    *("source", "group_by_name", "resolution", "crop", "window", "scale_min", "scale_max"),
+    *("prior", "renorm_images", "arch", "student_arch", "teacher_arch"),
+    *("student_width", "teacher_width"),
+)
 WIDTH: dict[str, Any] = {"least": 8, "most": 1024, "also": 0}
 
 
@@ -296,13 +301,18 @@ class DistillConfig(
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Check that the size is one of the kind, besides each option's own bounds."""
+        """Check that every option is one of the kind, besides each option's own bounds."""
         super().__post_init__()
         if self.image_size and self.kind == "segmentation":
             raise UserError(
                 f"--image_size {self.image_size}: is for --kind classification; masks have "
                 "--resolution"
             )
+        for name in OF_MASKS if self.kind == "classification" else ():
+            if getattr(self, name) != getattr(type(self), name):
+                of_size = name in ("resolution", "crop")
+                size = "; photographs have --image_size" if of_size else ""
+                raise UserError(f"--{name} {getattr(self, name)}: is for --kind segmentation{size}")
 
 
 @dataclass(frozen=True, kw_only=True)

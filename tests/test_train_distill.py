@@ -12,6 +12,7 @@ import pytest
 import infer_segmentation
 import train_distill
 from benchmarks.tracks import draw_bars
+from src.engine.runtime import Runtime
 from src.script import UserError
 from tests.mask_runs import TINY
 
@@ -88,6 +89,15 @@ def test_mistakes_are_met_before_the_student_is_trained(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_search_in_several_processes_is_refused_before_the_student_is_trained(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Runtime, "num_processes", 2)
+    with pytest.raises(UserError, match="--tune searches in one process: start it without torch"):
+        distill(tmp_path / "out", shapes, "--tune", "2", "--epochs", "1")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_weak_teacher_is_refused(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +123,12 @@ def test_classifiers_are_distilled_by_the_same_command(
             cv2.imwrite(str(tmp_path / "data" / "train" / label / f"{number}.png"), image)
     nets = ["--student", "test_resnet", "--teacher", "test_convnext"]
     places = ["--data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out")]
-    kind = [*TINY, "--config", "", "--kind", "classification", *places]
+    tiny = TINY[: TINY.index("--resolution")]  # which is for masks
+    kind = [*tiny, "--config", "", "--kind", "classification", *places]
+    for flag, value, hint in (("window", "64x64", ""), ("crop", "32x32", "; photographs have --im"),
+                              ("student_width", "16", ""), ("arch", "unet", "")):  # fmt: skip
+        with pytest.raises(UserError, match=f"--{flag} {value}: is for --kind segmentation{hint}"):
+            train_distill.main([*kind, *nets, f"--{flag}", value])
     with pytest.raises(UserError, match="'dice' is unknown; choose from cross_entropy, focal"):
         train_distill.main([*kind, *nets, "--loss", "dice"])
     assert train_distill.main([*kind, *nets, "--folds", "2", "--dry_run"]) == 0

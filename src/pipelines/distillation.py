@@ -301,8 +301,6 @@ def tune(
     """
     import optuna
 
-    if runtime.num_processes > 1:
-        raise UserError("--tune searches in one process: start it without torchrun")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     terms = tuple(weights_of(config)) or field.terms
     epochs = config.tune_epochs or max(1, config.epochs // 4)
