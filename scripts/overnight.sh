@@ -15,6 +15,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 command -v "$PYTHON" >/dev/null || PYTHON=python3
 PLACES=(--data_dir "${DATA:-input}" --output_dir "${OUTPUT:-output}")
 if [ -n "${HOURS:-}" ]; then # MODELS are timm ids then
+    [ -z "${FOLDS:-}" ] || { echo "FOLDS: the plan of HOURS chooses them; leave it out" >&2; exit 2; }
     # shellcheck disable=SC2086
     exec "$PYTHON" scripts/plan.py --hours "$HOURS" ${MODELS:+--models $MODELS} "${PLACES[@]}" "$@"
 fi

@@ -95,7 +95,9 @@ def download(packages: list[str], folder: Path, python: str) -> bool:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--dest", str(folder)]
     command += ["--only-binary", ":all:", "--python-version", python]
-    command += ["--platform", "manylinux2014_x86_64", "--platform", "any"]
+    # wheels of newer releases are often of manylinux_2_28 alone, and pip takes no tag for another
+    for platform in ("manylinux_2_28_x86_64", "manylinux2014_x86_64", "any"):
+        command += ["--platform", platform]
     return subprocess.run([*command, *packages], check=False).returncode == 0
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,23 @@ def test_wheels_without_pip_are_refused_before_anything_is_written(
     with pytest.raises(UserError, match="no pip: run `uv pip install pip`"):
         pack.main(flags)
     assert not list(tmp_path.glob("packed*"))
+
+
+def test_wheels_are_sought_for_newer_images_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Releases since 2024 are often of manylinux_2_28 alone: pip took an old one, or none."""
+    seen: list[list[str]] = []
+
+    def play(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        seen.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(pack.subprocess, "run", play)
+    assert pack.download(["onnxruntime"], tmp_path, "3.12")
+    platforms = [word for flag, word in pairwise(seen[0]) if flag == "--platform"]
+    assert platforms == ["manylinux_2_28_x86_64", "manylinux2014_x86_64", "any"]
+    assert seen[0][-1] == "onnxruntime"
 
 
 @pytest.mark.parametrize("name", ["copy", "zipfile.ZipFile.write"])

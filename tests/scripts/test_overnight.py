@@ -164,6 +164,9 @@ def test_a_log_is_utf_8_whatever_the_machine_writes(house: Path) -> None:
 
 
 def test_hours_are_handed_to_the_plan(house: Path) -> None:
+    night = begin(house, HOURS="9", FOLDS="0 1")  # which the plan does not take
+    printed, _ = night.communicate(timeout=60)
+    assert night.returncode == 2 and "FOLDS: the plan of HOURS chooses them" in printed
     night = begin(house, "--sizes", "96", MODELS="resnet18 vit_tiny", HOURS="9", OUTPUT="there")
     printed, _ = night.communicate(timeout=60)
     assert night.returncode == 0, printed
