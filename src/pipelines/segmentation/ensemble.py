@@ -141,6 +141,8 @@ def find_source(source: str, data_dir: str, trained: Json) -> tuple[str, Path, J
     sets = list_datasets(root)
     if not asked and Path(trained["data_dir"]).name in sets and not source.startswith("micro/"):
         root /= Path(trained["data_dir"]).name
+    if source == "auto" and root.is_dir():
+        source = detect_source(root)
     own = bool(data_dir) and root.is_dir() and (not asked or source == "folders")
     if source.startswith("micro/"):
         own = own and source.removeprefix("micro/") not in (*sets, root.resolve().name)

@@ -77,6 +77,21 @@ def test_own_photographs_with_masks_say_what_to_do(tmp_path: Path) -> None:
     assert index.table["target"].tolist() == ["test/masks/a.png"]
 
 
+@pytest.mark.parametrize("source", ["auto", "folders"])
+def test_masks_without_one_of_the_labels_are_read_in_the_classes_of_the_run(
+    tmp_path: Path, source: str
+) -> None:
+    """Of a folder of one's own train_micro.py keeps that it was looked up."""
+    picture(tmp_path / "own" / "test" / "images" / "a.jpg")
+    picture(tmp_path / "own" / "test" / "masks" / "a.png", 1, mask=True)
+    names = ["background", "class_1", "class_2"]
+    index, _ = images_of(
+        {"source": source, "data_dir": str(tmp_path), "classes": names},
+        data_dir=str(tmp_path / "own"),
+    )
+    assert list(index.classes) == names and index.table["target"].tolist() == ["test/masks/a.png"]
+
+
 @pytest.mark.parametrize("given", ["micro", "micro/CFD"])
 @pytest.mark.parametrize("trained", ["micro", "micro/CFD"])
 def test_the_folder_of_a_set_and_of_all_sets_mean_the_set(
