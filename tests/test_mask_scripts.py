@@ -27,13 +27,15 @@ from scripts import export, predict, report
 from src.engine.weights import load_weights
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
 from src.pipelines.deploy.export import open_export
+from src.pipelines.deploy.model import ImageModel
+from src.pipelines.deploy.precision import Samples, Scores
 from src.pipelines.segmentation import ensemble
 from src.pipelines.segmentation.report import decode_rle
 from src.pipelines.segmentation.train import describe_looks, locate_data
 from src.reader import read_rows
 from src.runs import Run, read_done
 from src.script import UserError
-from tests.mask_runs import TINY
+from tests.mask_runs import FREE, TINY
 
 LANE = [
     *TINY,
@@ -389,3 +391,26 @@ def test_a_checkpoint_that_is_none_or_stands_alone_is_one_line(tmp_path: Path) -
     ):
         with pytest.raises(UserError, match=message):
             infer_segmentation.main(["--checkpoint", str(tmp_path / name)])
+
+
+def test_held_out_images_without_foreground_stop_no_training_and_no_report(
+    tmp_path: Path,
+) -> None:
+    for split, names in (("train", "abcd"), ("val", "ij")):
+        draw_bars(tmp_path / "three" / split, names, 3, seed=len(names))
+    for path in (tmp_path / "three" / "val" / "masks").iterdir():
+        cv2.imwrite(str(path), np.zeros_like(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)))
+    place = ["--data_dir", str(tmp_path / "three"), "--output_dir", str(tmp_path / "out")]
+    assert train_micro.main([*FREE, *place, "--epochs", "1"]) == 0
+    done = read(next((tmp_path / "out" / "micro").glob("*/fold0/finished.json")))
+    assert done["score"] == 0.0  # it has no value where no foreground is true
+    assert report.main(["--output_dir", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    page = (tmp_path / "out" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "class_2" in page and "cannot be shown" not in page
+
+
+def test_scores_that_an_export_has_not_are_nan() -> None:
+    model = ImageModel(lambda _: np.zeros((1, 4, 4)), ("background", "lane"), "masks", background=0)
+    scores = Scores(model, Samples([], [Path()], lambda _: np.zeros((4, 4), np.uint8)))
+    scores.add(0, np.zeros((1, 4, 4), np.float32))
+    assert np.isnan(scores.values()["pooled IoU of lane"])

@@ -121,7 +121,7 @@ class MaskMeter:
         if self.sweep is not None:
             threshold, score = self.sweep.best(self.task.statistic)
             scores = {self.task.monitor: score, "best_threshold": threshold} | scores
-        return scores
+        return {self.task.monitor: 0.0} | scores  # it has no value where nothing of it is true
 
 
 def background_label(class_names: Sequence[str]) -> int | None:

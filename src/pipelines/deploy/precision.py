@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -214,8 +215,8 @@ class Scores:
         if self.model.task == "masks":
             scores = score_counts(self.meter.counts(), self.model.classes)
             one = {f"pooled IoU of {self.model.classes[1]}":
-                   scores[f"pooled_iou/{self.model.classes[1]}"]}  # fmt: skip
-            many = {"pooled mean IoU": scores["pooled_mean_iou"]}
+                   scores.get(f"pooled_iou/{self.model.classes[1]}", math.nan)}  # fmt: skip
+            many = {"pooled mean IoU": scores.get("pooled_mean_iou", math.nan)}
             return (one if len(self.model.classes) == 2 else {}) | many
         probs, targets = np.stack(self.probs), np.stack(self.targets)
         if self.model.task == "labels":

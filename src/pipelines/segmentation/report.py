@@ -31,7 +31,7 @@ from src.pipelines.pictures import draw_overlay, encode_jpeg, make_gallery
 from src.pipelines.run_folder import refuse_lost
 from src.pipelines.segmentation.ensemble import Member, blend_maps, find_source, load_member
 from src.pipelines.segmentation.score import BOUNDARY_PX, print_scores, to_mask
-from src.runs import REPAIR, Done, Run, read_done
+from src.runs import REPAIR, Done, Run, read_config, read_done
 from src.script import UserError, counted, one_line
 from src.tasks.segmentation import background_label
 from src.tool_config import ReportConfig
@@ -342,12 +342,11 @@ def mask_panels(config: ReportConfig, runs: Sequence[Run]) -> dict[str, list[Htm
         try:
             counts, _, groups = load_counted(run.folder)
             done = read_done(run)
+            # not of the scores: a class nowhere true nor predicted has none
+            names = read_config(run)["resolved"]["classes"]
         except (UserError, FileNotFoundError) as error:
             found[name] = [note(error)]
             continue
-        names = [
-            k.removeprefix("pooled_iou/") for k in done["scores"] if k.startswith("pooled_iou/")
-        ]
         parts = [*contract(done), *class_panel(counts, names, groups)]
         if config.examples and place < MAX_SHOWN:
             parts += overlay_panel(config, run, counts)
