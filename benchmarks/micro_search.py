@@ -38,7 +38,7 @@ from src.pipelines.micro import chosen
 from src.runs import Output, read_done
 from src.script import format_table
 
-FIRST = {  # the form in use, so that the others are judged beside it
+FIRST = {  # about meganet_10k, so that the others are judged beside it
     "levels": 4, "growth": 1.45, "lr": 2e-2, "gradient": True, "pyramid": False, "attention": False,
 }  # fmt: skip
 SHOWN = 10

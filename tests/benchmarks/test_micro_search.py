@@ -25,7 +25,7 @@ def test_a_form_that_fits_no_budget_is_given_up() -> None:
         draw_form(optuna.trial.FixedTrial(FIRST), 300)
 
 
-def test_the_form_in_use_is_judged_first_and_a_search_goes_on(
+def test_a_form_near_that_in_use_is_judged_first_and_a_search_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for split, names in (("train", "abcdefg"), ("val", "hij")):
