@@ -105,7 +105,7 @@ def draw_form(trial: optuna.Trial, budget: int) -> dict[str, Any]:
     form: dict[str, Any] = dict.fromkeys(MEGA, False)
     form |= {block: trial.suggest_categorical(block, [True, False]) for block in blocks}
     fitting = []
-    for first in np.arange(3.0, 24.0, 0.25):
+    for first in np.arange(1.0, 24.0, 0.25):
         widths = tuple(round(first * growth**level) for level in range(levels))
         if count_trainable(MegaNetV1(BUDGET_CLASSES, **form, widths=widths)) <= budget:
             fitting.append(widths)

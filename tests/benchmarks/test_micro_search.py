@@ -20,6 +20,12 @@ def test_channels_are_as_wide_as_the_budget_allows(levels: int) -> None:
     assert 9_000 < count_trainable(MegaNetV1(BUDGET_CLASSES, **form)) <= 10_000
 
 
+def test_the_largest_form_of_the_search_fits() -> None:
+    largest = {"levels": 5, "growth": 1.9, "gradient": True, "pyramid": True, "attention": True}
+    form = draw_form(optuna.trial.FixedTrial(largest), 10_000)
+    assert count_trainable(MegaNetV1(BUDGET_CLASSES, **form)) <= 10_000
+
+
 def test_a_form_that_fits_no_budget_is_given_up() -> None:
     with pytest.raises(optuna.TrialPruned):
         draw_form(optuna.trial.FixedTrial(FIRST), 300)
