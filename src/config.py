@@ -221,6 +221,12 @@ class ColumnsConfig(Options, group="data and output"):
     image_column: str = option("", "column of train.csv with the path; empty = detected")
     label_column: str = option("", "column of train.csv with the class; empty = detected")
     group_column: str = option("", "column of train.csv whose rows share a fold; empty = detected")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsConfig(ColumnsConfig, group="data and output"):
+    """Rows that are learned."""
+
     extra_train: str = option(
         "", "folder of more images of the same classes, trained on and never held out; empty = none"
     )
@@ -321,7 +327,7 @@ class MixConfig(Options, group="augmentation"):
 @defaults(rotate=10.0)
 class FoldConfig(
     EngineConfig, ClassifierConfig, ClassLossConfig, AugmentConfig, MixConfig, CacheConfig,
-    AliasConfig, MetricConfig, ViewsConfig, ResumeConfig, ColumnsConfig, OutsideConfig,
+    AliasConfig, MetricConfig, ViewsConfig, ResumeConfig, RowsConfig, OutsideConfig,
     group="data and output",
 ):  # fmt: skip
     """``train_fold.py``: one backbone × one fold."""

@@ -18,6 +18,7 @@ from src.config import (
     OutsideConfig,
     PlaceConfig,
     ResumeConfig,
+    RowsConfig,
 )
 from src.option import Options, option
 from src.views import VIEWS
@@ -45,7 +46,9 @@ class ReportConfig(PlaceConfig, DeviceConfig, group="run"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(PlaceConfig, OutsideConfig, ContestConfig, DeviceConfig, group="data and output"):
+class CheckConfig(
+    PlaceConfig, OutsideConfig, ContestConfig, ColumnsConfig, DeviceConfig, group="data and output"
+):
     """``scripts/check_data.py``: what is in the data, before the first epoch."""
 
     masks: Literal["auto", "on", "off"] = option(
@@ -125,7 +128,7 @@ class ExportConfig(Options, group="run"):
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(
     PlaceConfig, OutsideConfig, HardwareConfig, CacheConfig, AliasConfig, MetricConfig,
-    ResumeConfig, ColumnsConfig, group="data and output",
+    ResumeConfig, RowsConfig, group="data and output",
 ):  # fmt: skip
     """``scripts/plan.py``: hours in, the best submission out."""
 
@@ -152,7 +155,7 @@ class PlanConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class TabularConfig(
-    PlaceConfig, OutsideConfig, HardwareConfig, AliasConfig, MetricConfig, ColumnsConfig,
+    PlaceConfig, OutsideConfig, HardwareConfig, AliasConfig, MetricConfig, RowsConfig,
     group="data and output",
 ):  # fmt: skip
     """``scripts/train_tabular.py``: further columns of train.csv and test.csv → a member."""

@@ -100,7 +100,14 @@ def check_classes(config: CheckConfig, output: Output) -> Check:
     check = Check()
     root = find_root(config.data_dir)
     several = config.metric in OF_LABELS
-    train = read_train(root, allow_outside=config.allow_outside, several=several)
+    train = read_train(
+        root,
+        allow_outside=config.allow_outside,
+        image_column=config.image_column or None,
+        label_column=config.label_column or None,
+        group_column=config.group_column or None,
+        several=several,
+    )
     tables, notes = [train.table], list(train.notes)
     try:
         test = read_test(root, allow_outside=config.allow_outside)

@@ -48,6 +48,16 @@ def test_sound_data_are_counted_and_nothing_is_amiss(fresh: Place) -> None:
     assert not list(fresh.output.glob("*.csv")), "nothing judged the labels"
 
 
+def test_columns_are_those_that_are_named(fresh: Place) -> None:
+    rows = [(f"{n}.png", f"x{n % 3}", f"y{n % 4}") for n in range(12)]
+    for image, *_ in rows:
+        cv2.imwrite(str(fresh.data / "train" / image), np.full((32, 32, 3), 9, np.uint8))
+    table = pd.DataFrame(rows, columns=["image", "label", "tone"])
+    table.to_csv(fresh.data / "train.csv", index=False)
+    _, content, _ = check(fresh, "--probe", "off", "--label_column", "tone")
+    assert content["by_class"] == {f"y{n}": 3 for n in range(4)}
+
+
 def test_planted_faults_are_found(fresh: Place) -> None:
     train, test = fresh.data / "train", fresh.data / "test"
     evening, noon = (sorted((train / name).iterdir()) for name in ("evening", "noon"))

@@ -6,6 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,10 @@ def print_comparison(first: Path, second: Path) -> None:
     (counts, ids, groups), (others, other_ids, _) = load_counted(first), load_counted(second)
     if sorted(ids) != sorted(other_ids) or counts.target.shape != others.target.shape:
         raise UserError(f"{first} and {second} predicted different images: compare one split")
+    # an image has another row where the folder has grown: its id is what stays
+    counts = replace(counts, index=np.unique(ids, return_inverse=True)[1])
+    others = replace(others, index=np.unique(other_ids, return_inverse=True)[1])
+    groups = [group for _, group in sorted(zip(ids, groups, strict=True))]
     print(f"A {first}\nB {second}\n{counted(len(ids), 'image')}, paired bootstrap")
     if len(set(filter(None, groups))) == 1 and all(groups):
         print("all of one group: these images cannot tell noise from difference")

@@ -1,14 +1,18 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from src.data.decode import decode_mask, write_picture
 from src.data.sources.masks import Row, build_index
+from src.files import write_json
+from src.metrics.segmentation import SegmentationMeter
 from src.pipelines.pictures import draw_overlay, make_gallery, make_palette
 from src.pipelines.segmentation.report import (
     MaskFolder,
     decode_rle,
     encode_rle,
+    print_comparison,
     true_mask,
     write_index_png,
     write_rle_csv,
@@ -139,3 +143,28 @@ def test_a_true_mask_of_another_size_is_refused(tmp_path):
     index = build_index(tmp_path, [Row("1", "1.jpg", "1.png")], ("a", "b"), decode_mask)
     with pytest.raises(UserError, match=r"1\.png is 8x5 pixels but its image .*1\.jpg is 8x6"):
         true_mask(index, 0)
+
+
+def scored(root, masks, first_row):
+    """A folder of scored masks {id: labels}, in the order of the rows."""
+    meter = SegmentationMeter(2, None, boundary_px=0, background=0)
+    true = torch.tensor([[0, 1, 1, 0]]).repeat(len(masks), 1, 1)
+    rows = list(range(first_row, first_row + len(masks)))
+    meter.update(torch.tensor([[mask] for mask in masks.values()]), {"mask": true, "index": rows})
+    root.mkdir()
+    meter.counts().save(MaskFolder(root).counts)
+    write_json(MaskFolder(root).scores, {"ids": list(masks), "groups": [""] * len(masks)})
+    return root
+
+
+def test_images_are_compared_by_their_ids(tmp_path, capsys):
+    masks = {name: [0, name < "d", 1, 0] for name in "abcdef"}  # half of them half right
+    first = scored(tmp_path / "first", masks, 0)
+    # the same masks after three images were added and the others sorted anew
+    second = scored(tmp_path / "second", {name: masks[name] for name in "fedcba"}, 3)
+    print_comparison(first, second)
+    out = capsys.readouterr().out
+    assert "foreground: 0.7500 -> 0.7500, difference +0.0000 [+0.0000, +0.0000] (95%, n = 6)" in out
+    fewer = scored(tmp_path / "fewer", {name: masks[name] for name in "abcde"}, 0)
+    with pytest.raises(UserError, match="different images"):
+        print_comparison(first, fewer)
