@@ -148,7 +148,7 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
             extra={"track": "distill"},
         )  # fmt: skip
 
-    return Field(task, build, train)
+    return Field(task, build, train, data.hash)
 
 
 def classification_field(config: DistillConfig, output: Output) -> Field:
@@ -194,7 +194,7 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
 
     terms = ("kl", "attention", "similarity", "feature")
     task = Classification(num_classes, criterion)
-    return Field(task, build, train, terms, size)
+    return Field(task, build, train, folds.folds_hash, terms, size)
 
 
 def fold_options(config: DistillConfig) -> FoldConfig:

@@ -39,11 +39,14 @@ def main(argv: list[str]) -> int:
 
         show_data(read_lanes(config), run.folder)
         return 0
-    if finished(run, config, held=False):
-        return 0  # before anything heavy is imported
+    known = ""  # of generated scenes, and of data that are gone, nothing is asked
+    if run.finished.exists() and config.data_dir and Path(config.data_dir).is_dir():
+        known = read_lanes(config).hash
+    if finished(run, config, known, held=False):
+        return 0
 
     with run.hold():
-        if not finished(run, config):
+        if not finished(run, config, known):
             train(config, output, run)
     return 0
 

@@ -86,6 +86,12 @@ class Run:
     nonfinite = _Below("nonfinite.json")
     tensorboard = _Below("tensorboard")  # TensorBoard's event files
 
+    @property
+    def folds_again(self) -> str:
+        """What a refusal says of ``folds.csv``, which masks have none of."""
+        has_table = Output(self.folder.parent.parent).folds.exists()
+        return " (folds.csv is made again if you delete it)" if has_table else ""
+
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Keep every other process off this run while the block lasts.
@@ -205,6 +211,11 @@ DONE: dict[str, type | tuple[type, ...]] = {
     "files": dict,
     "history": list,
 }
+
+
+def is_same_data(then: str, now: str) -> bool:
+    """Tell whether hashes of a run's data agree; runs of before noted less, or nothing, of them."""
+    return now.startswith(then)
 
 
 def read_done(run: Run) -> Done:

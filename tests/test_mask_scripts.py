@@ -26,6 +26,7 @@ from benchmarks.tracks import draw_bars
 from scripts import export, predict, report
 from src.engine.weights import load_weights
 from src.mask_config import DistillConfig, InferSegmentationConfig, LaneConfig
+from src.pipelines import micro
 from src.pipelines.deploy.export import open_export
 from src.pipelines.deploy.model import ImageModel
 from src.pipelines.deploy.precision import Samples, Scores
@@ -109,6 +110,55 @@ def test_a_name_taken_by_other_data_is_refused_and_moved_data_are_not(
     shutil.rmtree(bars)
     assert lane(tmp_path / "out", "--data_dir", str(other), *short) == 0
     assert "skipped" in capsys.readouterr().out
+
+
+def test_changed_masks_are_told_by_a_finished_run_and_by_one_that_goes_on(
+    bars: Path, tmp_path: Path
+) -> None:
+    mask = bars / "train" / "masks" / "a.png"
+    whole = mask.read_bytes()
+    options = ("--data_dir", str(bars), "--epochs", "2", "--tta_steps", "1", "--name", "net")
+    again = f"{tmp_path / 'out' / 'lane' / 'net' / 'fold0'} was .* on other images.*: restore them,"
+
+    def change() -> None:
+        cv2.imwrite(str(mask), 1 - cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE))
+
+    assert lane(tmp_path / "out", *options) == 0
+    run = Run(tmp_path / "out" / "lane" / "net" / "fold0")
+    change()
+    with pytest.raises(UserError, match=again):
+        lane(tmp_path / "out", *options)
+    run.finished.unlink()  # as if it had been stopped
+    with pytest.raises(UserError, match=again):
+        lane(tmp_path / "out", *options)
+    mask.write_bytes(whole)
+    assert lane(tmp_path / "out", *options) == 0
+    picture = bars / "train" / "images" / "b.png"
+    cv2.imwrite(str(picture), 255 - cv2.imread(str(picture)))
+    with pytest.raises(UserError, match=again):
+        lane(tmp_path / "out", *options)
+
+
+@pytest.mark.parametrize("track", ["micro", "distill"])
+def test_runs_of_changed_data_are_refused_on_every_track(
+    bars: Path, tmp_path: Path, track: str
+) -> None:
+    where = ["--data_dir", str(bars), "--output_dir", str(tmp_path / "out"), "--name", "net"]
+
+    def train() -> int:
+        micro._read.cache_clear()  # another process
+        if track == "micro":
+            return train_micro.main([*FREE, *where, "--epochs", "1"])
+        nets = ("--student", "tu-test_resnet", "--teacher", "tu-test_resnet", "--arch", "unet")
+        plain = ("--student_pretrained", "none", "--teacher_pretrained", "none")
+        short = ("--epochs", "1", "--allow_weak_teacher", "--batch_size", "4", "--config", "")
+        return train_distill.main([*TINY, *where, *nets, *plain, *short])
+
+    assert train() == 0
+    for kind in ("images", "masks"):
+        shutil.copy(bars / "train" / kind / "a.png", bars / "train" / kind / "z.png")
+    with pytest.raises(UserError, match=r"was trained on other images.*: restore them, pass"):
+        train()
 
 
 def test_a_preset_without_the_file_of_presets_is_refused(bars: Path, tmp_path: Path) -> None:

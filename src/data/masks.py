@@ -18,7 +18,7 @@ from src.data.cache import open_cache
 from src.data.canonical import ImageSource, MaskSource, describe_reader
 from src.data.dataset import ImageDataset
 from src.data.decode import VOID
-from src.data.folds import assign_folds
+from src.data.folds import assign_folds, file_marks
 from src.data.sources.frames import cut_finer, find_series
 from src.data.sources.masks import (
     MaskIndex,
@@ -30,6 +30,7 @@ from src.data.sources.masks import (
 from src.data.sources.places import describe, read_place
 from src.data.sources.registry import read_source
 from src.data.transforms import Transform
+from src.files import describe_file
 from src.script import UserError
 
 DEFAULT_FOLDS = 5
@@ -159,6 +160,19 @@ def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) ->
         f"{name}\0{held}" for name, held in zip(table["id"], np.isin(every, valid), strict=True)
     )
     return MaskSplit(train, valid, how, hashlib.sha256(text.encode()).hexdigest()[:12])
+
+
+def hash_content(index: MaskIndex) -> str:
+    """Return 12 hex digits that name the classes, and images and masks by their content."""
+    digest, known = hashlib.sha256("\n".join(index.classes).encode()), {"": ""}
+    marks = file_marks(index.table, index.root)
+    for target, mark in zip(index.table["target"].tolist(), marks, strict=True):
+        # annotation.json#17 is a part of annotation.json
+        file = target if (index.root / target).exists() else target.rpartition("#")[0]
+        if file not in known:
+            known[file] = describe_file(index.root / file)["crc32"]
+        digest.update(f"\0{target.removeprefix(file)} {known[file]} {mark}".encode())
+    return digest.hexdigest()[:12]
 
 
 def _describe(groups: list[str], block: int) -> str:

@@ -34,7 +34,7 @@ from src.files import (
     patiently,
     read_json,
 )
-from src.runs import Output, Run
+from src.runs import Run, is_same_data
 from src.script import UserError, brief
 
 MAGIC = b"train-state-sha256:"
@@ -379,12 +379,10 @@ def check_state(saved: SavedState, run: Run, config: EngineConfig, split_hash: s
             f"{run.last} is of {saved['fold']}, not of {run.folder.name}; restore it, or delete "
             f"{run.folder} to start afresh"
         )
-    if saved.get("split_hash", split_hash) != split_hash:
-        has_table = Output(run.folder.parent.parent).folds.exists()  # masks have none
-        made = " (folds.csv is made again if you delete it)" if has_table else ""
+    if not is_same_data(saved.get("split_hash", ""), split_hash):
         raise UserError(
             f"{run.folder} was started on other images or folds, as {run.last.name} says: restore "
-            f"them{made}, pass another --name, or delete the folder to start afresh"
+            f"them{run.folds_again}, pass another --name, or delete the folder to start afresh"
         )
     if saved["config_hash"] == config_hash(config):
         return []

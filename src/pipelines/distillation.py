@@ -110,6 +110,7 @@ class Field:
     build: Callable[[str, bool], nn.Module]
     # (config, run, model, task, role) → content of ``finished.json``
     train: Callable[[DistillConfig, Run, nn.Module, Task, str], Done]
+    data_hash: str  # of images, labels and who is held out
     terms: tuple[str, ...] = TERMS  # distillation terms that exist here
     image_size: int = 64  # side of a square that every net accepts
 
@@ -126,7 +127,7 @@ def train_role(
     own = role_config(config, role)
     run = output.run(f"{name}-{role}", parse_fold(config.fold))
     with run.hold():
-        done = runtime.from_main(finished(run, own))
+        done = runtime.from_main(finished(run, own, field.data_hash))
         if done is None:
             done = train_fresh(own, role, field, output, runtime, name, run)
     return run, done
@@ -305,7 +306,8 @@ def tune(
     terms = tuple(weights_of(config)) or field.terms
     epochs = config.tune_epochs or max(1, config.epochs // 4)
     short = replace(config, epochs=epochs, valid_ema_only=True)
-    study_name = f"{'+'.join(terms)} {config_hash(role_config(with_weights(short, {}), ''))}"
+    learned = config_hash(role_config(with_weights(short, {}), ""))
+    study_name = f"{'+'.join(terms)} {learned} {field.data_hash}"
     direction: Direction = "minimize" if field.task.lower_is_better else "maximize"
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
     sampler = optuna.samplers.TPESampler(seed=config.seed)

@@ -204,9 +204,9 @@ def train_run(
     own = run_config(config, where, seed)
     run = run_of(own, name, where, seed, output)
     with run.hold():
-        done = finished(run, own)
+        data = read_set(config, where)
+        done = finished(run, own, data.hash)
         if done is None:
-            data = read_set(config, where)
             done = _train(own, run, data, where, seed, output)
     return run, done
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config import EngineConfig, config_hash, learned_options
+from src.config import EngineConfig, FoldConfig, config_hash, learned_options
 from src.files import (
     SEAL,
     FileMark,
@@ -34,7 +34,7 @@ from src.files import (
     write_json,
 )
 from src.option import Options
-from src.runs import REPAIR, Done, Output, Run, read_config, read_done
+from src.runs import REPAIR, Done, Output, Run, is_same_data, read_config, read_done
 from src.script import UserError, process_rank
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def finished(
     try:
         done = read_done(run)
     except FileNotFoundError:
-        if not split_hash and run.last.exists():
+        if not isinstance(config, FoldConfig) and run.last.exists():
             refuse_other_data(run, config)
         return None
     if done.get("config_hash") != config_hash(config):
@@ -95,15 +95,14 @@ def finished(
             f"{run.folder} is finished, with other options ({', '.join(changed)}): pass another "
             "--name, or delete the folder"
         )
-    if split_hash and done.get("split_hash", split_hash) != split_hash:
+    lost = lost_files(run, done)
+    if not isinstance(config, FoldConfig) and run.config.name not in lost:
+        refuse_other_data(run, config)
+    if split_hash and not is_same_data(done.get("split_hash", ""), split_hash):
         raise UserError(
             f"{run.folder} was trained on other images, labels or folds than there are now: "
-            "restore them (folds.csv is made again if you delete it), pass another --name, or "
-            "delete the folder"
+            f"restore them{run.folds_again}, pass another --name, or delete the folder"
         )
-    lost = lost_files(run, done)
-    if not split_hash and run.config.name not in lost:
-        refuse_other_data(run, config)
     if lost:
         if held:
             told = ", ".join(lost)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from src.data.masks import (
     VOID,
     MaskSplit,
     count_classes,
+    hash_content,
     image_size,
     mask_dataset,
     read_labelled,
@@ -77,6 +79,11 @@ class MaskData:
     # (height, width) by which larger images are predicted; None = whole
     window: tuple[int, int] | None
     source: Json  # how the data were read, for inference
+
+    @cached_property
+    def hash(self) -> str:
+        """Name who is held out, and what images and masks hold."""
+        return f"{self.split.hash} {hash_content(self.index)}"
 
 
 def locate_data(
@@ -240,8 +247,8 @@ def train_masks(
     train = train_loader(config, data, runtime, output)
     valid = valid_loader(config, data, runtime, output)
     tune_for_cpu(model, runtime.device)
-    identity = run_identity(config, run, data.split.hash)
-    refuse_other_run(run, config, identity, data.split.hash)
+    identity = run_identity(config, run, data.hash)
+    refuse_other_run(run, config, identity, data.hash)
     runtime = settle_runtime(model, task, train, runtime, run, config, identity)
     resolved = {"network": network, "classes": list(data.index.classes), "void": VOID}
     resolved |= {"size": data.size, "crop": data.crop, "window": data.window}
@@ -257,7 +264,7 @@ def train_masks(
         outcome = kept
         model.load_state_dict(load_weights(run.best))  # finished.json has their checksum
     minutes = (time.monotonic() - started) / 60
-    done = describe_training(config, data.split.hash, masks.monitor)
+    done = describe_training(config, data.hash, masks.monitor)
     done |= {"history": outcome["history"], "score": outcome["score"]}
     done |= {"best_epoch": outcome["best_epoch"]}
     if valid is not None:
@@ -291,7 +298,7 @@ def learn(
     """Train a net and load its best weights, BatchNorm re-estimated if that is asked for."""
     state = fit(
         model, task, train, valid, config=config, run=run, runtime=runtime,
-        names=data.index.table["id"].iloc[data.split.train].tolist(), split_hash=data.split.hash,
+        names=data.index.table["id"].iloc[data.split.train].tolist(), split_hash=data.hash,
         draw=worst_mistakes(valid, task, data.index.classes, runtime),
     )  # fmt: skip
     runtime.accelerator.wait_for_everyone()  # until the best weights are written
