@@ -68,6 +68,7 @@ def find_members(config: InferSegmentationConfig) -> dict[str, list[Member]]:
         load_member,
         settle_shares,
     )
+    from src.tasks.segmentation import background_label
 
     if not config.runs and not config.checkpoint:
         raise UserError("--runs is missing: folders of runs, as in 'output/lane/*/fold*'")
@@ -87,6 +88,11 @@ def find_members(config: InferSegmentationConfig) -> dict[str, list[Member]]:
     found = {}
     for name, own in by_data_set(members, data_dir=config.data_dir).items():
         check_alike(own, one_data_set=not config.data_dir)
+        if config.threshold >= 0 and background_label(own[0].resolved["classes"]) is None:
+            raise UserError(
+                "--threshold is the least probability of the foreground, and of the classes of "
+                f"{name} none is called background: leave it out"
+            )
         shares, how = settle_shares(own, config.blend)
         pairs = zip(own, shares, strict=True)
         found[name] = [replace(member, share=share) for member, share in pairs if share > 0]

@@ -364,6 +364,20 @@ def test_without_data_road_scenes_are_generated(tmp_path: Path) -> None:
     assert "pooled_iou/lane" in read(tmp_path / "masks" / "scores.json")["scores"]
 
 
+def test_a_threshold_needs_a_background(tmp_path: Path) -> None:
+    """Of classes that are all things of their own the first would win nearly everywhere."""
+    for split, names in (("train", "abcd"), ("val", "ef"), ("test", "g")):
+        draw_bars(tmp_path / "data" / split, names, 3, seed=len(names))
+    (tmp_path / "data" / "classes.txt").write_text("road\nsky\ntree\n")
+    place = ["--data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path)]
+    assert train_micro.main([*FREE, *place, "--epochs", "1"]) == 0
+    infer = ["--runs", str(tmp_path / "micro" / "*" / "fold0"), "--device", "cpu"]
+    infer += ["--output", str(tmp_path / "masks")]
+    with pytest.raises(UserError, match="none is called background"):
+        infer_segmentation.main([*infer, "--threshold", "0.9"])
+    assert infer_segmentation.main(infer) == 0
+
+
 def test_mistakes_are_one_line(bars: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         lane(tmp_path, "--data_dir", str(tmp_path / "nowhere"))
