@@ -332,7 +332,7 @@ def resume(parts: Parts, run: Run, config: EngineConfig, split_hash: str = "") -
 
     Raises:
         UserError: the interrupted run had other options, named here, or other data; its weights
-            are missing or another run's; or the processes found different states.
+            are missing, older or another run's; or the processes found different states.
     """
     parts.state.identity = run_identity(config, run, split_hash)
     saved, troubles = load_state(run)
@@ -340,9 +340,10 @@ def resume(parts: Parts, run: Run, config: EngineConfig, split_hash: str = "") -
         say(parts.runtime, f"warning: {trouble}; going on from the state before it")
     if saved is not None:
         restore(parts, saved, run, config, split_hash)
-        for path in (run.start, *([run.best] if parts.state.best_epoch else ())):
-            if path.exists() or path == run.best:
-                refuse_foreign(path, parts.state.identity)
+        if run.start.exists():
+            refuse_foreign(run.start, parts.state.identity)
+        if parts.state.best_epoch:
+            refuse_foreign(run.best, parts.state.identity, parts.state.best_epoch)
     starts = parts.runtime.gather((parts.state.step, config_hash(config)))
     if len(set(starts)) > 1:
         steps = ", ".join(str(step) for step, _ in starts)

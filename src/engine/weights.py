@@ -51,14 +51,22 @@ def run_identity(config: EngineConfig, run: Run, split_hash: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def refuse_foreign(path: Path, identity: str) -> None:
+def refuse_foreign(path: Path, identity: str, epoch: int = 0) -> None:
     """Raise unless the weights at ``path`` are of the run that ``identity`` names.
 
+    They are of ``epoch`` or of a later one, which the run that goes on comes to again.
+
     Raises:
-        UserError: missing, damaged, or of another model, fold or data.
+        UserError: missing, damaged, older, or of another model, fold or data.
     """
-    if read_about(path).get("run", identity) != identity:  # earlier versions named none
+    about = read_about(path)
+    if about.get("run", identity) != identity:  # earlier versions named none
         raise UserError(f"{path}: weights of another run; {AFRESH}")
+    if int(about.get("epoch", epoch)) < epoch:
+        raise UserError(
+            f"{path}: of epoch {about['epoch']}, and the best of this run is epoch {epoch}'s: "
+            f"restore it, or {AFRESH}"
+        )
 
 
 def read_about(path: Path) -> dict[str, str]:

@@ -207,6 +207,24 @@ def test_weights_of_another_run_under_the_same_name_are_refused(train: Any, fore
     train("run/fold0", epochs=1, split_hash="a")
 
 
+def test_older_weights_of_the_same_run_are_refused(train: Any, tmp_path: Path) -> None:
+    """As a backup brings them back, or a folder that two machines share late."""
+    best, seen = Run(tmp_path / "run").best, []
+
+    def look(done: int, epochs: int) -> int:
+        seen.append(best.read_bytes() if best.exists() else b"")
+        return epochs
+
+    options = {"epochs": 3, "lr": 0.1, "optimizer": "sgd", "ema_decay": 0.0}
+    assert train(**options, shorten=look)[1].best_epoch == 3
+    newest = best.read_bytes()
+    best.write_bytes(seen[1])
+    with pytest.raises(UserError, match="of epoch 1, and the best of this run is epoch 3's"):
+        train(**options)
+    best.write_bytes(newest)
+    train(**options)
+
+
 @pytest.mark.parametrize("has_table", [True, False])
 def test_a_state_of_other_data_is_refused(train: Any, has_table: bool) -> None:
     run, _ = train("run/fold0", epochs=1, split_hash="a")
