@@ -36,6 +36,7 @@ from src.pipelines.classification.plan_files import read_state
 from src.script import counted
 
 BEAT_S = 2.0
+STALL_S = 10.0  # a beat that comes so late says that the whole process was stopped
 PROBE_CAUTION = 1.5  # a probe is begun where there is so many times what it should take
 LEAST_FINAL_S = 12.0
 SEARCHED = 3.0  # a blend with a search takes so many times as long as one without
@@ -51,6 +52,7 @@ class Clock:
     began: float = 0.0  # when the process began, by that clock; 0 = now
     earlier: float = 0.0  # seconds that are known to be spent, should the file be lost
     state: Json = field(default_factory=dict)  # what else the file remembers
+    stalled: float = 0.0  # seconds in which this process was stopped
     saving: threading.Lock = field(default_factory=threading.Lock)  # held while the file is written
 
     def __post_init__(self) -> None:
@@ -61,6 +63,10 @@ class Clock:
     def spent(self) -> float:
         """Return the seconds spent so far."""
         return self.before + self.now() - self.began
+
+    def worked(self) -> float:
+        """Return the seconds spent without those in which the process was stopped."""
+        return self.spent() - self.stalled
 
     def left(self) -> float:
         """Return the seconds until the deadline."""
@@ -77,13 +83,17 @@ class Clock:
         stop, failed = threading.Event(), threading.Event()
 
         def beat() -> None:
+            asleep = self.now()
             while not stop.wait(BEAT_S) and not failed.is_set():
+                late = self.now() - asleep - BEAT_S
+                self.stalled += late if late > STALL_S else 0.0
                 try:
                     self.save()
                 except RuntimeError:  # what it remembers grew in this moment
-                    continue
+                    pass
                 except OSError:  # whoever writes what matters will say so
                     failed.set()
+                asleep = self.now()
 
         sweep(self.path.parent, self.path.name)
         thread = threading.Thread(target=beat, daemon=True)
@@ -233,14 +243,14 @@ class Follower:
     def train(self, member: Member, fold: int) -> None:
         """Train a fold, and learn what it costs."""
         others = [(m.epochs, m) for m, f in self.tasks() if (m, f) != (member, fold)]
-        marks, epoch_s = [self.clock.spent()], member.epoch_s  # the begin of each epoch
+        marks, epoch_s = [self.clock.worked()], member.epoch_s  # the begin of each epoch
         left = member.epochs
         tail_s = member.tail_s - self.starts.get(member.name, 0.0)  # who asks has begun
 
         def shorten(done: int, epochs: int) -> int:
             nonlocal epoch_s, left
-            marks.append(self.clock.spent())
-            spent = marks[-1] - marks[-2]
+            marks.append(self.clock.worked())
+            spent = max(marks[-1] - marks[-2], 1e-3)
             # the first epoch also decodes the images and fits a head; what it cost without them
             # is seen after the second one, when there is time to trim still
             epoch_s = min(spent, epoch_s) if len(marks) == 2 else spent
@@ -252,7 +262,7 @@ class Follower:
         self.clock.save()
         self.steps.train(member, fold, shorten)
         if len(marks) > 1:  # nobody asks after the last epoch, so it is in what follows the mark
-            rest_s = max(self.clock.spent() - marks[-1] - min(left, 1) * epoch_s, 0.0)
+            rest_s = max(self.clock.worked() - marks[-1] - min(left, 1) * epoch_s, 0.0)
             start_s = max(marks[1] - marks[0] - epoch_s, 0.0)  # loader processes, a head
             self.starts[member.name] = start_s
             self.learn(member, epoch_s, start_s + rest_s + self.blend_s)
@@ -352,11 +362,11 @@ class Follower:
         models = self.models()
         if not models:
             return
-        begun = self.clock.spent()
+        begun = self.clock.worked()
         searched = final and self.clock.left() > self.final_s / 2  # a late one only blends
         loss, forecast = self.steps.submit(models, searched)
         if not final:
-            self.blend_s = self.clock.spent() - begun
+            self.blend_s = self.clock.worked() - begun
             self.final_s = max(LEAST_FINAL_S, SEARCHED * self.blend_s)
         self.after(models, loss, forecast)
         self.clock.save()

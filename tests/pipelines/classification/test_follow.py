@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -260,10 +261,50 @@ def test_a_beating_clock_loses_little(tmp_path: Path, monkeypatch: pytest.Monkey
             again = Clock(tmp_path / "state.json", 1.0, now=lambda: 0.0).spent()
             if again == 50.0:
                 break
-            import time
-
             time.sleep(0.01)
     assert again == 50.0
+
+
+@pytest.mark.parametrize("stopped_after", [5, 13], ids=["in its midst", "behind its last epoch"])
+def test_a_stopped_process_makes_no_fold_longer(tmp_path: Path, stopped_after: int) -> None:
+    """400 of 900 s: where a fold was taken to need so long, none had time in the other 400."""
+    world = World()
+    plain = world.steps()
+
+    def train(member: Member, fold: int, shorten: Any) -> None:
+        def stop(done: int, epochs: int) -> int:
+            wait(done)
+            return shorten(done, epochs)
+
+        plain.train(member, fold, stop)
+        wait(world.finished[member.name, fold])
+
+    def wait(done: int) -> None:
+        if done == stopped_after and not clock.stalled:
+            world.time += 400.0
+            clock.stalled += 400.0
+
+    clock = Clock(tmp_path / "state.json", 0.25, now=lambda: world.time)
+    ranked = plan.rank([SMALL, LARGE, OTHER], WORK, clock.left())
+    members = plan.first_members(ranked, WORK, clock.left(), 0)
+    steps = dataclasses.replace(plain, train=train)
+    Follower(members, [PROBE], ranked, WORK, clock, steps).run()
+    assert clock.stalled and 800 < world.time <= 900 and len(world.finished) == 6
+
+
+def test_a_clock_notes_how_long_its_process_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "BEAT_S", 0.01)
+    world = World()
+    clock = Clock(tmp_path / "state.json", 1.0, now=lambda: world.time)
+    with clock.beating():
+        for seconds in (follow.STALL_S - 1, 300.0):
+            time.sleep(0.05)
+            world.time += seconds
+            time.sleep(0.05)
+    assert clock.stalled == pytest.approx(300.0, abs=0.1)
+    assert clock.spent() == follow.STALL_S + 299 and clock.left() == 3600 - clock.spent()
 
 
 def test_the_clock_is_saved_at_the_end(tmp_path: Path) -> None:
