@@ -156,12 +156,20 @@ def ask_to_save(process: subprocess.Popen[str]) -> None:
 
 
 def _copy(lines: Iterable[str], log: Path, label: str) -> None:
-    """Write lines to a log and to the screen until the process ends."""
-    with log.open("a", encoding="utf-8") as file:
-        for line in lines:
-            file.write(line)
-            file.flush()
-            print(f"{label}{line}", end="", flush=True)
+    """Write lines to a log and to the screen until the process ends.
+
+    Whatever becomes of the log, they are taken: a run whose pipe is full would wait for ever.
+    """
+    told = False
+    for line in lines:
+        print(f"{label}{line}", end="", flush=True)
+        try:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            if not told:
+                print(f"note: {log}: {error.strerror}; the run goes on without it", flush=True)
+            told = True
 
 
 if __name__ == "__main__":

@@ -163,6 +163,24 @@ def test_a_log_is_utf_8_whatever_the_machine_writes(house: Path) -> None:
     assert (house / "output/logs/a_fold0.log").read_text(encoding="utf-8") == "학습\n"
 
 
+@pytest.mark.parametrize("log", ["full disk", "folder"])
+def test_a_log_that_cannot_be_written_stops_no_run(house: Path, log: str) -> None:
+    """A pipe that nobody empties any more holds 64 KB; behind them a run would wait for ever."""
+    path = house / "output" / "logs" / "a_fold0.log"
+    path.parent.mkdir(parents=True)
+    if log == "folder":
+        path.mkdir()
+    elif not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    else:
+        path.symlink_to("/dev/full")
+    (house / "train_fold.py").write_text("print('x' * 200_000)\nprint('end')")
+    night = begin(house, MODELS="a", FOLDS="0", OUTPUT=str(house / "output"))
+    printed, _ = night.communicate(timeout=60)
+    assert night.returncode == 0 and "\nend\n" in printed and "Traceback" not in printed
+    assert f"note: {path}: " in printed and (house / "infer_ensemble.py.seen").exists()
+
+
 def test_hours_are_handed_to_the_plan(house: Path) -> None:
     night = begin(house, HOURS="9", FOLDS="0 1")  # which the plan does not take
     printed, _ = night.communicate(timeout=60)
