@@ -226,3 +226,23 @@ def test_oof_of_a_fold_that_is_not_finished_is_refused(place: Place) -> None:
     (place.run / "finished.json").unlink()
     assert place.optimize().is_one_line("not finished", "run its training command again")
     assert place.train().status == 0 and place.optimize().status == 0
+
+
+def test_other_aliases_than_a_run_began_with_are_refused(fresh: Place) -> None:
+    """Two of three classes are one either way: the net's shape does not tell."""
+    dusk = fresh.data / "train" / "dusk"
+    dusk.mkdir()
+    for path in sorted((fresh.data / "train" / "evening").iterdir())[::2]:
+        path.rename(dusk / path.name)
+    aliases = fresh.data / "aliases.csv"
+    aliases.write_text("class,alias\nevening,dusk\n")
+    assert fresh.train("--epochs", "2").status == 0
+    (fresh.run / "oof.npz").unlink()
+    assert fresh.train("--epochs", "2").status == 0  # made again
+    aliases.write_text("class,alias\nnoon,dusk\n")
+    for name in ("oof.npz", "finished.json"):  # finished, and stopped
+        (fresh.run / name).unlink()
+        said = fresh.train("--epochs", "2")
+        assert said.status == 2 and said.is_one_line(str(fresh.run), "other aliases", "restore")
+    aliases.write_text("class,alias\nevening,dusk\n")
+    assert fresh.train("--epochs", "2").status == 0

@@ -44,7 +44,7 @@ from src.pipelines.classification.prepare import find_aliases
 from src.pipelines.classification.wise_ft import fit_head, interpolate_weights, pick_rows
 from src.pipelines.run_folder import describe_training, finish_run, recover_finished, write_config
 from src.pipelines.training import run_loader, worst_mistakes
-from src.runs import Done, Output, Run
+from src.runs import Done, Output, Run, read_config
 from src.script import UserError, counted
 from src.tasks.classification import Classification, MultiLabel
 from src.tasks.protocols import Batch, Task, inner_network, inner_task
@@ -79,7 +79,7 @@ class ClassData:
         return several | {
             "image_size": self.image_size,
             "classes": list(self.classes),
-            "aliases": [names for names in self.aliases.members() if len(names) > 1],
+            "aliases": [list(names) for names in self.aliases.members() if len(names) > 1],
             "split_hash": self.folds.folds_hash,
             "fold": "full" if fold is None else str(fold),
         }
@@ -201,6 +201,7 @@ def train_classifier(
     tune_for_cpu(model, runtime.device)
     identity = run_identity(config, run, data.folds.folds_hash)
     refuse_other_run(run, config, identity, data.folds.folds_hash)
+    refuse_other_classes(run, data.describe(fold))
     runtime = settle_runtime(model, task, train, runtime, run, config, identity)
     kept = runtime.from_main(recover_finished(run) if runtime.is_main else None)
     write_config(run, config, {**about, **data.describe(fold)}, runtime, identity)
@@ -242,6 +243,27 @@ def train_classifier(
         print(f"{run.folder}: finished in {minutes:.1f} min, {shown}", flush=True)
     runtime.agree(0)  # until all files are written that other processes may read next
     return done
+
+
+def refuse_other_classes(run: Run, now: Json) -> None:
+    """Refuse to go on with a run, or to make its files again, under another file of aliases.
+
+    ``now`` describes the data, as ``config.yaml`` does.
+
+    Raises:
+        UserError: the classes were others.
+    """
+    if not (run.has_state or run.finished.exists()):
+        return
+    try:
+        then = read_config(run)["resolved"]
+    except UserError:  # lost or damaged: written anew
+        return
+    if any(then.get(key, now[key]) != now[key] for key in ("classes", "aliases")):
+        raise UserError(
+            f"{run.folder} began with other aliases of classes than there are now: restore them, "
+            "pass another --name, or delete the folder"
+        )
 
 
 def learn(
