@@ -150,7 +150,8 @@ def lovasz_loss(
     valid = valid_pixels(target, ignore_index).flatten()[:, None]
     probs = log_probs.exp().movedim(1, -1).flatten(0, -2) * valid  # (P, K)
     truth = one_hot(target, probs.shape[1], ignore_index).movedim(1, -1).flatten(0, -2)
-    errors, order = (truth - probs).abs().sort(0, descending=True)
+    # contiguous, since MPS sorts in the order of memory: of one image they are a view by class
+    errors, order = (truth - probs).abs().contiguous().sort(0, descending=True)
     truth_sorted = truth.gather(0, order)
     total = truth.sum(0)
     hits_left = total - truth_sorted.cumsum(0)

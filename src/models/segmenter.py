@@ -143,6 +143,18 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+def keep_contiguous(x: Tensor) -> Tensor:
+    """Return ``x`` contiguous, as its gradient will be.
+
+    That from a SegFormer's decoder is laid out as channels_last, and MPS computes the gradients of
+    activations wrongly from it (PyTorch #107214, #175188).
+    """
+    x = x.contiguous()
+    if x.requires_grad:
+        x.register_hook(torch.Tensor.contiguous)
+    return x
+
+
 class Segmenter(MaskNet):
     """An smp net that takes raw pixels of any size; its encoder halves them at most five times.
 
@@ -164,6 +176,8 @@ class Segmenter(MaskNet):
     def compute(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return logits and the encoder's maps, fine to coarse, for normalised pixels ``x``."""
         features = self.backbone(x)
+        if x.device.type == "mps":
+            features = [keep_contiguous(feature) for feature in features]
         # smp lists the image itself first, and an empty map where a transformer skips stride 2.
         maps = [feature for feature in features[1:] if feature.shape[1]]
         return self.head(self.decoder(features)), maps

@@ -2,8 +2,8 @@
 
 Tensors there are the CPU's, known by their storage; Python is told that their device is "mps".
 Refused are float64, tensors of two devices, numpy, pooling into uneven cells, what torch.cuda
-knows of a card, and BatchNorm of maps that are not contiguous (its gradient was wrong, PyTorch
-#175189).
+knows of a card, and what was silently wrong in another layout: BatchNorm (PyTorch #175189), sorting
+(#175187), gradients of activations in permuted maps (#175188).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ PLACING = {"to", "cpu", "tensor", "as_tensor", "zeros", "ones", "empty", "full",
            "linspace", "rand", "randn", "zeros_like", "ones_like", "empty_like", "full_like",
            "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"}  # fmt: skip
 WRITES_ACROSS = {"aten::copy_", "aten::_foreach_copy_", "aten::index_put_", "aten::set_"}
+ACTIVATIONS = {f"aten::{name}_backward" for name in ("threshold", "hardtanh", "sigmoid", "silu",
+               "hardswish", "hardsigmoid", "tanh", "softplus")}  # fmt: skip
 OF_CARDS = ("Event", "synchronize", "mem_get_info", "memory_reserved", "empty_cache",
             "get_device_name", "get_device_capability")  # fmt: skip
 
@@ -77,6 +79,11 @@ def _refuse(name: str, given: list[Tensor], args: Any) -> None:
             raise RuntimeError("Adaptive pool MPS: input sizes must be divisible by output sizes")
     if name == "aten::native_batch_norm":
         assert given[0].is_contiguous(), "BatchNorm of maps that are not contiguous"
+    if name == "aten::sort":
+        assert given[0].is_contiguous(), "sorting of numbers that are not contiguous"
+    for x in given if name in ACTIVATIONS else ():
+        strides = [step for step, size in zip(x.stride(), x.shape, strict=True) if size > 1]
+        assert strides == sorted(strides, reverse=True), f"{name} of permuted maps"
 
 
 class Functions(TorchFunctionMode):

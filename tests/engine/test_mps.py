@@ -82,6 +82,7 @@ class Pixels(nn.Conv2d):
         lambda x: torch.ones(2, dtype=torch.float64).to("mps"), lambda x: x + torch.ones(4),
         lambda x: nn.functional.adaptive_avg_pool2d(x[None, None], 3), lambda _: torch.cuda.Event(),
         lambda x: nn.functional.batch_norm(x.T[None, None], None, None, training=True),
+        lambda x: x.T.sort(), lambda x: torch.ops.aten.silu_backward(x.T, x),
     ],
 )  # fmt: skip
 def test_what_a_mac_refuses_is_refused(use: Callable[[Tensor], object]) -> None:
@@ -106,6 +107,14 @@ def test_losses_of_masks(loss: str) -> None:
     learn(Pixels(3, K, 1), masks(loss))
 
 
+def test_a_single_image_is_sorted() -> None:
+    """Its probabilities by pixel are a view of those by class, which MPS sorted wrongly."""
+    image = torch.ones(1, 3, 8, 8, device="mps")
+    target = torch.zeros(1, 8, 8, dtype=torch.int64, device="mps")
+    GPU.place(net := Pixels(3, K, 1))
+    masks("lovasz").criterion(net(image), target)["loss"].backward()
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_poolings(pool: str) -> None:
     learn(small(pool), CROSS_ENTROPY)
@@ -114,10 +123,11 @@ def test_poolings(pool: str) -> None:
 @pytest.mark.parametrize(
     ("arch", "encoder"),
     [("deeplabv3plus", "resnet18"), ("segformer", "mit_b0"), ("unet", "tu-convnext_atto"),
-     ("fpn", "tu-test_resnet")],
+     ("fpn", "tu-convnext_atto"), ("fpn", "tu-test_resnet"), ("segformer", "resnet18"),
+     ("segformer", "tu-test_efficientnet")],
 )  # fmt: skip
 def test_segmenters(arch: str, encoder: str) -> None:
-    """Maps behind a transformer have its layout, of which BatchNorm had a wrong gradient."""
+    """Maps from a transformer, or gradients of one's decoder, have its layout: wrong gradients."""
     learn(build_segmenter(arch, encoder, K), masks())
 
 
