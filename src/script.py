@@ -122,9 +122,14 @@ _REMEDIES = {
 }
 
 
+_IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY}
+
+
 def say_system(error: OSError, place: object = None) -> str:
     """Return one line on an error of the system: where, what, and what to do about it."""
-    place = place or error.filename or "input or output"
+    # of a rename the target is in the way, not what was to be renamed
+    in_the_way = error.filename2 if error.errno in _IN_THE_WAY else None
+    place = place or in_the_way or error.filename or "input or output"
     remedy = _REMEDIES.get(error.errno or 0, "see to the disk or its connection")
     said = f"{place}: {error.strerror}; earlier results are whole: {remedy} and run this again"
     return one_line(said)

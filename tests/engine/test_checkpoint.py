@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from timm.utils.model_ema import ModelEmaV3
 from src.engine.checkpoint import MAGIC, Ema, load_state, save_state
 from src.engine.weights import load_weights, save_weights
 from src.runs import Run
-from src.script import UserError
+from src.script import UserError, explain
 
 STATE: dict[str, Any] = {
     "state": {"step": 1}, "model": {"w": torch.arange(4.0)}, "ema": None, "optimizer": {},
@@ -205,6 +206,18 @@ def test_weights_of_another_run_under_the_same_name_are_refused(train: Any, fore
         train("run/fold0", epochs=1, split_hash="a")
     run.best.write_bytes(train("same/fold0", epochs=1, split_hash="a")[0].best.read_bytes())
     train("run/fold0", epochs=1, split_hash="a")
+
+
+def test_a_folder_in_place_of_the_earlier_state_is_what_is_named(train: Any) -> None:
+    """Not ``last.pt``, which was to be renamed and is a whole state."""
+    run, _ = train(epochs=1)
+    run.previous.unlink(missing_ok=True)
+    (run.previous / "inner").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError) as error:
+        train(epochs=1)
+    assert explain(error.value)[0].startswith(f"error: {run.previous}: Is a directory; ")
+    shutil.rmtree(run.previous)
+    train(epochs=1)
 
 
 def test_older_weights_of_the_same_run_are_refused(train: Any, tmp_path: Path) -> None:
