@@ -152,7 +152,7 @@ class EngineConfig(PlaceConfig, ScheduleConfig, OptimizerConfig, HardwareConfig,
         least=0, most=MAX_SEED, group="data and output",
     )  # fmt: skip
     channels_last: Literal["auto", "on", "off"] = option(
-        "auto", "memory layout of the images", group="hardware"
+        "auto", "memory layout of the images; off on MPS", group="hardware"
     )
     autotune: Literal["on", "off"] = option(
         "on", "measure layout and precision before a run, not on CUDA", group="hardware"

@@ -18,6 +18,7 @@ from src.config import EngineConfig
 from src.engine.checkpoint import first_micro_batch
 from src.engine.log import say
 from src.engine.runtime import (
+    CHANNELS_LAST,
     Runtime,
     computes_natively,
     is_out_of_memory,
@@ -94,8 +95,7 @@ def candidates(runtime: Runtime, config: EngineConfig) -> list[Runtime]:
     settings = [(runtime.precision, runtime.channels_last)]
     if config.precision == "auto" and runtime.device.type == "cpu":
         settings.append(("bf16", runtime.channels_last))
-    # not on MPS: BatchNorm's gradient was silently wrong there in channels_last
-    if config.channels_last == "auto" and runtime.device.type != "mps":
+    if config.channels_last == "auto" and runtime.device.type in CHANNELS_LAST:
         settings.append((runtime.precision, not runtime.channels_last))
     return [runtime.with_choice(*setting) for setting in settings]
 

@@ -28,6 +28,9 @@ from src.files import Json
 from src.script import MachineError, UserError, is_launched, says_short_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Not MPS, asked for or not: it is slower there, and gradients of BatchNorm and of activations are
+# wrong in versions of torch before mid-2026 (PyTorch #175189, #107214).
+CHANNELS_LAST = ("cuda", "cpu", "xpu")
 T = TypeVar("T")
 LARGE_CARD = 40e9  # bytes
 # Passes from which cuDNN's search for the fastest algorithms may pay: on an H200 it took 8 to 30 s
@@ -190,7 +193,8 @@ class Runtime:
 
     def with_choice(self, precision: str, channels_last: bool, compiled: bool = False) -> Runtime:
         """Return this runtime with another precision and layout, compiled or not."""
-        return replace(self, precision=precision, channels_last=channels_last, compiled=compiled)
+        layout = channels_last and self.device.type in CHANNELS_LAST
+        return replace(self, precision=precision, channels_last=layout, compiled=compiled)
 
     def as_recorded(self, record: Json) -> Runtime:
         """Return this runtime with a record's precision and layout, if this device has them.
@@ -239,9 +243,7 @@ def start_runtime(
     if kind == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-    # on MPS channels_last is slower, and BatchNorm's gradient in it was wrong in older versions
-    layout = kind in ("cuda", "cpu", "xpu") if channels_last == "auto" else channels_last == "on"
-    return Runtime(accelerator, chosen, layout)
+    return Runtime(accelerator, chosen, kind in CHANNELS_LAST and channels_last != "off")
 
 
 # Where Accelerate reads that there are other processes to wait for.

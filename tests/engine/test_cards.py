@@ -204,7 +204,12 @@ def test_a_start_up_without_end_leaves_the_default(
     assert best.channels_last and list(seconds) == ["bf16 channels_last"]
 
 
-def test_mps_has_one_layout() -> None:
+def test_mps_has_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = runtime.Alone(torch.device("mps"))
+    monkeypatch.setattr(runtime, "join_processes", lambda **_: alone)
+    asked = start_runtime(channels_last="on")  # as micro nets do, for a CPU
+    recorded = asked.with_choice("fp32", channels_last=True)  # of a run begun before
+    assert not asked.channels_last and not recorded.channels_last
     found = autotune.candidates(make_runtime("mps", "fp32"), EngineConfig())
     assert [(r.precision, r.channels_last) for r in found] == [("fp32", False)]
 
