@@ -16,7 +16,7 @@ from src.engine.log import say
 from src.engine.runtime import Runtime, is_out_of_memory, peers, release_memory, seed_step
 from src.files import write_json
 from src.runs import Run
-from src.script import MachineError, UserError
+from src.script import MachineError, UserError, brief
 from src.tasks.protocols import Batch, BatchSampler, Task
 
 Terms = dict[str, Tensor]  # name → scalar on the device; "loss" is what is minimised
@@ -112,6 +112,10 @@ def gradient(parts: Parts, task: Task, batch: Batch, key: tuple[int, ...]) -> Te
         try:
             return accumulate(parts, task, batch)
         except (RuntimeError, MemoryError) as error:
+            if type(error).__module__.startswith(("torch._dynamo.", "torch._inductor.")):
+                raise UserError(
+                    f"the network cannot be compiled here ({brief(error)}): leave --compile out"
+                ) from error
             if not is_out_of_memory(error):
                 raise
             reason = str(error)

@@ -130,6 +130,21 @@ def test_a_smaller_last_batch_is_not_compiled(train: Any, monkeypatch: pytest.Mo
     assert seen == [8]
 
 
+def test_a_network_that_cannot_be_compiled_is_one_line(
+    train: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where there is no triton and mostly no compiler either."""
+
+    def compiler(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("Compiler: cl is not found.")
+
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda m: original(m, backend=compiler))
+    torch._dynamo.reset()
+    with pytest.raises(UserError, match=r"cl is not found.*leave --compile out"):
+        train("compiled", compiled=True, valid=None)
+
+
 def test_another_seed_ends_elsewhere(train: Any) -> None:
     a, _ = train("a")
     b, _ = train("b", seed=1)  # dropout differs
