@@ -149,8 +149,8 @@ class ImageFinder:
         said = nfc(cell.strip())
         said = unquote(urlsplit(said).path) if "://" in said else said  # of the web, of a bucket
         path = posixpath.normpath(said.replace("\\", "/"))
-        for inner in self._inner:
-            if path.startswith(inner):
+        for inner in self._inner:  # c:\data is C:\Data, on Windows
+            if os.path.normcase(path).startswith(os.path.normcase(inner)):
                 return path[len(inner) :]
         if not path.startswith(("/", "../")) and path != ".." and not re.match("[A-Za-z]:", path):
             return path

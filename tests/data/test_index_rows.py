@@ -1,5 +1,7 @@
 """train.csv and tables of labels under other names; what no table may do."""
 
+import ntpath
+import os
 import unicodedata
 
 import pytest
@@ -102,6 +104,15 @@ def test_a_path_cannot_leave_the_data_folder(tmp_path, form):
 def test_an_absolute_path_inside_is_inside(tmp_path):
     root = lay(tmp_path, "train/1.jpg", "train/2.jpg")
     lay(root, train=f"image,label\n{root.resolve()}/train/1.jpg,a\n2.jpg,b\n")
+    assert read_train(root).table["image"][0] == "train/1.jpg"
+
+
+def test_a_drive_is_one_in_either_case(tmp_path, monkeypatch):
+    """c:\\data of an editor's terminal is C:\\data; two folders play the one here."""
+    monkeypatch.setattr(os.path, "normcase", ntpath.normcase)
+    root = lay(tmp_path / "data", "train/1.jpg", "train/2.jpg")
+    said = lay(tmp_path / "DATA", "train/1.jpg").resolve() / "train" / "1.jpg"
+    lay(root, train=f"image,label\n{said},a\n2.jpg,b\n")
     assert read_train(root).table["image"][0] == "train/1.jpg"
 
 
