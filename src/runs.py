@@ -351,8 +351,9 @@ def own_folder(
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise UserError(f"{name} {path}: a link or file, where a folder is to be; {REMEDY}")
     lock, begun = path / ".lock", rf"\.lock|\.{re.escape(MARK)}\.\d+{re.escape(HALF_WRITTEN)}"
+    seen = r"\.DS_Store|desktop\.ini|Thumbs\.db"  # what a Mac or Windows puts where one looks
     entries = [] if ours or not path.is_dir() else path.iterdir()
-    foreign = any(not re.fullmatch(begun, entry.name) for entry in entries)
+    foreign = any(not re.fullmatch(f"{begun}|{seen}", entry.name) for entry in entries)
     if foreign and not (path / MARK).is_file():
         raise UserError(f"{name} {path}: holds files that are not of this program; {REMEDY}")
     for entry in inner:

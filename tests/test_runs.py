@@ -108,6 +108,10 @@ def test_a_folder_is_taken_if_it_is_empty_or_was_made_before(tmp_path):
     with pytest.raises(UserError, match="not of this program"):
         take(data, ("masks",))
     take(data, ("masks",), ours=True)
+    (seen := tmp_path / "seen").mkdir()
+    for name in (".DS_Store", "desktop.ini", "Thumbs.db"):
+        (seen / name).touch()
+    take(seen, ("masks",))
     (tmp_path / "link").symlink_to(data)
     with pytest.raises(UserError, match="a link"):
         take(tmp_path / "link", ())
