@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -260,13 +261,18 @@ def describe_training(config: EngineConfig, split_hash: str, monitor: str) -> Do
 def finish_run(run: Run, done: Done, *, keep_last: bool) -> None:
     """Declare a run complete, and drop the states that only an interrupted one needs."""
     check_held(run.lock)
-    run.previous.unlink(missing_ok=True)
+    _drop(run.previous)
     results = (run.best, run.oof, run.oof_counts, run.oof_sweep, run.config, run.metrics)
     files = {path.name: describe_file(path) for path in results if path.exists()}
     write_json(run.finished, done | {"files": files})
-    run.start.unlink(missing_ok=True)
+    _drop(run.start)
     if not keep_last:
-        run.last.unlink(missing_ok=True)
+        _drop(run.last)
+
+
+def _drop(path: Path) -> None:
+    """Delete a state, which on Windows a virus scanner may have open for a moment."""
+    patiently(partial(path.unlink, missing_ok=True))
 
 
 def open_earlier(resume_from: str, output: Output) -> Output:

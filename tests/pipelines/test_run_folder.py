@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from src.engine.runtime import start_runtime
 from src.engine.weights import save_weights
 from src.files import describe_file, write_json
 from src.mask_config import MicroConfig
-from src.pipelines.run_folder import drop_damaged, finished, recover_finished, write_config
+from src.pipelines.run_folder import (
+    describe_training,
+    drop_damaged,
+    finish_run,
+    finished,
+    recover_finished,
+    write_config,
+)
 from src.runs import Output, read_config
 from src.script import UserError
 
@@ -29,6 +37,26 @@ def test_a_config_of_another_run_is_written_anew(tmp_path: Path) -> None:
     for data in ("another", "own"):
         write_config(run, FoldConfig(), {"split_hash": data}, runtime, data)
     assert read_config(run)["resolved"]["split_hash"] == "own"
+
+
+def test_a_state_that_cannot_be_deleted_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Output(tmp_path).run("a", 0)
+    run.folder.mkdir(parents=True)
+    for path in (run.last, run.previous, run.start):
+        path.touch()
+    delete, refused = Path.unlink, set()
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path not in refused:
+            refused.add(path)
+            raise TimeoutError(errno.ETIMEDOUT, "in use", str(path))
+        delete(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    finish_run(run, describe_training(FoldConfig(), "data", "score"), keep_last=False)
+    assert [path.name for path in run.folder.iterdir()] == ["finished.json"]
 
 
 @pytest.mark.parametrize(
