@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from src.classes import nfc
 from src.data.columns import SUBJECTS, check_labels, repeats_much, splits_classes
@@ -24,6 +27,7 @@ from src.data.sources.places import read_place
 from src.data.tables import other_tables
 from src.script import UserError, counted
 
+_MASK = re.compile(r"[-_ ]+(masks?|segmentation|seg|gt)([-_ ]?\d+)?$", re.IGNORECASE)
 _NUMBERED = re.compile(r"(.*[^\W\d_].*?)[-_. ]*\(?\d+\)?")  # cat.0, Abyssinian_12, dog (3)
 
 
@@ -76,10 +80,57 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
         )
     more, said = _validation_images(root, scanner, set(pairs.values()))
     pairs = {posixpath.normpath(image): name for image, name in (pairs | more).items()}
-    notes += said + (_note_unused(root, scanner) if train != "." else [])
+    drawn, masks = find_masks(root, pairs)
+    pairs = {image: name for image, name in pairs.items() if image not in drawn}
+    notes += said + masks + (_note_unused(root, scanner) if train != "." else [])
     if loose:
         notes.append(f"{counted(len(loose), 'image')} directly in {place}/ without class: left out")
     return _to_index(root, root / train, pairs, notes + scanner.left_out(), scanner)
+
+
+def find_masks(root: Path, images: Mapping[str, str]) -> tuple[set[str], list[str]]:
+    """Return those of ``images`` (path → class) that are masks of others, and a note.
+
+    ``7_mask.png`` lies beside ``7.png``, ``cat/masks/7.png`` by ``cat/images/7.png``; masks have
+    few different values.
+    """
+    folders = {*map(posixpath.dirname, images)}
+    folders = {name for name in folders if any(read_place([p]).kind for p in name.split("/"))}
+    named = [
+        name
+        for name in images
+        if _MASK.search(posixpath.splitext(name)[0]) or posixpath.dirname(name) in folders
+    ]
+    bare = {_unmasked(image, images[image]) for image in images} if named else set()
+    found = {
+        image for image in named
+        if (plain := _unmasked(image, images[image], deep=True)) in bare
+        and plain != _unmasked(image, images[image])
+    }  # fmt: skip
+    if not found:
+        return set(), []
+    said = f"{counted(len(found), 'file')} named as masks of images there, first {min(found)}"
+    if not all(_is_drawn(root / image) for image in sorted(found)[:8]):
+        return set(), [f"{said}: taken for images; if they are masks, move them away"]
+    return found, [
+        f"{said}: left out; train_lane.py learns masks of one class, train_distill.py of several"
+    ]
+
+
+def _unmasked(image: str, name: str, *, deep: bool = False) -> tuple[str, ...]:
+    """Return the parts of a path without folders such as images/, or ``deep`` masks/ and _mask."""
+    *folders, file = posixpath.splitext(image)[0].split("/")
+    kinds = ("image", "mask") if deep else ("image",)
+    kept = [part for part in folders if nfc(part) == name or read_place([part]).kind not in kinds]
+    return (*kept, _MASK.sub("", file) or file if deep else file)
+
+
+def _is_drawn(path: Path) -> bool:
+    from src.data.decode import decode_image
+
+    with contextlib.suppress(UserError):
+        return len(np.unique(decode_image(path))) <= 16
+    return False
 
 
 def _to_index(

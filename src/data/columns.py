@@ -75,8 +75,11 @@ def image_column(
         looks = [name for name in looks if not MASK_WORDS & set(words_of(name))] or looks
         if looks:
             found = pick_name(looks, IMAGE_NAMES) or looks[0]
-            away = "://" in head[found].iat[0] and not any(map(finds, head[found].head(20)))
-            return (_column_of_files(table, finds) if away else None) or found
+            if any(map(finds, head[found].head(20))):
+                return found
+            other = _column_of_files(table, finds)  # those are on the web, or of the originals
+            sure = other is not None and not numbers_rows(table[other])
+            return (other if sure or "://" in head[found].iat[0] else None) or found
     name = pick_column(table, wanted, (*IMAGE_NAMES, *ID_NAMES), path, "--image_column")
     if not wanted and (name is None or not any(map(finds, table[name].head(20)))):
         name = _column_of_files(table, finds) or name

@@ -166,6 +166,7 @@ def read_csv(path: Path | str, *, unescape: bool = False, brief: bool = False) -
             return pd.read_csv(
                 io.StringIO(text), sep=separator, header=0, names=header, dtype=str,
                 na_filter=False, index_col=False, low_memory=False, on_bad_lines="error",
+                skipinitialspace=not unescape and f'{separator} "' in text,
             )  # fmt: skip
 
     try:
@@ -287,7 +288,8 @@ def _read_header(line: str, separator: str, path: Path | str) -> list[str]:
     Raises:
         UserError: there are none, a name twice, or the line is one of the rows.
     """
-    header = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    cells = csv.reader([line], delimiter=separator, skipinitialspace=True)
+    header = [name.strip() for name in next(cells, [])]
     if not header or not any(header):
         raise UserError(f"{path} is empty: its first line must name the columns")
     if _is_row(header):

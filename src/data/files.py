@@ -118,6 +118,10 @@ class Scanner:
         """Tell whether images lie directly in ``folder``."""
         return any(self.loose(folder))
 
+    def holds_any(self) -> bool:
+        """Tell whether there is any image; stops at the first."""
+        return any(self.holds(place) for place, _ in Scanner(self.root).walk())
+
     def left_out(self, *, doubtful: bool = False) -> list[str]:
         """Return one line for each kind of file that is no image here, with their number.
 
@@ -138,6 +142,11 @@ class Scanner:
         if self._litter:
             lines.append(f"folders of the system are left out: {', '.join(sorted(self._litter))}")
         return lines
+
+    def no_images(self) -> list[str]:
+        """Return the files of the folders walked that may be scans or films, and are not read."""
+        found = (paths for (end, why), paths in self._others.items() if why or end == ".gz")
+        return [path for paths in found for path in paths]
 
     def _why_not(self, path: str, name: str) -> str | None:
         """Return why a file is no image that can be read: "" a text or table, None it is one."""

@@ -47,6 +47,7 @@ class ImageFinder:
         self._paths = {nfc(path): path for path in reversed(scanner.images())}
         self.notes = scanner.notes
         self.left_out = [line for line in scanner.left_out(doubtful=True) if "pip install" in line]
+        self._unread = scanner.no_images()
         own = [name for name in scanner.folders if _split_of(name) == split]
         self._has_own = bool(own)
         self.place = f"{root}/{min(own, key=len)}/" if own else str(root)  # where they should be
@@ -102,11 +103,18 @@ class ImageFinder:
         return self._paths[fits[0]] if len(fits) == 1 else None
 
     def parts(self, cell: str) -> list[str]:
-        """Return the names of the images that begin with ``cell``, if several: ``7_red.png``."""
+        """Return the names of several images of ``cell``: ``7_red.png``, or in a folder ``7``."""
         stem = posixpath.basename(nfc(cell).strip())
         names = (posixpath.basename(path) for path in self._paths)
         found = sorted({name for name in names if re.match(re.escape(stem) + "[-_. ]", name)})
+        found = found or sorted(path for path in self._paths if f"/{stem}/" in f"/{path}")
         return found if stem and len(found) > 1 else []
+
+    def unread(self, cell: str) -> str | None:
+        """Return the file of that name, up to its ending, that is no image read here, or None."""
+        name = posixpath.basename(nfc(cell).strip()).casefold()
+        named = ((f"{posixpath.basename(path).casefold()}.", path) for path in self._unread)
+        return next((path for own, path in named if own.startswith(f"{name}.")), None)
 
     def is_of_other(self, cell: str, image: str) -> bool:
         """Tell whether ``image`` lies in a folder of the other split, which ``cell`` says not."""
@@ -183,7 +191,8 @@ class ImageFinder:
         fits = self._meant(fits, path.count("/") + 1)
         if len(fits) > 1:
             raise UserError(
-                f"path {cell!r} fits {fits[0]} and {fits[1]} in {self.root}: write it in full"
+                f"path {cell!r} fits {fits[0]} and {fits[1]} in {self.root}: write it in full, or "
+                "move one of them away"
             )
         if not fits:
             return path if (self.root / path).is_file() else None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.classes import SEPARATOR, nfc, split_lines
-from src.data.class_folders import group_by_name, read_class_folders
+from src.data.class_folders import find_masks, group_by_name, read_class_folders
 from src.data.columns import (
     GROUP_NAMES,
     ID_NAMES,
@@ -45,6 +45,7 @@ from src.data.root import (
     find_sample,
     find_split,
     find_split_table,
+    find_table,
     name_classes,
     name_folders,
     name_tables,
@@ -68,6 +69,7 @@ from src.data.sample import asked_of, compare_ids, id_stem, read_sample
 from src.data.tables import (
     find_train_table,
     image_cells,
+    labels_beside,
     note_valid,
     other_tables,
     read_table,
@@ -200,8 +202,9 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     root = Path(root)
     sample, notes = read_sample(root)
     sample_ids: list[str] = [] if sample is None else sample.iloc[:, 0].tolist()
-    path = find_split_table(root, "test") or find_annotations(root, "test")
     folder = find_split(root, "test")
+    path = find_split_table(root, "test") or find_annotations(root, "test")
+    path = path or (find_table(folder, "test") if folder else None)
     if path is None and sample is None and folder is not None:
         return _read_test_folder(root, below(root, folder), notes)
     finder = ImageFinder(root, split="test", allow_outside=allow_outside)
@@ -265,15 +268,20 @@ def _read_train_csv(
     asked, shown = asked_of(root)
     table, notes = leave_splits_out(widen(table, finder), path, (*wanted, *asked))
     notes += [*said, *added]
-    image, group, key = _find_columns(table, wanted, asked, path, finder)
+    unused = other_tables(root, path)
+    more = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
+    try:
+        image, group, key = _find_columns(table, wanted, asked, path, finder)
+    except UserError as error:
+        lacks = str(error).endswith("name it with --image_column")
+        raise UserError(f"{error}{more * (lacks and bool(unused))}") from error
     table, new_notes = leave_litter_out(table, image, path)
     notes += new_notes
-    unused = other_tables(root, path)
     try:
-        search = LabelSearch(table, path, (image, group, key), asked, shown)
+        beside = labels_beside(root, unused, table)
+        search = LabelSearch(table, path, (image, group, key), asked, shown, beside)
         found = read_targets(search, wanted[1], several=several)
     except UserError as error:
-        more = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
         raise UserError(f"{error}{more * bool(unused)}") from error
     cells = image_cells(table, image, finder)
     images, new_notes = find_images(finder, cells, str(path))
@@ -381,6 +389,8 @@ def _read_test_folder(root: Path, test: str, sample_notes: Sequence[str]) -> Ind
         raise UserError(f"{root / test}: {'; '.join(doubtful)}")
     if not images:
         raise UserError(f"no images in {root / test}: restore them")
+    drawn, masks = find_masks(root, dict.fromkeys(images, ""))
+    images = [image for image in images if image not in drawn]
     forms: tuple[Callable[[str], str], ...] = (
         lambda path: posixpath.splitext(posixpath.basename(path))[0],
         posixpath.basename,
@@ -388,5 +398,5 @@ def _read_test_folder(root: Path, test: str, sample_notes: Sequence[str]) -> Ind
     )
     named = ([nfc(form(image)) for image in images] for form in forms)
     ids = next((ids for ids in named if len(set(ids)) == len(ids)), images)
-    notes = (*sample_notes, *scanner.notes, *scanner.left_out())
+    notes = (*sample_notes, *scanner.notes, *masks, *scanner.left_out())
     return Index(root, make_columns(ids, images, split="test"), notes=notes)

@@ -64,6 +64,7 @@ class LabelSearch:
     taken: Sequence[str | None]  # columns that say the image, its group and its id, None for none
     asked: Sequence[str] = ()  # the columns that the sample submission asks for
     shown: Sequence[str] = ()  # the cells of its one column
+    elsewhere: bool = False  # a table that is not read has labels of the same rows
 
     @cached_property
     def free(self) -> list[str]:
@@ -100,7 +101,7 @@ class LabelSearch:
         found = (self._numbers_of(named) if named else []) or found
         if found:
             return found, " (as the sample submission asks)"
-        if label is not None or len(free) == 1:
+        if label is not None or (len(free) == 1 and not self.elsewhere):
             return [label or free[0]], why
         if is_hot(table, free):
             return free, ""
@@ -113,14 +114,14 @@ class LabelSearch:
             if _holds_classes(table[name])
             and not (names_subject(name) and repeats_much(table[name]))
         ]
-        if len(few) == 1 and (weak or len(hot) < 2):
+        if len(few) == 1 and (weak or len(hot) < 2) and not self.elsewhere:
             return few, " (the one column of few different words)"
         number = {name: table[name].nunique() for name in table.columns if name != self.taken[0]}
         likely = few or [name for name in free if 2 <= number.get(name, 0) <= len(table) // 2]
         shown = [f"{name} ({number[name]} values)" for name in (likely or [*number])[:6]]
         raise UserError(
             f"{self.path} has no known label column among {shown_names(table.columns)}: name it "
-            f"with --label_column, such as {', '.join(shown)}"
+            f"with --label_column{', such as ' * bool(shown)}{', '.join(shown)}"
             + f"; if {', '.join(hot[:3])} are labels of an image, pass --metric mean_auc"
             * (len(hot) > 1)
         )
@@ -204,6 +205,7 @@ def read_targets(search: LabelSearch, wanted: str | None, *, several: bool = Fal
         return Targets(tuple(found), said, names, notes=tuple(notes))
     cells = [nfc(cell) for cell in table[found[0]]]
     names = [cell.strip() for cell in cells]
+    _refuse_vectors(names, found[0], path)
     pairs = table[[str(search.taken[0]), found[0]]]
     lines = bool(pairs.drop_duplicates().iloc[:, 0].duplicated().any())
     sets, form = _read_cells(names, search, several=several, lines=lines), "several labels a cell"
@@ -260,6 +262,19 @@ def _refuse_shares(search: LabelSearch, *, least: int) -> None:
             f"{path}: columns {', '.join(shares[:3])} … hold shares of the classes, and one class "
             "an image is learned here: write the name of each line's largest in a column label, "
             f"and leave these out of {path.name}"
+        )
+
+
+def _refuse_vectors(cells: Sequence[str], column: str, path: Path) -> None:
+    """Raise a UserError where each cell holds a 0 or 1 for every class: ``[0, 1, 0]``."""
+    rows = {tuple(re.findall(r"[^\s,;\[\](){}]+", cell)) for cell in {*cells}}
+    first = min(rows, default=())
+    if len(first) < 2 + (not cells[0].startswith(("[", "(", "{"))):
+        return
+    if all(len(row) == len(first) and _SIGNS.issuperset(row) for row in rows):
+        raise UserError(
+            f"{path}: the cells of {column} hold a 0 or 1 for each of {len(first)} classes "
+            f"({cells[0][:40]}): write them as columns, one for each class, under its name"
         )
 
 

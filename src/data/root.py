@@ -15,7 +15,7 @@ from src.script import UserError
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
 ANNOTATION_ENDINGS = (".json", ".parquet")
-_PACKED = re.compile(r".*\.(zip|tar|tar\.\w+|tgz|7z|rar|gz)", re.IGNORECASE)
+_PACKED = re.compile(r".*\.(zip|tar|tar\.\w+|tgz|7z|rar|gz)(\.\d+)?", re.IGNORECASE)
 _OTHER_TABLES = re.compile(
     r".*(train|label|annot|metadata).*\.(xlsx|xls|ods|json|feather|pkl|db|mat)", re.IGNORECASE
 )
@@ -129,12 +129,6 @@ def _holds_table(path: Path, *, sure: bool = False, strange: bool = False) -> bo
     return bool(column or (sure and key[4])) or looks_like_image(key[1])
 
 
-def tells_classes(path: Path) -> bool:
-    """Tell whether a file has COCO annotations of whole images, without boxes and masks."""
-    whole = path.read_bytes() if path.suffix.lower() == ".json" else b""
-    return b'"category_id"' in whole and not re.search(rb'"(bbox|segmentation)"', whole)
-
-
 def find_split_table(folder: Path, split: str) -> Path | None:
     """Return the table of ``train`` or ``test`` images that lies in ``folder``, if any.
 
@@ -169,6 +163,7 @@ def find_sample(root: Path) -> Path | None:
         root,
         *("sample_submission", "samplesubmission", "sample-submission", "sample submission"),
         *("submission_sample", "submission_format", "sample_submit", "submission_example"),
+        *("sample_sub", "samplesub"),
     )
     if usual is not None:
         return usual
@@ -260,6 +255,7 @@ def find_root(data_dir: Path | str, flag: str = "--data_dir") -> Path:
             place for place in level
             if find_split(place, "train") or find_split(place, "test") or _lists_images(place)
         ]  # fmt: skip
+        _refuse_tables_apart(folder, found)
         if len(found) == 1:
             return _enter_splits(found[0])
         if found:
@@ -293,6 +289,17 @@ def _whole(folder: Path) -> Path | None:
             if any(others) or _lists_images(root):  # not just anything called train
                 return root
     return None
+
+
+def _refuse_tables_apart(folder: Path, found: list[Path]) -> None:
+    """Raise a UserError where the one place of tables has no images, which lie elsewhere."""
+    place, *more = [place for place in found if tables(place)] or [folder]
+    if more or place == folder or Scanner(place).holds_any() or shards(place) or archives(place):
+        return
+    if Scanner(folder).holds_any():
+        raise UserError(
+            f"the tables lie in {place} and the images elsewhere: move the tables to {folder}"
+        )
 
 
 def _refuse_splits_in_classes(folder: Path, found: list[Path]) -> None:
@@ -361,7 +368,8 @@ def _name_kinds(folder: Path) -> str:
     train = [name for name in packed if "train" in name.casefold()]
     if train:
         return f"unpack {_shown(train)} there, else "
-    lists = find_entry(folder, "train.txt", "train.lst", "train.list")
+    named = (f"{stem}.txt" for stem in LABEL_TABLES)
+    lists = find_entry(folder, "train.txt", "train.lst", "train.list", *named)
     if lists is not None:
         return f"write {lists.name} as train.csv, with a first line image,label, else "
     inside = shards(folder)
@@ -414,7 +422,8 @@ def name_classes(folder: Path) -> str:
         for place in level[:_MAX_FOLDERS]:
             scanner = Scanner(place)
             names = [child.name for child in _subfolders(place)]
-            found = [name for name in names if not name.startswith("test") and scanner.holds(name)]
+            names = [name for name in names if read_name(name)[0] != "test"]
+            found = [name for name in names if scanner.holds(name)]
             if len(found) > 1:
                 below = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
                 what = f"the folders {below}{_shown(found)} are classes"

@@ -17,10 +17,12 @@ import numpy as np
 
 from src.classes import SEPARATOR, nfc, split_lines
 from src.data.columns import (
+    LABEL_NAMES,
     MASK_WORDS,
     image_column,
     is_hot,
     looks_like_image,
+    pick_name,
     says_no,
     says_yes,
     words_of,
@@ -40,6 +42,9 @@ _FOLDS = frozenset({"fold", "folds", "kfold", "kfolds"})
 _SHORT = {"tr": "train", "trainval": "train", "te": "test", "ts": "test", "va": "valid"}
 _SPLIT_COLUMNS = frozenset({
     *("split", "set", "subset", "partition", "phase", "usage", "mode", "dataset"),
+})  # fmt: skip
+_FLAG_FILL = frozenset({
+    *("is", "in", "for", "set", "split", "image", "images", "img", "data", "sample", "flag", "row"),
 })  # fmt: skip
 
 COLUMNS = ("id", "image", "target", "group", "split")
@@ -170,6 +175,10 @@ def _remedy(finder: ImageFinder, cell: str) -> str:
             f"there are {', '.join(parts[:3])} for it: one image is read here, so write them as "
             f"one, {cell}.png"
         )
+    unread = finder.unread(cell)
+    if unread and not finder.left_out:
+        stem = posixpath.splitext(cell)[0] if unread.endswith(cell) else cell
+        return f"{unread} is there, which is not read here: write each as an image, as {stem}.png"
     likely = [name for name in packed if finder.split in name.casefold()] or packed
     if likely:
         return f"unpack {', '.join(likely[:3])} there, or restore them"
@@ -266,8 +275,9 @@ def leave_splits_out(
             notes.append(f"{path.name}: {name} is not used: folds are made here, see folds.csv")
             table = table.drop(columns=name)
             continue
-        flag = split_of_word(words[1]) if words[:1] == ["is"] and len(words) == 2 else ""
-        if not (flag or _SPLIT_COLUMNS.intersection(words)) or table.shape[1] < 3:
+        flag = _flag_of(words, table, name)
+        by_name = flag or _SPLIT_COLUMNS.intersection(words)
+        if not (by_name or _holds_splits(table[name])) or table.shape[1] < 3:
             continue
         split = {cell: _read_split(cell, flag) for cell in set(table[name])}
         if "" in split.values():
@@ -288,6 +298,27 @@ def leave_splits_out(
             )
         table = table.drop(columns=name)
     return table, notes
+
+
+def _flag_of(words: Sequence[str], table: pd.DataFrame, name: str) -> str:
+    """Return the split that a 1 in a column means (``is_test``, ``is_training_image``), or "".
+
+    ``train`` alone may be a class, where other columns hold 0 and 1 too.
+    """
+    said = [split for word in words if (split := split_of_word(word))]
+    rest = [word for word in words if not split_of_word(word)]
+    if len(said) != 1 or not _FLAG_FILL.issuperset(rest) or not is_hot(table, [name]):
+        return ""
+    if said == ["valid"]:
+        return "valid" if rest == ["is"] else ""
+    others = [other for other in table.columns if other != name and is_hot(table, [other])]
+    return said[0] if rest or not [o for o in others if not pick_name([o], LABEL_NAMES)] else ""
+
+
+def _holds_splits(cells: pd.Series) -> bool:
+    """Tell whether cells are the names of splits, train and another one, and nothing else."""
+    found = {split_of_word(cell) for cell in set(cells)}
+    return len(found) > 1 and "train" in found and "" not in found
 
 
 def _read_split(cell: str, flag: str) -> str:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import posixpath
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.classes import Aliases, is_number, merge_classes, nfc
-from src.data.columns import ID_NAMES, IMAGE_NAMES, is_hot, pick_name
+from src.data.columns import ID_NAMES, IMAGE_NAMES, is_hot, looks_like_image, pick_name
 from src.data.csv_io import (
     BRIEF_ROWS,
     is_unnamed,
@@ -80,7 +81,8 @@ def _name_others(root: Path) -> list[str]:
     """Return a note on files that may be the sample submission under another name, if any."""
     with readable(f"folder {root}"):
         files = sorted(path.name for path in root.iterdir() if path.is_file())
-    found = [name for name in files if "submi" in name.casefold() and not is_litter(name)]
+    likely = re.compile(r"submi|^samples?\.")
+    found = [name for name in files if likely.search(name.casefold()) and not is_litter(name)]
     if not found:
         return []
     said = "are not used: if one is" if len(found) > 1 else "is not used: if it is"
@@ -110,7 +112,8 @@ def _id_column(table: pd.DataFrame) -> str:
     first = str(table.columns[0])
     if pick_name([first], (*ID_NAMES, *IMAGE_NAMES)) and not is_unnamed(first):
         return first
-    return pick_name(table.columns[1:], ID_NAMES) or first
+    images = [str(name) for name in table if table[name].head(20).map(looks_like_image).all()]
+    return pick_name(table.columns[1:], ID_NAMES) or (images or [first])[0]
 
 
 def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
@@ -133,9 +136,11 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
         )
     if text and len(text) < len(others):
         name, cell = next(iter(text.items()))
+        rest = [other for other in others if other not in text]
+        label = f" (if it is the label, remove {rest[0]} there, and add that to the submission)"
         raise UserError(
             f"{path}: column {name!r} holds text ({cell}), no probabilities: remove it from the "
-            "sample"
+            f"sample{label * (len(rest) == 1)}"
         )
 
 

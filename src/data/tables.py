@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.data.columns import FOLDER_NAMES, RUN_NAMES, pick_name
+from src.data.columns import FOLDER_NAMES, LABEL_NAMES, RUN_NAMES, pick_name
 from src.data.csv_io import is_unnamed, read_csv, refuse_rows
 from src.data.files import SPLITS, Scanner
 from src.data.finder import ImageFinder
@@ -23,10 +24,11 @@ from src.data.root import (
     find_split,
     find_split_table,
     find_table,
+    read_name,
     tables,
-    tells_classes,
 )
 from src.data.rows import name_image_column
+from src.data.sample import asked_of, id_stem
 from src.script import UserError, counted
 
 if TYPE_CHECKING:
@@ -49,9 +51,65 @@ def find_train_table(root: Path, train: Path | None) -> Path | None:
     annotations = find_annotations(root, "train")
     if annotations is None and path is None:
         return None
-    if len(Scanner(root).images_by_folder(below(root, train))) > 1:
-        return annotations if annotations and tells_classes(annotations) else None
+    folders = Scanner(root).images_by_folder(below(root, train))
+    if len(folders) > 1:
+        if annotations and tells_classes(annotations):
+            return annotations
+        return path if path and _contradicts(path, folders, asked_of(root)[0]) else None
     return path or annotations
+
+
+def _contradicts(path: Path, folders: Mapping[str, Sequence[str]], asked: Sequence[str]) -> bool:
+    """Tell whether a table says that ``folders`` (name → images) are no classes.
+
+    Its label, by name or as the sample asks, differs within a folder; or the folders are its rows,
+    and the sample asks for a column of it.
+    """
+    try:
+        table = read_csv(path)
+    except UserError:
+        return False
+    label = next((name for name in asked if name in table), None)
+    named = label or pick_name(table.columns, LABEL_NAMES)
+    folder = {id_stem(image): name for name, images in folders.items() for image in images}
+    folder = folder if len(folder) == sum(map(len, folders.values())) else {}  # 1.jpg in several
+    for name in table.columns.drop(named) if named else ():
+        ids = table[name].map(id_stem)
+        place = ids.map(folder)
+        if place.notna().mean() > 0.5:
+            return bool(table[named].groupby(place).nunique().max() > 1)
+        if label and set(ids) == folders.keys() and len(ids) > table[label].nunique():
+            return True
+    return False
+
+
+def labels_beside(root: Path, names: Sequence[str], table: pd.DataFrame) -> bool:
+    """Tell whether one of the tables ``names`` is called labels and has the rows of ``table``."""
+    ids = [{*table[column]} for column in table if table[column].is_unique]
+    for name in names if ids else ():
+        if "label" not in name.casefold():
+            continue
+        with contextlib.suppress(UserError):
+            other = read_csv(root / name)
+            if any(found.issubset(other[column]) for found in ids for column in other):
+                return True
+    return False
+
+
+def tells_classes(path: Path) -> bool:
+    """Tell whether a file has COCO annotations of whole images, without boxes and masks."""
+    whole = path.read_bytes() if path.suffix.lower() == ".json" else b""
+    return b'"category_id"' in whole and not re.search(rb'"(bbox|segmentation)"', whole)
+
+
+def name_test(root: Path, data_dir: Path) -> list[str]:
+    """Return a note on tables that may list the test images, where nothing else says them."""
+    places = dict.fromkeys([data_dir.absolute(), root.absolute()])
+    found = [path for place in places for path in tables(place)
+             if read_name(path.stem)[0] == "test" or find_sample(path.parent) == path]  # fmt: skip
+    names = {"test": "test", "": "sample_submission"}
+    moves = [f"{path} to {root / names[read_name(path.stem)[0]]}{path.suffix}" for path in found]
+    return [f"if they say the test images, move {', '.join(moves)}"] if moves else []
 
 
 def with_valid(
@@ -117,7 +175,8 @@ def other_tables(root: Path, path: Path | None) -> list[str]:
     """Return the names of at most three tables in ``root`` that are not read beside ``path``."""
     read = {path, find_sample(root), find_split_table(root, "test")}
     names = [other.name for other in tables(root) if other not in read]
-    return [name for name in names if not re.search("test|submi|aliases", name.casefold())][:3]
+    others = re.compile(r"test|submi|aliases|^samples?\.")
+    return [name for name in names if not others.search(name.casefold())][:3]
 
 
 def read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFrame:

@@ -249,7 +249,8 @@ def _numbers_of(
     if all(map(is_number, classes)):  # 3 for a class that is called 3.0
         values = [float(name) for name in classes]
         if len(set(values)) == len(values) and all(value % 1 == 0 for value in values):
-            names = [str(int(value)) for value in values]
+            width = max(map(len, words)) if any(re.match(r"0\d", word) for word in words) else 0
+            names = [str(int(value)).zfill(width) for value in values]
             strange = sorted(words - {*names}, key=float)
             said = f"{sample.name}: {', '.join(strange[:5])}: no class with training images"
             return names, [f"{said}, so never written"] if strange and len(words) > 1 else []

@@ -88,6 +88,8 @@ def test_numbers_of_two_classes_and_of_numbers() -> None:
     assert find_form(sample("0", "1", "0"), ("cat", "dog"), holds="labels").names == ("0", "1")
     found = find_form(sample("1", "2", "3"), ("0", "1", "2"), holds="labels")
     assert found.names == ("0", "1", "2") and ": 3: no class with training" in found.notes[0]
+    padded = find_form(sample("00", "01", "02"), ("0", "1", "2"), holds="labels")
+    assert padded.names == ("00", "01", "02") and not padded.notes
 
 
 def test_a_label_that_is_no_class() -> None:

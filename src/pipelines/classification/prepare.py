@@ -21,6 +21,7 @@ from src.data.folds import Folds, load_folds, make_folds, save_folds
 from src.data.index import Index, add_extra, find_root, has_test, read_test, read_train
 from src.data.root import find_sample
 from src.data.sample import load_aliases, read_sample, read_sample_submission
+from src.data.tables import name_test
 from src.files import hold, sweep
 from src.metrics.contest import OF_LABELS, Metric, find_metric
 from src.runs import Output
@@ -155,7 +156,8 @@ def check_test(config: FoldConfig, index: Index, *, describe: bool = False) -> l
     if not has_test(index.root):
         if not describe:
             return []
-        return ["test: none", *(f"note: {note}" for note in read_sample(index.root)[1])]
+        notes = [*read_sample(index.root)[1], *name_test(index.root, Path(config.data_dir))]
+        return ["test: none", *(f"note: {note}" for note in notes)]
     said: list[str] = []
     lines: list[str] = []
     ids: list[str] = []
@@ -167,6 +169,10 @@ def check_test(config: FoldConfig, index: Index, *, describe: bool = False) -> l
             f"test: {counted(len(test), 'image')}, first {ids[0]} = {test.table['image'].iat[0]}"
         )
         lines += [f"note: test: {note}" for note in test.notes]
+        both = sorted({*test.columns["image"]} & {*index.columns["image"]})
+        if both:
+            are = counted(len(both), "test image is", "test images are")
+            lines.append(f"note: {are} trained on too, first {both[0]}: leave them out there")
     except UserError as error:
         lines.append(f"warning: infer_ensemble.py will stop at the test images: {error}")
     try:

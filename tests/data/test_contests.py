@@ -1,0 +1,255 @@
+"""Layouts of past contests that were once read wrongly in silence, or refused beside the point."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.config import FoldConfig
+from src.data.index import find_root, read_test, read_train
+from src.data.sample import read_sample
+from src.pipelines.classification.prepare import check_test, read_index
+from src.script import UserError
+from tests.data.layout import lay, pairs, put, rows
+
+NAMES = [f"{number}.jpg" for number in range(12)]
+
+
+def table(*columns, head="image,label"):
+    return "\n".join([head, *map(",".join, zip(*columns, strict=True))])
+
+
+# Columns that say the split
+
+
+@pytest.mark.parametrize(
+    ("name", "yes", "no"),
+    [("is_training_image", "1", "0"), ("in_test_set", "False", "True"), ("train", "True", "False"),
+     ("type", "train", "test"), ("purpose", "Training", "Testing")],
+)  # fmt: skip
+def test_rows_of_the_test_are_not_trained_on_whatever_the_column_is_called(tmp_path, name, yes, no):
+    lay(tmp_path, *NAMES)
+    says = [yes if place % 4 else no for place in range(12)]
+    text = table(NAMES, "abc" * 4, says, head=f"image,label,{name}")
+    index = read_train(lay(tmp_path, train=text))
+    assert len(index) == 9 and not {"0.jpg", "4.jpg"} & {*index.table["image"]}
+    assert any(f"3 rows whose {name} is test" in note for note in index.notes)
+
+
+@pytest.mark.parametrize(
+    ("head", "columns", "wanted"),
+    [("image,car,train", (["1", "0"] * 6, ["0", "1"] * 6), {"car", "train"}),
+     ("image,age,covid_test", ([*"123456789876"], ["0", "1"] * 6), {"0", "1"}),
+     ("image,label,path", ("ab" * 6, ["train/1.png", "test/1.png"] * 6), {"a", "b"})],
+)  # fmt: skip
+def test_other_columns_say_no_split(tmp_path, head, columns, wanted):
+    lay(tmp_path, *NAMES, train=table(NAMES, *columns, head=head))
+    label = "covid_test" if "covid" in head else None
+    index = read_train(tmp_path, image_column="image", label_column=label)
+    assert len(index) == 12 and {*index.classes} == wanted
+
+
+# Labels that lie elsewhere, or in another form
+
+
+@pytest.mark.parametrize("cell", ["[{}]", "({})", "{}"])
+def test_cells_of_a_0_or_1_for_each_class_are_refused(tmp_path, cell):
+    cells = [f'"{cell.format(hot)}"' for hot in ["1, 0, 0", "0, 1, 1"] * 6]
+    lay(tmp_path, *NAMES, train=table(NAMES, cells))
+    with pytest.raises(UserError, match=r"cells of label hold a 0 or 1 for each of 3 classes"):
+        read_train(tmp_path)
+
+
+def test_lists_of_the_labels_0_and_1_are_lists(tmp_path):
+    lay(tmp_path, *NAMES, train=table(NAMES, ["[0]", "[1]", '"[0, 1]"'] * 4))
+    assert read_train(tmp_path).classes == ("0", "1")
+
+
+def test_a_column_is_no_label_where_a_table_of_labels_lies_beside(tmp_path):
+    ids = [name[:-4] for name in NAMES]
+    lay(tmp_path, *NAMES, train=table(ids, ["north", "south"] * 6, head="id,site"))
+    assert read_train(tmp_path).classes == ("north", "south")
+    lay(tmp_path, labels="number,name\n0,north\n1,south\n")  # of the classes
+    assert read_train(tmp_path).classes == ("north", "south")
+    lay(tmp_path, train_labels=table(ids, "abc" * 4, head="id,species"))
+    with pytest.raises(UserError, match=r"if it is in labels.csv, train_labels.csv, join that"):
+        read_train(tmp_path)
+    assert read_train(tmp_path, label_column="site").classes == ("north", "south")
+
+
+@pytest.mark.parametrize("folder", ["part{}", "{}/0"])
+def test_folders_in_which_the_labels_differ_are_no_classes(tmp_path, folder):
+    images = [f"train/{folder.format(place % 2)}/im{place}.jpg" for place in range(12)]
+    stems = [f"im{place}" for place in range(12)]
+    lay(tmp_path, *images, labels=table(stems, "abc" * 4, head="id,label"))
+    assert dict(pairs(tmp_path)) == dict(zip(images, "abc" * 4, strict=True))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [table(NAMES, "ab" * 6), "id,label\na,0\nb,1\n", "image,width\n0.jpg,7\n", "a,b\n1\n2,3,4\n"],
+)  # fmt: skip
+def test_class_folders_stay_classes_beside_other_tables(tmp_path, text):
+    lay(tmp_path, *(f"train/{'ab'[place % 2]}/{place}.jpg" for place in range(12)), labels=text)
+    index = read_train(tmp_path)
+    assert index.classes == ("a", "b") and any("is not used" in note for note in index.notes)
+
+
+def test_folders_of_cases_are_no_classes(tmp_path):
+    cases = [f"{place:05d}" for place in range(6)]
+    lay(tmp_path, *(f"train/{case}/FLAIR/Image-{n}.png" for case in cases for n in (1, 2)))
+    lay(tmp_path, train_labels=table(cases, "010101", head="case,MGMT"))
+    lay(tmp_path, sample_submission="case,MGMT\n00009,0.5\n")
+    with pytest.raises(UserError, match=r"Image-1.png, train/00000/FLAIR/Image-2.png for it: one"):
+        read_train(tmp_path)
+
+
+# Masks among the images
+
+
+def draw(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(root / path)
+
+
+def photographs(root, *paths):
+    for seed, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(root / path)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("a (1).png", "a (1)_mask.png"), ("a (1).png", "a (1)_mask_1.png"),
+     ("images/1.png", "masks/1.png"), ("images/1.png", "masks/1_mask.png")],
+)  # fmt: skip
+def test_masks_in_class_folders_and_test_folders_are_no_images(tmp_path, image, mask):
+    kept = [f"train/{name}/{image}" for name in ("ill", "mask")]
+    photographs(tmp_path, *kept, f"test/{image}")
+    draw(tmp_path, *(f"train/{name}/{mask}" for name in ("ill", "mask")), f"test/{mask}")
+    index = read_train(tmp_path)
+    assert rows(index, "image") == [(path,) for path in kept]
+    assert any("2 files named as masks of images there" in note for note in index.notes)
+    assert rows(read_test(tmp_path), "image") == [(f"test/{image}",)]
+
+
+def test_photographs_of_masks_are_images(tmp_path):
+    paths = ["train/masked/1.png", "train/masked/1_mask.png", "train/bare/1.png"]
+    photographs(tmp_path, *paths)
+    index = read_train(tmp_path)
+    assert len(index) == 3 and any("taken for images" in note for note in index.notes)
+
+
+# Tables and ids
+
+
+def test_a_table_inside_the_test_folder_says_the_ids(tmp_path):
+    put(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "test/x/7.jpg", "test/x/8.jpg")
+    (tmp_path / "test/test.csv").write_text("id,image\nT1,8.jpg\nT2,7.jpg\n")
+    test = read_test(tmp_path)
+    assert rows(test, "id", "image") == [("T1", "test/x/8.jpg"), ("T2", "test/x/7.jpg")]
+
+
+def test_short_names_of_the_sample(tmp_path):
+    lay(tmp_path, "train/a/1.jpg", "train/b/2.jpg", "test/7.jpg", "test/8.jpg")
+    lay(tmp_path, sample="img,b,a\n8.jpg,0,0\n7.jpg,0,0\n")
+    assert any(
+        "sample.csv is not used: if it is the sample" in n for n in read_test(tmp_path).notes
+    )
+    (tmp_path / "sample.csv").rename(tmp_path / "sample_sub.csv")
+    assert rows(read_test(tmp_path), "id") == [("8.jpg",), ("7.jpg",)]
+
+
+def test_ids_of_image_files_may_stand_last_in_the_sample(tmp_path):
+    lay(tmp_path, sample_submission="a,b,picture\n0,0,7.jpg\n0,0,8.jpg\n")
+    assert [*read_sample(tmp_path)[0]] == ["picture", "a", "b"]
+
+
+def test_names_of_the_originals_yield_to_ids_that_are_files(tmp_path):
+    lay(tmp_path, *(f"im{name}" for name in NAMES))
+    stems = [f"im{name[:-4]}" for name in NAMES]
+    away = [f"DSC{place}.JPG" for place in range(12)]
+    text = table(stems, away, "abc" * 4, head="id,original_name,label")
+    assert read_train(lay(tmp_path, train=text)).columns["image"][0] == "im0.jpg"
+    lay(
+        tmp_path,
+        *NAMES,
+        train=table([n[:-4] for n in NAMES], away, "abc" * 4, head="n,image,label"),
+    )
+    with pytest.raises(UserError, match="names 12 images not in"):  # a count of rows is no name
+        read_train(tmp_path)
+
+
+def test_quotation_marks_after_blanks(tmp_path):
+    text = '"image" , "label" \n' + "".join(f'"{name}" , "a, {name[0]}" \n' for name in NAMES)
+    index = read_train(lay(tmp_path, *NAMES, train=text))
+    assert rows(index, "image", "target")[2] == ("2.jpg", "a, 2")
+
+
+def test_images_of_both_splits_are_said(tmp_path):
+    lay(tmp_path, *NAMES, train=table(NAMES, "abc" * 4), test="image\n3.jpg\n4.jpg\n")
+    config = FoldConfig(data_dir=str(tmp_path))
+    lines = check_test(config, read_index(config))
+    assert "note: 2 test images are trained on too, first 3.jpg: leave them out there" in lines
+
+
+# Refusals that say what helps
+
+
+def test_test_tables_of_other_names_are_named(tmp_path):
+    place = tmp_path / "train_SOaYf6m"
+    lay(place, *(f"images/{name}" for name in NAMES), train=table(NAMES[:9], "abc" * 3))
+    lay(tmp_path, test_vc2kHdQ="image\n10.jpg\n", sample_submission_yx="image,label\n10.jpg,a\n")
+    config = FoldConfig(data_dir=str(tmp_path))
+    said = check_test(config, read_index(config), describe=True)[-1]
+    assert f"{tmp_path / 'test_vc2kHdQ.csv'} to {place / 'test.csv'}" in said
+    (tmp_path / "test_vc2kHdQ.csv").rename(place / "test.csv")
+    (tmp_path / "sample_submission_yx.csv").rename(place / "sample_submission.csv")
+    assert rows(read_test(place), "image") == [("images/10.jpg",)]
+
+
+@pytest.mark.parametrize("folder", ["images", "images/train"])
+def test_tables_apart_from_the_images(tmp_path, folder):
+    lay(tmp_path, *(f"{folder}/{name}" for name in NAMES), "csv/readme.md")
+    lay(tmp_path / "csv", train=table(NAMES, "abc" * 4))
+    with pytest.raises(
+        UserError, match=f"tables lie in .*csv and .* move the tables to {tmp_path}"
+    ):
+        find_root(tmp_path)
+    (tmp_path / "csv/train.csv").rename(tmp_path / "train.csv")
+    assert len(read_train(find_root(tmp_path))) == 12
+
+
+@pytest.mark.parametrize(
+    ("ending", "cell"), [(".nii.gz", "s"), (".svs", "s"), (".mp4", "s.mp4"), (".npy", "s")]
+)
+def test_files_that_are_not_read_are_named(tmp_path, ending, cell):
+    lay(tmp_path, f"train/s{ending}", train=f"id,label\n{cell},a\n")
+    with pytest.raises(UserError, match=f"train/s{ending} is there, which is not read .*s.png"):
+        read_train(tmp_path)
+
+
+def test_parts_of_archives_and_lists_are_named(tmp_path):
+    lay(tmp_path, "train.zip.001", trainLabels="image,level\n1_left,0\n")
+    with pytest.raises(UserError, match=r"unpack train.zip.001"):
+        read_train(tmp_path)
+    lay(tmp_path / "b", "train/1.jpg")
+    (tmp_path / "b/train_labels.txt").write_text("1.jpg 0\n")
+    with pytest.raises(UserError, match=r"write train_labels.txt as train.csv"):
+        read_train(tmp_path / "b")
+
+
+def test_a_table_of_images_beside_one_of_labels_is_named(tmp_path):
+    lay(tmp_path, *NAMES, train_labels="seq_id,lion\ns1,0\ns2,1\n")
+    lay(tmp_path, train_metadata="id,file,seq_id\n0,0.jpg,s1\n1,1.jpg,s2\n")
+    with pytest.raises(
+        UserError, match=r"if it is in train_metadata.csv, join that to train_labels"
+    ):
+        read_train(tmp_path)
+
+
+def test_the_folder_of_test_images_is_no_class(tmp_path):
+    lay(tmp_path, "Cover/1.jpg", "UERD/1.jpg", "Test/1.jpg")
+    with pytest.raises(UserError, match="folders Cover, UERD are classes"):
+        read_train(tmp_path)
