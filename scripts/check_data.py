@@ -8,6 +8,7 @@ without which training or prediction would stop.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,13 @@ def run_check(config: CheckConfig, output: Output) -> Check:
                 if masks:
                     raise
                 raise error from None
+    if masks and config.masks == "auto":
+        try:
+            return check_masks(config)
+        except UserError:
+            with contextlib.suppress(UserError):  # masks are worn, perhaps: train/with_mask/
+                return check_classes(config, output)
+            raise
     return check_masks(config) if masks else check_classes(config, output)
 
 

@@ -20,6 +20,7 @@ from src.classes import Aliases, is_number, merge_classes, nfc
 from src.data.columns import ID_NAMES, IMAGE_NAMES, is_hot, looks_like_image, pick_name
 from src.data.csv_io import (
     BRIEF_ROWS,
+    first_lines,
     is_unnamed,
     read_csv,
     read_text,
@@ -72,6 +73,10 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
         classes = [name for name in table.columns if name != key and not is_unnamed(name)]
         table = table[[key, *classes]]
         notes = [f"{path.name}: {key!r} holds the ids and comes first in the submission"]
+    line = first_lines(path)[0]
+    mark = next((mark for mark in ";\t|" if mark in line and "," not in line), "")
+    if mark:
+        notes.append(f"{path.name} has {mark!r} between its columns, the submission has commas")
     _refuse_other_forms(table, path)
     refuse_duplicates(table[key].tolist(), str(path))
     return table, notes

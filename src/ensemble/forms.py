@@ -220,9 +220,9 @@ def written_names(
         if words <= {*names} and len({*names}) == len(names):
             notes = [f"{sample.name} writes {min(words)!r} and the like: so are the classes' names"]
             return names, notes
-    numbers = _numbers_of(words, classes, sample) if numeric else None
-    if numbers:
-        return numbers
+    said = (_numbers_of if numeric else _yes_and_no)(words, classes, sample)
+    if said:
+        return said
     met = {name.casefold() for name in known}
     strange = sorted(words - known.keys())
     if len(strange) < len(words) and not any(name.casefold() in met for name in strange):
@@ -240,6 +240,19 @@ def written_names(
         f"{', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}): write it in the sample as "
         "the images' labels are written"
     )
+
+
+def _yes_and_no(
+    words: set[str], classes: Sequence[str], sample: Sample
+) -> tuple[list[str], list[str]] | None:
+    """Return the two classes as no and yes, written as the sample's ``words`` are, and notes."""
+    first, positive = min(words), positive_class(classes)
+    change = next((c for c in (str.lower, str.upper) if c(first) == first), str.capitalize)
+    for pair in (("false", "true"), ("no", "yes")):
+        names = [change(pair[k == positive]) for k in range(len(classes))]
+        if positive is not None and words <= {*names}:
+            return names, [f"{sample.name} has {first!r}: {names[positive]} is {classes[positive]}"]
+    return None
 
 
 def _numbers_of(
@@ -268,6 +281,8 @@ def _numbers_of(
             said = ", ".join(f"{k + first} = {name}" for k, name in enumerate(order[:3]))
             more = ", …" if len(classes) > 3 else ""
             notes = [f"{sample.name} has numbers: classes are numbered by name, {said}{more}"]
+            if len(words) == 1:  # a filler, perhaps
+                notes[0] += f"; if names are asked for, write {classes[0]} for {min(words)} there"
             return [str(order.index(name) + first) for name in classes], notes
     return None
 

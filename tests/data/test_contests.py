@@ -161,6 +161,13 @@ def test_short_names_of_the_sample(tmp_path):
     assert rows(read_test(tmp_path), "id") == [("8.jpg",), ("7.jpg",)]
 
 
+@pytest.mark.parametrize(("mark", "said"), [(";", "';'"), ("\t", r"'\t'"), (",", "")])
+def test_a_sample_with_other_marks_than_commas_is_said(tmp_path, mark, said):
+    lay(tmp_path, sample_submission=f"id{mark}a{mark}b\n7.jpg{mark}0{mark}0\n")
+    notes = read_sample(tmp_path)[1]
+    assert len(notes) == bool(said) and all(f"has {said} between" in note for note in notes)
+
+
 def test_ids_of_image_files_may_stand_last_in_the_sample(tmp_path):
     lay(tmp_path, sample_submission="a,b,picture\n0,0,7.jpg\n0,0,8.jpg\n")
     assert [*read_sample(tmp_path)[0]] == ["picture", "a", "b"]

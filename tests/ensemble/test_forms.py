@@ -92,6 +92,23 @@ def test_numbers_of_two_classes_and_of_numbers() -> None:
     assert padded.names == ("00", "01", "02") and not padded.notes
 
 
+@pytest.mark.parametrize(
+    ("cells", "classes", "wanted"),
+    [(("False", "False"), ("0", "1"), ("False", "True")),
+     (("YES", "NO"), ("neg", "pos"), ("NO", "YES")),
+     (("true", "false"), ("malignant", "benign"), ("true", "false"))],
+)  # fmt: skip
+def test_yes_and_no_are_written_as_the_sample_writes_them(cells, classes, wanted) -> None:
+    form = find_form(sample(*cells), classes, holds="labels")
+    assert form.names == wanted and len(form.notes) == 1
+
+
+def test_the_remedy_for_numbers_that_were_a_filler() -> None:
+    form = find_form(sample("0", "0"), ("cat", "dog"), holds="labels")
+    assert form.names == ("0", "1") and "write cat for 0 there" in form.notes[0]
+    assert find_form(sample("cat", "0"), ("cat", "dog"), holds="labels").names == ("cat", "dog")
+
+
 def test_a_label_that_is_no_class() -> None:
     form = find_form(sample("cat", "wolf", "dog"), CLASSES, holds="labels")
     assert form.names == CLASSES and "wolf: no class with training images" in form.notes[0]

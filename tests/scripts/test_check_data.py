@@ -151,6 +151,16 @@ def test_no_data_is_one_line(tmp_path: Path, call: Any) -> None:
     assert call("scripts.check_data", "--data_dir", str(tmp_path / "gone")).is_one_line("missing")
 
 
+def test_classes_of_masks_that_are_worn_are_classes(tmp_path: Path) -> None:
+    for number, name in enumerate(["with_mask", "without_mask"] * 3):
+        path = tmp_path / f"data/train/{name}/{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), np.uint8)
+        cv2.imwrite(str(path), pixels)
+    config = ["--data_dir", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out")]
+    assert check_data.main(config) == 0
+
+
 def test_a_source_that_there_is_not_is_refused_in_photographs_too(place: Place, call: Any) -> None:
     said = call("scripts.check_data", "--data_dir", str(place.data), "--source", "nonsense")
     assert said.is_one_line("--source 'nonsense'", "auto, or one of")
