@@ -164,8 +164,8 @@ class ImageFinder:
             return path
         if self.allow_outside and (self.root / path).is_file():
             return None
-        parts = re.sub("^[A-Za-z]:", "", path).strip("/").split("/")
-        if ".." not in parts and not (self.root / path).exists():  # of another machine
+        parts = re.sub(r"^[A-Za-z]:|^(\.\.(/|$))+", "", path).strip("/").split("/")
+        if parts[-1] and not (self.root / path).exists():  # of another machine, or place there
             ends = ("/".join(parts[start:]) for start in range(len(parts)))
             known = next((end for end in ends if end in self._paths), None)
             known = known or self._find_by_name(parts[-1], cell)

@@ -282,7 +282,11 @@ def _read_train_csv(
         search = LabelSearch(table, path, (image, group, key), asked, shown, beside)
         found = read_targets(search, wanted[1], several=several)
     except UserError as error:
-        raise UserError(f"{error}{more * bool(unused)}") from error
+        more = more * bool(unused)
+        train = find_split(root, "train")
+        if train and len(Scanner(root).images_by_folder(below(root, train))) > 1:
+            more += f"; if the folders in {train.name}/ are the classes, move {path.name} away"
+        raise UserError(f"{error}{more}") from error
     cells = image_cells(table, image, finder)
     images, new_notes = find_images(finder, cells, str(path))
     if least_classes > 1:  # the data themselves, no external images

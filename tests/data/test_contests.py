@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from src.config import FoldConfig
+from src.data.finder import ImageFinder
 from src.data.index import find_root, read_test, read_train
 from src.data.sample import read_sample
 from src.pipelines.classification.prepare import check_test, read_index
@@ -188,6 +189,15 @@ def test_names_of_the_originals_yield_to_ids_that_are_files(tmp_path):
         read_train(tmp_path)
 
 
+def test_paths_from_the_folder_of_a_notebook(tmp_path):
+    cells = [f"../input/comp/train/{name}" for name in NAMES]
+    lay(tmp_path, *(f"train/{name}" for name in NAMES), train=table(cells, "abc" * 4))
+    assert [image for image, _ in pairs(tmp_path)] == [f"train/{name}" for name in NAMES]
+    for cell in ("..", "../..", "../gone/99.jpg"):
+        with pytest.raises(UserError, match="leaves the data folder"):
+            ImageFinder(tmp_path, split="train").find(cell)
+
+
 def test_quotation_marks_after_blanks(tmp_path):
     text = '"image" , "label" \n' + "".join(f'"{name}" , "a, {name[0]}" \n' for name in NAMES)
     index = read_train(lay(tmp_path, *NAMES, train=text))
@@ -254,6 +264,19 @@ def test_a_table_of_images_beside_one_of_labels_is_named(tmp_path):
         UserError, match=r"if it is in train_metadata.csv, join that to train_labels"
     ):
         read_train(tmp_path)
+
+
+def test_a_table_without_labels_beside_class_folders(tmp_path):
+    lay(
+        tmp_path,
+        "train/a/1.jpg",
+        "train/b/2.jpg",
+        train="file,width,height\n1.jpg,640,9\n2.jpg,7,9\n",
+    )
+    with pytest.raises(UserError, match=r"folders in train/ are the classes, move train.csv away"):
+        read_train(tmp_path)
+    (tmp_path / "train.csv").unlink()
+    assert read_train(tmp_path).classes == ("a", "b")
 
 
 def test_the_folder_of_test_images_is_no_class(tmp_path):
