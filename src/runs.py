@@ -186,6 +186,7 @@ class Done(TypedDict, total=False):
 
     config_hash: str
     config: Json
+    fold: str
     split_hash: str
     monitor: str
     score: float | None
@@ -205,6 +206,7 @@ class Done(TypedDict, total=False):
 DONE: dict[str, type | tuple[type, ...]] = {
     "config_hash": str,
     "config": dict,
+    "fold": str,
     "split_hash": str,
     "monitor": str,
     "score": (float, int, type(None)),

@@ -86,6 +86,7 @@ def finished(
         if not isinstance(config, FoldConfig) and run.last.exists():
             refuse_other_data(run, config)
         return None
+    refuse_copy(run, done)
     if done.get("config_hash") != config_hash(config):
         now = json.loads(json.dumps(learned_options(config)))  # lists, as the file has them
         then = done.get("config", {})
@@ -111,6 +112,19 @@ def finished(
         return None
     print(f"{run.folder}: finished, {done.get('monitor')} {done.get('score')}; skipped")
     return done
+
+
+def refuse_copy(run: Run, done: Done) -> None:
+    """Refuse a finished folder of another fold under this fold's name.
+
+    Raises:
+        UserError: it is one.
+    """
+    if done.get("fold", run.folder.name) != run.folder.name:
+        raise UserError(
+            f"{run.folder} is a copy of {done['fold']}: restore what was there, or move it away "
+            "and train this fold again"
+        )
 
 
 def refuse_other_data(run: Run, config: EngineConfig) -> None:
@@ -264,7 +278,7 @@ def finish_run(run: Run, done: Done, *, keep_last: bool) -> None:
     _drop(run.previous)
     results = (run.best, run.oof, run.oof_counts, run.oof_sweep, run.config, run.metrics)
     files = {path.name: describe_file(path) for path in results if path.exists()}
-    write_json(run.finished, done | {"files": files})
+    write_json(run.finished, done | {"fold": run.folder.name, "files": files})
     _drop(run.start)
     if not keep_last:
         _drop(run.last)

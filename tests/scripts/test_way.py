@@ -228,6 +228,19 @@ def test_oof_of_a_fold_that_is_not_finished_is_refused(place: Place) -> None:
     assert place.train().status == 0 and place.optimize().status == 0
 
 
+def test_a_copy_of_another_fold_under_a_folds_name_is_refused(place: Place) -> None:
+    """All its files fit each other, the options and the data; the blend would have it twice."""
+    aside = place.output / "aside"
+    place.run.rename(aside)
+    shutil.copytree(place.run.parent / "fold1", place.run)
+    for said in (place.train(), place.infer()):
+        assert said.status == 2 and said.is_one_line(f"{place.run} is a copy of fold1", "restore")
+    shutil.rmtree(place.run)
+    aside.rename(place.run)
+    for said in (place.train(), place.infer()):
+        assert said.status == 0, said.err
+
+
 def test_other_aliases_than_a_run_began_with_are_refused(fresh: Place) -> None:
     """Two of three classes are one either way: the net's shape does not tell."""
     dusk = fresh.data / "train" / "dusk"

@@ -37,7 +37,7 @@ from src.ensemble.weights import Weights, needed_views, used_models
 from src.files import refuse_shape
 from src.models.classifier import build_classifier
 from src.models.convolutions import fold_norms
-from src.pipelines.run_folder import refuse_lost
+from src.pipelines.run_folder import refuse_copy, refuse_lost
 from src.runs import REPAIR, Output, Run, read_config, read_done, training_mark
 from src.script import UserError
 from src.tasks.classification import Classification
@@ -250,7 +250,8 @@ def blended_runs(config: InferConfig, output: Output, model: str, weights: Weigh
     """Return the finished folds of a model, all trained as ``weights.json`` knows them.
 
     Raises:
-        UserError: none, one that is lost (unless ``allow_missing_folds``), or another training.
+        UserError: none, one that is lost (unless ``allow_missing_folds``), another training, or a
+            copy of another fold.
     """
     runs = output.finished_runs(model)
     if not runs:
@@ -268,6 +269,7 @@ def blended_runs(config: InferConfig, output: Output, model: str, weights: Weigh
     known = set(fitted.values())
     for run in runs:
         done = read_done(run)
+        refuse_copy(run, done)
         split = done.get("split_hash", weights.folds_hash)
         if done["config_hash"] not in known or split != weights.folds_hash:
             raise UserError(
