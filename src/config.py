@@ -311,16 +311,12 @@ class ClassLossConfig(Options, group="loss"):
 class MixConfig(Options, group="augmentation"):
     """Crops, erasing and mixing of photographs."""
 
-    scale_min: float = option(
-        0.5, "smallest share of the area a random crop keeps", above=0, most=1
-    )
+    scale_min: float = option(0.5, "smallest share of the area a crop keeps", above=0, most=1)
     erase: float = option(0.0, "probability that a rectangle is erased", least=0, most=1)
     mixup_alpha: float = option(0.0, "Beta(α, α) of mixup; 0 = none", least=0, most=100)
     cutmix_alpha: float = option(0.0, "Beta(α, α) of cutmix; 0 = none", least=0, most=100)
     mix_prob: float = option(1.0, "probability that a batch is mixed", least=0, most=1)
-    mix_off_epochs: int = option(
-        2, "no mixing in the last so many epochs", least=0, most=MAX_EPOCHS
-    )
+    mix_off_epochs: int = option(2, "last epochs without mixing", least=0, most=MAX_EPOCHS)
 
 
 @dataclass(frozen=True, kw_only=True)
