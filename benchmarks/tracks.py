@@ -18,7 +18,11 @@ MASKS = (
 )
 MASK_TRACKS = ("lane", "micro", "distill")
 TOOLS = ("scripts.plan", "scripts.report", "scripts.export", "scripts.predict")
-TOOLS += ("src.pipelines.report", "src.pipelines.export", "src.pipelines.classification.panels")
+TOOLS += (
+    "src.pipelines.report",
+    "src.pipelines.deploy.export",
+    "src.pipelines.classification.panels",
+)
 TINY = (
     "--config= --device cpu --autotune off --precision fp32 --num_workers 0 --warmup_epochs 0 "
     "--resolution 32x32 --ema_decay 0 --batch_size 4 --lr 2e-3 --checkpoint_minutes 0"
@@ -89,7 +93,7 @@ def tools(data: Path, output: Path, seed: int) -> list[list[str]]:
     infer = ["infer_ensemble", *place, "--num_workers", "0", "--device", "cpu"]
     report = ["scripts.report", *place, "--device", "cpu", "--submit_log", "public 0.5"]
     run = ["--run", str(output / MODEL / "fold0")]
-    export = ["scripts.export", *place, *run, "--format", "safetensors"]
+    export = ["scripts.export", "--data_dir", str(data), *run, "--format", "safetensors"]
     export += ["--output", str(output / EXPORT)]
     predict = ["scripts.predict", str(data / "test"), "--output_dir", str(output)]
     predict += ["--device", "cpu", "--output", str(output / PREDICTIONS)]

@@ -1,17 +1,27 @@
 import re
 from argparse import Namespace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import blend, forecast, growth, run, timing, train_step
+from benchmarks import blend, forecast, growth, run, timing, tracks, train_step
 from benchmarks import onnx as onnx_files
 from benchmarks import report as report_page
 from src.ensemble.pool import mixture_losses, solve_mixture
 from src.page import page, table
+from src.reader import parse
+from src.tool_config import ExportConfig
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_what_the_tracks_of_the_damage_name_is_there(tmp_path: Path) -> None:
+    assert all(map(find_spec, (*tracks.MASKS, *tracks.TOOLS)))
+    commands = tracks.tools(tmp_path, tmp_path, 0)
+    flags = next(flags for script, *flags in commands if script == "scripts.export")
+    parse(ExportConfig, flags, prog="export", description="")
 
 
 def test_contestants_take_turns_in_an_order_that_turns_round() -> None:
