@@ -21,7 +21,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.pipelines.grid import Cell, Grid, GridConfig, read_grid
+from src.pipelines.grid import (
+    Cell,
+    Grid,
+    GridConfig,
+    card_environment,
+    find_cards,
+    read_grid,
+)
 from src.script import run_script
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,19 +54,6 @@ def main(argv: list[str]) -> int:
         if status:
             return status
     return 0
-
-
-def find_cards() -> list[str]:
-    """Return the cards of this machine, as CUDA_VISIBLE_DEVICES takes them; none = the CPU."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip()))
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        listed = subprocess.run(command, capture_output=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return listed.stdout.decode().split() if listed.returncode == 0 else []
 
 
 class Night:
@@ -104,10 +98,7 @@ class Night:
         # Windows would write the machine's own encoding into a pipe
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
         if card:
-            if "CUDA_VISIBLE_DEVICES" not in environment:  # nvidia-smi counts by the bus
-                environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-            # cores and memory are shared with the other cards' runs
-            environment |= {"CUDA_VISIBLE_DEVICES": card, "LOCAL_WORLD_SIZE": str(len(self.cards))}
+            environment |= card_environment(card, len(self.cards))
         process = subprocess.Popen(
             [sys.executable, str(ROOT / script), *words], env=environment, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",

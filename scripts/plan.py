@@ -8,11 +8,12 @@ counts. output/plan.yaml says what is trained, output/history.csv what it came t
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from src.script import one_line_errors
 
 with one_line_errors():
-    from src.config import BlendConfig, FoldConfig, InferConfig
+    from src.config import BlendConfig, FoldConfig
     from src.data.folds import Folds
     from src.data.index import Index, find_root, read_test
     from src.engine.interrupt import stoppable
@@ -38,18 +39,19 @@ with one_line_errors():
         read_plan,
         read_survey,
     )
+    from src.pipelines.classification.plan_runs import Card, Place, further_cards, infer_options
     from src.pipelines.classification.prepare import (
         find_aliases,
         form_asked_for,
         prepare_data,
         read_index,
     )
-    from src.pipelines.run_folder import copy_plan, drop_damaged, finished, recover_finished
-    from src.reader import field_types, fill, parse
-    from src.runs import Output, read_done
+    from src.pipelines.grid import card_environment, find_cards
+    from src.pipelines.run_folder import copy_plan
+    from src.reader import field_types, parse
+    from src.runs import Output
     from src.script import UserError, counted, format_table, run_script
     from src.tool_config import PlanConfig, TabularConfig
-    from src.views import view_names
 
 if TYPE_CHECKING:
     from src.engine.runtime import Runtime
@@ -114,13 +116,11 @@ def reword(said: str) -> str:
 
 def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     """Prepare, survey and plan; then train to the deadline."""
-    from src.engine.runtime import start_runtime
-
     base = fold_flags(config)
     usual_folds = 3 if config.hours < SHORT_HOURS else 5
     index, folds, test = read_data(FoldConfig(**base), output, usual_folds)
-    work = plan.size_of_work(folds, len(test.table))
-    runtime = start_runtime(config.device, config.precision)
+    runtime, further = start_cards(config)
+    work = plan.size_of_work(folds, len(test.table), 1 + len(further))
     found, runtime = survey_data(config, output, index, folds, runtime, clock, work)
     probes = plan.pick_probes(found, work, clock.left(), config.seed)
     left = clock.left() - sum(probe.tail_s for probe in probes)
@@ -148,24 +148,37 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
 
     def after(models: Sequence[str], loss: float, forecast: float) -> None:
         add_history(output.history, clock.spent(), models, loss, forecast)
-        clock.state["submission"] = describe_file(output.submission)
+        with clock.lock:
+            clock.state["submission"] = describe_file(output.submission)
 
-    follower = Follower(
-        members, probes, ranked, work, clock, place.steps(),
-        seed=config.seed, keep=keep, after=after,
-    )  # fmt: skip
-    for member in known:
-        place.check(member.name)
-        place.mend(member.name)
+    place.check_rows(rows)
     for probe in list(probes) if clock.left() > 0 else ():
         place.train_probe(probe.name)
     if clock.left() > 0:
         train_tables(place, clock.left())
-        follower.submit(final=False)
-    follower.run()
+    with further_cards(place, further) as elsewhere:
+        follower = Follower(
+            members, probes, ranked, work, clock, make_steps(place, elsewhere),
+            seed=config.seed, keep=keep, after=after,
+        )  # fmt: skip
+        if clock.left() > 0:
+            follower.submit(final=False)
+        follower.run()
     if "submission" not in clock.state:
         raise UserError(too_short(config))
     print(f"{output.submission} stands after {clock.spent() / 60:.1f} minutes", flush=True)
+
+
+def start_cards(config: PlanConfig) -> tuple[Runtime, dict[str, dict[str, str]]]:
+    """Return the runtime of this process, and the environment of one for each further card."""
+    from src.engine.runtime import start_runtime
+
+    cards = find_cards() if config.device in ("auto", "cuda") else []
+    alone = {f"card {card}": card_environment(card, len(cards)) for card in cards}
+    if len(cards) > 1:
+        os.environ.update(alone.pop(f"card {cards[0]}"))
+    runtime = start_runtime(config.device, config.precision)
+    return runtime, alone if runtime.device.type == "cuda" and len(cards) > 1 else {}
 
 
 def read_data(config: FoldConfig, output: Output, usual_folds: int) -> tuple[Index, Folds, Index]:
@@ -214,109 +227,18 @@ def stands(output: Output, clock: Clock) -> bool:
     return output.submission.is_file() and written in (None, describe_file(output.submission))
 
 
-@dataclass(frozen=True)
-class Place:
-    """Data, options and device: what the steps of a plan work on."""
-
-    config: PlanConfig
-    output: Output
-    base: Json
-    index: Index
-    folds: Folds
-    test: Index
-    runtime: Runtime
-
-    @property
-    def flags(self) -> Json:
-        """What goes before the rows of plan.yaml."""
-        rows_own = ["seed", "precision", *["pretrained"] * (self.config.pretrained == "auto")]
-        return {key: value for key, value in self.base.items() if key not in rows_own}
-
-    def row(self, name: str, fold: int) -> FoldConfig:
-        """Return the options of a row of plan.yaml, as train_fold.py reads them."""
-        own = {"config": str(self.output.plan), "model": name, "fold": str(fold)}
-        return fill(FoldConfig, self.flags | own, row_by="model")
-
-    def check(self, name: str) -> None:
-        """Refuse a row that has not begun and could not be trained, before anything is.
-
-        Raises:
-            UserError: no such weights, or an option that its backbone does not take.
-        """
-        from src.pipelines.classification.train import find_backbone
-
-        if self.output.run(name, 0).folder.is_dir():
-            return
-        try:
-            find_backbone(self.row(name, 0))
-        except UserError as error:
-            raise UserError(f"{self.output.plan}: {name}: {error}; {PLAN_AGAIN}") from None
-
-    def mend(self, name: str) -> None:
-        """Make again what finished folds of a member have lost; without weights, they begin anew.
-
-        What a fold that is not finished has written of its OOF logits is taken away: no blend
-        must use it.
-        """
-        from src.pipelines.classification.train import train_fold
-
-        for fold in range(self.folds.num_folds):
-            run, row = self.output.run(name, fold), self.row(name, fold)
-            if not run.folder.is_dir():
-                continue
-            with run.hold():
-                try:
-                    read_done(run)
-                except FileNotFoundError:
-                    run.oof.unlink(missing_ok=True)
-                    if lost := drop_damaged(run):
-                        how = "goes on without" if run.has_state else "begun anew"
-                        print(f"note: {run.folder}: {', '.join(lost)} damaged; {how}", flush=True)
-                    continue
-                except UserError as error:
-                    print(f"note: {str(error).partition(';')[0]}; trained again", flush=True)
-                    run.finished.unlink()
-                    run.oof.unlink(missing_ok=True)
-                    drop_damaged(run)
-                    continue
-                if not row.epochs or finished(run, row, self.folds.folds_hash):
-                    continue  # a probe's files are looked at where it is fitted
-                if recover_finished(run) is not None:
-                    drop_damaged(run)
-                    train_fold(row, self.output, run, self.index, self.folds, fold, self.runtime)
-
-    def train_probe(self, name: str) -> None:
-        """Fit the probe of every fold."""
-        from src.pipelines.classification.probe import train_probes
-
-        row = self.row(name, 0)
-        train_probes(row, self.output, self.index, self.folds, self.test, self.runtime)
-
-    def train(self, member: Member, fold: int, shorten: Callable[[int, int], int]) -> None:
-        """Train a fold to its finished folder, and predict the test images once for all blends."""
-        from src.pipelines.classification.infer import has_logits, hash_images, infer_fold
-        from src.pipelines.classification.train import train_fold
-
-        run, row = self.output.run(member.name, fold), self.row(member.name, fold)
-        with run.hold():
-            if not finished(run, row, self.folds.folds_hash):
-                train_fold(
-                    row, self.output, run, self.index, self.folds, fold, self.runtime, shorten
-                )
-            views = view_names(row.tta_steps, row.tta_scale)
-            if not has_logits(run, hash_images(self.test), views):
-                infer_fold(infer_options(self.config), run, self.test, views, None)
-
-    def steps(self) -> Steps:
-        """Return what a plan does."""
-        return Steps(
-            train=self.train,
-            probe=self.train_probe,
-            submit=lambda models, final: submit(self.config, self.output, models, final=final),
-            is_finished=lambda name, fold: self.output.run(name, fold).finished.exists(),
-            losses=lambda name, fold: calibrated_losses(self.output.run(name, fold).oof),
-            say=lambda line: print(line, flush=True),
-        )
+def make_steps(place: Place, cards: Sequence[Card]) -> Steps:
+    """Return what a plan does."""
+    config, output = place.config, place.output
+    return Steps(
+        train=place.train,
+        probe=place.train_probe,
+        submit=lambda models, final: submit(config, output, models, final=final),
+        is_finished=lambda name, fold: output.run(name, fold).finished.exists(),
+        losses=lambda name, fold: calibrated_losses(output.run(name, fold).oof),
+        say=lambda line: print(line, flush=True),
+        elsewhere=[card.train for card in cards],
+    )
 
 
 def fold_flags(config: PlanConfig) -> Json:
@@ -366,12 +288,6 @@ def survey_data(
     wanted = survey.sizes_of(backbones[0], config.sizes)
     write_json(output.survey, content | {"ended_early": len(found) < len(wanted)})
     return found, runtime
-
-
-def infer_options(config: PlanConfig) -> InferConfig:
-    """Return the options of inference."""
-    # a plan's models are what to choose from
-    return InferConfig(**config.shared(InferConfig) | {"models": ()})
 
 
 def submit(

@@ -93,10 +93,11 @@ class Run:
         return " (folds.csv is made again if you delete it)" if has_table else ""
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self, *, wait: bool = False) -> Iterator[None]:
         """Keep every other process off this run while the block lasts.
 
-        What a killed process left half-written in the folder is deleted first.
+        What a killed process left half-written in the folder is deleted first. ``wait`` until
+        another process is done with it.
 
         Raises:
             UserError: another process holds the run; the message says which.
@@ -105,7 +106,7 @@ class Run:
             yield
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with hold(self.lock, f"{self.folder}"):
+        with hold(self.lock, f"{self.folder}", wait=wait):
             sweep(self.folder)
             yield
 

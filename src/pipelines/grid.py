@@ -6,6 +6,8 @@ Nothing heavy is imported here.
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,3 +136,25 @@ def _progress(run: Run, state: str) -> list[object]:
         pass
     rows = read_table(run.metrics)
     return [state, rows[-1].get("epoch", "") if rows else "", "", ""]
+
+
+def find_cards() -> list[str]:
+    """Return the cards of this machine, as CUDA_VISIBLE_DEVICES takes them; none = the CPU."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip()))
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return listed.stdout.decode().split() if listed.returncode == 0 else []
+
+
+def card_environment(card: str, num_cards: int) -> dict[str, str]:
+    """Return what lets a process see one card alone of those that :func:`find_cards` found."""
+    # cores and memory are shared with the other cards' processes
+    found = {"CUDA_VISIBLE_DEVICES": card, "LOCAL_WORLD_SIZE": str(num_cards)}
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:  # nvidia-smi counts by the bus
+        found["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    return found

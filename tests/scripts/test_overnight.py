@@ -16,8 +16,8 @@ from unittest.mock import MagicMock
 import pytest
 
 from benchmarks.kill_resume import LEARNED, MODEL
-from scripts.overnight import ask_to_save, find_cards
-from src.pipelines.grid import GridConfig, read_grid
+from scripts.overnight import ask_to_save
+from src.pipelines.grid import GridConfig, find_cards, read_grid
 from src.script import UserError
 from tests.scripts.conftest import Place
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -53,7 +54,8 @@ class Clock:
     earlier: float = 0.0  # seconds that are known to be spent, should the file be lost
     state: Json = field(default_factory=dict)  # what else the file remembers
     stalled: float = 0.0  # seconds in which this process was stopped
-    saving: threading.Lock = field(default_factory=threading.Lock)  # held while the file is written
+    # held while the state changes, or is written
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         """Read what earlier processes left."""
@@ -74,7 +76,7 @@ class Clock:
 
     def save(self) -> None:
         """Write seconds and state."""
-        with self.saving:  # both threads would write under one temporary name
+        with self.lock:  # two threads would write under one temporary name
             write_json(self.path, {"spent_s": round(self.spent(), 2), **self.state})
 
     @contextmanager
@@ -106,12 +108,19 @@ class Clock:
             self.save()
 
 
+class CardLost(Exception):  # noqa: N818 (its folds are trained on the other cards)
+    """A further card trains no more."""
+
+
+# (member, fold, shorten) → trains the fold to its finished folder
+Train: TypeAlias = Callable[[Member, int, Callable[[int, int], int]], None]
+
+
 @dataclass(frozen=True)
 class Steps:
     """What a plan does, as functions."""
 
-    # (member, fold, shorten) → trains the fold to its finished folder
-    train: Callable[[Member, int, Callable[[int, int], int]], None]
+    train: Train
     probe: Callable[[str], None]  # (member name) → fits a probe in every fold
     # (models, final) → (nested OOF loss, forecast) of the submission just written
     submit: Callable[[Sequence[str], bool], tuple[float, float]]
@@ -119,6 +128,7 @@ class Steps:
     # (member name, fold) → calibrated loss of each held-out row
     losses: Callable[[str, int], Array]
     say: Callable[[str], None] = print  # prints a line
+    elsewhere: Sequence[Train] = ()  # trains on further cards, at the same time
 
 
 def trim(
@@ -188,6 +198,8 @@ class Follower:
     final_s: float = LEAST_FINAL_S  # seconds the last blend takes
     # of each member's ``tail_s``, what a fold spends before its first epoch
     starts: dict[str, float] = field(default_factory=dict)
+    # (member name, fold) of what is trained now, on one card each
+    running: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Remember what the survey said of the members."""
@@ -195,16 +207,57 @@ class Follower:
 
     def run(self) -> None:
         """Train and submit until nothing more has time; then submit once more, with a search."""
-        while True:
-            task = self.next_task()
-            if task is None and not self.extend():
-                break
-            if task is not None:
-                self.train(*task)
-                self.judge()
-                if self.clock.left() > self.final_s + self.blend_s:
-                    self.submit(final=False)
+        elsewhere = [
+            threading.Thread(target=self.train_on, args=(train,), daemon=True)
+            for train in self.steps.elsewhere
+        ]
+        for thread in elsewhere:
+            thread.start()
+        self.train_on(self.steps.train, submits=True)
+        for thread in elsewhere:
+            thread.join()
+        if elsewhere:  # what a card that failed has left behind
+            self.train_on(self.steps.train, submits=True)
         self.submit(final=True)
+
+    def train_on(self, train: Train, *, submits: bool = False) -> None:
+        """Train fold after fold on one card, until nothing more has time.
+
+        A thread a card does this; the one that ``submits`` fits further probes, too.
+        """
+        while True:
+            task = self.take()
+            if task is None:
+                if (submits and self.add_probe()) or self.extend():
+                    continue
+                return
+            try:
+                self.train(*task, train)
+            except CardLost as error:
+                self.steps.say(f"plan: {error}; the other cards go on")
+                return
+            finally:
+                self.running.remove((task[0].name, task[1]))
+            self.judge()
+            if submits and self.clock.left() > self.final_s + self.blend_s:
+                self.submit(final=False)
+
+    def take(self) -> tuple[Member, int] | None:
+        """Return the next fold, which no other card trains from now on."""
+        with self.clock.lock:
+            task = self.next_task()
+            if task is not None:
+                name, fold = task[0].name, task[1]
+                self.running.append((name, fold))
+                if [name, fold] not in self.begun:
+                    self.begun.append([name, fold])
+                self.clock.save()
+        return task
+
+    @property
+    def begun(self) -> list[list[object]]:
+        """(member name, fold) of folds that are trained, or were when an earlier process ended."""
+        return self.clock.state.setdefault("under_way", [])
 
     @property
     def dropped(self) -> list[str]:
@@ -230,6 +283,8 @@ class Follower:
         is_first = len(tasks) == self.work.num_folds * len(self.members)
         least = self.work.first_epochs if is_first else MIN_EPOCHS
         for member, fold in tasks:
+            if (member.name, fold) in self.running:
+                continue
             need = least * member.epoch_s + member.tail_s
             if need <= self.seconds() or self.has_begun(member, fold):
                 return member, fold
@@ -237,12 +292,14 @@ class Follower:
 
     def has_begun(self, member: Member, fold: int) -> bool:
         """Tell whether a fold was interrupted, so that some of its epochs are paid for."""
-        begun = self.clock.state.get("begun") == [member.name, fold]
+        begun = [member.name, fold] in self.begun
         return begun and self.seconds() > member.tail_s + member.epoch_s
 
-    def train(self, member: Member, fold: int) -> None:
+    def train(self, member: Member, fold: int, train: Train) -> None:
         """Train a fold, and learn what it costs."""
-        others = [(m.epochs, m) for m, f in self.tasks() if (m, f) != (member, fold)]
+        with self.clock.lock:
+            waiting = [(m.epochs, m) for m, f in self.tasks() if (m.name, f) not in self.running]
+        others = waiting[:: self.work.num_cards]  # what this card will have to train
         marks, epoch_s = [self.clock.worked()], member.epoch_s  # the begin of each epoch
         left = member.epochs
         tail_s = member.tail_s - self.starts.get(member.name, 0.0)  # who asks has begun
@@ -258,14 +315,14 @@ class Follower:
             left = asked - done
             return asked
 
-        self.clock.state["begun"] = [member.name, fold]
-        self.clock.save()
-        self.steps.train(member, fold, shorten)
+        train(member, fold, shorten)
+        self.begun.remove([member.name, fold])
         if len(marks) > 1:  # nobody asks after the last epoch, so it is in what follows the mark
             rest_s = max(self.clock.worked() - marks[-1] - min(left, 1) * epoch_s, 0.0)
             start_s = max(marks[1] - marks[0] - epoch_s, 0.0)  # loader processes, a head
-            self.starts[member.name] = start_s
-            self.learn(member, epoch_s, start_s + rest_s + self.blend_s)
+            with self.clock.lock:
+                self.starts[member.name] = start_s
+                self.learn(member, epoch_s, start_s + rest_s + self.blend_s)
 
     def learn(self, member: Member, epoch_s: float, tail_s: float) -> None:
         """Take over what a fold has cost; what is not known yet is taken to be off by as much."""
@@ -288,9 +345,10 @@ class Follower:
     def judge(self) -> None:
         """Drop a recipe that the other leaves behind beyond doubt on the first fold."""
         first = [m for m in self.members[:2] if self.steps.is_finished(m.name, 0)]
-        if len(first) < 2 or self.clock.state.get("judged"):
-            return
-        self.clock.state["judged"] = True
+        with self.clock.lock:
+            if len(first) < 2 or self.clock.state.get("judged"):
+                return
+            self.clock.state["judged"] = True
         losses = {m.name: self.steps.losses(m.name, 0) for m in first}
         for loser, winner in (first, first[::-1]):
             mine, others = losses[loser.name], losses[winner.name]
@@ -301,36 +359,54 @@ class Follower:
                     f"{others.mean():.4f} of {winner.name} on fold 0"
                 )
 
-    def extend(self) -> bool:
-        """Add a member if there is time for one; tell whether there was."""
-        if len(self.members) >= MAX_MEMBERS:
-            return False
+    def paced(self) -> list[Candidate]:
+        """Return the candidates, as fast as members have shown them to be."""
         slower, tails = self.paces
-        paced = [
+        return [
             replace(c, train_rate=c.train_rate / slower, infer_rate=c.infer_rate / tails)
             for c in self.ranked
         ]
+
+    def add_probe(self) -> bool:
+        """Fit a further probe if there is time for one that adds something; tell whether it was."""
+        if len(self.members) >= MAX_MEMBERS:
+            return False
         known = [probe.name for probe in self.probes]
         # nothing can be trimmed in a probe
         seconds = (self.seconds() - self.blend_s) / PROBE_CAUTION
-        if probe := spare_probe(paced, known, self.work, seconds, self.seed):
-            self.probes.append(probe)
-            self.keep([*self.probes, *map(self.costed, self.members)])
-            self.steps.say(f"plan: time for {probe.name}")
-            self.steps.probe(probe.name)
-            self.submit(final=False)
-            return True
-        recipes, taken = self.recipes(), [member.name for member in self.members]
-        member = next_member(paced, taken, self.work, self.seconds(), self.seed, recipes)
-        if member is None:
+        probe = spare_probe(self.paced(), known, self.work, seconds, self.seed)
+        if probe is None:
             return False
-        self.surveyed[member.name] = replace(
-            member, epoch_s=member.epoch_s / slower, tail_s=member.tail_s / tails
-        )
-        self.members.append(self.surveyed[member.name])
-        self.keep([*self.probes, *map(self.costed, self.members)])
-        self.steps.say(f"plan: time for {member.name}, {counted(member.epochs, 'epoch')} a fold")
+        self.add(self.probes, probe)
+        self.steps.say(f"plan: time for {probe.name}")
+        self.steps.probe(probe.name)
+        self.submit(final=False)
         return True
+
+    def extend(self) -> bool:
+        """Add a member if there is time for one; tell whether there is something to train."""
+        with self.clock.lock:
+            if self.next_task() is not None:  # another card was faster
+                return True
+            if len(self.members) >= MAX_MEMBERS:
+                return False
+            recipes, taken = self.recipes(), [member.name for member in self.members]
+            member = next_member(self.paced(), taken, self.work, self.seconds(), self.seed, recipes)
+            if member is None:
+                return False
+            slower, tails = self.paces
+            member = replace(member, epoch_s=member.epoch_s / slower, tail_s=member.tail_s / tails)
+            self.surveyed[member.name] = member
+            self.add(self.members, member)
+        epochs = counted(member.epochs, "epoch")
+        self.steps.say(f"plan: time for {member.name}, {epochs} a fold")
+        return True
+
+    def add(self, members: list[Member], member: Member) -> None:
+        """Add one to the probes, or to the members, and to the rows of the plan."""
+        with self.clock.lock:
+            members.append(member)
+            self.keep([*self.probes, *map(self.costed, self.members)])
 
     def recipes(self) -> list[str]:
         """Return the recipes that go on, the one with the lower loss on fold 0 first."""
@@ -345,17 +421,15 @@ class Follower:
 
     def models(self) -> list[str]:
         """Return what to blend: probes, what goes on, and of the rest what is whole."""
-        count = {
-            m.name: sum(self.steps.is_finished(m.name, f) for f in range(self.work.num_folds))
-            for m in self.members
-        }
+        folds = set(range(self.work.num_folds))
         first = {m.name for m in self.members[:2]} - set(self.dropped)
-        whole = [
-            name
-            for name, folds_done in count.items()
-            if folds_done and (folds_done == self.work.num_folds or name in first)
-        ]
-        return [*(p.name for p in self.probes if self.steps.is_finished(p.name, 0)), *whole]
+        chosen, common = list[str](), folds
+        for name in (member.name for member in self.members):
+            done = {fold for fold in folds if self.steps.is_finished(name, fold)}
+            if done == folds or (name in first and done & common):
+                chosen.append(name)
+                common = common & done
+        return [*(p.name for p in self.probes if self.steps.is_finished(p.name, 0)), *chosen]
 
     def submit(self, *, final: bool) -> None:
         """Blend and write the submission; learn what that costs."""

@@ -179,8 +179,10 @@ def infer_models(
         views = needed_views(blend, model, view_names())
         for run in blended_runs(config, output, model, weights):
             if not has_logits(run, ids_hash, views, threshold):
-                with run.hold():
-                    infer_fold(config, run, index, views, threshold, images)
+                with run.hold(wait=True):
+                    # not there after the wait, either: whoever held it had other things to do
+                    if not has_logits(run, ids_hash, views, threshold):
+                        infer_fold(config, run, index, views, threshold, images)
             opened = open_test_run(
                 run.folder, num_rows=len(index.table), ids_hash=ids_hash,
                 classes=weights.predicted, views=views,

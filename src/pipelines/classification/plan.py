@@ -104,6 +104,7 @@ class Work:
     valid_rows: int
     test_rows: int
     num_folds: int
+    num_cards: int = 1  # folds that are trained at once
 
     @property
     def epoch_worth(self) -> float:
@@ -116,19 +117,19 @@ class Work:
         return max(1, math.ceil(MIN_EPOCHS / self.epoch_worth))
 
 
-def size_of_work(folds: Folds, test_rows: int) -> Work:
+def size_of_work(folds: Folds, test_rows: int, num_cards: int = 1) -> Work:
     """Return how many rows a fold trains on and scores."""
     used = int((folds.fold >= 0).sum())
     valid = used // folds.num_folds
     train = len(folds.train_rows(None)) - valid  # external images are trained on in every fold
-    return Work(train, valid, test_rows, folds.num_folds)
+    return Work(train, valid, test_rows, folds.num_folds, num_cards)
 
 
 def epochs_in(candidate: Candidate, work: Work, seconds: float, num_members: int) -> float:
     """Return the epochs that ``num_members`` members of all folds can have in ``seconds``."""
-    tails = num_members * work.num_folds * tail_of(candidate, work)
-    rows = num_members * work.num_folds * work.train_rows
-    return max(0.0, seconds - tails) * candidate.train_rate / rows
+    rounds = math.ceil(num_members * work.num_folds / work.num_cards)
+    training = max(0.0, seconds / rounds - tail_of(candidate, work))
+    return training * candidate.train_rate / work.train_rows
 
 
 def tail_of(candidate: Candidate, work: Work) -> float:
@@ -300,7 +301,7 @@ def describe(members: Sequence[Member], work: Work, hours: float, spent_s: float
         lines.append("probes: " + ", ".join(m.name for m in members if not m.epochs))
     for member in trained:
         fold_s = member.epochs / OPTIMISM * member.epoch_s + member.tail_s
-        at += work.num_folds * fold_s
+        at += work.num_folds * fold_s / work.num_cards
         lines.append(
             f"{member.name}: {counted(member.epochs, 'epoch')} of {member.epoch_s:.1f} s, "
             f"{fold_s / 60:.1f} min a fold, done at {at / 60:.1f} min"

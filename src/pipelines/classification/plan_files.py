@@ -52,7 +52,10 @@ def _is_pair(value: object, least: float, most: float) -> bool:
 SOUND: dict[str, Callable[[object], bool]] = {
     "spent_s": lambda value: is_number(value, 0.0, MAX_SECONDS),
     "dropped": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
-    "begun": lambda value: isinstance(value, list) and [type(v) for v in value] == [str, int],
+    "under_way": lambda value: (
+        isinstance(value, list)
+        and all(isinstance(v, list) and [type(part) for part in v] == [str, int] for v in value)
+    ),
     "seconds": lambda value: (
         isinstance(value, dict) and all(_is_pair(pair, 1e-6, 1e7) for pair in value.values())
     ),
