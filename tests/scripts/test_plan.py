@@ -21,7 +21,7 @@ from benchmarks.kill_resume import MODEL
 from src.config import FoldConfig, config_hash
 from src.engine.checkpoint import restore
 from src.ensemble.predictions import open_oof
-from src.pipelines.classification import plan
+from src.pipelines.classification import plan, plan_runs
 from src.pipelines.classification.follow import Clock
 from src.pipelines.classification.plan_files import PLAN_AGAIN
 from src.reader import read_rows
@@ -333,9 +333,9 @@ def test_probes_and_a_short_survey_leave_their_mark_on_the_plan(
 
 
 def test_test_images_are_predicted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script, predicted, known = importlib.import_module("scripts.plan"), [], []
+    predicted, known = [], []
     infer = "src.pipelines.classification.infer"
-    monkeypatch.setattr(script, "finished", lambda *_: True)
+    monkeypatch.setattr(plan_runs, "finished", lambda *_: True)
     monkeypatch.setattr(f"{infer}.hash_images", lambda *_: "")
     monkeypatch.setattr(f"{infer}.has_logits", lambda *_: bool(known))
     monkeypatch.setattr(f"{infer}.infer_fold", lambda *_: predicted.append(1))
@@ -370,11 +370,8 @@ def place_of_one_row(tmp_path: Path) -> tuple[Any, plan.Member]:
     """A plan of one member and one fold, without data."""
     output, member = Output(tmp_path), plan.Member("a", {"timm_id": MODEL, "epochs": 3}, 1.0, 1.0)
     plan.write_plan(output.plan, [member], {}, "")
-    folds, script = (
-        SimpleNamespace(num_folds=1, folds_hash=""),
-        importlib.import_module("scripts.plan"),
-    )
-    return script.Place(PlanConfig(), output, {}, None, folds, None, None), member
+    folds, nothing = cast("Any", SimpleNamespace(num_folds=1, folds_hash="")), cast("Any", None)
+    return plan_runs.Place(PlanConfig(), output, {}, nothing, folds, nothing, nothing), member
 
 
 def test_folds_that_are_made_again_meet_no_damaged_file(

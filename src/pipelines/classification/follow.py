@@ -87,7 +87,8 @@ class Clock:
         def beat() -> None:
             asleep = self.now()
             while not stop.wait(BEAT_S) and not failed.is_set():
-                late = self.now() - asleep - BEAT_S
+                before, asleep = asleep, self.now()
+                late = asleep - before - BEAT_S
                 self.stalled += late if late > STALL_S else 0.0
                 try:
                     self.save()
@@ -95,7 +96,6 @@ class Clock:
                     pass
                 except OSError:  # whoever writes what matters will say so
                     failed.set()
-                asleep = self.now()
 
         sweep(self.path.parent, self.path.name)
         thread = threading.Thread(target=beat, daemon=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +14,52 @@ from tests.pipelines.classification.test_follow import PROBE, World, make_follow
 from tests.pipelines.classification.test_plan import SMALL, WORK
 
 
+class Shared(World):
+    """Seconds that pass when every thread waits for some of them; notes who did what."""
+
+    def __init__(self) -> None:
+        self.passed, self.waiting = 0.0, dict[str, float]()
+        self.turn = threading.Condition()
+        self.threads: set[tuple[str, str]] = set()
+        super().__init__()
+
+    @property
+    def time(self) -> float:
+        """The same for all threads."""
+        return self.passed
+
+    @time.setter
+    def time(self, until: float) -> None:
+        name = threading.current_thread().name
+        self.threads.add((sys._getframe(1).f_code.co_name, name))
+        with self.turn:
+            self.waiting[name] = until
+            self.turn.notify_all()
+            while True:
+                first = until <= min(self.waiting.values())
+                if first and len(self.waiting) == len({name for _, name in self.threads}):
+                    break
+                if not self.turn.wait(0.05) and first:  # a thread has ended, or waits for another
+                    break
+            del self.waiting[name]
+            self.passed = max(self.passed, until)
+            self.turn.notify_all()
+
+
 def test_cards_share_the_folds(tmp_path: Path) -> None:
-    """900 s, of which a two-hundredth passes here: two cards train about twice as much."""
-    threads: set[tuple[str, str]] = set()  # what was done, on which thread
-
-    class Busy(World):
-        """Seconds that pass by themselves."""
-
-        @property
-        def time(self) -> float:
-            return 200 * (time.monotonic() - began) if began else 0.0
-
-        @time.setter
-        def time(self, value: float) -> None:
-            if began:
-                threads.add((inspect.stack()[1].function, threading.current_thread().name))
-                time.sleep(max(0.0, value - self.time) / 200)
-
     epochs = []
     for cards in (1, 2):
-        began = 0.0
-        world, work = Busy(), dataclasses.replace(WORK, num_cards=cards)
-        began = time.monotonic()
-        clock = Clock(tmp_path / f"{cards}.json", 0.25, now=lambda world=world: world.time)
-        members = [Member(n, {"epochs": 16, "image_size": 128}, 10.0, 10.0) for n in "ab"]
+        world, work = Shared(), dataclasses.replace(WORK, num_cards=cards)
+        clock = Clock(tmp_path / f"{cards}.json", 0.25, now=lambda world=world: world.passed)
+        members = [Member(n, {"epochs": 16, "image_size": 128}, 7.5, 8.0) for n in "ab"]
         steps = dataclasses.replace(world.steps(), elsewhere=[world.train] * (cards - 1))
         follower = Follower(members, [PROBE], [SMALL], work, clock, steps)
         follower.run()
         epochs.append(sum(world.finished.values()))
-        assert world.time < 950 and not follower.running and not follower.begun
+        assert world.time < 930 and not follower.running and not follower.begun
         assert len(world.submitted[-1][1]) >= 3
-    assert epochs[1] > 1.4 * epochs[0], epochs
-    done = [name for name, _ in threads]
+    assert epochs[1] > 1.5 * epochs[0], epochs
+    done = [name for name, _ in world.threads]
     assert done.count("train") == 2 and done.count("submit") == 1, "one thread submits"
 
 
