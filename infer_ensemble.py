@@ -7,13 +7,16 @@ A stopped run goes on with the first model and fold that has not finished.
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.config import InferConfig
 from src.engine.interrupt import stoppable
-from src.files import describe_file, hold, sweep
+from src.files import HALF_WRITTEN, describe_file, hold, sweep
 from src.reader import parse
 from src.runs import Output, own_file, refuse_file
 from src.script import UserError, counted, run_script
@@ -84,7 +87,7 @@ def infer(config: InferConfig, output: Output) -> None:
     about |= {"models": list(used_models(blend))}
     shift = None if weights.labels else find_shift(predictions.log_probs, weights.summary)
     corrected = shift is not None and shift.significant and config.prior_correction == "on"
-    with own_file(path, ours=path == output.submission):
+    with own_file(path, ours=path == output.submission), set_aside(output.prediction):
         submit(path, form, ids, weights, predictions, shift if corrected else None)
     about |= {"submission": hash_file(path)}
     report.report_forecast(
@@ -134,6 +137,25 @@ def submit(
         return log_probs if shift is None else correct(log_probs, shift)
 
     write_form(path, form, ids, prediction, decision)
+
+
+@contextmanager
+def set_aside(forecast: Path) -> Iterator[None]:
+    """Take the forecast of an earlier submission away while the next one is written.
+
+    After a kill there is none, which is told, and none of another submission; an error in the
+    block puts it back.
+    """
+    aside = forecast.with_name(f".{forecast.name}.{os.getpid()}{HALF_WRITTEN}")
+    if forecast.exists():
+        forecast.replace(aside)
+    try:
+        yield
+    except BaseException:
+        if aside.exists():
+            aside.replace(forecast)
+        raise
+    aside.unlink(missing_ok=True)
 
 
 def hash_file(path: Path) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import shutil
 
 import numpy as np
@@ -111,6 +112,28 @@ def test_results_are_written_before_they_are_reported(place, monkeypatch):
         run(place)
     assert len(read(place[0] / "output" / "submission.csv")[1]) == NUM
     assert read_json(place[0] / "output" / "prediction.json")["test_log_loss"]
+
+
+def test_no_forecast_outlives_its_submission(place, monkeypatch):
+    """Killed between the two files, the next reader would take the one for the other's."""
+    run(place)
+    output = place[0] / "output"
+    forecast = (output / "prediction.json").read_bytes()
+
+    def full(*_, **__):
+        assert not (output / "prediction.json").exists()  # were it killed here
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(infer_ensemble, "submit", full)
+        with pytest.raises(OSError, match="no room"):
+            run(place)
+    assert (output / "prediction.json").read_bytes() == forecast  # its submission stands, too
+    monkeypatch.setattr("src.ensemble.report.report_forecast", full)
+    with pytest.raises(OSError, match="no room"):
+        run(place)
+    assert (output / "submission.csv").exists() and not list(output.glob(".prediction*"))
+    assert not (output / "prediction.json").exists()
 
 
 def test_prior_correction_lowers_the_actual_log_loss(place):
