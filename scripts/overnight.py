@@ -29,7 +29,7 @@ from src.pipelines.grid import (
     find_cards,
     read_grid,
 )
-from src.script import run_script
+from src.script import PARENT, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 STOPPED = {129, 130, 143}  # exit statuses of a run that somebody stopped
@@ -97,6 +97,8 @@ class Night:
         """Start a script whose lines go to ``log`` and, behind ``label``, to the screen."""
         # Windows would write the machine's own encoding into a pipe
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        if os.name != "nt":  # where a virtual environment's Python is a child of its own
+            environment[PARENT] = str(os.getpid())
         if card:
             environment |= card_environment(card, len(self.cards))
         process = subprocess.Popen(

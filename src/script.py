@@ -9,7 +9,10 @@ import io
 import math
 import os
 import re
+import signal
 import sys
+import threading
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -21,6 +24,9 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 class UserError(ValueError):
     """A mistake the user can mend; the message is one line that names the remedy."""
 
+
+# In the environment: the process with whose end a script ends, too.
+PARENT = "ENDS_WITH_PROCESS"
 
 # What allocators and the system say where a plain RuntimeError is raised.
 SHORT_MEMORY = (
@@ -58,6 +64,8 @@ def run_script(main: Callable[[list[str]], int | None], *, launched: bool = Fals
     first alone prints results. What is printed cannot stop the work: see :func:`steady_streams`.
     """
     steady_streams()
+    if parent := os.environ.pop(PARENT, ""):
+        end_with(int(parent))
     if is_launched() and not launched:
         print(f"error: {sys.argv[0]} runs in one process: leave torchrun out", file=sys.stderr)
         sys.exit(2)
@@ -67,6 +75,17 @@ def run_script(main: Callable[[list[str]], int | None], *, launched: bool = Fals
         status = main(sys.argv[1:])
         sys.stdout.flush()
     sys.exit(status or 0)
+
+
+def end_with(parent: int) -> None:
+    """Send SIGTERM to this process once the one that started it is gone: nobody else would."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -144,6 +144,29 @@ def seen_both(house: Path) -> bool:
     return ready
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no parent that has ended")
+def test_a_run_ends_with_a_night_that_was_killed(house: Path) -> None:
+    """Else it would train on unseen, and hold its folder against the next night's run."""
+    watched = TRAIN.replace(
+        "    time.sleep(60)",
+        "    from src.script import run_script\n    run_script(lambda _: time.sleep(60))",
+    )
+    (house / "train_fold.py").write_text(watched)
+    night = begin(house, MODELS="a", FOLDS="0", HOW="stop", PYTHONPATH=str(ROOT))
+    for _ in range(400):
+        if (house / "seen/fold0").exists():
+            break
+        time.sleep(0.05)
+    time.sleep(0.5)
+    night.kill()
+    night.communicate(timeout=60)
+    for _ in range(200):
+        if (house / "seen/saved0").exists():
+            break
+        time.sleep(0.05)
+    assert (house / "seen/saved0").exists()
+
+
 @pytest.mark.parametrize(("system", "asked"), [("posix", 1), ("nt", 0)])
 def test_nothing_is_killed_that_ctrl_c_lets_save(
     system: str, asked: int, monkeypatch: pytest.MonkeyPatch
