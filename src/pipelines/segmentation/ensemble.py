@@ -54,9 +54,9 @@ class Member:
     share: float = 1.0  # weight in the blend; all members' sum to 1
 
     @property
-    def name(self) -> str:
-        """The model's name; its folds share it."""
-        return self.run.folder.parent.name
+    def folder(self) -> Path:
+        """The model's folder; its folds share it."""
+        return self.run.folder.parent
 
     @property
     def data_dir(self) -> str:
@@ -220,25 +220,35 @@ def by_data_set(members: Sequence[Member], *, data_dir: str = "") -> dict[str, l
 def settle_shares(members: Sequence[Member], mode: str) -> tuple[list[float], str]:
     """Return the weight of every member and one line about where it comes from.
 
-    The folds of a model share its weight evenly. With ``oof`` the models' weights minimise the
+    The folds of a model share its weight evenly; models of one name in several output folders are
+    one where their options are. With ``oof`` the models' weights minimise the
     log loss of the mixture over pixels that none of them was trained on: convex, solved exactly.
     """
-    names = list(dict.fromkeys(member.name for member in members))
-    folds = {name: sum(m.name == name for m in members) for name in names}
-    share, how = dict.fromkeys(names, 1 / len(names)), "uniform"
-    if mode == "oof" and len(names) > 1:
-        tables = [_read_oof([m for m in members if m.name == name]) for name in names]
+    options = {m.folder: m.done.get("config_hash", "") for m in members}
+    # a model's folds may lie in the output folders of several machines
+    model_of = {folder: (folder.name, known) for folder, known in options.items()}
+    models: dict[tuple[str, str], list[Member]] = {}
+    for member in members:
+        models.setdefault(model_of[member.folder], []).append(member)
+    share, how = dict.fromkeys(models, 1 / len(models)), "uniform"
+    if mode == "oof" and len(models) > 1:
+        tables = [_read_oof(folds) for folds in models.values()]
         common = sorted(set.intersection(*(set(table) for table in tables)))
         if common:
             probs = np.stack([np.concatenate([t[i] for i in common]) for t in tables], axis=1)
             found = solve_mixture(np.log(np.maximum(probs, 1e-6)))
-            share = dict(zip(names, found.weights.tolist(), strict=True))
+            share = dict(zip(models, found.weights.tolist(), strict=True))
             how = f"from {counted(len(common), 'image')} held out by all"
             how += f", {found.loss:.4f} nats a pixel"
         else:
             how = "uniform, since no image was held out by all models"
-    text = ", ".join(f"{name} {weight:.3f}" for name, weight in share.items())
-    return [share[m.name] / folds[m.name] for m in members], f"weights {how}: {text}"
+    names = [name for name, _ in models]
+    text = ", ".join(
+        f"{model[0] if names.count(model[0]) == 1 else models[model][0].folder} {weight:.3f}"
+        for model, weight in share.items()
+    )
+    own = [model_of[member.folder] for member in members]
+    return [share[m] / len(models[m]) for m in own], f"weights {how}: {text}"
 
 
 def load_sweeps(run: Run, done: Done) -> RunSweeps | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,18 @@ def test_weights_come_from_common_held_out_pixels(tmp_path: Path) -> None:
     assert shares == pytest.approx([0.5, 0.5, 0.0], abs=1e-3)
     assert "from 3 images" in how
     assert settle_shares(members, "uniform")[0] == pytest.approx([0.25, 0.25, 0.5])
+
+
+def test_models_of_one_name_in_two_output_folders_are_two(tmp_path: Path) -> None:
+    good = member(tmp_path / "first", "net", 0, {"a": 0.9, "b": 0.8})
+    bad = replace(member(tmp_path / "second", "net", 0, {"a": 0.2, "b": 0.3}),
+                  done={"config_hash": "other"})  # fmt: skip
+    shares, how = settle_shares([good, bad], "oof")
+    assert shares == pytest.approx([1.0, 0.0], abs=1e-3)
+    assert f"{tmp_path / 'first' / 'net'} 1.000" in how
+    # of the same options: another machine's fold of the same model
+    fold = member(tmp_path / "second" / "more", "net", 1, {"c": 0.9})
+    assert settle_shares([good, fold, bad], "uniform")[0] == pytest.approx([0.25, 0.25, 0.5])
 
 
 def test_models_that_complement_each_other_share(tmp_path: Path) -> None:
