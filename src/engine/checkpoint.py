@@ -35,7 +35,7 @@ from src.files import (
     read_json,
 )
 from src.runs import Run, is_same_data
-from src.script import UserError, brief
+from src.script import UserError, brief, counted
 
 MAGIC = b"train-state-sha256:"
 PARTS = {"state", "model", "ema", "optimizer", "scaler", "config", "config_hash"}
@@ -401,6 +401,12 @@ def check_state(saved: SavedState, run: Run, config: EngineConfig, split_hash: s
     fixed = [k for k in FIXED if own.get(k) != other.get(k)]
     if fixed:
         raise UserError(f"{run.folder}: --{fixed[0]} stays within a run: pass another --name")
+    epochs = saved["state"].get("epoch", 0)
+    if config.epochs <= epochs:  # it would never come to its end
+        raise UserError(
+            f"{run.folder} has had {counted(epochs, 'epoch')}, and --epochs {config.epochs} would "
+            "have ended before: pass more, or another --name"
+        )
     return changed
 
 

@@ -175,6 +175,8 @@ def test_other_options_are_refused_by_name(train: Any) -> None:
         train("run", weight_decay=0.5)
     with pytest.raises(UserError, match=r"--batch_size stays within a run"):
         train("run", batch_size=6, accept_changes=True)
+    with pytest.raises(UserError, match="had 1 epoch, and --epochs 1 would have ended before"):
+        train("run", epochs=1, accept_changes=True)
     changes = {"weight_decay": 0.5, "micro_batch_size": 3, "beta2": 0.9}
     run, state = train("run", accept_changes=True, **changes)
     assert state.done and state.micro_batch_size == 3
