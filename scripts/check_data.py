@@ -43,7 +43,7 @@ def run_check(config: CheckConfig, output: Output) -> Check:
     from src.data.sources.folders import holds_masks
     from src.data.sources.masks import JPEG, MASK_SUFFIXES
     from src.data.sources.registry import SOURCES, detect_source
-    from src.pipelines.check_data import check_classes, check_masks
+    from src.pipelines.check_data import check_classes
 
     if config.source not in ("auto", *SOURCES):
         raise UserError(f"--source {quote(config.source)}: auto, or one of {', '.join(SOURCES)}")
@@ -55,19 +55,32 @@ def run_check(config: CheckConfig, output: Output) -> Check:
             find_root(root)
         except UserError as error:
             try:  # no classification: pictures alone, perhaps
-                return check_masks(config)
+                return check_drawn(config)
             except UserError:
                 if masks:
                     raise
                 raise error from None
     if masks and config.masks == "auto":
         try:
-            return check_masks(config)
+            return check_drawn(config)
         except UserError:
             with contextlib.suppress(UserError):  # masks are worn, perhaps: train/with_mask/
                 return check_classes(config, output)
             raise
-    return check_masks(config) if masks else check_classes(config, output)
+    return check_drawn(config) if masks else check_classes(config, output)
+
+
+def check_drawn(config: CheckConfig) -> Check:
+    """Check images with masks; refuse options of a table of classes."""
+    from src.pipelines.check_data import check_masks
+
+    for name in ("image_column", "label_column", "group_column"):
+        if getattr(config, name):
+            raise UserError(
+                f"--{name}: names a column of a table of classes, and images with masks are "
+                "checked: leave it out"
+            )
+    return check_masks(config)
 
 
 if __name__ == "__main__":

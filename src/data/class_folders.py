@@ -233,8 +233,10 @@ def _validation_images(
     pairs = {image: nfc(name) for name, images in found.items() for image in images}
     strange = sorted({*pairs.values()} - classes)
     if not pairs or strange:
-        why = f"it has classes that train/ has not ({', '.join(strange[:3])})" if strange else ""
-        return {}, [f"{valid_name}/ is not used: {why or 'it has no images in class folders'}"]
+        why = f"it has classes that train/ has not ({', '.join(strange[:3])})"
+        if len(found) < 2:  # val/images/
+            why = f"it has no images in class folders ({valid_name}/<class>/)"
+        return {}, [f"{valid_name}/ is not used: {why}"]
     return pairs, [
         f"{counted(len(pairs), f'image of {valid_name}/ is', f'images of {valid_name}/ are')} "
         "trained on too, for the folds hold out images of their own: move "

@@ -137,11 +137,15 @@ _QUOTES = str.maketrans("'\"", "\"'")
 _SEPARATOR_LINE = re.compile(r'\s*"?sep=(.)"?[ ,;|\t]*(?=[\r\n]|$)', re.IGNORECASE)
 
 
-def read_csv(path: Path | str, *, unescape: bool = False, brief: bool = False) -> pd.DataFrame:
+def read_csv(
+    path: Path | str, *, unescape: bool = False, brief: bool = False, bare: bool = False
+) -> pd.DataFrame:
     """Read a CSV whose first line names the columns (names are stripped, otherwise untouched).
 
     With ``unescape`` the file is one of ours (:func:`write_csv`); with ``brief`` cells of later
-    columns than ``BRIEF_COLUMNS`` may be "" after ``BRIEF_ROWS`` rows.
+    columns than ``BRIEF_COLUMNS`` may be "" after ``BRIEF_ROWS`` rows. With ``bare`` two columns
+    may lack the line of names, as in SIGNATE's samples: they are called id and label, and ``attrs``
+    says ``bare``.
 
     Raises:
         UserError: no header, a column named twice, lines longer than the header, an open quote.
@@ -157,7 +161,9 @@ def read_csv(path: Path | str, *, unescape: bool = False, brief: bool = False) -
     first_line = next((line for line in text.splitlines() if line.strip()), "")
     separator = said[1] if said else max(",;\t", key=first_line.count)
     separator = separator if separator in first_line or "|" not in first_line else "|"
-    header = _read_header(first_line, separator, path)
+    names = _names_of_bare(text, separator) if bare else ""
+    text = names + text
+    header = _read_header(names or first_line, separator, path)
     text = _shorten(text, separator, len(header)) if brief else text
 
     def parse(text: str) -> pd.DataFrame:
@@ -189,8 +195,9 @@ def read_csv(path: Path | str, *, unescape: bool = False, brief: bool = False) -
         refuse_rows(header, separator, path)
     again = table[table[header[0]].eq(header[0])]  # of files put together
     if len(again):
-        names = again.index[again.eq(header).all(axis=1)]
-        table = table.drop(index=names).reset_index(drop=True)
+        lines = again.index[again.eq(header).all(axis=1)]
+        table = table.drop(index=lines).reset_index(drop=True)
+    table.attrs["bare"] = bool(names)
     blank = [
         name for name in header
         if is_unnamed(name) and not table[name].str.strip().any()
@@ -322,6 +329,16 @@ def refuse_rows(cells: Sequence[str], separator: str, path: Path | str) -> NoRet
         names[place] = "label"
     example = separator.join(names)
     raise UserError(f"{said}; write one above it, such as {example!r}")
+
+
+def _names_of_bare(text: str, separator: str) -> str:
+    """Return a line of names for a table of two columns that begins with a row, else ""."""
+    lines = re.split(r"\r\n?|\n", text.lstrip(), maxsplit=2)[:2]
+    rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+    first, *second = ([cell.strip() for cell in cells] for cells in rows)
+    alike = len(second) > 0 and second[0] != [] and _is_alike(first[0], second[0][0])
+    bare = len(first) == 2 and (is_number(first[0]) or _is_row(first) or alike)
+    return f"id{separator}label\n" if bare else ""
 
 
 def _is_image(cell: str) -> bool:

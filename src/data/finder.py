@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -53,6 +53,16 @@ class ImageFinder:
         self.place = f"{root}/{min(own, key=len)}/" if own else str(root)  # where they should be
         self._folder = nfc(below(root, find_split(root, split)) or split)
         self._prefixes = ["", f"{self._folder}/"]
+
+    def finds_all(self, cells: Iterable[str]) -> bool:
+        """Tell whether each of ``cells`` means an image."""
+        return all(self.find_quietly(cell) for cell in cells)
+
+    @cached_property
+    def widths(self) -> list[int]:
+        """The numbers of digits at the ends of images' names."""
+        ends = (re.search(r"\d*$", _stem(path)) for path in self._paths)
+        return sorted({len(end[0]) for end in ends if end})
 
     def names(self) -> list[str]:
         """Return what an image's id may be: its file name, with the ending and without."""
@@ -98,7 +108,7 @@ class ImageFinder:
         1 or 1.0 is ``0001.jpg``, or ``ISIC_0001.jpg`` where all names of the split begin so, unless
         the ``whole`` name is meant.
         """
-        wanted = _as_key(re.sub(r"\.0+$", "", cell.strip()))
+        wanted = _as_key(re.sub(r"^(\d+)\.0+$", r"\1", cell.strip()))
         fits = self._meant(self._by_core.get((whole, wanted), ()), 1)
         return self._paths[fits[0]] if len(fits) == 1 else None
 
@@ -147,9 +157,12 @@ class ImageFinder:
             for step in (1, -1)
         )
         for stem, path in zip(stems, self._paths, strict=True):
-            core = stem.removeprefix(start).removesuffix(end[::-1])
             both = {(True, _as_key(stem)), (False, _as_key(stem))}
-            for key in both | ({(False, _as_key(core))} if len(mine) > 1 else set()):
+            if len(mine) > 1:
+                bare = stem.removesuffix(end[::-1])
+                cores = (bare, stem.removeprefix(start), bare.removeprefix(start))
+                both |= {(False, _as_key(core)) for core in cores}
+            for key in both:
                 by_core.setdefault(key, []).append(path)
         return by_core
 
@@ -210,15 +223,23 @@ class ImageFinder:
         return by_name
 
     @cached_property
-    def _only_masks(self) -> bool:
-        """Whether all images but the other split's lie in folders of masks."""
-        folders = map(posixpath.dirname, self._paths)
-        return all(_holds_masks(name) for name in folders if _split_of(name) != _OTHER[self.split])
+    def _masks_are_images(self) -> bool:
+        """Whether folders called as masks hold none of other images there: the masks are worn.
+
+        Images of the other split do not count.
+        """
+        named: tuple[set[str], set[str]] = (set(), set())  # by whether they are called so
+        for path in self._paths:
+            folder = posixpath.dirname(path)
+            if _split_of(folder) != _OTHER[self.split]:
+                name = re.sub(r"(?<=\w)[-_ ]+[a-z]+$", "", _stem(path).casefold())
+                named[_holds_masks(folder)].add(name)
+        return named[0].isdisjoint(named[1])
 
     def _meant(self, fits: Sequence[str], said: int) -> list[str]:
         """Return those of ``fits`` whose folders before the last ``said`` parts may be implied."""
         implied = {full: "/".join(full.split("/")[:-said]) for full in sorted(fits)}
-        if not self._only_masks:
+        if not self._masks_are_images:
             implied = {full: part for full, part in implied.items() if not _holds_masks(part)}
         splits = {full: _split_of(part) for full, part in implied.items()}
         if self._has_own:

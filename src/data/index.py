@@ -208,6 +208,8 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
     if path is None and sample is None and folder is not None:
         return _read_test_folder(root, below(root, folder), notes)
     finder = ImageFinder(root, split="test", allow_outside=allow_outside)
+    if path is None and folder and not finder.finds(sample_ids[0]):
+        path = find_table(folder, "metadata", "annotations", "labels")
     id_name = ""
     if path is not None:
         sample_name = None if sample is None else str(sample.columns[0])
@@ -350,7 +352,8 @@ def _check_targets(found: Targets, ids: Sequence[str], path: Path) -> list[str]:
         count = found.names.count("")
         raise UserError(
             f"{path} has no label in column {found.said} for {ids[found.names.index('')]}"
-            f"{f' and {count - 1} more' if count > 1 else ''}: add it, or remove the lines without"
+            f"{f' and {count - 1} more' if count > 1 else ''}: add it, or remove the lines without "
+            f"(to predict them, move them to {path.parent / 'test.csv'})"
             + sets
             * bool(made_of_others(set(found.names)))
         )

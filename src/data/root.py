@@ -355,6 +355,7 @@ def _name_others(folder: Path) -> str:
         for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
         for path in tables(place)
         if not re.search("test|sample|submission|aliases", path.name.casefold())
+        and (place == folder or read_name(place.name)[0] != "test")
     ]
     if not found:
         return ""
@@ -398,10 +399,10 @@ def _shown(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def shards(folder: Path) -> list[str]:
-    """Return the names of files in ``folder`` and below that hold many images, train ones first."""
+def shards(folder: Path, split: str = "train") -> list[str]:
+    """Return the names of files below ``folder`` that hold many images, of ``split`` if any."""
     found = _near(folder, _SHARDS)
-    return [name for name in found if "train" in name.casefold()] or found
+    return [name for name in found if split in name.casefold()] or found
 
 
 def _near(folder: Path, form: re.Pattern[str]) -> list[str]:

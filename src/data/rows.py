@@ -19,6 +19,7 @@ from src.classes import SEPARATOR, nfc, split_lines
 from src.data.columns import (
     LABEL_NAMES,
     MASK_WORDS,
+    check_labels,
     image_column,
     is_hot,
     looks_like_image,
@@ -158,7 +159,7 @@ def name_image_column(
     try:
         return image_column(table, wanted, path, finder.finds)
     except UserError as error:
-        packed = archives(finder.root) or shards(finder.root)
+        packed = archives(finder.root) or shards(finder.root, finder.split)
         more = f"; if the images are in {packed[0]}, write them as files first" if packed else ""
         for name in table.columns if len(table) else ():
             if all(finder.parts(cell) for cell in table[name].head(5)):
@@ -182,7 +183,7 @@ def _remedy(finder: ImageFinder, cell: str) -> str:
     likely = [name for name in packed if finder.split in name.casefold()] or packed
     if likely:
         return f"unpack {', '.join(likely[:3])} there, or restore them"
-    inside = shards(finder.root)
+    inside = shards(finder.root, finder.split)
     if inside and not finder.like:
         return f"write the images of {', '.join(inside[:3])} there as files"
     if re.fullmatch(r"\d+(\.\d+)?[eE]\+\d+|\d{1,3}(,\d{3})+", cell.strip()):
@@ -356,6 +357,7 @@ def join_lines(
     sets = [sorted({found.names[row] for row in rows}) for rows in lines.values()]
     odd = next((k for k, names in enumerate(sets) if len(names) > 1), None)
     if odd is not None and not found.labels:
+        check_labels(found.names, path)  # of measurements there are several, too
         image, shown = list(lines)[odd], ", ".join(sets[odd][:3])
         raise UserError(
             f"{path} has lines of {image} with different labels ({shown}): ids must be unique, so "

@@ -52,12 +52,14 @@ def read_sample_submission(root: Path | str) -> pd.DataFrame | None:
 def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     """Read as :func:`read_sample_submission` does, with notes on what is not as in the file.
 
-    Ids that the file has further back come first, and columns without a name are left out.
+    Ids that the file has further back come first, and columns without a name are left out. The
+    table's ``attrs`` say what is between the columns (``mark``), and whether they lack the line of
+    names (``bare``).
     """
     path = find_sample(Path(root))
     if path is None:
         return None, _name_others(Path(root))
-    table = read_csv(path, brief=True)
+    table = read_csv(path, brief=True, bare=True)
     if table.shape[1] < 2:
         raise UserError(
             f"{path} has one column: expected an id and the columns to fill; add them, or remove "
@@ -68,15 +70,18 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     notes = []
     key = _id_column(table)
     if (table[key] == "").any():  # further back than what later rows have
-        table = read_csv(path)
+        table = read_csv(path, bare=True)
     if key != table.columns[0]:
         classes = [name for name in table.columns if name != key and not is_unnamed(name)]
         table = table[[key, *classes]]
         notes = [f"{path.name}: {key!r} holds the ids and comes first in the submission"]
     line = first_lines(path)[0]
-    mark = next((mark for mark in ";\t|" if mark in line and "," not in line), "")
-    if mark:
-        notes.append(f"{path.name} has {mark!r} between its columns, the submission has commas")
+    mark = next((mark for mark in ";\t|" if mark in line and "," not in line), ",")
+    if mark != ",":
+        notes.append(f"{path.name} has {mark!r} between its columns: so has the submission")
+    if table.attrs.get("bare"):
+        notes.append(f"{path.name} has no line of column names: nor has the submission")
+    table.attrs["mark"] = mark
     _refuse_other_forms(table, path)
     refuse_duplicates(table[key].tolist(), str(path))
     return table, notes
@@ -142,10 +147,10 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
     if text and len(text) < len(others):
         name, cell = next(iter(text.items()))
         rest = [other for other in others if other not in text]
-        label = f" (if it is the label, remove {rest[0]} there, and add that to the submission)"
+        label = f" (if it is the label, remove {', '.join(rest[:3])}{', …' * (len(rest) > 3)} there"
         raise UserError(
             f"{path}: column {name!r} holds text ({cell}), no probabilities: remove it from the "
-            f"sample{label * (len(rest) == 1)}"
+            f"sample{f'{label}, and add that to the submission)' * (len(text) == 1)}"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
+from itertools import permutations, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,6 +197,7 @@ def read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFra
             f"{path} seems to hold the pixels themselves: write each row as an image file, and a "
             "table of the files and labels"
         )
+    table = table if image else _join_names(table, finder)
     unnamed = [name for name in table.columns if is_unnamed(name)]
     if not unnamed or image in unnamed:
         return table
@@ -205,6 +207,23 @@ def read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFra
     except UserError:  # then what has no name are the ids
         return table.rename(columns={unnamed[0]: "index"})
     return named
+
+
+def _join_names(table: pd.DataFrame, finder: ImageFinder) -> pd.DataFrame:
+    """Return a table with a column of images where only two together say them: video and frame.
+
+    ``7/0012.jpg`` and ``7_0012.jpg`` are frame 12 of video 7.
+    """
+    head = table.head(20)
+    if any(any(map(finder.finds, head[name])) for name in table):
+        return table
+    for one, other in permutations(table.columns, 2):
+        for joint, width in product("/_-", (0, *finder.widths)):
+            cells = head[one] + joint + head[other].str.zfill(width)
+            if finder.finds_all(cells):
+                joined = table[one] + joint + table[other].str.zfill(width)
+                return table.assign(**{f"{one}{joint}{other}": joined})
+    return table
 
 
 def _is_long_list(cell: str) -> bool:

@@ -61,6 +61,8 @@ class Form:
     separator: str = " "  # of several classes in a cell
     # what stands before and behind those, and around each
     around: tuple[str, str, str] = ("", "", "")
+    mark: str = ","  # between the columns of the file
+    named: bool = True  # whether its first line names them
 
     def __str__(self) -> str:
         columns = f"{len(self.header) - 1} columns"
@@ -92,36 +94,46 @@ def to_columns(log_probs: Array, columns: Columns) -> Array:
 
 
 def write_submission(
-    path: Path, id_column: str, ids: Sequence[str], columns: Columns, predict: Predict
+    path: Path,
+    id_column: str,
+    ids: Sequence[str],
+    columns: Columns,
+    predict: Predict,
+    *,
+    mark: str = ",",
+    named: bool = True,
 ) -> None:
     """Write the submission block by block, read it back, and only then put it in place.
 
     ``columns`` come from ``match_columns``; ``predict`` returns log probabilities (R, K) of a slice
-    of rows.
+    of rows. ``mark`` and ``named`` are those of :class:`Form`.
 
     Raises:
         UserError: what was read back is not what a grader accepts.
     """
-    line = ",".join(["%.8g"] * len(columns.names)) + "\n"
+    line = mark.join(["%.8g"] * len(columns.names)) + "\n"
     with atomic_write(path) as file:
-        file.write(csv_row([id_column, *columns.names]).encode("utf-8"))
+        if named:
+            file.write(csv_row([id_column, *columns.names], mark).encode("utf-8"))
         for rows in row_slices(len(ids), len(columns.names), _BLOCK_VALUES):
             probs = to_columns(predict(rows), columns)
             text = [
-                f"{csv_row([id_])[:-1]},{line % tuple(row)}"
+                f"{csv_row([id_], mark)[:-1]}{mark}{line % tuple(row)}"
                 for id_, row in zip(ids[rows], probs.tolist(), strict=True)
             ]
             file.write("".join(text).encode("utf-8"))
         file.flush()
         check_submission(
-            Path(file.name), id_column, ids, columns.names, complete=columns.complete, name=path
-        )
+            Path(file.name), id_column, ids, columns.names, complete=columns.complete, name=path,
+            mark=mark, named=named,
+        )  # fmt: skip
 
 
-def csv_row(cells: Sequence[str]) -> str:
+def csv_row(cells: Sequence[str], mark: str = ",") -> str:
     """Return cells as a line of CSV, quoted where they must be."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow(cells)  # else a \r in a cell is not quoted
+    writer = csv.writer(text, delimiter=mark, lineterminator="\r\n")  # else \r is not quoted
+    writer.writerow(cells)
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
@@ -140,19 +152,21 @@ def check_submission(
     *,
     complete: bool = True,
     name: Path | None = None,
+    mark: str = ",",
+    named: bool = True,
 ) -> None:
     """Read a submission and prove it: header, ids in order, finite, in (0, 1], rows sum to 1.
 
     Where not every class has a column (``complete``), rows may sum to less than 1. ``name`` is how
-    messages call the file.
+    messages call the file; ``mark`` and ``named`` are those of :class:`Form`.
 
     Raises:
         UserError: the first thing that is wrong.
     """
     shown = name or path
     with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        if next(reader, None) != [id_column, *names]:
+        reader = csv.reader(file, delimiter=mark)
+        if named and next(reader, None) != [id_column, *names]:
             raise UserError(f"{shown}: header is not the sample's; check the disk and try again")
         num_rows = 0
         for row, cells in enumerate(reader):
@@ -187,24 +201,27 @@ def write_form(
     """
     if form.kind == "columns":
         assert form.columns is not None
-        write_submission(path, form.header[0], ids, form.columns, predict)
+        write_submission(
+            path, form.header[0], ids, form.columns, predict, mark=form.mark, named=form.named
+        )
         return
     rows = _long_rows(form, ids, predict) if form.kind == "long" else None
     write_rows(path, form, rows or _decided_rows(form, ids, predict, decision))
 
 
 def write_rows(path: Path, form: Form, rows: Sequence[Sequence[str]]) -> None:
-    """Write rows of cells below the form's header, read them back, then put the file in place.
+    """Write rows of cells below the form's header, if any, read them back, then put them in place.
 
     Raises:
         UserError: what was read back is not what was to be written.
     """
-    wanted = [list(form.header), *map(list, rows)]
+    wanted = [list(form.header)] * form.named + [*map(list, rows)]
     with atomic_write(path) as file:
-        file.writelines(csv_row(row).encode("utf-8") for row in wanted)
+        file.writelines(csv_row(row, form.mark).encode("utf-8") for row in wanted)
         file.flush()
         with Path(file.name).open(encoding="utf-8", newline="") as written:
-            for number, (row, cells) in enumerate(zip_longest(wanted, csv.reader(written)), 1):
+            read = csv.reader(written, delimiter=form.mark)
+            for number, (row, cells) in enumerate(zip_longest(wanted, read), 1):
                 if cells != row:
                     raise UserError(f"{path}: line {number} is not what was written; try again")
 

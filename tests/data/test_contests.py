@@ -1,5 +1,7 @@
 """Layouts of past contests that were once read wrongly in silence, or refused beside the point."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +10,7 @@ from src.config import FoldConfig
 from src.data.finder import ImageFinder
 from src.data.index import find_root, read_test, read_train
 from src.data.sample import read_sample
-from src.pipelines.classification.prepare import check_test, read_index
+from src.pipelines.classification.prepare import check_test, read_form, read_index
 from src.script import UserError
 from tests.data.layout import lay, pairs, put, rows
 
@@ -167,6 +169,19 @@ def test_a_sample_with_other_marks_than_commas_is_said(tmp_path, mark, said):
     lay(tmp_path, sample_submission=f"id{mark}a{mark}b\n7.jpg{mark}0{mark}0\n")
     notes = read_sample(tmp_path)[1]
     assert len(notes) == bool(said) and all(f"has {said} between" in note for note in notes)
+    form = read_form(tmp_path, ["a", "b"], metric="log_loss", ordinal=(), ids=["7.jpg"])
+    assert (form.mark, form.named) == (mark, True)
+
+
+@pytest.mark.parametrize("mark", [",", "\t"])
+@pytest.mark.parametrize("ids", [["t1.jpg", "t2.jpg"], ["0007", "0008"], ["7", "8"]])
+def test_a_sample_without_names_of_columns(tmp_path, ids, mark):
+    """SIGNATE's sample_submit.csv: the submission has none either."""
+    lay(tmp_path, *(f"test/{Path(key).stem}.jpg" for key in ids))
+    (tmp_path / "sample_submit.csv").write_text("".join(f"{key}{mark}0\n" for key in ids))
+    assert rows(read_test(tmp_path), "id") == [(key,) for key in ids]
+    form = read_form(tmp_path, ["0", "1"], metric="accuracy", ordinal=(), ids=ids)
+    assert (form.mark, form.named, form.kind) == (mark, False, "labels")
 
 
 def test_ids_of_image_files_may_stand_last_in_the_sample(tmp_path):
@@ -211,7 +226,86 @@ def test_images_of_both_splits_are_said(tmp_path):
     assert "note: 2 test images are trained on too, first 3.jpg: leave them out there" in lines
 
 
+@pytest.mark.parametrize("form", ["v{}/{:04}.jpg", "v{}/frame_{}.jpg", "v{}_{:03}.jpg"])
+def test_two_columns_name_an_image(tmp_path, form):
+    frames = [(video, frame) for video in range(4) for frame in range(3)]
+    wanted = [f"train/{form.format(*pair)}" for pair in frames]
+    cells = [f"frame_{f}.jpg" if "frame" in form else str(f) for _, f in frames]
+    videos = [f"v{video}" for video, _ in frames]
+    lay(tmp_path, *wanted, train=table(videos, cells, "abc" * 4, head="video,frame,label"))
+    index = read_train(tmp_path)
+    assert index.columns["image"] == wanted and index.columns["group"] == videos
+
+
+def test_names_of_test_images_inside_their_folder(tmp_path):
+    lay(tmp_path, "test/rois/a.jpg", "test/rois/b.jpg", sample_submission="id,label\n0,x\n1,x\n")
+    (tmp_path / "test/annotations.csv").write_text("id,path\n0,rois/b.jpg\n1,rois/a.jpg\n")
+    found = rows(read_test(tmp_path), "id", "image")
+    assert found == [("0", "test/rois/b.jpg"), ("1", "test/rois/a.jpg")]
+
+
+@pytest.mark.parametrize("bare", ["images/bare", "images/nobody"])
+def test_bare_names_of_images_in_a_class_called_mask(tmp_path, bare):
+    paths = [f"{('images/mask', bare)[place % 2]}/{place}.jpg" for place in range(12)]
+    lay(tmp_path, *paths, train=table(NAMES, ["worn", "none"] * 6))
+    assert [image for image, _ in pairs(tmp_path)] == paths
+
+
+def test_a_mask_stands_for_no_image_that_is_missing(tmp_path):
+    lay(tmp_path, *(f"images/{name}" for name in NAMES[1:]), *(f"masks/{name}" for name in NAMES))
+    lay(tmp_path, train=table(NAMES, "abc" * 4))
+    with pytest.raises(UserError, match="names 1 image not in"):
+        read_train(tmp_path)
+
+
+def test_what_follows_all_names_may_be_left_out_alone(tmp_path):
+    """UNIFESP's 1.2.826.1-c.dcm: the ids have the beginning that all names have."""
+    ids = [f"1.2.826.{place}" for place in range(12)]
+    lay(tmp_path, *(f"train/{key}-c.jpg" for key in ids), train=table(ids, "ab" * 6, head="u,y"))
+    index = read_train(tmp_path, image_column="u")
+    assert index.columns["image"] == [f"train/{key}-c.jpg" for key in ids]
+
+
 # Refusals that say what helps
+
+
+def test_measurements_of_an_image_in_several_lines_are_measurements(tmp_path):
+    values = [str(place + 0.5) for place in range(12)]
+    lay(tmp_path, *NAMES, train=table(NAMES[:6] * 2, values, head="image,target"))
+    with pytest.raises(UserError, match="that is a measurement"):
+        read_train(tmp_path)
+
+
+def test_columns_beside_a_label_in_the_sample_are_named(tmp_path):
+    lay(tmp_path, sample_submission="img,w,h,label\n7.jpg,3,4,cat\n")
+    with pytest.raises(UserError, match="if it is the label, remove w, h there, and add that"):
+        read_sample(tmp_path)
+
+
+def test_lines_without_a_label_may_be_the_test(tmp_path):
+    lay(tmp_path, *NAMES, train=table(NAMES, [*"abcabcab", *[""] * 4]))
+    with pytest.raises(UserError, match=f"to predict them, move them to {tmp_path / 'test.csv'}"):
+        read_train(tmp_path)
+
+
+def test_packed_test_images_are_named_for_the_test(tmp_path):
+    lay(tmp_path, "train-image.hdf5", "test-image.hdf5", "train/a/1.jpg", test="n,age\n7,4\n")
+    with pytest.raises(UserError, match=r"if the images are in test-image.hdf5"):
+        read_test(tmp_path)
+
+
+def test_tables_of_the_test_are_not_named_as_labels(tmp_path):
+    lay(tmp_path, *(f"rois/{name}" for name in NAMES), "test/rois/a.jpg")
+    (tmp_path / "test/annotations.csv").write_text("id,path\n0,rois/a.jpg\n")
+    (tmp_path / "annotations.csv").write_text("path,label\nrois/1.jpg,a\n")
+    with pytest.raises(UserError, match=r"if annotations.csv has the labels"):
+        read_train(tmp_path)
+
+
+def test_validation_images_without_class_folders(tmp_path):
+    lay(tmp_path, "train/a/images/1.jpg", "train/b/images/2.jpg", "val/images/3.jpg")
+    note = "val/ is not used: it has no images in class folders (val/<class>/)"
+    assert note in read_train(tmp_path).notes
 
 
 def test_test_tables_of_other_names_are_named(tmp_path):

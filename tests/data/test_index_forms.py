@@ -102,9 +102,7 @@ def test_a_table_of_ids_and_words_without_names_is_refused(tmp_path, first):
     put(tmp_path, *(f"test/{key}.jpg" for key in ids))
     lines = "".join(f"{key},cat\n" for key in ids)
     lay(tmp_path, sample_submission=lines)
-    with pytest.raises(UserError, match=r"no line of column names.*such as 'image,label'"):
-        read_test(tmp_path)
-    lay(tmp_path, sample_submission="image,label\n" + lines)
+    assert any("no line of column names: nor" in note for note in read_test(tmp_path).notes)
     assert rows(read_test(tmp_path), "id") == [(key,) for key in ids]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,20 @@ def test_labels_as_the_sample_writes_them(tmp_path, cells, classes, written) -> 
     header, *rows = write(tmp_path, form)
     assert header == ["id", "label"] and [row[0] for row in rows] == IDS
     assert [row[1] for row in rows] == written
+
+
+@pytest.mark.parametrize("mark", [",", "\t", ";"])
+@pytest.mark.parametrize(
+    ("header", "cells", "holds", "line"),
+    [(("id", "label"), "cat", "labels", "a_1{}cat\n"),
+     (("id", "cat"), "0", "probabilities", "a_1{}0.7\n")],
+)  # fmt: skip
+def test_other_marks_and_no_names(tmp_path, mark, header, cells, holds, line) -> None:
+    form = find_form(sample(*[cells] * 3, header=header), CLASSES, holds=holds)
+    for named in (True, False):
+        write(tmp_path, replace(form, mark=mark, named=named))
+        text = (tmp_path / "submission.csv").read_text()
+        assert text.startswith((mark.join(header) + "\n") * named + line.format(mark))
 
 
 def test_numbers_are_said_aloud() -> None:
@@ -249,7 +264,7 @@ def test_what_was_written_wrongly_does_not_stand(tmp_path, monkeypatch, kind) ->
     form = find_form(asked, CLASSES, holds=holds, ids=IDS)
     whole = submission.csv_row
     monkeypatch.setattr(
-        submission, "csv_row", lambda row: whole(row).replace("cat", "cta").replace("0.7", "0.8")
+        submission, "csv_row", lambda *row: whole(*row).replace("cat", "cta").replace("0.7", "0.8")
     )
     decision = Decision("none", top=2) if kind == "lists" else ARGMAX
     with pytest.raises(UserError, match="try again"):

@@ -106,7 +106,7 @@ def test_what_is_refused(tmp_path, monkeypatch) -> None:
         form = find_label_form(None, LABELS, holds="probabilities")
         write_labels(tmp_path / "s.csv", form, ("x", "y"), PAIRS * np.nan, RULE)
     line = submission.csv_row
-    monkeypatch.setattr(submission, "csv_row", lambda cells: line(cells).replace("0.9", "0.8"))
+    monkeypatch.setattr(submission, "csv_row", lambda *cells: line(*cells).replace("0.9", "0.8"))
     with pytest.raises(UserError, match="line 2 is not what was written"):
         write(tmp_path, None, "probabilities", RULE)
     assert not (tmp_path / "s.csv").exists()

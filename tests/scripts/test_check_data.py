@@ -161,6 +161,14 @@ def test_classes_of_masks_that_are_worn_are_classes(tmp_path: Path) -> None:
     assert check_data.main(config) == 0
 
 
+def test_columns_are_refused_where_masks_are_checked(tmp_path: Path, call: Any) -> None:
+    for name in ("images/1.jpg", "masks/1.png"):
+        (tmp_path / name).parent.mkdir()
+        cv2.imwrite(str(tmp_path / name), np.zeros((32, 32), np.uint8))
+    said = call("scripts.check_data", "--data_dir", str(tmp_path), "--label_column", "x")
+    assert said.is_one_line("--label_column: names a column of a table", "leave it out")
+
+
 def test_a_source_that_there_is_not_is_refused_in_photographs_too(place: Place, call: Any) -> None:
     said = call("scripts.check_data", "--data_dir", str(place.data), "--source", "nonsense")
     assert said.is_one_line("--source 'nonsense'", "auto, or one of")

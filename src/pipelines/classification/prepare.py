@@ -227,7 +227,9 @@ def read_form(
         form = find_label_form(sample, classes, holds=holds, ids=ids)
     else:
         form = find_form(sample, classes, holds=holds, ids=ids, **options)
-    if sample or not id_name:
+    if table is not None:
+        return replace(form, mark=table.attrs["mark"], named=not table.attrs.get("bare"))
+    if not id_name:
         return form
     return replace(form, header=(id_name, *form.header[1:]))
 
