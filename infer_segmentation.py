@@ -171,8 +171,9 @@ def predict_images(
             mask = clean(mask)
         write_index_png(folder.mask(row), mask)
     lines = folder.write_run_lengths()
-    views = sorted({member.num_views for member in members})
-    how = f"{counted(len(rows), f'{config.split} image')} at native size, views {views}"
+    views = " or ".join(map(str, sorted({member.num_views for member in members})))
+    how = f"{counted(len(rows), f'{config.split} image')} at native size, "
+    how += f"{views} view{'s' * (views != '1')}"
     tuned = config.threshold < 0 and all("views" in member.done for member in members)
     if threshold != 0.5 and tuned:
         how += f", threshold {threshold:.3g} {origin}"

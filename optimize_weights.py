@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from src.metrics.classification import Array
     from src.metrics.contest import Metric
 
-GAINS = ("", "", "weight", "alone", "gained")  # columns: what each model and view is worth
+GAINS = ("linear pool", "", "weight", "alone", "gained")  # what each model and view is worth
 
 
 def main(argv: list[str]) -> int:

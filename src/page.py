@@ -203,13 +203,15 @@ def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _axis(values: Sequence[float], start: float, stop: float) -> tuple[Scale, Marks]:
-    """Return the map from numbers to ``start`` … ``stop`` and the marks, three to six of them."""
+    """Return the map from numbers to ``start`` … ``stop`` and its marks, six at most."""
     low, high = min(values), max(values)
     if high - low < 1e-9 * max(abs(high), 1e-9):
         low, high = low - 0.5 * abs(low) - 1e-6, high + 0.5 * abs(high) + 1e-6
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
+    if all(float(value).is_integer() for value in values):
+        step = max(step, 1.0)  # there is no epoch 1.5
     pad = 0.04 * (high - low)
     low, high = low - pad, high + pad
     digits = max(0, -math.floor(math.log10(step) + 1e-9))

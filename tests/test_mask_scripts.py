@@ -111,6 +111,7 @@ def test_lanes_from_images_to_submitted_masks(
     ) == 0  # fmt: skip
     said = capsys.readouterr().out
     assert "2 runs, weights from 3 images" in said and "no scores" in said
+    assert re.search(r"masks of 2 test images at native size, \d( or \d)? views?[,;]", said)
     with (masks / "masks.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["id"] for line in lines] == ["l", "m"]

@@ -42,6 +42,7 @@ def test_weights_are_written_and_every_method_is_shown(world, capsys):
     for method in ("uniform", "prior weights", "best single", "greedy", "convex"):
         assert method in text
     assert "duality gap" in text and "calibrated" in text and "95 % interval" in text
+    assert "\nlinear pool " in text, "whose weights these are: weights.json may have others"
     weights = read_weights(world.root / "weights.json")
     scores = weights.scores
     fitted = {name: score["fitted"] for name, score in scores.items()}

@@ -80,6 +80,14 @@ def test_a_constant_is_drawn_too(points: list[tuple[float, float]]) -> None:
     assert "nothing to plot" in line_plot({"a": []}, title="t", x_label="x", y_label="y")
 
 
+@pytest.mark.parametrize("points", [[(1, 0.0), (2, 0.0)], [(1, 3), (2, 4)]])
+def test_whole_numbers_have_whole_marks(points: list[tuple[float, float]]) -> None:
+    """Marks of a score that was 0 throughout were so long that they left the plot."""
+    html = line_plot({"a": points}, title="t", x_label="x", y_label="y")
+    marks = re.findall(r"<text[^>]*>([-\d.]+)</text>", html)
+    assert marks and all(mark.lstrip("-").isdigit() for mark in marks), marks
+
+
 def test_a_page_asks_the_network_for_nothing() -> None:
     html = page("t", {"A b": [Html("<p>x</p>")], "empty": []})
     assert "default-src 'none'" in html and not re.search(r"(src|href)=\"(?!#|data:)", html)

@@ -388,7 +388,9 @@ def class_panel(
     )
     weights, units = draw_weights(len(counts), groups, num_resamples=500)
     low = high = np.full(len(iou), np.nan)
+    title = "pooled IoU"
     if units >= MIN_UNITS:
+        title += f", 95 % over {units} images or groups"
         low, high = percentile_interval(class_iou(counts, weights))
     pixels = counts.target.sum(0)
     rows: list[list[Any]] = [
@@ -401,8 +403,8 @@ def class_panel(
     ranked = {"images": [(float(n + 1), float(v)) for n, v in enumerate(mean)]}
     return [
         plots([
-            interval_plot([(str(r[0]), r[1], r[2], r[3]) for r in rows[:40]],
-                          title=f"pooled IoU, 95 % over {units} images or groups", x_label="IoU"),
+            interval_plot([(str(r[0]), r[1], r[2], r[3]) for r in rows[:40]], title=title,
+                          x_label="IoU"),
             line_plot(ranked, title="mean foreground IoU of each image, worst to best",
                       x_label="image", y_label="IoU"),
         ]),
