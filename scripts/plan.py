@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
             copy_plan(config.resume_from, output)
         earlier = last_seconds(output.history)
         clock = Clock(output.plan_state, config.hours, began=started, earlier=earlier)
-        if clock.left() <= 0 and stands(output, clock):
+        if clock.left() <= 0 and stands(config, output, clock):
             print(f"the {config.hours:g} hours are spent; pass more --hours to go on")
             return 0
         with clock.beating(), own_remedy():
@@ -149,7 +149,7 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     def after(models: Sequence[str], loss: float, forecast: float) -> None:
         add_history(output.history, clock.spent(), models, loss, forecast)
         with clock.lock:
-            clock.state["submission"] = describe_file(output.submission)
+            clock.state["submission"] = describe_submission(output, test)
 
     place.check_rows(rows)
     for probe in list(probes) if clock.left() > 0 else ():
@@ -221,10 +221,21 @@ def train_tables(place: Place, seconds: float) -> None:
     train_tabular(TabularConfig(**options), (index, place.folds))
 
 
-def stands(output: Output, clock: Clock) -> bool:
-    """Tell whether there is a submission, and it is the one that was written last."""
-    written = clock.state.get("submission")
-    return output.submission.is_file() and written in (None, describe_file(output.submission))
+def describe_submission(output: Output, test: Index) -> Json:
+    """Return what names a submission and the images it is of."""
+    from src.pipelines.classification.infer import hash_images
+
+    return {**describe_file(output.submission), "test": hash_images(test)}
+
+
+def stands(config: PlanConfig, output: Output, clock: Clock) -> bool:
+    """Tell whether there is a submission, the one that was written last, of today's test images."""
+    if not output.submission.is_file():
+        return False
+    test = read_test(find_root(config.data_dir), allow_outside=config.allow_outside)
+    now = describe_submission(output, test)
+    written = clock.state.get("submission", now)
+    return bool(written | {"test": written.get("test", now["test"])} == now)
 
 
 def make_steps(place: Place, cards: Sequence[Card]) -> Steps:

@@ -6,6 +6,7 @@ import csv
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -203,6 +204,12 @@ def test_what_a_finished_probe_has_lost_is_noted_once(
     submission.write_bytes(whole[:-9])
     said = fresh.start("scripts.plan", *plan_of_a_probe, *spent)
     assert "hours are spent" not in said.out and submission.read_bytes() == whole
+    images = sorted((fresh.data / "test").iterdir())
+    shutil.copy(images[0], images[1])  # a contest's second stage has other images
+    said = fresh.start("scripts.plan", *plan_of_a_probe, *spent)
+    assert said.status == 0 and "hours are spent" not in said.out, said.out + said.err
+    assert submission.read_bytes() != whole
+    assert "hours are spent" in fresh.start("scripts.plan", *plan_of_a_probe, *spent).out
     refused = fresh.start("scripts.plan", *plan_of_a_probe, "--metric", "macro_f1", "--hours", "1")
     assert refused.is_one_line("metric was 'log_loss'", "pass what it began with")
     (fresh.output / "submission.csv").unlink()
