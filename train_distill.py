@@ -141,11 +141,13 @@ def segmentation_field(config: DistillConfig, output: Output) -> Field:
             masks.start_at_prior(model, data)
         return model
 
-    def train(own: DistillConfig, run: Run, model: nn.Module, task: Task, role: str) -> Done:
+    def train(
+        own: DistillConfig, run: Run, model: nn.Module, task: Task, role: str, about: Json
+    ) -> Done:
         runtime = own_runtime(own)
         return masks.train_masks(
             own, run, data, model, task, output=output, network=spec(role), runtime=runtime,
-            extra={"track": "distill"},
+            extra={"track": "distill", **about},
         )  # fmt: skip
 
     return Field(task, build, train, data.hash)
@@ -184,9 +186,11 @@ def classification_field(config: DistillConfig, output: Output) -> Field:
             timm_id, num_classes, image_size=size, weights=weights, frozen_norms=True
         )
 
-    def train(own: DistillConfig, run: Run, model: nn.Module, task: Task, role: str) -> Done:
+    def train(
+        own: DistillConfig, run: Run, model: nn.Module, task: Task, role: str, about: Json
+    ) -> Done:
         augment = train_transform(size, **own.shared(AugmentConfig))
-        about = {"kind": "classifier", "timm_id": check_timm_id(getattr(config, role))}
+        about = {"kind": "classifier", "timm_id": check_timm_id(getattr(config, role)), **about}
         return train_classifier(
             own, run, data, parse_fold(own.fold), model, task, augment,
             output=output, about=about, runtime=own_runtime(own),

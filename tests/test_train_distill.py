@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ def test_three_runs_a_table_and_a_prediction(
 
     assert distill(out, shapes, *options) == 0
     assert capsys.readouterr().out.count("skipped") == len(roles)
+    teacher = out / "distill" / "trio-teacher"
+    teacher.rename(tmp_path / "kept")
+    with pytest.raises(UserError, match=r"trio-distilled/fold0 was taught by another .*teacher/fo"):
+        distill(out, shapes, *options, "--teacher_epochs", "1")  # is no option of the student
+    journal = (out / "distill" / "trio" / "trials.journal").read_text()
+    assert journal.count('"study"') == 4  # its trials, too, had another
+    shutil.rmtree(teacher)
+    (tmp_path / "kept").rename(teacher)
     run = str(out / "distill" / "trio-only_feature" / "fold0")  # it has a projector to drop
     assert infer_segmentation.main(
         ["--runs", run, "--output", str(tmp_path / "masks"), "--device", "cpu"]

@@ -31,9 +31,9 @@ from src.mask_config import DistillConfig
 from src.metrics.bootstrap import Difference, Score, bootstrap_difference
 from src.metrics.counts import STATISTICS, SegmentationCounts
 from src.models.distilled import build_student, show_features
-from src.pipelines.run_folder import finished, parse_fold, refuse_lost
+from src.pipelines.run_folder import finished, mark_teacher, parse_fold, refuse_lost
 from src.pipelines.segmentation.report import load_held_out
-from src.runs import Done, Output, Run, read_done
+from src.runs import Done, Output, Run, read_done, training_mark
 from src.script import UserError, counted, format_table
 from src.tasks.classification import Classification
 from src.tasks.distillation import NAMES, Distillation
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 OF_RUNS = ("ablate", "tune", "tune_epochs", "seeds", "allow_weak_teacher", "model")
 OF_TEACHING = (*(f"weight_{name}" for name in TERMS), "temperature", "share_every")
 DEFAULT_WEIGHT = 0.3
+ALONE = ("student", "teacher")  # roles that nobody teaches
 
 
 def role_config(config: DistillConfig, role: str) -> DistillConfig:
@@ -56,7 +57,7 @@ def role_config(config: DistillConfig, role: str) -> DistillConfig:
     idle = [*OF_RUNS, "teacher_epochs"]
     if role == "teacher" and config.teacher_epochs:
         config = replace(config, epochs=config.teacher_epochs)
-    if role in ("student", "teacher"):
+    if role in ALONE:
         other = "teacher" if role == "student" else "student"
         idle += OF_TEACHING
         idle += [f.name for f in dataclasses.fields(config) if f.name.startswith(other)]
@@ -108,8 +109,8 @@ class Field:
     task: Segmentation | Classification
     # (role, pretrained?) → the net, with its pretrained weights if asked
     build: Callable[[str, bool], nn.Module]
-    # (config, run, model, task, role) → content of ``finished.json``
-    train: Callable[[DistillConfig, Run, nn.Module, Task, str], Done]
+    # (config, run, model, task, role, more for ``config.yaml``) → content of ``finished.json``
+    train: Callable[[DistillConfig, Run, nn.Module, Task, str, Json], Done]
     data_hash: str  # of images, labels and who is held out
     terms: tuple[str, ...] = TERMS  # distillation terms that exist here
     image_size: int = 64  # side of a square that every net accepts
@@ -127,25 +128,31 @@ def train_role(
     own = role_config(config, role)
     run = output.run(f"{name}-{role}", parse_fold(config.fold))
     with run.hold():
+        about = {} if role in ALONE else mark_teacher(run, teacher_of(config, output, name))
         done = runtime.from_main(finished(run, own, field.data_hash))
         if done is None:
-            done = train_fresh(own, role, field, output, runtime, name, run)
+            done = train_fresh(own, role, field, output, runtime, name, run, about)
     return run, done
+
+
+def teacher_of(config: DistillConfig, output: Output, name: str) -> Run:
+    """Return the run that teaches."""
+    return output.run(f"{name}-teacher", parse_fold(config.fold))
 
 
 def train_fresh(
     own: DistillConfig, role: str, field: Field, output: Output, runtime: Runtime, name: str,
-    run: Run, wrap: Callable[[Task], Task] = lambda task: task,
+    run: Run, about: Json, wrap: Callable[[Task], Task] = lambda task: task,
 ) -> Done:  # fmt: skip
-    """Train a role in a run that is held; ``wrap`` may watch its task."""
+    """Train a role in a run that is held; it keeps ``about``, and ``wrap`` may watch its task."""
     base = "teacher" if role == "teacher" else "student"
     torch.manual_seed(own.seed)
     model = field.build(base, True)
     task: Task = field.task
-    if role not in ("student", "teacher"):
+    if role not in ALONE:
         weights = weights_of(own)
         assert weights, "fit_terms() and the search see to it"
-        taught = output.run(f"{name}-teacher", parse_fold(own.fold))
+        taught = teacher_of(own, output, name)
         refuse_lost(taught, read_done(taught), taught.best)
         teacher = field.build("teacher", False)
         teacher.load_state_dict(load_weights(taught.best))
@@ -157,7 +164,7 @@ def train_fresh(
         task = Distillation(
             field.task, teacher, show_features, weights, own.temperature, own.share_every
         )
-    return field.train(own, run, model, wrap(task), base)
+    return field.train(own, run, model, wrap(task), base, about)
 
 
 def gate(student: Done, teacher: Done, *, lower_is_better: bool,
@@ -318,7 +325,8 @@ def tune(
     path = output.trials(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with hold(path.with_suffix(".held"), str(path)):
-        kept = Journal(path, study_name)
+        taught = training_mark(read_done(teacher_of(config, output, name)))
+        kept = Journal(path, f"{study_name} {taught}")
         for trial in ask_until(study, config.tune):
             own = suggest(trial, short, terms)
             record = find_trial(kept, trial)
@@ -378,7 +386,7 @@ def run_trial(
             path.unlink(missing_ok=True)
         try:
             done = train_fresh(
-                own, "trial", field, output, runtime, name, run,
+                own, "trial", field, output, runtime, name, run, {},
                 lambda task: Watched(**vars(task), report=report),
             )  # fmt: skip
             score = done["score"]

@@ -16,6 +16,7 @@ from torch import nn
 from src.data.masks import count_classes
 from src.data.sources.registry import DATASETS, list_datasets
 from src.engine.runtime import start_runtime
+from src.files import Json
 from src.mask_config import MicroConfig
 from src.models.distilled import build_student, show_features
 from src.models.micro.registry import (
@@ -30,7 +31,7 @@ from src.models.micro.registry import (
     rate_of,
 )
 from src.pipelines.distillation import compare_roles, gate, mean_spread
-from src.pipelines.run_folder import SCENES, data_label, finished, parse_fold
+from src.pipelines.run_folder import SCENES, data_label, finished, mark_teacher, parse_fold
 from src.pipelines.segmentation import train as masks
 from src.pipelines.segmentation.ensemble import load_member, pool_choice
 from src.runs import Done, Output, Run
@@ -205,15 +206,18 @@ def train_run(
     run = run_of(own, name, where, seed, output)
     with run.hold():
         data = read_set(config, where)
+        taught = run_of(own, own.teacher, where, seed, output) if own.teacher else None
+        about = mark_teacher(run, taught) if taught else {}
         done = finished(run, own, data.hash)
         if done is None:
-            done = _train(own, run, data, where, seed, output)
+            done = _train(own, run, data, where, seed, output, taught, about)
     return run, done
 
 
 def _train(
-    own: MicroConfig, run: Run, data: masks.MaskData, where: MicroSet, seed: int, output: Output
-) -> Done:
+    own: MicroConfig, run: Run, data: masks.MaskData, where: MicroSet, seed: int, output: Output,
+    taught: Run | None, about: Json,
+) -> Done:  # fmt: skip
     pixels, images = count_classes(data.index, data.split.train)
     plain = build_task(own, data, images.tolist())
     task: Task = plain
@@ -225,14 +229,14 @@ def _train(
     if own.prior:
         share = torch.from_numpy(pixels / max(1, pixels.sum()))
         model.set_prior(share)  # type: ignore[operator]
-    if own.teacher:
-        teacher = load_member(run_of(own, own.teacher, where, seed, output)).build()
+    if taught:
+        teacher = load_member(taught).build()
         teacher = runtime.place(teacher).eval().requires_grad_(False)
         model = build_student(model, teacher, project=False, num_terms=len(NAMES))
         task = Distillation(plain, teacher, show_features, TEACHING)
     return masks.train_masks(
         own, run, data, model, task, output=output, network=spec, runtime=runtime,
-        extra={"track": "micro", "protocol": own.protocol},
+        extra={"track": "micro", "protocol": own.protocol, **about},
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ from src.files import (
     write_json,
 )
 from src.option import Options
-from src.runs import REPAIR, Done, Output, Run, is_same_data, read_config, read_done
+from src.runs import REPAIR, Done, Output, Run, is_same_data, read_config, read_done, training_mark
 from src.script import UserError, process_rank
 
 if TYPE_CHECKING:
@@ -145,6 +146,26 @@ def refuse_other_data(run: Run, config: EngineConfig) -> None:
             f"{run.folder} was trained on {next(places)}, not on {next(places)}: pass another "
             f"--name; if both hold the same, --data_dir {before or now}"
         )
+
+
+def mark_teacher(run: Run, teacher: Run) -> Json:
+    """Return what the ``config.yaml`` of a taught ``run`` says of its teacher.
+
+    Raises:
+        UserError: the run has begun with another teacher under that name.
+    """
+    if not teacher.finished.exists():  # whoever needs it says so
+        return {}
+    now = then = training_mark(read_done(teacher))
+    if run.has_state or run.finished.exists():
+        with suppress(UserError):  # damaged: it is written anew
+            then = read_config(run)["resolved"].get("teacher", now)
+    if then != now:
+        raise UserError(
+            f"{run.folder} was taught by another {teacher.folder} than there is now: delete the "
+            "former folder to teach anew, restore the latter, or pass another --name"
+        )
+    return {"teacher": now}
 
 
 def lost_files(run: Run, done: Done) -> list[str]:
