@@ -8,7 +8,6 @@ counts. output/plan.yaml says what is trained, output/history.csv what it came t
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 import time
@@ -29,7 +28,13 @@ with one_line_errors():
     from src.ensemble.weights import read_forecast
     from src.files import Json, describe_file, hold, sweep, write_json
     from src.pipelines.classification import plan
-    from src.pipelines.classification.follow import Clock, Follower, Steps, calibrated_losses
+    from src.pipelines.classification.follow import (
+        Clock,
+        Follower,
+        Steps,
+        Train,
+        calibrated_losses,
+    )
     from src.pipelines.classification.plan import Candidate, Member, Work
     from src.pipelines.classification.plan_files import (
         PLAN_AGAIN,
@@ -39,14 +44,13 @@ with one_line_errors():
         read_plan,
         read_survey,
     )
-    from src.pipelines.classification.plan_runs import Card, Place, further_cards, infer_options
+    from src.pipelines.classification.plan_runs import Place, infer_options
     from src.pipelines.classification.prepare import (
         find_aliases,
         form_asked_for,
         prepare_data,
         read_index,
     )
-    from src.pipelines.grid import card_environment, find_cards
     from src.pipelines.run_folder import copy_plan
     from src.reader import field_types, parse
     from src.runs import Output
@@ -116,11 +120,13 @@ def reword(said: str) -> str:
 
 def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     """Prepare, survey and plan; then train to the deadline."""
+    from src.pipelines.classification.plan_cards import start_cards
+
     base = fold_flags(config)
     usual_folds = 3 if config.hours < SHORT_HOURS else 5
     index, folds, test = read_data(FoldConfig(**base), output, usual_folds)
-    runtime, further = start_cards(config)
-    work = plan.size_of_work(folds, len(test.table), 1 + len(further))
+    runtime, cards = start_cards(config)
+    work = cards.share(plan.size_of_work(folds, len(test.table)))
     found, runtime = survey_data(config, output, index, folds, runtime, clock, work)
     probes = plan.pick_probes(found, work, clock.left(), config.seed)
     left = clock.left() - sum(probe.tail_s for probe in probes)
@@ -156,9 +162,9 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
         place.train_probe(probe.name)
     if clock.left() > 0:
         train_tables(place, clock.left())
-    with further_cards(place, further) as elsewhere:
+    with cards.training(place, work, members) as (here, elsewhere, work):
         follower = Follower(
-            members, probes, ranked, work, clock, make_steps(place, elsewhere),
+            members, probes, ranked, work, clock, make_steps(place, here, elsewhere),
             seed=config.seed, keep=keep, after=after,
         )  # fmt: skip
         if clock.left() > 0:
@@ -167,18 +173,6 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     if "submission" not in clock.state:
         raise UserError(too_short(config))
     print(f"{output.submission} stands after {clock.spent() / 60:.1f} minutes", flush=True)
-
-
-def start_cards(config: PlanConfig) -> tuple[Runtime, dict[str, dict[str, str]]]:
-    """Return the runtime of this process, and the environment of one for each further card."""
-    from src.engine.runtime import start_runtime
-
-    cards = find_cards() if config.device in ("auto", "cuda") else []
-    alone = {f"card {card}": card_environment(card, len(cards)) for card in cards}
-    if len(cards) > 1:
-        os.environ.update(alone.pop(f"card {cards[0]}"))
-    runtime = start_runtime(config.device, config.precision)
-    return runtime, alone if runtime.device.type == "cuda" and len(cards) > 1 else {}
 
 
 def read_data(config: FoldConfig, output: Output, usual_folds: int) -> tuple[Index, Folds, Index]:
@@ -238,17 +232,17 @@ def stands(config: PlanConfig, output: Output, clock: Clock) -> bool:
     return bool(written | {"test": written.get("test", now["test"])} == now)
 
 
-def make_steps(place: Place, cards: Sequence[Card]) -> Steps:
+def make_steps(place: Place, here: Train, elsewhere: Sequence[Train]) -> Steps:
     """Return what a plan does."""
     config, output = place.config, place.output
     return Steps(
-        train=place.train,
+        train=here,
         probe=place.train_probe,
         submit=lambda models, final: submit(config, output, models, final=final),
         is_finished=lambda name, fold: output.run(name, fold).finished.exists(),
         losses=lambda name, fold: calibrated_losses(output.run(name, fold).oof),
         say=lambda line: print(line, flush=True),
-        elsewhere=[card.train for card in cards],
+        elsewhere=elsewhere,
     )
 
 

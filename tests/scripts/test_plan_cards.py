@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import re
 
 import pytest
 
 from src.engine.runtime import start_runtime
-from src.pipelines.classification import plan
+from src.pipelines.classification import plan, plan_cards
 from src.runs import Output
 from tests.scripts.conftest import Place
 
@@ -18,11 +17,8 @@ from tests.scripts.conftest import Place
 def test_folds_are_shared_between_cards(
     fresh: Place, plan_of_a_probe: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = importlib.import_module("scripts.plan")
-    environment = {"OMP_NUM_THREADS": "1"}
-    monkeypatch.setattr(
-        script, "start_cards", lambda config: (start_runtime("cpu"), {"card 1": environment})
-    )
+    cards = plan_cards.Cards({"card 1": {"OMP_NUM_THREADS": "1"}})
+    monkeypatch.setattr(plan_cards, "start_cards", lambda config: (start_runtime("cpu"), cards))
     monkeypatch.setattr(plan, "MAX_EPOCHS", 4)
 
     def members(ranked: list[plan.Candidate], work: plan.Work, *_: object) -> list[plan.Member]:

@@ -299,7 +299,7 @@ class Follower:
         """Train a fold, and learn what it costs."""
         with self.clock.lock:
             waiting = [(m.epochs, m) for m, f in self.tasks() if (m.name, f) not in self.running]
-        others = waiting[:: self.work.num_cards]  # what this card will have to train
+        others = waiting[:: 1 + len(self.steps.elsewhere)]  # what this card will have to train
         marks, epoch_s = [self.clock.worked()], member.epoch_s  # the begin of each epoch
         left = member.epochs
         tail_s = member.tail_s - self.starts.get(member.name, 0.0)  # who asks has begun

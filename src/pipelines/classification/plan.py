@@ -105,6 +105,7 @@ class Work:
     test_rows: int
     num_folds: int
     num_cards: int = 1  # folds that are trained at once
+    pace: float = 1.0  # of the surveyed rates, what each of these has
 
     @property
     def epoch_worth(self) -> float:
@@ -117,26 +118,26 @@ class Work:
         return max(1, math.ceil(MIN_EPOCHS / self.epoch_worth))
 
 
-def size_of_work(folds: Folds, test_rows: int, num_cards: int = 1) -> Work:
+def size_of_work(folds: Folds, test_rows: int) -> Work:
     """Return how many rows a fold trains on and scores."""
     used = int((folds.fold >= 0).sum())
     valid = used // folds.num_folds
     train = len(folds.train_rows(None)) - valid  # external images are trained on in every fold
-    return Work(train, valid, test_rows, folds.num_folds, num_cards)
+    return Work(train, valid, test_rows, folds.num_folds)
 
 
 def epochs_in(candidate: Candidate, work: Work, seconds: float, num_members: int) -> float:
     """Return the epochs that ``num_members`` members of all folds can have in ``seconds``."""
     rounds = math.ceil(num_members * work.num_folds / work.num_cards)
     training = max(0.0, seconds / rounds - tail_of(candidate, work))
-    return training * candidate.train_rate / work.train_rows
+    return training * candidate.train_rate * work.pace / work.train_rows
 
 
 def tail_of(candidate: Candidate, work: Work) -> float:
     """Return the seconds of a fold beside its epochs: a probe, a walk back, all views."""
     views = COMMON["tta_steps"] + (0 if candidate.fixed_size else 2 * TTA_SCALE**2)
     images = work.train_rows / 2 + (2 + views) * work.valid_rows + views * work.test_rows
-    return images / candidate.infer_rate + 4.0
+    return images / (candidate.infer_rate * work.pace) + 4.0
 
 
 def expected_loss(candidate: Candidate, epochs: float) -> float:
@@ -162,7 +163,8 @@ def rank(found: Sequence[Candidate], work: Work, seconds: float) -> list[Candida
 
 def costed(name: str, options: Json, candidate: Candidate, work: Work) -> Member:
     """Return a member that costs what training a candidate does."""
-    return Member(name, options, work.train_rows / candidate.train_rate, tail_of(candidate, work))
+    epoch_s = work.train_rows / (candidate.train_rate * work.pace)
+    return Member(name, options, epoch_s, tail_of(candidate, work))
 
 
 def make_member(
