@@ -127,7 +127,9 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     index, folds, test = read_data(FoldConfig(**base), output, usual_folds)
     runtime, cards = start_cards(config)
     work = cards.share(plan.size_of_work(folds, len(test.table)))
-    found, runtime = survey_data(config, output, index, folds, runtime, clock, work)
+    found, runtime = survey_data(
+        config, output, index, folds, runtime, clock, work, cards.threads_each
+    )
     probes = plan.pick_probes(found, work, clock.left(), config.seed)
     left = clock.left() - sum(probe.tail_s for probe in probes)
     ranked = plan.rank(found, work, left)
@@ -261,6 +263,7 @@ def survey_data(
     runtime: Runtime,
     clock: Clock,
     work: Work,
+    threads: int = 0,
 ) -> tuple[list[Candidate], Runtime]:
     """Return the candidates and the runtime they were measured in; what was measured is kept."""
     from src.pipelines.classification import survey
@@ -275,12 +278,13 @@ def survey_data(
         raise UserError(too_short(config))
     backbones = survey.find_backbones(config.models)
     data = ClassData(index, folds, find_aliases(FoldConfig(aliases=config.aliases), index), 0)
-    runtime = survey.settle(data, backbones[0], runtime, config)
+    runtime = survey.settle(data, backbones[0], runtime, config, threads)
     found = survey.survey(
         data, backbones, config.sizes, runtime, pretrained=config.pretrained, seed=config.seed,
         seconds=SURVEY_SHARE * clock.hours * 3600,
         expected=lambda candidate: plan.expected_in(candidate, work, clock.left()),
         affordable=lambda candidate: plan.has_cheap_probe(candidate, work, clock.left()),
+        threads=threads,
     )  # fmt: skip
     heads = ["backbone", "px", "probe", "accuracy", "train img/s", "infer img/s", "min/epoch"]
     print("\n" + format_table(heads, survey.survey_table(found, int((folds.fold >= 0).sum()))))

@@ -8,7 +8,8 @@ They are off on every other device: there nobody has seen that they pay. The net
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,17 @@ def tune_for_cpu(model: nn.Module, device: torch.device) -> None:
     for module in model.modules() if is_on(device) else ():
         if hasattr(module, "tune_for_cpu"):
             module.tune_for_cpu()  # type: ignore[operator]
+
+
+@contextmanager
+def with_threads(count: int) -> Iterator[None]:
+    """Compute with so many threads while the block lasts; 0 = with those there are."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(count or usual)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 def keep_freed_memory() -> None:

@@ -105,7 +105,7 @@ class Work:
     test_rows: int
     num_folds: int
     num_cards: int = 1  # folds that are trained at once
-    pace: float = 1.0  # of the surveyed rates, what each of these has
+    pace: float = 1.0  # of the surveyed rate without gradients, what each of these has
 
     @property
     def epoch_worth(self) -> float:
@@ -130,7 +130,7 @@ def epochs_in(candidate: Candidate, work: Work, seconds: float, num_members: int
     """Return the epochs that ``num_members`` members of all folds can have in ``seconds``."""
     rounds = math.ceil(num_members * work.num_folds / work.num_cards)
     training = max(0.0, seconds / rounds - tail_of(candidate, work))
-    return training * candidate.train_rate * work.pace / work.train_rows
+    return training * candidate.train_rate / work.train_rows
 
 
 def tail_of(candidate: Candidate, work: Work) -> float:
@@ -163,8 +163,7 @@ def rank(found: Sequence[Candidate], work: Work, seconds: float) -> list[Candida
 
 def costed(name: str, options: Json, candidate: Candidate, work: Work) -> Member:
     """Return a member that costs what training a candidate does."""
-    epoch_s = work.train_rows / (candidate.train_rate * work.pace)
-    return Member(name, options, epoch_s, tail_of(candidate, work))
+    return Member(name, options, work.train_rows / candidate.train_rate, tail_of(candidate, work))
 
 
 def make_member(

@@ -30,7 +30,7 @@ from src.script import explain, steady_streams
 from src.tool_config import PlanConfig
 
 STOPS_IN_S = 60.0  # a process that was asked to save and end
-CPU_PACE = 0.62  # of a fold's rate, where two share a CPU's threads (docs/experiments.md)
+CPU_PACE = 0.62  # of a CPU's rate, what each of two has at the same time (docs/experiments.md)
 LEAST_FREE = 3 << 30  # bytes that a further process on a CPU must find
 
 
@@ -42,6 +42,11 @@ class Cards:
     threads: int = 0  # of a CPU, shared by the folds that train; 0 = each card has its own
     folds: int = 0  # that train at the moment
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def threads_each(self) -> int:
+        """Threads of a fold while all cards train; 0 = those there are."""
+        return self.threads // (1 + len(self.further))
 
     def share(self, work: Work) -> Work:
         """Return the size of the job for so many cards."""

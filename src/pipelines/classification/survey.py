@@ -22,7 +22,7 @@ from src.data.decode import read_bytes, read_size
 from src.data.index import Index
 from src.data.transforms import eval_transform
 from src.engine.autotune import autotune, time_steps
-from src.engine.cpu import tune_for_cpu
+from src.engine.cpu import tune_for_cpu, with_threads
 from src.engine.log import say
 from src.engine.predict import default_batch_size
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory
@@ -111,6 +111,7 @@ def survey(
     seconds: float = float("inf"),
     expected: Callable[[Candidate], float] = lambda candidate: candidate.log_loss,
     affordable: Callable[[Candidate], bool] = lambda candidate: True,
+    threads: int = 0,
 ) -> list[Candidate]:
     """Measure the first backbone at every size, the others where the first is best.
 
@@ -125,6 +126,7 @@ def survey(
         expected: what a candidate may come to in the time there is; the others are looked at where
             that or the probe's loss is least.
         affordable: whether there is time for a candidate's probe of all images.
+        threads: of a CPU, with which folds will train; 0 = all.
 
     Raises:
         UserError: weights that are not there, an image that cannot be decoded, no memory at all.
@@ -143,7 +145,7 @@ def survey(
             missed.append(f"{timm_id} at {size} px")
             continue
         try:
-            seen, told = look(data, rows, timm_id, size, runtime, pretrained)
+            seen, told = look(data, rows, timm_id, size, runtime, pretrained, threads)
             alike = [net for net in backbones if short_name(net) == short_name(timm_id)]
             seen = replace(seen, useful_size=min(seen.useful_size, side), whole_id=len(alike) > 1)
             found.append(seen)
@@ -232,10 +234,13 @@ def _elsewhere(
     return list(dict.fromkeys(todo))
 
 
-def settle(data: ClassData, timm_id: str, runtime: Runtime, config: PlanConfig) -> Runtime:
+def settle(
+    data: ClassData, timm_id: str, runtime: Runtime, config: PlanConfig, threads: int = 0
+) -> Runtime:
     """Return the fastest layout and precision for a step of a backbone at its first size.
 
-    On a card the default ones, as :func:`src.engine.autotune.settle_runtime` says.
+    ``threads`` are those that a fold has on a CPU, 0 = all. On a card the default ones, as
+    :func:`src.engine.autotune.settle_runtime` says.
     """
     if runtime.device.type == "cuda":
         return runtime
@@ -244,7 +249,8 @@ def settle(data: ClassData, timm_id: str, runtime: Runtime, config: PlanConfig) 
     tune_for_cpu(model, runtime.device)
     engine = EngineConfig(precision=config.precision, device=config.device)
     task, batch = trial(len(data.classes), size)
-    chosen, seconds, rows = autotune(model, task, batch, runtime, engine)
+    with with_threads(threads):
+        chosen, seconds, rows = autotune(model, task, batch, runtime, engine)
     timed = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in seconds.items())
     say(runtime, f"autotune: {chosen} (a step of {rows}: {timed})")
     return chosen
@@ -265,6 +271,7 @@ def look(
     size: int,
     runtime: Runtime,
     pretrained: str,
+    threads: int = 0,
 ) -> tuple[Candidate, Tensor]:
     """Measure one backbone at one size; return what its probe says of the rows left out, too."""
     num_classes = len(data.classes)
@@ -283,7 +290,8 @@ def look(
     probe = fit_probe(features, torch.as_tensor(data.targets(rows)), num_classes)
     tune_for_cpu(model, runtime.device)
     task, batch = trial(num_classes, size)
-    step = time_steps(model, task, batch, runtime, 6.0)
+    with with_threads(threads):
+        step = time_steps(model, task, batch, runtime, 6.0)
     rate = TRIAL_ROWS / (step * BEYOND_THE_STEP)
     native = find_data_config(timm_id)
     scores = probe.log_loss, probe.accuracy

@@ -42,10 +42,11 @@ def test_a_size_is_looked_at_once() -> None:
 
 
 def test_steps_are_timed_at_a_size_that_may_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = []
+    shapes, threads, usual = [], [], torch.get_num_threads()
 
     def time_none(model: Any, task: Any, batch: Any, runtime: Any, engine: Any) -> Any:
         shapes.append(tuple(batch["image"].shape[2:]))
+        threads.append(torch.get_num_threads())
         return runtime, {}, 16
 
     monkeypatch.setattr(survey, "autotune", time_none)
@@ -53,8 +54,10 @@ def test_steps_are_timed_at_a_size_that_may_be_trained(monkeypatch: pytest.Monke
     for sizes in ((), (32, 64)):
         survey.settle(data, "test_resnet", start_runtime("cpu"), PlanConfig(sizes=sizes))
     assert shapes == [(96, 96), (32, 32)]
+    survey.settle(data, "test_resnet", start_runtime("cpu"), PlanConfig(), usual + 1)
+    assert threads == [usual, usual, usual + 1] and torch.get_num_threads() == usual
     card: Any = SimpleNamespace(device=torch.device("cuda"))
-    assert survey.settle(data, "test_resnet", card, PlanConfig()) is card and len(shapes) == 2
+    assert survey.settle(data, "test_resnet", card, PlanConfig()) is card and len(shapes) == 3
 
 
 def test_backbones_of_one_short_name_are_members_of_their_own(
