@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -262,6 +263,59 @@ def training_mark(done: Done) -> str:
     """Return what names the options and weights of a finished run."""
     weights = done.get("files", {}).get(Run(Path()).best.name)
     return f"{done['config_hash']} {weights['crc32'] if weights else ''}".rstrip()
+
+
+def mark_teacher(run: Run, teacher: Run) -> Json:
+    """Return what the ``config.yaml`` of a taught ``run`` says of its teacher.
+
+    Raises:
+        UserError: the run has begun with another teacher under that name.
+    """
+    if not teacher.finished.exists():  # whoever needs it says so
+        return {}
+    now = then = training_mark(read_done(teacher))
+    if run.has_state or run.finished.exists():
+        with suppress(UserError):  # damaged: it is written anew
+            then = read_config(run)["resolved"].get("teacher", now)
+    if then != now:
+        raise UserError(
+            f"{run.folder} was taught by another {teacher.folder} than there is now: delete the "
+            "former folder to teach anew, restore the latter, or pass another --name"
+        )
+    return {"teacher": now}
+
+
+def pretrained_mark(pretrained: str) -> str:
+    """Return the CRC-32 of the file that ``--pretrained`` names, "" where it names none."""
+    path = Path(pretrained)
+    if pretrained in ("", "auto", "none") or not path.is_file():
+        return ""
+    return _crc32_of(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _crc32_of(path: Path, stamp: int) -> str:
+    return describe_file(path)["crc32"]
+
+
+def refuse_other_weights(run: Run, pretrained: str) -> None:
+    """Refuse a run that has begun from another file of weights under that name.
+
+    Raises:
+        UserError: it has.
+    """
+    now = pretrained_mark(pretrained)
+    if not (now and (run.has_state or run.finished.exists())):
+        return
+    try:
+        then = read_config(run)["runtime"].get("pretrained") or now  # runs of before noted none
+    except UserError:  # damaged: it is written anew
+        return
+    if then != now:
+        raise UserError(
+            f"{run.folder} began from other weights than {pretrained} holds now: restore them, "
+            "pass another --name, or delete the folder"
+        )
 
 
 def safe_name(text: str) -> str:

@@ -31,9 +31,9 @@ from src.mask_config import DistillConfig
 from src.metrics.bootstrap import Difference, Score, bootstrap_difference
 from src.metrics.counts import STATISTICS, SegmentationCounts
 from src.models.distilled import build_student, show_features
-from src.pipelines.run_folder import finished, mark_teacher, parse_fold, refuse_lost
+from src.pipelines.run_folder import finished, parse_fold, refuse_lost
 from src.pipelines.segmentation.report import load_held_out
-from src.runs import Done, Output, Run, read_done, training_mark
+from src.runs import Done, Output, Run, mark_teacher, read_done, training_mark
 from src.script import UserError, counted, format_table
 from src.tasks.classification import Classification
 from src.tasks.distillation import NAMES, Distillation

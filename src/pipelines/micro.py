@@ -31,10 +31,10 @@ from src.models.micro.registry import (
     rate_of,
 )
 from src.pipelines.distillation import compare_roles, gate, mean_spread
-from src.pipelines.run_folder import SCENES, data_label, finished, mark_teacher, parse_fold
+from src.pipelines.run_folder import SCENES, data_label, finished, parse_fold
 from src.pipelines.segmentation import train as masks
 from src.pipelines.segmentation.ensemble import load_member, pool_choice
-from src.runs import Done, Output, Run
+from src.runs import Done, Output, Run, mark_teacher
 from src.script import UserError, counted, format_table
 from src.tasks.distillation import NAMES, Distillation
 from src.tasks.protocols import Task

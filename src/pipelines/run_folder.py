@@ -15,7 +15,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +35,17 @@ from src.files import (
     write_json,
 )
 from src.option import Options
-from src.runs import REPAIR, Done, Output, Run, is_same_data, read_config, read_done, training_mark
+from src.runs import (
+    REPAIR,
+    Done,
+    Output,
+    Run,
+    is_same_data,
+    pretrained_mark,
+    read_config,
+    read_done,
+    refuse_other_weights,
+)
 from src.script import UserError, process_rank
 
 if TYPE_CHECKING:
@@ -79,8 +88,10 @@ def finished(
     Where the run is not ``held`` yet, what it lost is left for the look under its lock to say.
 
     Raises:
-        UserError: complete, but with other options, or on other data than ``split_hash`` names.
+        UserError: begun from other weights, or complete, but with other options, or on other data
+            than ``split_hash`` names.
     """
+    refuse_other_weights(run, getattr(config, "pretrained", ""))
     try:
         done = read_done(run)
     except FileNotFoundError:
@@ -146,26 +157,6 @@ def refuse_other_data(run: Run, config: EngineConfig) -> None:
             f"{run.folder} was trained on {next(places)}, not on {next(places)}: pass another "
             f"--name; if both hold the same, --data_dir {before or now}"
         )
-
-
-def mark_teacher(run: Run, teacher: Run) -> Json:
-    """Return what the ``config.yaml`` of a taught ``run`` says of its teacher.
-
-    Raises:
-        UserError: the run has begun with another teacher under that name.
-    """
-    if not teacher.finished.exists():  # whoever needs it says so
-        return {}
-    now = then = training_mark(read_done(teacher))
-    if run.has_state or run.finished.exists():
-        with suppress(UserError):  # damaged: it is written anew
-            then = read_config(run)["resolved"].get("teacher", now)
-    if then != now:
-        raise UserError(
-            f"{run.folder} was taught by another {teacher.folder} than there is now: delete the "
-            "former folder to teach anew, restore the latter, or pass another --name"
-        )
-    return {"teacher": now}
 
 
 def lost_files(run: Run, done: Done) -> list[str]:
@@ -258,6 +249,7 @@ def write_config(
         "compiled": runtime.compiled,
         "run": identity,
         "processes": runtime.num_processes,
+        "pretrained": pretrained_mark(getattr(config, "pretrained", "")),
     }
     content["versions"] = versions()
     plain = json.loads(json.dumps(content))  # YAML's safe dialect has no tuples

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks.kill_resume import WEIGHTS, make_weights
 from src.engine.weights import load_weights
@@ -65,6 +65,21 @@ def test_a_pretrained_net_can_start_from_a_linear_probe_once(fresh: Place) -> No
     fresh.run.joinpath("finished.json").unlink()  # as if it had been killed at the very end
     again = fresh.train(*flags, *probe, "--epochs", "1")
     assert again.status == 0 and "linear head" not in again.out and "resuming" in again.out
+
+
+def test_another_file_of_weights_under_a_runs_name_is_refused(fresh: Place) -> None:
+    """Skipped, its folds would be of two nets; gone on with, nobody would know of which."""
+    weights = fresh.data.parent / WEIGHTS
+    make_weights(weights)
+    flags = ("--pretrained", str(weights), "--epochs", "1")
+    assert fresh.train(*flags).status == 0
+    first = weights.read_bytes()
+    save_file({name: value + 1 for name, value in load_file(weights).items()}, weights)
+    assert fresh.train(*flags).is_one_line("fold0 began from other weights", "restore them")
+    (fresh.run / "finished.json").unlink()
+    assert fresh.train(*flags).is_one_line("fold0 began from other weights")
+    weights.write_bytes(first)
+    assert fresh.train(*flags).status == 0
 
 
 def test_by_default_a_pretrained_net_has_a_random_head_and_norms_of_the_batch(fresh: Place) -> None:
