@@ -352,9 +352,10 @@ def check_masks(config: CheckConfig) -> Check:
         [label, int(images[k]), int(total[:, k].sum()), float(total[:, k].sum() / total.sum())]
         for k, label in enumerate(labels)
     ]
-    for label, count, *_ in rows[:-1]:
-        if not count:
-            check.say("warning", f"class {label} is in no mask")
+    absent = [str(label) for label, count, *_ in rows[:-1] if not count]
+    if absent:
+        are = counted(len(absent), "class is", "classes are")
+        check.say("warning", f"{are} in no mask: {', '.join(absent)}")
     ordered, empty = sorted(foreground), foreground.count(0)
     if empty:
         check.say("note", f"{counted(empty, 'image')} of {len(index)} without foreground")

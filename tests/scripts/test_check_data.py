@@ -151,6 +151,16 @@ def test_no_data_is_one_line(tmp_path: Path, call: Any) -> None:
     assert call("scripts.check_data", "--data_dir", str(tmp_path / "gone")).is_one_line("missing")
 
 
+def test_classes_that_no_mask_holds_are_named_in_one_line(tmp_path: Path) -> None:
+    draw_bars(tmp_path / "train", "abcdef", 3, seed=0)
+    for path in (tmp_path / "train" / "masks").iterdir():
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), np.where(mask == 2, 4, mask))
+    assert check_data.main(["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "o")]) == 0
+    content = json.loads((tmp_path / "o" / "report" / "data.json").read_text())
+    assert "2 classes are in no mask: class_2, class_3" in said(content, "warning").splitlines()
+
+
 def test_classes_of_masks_that_are_worn_are_classes(tmp_path: Path) -> None:
     for number, name in enumerate(["with_mask", "without_mask"] * 3):
         path = tmp_path / f"data/train/{name}/{number}.jpg"
