@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,6 @@ def main(argv: list[str]) -> int:
 
 def run_check(config: CheckConfig, output: Output) -> Check:
     """Check photographs of classes or images with masks, whichever lies there."""
-    from src.data.index import find_root
     from src.data.sources.folders import holds_masks
     from src.data.sources.masks import JPEG, MASK_SUFFIXES
     from src.data.sources.registry import SOURCES, detect_source
@@ -51,23 +51,16 @@ def run_check(config: CheckConfig, output: Output) -> Check:
     masks = config.masks == "on"
     if config.masks == "auto" and root.is_dir():
         masks = holds_masks(root, MASK_SUFFIXES | JPEG) or detect_source(root) != "folders"
-        try:
-            find_root(root)
-        except UserError as error:
-            try:  # no classification: pictures alone, perhaps
-                return check_drawn(config)
-            except UserError:
-                if masks:
-                    raise
-                raise error from None
-    if masks and config.masks == "auto":
-        try:
-            return check_drawn(config)
-        except UserError:
-            with contextlib.suppress(UserError):  # masks are worn, perhaps: train/with_mask/
-                return check_classes(config, output)
-            raise
-    return check_drawn(config) if masks else check_classes(config, output)
+    kinds = [partial(check_classes, config, output), partial(check_drawn, config)]
+    first, second = kinds[::-1] if masks else kinds
+    try:
+        return first()
+    except UserError:
+        if config.masks == "auto":
+            # masks that are worn, perhaps, train/with_mask/; or masks beside the images, 7_mask.png
+            with contextlib.suppress(UserError):
+                return second()
+        raise
 
 
 def check_drawn(config: CheckConfig) -> Check:

@@ -67,7 +67,7 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
             f"{train}/<class>/*.jpg{left}"
         )
     only = {*pairs.values()}
-    if {read_place([name]).kind for name in only} == {"image", "mask"}:
+    if {"image", "mask"} <= {read_place([name]).kind for name in only}:
         raise UserError(
             f"{root / place} holds images and masks ({', '.join(sorted(only))}), which "
             "train_lane.py learns; classes are folders, train/<class>/"

@@ -12,7 +12,7 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.data.columns import FOLDER_NAMES, LABEL_NAMES, RUN_NAMES, pick_name
+from src.data.columns import FOLDER_NAMES, LABEL_NAMES, RUN_NAMES, names_subject, pick_name
 from src.data.csv_io import is_unnamed, read_csv, refuse_rows
 from src.data.files import SPLITS, Scanner
 from src.data.finder import ImageFinder
@@ -34,6 +34,9 @@ from src.script import UserError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_COLUMNS = 64  # that may say video and frame: more are pixels or probabilities
 
 
 def find_train_table(root: Path, train: Path | None) -> Path | None:
@@ -212,17 +215,21 @@ def read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFra
 def _join_names(table: pd.DataFrame, finder: ImageFinder) -> pd.DataFrame:
     """Return a table with a column of images where only two together say them: video and frame.
 
-    ``7/0012.jpg`` and ``7_0012.jpg`` are frame 12 of video 7.
+    ``7/0012.jpg`` and ``7_0012.jpg`` are frame 12 of video 7; the first column is
+    named like a subject, a folder or a label.
     """
     head = table.head(20)
-    if any(any(map(finder.finds, head[name])) for name in table):
+    if any(all(map(finder.finds, head[name])) for name in table):
         return table
-    for one, other in permutations(table.columns, 2):
+    for one, other in permutations(table.columns[:_COLUMNS], 2):
+        if not (names_subject(one) or pick_name([one], (*FOLDER_NAMES, *LABEL_NAMES))):
+            continue
         for joint, width in product("/_-", (0, *finder.widths)):
             cells = head[one] + joint + head[other].str.zfill(width)
             if finder.finds_all(cells):
                 joined = table[one] + joint + table[other].str.zfill(width)
-                return table.assign(**{f"{one}{joint}{other}": joined})
+                rest = table if table[other].is_unique else table.drop(columns=other)
+                return rest.assign(**{f"{one}{joint}{other}": joined})
     return table
 
 

@@ -144,6 +144,13 @@ def test_photographs_of_masks_are_images(tmp_path):
     assert len(index) == 3 and any("taken for images" in note for note in index.notes)
 
 
+def test_folders_of_images_and_of_two_kinds_of_masks_are_no_classes(tmp_path):
+    lay(tmp_path, *(f"a_train/{name}/1.png" for name in ("class_id", "images", "masks")))
+    lay(tmp_path, *(f"a_val/{name}/2.png" for name in ("class_id", "images", "masks")))
+    with pytest.raises(UserError, match="holds images and masks"):
+        read_train(tmp_path)
+
+
 # Tables and ids
 
 
@@ -237,6 +244,14 @@ def test_two_columns_name_an_image(tmp_path, form):
     assert index.columns["image"] == wanted and index.columns["group"] == videos
 
 
+def test_names_of_files_that_repeat_lie_in_folders_of_their_labels(tmp_path):
+    paths = [f"train/{'ab'[place % 2]}/{place // 2}.jpg" for place in range(12)]
+    names = [path.rpartition("/")[2] for path in paths]
+    lay(tmp_path, *paths, train=table(names, "ab" * 6, head="filename,label"))
+    assert pairs(tmp_path) == [(path, path[6]) for path in paths]
+    assert not any("--group_column" in note for note in read_train(tmp_path).notes)
+
+
 def test_names_of_test_images_inside_their_folder(tmp_path):
     lay(tmp_path, "test/rois/a.jpg", "test/rois/b.jpg", sample_submission="id,label\n0,x\n1,x\n")
     (tmp_path / "test/annotations.csv").write_text("id,path\n0,rois/b.jpg\n1,rois/a.jpg\n")
@@ -280,6 +295,14 @@ def test_columns_beside_a_label_in_the_sample_are_named(tmp_path):
     lay(tmp_path, sample_submission="img,w,h,label\n7.jpg,3,4,cat\n")
     with pytest.raises(UserError, match="if it is the label, remove w, h there, and add that"):
         read_sample(tmp_path)
+
+
+def test_tables_of_pixels_are_said_alone(tmp_path):
+    lay(tmp_path, *(f"digits/{digit}/{place}.jpg" for digit in "01" for place in (1, 2)))
+    head = ",".join(["y", *(f"pixel{place}" for place in range(784))])
+    lay(tmp_path, train=table(*["01"] * 785, head=head))
+    with pytest.raises(UserError, match=r"table of the files and labels$"):
+        read_train(tmp_path)
 
 
 def test_lines_without_a_label_may_be_the_test(tmp_path):

@@ -179,6 +179,16 @@ def test_columns_are_refused_where_masks_are_checked(tmp_path: Path, call: Any) 
     assert said.is_one_line("--label_column: names a column of a table", "leave it out")
 
 
+def test_masks_beside_the_images_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for number in range(3):
+        image = np.full((32, 32, 3), 90 + number, np.uint8)
+        cv2.imwrite(str(tmp_path / f"train/{number}_sat.jpg"), image)
+        cv2.imwrite(str(tmp_path / f"train/{number}_mask.png"), np.eye(32, dtype=np.uint8))
+    config = ["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    assert check_data.main(config) == 0
+
+
 def test_a_source_that_there_is_not_is_refused_in_photographs_too(place: Place, call: Any) -> None:
     said = call("scripts.check_data", "--data_dir", str(place.data), "--source", "nonsense")
     assert said.is_one_line("--source 'nonsense'", "auto, or one of")

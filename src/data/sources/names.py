@@ -353,6 +353,10 @@ def read_split_lists(root: Path, known: Collection[str]) -> dict[str, str]:
                 )
             lists.setdefault(key, path.name)
     if splits and known and not any(key in known for key in splits):
+        bare = {PurePosixPath(name).name: name for name in known}  # in folders that no list says
+        named = {bare[key]: split for key, split in splits.items() if key in bare}
+        if named and len(bare) == len(known):
+            return named
         raise UserError(
             f"{root}: the lists name none of the images, {next(iter(splits))} for instance, "
             f"where images are like {next(iter(known))}: write their names, or remove the lists"

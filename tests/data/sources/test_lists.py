@@ -31,6 +31,16 @@ def test_lists_that_name_no_image_are_refused(disk):
         read_split_lists(disk.root, ["a.b"])
 
 
+def test_lists_of_bare_names_of_images_in_folders(disk):
+    """OpenEarthMap: aachen_1.tif for aachen/images/aachen_1.tif."""
+    disk.text("train.txt", "aachen_1.tif", "gone_7.tif")
+    disk.text("val.txt", "accra_2.tif")
+    splits = {"aachen/aachen_1": "train", "accra/accra_2": "valid"}
+    assert read_split_lists(disk.root, [*splits, "accra/accra_3"]) == splits
+    with pytest.raises(UserError, match="the lists name none of the images"):
+        read_split_lists(disk.root, ["a/aachen_1", "b/aachen_1"])
+
+
 def test_the_first_word_of_a_line(disk):
     disk.text("a.txt", "2007_1  1", "", "2007_2 -1")
     assert [line.split()[0] for line in read_lines(disk.root / "a.txt")] == ["2007_1", "2007_2"]
