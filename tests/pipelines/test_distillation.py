@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import ast
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from src.config import config_hash
 from src.mask_config import DistillConfig
+from src.metrics.bootstrap import Difference
+from src.pipelines import micro
 from src.pipelines.distillation import alone, gate, role_config, weights_of
 from src.pipelines.run_folder import parse_size
 from src.script import UserError
@@ -25,6 +29,20 @@ def test_a_teacher_must_beat_its_student(capsys: pytest.CaptureFixture[str]) -> 
     gate(strong, weak, lower_is_better=True, force=False)  # a loss: less is better
     gate(strong, weak, lower_is_better=False, force=True)
     assert "warning" in capsys.readouterr().out
+
+
+def test_a_chain_goes_on_where_a_teacher_is_behind_by_noise(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run: Any = None
+    sides = [{"CFD": [(run, {"score": score})]} for score in (0.50, 0.49)]
+    monkeypatch.setattr(micro, "chosen", lambda done: {"nested": done["score"]})
+    for high, refused in ((0.01, False), (-0.001, True)):
+        change = Difference("micro_protocol_iou", 0.5, 0.49, -0.05, high, 24)
+        monkeypatch.setattr(micro, "compare_roles", lambda *_, change=change: change)
+        with pytest.raises(UserError, match="does not beat") if refused else nullcontext():
+            micro.gate_sets(*sides, "net", force=False)
+    assert "teaches all the same" in capsys.readouterr().out
 
 
 def test_teaching_options_do_not_touch_student_and_teacher() -> None:
