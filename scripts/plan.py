@@ -226,8 +226,8 @@ def describe_submission(output: Output, test: Index) -> Json:
 
 def stands(config: PlanConfig, output: Output, clock: Clock) -> bool:
     """Tell whether there is a submission, the one that was written last, of today's test images."""
-    if not output.submission.is_file():
-        return False
+    if not (output.submission.is_file() and output.prediction.is_file()):
+        return False  # a kill while the next one is written leaves no forecast
     test = read_test(find_root(config.data_dir), allow_outside=config.allow_outside)
     now = describe_submission(output, test)
     written = clock.state.get("submission", now)

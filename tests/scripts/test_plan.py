@@ -209,6 +209,9 @@ def test_what_a_finished_probe_has_lost_is_noted_once(
     said = fresh.start("scripts.plan", *plan_of_a_probe, *spent)
     assert said.status == 0 and "hours are spent" not in said.out, said.out + said.err
     assert submission.read_bytes() != whole
+    (fresh.output / "prediction.json").unlink()
+    said = fresh.start("scripts.plan", *plan_of_a_probe, *spent)
+    assert "hours are spent" not in said.out and (fresh.output / "prediction.json").exists()
     assert "hours are spent" in fresh.start("scripts.plan", *plan_of_a_probe, *spent).out
     refused = fresh.start("scripts.plan", *plan_of_a_probe, "--metric", "macro_f1", "--hours", "1")
     assert refused.is_one_line("metric was 'log_loss'", "pass what it began with")
