@@ -308,10 +308,11 @@ def refuse_other_weights(run: Run, pretrained: str) -> None:
     if not (now and (run.has_state or run.finished.exists())):
         return
     try:
-        then = read_config(run)["runtime"].get("pretrained") or now  # runs of before noted none
+        known = read_config(run)
     except UserError:  # damaged: it is written anew
         return
-    if then != now:
+    then = known["runtime"].get("pretrained") or now  # runs of before noted none
+    if then != now and known["options"].get("pretrained") == pretrained:
         raise UserError(
             f"{run.folder} began from other weights than {pretrained} holds now: restore them, "
             "pass another --name, or delete the folder"

@@ -76,6 +76,10 @@ def test_another_file_of_weights_under_a_runs_name_is_refused(fresh: Place) -> N
     first = weights.read_bytes()
     save_file({name: value + 1 for name, value in load_file(weights).items()}, weights)
     assert fresh.train(*flags).is_one_line("fold0 began from other weights", "restore them")
+    other = fresh.data.parent / "other.safetensors"
+    shutil.copy(weights, other)  # another option, as it always was
+    said = fresh.train(*flags, "--pretrained", str(other))
+    assert said.is_one_line("with other options (pretrained was")
     (fresh.run / "finished.json").unlink()
     assert fresh.train(*flags).is_one_line("fold0 began from other weights")
     weights.write_bytes(first)
