@@ -14,6 +14,7 @@ from src.runs import Output
 from tests.scripts.conftest import Place
 
 
+@pytest.mark.slow
 def test_folds_are_shared_between_cards(
     fresh: Place, plan_of_a_probe: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
