@@ -234,7 +234,9 @@ class Follower:
             try:
                 self.train(*task, train)
             except CardLost as error:
-                self.steps.say(f"plan: {error}; the other cards go on")
+                self.steps.say(f"plan: {error}; nothing more is trained there")
+                with self.clock.lock:  # the time is shared among fewer
+                    self.work = replace(self.work, num_cards=self.work.num_cards - 1)
                 return
             finally:
                 self.running.remove((task[0].name, task[1]))
@@ -299,7 +301,7 @@ class Follower:
         """Train a fold, and learn what it costs."""
         with self.clock.lock:
             waiting = [(m.epochs, m) for m, f in self.tasks() if (m.name, f) not in self.running]
-        others = waiting[:: 1 + len(self.steps.elsewhere)]  # what this card will have to train
+        others = waiting[:: self.work.num_cards]  # what this card will have to train
         marks, epoch_s = [self.clock.worked()], member.epoch_s  # the begin of each epoch
         left = member.epochs
         tail_s = member.tail_s - self.starts.get(member.name, 0.0)  # who asks has begun

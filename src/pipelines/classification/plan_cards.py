@@ -74,6 +74,9 @@ class Cards:
             for name, environment in self.further.items():
                 log = logs / f"plan_{name.replace(' ', '')}.log"
                 cards.append(Card(name, place, environment, log, self))
+                print(
+                    f"plan: {name} trains folds at the same time, and prints into {log}", flush=True
+                )
             yield self.here(place.train), [card.train for card in cards], work
             now = False
         finally:
@@ -165,15 +168,18 @@ class Card:
             said = "its process has ended"
         if said:
             raise CardLost(f"{member.name} fold {fold} on {self.name}: {said} (log: {self.log})")
+        print(f"plan: {member.name} fold {fold} finished on {self.name}", flush=True)
 
     def end(self, *, now: bool) -> None:
         """Let the process end; ``now`` also where it trains, which saves its state."""
         if now:
             self.process.terminate()
-        self.pipe.close()
+        else:
+            self.pipe.close()
         self.process.join(STOPS_IN_S)
         if self.process.is_alive():
             self.process.kill()
+        self.pipe.close()
 
 
 def serve(place: Place, choice: tuple[str, bool], pipe: Any, log: Path) -> None:

@@ -73,8 +73,10 @@ def test_a_card_that_fails_leaves_its_folds_to_the_others(tmp_path: Path) -> Non
     clock = Clock(tmp_path / "state.json", 0.25, now=lambda: world.time)
     work = dataclasses.replace(WORK, num_cards=2)
     members = [Member(n, {"epochs": 3, "image_size": 128}, 7.5, 8.0) for n in "ab"]
-    Follower(members, [PROBE], [], work, clock, steps).run()
-    assert len(world.finished) == 6 and "out of memory; the other cards go on" in said[0]
+    follower = Follower(members, [PROBE], [], work, clock, steps)
+    follower.run()
+    assert len(world.finished) == 6 and "out of memory; nothing more is trained there" in said[0]
+    assert follower.work.num_cards == 1, "the time is shared among fewer"
 
 
 def test_members_without_a_fold_in_common_are_not_blended(tmp_path: Path) -> None:
