@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -164,3 +165,19 @@ def test_refusal_is_a_user_error(tmp_path: Path, holder: Callable) -> None:
     holder(tmp_path / ".lock")
     with pytest.raises(UserError, match="it is in use by process"), hold(tmp_path / ".lock", "it"):
         pass
+
+
+def test_test_images_wait_for_a_run_that_another_process_has(
+    place: Place, holder: Callable
+) -> None:
+    """As a card of a plan that predicts them right after its fold."""
+    run = next(place.output.glob("*/fold1"))
+    (run / "test.json").unlink()
+    process = holder(run / ".lock")
+    ends = threading.Timer(1.5, process.kill)
+    ends.start()
+    begun = time.monotonic()
+    predicted = place.infer()
+    ends.join()
+    assert predicted.status == 0 and (run / "test.json").exists(), predicted.err
+    assert time.monotonic() - begun > 1.4
