@@ -55,6 +55,8 @@ class Played(Place):
         print(f"{member.name} fold {fold} {self.runtime.precision}")
         said = f"{does} {torch.get_num_threads()} {shorten(1, 9)} {torch.get_num_threads()}"
         (self.output.root / f"{member.name}{fold}").write_text(said)
+        while does == "well" and not (self.output.root / "a2").exists():
+            time.sleep(0.01)  # until the fold of the other process has looked at its threads
         if does == "fail":
             raise UserError("no such weights; fetch them")
         if does == "break":
