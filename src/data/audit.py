@@ -150,9 +150,7 @@ def _in_threads(work: Callable[[Path], _Look], paths: Sequence[Path]) -> Iterato
 
 
 def _inspect(
-    path: Path,
-    strict: ModuleType | None,
-    measure: Callable[[bytes, np.ndarray], np.ndarray] | None,
+    path: Path, strict: ModuleType | None, measure: Callable[[bytes, np.ndarray], np.ndarray] | None
 ) -> _Look:
     try:
         data = read_bytes(path)

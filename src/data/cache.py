@@ -52,11 +52,7 @@ class RamCache(Subset):
     """
 
     def __init__(
-        self,
-        source: Source,
-        rows: Sequence[int] | np.ndarray | None = None,
-        *,
-        shared: bool = True,
+        self, source: Source, rows: Sequence[int] | np.ndarray | None = None, *, shared: bool = True
     ):
         """Reserve room for the rows; memory is taken as they are filled.
 

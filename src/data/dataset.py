@@ -320,11 +320,7 @@ def collate(samples: list[dict[str, Tensor]] | Exception) -> dict[str, Tensor] |
 
 
 def make_loader(
-    dataset: ImageDataset,
-    sampler: EpochSampler,
-    *,
-    num_workers: int = 0,
-    device_type: str = "cpu",
+    dataset: ImageDataset, sampler: EpochSampler, *, num_workers: int = 0, device_type: str = "cpu"
 ) -> Loader:
     """Build the loader of whole effective batches; ``iter`` it once an epoch.
 

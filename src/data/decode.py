@@ -118,10 +118,7 @@ def read_peak(data: bytes) -> int | None:
 
 
 def decode_mask(
-    path: Path | str,
-    *,
-    num_classes: int | None = None,
-    ignore_index: int | None = VOID,
+    path: Path | str, *, num_classes: int | None = None, ignore_index: int | None = VOID
 ) -> np.ndarray:
     """Read a label mask (H, W) of class indices, uint8 where they fit and int32 elsewhere.
 

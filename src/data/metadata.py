@@ -72,12 +72,7 @@ class Metadata:
 
 
 def read_metadata(
-    train: Index,
-    test: Index,
-    *,
-    columns: Sequence[str] = (),
-    table: str = "",
-    test_table: str = "",
+    train: Index, test: Index, *, columns: Sequence[str] = (), table: str = "", test_table: str = ""
 ) -> Metadata:
     """Read the columns that the tables of train and test images share, as far as they are inputs.
 

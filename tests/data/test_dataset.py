@@ -10,11 +10,7 @@ from PIL import Image
 
 from src.data.canonical import ImageSource, MaskSource, canonical_side, resize_image
 from src.data.dataset import ImageDataset, to_tensor
-from src.data.transforms import (
-    eval_transform,
-    train_mask_transform,
-    train_transform,
-)
+from src.data.transforms import eval_transform, train_mask_transform, train_transform
 from src.script import UserError
 
 

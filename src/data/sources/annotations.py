@@ -32,10 +32,7 @@ _NEEDED = {
 _FIRST_KEYS = (*_NEEDED, "info", "licenses", "type", "version", "flags", "shapes")
 _OF_OBJECTS = ("bbox", "segmentation")
 # Words in the first 4 kB of a file that no other tool writes together.
-_SIGNS = {
-    "supervisely": ("tags", "size", "objects"),
-    "via": ("filename", "regions"),
-}
+_SIGNS = {"supervisely": ("tags", "size", "objects"), "via": ("filename", "regions")}
 USUAL = ("instances_*.json", "*_annotations.coco.json")  # others beside them repeat the images
 
 

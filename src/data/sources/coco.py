@@ -61,10 +61,7 @@ def to_runs(mask: np.ndarray) -> Json:
     """Write a mask bool (H, W) as COCO's run lengths, down the columns and background first."""
     flat = np.concatenate([[False], mask.T.ravel(), [False]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])
-    return {
-        "size": list(mask.shape),
-        "counts": np.diff([0, *edges.tolist(), mask.size]).tolist(),
-    }
+    return {"size": list(mask.shape), "counts": np.diff([0, *edges.tolist(), mask.size]).tolist()}
 
 
 def _fill_runs(counts: Iterable[int], height: int, width: int) -> np.ndarray:

@@ -64,11 +64,7 @@ _File = tuple[str, str, Path]  # split, id, path
 
 
 def read_folders(
-    root: Path,
-    *,
-    classes: Sequence[str] = (),
-    foreground: bool = False,
-    frames: bool = False,
+    root: Path, *, classes: Sequence[str] = (), foreground: bool = False, frames: bool = False
 ) -> MaskIndex:
     """List images and masks below ``root``.
 

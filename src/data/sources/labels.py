@@ -11,13 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from src.data.decode import (
-    VOID,
-    decode_image,
-    decode_mask,
-    read_bytes,
-    read_size,
-)
+from src.data.decode import VOID, decode_image, decode_mask, read_bytes, read_size
 from src.data.sources.colours import Colours, find_one_colour, has_alpha
 from src.data.sources.masks import JPEG
 from src.script import UserError, counted

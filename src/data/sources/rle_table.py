@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from src.data.columns import (
-    ID_NAMES,
-    IMAGE_NAMES,
-    LABEL_NAMES,
-    RUN_NAMES,
-    image_column,
-    pick_name,
-)
+from src.data.columns import ID_NAMES, IMAGE_NAMES, LABEL_NAMES, RUN_NAMES, image_column, pick_name
 from src.data.csv_io import first_lines, read_csv
 from src.data.files import Scanner
 from src.data.finder import ImageFinder

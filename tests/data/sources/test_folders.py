@@ -69,10 +69,7 @@ def test_masks_beside_their_images(disk):
     disk.image("scans/1.jpg", "scans/2.jpg")
     disk.mask("scans/1_mask.png", {(0, 0): 1})
     disk.mask("scans/2_mask.png", {(0, 0): 1})
-    assert read_source("auto", disk.root).table["target"].tolist() == [
-        "1_mask.png",
-        "2_mask.png",
-    ]
+    assert read_source("auto", disk.root).table["target"].tolist() == ["1_mask.png", "2_mask.png"]
 
 
 def test_masks_that_alone_are_divided_divide_their_images(disk):

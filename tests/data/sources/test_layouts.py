@@ -235,10 +235,7 @@ def test_sets_below_the_folder_that_was_named_are_counted_aloud(disk, folders, s
     assert said in notes_of(index)
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    ["{0}/{1}/0.jpg", "{1}/{0}/bonn/0.jpg", "aachen/{1}/{0}/0.jpg"],
-)
+@pytest.mark.parametrize("pattern", ["{0}/{1}/0.jpg", "{1}/{0}/bonn/0.jpg", "aachen/{1}/{0}/0.jpg"])
 def test_folders_of_one_set_are_no_sets(disk, pattern):
     for split in ("train", "val"):
         disk.image(pattern.format(split, "images"))
