@@ -3,9 +3,11 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from src.data.index import read_train
+from src.script import UserError
 
 
 def lay(root, *files, **texts):
@@ -44,3 +46,9 @@ def put(root, *files, kind="JPEG"):
 
 def pairs(root):
     return rows(read_train(root), "image", "target")
+
+
+def refused(message, call, *args, **options):
+    """Assert that ``call`` of the arguments is refused in words that match ``message``."""
+    with pytest.raises(UserError, match=message):
+        call(*args, **options)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from src.classes import merge_classes
 from src.data.sample import load_aliases, read_aliases
 from src.script import UserError
+from tests.data.layout import refused
 
 CLASSES = ("K5_2020", "K5_하이브리드", "디_올뉴니로", "디_올_뉴_니로", "모닝")
 
@@ -62,10 +63,8 @@ def test_bad_lines_are_named(tmp_path, text, message):
 
 
 def test_missing_file_and_everything_joined(tmp_path):
-    with pytest.raises(UserError, match=r"gone\.csv cannot be read"):
-        read_aliases(tmp_path / "gone.csv", CLASSES)
-    with pytest.raises(UserError, match="join all classes into 'a'"):
-        read_aliases(write(tmp_path / "all.csv", "a,b\n"), "ab")
+    refused(r"gone\.csv cannot be read", read_aliases, tmp_path / "gone.csv", CLASSES)
+    refused("join all classes into 'a'", read_aliases, write(tmp_path / "all.csv", "a,b\n"), "ab")
 
 
 @given(st.text(st.sampled_from('ab,"\n\r =ㄱ가'), max_size=30))
@@ -86,8 +85,7 @@ def test_names_of_the_sample_alone_stand_for_a_class(tmp_path):
     again = merge_classes(("a", "b"), aliases.members())
     assert again.members() == aliases.members()
     (tmp_path / "aliases.csv").write_text("b,hund\n")
-    with pytest.raises(UserError, match=r"no class 'hund' \(did you mean hound\?\)"):
-        load_aliases(tmp_path, "", ("a", "b"))
+    refused(r"no class 'hund' \(did you mean hound\?\)", load_aliases, tmp_path, "", ("a", "b"))
 
 
 def test_aliases_need_no_sample_and_no_folder(tmp_path):

@@ -16,6 +16,7 @@ from src.data.canonical import ImageSource, MaskSource
 from src.data.dataset import EpochSampler, ImageDataset, make_loader
 from src.data.transforms import train_transform
 from src.script import UserError
+from tests.data.layout import refused
 
 NAMES = [f"{row}.jpg" for row in range(9)]
 
@@ -172,16 +173,13 @@ def test_what_does_not_fit_is_refused_by_name(images, tmp_path, monkeypatch):
     source = ImageSource(images, NAMES, 40)
     assert num_bytes(source) == 9 * 40 * 40 * 3
     monkeypatch.setattr(cache, "free_memory", lambda shared=False: 1000)
-    with pytest.raises(UserError, match="--cache ram needs"):
-        open_cache(source, "ram")
+    refused("--cache ram needs", open_cache, source, "ram")
     assert type(open_cache(source, "auto")) is Subset
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(UserError, match="--cache disk needs"):
-        open_cache(source, "disk", folder=tmp_path)
+    refused("--cache disk needs", open_cache, source, "disk", folder=tmp_path)
     native = ImageSource(images, NAMES, None)
     assert type(open_cache(native, "auto")) is Subset
-    with pytest.raises(UserError, match="one size"):
-        open_cache(native, "ram")
+    refused("one size", open_cache, native, "ram")
 
 
 def test_auto_takes_memory_where_there_is_plenty(images, monkeypatch):

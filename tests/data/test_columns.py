@@ -1,7 +1,7 @@
 import pytest
 
 from src.data.index import read_train
-from src.script import UserError
+from tests.data.layout import refused
 
 
 def read(root, labels, header="id,label", **kwargs):
@@ -34,8 +34,7 @@ def test_blanks_after_every_comma_are_nothing_to_speak_of(tmp_path):
 
 
 def test_a_blank_label_is_no_label(tmp_path):
-    with pytest.raises(UserError, match="no label in column label for 1"):
-        read(tmp_path, ["a", " ", "b"])
+    refused("no label in column label for 1", read, tmp_path, ["a", " ", "b"])
 
 
 def test_case_is_kept_and_said(tmp_path):
@@ -59,8 +58,12 @@ def test_numbers_are_good_names_of_classes(tmp_path, labels):
 
 @pytest.mark.parametrize("step", [13.7, 9.0])
 def test_a_measurement_is_no_class(tmp_path, step):
-    with pytest.raises(UserError, match="8 different numbers in 8 rows: that is a measurement"):
-        read(tmp_path, [str(row * step) for row in range(8)])
+    refused(
+        "8 different numbers in 8 rows: that is a measurement",
+        read,
+        tmp_path,
+        [str(row * step) for row in range(8)],
+    )
 
 
 def test_numbers_with_decimals_that_repeat_are_said(tmp_path):

@@ -12,7 +12,7 @@ from src.data.index import find_root, read_test, read_train
 from src.data.sample import read_sample
 from src.pipelines.classification.prepare import check_test, read_form, read_index
 from src.script import UserError
-from tests.data.layout import lay, pairs, put, rows
+from tests.data.layout import lay, pairs, put, refused, rows
 
 NAMES = [f"{number}.jpg" for number in range(12)]
 
@@ -58,8 +58,7 @@ def test_other_columns_say_no_split(tmp_path, head, columns, wanted):
 def test_cells_of_a_0_or_1_for_each_class_are_refused(tmp_path, cell):
     cells = [f'"{cell.format(hot)}"' for hot in ["1, 0, 0", "0, 1, 1"] * 6]
     lay(tmp_path, *NAMES, train=table(NAMES, cells))
-    with pytest.raises(UserError, match=r"cells of label hold a 0 or 1 for each of 3 classes"):
-        read_train(tmp_path)
+    refused(r"cells of label hold a 0 or 1 for each of 3 classes", read_train, tmp_path)
 
 
 def test_lists_of_the_labels_0_and_1_are_lists(tmp_path):
@@ -74,8 +73,7 @@ def test_a_column_is_no_label_where_a_table_of_labels_lies_beside(tmp_path):
     lay(tmp_path, labels="number,name\n0,north\n1,south\n")  # of the classes
     assert read_train(tmp_path).classes == ("north", "south")
     lay(tmp_path, train_labels=table(ids, "abc" * 4, head="id,species"))
-    with pytest.raises(UserError, match=r"if it is in labels.csv, train_labels.csv, join that"):
-        read_train(tmp_path)
+    refused(r"if it is in labels.csv, train_labels.csv, join that", read_train, tmp_path)
     assert read_train(tmp_path, label_column="site").classes == ("north", "south")
 
 
@@ -102,8 +100,7 @@ def test_folders_of_cases_are_no_classes(tmp_path):
     lay(tmp_path, *(f"train/{case}/FLAIR/Image-{n}.png" for case in cases for n in (1, 2)))
     lay(tmp_path, train_labels=table(cases, "010101", head="case,MGMT"))
     lay(tmp_path, sample_submission="case,MGMT\n00009,0.5\n")
-    with pytest.raises(UserError, match=r"Image-1.png, train/00000/FLAIR/Image-2.png for it: one"):
-        read_train(tmp_path)
+    refused(r"Image-1.png, train/00000/FLAIR/Image-2.png for it: one", read_train, tmp_path)
 
 
 # Masks among the images
@@ -147,8 +144,7 @@ def test_photographs_of_masks_are_images(tmp_path):
 def test_folders_of_images_and_of_two_kinds_of_masks_are_no_classes(tmp_path):
     lay(tmp_path, *(f"a_train/{name}/1.png" for name in ("class_id", "images", "masks")))
     lay(tmp_path, *(f"a_val/{name}/2.png" for name in ("class_id", "images", "masks")))
-    with pytest.raises(UserError, match="holds images and masks"):
-        read_train(tmp_path)
+    refused("holds images and masks", read_train, tmp_path)
 
 
 # Tables and ids
@@ -207,8 +203,7 @@ def test_names_of_the_originals_yield_to_ids_that_are_files(tmp_path):
         *NAMES,
         train=table([n[:-4] for n in NAMES], away, "abc" * 4, head="n,image,label"),
     )
-    with pytest.raises(UserError, match="names 12 images not in"):  # a count of rows is no name
-        read_train(tmp_path)
+    refused("names 12 images not in", read_train, tmp_path)  # a count of rows is no name
 
 
 def test_paths_from_the_folder_of_a_notebook(tmp_path):
@@ -269,8 +264,7 @@ def test_bare_names_of_images_in_a_class_called_mask(tmp_path, bare):
 def test_a_mask_stands_for_no_image_that_is_missing(tmp_path):
     lay(tmp_path, *(f"images/{name}" for name in NAMES[1:]), *(f"masks/{name}" for name in NAMES))
     lay(tmp_path, train=table(NAMES, "abc" * 4))
-    with pytest.raises(UserError, match="names 1 image not in"):
-        read_train(tmp_path)
+    refused("names 1 image not in", read_train, tmp_path)
 
 
 def test_what_follows_all_names_may_be_left_out_alone(tmp_path):
@@ -287,42 +281,36 @@ def test_what_follows_all_names_may_be_left_out_alone(tmp_path):
 def test_measurements_of_an_image_in_several_lines_are_measurements(tmp_path):
     values = [str(place + 0.5) for place in range(12)]
     lay(tmp_path, *NAMES, train=table(NAMES[:6] * 2, values, head="image,target"))
-    with pytest.raises(UserError, match="that is a measurement"):
-        read_train(tmp_path)
+    refused("that is a measurement", read_train, tmp_path)
 
 
 def test_columns_beside_a_label_in_the_sample_are_named(tmp_path):
     lay(tmp_path, sample_submission="img,w,h,label\n7.jpg,3,4,cat\n")
-    with pytest.raises(UserError, match="if it is the label, remove w, h there, and add that"):
-        read_sample(tmp_path)
+    refused("if it is the label, remove w, h there, and add that", read_sample, tmp_path)
 
 
 def test_tables_of_pixels_are_said_alone(tmp_path):
     lay(tmp_path, *(f"digits/{digit}/{place}.jpg" for digit in "01" for place in (1, 2)))
     head = ",".join(["y", *(f"pixel{place}" for place in range(784))])
     lay(tmp_path, train=table(*["01"] * 785, head=head))
-    with pytest.raises(UserError, match=r"table of the files and labels$"):
-        read_train(tmp_path)
+    refused(r"table of the files and labels$", read_train, tmp_path)
 
 
 def test_lines_without_a_label_may_be_the_test(tmp_path):
     lay(tmp_path, *NAMES, train=table(NAMES, [*"abcabcab", *[""] * 4]))
-    with pytest.raises(UserError, match=f"to predict them, move them to {tmp_path / 'test.csv'}"):
-        read_train(tmp_path)
+    refused(f"to predict them, move them to {tmp_path / 'test.csv'}", read_train, tmp_path)
 
 
 def test_packed_test_images_are_named_for_the_test(tmp_path):
     lay(tmp_path, "train-image.hdf5", "test-image.hdf5", "train/a/1.jpg", test="n,age\n7,4\n")
-    with pytest.raises(UserError, match=r"if the images are in test-image.hdf5"):
-        read_test(tmp_path)
+    refused(r"if the images are in test-image.hdf5", read_test, tmp_path)
 
 
 def test_tables_of_the_test_are_not_named_as_labels(tmp_path):
     lay(tmp_path, *(f"rois/{name}" for name in NAMES), "test/rois/a.jpg")
     (tmp_path / "test/annotations.csv").write_text("id,path\n0,rois/a.jpg\n")
     (tmp_path / "annotations.csv").write_text("path,label\nrois/1.jpg,a\n")
-    with pytest.raises(UserError, match=r"if annotations.csv has the labels"):
-        read_train(tmp_path)
+    refused(r"if annotations.csv has the labels", read_train, tmp_path)
 
 
 def test_validation_images_without_class_folders(tmp_path):
@@ -347,10 +335,7 @@ def test_test_tables_of_other_names_are_named(tmp_path):
 def test_tables_apart_from_the_images(tmp_path, folder):
     lay(tmp_path, *(f"{folder}/{name}" for name in NAMES), "csv/readme.md")
     lay(tmp_path / "csv", train=table(NAMES, "abc" * 4))
-    with pytest.raises(
-        UserError, match=f"tables lie in .*csv and .* move the tables to {tmp_path}"
-    ):
-        find_root(tmp_path)
+    refused(f"tables lie in .*csv and .* move the tables to {tmp_path}", find_root, tmp_path)
     (tmp_path / "csv/train.csv").rename(tmp_path / "train.csv")
     assert len(read_train(find_root(tmp_path))) == 12
 
@@ -360,27 +345,21 @@ def test_tables_apart_from_the_images(tmp_path, folder):
 )
 def test_files_that_are_not_read_are_named(tmp_path, ending, cell):
     lay(tmp_path, f"train/s{ending}", train=f"id,label\n{cell},a\n")
-    with pytest.raises(UserError, match=f"train/s{ending} is there, which is not read .*s.png"):
-        read_train(tmp_path)
+    refused(f"train/s{ending} is there, which is not read .*s.png", read_train, tmp_path)
 
 
 def test_parts_of_archives_and_lists_are_named(tmp_path):
     lay(tmp_path, "train.zip.001", trainLabels="image,level\n1_left,0\n")
-    with pytest.raises(UserError, match=r"unpack train.zip.001"):
-        read_train(tmp_path)
+    refused(r"unpack train.zip.001", read_train, tmp_path)
     lay(tmp_path / "b", "train/1.jpg")
     (tmp_path / "b/train_labels.txt").write_text("1.jpg 0\n")
-    with pytest.raises(UserError, match=r"write train_labels.txt as train.csv"):
-        read_train(tmp_path / "b")
+    refused(r"write train_labels.txt as train.csv", read_train, tmp_path / "b")
 
 
 def test_a_table_of_images_beside_one_of_labels_is_named(tmp_path):
     lay(tmp_path, *NAMES, train_labels="seq_id,lion\ns1,0\ns2,1\n")
     lay(tmp_path, train_metadata="id,file,seq_id\n0,0.jpg,s1\n1,1.jpg,s2\n")
-    with pytest.raises(
-        UserError, match=r"if it is in train_metadata.csv, join that to train_labels"
-    ):
-        read_train(tmp_path)
+    refused(r"if it is in train_metadata.csv, join that to train_labels", read_train, tmp_path)
 
 
 def test_a_table_without_labels_beside_class_folders(tmp_path):
@@ -390,13 +369,11 @@ def test_a_table_without_labels_beside_class_folders(tmp_path):
         "train/b/2.jpg",
         train="file,width,height\n1.jpg,640,9\n2.jpg,7,9\n",
     )
-    with pytest.raises(UserError, match=r"folders in train/ are the classes, move train.csv away"):
-        read_train(tmp_path)
+    refused(r"folders in train/ are the classes, move train.csv away", read_train, tmp_path)
     (tmp_path / "train.csv").unlink()
     assert read_train(tmp_path).classes == ("a", "b")
 
 
 def test_the_folder_of_test_images_is_no_class(tmp_path):
     lay(tmp_path, "Cover/1.jpg", "UERD/1.jpg", "Test/1.jpg")
-    with pytest.raises(UserError, match="folders Cover, UERD are classes"):
-        read_train(tmp_path)
+    refused("folders Cover, UERD are classes", read_train, tmp_path)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from src.classes import nfc
 from src.data.csv_io import escape_cell, read_csv, unescape_cell, write_csv
 from src.script import UserError
+from tests.data.layout import refused
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
 
@@ -59,10 +60,8 @@ def test_malformed_files_are_named(tmp_path, content, message):
 def test_unreadable_and_binary_files_are_named(tmp_path):
     (tmp_path / "b.csv").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xff\x80")
     for name in ("missing.csv", "b.csv"):
-        with pytest.raises(UserError, match=name):
-            read_csv(tmp_path / name)
-    with pytest.raises(UserError, match="is a folder: if the table lies in it"):
-        read_csv(tmp_path)
+        refused(name, read_csv, tmp_path / name)
+    refused("is a folder: if the table lies in it", read_csv, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -142,8 +141,11 @@ def test_korean_spreadsheets_are_read(tmp_path, text):
 
 @pytest.mark.parametrize(("text", "encoding"), WESTERN)
 def test_other_encodings_are_refused_instead_of_read_as_korean(tmp_path, text, encoding):
-    with pytest.raises(UserError, match=r"a\.csv is not text in UTF-8: save it as CSV in UTF-8"):
-        read_csv(write(tmp_path / "a.csv", text, encoding))
+    refused(
+        r"a\.csv is not text in UTF-8: save it as CSV in UTF-8",
+        read_csv,
+        write(tmp_path / "a.csv", text, encoding),
+    )
 
 
 def test_lines_of_names_of_files_put_together_are_no_rows(tmp_path):

@@ -22,6 +22,7 @@ from src.data.dataset import (
     make_loader,
 )
 from src.script import MachineError, UserError
+from tests.data.layout import refused
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -131,10 +132,15 @@ def test_processes_share_the_held_out_rows_in_blocks(num_rows, steps):
 
 
 def test_too_few_rows_for_the_processes_is_one_line():
-    with pytest.raises(UserError, match=r"5 rows in batches of 8 for 3 processes.*--batch_size"):
-        EpochSampler(5, 8, shuffle=True, world_size=3)
-    with pytest.raises(UserError, match="batches of 3 for 2 processes"):
-        EpochSampler(50, 3, shuffle=True, world_size=2)
+    refused(
+        r"5 rows in batches of 8 for 3 processes.*--batch_size",
+        EpochSampler,
+        5,
+        8,
+        shuffle=True,
+        world_size=3,
+    )
+    refused("batches of 3 for 2 processes", EpochSampler, 50, 3, shuffle=True, world_size=2)
     assert len(EpochSampler(1, 1, shuffle=True)) == 1
 
 

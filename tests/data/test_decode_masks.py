@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from src.data.decode import decode_mask
-from src.script import UserError
-from tests.data.layout import save
+from tests.data.layout import refused, save
 
 LABELS = np.array([[0, 1, 2], [3, 255, 1]], np.uint8)
 
@@ -70,8 +69,7 @@ def test_hostile_npy_runs_nothing(tmp_path, monkeypatch):
     np.save(tmp_path / "evil.npy", np.array([[Evil()]], object), allow_pickle=True)
     (tmp_path / "raw.npy").write_bytes(pickle.dumps(Evil()))
     for name in ("evil", "raw"):
-        with pytest.raises(UserError, match=rf"{name}\.npy"):
-            decode_mask(tmp_path / f"{name}.npy")
+        refused(rf"{name}\.npy", decode_mask, tmp_path / f"{name}.npy")
     assert not (tmp_path / "ran").exists()
 
 
@@ -79,36 +77,29 @@ def test_an_npy_header_that_lies_costs_no_memory(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((2, 3), np.uint8))
     data = (tmp_path / "a.npy").read_bytes().replace(b"(2, 3), }       ", b"(900000, 90000)}")
     (tmp_path / "a.npy").write_bytes(data)
-    with pytest.raises(UserError, match=r"a\.npy"):
-        decode_mask(tmp_path / "a.npy")
+    refused(r"a\.npy", decode_mask, tmp_path / "a.npy")
 
 
 def test_wrong_masks_are_refused_by_name(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     path = save(tmp_path / "a.png", LABELS)
-    with pytest.raises(UserError, match=r"a\.png holds unknown labels 3: expected 0\.\.2 or 255"):
-        decode_mask(path, num_classes=3)
-    with pytest.raises(UserError, match="unknown labels 255"):
-        decode_mask(path, num_classes=4, ignore_index=None)
-    with pytest.raises(UserError, match="colours"):
-        decode_mask(save(tmp_path / "rgb.png", pixels))
-    with pytest.raises(UserError, match="JPEG"):
-        decode_mask(save(tmp_path / "a.jpg", LABELS))
+    refused(
+        r"a\.png holds unknown labels 3: expected 0\.\.2 or 255", decode_mask, path, num_classes=3
+    )
+    refused("unknown labels 255", decode_mask, path, num_classes=4, ignore_index=None)
+    refused("colours", decode_mask, save(tmp_path / "rgb.png", pixels))
+    refused("JPEG", decode_mask, save(tmp_path / "a.jpg", LABELS))
     np.save(tmp_path / "float.npy", np.zeros((2, 2, 2)))
-    with pytest.raises(UserError, match="expected 2-D integers"):
-        decode_mask(tmp_path / "float.npy")
+    refused("expected 2-D integers", decode_mask, tmp_path / "float.npy")
     np.save(tmp_path / "negative.npy", np.array([[-1, 0]]))
-    with pytest.raises(UserError, match="unknown labels -1"):
-        decode_mask(tmp_path / "negative.npy", num_classes=2)
+    refused("unknown labels -1", decode_mask, tmp_path / "negative.npy", num_classes=2)
     whole = save(tmp_path / "cut.png", np.zeros((50, 50), np.uint8)).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:-30])
-    with pytest.raises(UserError, match=r"cut\.png"):
-        decode_mask(tmp_path / "cut.png")
+    refused(r"cut\.png", decode_mask, tmp_path / "cut.png")
 
 
 @pytest.mark.parametrize("number", [2**32, 2**31, -(2**31) - 1])
 def test_labels_that_would_wrap_are_refused(tmp_path, number):
     for shape in ((2, 3), (2, 3, 1)):
         np.save(tmp_path / "m.npy", np.full(shape, number, np.int64))
-        with pytest.raises(UserError, match=f"m.npy holds {number}, which is no label"):
-            decode_mask(tmp_path / "m.npy")
+        refused(f"m.npy holds {number}, which is no label", decode_mask, tmp_path / "m.npy")

@@ -4,8 +4,7 @@ import pytest
 
 from src.data.index import add_extra, find_root, read_test, read_train
 from src.data.sample import read_sample_submission
-from src.script import UserError
-from tests.data.layout import lay, rows
+from tests.data.layout import lay, refused, rows
 
 TEN = [f"train/{n}.jpg" for n in range(10)]
 
@@ -28,8 +27,7 @@ def test_addresses_are_found_by_the_names_of_files(tmp_path, place):
     assert [image for (image,) in rows(read_train(tmp_path), "image")] == TEN
     if "://" in place:
         lay(tmp_path, train=f"url,label\n{place.format('77.jpg')},0\n")
-        with pytest.raises(UserError, match=r"is an address.*download the images there"):
-            read_train(tmp_path)
+        refused(r"is an address.*download the images there", read_train, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -63,24 +61,20 @@ def test_names_in_full_come_before_numbers_of_files(tmp_path):
 @pytest.mark.parametrize("cell", ["1.00E+05", '"1,001"'])
 def test_ids_that_a_spreadsheet_rewrote(tmp_path, cell):
     lay(tmp_path, *TEN, train=f"image_id,label\n{cell},a\n")
-    with pytest.raises(UserError, match="spreadsheet has rewritten the ids"):
-        read_train(tmp_path)
+    refused("spreadsheet has rewritten the ids", read_train, tmp_path)
 
 
 def test_a_cell_longer_than_any_name(tmp_path):
     table(tmp_path, "image,x", lambda n: f"{n} {'12 ' * 90},{n / 7}")
-    with pytest.raises(UserError, match=r"hold the pixels|not in"):
-        read_train(tmp_path)
+    refused(r"hold the pixels|not in", read_train, tmp_path)
 
 
 def test_images_that_are_several_or_packed_are_said(tmp_path):
     lay(tmp_path, *(f"train/p{n}-{k}.jpg" for n in range(5) for k in "12"))
     lay(tmp_path, train="age,pet,speed\n" + "".join(f"{n},p{n},{n % 2}\n" for n in range(5)))
-    with pytest.raises(UserError, match=r"pet there are p0-1\.jpg, p0-2\.jpg for it"):
-        read_train(tmp_path)
+    refused(r"pet there are p0-1\.jpg, p0-2\.jpg for it", read_train, tmp_path)
     lay(tmp_path / "more", "train-image.hdf5", train="isic_id,target\nI_1,0\nI_2,1\n")
-    with pytest.raises(UserError, match=r"if the images are in train-image\.hdf5, write them as"):
-        read_train(tmp_path / "more")
+    refused(r"if the images are in train-image\.hdf5, write them as", read_train, tmp_path / "more")
 
 
 # Folders
@@ -92,18 +86,16 @@ def test_images_that_are_several_or_packed_are_said(tmp_path):
 )
 def test_many_images_in_one_file(tmp_path, file):
     lay(tmp_path, file, names="id,name\n1,a\n")
-    with pytest.raises(
-        UserError, match=f"write the images of {file} below .*train/ and the labels"
-    ):
-        find_root(tmp_path)
+    refused(f"write the images of {file} below .*train/ and the labels", find_root, tmp_path)
 
 
 def test_class_folders_far_down_and_lists_of_test_images(tmp_path):
     lay(tmp_path, "food/images/pie/1.jpg", "food/images/ramen/1.jpg", "food/meta/test.txt", "a.jpg")
-    with pytest.raises(
-        UserError, match=r"folders food/images/pie, ramen are .*\(those that food/meta/test\.txt"
-    ):
-        find_root(tmp_path)
+    refused(
+        r"folders food/images/pie, ramen are .*\(those that food/meta/test\.txt",
+        find_root,
+        tmp_path,
+    )
     (tmp_path / "food/images").rename(tmp_path / "train")  # followed
     assert read_train(find_root(tmp_path)).classes == ("pie", "ramen")
 
@@ -112,20 +104,14 @@ def test_a_table_is_moved_with_its_ending(tmp_path):
     lay(tmp_path, "train/1.png", "train/2.png")
     lines = '{"file_name": "train/1.png", "label": 0}\n{"file_name": "train/2.png", "label": 1}\n'
     (tmp_path / "metadata.jsonl").write_text(lines)
-    with pytest.raises(
-        UserError, match=r"metadata\.jsonl has the labels, move it to .*train\.jsonl"
-    ):
-        read_train(tmp_path)
+    refused(r"metadata\.jsonl has the labels, move it to .*train\.jsonl", read_train, tmp_path)
     (tmp_path / "metadata.jsonl").rename(tmp_path / "train.jsonl")  # followed
     assert read_train(tmp_path).classes == ("0", "1")
 
 
 def test_splits_inside_classes(tmp_path):
     lay(tmp_path, *(f"{c}/{s}/{c}{s}.jpg" for c in ("cat", "dog") for s in ("train", "test")))
-    with pytest.raises(
-        UserError, match=r"lie in the folders of the classes \(cat, dog\): move the"
-    ):
-        find_root(tmp_path)
+    refused(r"lie in the folders of the classes \(cat, dog\): move the", find_root, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +121,7 @@ def test_splits_inside_classes(tmp_path):
 )  # fmt: skip
 def test_folders_that_are_no_classes(tmp_path, files, message):
     lay(tmp_path, *files)
-    with pytest.raises(UserError, match=message):
-        read_train(tmp_path)
+    refused(message, read_train, tmp_path)
 
 
 def test_a_table_inside_the_validation_folder(tmp_path):
@@ -164,8 +149,7 @@ def test_lines_that_name_an_image_again(tmp_path):
     ]  # fmt: skip
     assert named(tmp_path, "1 line of an image again: joined")
     lay(tmp_path, train="id,label\n1,a\n2,a\n2,b\n3,b\n")
-    with pytest.raises(UserError, match=r"train/2\.jpg with different labels \(a, b\).*f1_samples"):
-        read_train(tmp_path)
+    refused(r"train/2\.jpg with different labels \(a, b\).*f1_samples", read_train, tmp_path)
     index = read_train(tmp_path, several=True)  # followed
     assert index.table["target"].tolist() == ["a", "a|b", "b"] and index.several
     assert "label = label, one label a line" in index.notes[0]
@@ -178,8 +162,7 @@ def test_lines_that_name_an_image_again(tmp_path):
     lay(tmp_path, train="id,label\n1,a\n2,a b\n2,c\n3,b\n")  # each stands alone elsewhere
     assert read_train(tmp_path, several=True).table["target"].tolist() == ["a", "a|b|c", "b"]
     lay(tmp_path, train="id,label,Confidence\n1,a,1\n1,b,0\n2,b,1\n")
-    with pytest.raises(UserError, match=r"may say no \(Confidence is 0\)"):
-        read_train(tmp_path, several=True)
+    refused(r"may say no \(Confidence is 0\)", read_train, tmp_path, several=True)
 
 
 @pytest.mark.parametrize(
@@ -213,8 +196,7 @@ def test_columns_of_classes_that_say_more_than_yes_and_no(tmp_path, line, messag
     table(tmp_path, "id,rust,scab", line)
     if sample:
         lay(tmp_path, sample_submission="id,rust,scab\n99,0,0\n")
-    with pytest.raises(UserError, match=message):
-        read_train(tmp_path)
+    refused(message, read_train, tmp_path)
 
 
 def test_columns_of_ones_beside_other_columns(tmp_path):
@@ -222,10 +204,7 @@ def test_columns_of_ones_beside_other_columns(tmp_path):
     table(tmp_path, "id,age,a,b,c", lambda n: f"{n},{20 + n},{hot(n)}")
     assert read_train(tmp_path).classes == ("a", "b", "c")
     table(tmp_path, "id,sex,a,b", lambda n: f"{n},{'mf'[n % 2]},{n % 2},{int(n < 7)}")
-    with pytest.raises(
-        UserError, match=r"such as sex.*if a, b are labels.* pass --metric mean_auc"
-    ):
-        read_train(tmp_path)
+    refused(r"such as sex.*if a, b are labels.* pass --metric mean_auc", read_train, tmp_path)
     assert read_train(tmp_path, several=True).classes == ("a", "b")  # followed
 
 
@@ -237,8 +216,7 @@ def test_cells_of_labels_in_other_forms(tmp_path):
     lay(tmp_path, sample_submission="id,tags\n99,0 1 2\n")
     assert read_train(tmp_path).classes == ("13", "14", "6")
     table(tmp_path, "id,tags", lambda n: f"{n},{{'{'xy'[n % 2]}': 1}}")
-    with pytest.raises(UserError, match="cells of tags are dictionaries"):
-        read_train(tmp_path)
+    refused("cells of tags are dictionaries", read_train, tmp_path)
 
 
 def test_other_columns_are_no_labels(tmp_path):
@@ -270,8 +248,7 @@ def test_other_columns_are_no_labels(tmp_path):
 )  # fmt: skip
 def test_tables_that_are_none_yet(tmp_path, text, message):
     lay(tmp_path, *TEN, train=text)
-    with pytest.raises(UserError, match=message):
-        read_train(tmp_path)
+    refused(message, read_train, tmp_path)
 
 
 def test_single_quotation_marks(tmp_path):
@@ -286,8 +263,7 @@ def test_single_quotation_marks(tmp_path):
 )  # fmt: skip
 def test_samples_that_ask_for_nothing_that_is_written(tmp_path, text, message):
     lay(tmp_path, sample_submission=text)
-    with pytest.raises(UserError, match=message):
-        read_sample_submission(tmp_path)
+    refused(message, read_sample_submission, tmp_path)
     lay(tmp_path, sample_submission="id,a,b\n1,True,False\n")
     assert read_sample_submission(tmp_path) is not None
 

@@ -10,7 +10,7 @@ import pytest
 
 from src.data.folds import EXTRA, QUARANTINED, load_folds, make_folds, save_folds
 from src.data.index import Index, add_extra, read_train
-from src.script import UserError
+from tests.data.layout import refused
 
 
 def make_data(root: Path, classes: dict[str, int], seed: int) -> Path:
@@ -49,8 +49,7 @@ def test_external_images_are_trained_on_and_never_held_out(tmp_path, index) -> N
     again = load_folds(path, both.table, both.root)
     np.testing.assert_array_equal(again.fold, folds.fold)
     assert "extra/train/cat/0.jpg" in path.read_text(encoding="utf-8")
-    with pytest.raises(UserError, match=r"other data: 5 removed \(first extra/"):
-        load_folds(path, index.table, index.root)
+    refused(r"other data: 5 removed \(first extra/", load_folds, path, index.table, index.root)
 
 
 def test_a_copy_of_a_training_image_is_not_trained_on_where_that_is_held_out(
@@ -72,8 +71,7 @@ def test_images_of_one_class_are_enough(tmp_path, index, form: str) -> None:
         (more / "train.csv").write_text("image,label\n" + "".join(lines))
     both = add_extra(index, more)
     assert len(both) == 12 + 3 and both.columns["target"][12:] == ["cat"] * 3
-    with pytest.raises(UserError, match="only one class"):
-        read_train(tmp_path / "one")
+    refused("only one class", read_train, tmp_path / "one")
 
 
 @pytest.mark.parametrize("folder", ["images", "train/images"])
@@ -95,15 +93,15 @@ def test_the_name_of_a_lone_folder_counts_where_it_is_a_class(tmp_path, index) -
 
 
 def test_what_is_refused(tmp_path, index) -> None:
-    with pytest.raises(UserError, match="is the data folder itself"):
-        add_extra(index, tmp_path / "data")
-    with pytest.raises(UserError, match="is missing"):
-        add_extra(index, tmp_path / "nothing")
+    refused("is the data folder itself", add_extra, index, tmp_path / "data")
+    refused("is missing", add_extra, index, tmp_path / "nothing")
     make_data(tmp_path / "other", {"tree": 2, "bush": 2}, 2)
-    with pytest.raises(
-        UserError, match=r"no image is of a class of the data \(bush, tree there, cat"
-    ):
-        add_extra(index, tmp_path / "other")
+    refused(
+        r"no image is of a class of the data \(bush, tree there, cat",
+        add_extra,
+        index,
+        tmp_path / "other",
+    )
 
 
 class Drive(PureWindowsPath):

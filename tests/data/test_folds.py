@@ -6,6 +6,7 @@ import pytest
 
 from src.data.folds import load_folds, make_folds, read_folds, save_folds
 from src.script import UserError
+from tests.data.layout import refused
 
 
 @pytest.fixture
@@ -63,8 +64,7 @@ def test_round_trip(tmp_path, data):
 def test_blending_reads_them_without_the_images(tmp_path, data):
     table, root = data
     made = make_folds(table, root, num_folds=3, seed=0, quarantined=[2])
-    with pytest.raises(UserError, match=r"folds\.csv is missing: run train_fold\.py first"):
-        read_folds(tmp_path / "folds.csv")
+    refused(r"folds\.csv is missing: run train_fold\.py first", read_folds, tmp_path / "folds.csv")
     save_folds(made, tmp_path / "folds.csv")
     for image in root.iterdir():
         image.unlink()
@@ -149,8 +149,14 @@ def test_modification_times_do_not_matter(tmp_path, data):
 def test_another_number_of_folds_is_refused(tmp_path, data):
     table, root = data
     save_folds(make_folds(table, root, num_folds=3, seed=0), tmp_path / "folds.csv")
-    with pytest.raises(UserError, match="has 3 folds, not 5: pass --folds 3"):
-        load_folds(tmp_path / "folds.csv", table, root, num_folds=5)
+    refused(
+        "has 3 folds, not 5: pass --folds 3",
+        load_folds,
+        tmp_path / "folds.csv",
+        table,
+        root,
+        num_folds=5,
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,10 +179,8 @@ def test_a_damaged_file_is_named(tmp_path, data, harm):
     path = tmp_path / "folds.csv"
     save_folds(make_folds(table, root, num_folds=3, seed=0), path)
     path.write_text(harm(path.read_text(encoding="utf-8")), encoding="utf-8")
-    with pytest.raises(UserError, match=r"folds\.csv is (damaged|empty|not a well-formed)"):
-        read_folds(path)
-    with pytest.raises(UserError, match=r"folds\.csv"):
-        load_folds(path, table, root)
+    refused(r"folds\.csv is (damaged|empty|not a well-formed)", read_folds, path)
+    refused(r"folds\.csv", load_folds, path, table, root)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, data, monkeypatch):
@@ -198,22 +202,27 @@ def test_fewer_folds_will_do_only_where_they_may(data):
     made = make_folds(table, root, num_folds=5, seed=0, fewer=True)
     assert made.num_folds == 2 and sorted(np.bincount(made.fold)) == [6, 6]
     assert made.notes == ("2 folds instead of 5: there are no more groups or images",)
-    with pytest.raises(UserError, match=r"--folds 5 .* groups \(2\): lower it"):
-        make_folds(table, root, num_folds=5, seed=0)
+    refused(r"--folds 5 .* groups \(2\): lower it", make_folds, table, root, num_folds=5, seed=0)
     made = make_folds(table.iloc[:4], root, num_folds=5, seed=0, linked=[(0, 2)], fewer=True)
     assert made.num_folds == 2, "copies join groups"
     made = make_folds(table.iloc[:3].assign(group=""), root, num_folds=5, seed=0, fewer=True)
     assert made.num_folds == 3 and made.notes[0].startswith("3 folds instead of 5")
     table["group"] = "one"
-    with pytest.raises(UserError, match=r"groups \(1\): at least two are needed"):
-        make_folds(table, root, num_folds=5, seed=0, fewer=True)
+    refused(
+        r"groups \(1\): at least two are needed",
+        make_folds,
+        table,
+        root,
+        num_folds=5,
+        seed=0,
+        fewer=True,
+    )
 
 
 def test_a_vanished_image_is_named(data):
     table, root = data
     (root / "04.jpg").unlink()
-    with pytest.raises(UserError, match=r"04\.jpg cannot be read"):
-        make_folds(table, root, num_folds=3, seed=0)
+    refused(r"04\.jpg cannot be read", make_folds, table, root, num_folds=3, seed=0)
 
 
 def test_hash_tells_moved_from_equal_assignments(data):
@@ -228,8 +237,9 @@ def test_images_of_equal_size_are_not_the_same_images(tmp_path, data):
     (root / "04.jpg").write_bytes(b"y" * 100_000)
     save_folds(make_folds(table, root, num_folds=3, seed=0), tmp_path / "folds.csv")
     (root / "04.jpg").write_bytes(b"z" * 100_000)
-    with pytest.raises(UserError, match=r"1 changed on disk \(first id-04\.jpg\)"):
-        load_folds(tmp_path / "folds.csv", table, root)
+    refused(
+        r"1 changed on disk \(first id-04\.jpg\)", load_folds, tmp_path / "folds.csv", table, root
+    )
 
 
 def test_a_quarantined_image_may_be_gone_and_others_may_not(tmp_path, data):
@@ -240,8 +250,7 @@ def test_a_quarantined_image_may_be_gone_and_others_may_not(tmp_path, data):
     save_folds(made, tmp_path / "folds.csv")
     assert load_folds(tmp_path / "folds.csv", table, root).folds_hash == made.folds_hash
     (root / "05.jpg").unlink()
-    with pytest.raises(UserError, match=r"05\.jpg cannot be read"):
-        load_folds(tmp_path / "folds.csv", table, root)
+    refused(r"05\.jpg cannot be read", load_folds, tmp_path / "folds.csv", table, root)
 
 
 def test_folds_may_be_dealt_by_hand(tmp_path, data):
@@ -279,5 +288,4 @@ def test_a_fold_that_is_no_number_of_one_is_refused(tmp_path, data, fold):
     rows = [line.split(",") for line in path.read_text().splitlines()]
     rows[1][4] = fold
     path.write_text("".join(",".join(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match="is damaged"):
-        read_folds(path)
+    refused("is damaged", read_folds, path)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from src.data.folds import PIECE, file_marks
-from src.script import UserError
+from tests.data.layout import refused
 
 
 def name(*images):
@@ -60,8 +60,7 @@ def test_what_is_no_file_has_no_mark(tmp_path):
     names = ("gone", "folder", "link", "pipe")
     assert file_marks(name(*names), tmp_path, optional=range(4)) == [""] * 4
     for image in names:
-        with pytest.raises(UserError, match=f"{image} cannot be read"):
-            file_marks(name(image), tmp_path)
+        refused(f"{image} cannot be read", file_marks, name(image), tmp_path)
 
 
 def test_twenty_thousand_files_a_second(tmp_path):

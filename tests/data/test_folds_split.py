@@ -6,6 +6,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from src.data.folds import assign_folds, merge_groups
 from src.script import UserError
+from tests.data.layout import refused
 
 
 def test_without_groups_it_is_scikit_learns_stratified_k_fold():
@@ -44,13 +45,18 @@ def test_one_class_and_no_class():
     [(2, None, r"images \(2\)"), (4, ["a", "a", "b", "b"], r"groups \(2\)")],
 )
 def test_too_many_folds(count, groups, message):
-    with pytest.raises(UserError, match=f"--folds 3 is more than there are {message}"):
-        assign_folds(["a", "b"] * (count // 2), 3, 0, groups)
+    refused(
+        f"--folds 3 is more than there are {message}",
+        assign_folds,
+        ["a", "b"] * (count // 2),
+        3,
+        0,
+        groups,
+    )
 
 
 def test_no_image_at_all_is_no_matter_of_folds() -> None:
-    with pytest.raises(UserError, match=r"no image can be read: quarantine\.csv"):
-        assign_folds([], 3, seed=0)
+    refused(r"no image can be read: quarantine\.csv", assign_folds, [], 3, seed=0)
 
 
 def imbalance(targets, folds, num_folds):

@@ -12,7 +12,7 @@ from src.data import formats
 from src.data.decode import decode_bytes, read_size
 from src.data.formats import find_kind, lacking
 from src.data.index import read_test, read_train
-from src.script import UserError
+from tests.data.layout import refused
 
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(0, 256, (6, 8, 3), np.uint8)
@@ -56,8 +56,7 @@ def test_grey_of_sixteen_bits_keeps_the_upper_eight():
 
 
 def test_the_limit_of_pixels_holds_before_decoding():
-    with pytest.raises(UserError, match="above the limit"):
-        decode_bytes(b"P6\n100000 100000\n255\n" + bytes(10))
+    refused("above the limit", decode_bytes, b"P6\n100000 100000\n255\n" + bytes(10))
 
 
 @pytest.mark.parametrize(
@@ -67,8 +66,7 @@ def test_the_limit_of_pixels_holds_before_decoding():
 )  # fmt: skip
 def test_a_missing_package_is_named(monkeypatch, tmp_path, data, name, package):
     monkeypatch.setattr(formats, "_is_installed", lambda module: False)
-    with pytest.raises(UserError, match=rf"x is a {name} image: pip install {package}, or convert"):
-        decode_bytes(data, "x")
+    refused(rf"x is a {name} image: pip install {package}, or convert", decode_bytes, data, "x")
     for place in ("train/a/1.png", "train/b/1.png", "test/1.png"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_bytes(encode("PNG"))
@@ -76,8 +74,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path, data, name, package):
         (tmp_path / place).write_bytes(data)
     said = f"1 file .odd left out, first train/a/2.odd: {name}: pip install {package}, or"
     assert any(note.startswith(said) for note in read_train(tmp_path).notes)
-    with pytest.raises(UserError, match=rf"1 file \.odd .*{name}: pip install {package}"):
-        read_test(tmp_path)
+    refused(rf"1 file \.odd .*{name}: pip install {package}", read_test, tmp_path)
 
 
 def test_heic_goes_through_its_plugin(monkeypatch):
@@ -152,13 +149,11 @@ def test_dicom():
     ],
 )
 def test_what_is_no_image_is_called_what_it_is(data, said):
-    with pytest.raises(UserError, match=said):
-        decode_bytes(data, "x.jpg")
+    refused(said, decode_bytes, data, "x.jpg")
 
 
 def test_bands_and_compressions_of_tiff():
-    with pytest.raises(UserError, match="holds 5 bands: save three of them as an RGB"):
-        decode_bytes(five_bands(), "x.tif")
+    refused("holds 5 bands: save three of them as an RGB", decode_bytes, five_bands(), "x.tif")
     if features.check("libtiff"):
         data = encode("TIFF", compression="zstd")
         np.testing.assert_array_equal(decode_bytes(data), PIXELS)

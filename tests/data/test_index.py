@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from src.data.index import COLUMNS, find_root, read_train
-from src.script import UserError
-from tests.data.layout import lay, rows
+from tests.data.layout import lay, refused, rows
 
 NFD = unicodedata.normalize("NFD", "가방")
 NFC = "가방"
@@ -97,44 +96,36 @@ def test_unicode_twins_are_merged(tmp_path):
 def test_a_name_that_is_not_utf8_is_refused_by_name(tmp_path):
     lay(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
     os.close(os.open(os.fsencode(tmp_path / "train/a") + b"/\xb0\xa1.jpg", os.O_CREAT))
-    with pytest.raises(UserError, match="not a name in UTF-8: rename it"):
-        read_train(tmp_path)
+    refused("not a name in UTF-8: rename it", read_train, tmp_path)
 
 
 def test_nothing_to_train_on(tmp_path):
-    with pytest.raises(UserError, match=r"no train/ and no train\.csv"):
-        read_train(tmp_path)
+    refused(r"no train/ and no train\.csv", read_train, tmp_path)
     lay(tmp_path, "train/flat.jpg")
-    with pytest.raises(UserError, match="no images in class folders"):
-        read_train(tmp_path)
+    refused("no images in class folders", read_train, tmp_path)
     lay(tmp_path, "train/a/1.jpg")
-    with pytest.raises(UserError, match="only one class, 'a'"):
-        read_train(tmp_path)
-    with pytest.raises(UserError, match=r"no train\.csv .* drop the column flags"):
-        read_train(tmp_path, label_column="x")
+    refused("only one class, 'a'", read_train, tmp_path)
+    refused(r"no train\.csv .* drop the column flags", read_train, tmp_path, label_column="x")
 
 
 def test_root_is_the_folder_or_its_one_data_set(tmp_path):
-    with pytest.raises(UserError, match="is missing"):
-        find_root(tmp_path / "input")
-    with pytest.raises(UserError, match=r"looked there .* train/, train\.csv"):
-        find_root(tmp_path)
+    refused("is missing", find_root, tmp_path / "input")
+    refused(r"looked there .* train/, train\.csv", find_root, tmp_path)
     lay(tmp_path, "cars/Train/a/1.jpg", "weights/some.pth")
     assert find_root(tmp_path) == tmp_path / "cars"
     assert find_root(tmp_path / "cars") == tmp_path / "cars"
     lay(tmp_path, "digits/test/1.jpg")
-    with pytest.raises(UserError, match=r"\(cars, digits\): pass --data_dir .*cars"):
-        find_root(tmp_path)
+    refused(r"\(cars, digits\): pass --data_dir .*cars", find_root, tmp_path)
 
 
 def test_a_folder_too_low_is_told_where_the_whole_lies(tmp_path):
     lay(tmp_path, "cars/train/a/1.jpg", "cars/train/b/2.jpg", "cars/test/3.jpg")
     for part in ("train", "train/a", "test"):
-        with pytest.raises(UserError, match=rf"a part of one: pass --data_dir {tmp_path}/cars$"):
-            find_root(tmp_path / "cars" / part)
+        refused(
+            rf"a part of one: pass --data_dir {tmp_path}/cars$", find_root, tmp_path / "cars" / part
+        )
     lay(tmp_path, "training/a/1.jpg", "training/b/2.jpg")  # alone it may be called anything
-    with pytest.raises(UserError, match=rf"move them into {tmp_path}/training/train"):
-        find_root(tmp_path / "training")
+    refused(rf"move them into {tmp_path}/training/train", find_root, tmp_path / "training")
 
 
 def test_twenty_thousand_files_a_second(tmp_path):
@@ -153,14 +144,13 @@ def test_twenty_thousand_files_a_second(tmp_path):
 def test_class_folders_without_train_are_recognised_and_not_trusted(tmp_path):
     lay(tmp_path, "cat/1.jpg", "dog/1.jpg")
     remedy = rf"if the folders cat, dog are classes, move them into {tmp_path}/train, else unpack"
-    with pytest.raises(UserError, match=rf"no data set in .*{remedy}"):
-        find_root(tmp_path)
+    refused(rf"no data set in .*{remedy}", find_root, tmp_path)
     lay(tmp_path, "test/1.jpg")
-    with pytest.raises(UserError, match=rf"no train/ and no train\.csv in .*{remedy}"):
-        read_train(find_root(tmp_path))
+    refused(rf"no train/ and no train\.csv in .*{remedy}", read_train, find_root(tmp_path))
 
 
 def test_a_file_is_no_data_folder(tmp_path):
     lay(tmp_path, train="id,label\n")
-    with pytest.raises(UserError, match=rf"is a file: pass its folder, --data_dir {tmp_path}$"):
-        find_root(tmp_path / "train.csv")
+    refused(
+        rf"is a file: pass its folder, --data_dir {tmp_path}$", find_root, tmp_path / "train.csv"
+    )

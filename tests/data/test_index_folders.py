@@ -5,8 +5,7 @@ import os
 import pytest
 
 from src.data.index import find_root, read_test, read_train
-from src.script import UserError
-from tests.data.layout import pairs, put, rows
+from tests.data.layout import pairs, put, refused, rows
 
 # Files that a scan meets
 
@@ -42,8 +41,7 @@ def test_a_test_folder_with_files_that_may_be_images_is_refused_until_they_are_m
     put(tmp_path, "test/1.jpg", "test/3.jpg")
     (tmp_path / "test/readme.txt").write_bytes(b"x")
     (tmp_path / "test/2.bin").write_bytes(b"raw sensor")
-    with pytest.raises(UserError, match=r"1 file \.bin .* convert them to PNG, or remove them"):
-        read_test(tmp_path)
+    refused(r"1 file \.bin .* convert them to PNG, or remove them", read_test, tmp_path)
     (tmp_path / "test/2.bin").unlink()
     put(tmp_path, "test/2.png", kind="PNG")
     index = read_test(tmp_path)
@@ -109,16 +107,14 @@ def test_class_folders_one_folder_deeper(tmp_path, inner):
 
 def test_one_class_is_not_taken_for_a_folder_of_classes(tmp_path):
     put(tmp_path, "train/cat/1.jpg", "train/cat/more/2.jpg")
-    with pytest.raises(UserError, match="only one class, 'cat'"):
-        read_train(tmp_path)
+    refused("only one class, 'cat'", read_train, tmp_path)
 
 
 def test_data_up_to_three_folders_down_are_found(tmp_path):
     put(tmp_path, "archive/dataset/pets/train/a/1.jpg", "archive/dataset/pets/train/b/1.jpg")
     assert find_root(tmp_path) == tmp_path / "archive/dataset/pets"
     put(tmp_path, "archive/other/x/train/a/1.jpg")
-    with pytest.raises(UserError, match=r"\(archive/dataset/pets, archive/other/x\): pass --data"):
-        find_root(tmp_path)
+    refused(r"\(archive/dataset/pets, archive/other/x\): pass --data", find_root, tmp_path)
 
 
 def test_splits_inside_train_are_splits_and_no_classes(tmp_path):
@@ -144,7 +140,6 @@ def test_tables_inside_the_folder_of_images(tmp_path, name):
 def test_a_table_of_another_kind_is_named(tmp_path):
     put(tmp_path, "pictures/1.jpg")
     (tmp_path / "train.xlsx").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"save train\.xlsx as train\.csv in"):
-        find_root(tmp_path)
+    refused(r"save train\.xlsx as train\.csv in", find_root, tmp_path)
     (tmp_path / "train.csv").write_text("image,label\n1.jpg,a\n1.jpg,b\n")
     assert find_root(tmp_path) == tmp_path

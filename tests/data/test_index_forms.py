@@ -4,8 +4,7 @@ import pytest
 
 from src.data.index import find_root, read_test, read_train
 from src.data.sample import read_sample_submission
-from src.script import UserError
-from tests.data.layout import lay, pairs, put, rows
+from tests.data.layout import lay, pairs, put, refused, rows
 
 # Tables
 
@@ -66,8 +65,7 @@ def test_a_table_without_names_of_columns_is_refused_and_read_once_it_has_them(t
     put(tmp_path, *FOUR)
     text = TABLE.partition("\n")[2].replace("1.jpg,a\n", first)
     lay(tmp_path, train=text)
-    with pytest.raises(UserError, match=r"no line of column names.*such as 'image,label'"):
-        read_train(tmp_path)
+    refused(r"no line of column names.*such as 'image,label'", read_train, tmp_path)
     lay(tmp_path, train="image,label\n" + text)
     assert len(read_train(tmp_path)) == 4
 
@@ -76,8 +74,7 @@ def test_names_are_proposed_in_the_order_of_the_columns(tmp_path):
     put(tmp_path, *FOUR)
     text = "a,1.jpg\nb,2.jpg\na,3.jpg\nb,4.jpg\n"
     lay(tmp_path, train=text)
-    with pytest.raises(UserError, match="such as 'label,image'"):
-        read_train(tmp_path)
+    refused("such as 'label,image'", read_train, tmp_path)
     lay(tmp_path, train="label,image\n" + text)
     assert rows(read_train(tmp_path), "image", "target") == list(zip(FOUR, "abab", strict=True))
 
@@ -85,13 +82,13 @@ def test_names_are_proposed_in_the_order_of_the_columns(tmp_path):
 def test_a_list_of_test_images_and_a_sample_need_names_of_columns_too(tmp_path):
     put(tmp_path, "test/t0.jpg", "test/t1.jpg")
     lay(tmp_path, test="t0.jpg\nt1.jpg\n")
-    with pytest.raises(UserError, match=r"no line of column names.*such as 'image'"):
-        read_test(tmp_path)
+    refused(r"no line of column names.*such as 'image'", read_test, tmp_path)
     lay(tmp_path, test="image\nt0.jpg\nt1.jpg\n", sample_submission="t0,0.5,0.5\nt1,0.5,0.5\n")
-    with pytest.raises(
-        UserError, match=r"no line of column names.*: id, then the class of each of the 2"
-    ):
-        read_sample_submission(tmp_path)
+    refused(
+        r"no line of column names.*: id, then the class of each of the 2",
+        read_sample_submission,
+        tmp_path,
+    )
     lay(tmp_path, sample_submission="id,a,b\nt0,0.5,0.5\nt1,0.5,0.5\n")
     assert rows(read_test(tmp_path), "id") == [("t0",), ("t1",)]
 
@@ -150,23 +147,20 @@ def test_images_of_one_split_are_never_taken_for_the_others(tmp_path):
     lay(tmp_path, train=TABLE, sample_submission="id,a,b\n1,0,0\n2,0,0\n")
     for test in ("", "id\n1\n2\n"):
         lay(tmp_path, **({"test": test} if test else {}))
-        with pytest.raises(UserError, match=r"2 test images missing.* first train/1\.jpg"):
-            read_test(tmp_path)
+        refused(r"2 test images missing.* first train/1\.jpg", read_test, tmp_path)
     put(tmp_path, "train/5.jpg", "train/6.jpg")  # one folder for both
     lay(tmp_path, sample_submission="id,a,b\n5,0,0\n6,0,0\n", test="id\n5\n6\n")
     assert read_test(tmp_path).table["image"].tolist() == ["train/5.jpg", "train/6.jpg"]
     lay(tmp_path, sample_submission="id,a,b\n1,0,0\n", test="id,image\n1,train/1.jpg\n")
     assert read_test(tmp_path).table["image"].tolist() == ["train/1.jpg"]  # it says so
     (tmp_path / "train").rename(tmp_path / "test")
-    with pytest.raises(UserError, match=r"4 train images missing.* first test/1\.jpg"):
-        read_train(tmp_path)
+    refused(r"4 train images missing.* first test/1\.jpg", read_train, tmp_path)
 
 
 def test_class_folders_hold_no_test_images(tmp_path):
     put(tmp_path, "train/a/1.jpg", "train/b/2.jpg")
     lay(tmp_path, sample_submission="id,a,b\n1,0,0\n2,0,0\n")
-    with pytest.raises(UserError, match="2 test images missing"):
-        read_test(tmp_path)
+    refused("2 test images missing", read_test, tmp_path)
 
 
 def test_folder_and_file_name_in_two_columns(tmp_path):
@@ -217,8 +211,7 @@ def test_ids_of_test_and_sample_may_be_written_differently(tmp_path, mine, their
 def test_ids_that_would_become_one_are_not_joined(tmp_path, sample):
     put(tmp_path, "test/x.jpg", "test/y.jpg")
     lay(tmp_path, test="id,image\n1.jpg,x.jpg\n1.png,y.jpg\n", sample_submission=f"id,a\n{sample}")
-    with pytest.raises(UserError, match="2 ids only in the sample, 2 only in"):
-        read_test(tmp_path)
+    refused("2 ids only in the sample, 2 only in", read_test, tmp_path)
 
 
 def test_ids_that_differ_in_case_stay_apart(tmp_path):
@@ -236,8 +229,7 @@ def test_a_sample_may_name_files_with_another_ending(tmp_path):
     assert rows(index, "id", "image") == [("1.jpg", "test/1.png"), ("2.jpg", "test/2.png")]
     assert any("'1.jpg' is taken for test/1.png" in note for note in index.notes)
     put(tmp_path, "test/1.jpg")
-    with pytest.raises(UserError, match=r"names 1 image .* first '2\.jpg'"):
-        read_test(tmp_path)
+    refused(r"names 1 image .* first '2\.jpg'", read_test, tmp_path)
 
 
 def test_altered_copies_of_one_picture_share_a_fold(tmp_path):
@@ -256,8 +248,7 @@ def test_raw_data_of_cameras_are_no_tiff(tmp_path):
 
 def test_a_packed_folder_is_to_be_unpacked(tmp_path):
     (tmp_path / "train.zip").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"found \./ \(1 \.zip\); unpack train\.zip there, else"):
-        find_root(tmp_path)
+    refused(r"found \./ \(1 \.zip\); unpack train\.zip there, else", find_root, tmp_path)
 
 
 def test_columns_that_count_rows_are_no_labels(tmp_path):
@@ -276,8 +267,7 @@ def test_a_table_of_validation_rows_is_said_to_be_unused(tmp_path):
 def test_a_list_of_ids_needs_a_name_too(tmp_path):
     put(tmp_path, "test/t0.jpg", "test/t1.jpg")
     lay(tmp_path, test="t0\nt1\n")
-    with pytest.raises(UserError, match=r"its first line is 't0'; .* such as 'image'"):
-        read_test(tmp_path)
+    refused(r"its first line is 't0'; .* such as 'image'", read_test, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -297,8 +287,7 @@ def test_folders_that_name_a_split_among_other_words(tmp_path, train, test):
 @pytest.mark.parametrize("name", ["train_masks", "train_wheels", "training_camp", "test_train"])
 def test_a_word_that_says_something_is_no_split(tmp_path, name):
     put(tmp_path, f"{name}/a/1.jpg", f"{name}/b/1.jpg", "other/a/1.jpg")
-    with pytest.raises(UserError, match="no data set in"):
-        find_root(tmp_path)
+    refused("no data set in", find_root, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -337,8 +326,7 @@ def test_a_table_of_another_name_is_offered(tmp_path, name, text, remedy):
     put(tmp_path, *FOUR)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=remedy):
-        read_train(find_root(tmp_path))
+    refused(remedy, read_train, find_root(tmp_path))
     lay(tmp_path, train=TABLE)
     assert len(read_train(find_root(tmp_path))) == 4
 
@@ -346,8 +334,7 @@ def test_a_table_of_another_name_is_offered(tmp_path, name, text, remedy):
 def test_columns_set_apart_by_blanks_are_refused_by_that(tmp_path):
     put(tmp_path, *FOUR)
     lay(tmp_path, train=TABLE.replace(",", " "))
-    with pytest.raises(UserError, match="not set apart by commas"):
-        read_train(tmp_path)
+    refused("not set apart by commas", read_train, tmp_path)
 
 
 def test_numbers_with_a_comma_in_one_hot_columns(tmp_path):

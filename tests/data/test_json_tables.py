@@ -10,8 +10,7 @@ from src.data.index import find_root, read_test, read_train
 from src.data.metadata import read_metadata
 from src.data.root import find_annotations, read_head
 from src.data.sources.registry import detect_source
-from src.script import UserError
-from tests.data.layout import lay, pairs, rows
+from tests.data.layout import lay, pairs, refused, rows
 
 NAMES = {10: "Acer, red", 4021: "Quercus alba"}
 BIG = 98765432109876543210123
@@ -93,8 +92,7 @@ def test_categories_without_names(tmp_path):
     content = json.loads((contest(tmp_path) / "train.json").read_text())
     write(tmp_path / "train.json", content | {"categories": [{"id": 10}, {"id": 4021}]})
     assert pairs(tmp_path) == THREE
-    with pytest.raises(UserError, match="no column 'category_name'"):
-        read_train(tmp_path, label_column="category_name")
+    refused("no column 'category_name'", read_train, tmp_path, label_column="category_name")
 
 
 def test_columns_of_the_images_are_groups_and_metadata(tmp_path):
@@ -135,14 +133,12 @@ def test_annotations_that_are_copies_contradict_or_lack_their_image(tmp_path):
                for note in index.notes)  # fmt: skip
     content["annotations"][-1] = also | {"category_id": 4021}
     write(path, content)
-    with pytest.raises(UserError, match=r"lines of train/a.jpg with different labels.*--metric f1"):
-        read_train(tmp_path)
+    refused(r"lines of train/a.jpg with different labels.*--metric f1", read_train, tmp_path)
     index = read_train(tmp_path, several=True)  # followed
     assert index.several and index.columns["target"] == ["10|4021", "4021", "10"]
     content["annotations"] = [also | {"image_id": 77}]
     write(path, content)
-    with pytest.raises(UserError, match=r"no annotation is of an image .* '77', ids like '1'"):
-        read_train(tmp_path)
+    refused(r"no annotation is of an image .* '77', ids like '1'", read_train, tmp_path)
 
 
 def test_two_images_with_one_id(tmp_path):
@@ -153,8 +149,7 @@ def test_two_images_with_one_id(tmp_path):
     assert pairs(tmp_path) == THREE
     content["images"][-1] = {"id": 1, "file_name": "train/c.jpg"}
     write(tmp_path / "train.json", content)
-    with pytest.raises(UserError, match="images share ids with others, first '1': give each"):
-        read_train(tmp_path)
+    refused("images share ids with others, first '1': give each", read_train, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -174,20 +169,17 @@ def test_two_images_with_one_id(tmp_path):
 def test_damage_is_named(tmp_path, change, message):
     path = contest(tmp_path) / "train.json"
     path.write_text(change(path.read_text()))
-    with pytest.raises(UserError, match=message):
-        read_train(tmp_path)
+    refused(message, read_train, tmp_path)
 
 
 def test_boxes_and_masks_are_refused_unless_a_label_is_named(tmp_path):
     contest(tmp_path, bbox=[0, 0, 4, 4])
-    with pytest.raises(UserError, match=r"boxes of objects .* pass --label_column category_id"):
-        read_train(tmp_path)
+    refused(r"boxes of objects .* pass --label_column category_id", read_train, tmp_path)
     assert detect_source(tmp_path) == "coco"
     index = read_train(tmp_path, label_column="category_id")  # followed
     assert rows(index, "image", "target") == THREE
     contest(tmp_path, segmentation=[[0, 0, 4, 0, 4, 4]])
-    with pytest.raises(UserError, match=r"segmentation holds masks of objects .*train_lane.py"):
-        read_train(tmp_path)
+    refused(r"segmentation holds masks of objects .*train_lane.py", read_train, tmp_path)
     contest(tmp_path, segmentation=[])
     assert pairs(tmp_path) == THREE
 
@@ -264,8 +256,7 @@ def test_images_are_called_by_their_ids_and_not_by_addresses(tmp_path):
     assert pairs(tmp_path)[0] == ("train/1_z.jpg", "1")
     for name in ("1.jpg", "1_z.jpg"):
         (tmp_path / "train" / name).unlink()
-    with pytest.raises(UserError, match=r"is an address.*download|names 1 images that are not"):
-        read_train(tmp_path)
+    refused(r"is an address.*download|names 1 images that are not", read_train, tmp_path)
 
 
 def test_ids_for_names_where_the_file_is_named_train(tmp_path):
@@ -291,8 +282,9 @@ def test_the_sample_may_name_test_images_by_their_files(tmp_path):
 
 def test_pixels_in_json_are_said(tmp_path):
     write(tmp_path / "train.json", [{"id": "x", "band": [0.5] * 70, "label": k} for k in (0, 1)])
-    with pytest.raises(UserError, match=r"train.json seems to hold the pixels themselves: write"):
-        read_train(find_root(tmp_path))
+    refused(
+        r"train.json seems to hold the pixels themselves: write", read_train, find_root(tmp_path)
+    )
 
 
 def test_coco_captions_and_boxes_beside_are_passed_over(tmp_path):
@@ -331,18 +323,14 @@ def test_a_folder_in_a_tables_place_is_named(tmp_path):
         (tmp_path / name).rename(tmp_path / "one")
         (tmp_path / name).mkdir()
         (tmp_path / "one").rename(tmp_path / name / name)
-    with pytest.raises(UserError, match=r"if the table lies in the folder train.json, put it in"):
-        read_train(tmp_path)
-    with pytest.raises(UserError, match=r"sample_submission.csv is a folder: if the table lies in"):
-        read_test(tmp_path)
+    refused(r"if the table lies in the folder train.json, put it in", read_train, tmp_path)
+    refused(r"sample_submission.csv is a folder: if the table lies in", read_test, tmp_path)
     (tmp_path / "sample_submission.csv").rename(tmp_path / "away")
     (tmp_path / "test").rename(tmp_path / "photos")
-    with pytest.raises(UserError, match=r"if the table lies in the folder test.json, put it in"):
-        read_test(tmp_path)
+    refused(r"if the table lies in the folder test.json, put it in", read_test, tmp_path)
     (tmp_path / "annotations").mkdir()
     (tmp_path / "test.json").rename(tmp_path / "annotations/test.json")
-    with pytest.raises(UserError, match=r"in the folder annotations/test.json, put it in"):
-        read_test(tmp_path)
+    refused(r"in the folder annotations/test.json, put it in", read_test, tmp_path)
 
 
 def test_extra_images_listed_in_json(tmp_path):
@@ -366,8 +354,9 @@ def test_parquet_is_read_or_asks_for_its_package(tmp_path, monkeypatch):
         raise ImportError("Unable to find a usable engine")
 
     monkeypatch.setattr(pd, "read_parquet", absent)
-    with pytest.raises(UserError, match="needs the package pyarrow: pip install pyarrow, or save"):
-        read_train(find_root(tmp_path))
+    refused(
+        "needs the package pyarrow: pip install pyarrow, or save", read_train, find_root(tmp_path)
+    )
     table = pd.DataFrame({"image": ["a.jpg", "b.jpg", "c.jpg"], "label": [10, 4021, 10]})
     monkeypatch.setattr(pd, "read_parquet", lambda _: table)
     assert pairs(find_root(tmp_path)) == THREE
@@ -376,9 +365,9 @@ def test_parquet_is_read_or_asks_for_its_package(tmp_path, monkeypatch):
     cells = read_csv(tmp_path / "train.parquet").iloc[1].tolist()
     assert cells == ["b.jpg", "4021", "", "", '["x", "y"]', "2020-01-02 00:00:00"]
     monkeypatch.setattr(pd, "read_parquet", lambda _: table.assign(image=b"photo"))
-    with pytest.raises(UserError, match="holds the images themselves: write them as files"):
-        read_csv(tmp_path / "train.parquet")
+    refused(
+        "holds the images themselves: write them as files", read_csv, tmp_path / "train.parquet"
+    )
     for name in "abc":
         (tmp_path / f"train/{name}.jpg").unlink()
-    with pytest.raises(UserError, match=r"write the images of train.parquet below"):
-        read_train(tmp_path)
+    refused(r"write the images of train.parquet below", read_train, tmp_path)

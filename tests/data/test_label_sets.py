@@ -8,6 +8,7 @@ import pytest
 
 from src.data.index import Index, read_train
 from src.script import UserError
+from tests.data.layout import refused
 
 
 def read(root: Path, rows: list[str], header: str, sample: str = "", **options: object) -> Index:
@@ -110,11 +111,16 @@ def test_names_of_two_words_stay_one_class(tmp_path):
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"column label has one class in each cell, and --metric"):
-        read(tmp_path, ["a", "b", "a"], "image,label", several=True)
+    refused(
+        r"column label has one class in each cell, and --metric",
+        read,
+        tmp_path,
+        ["a", "b", "a"],
+        "image,label",
+        several=True,
+    )
     with pytest.raises(UserError, match=r"label 'a\|b' holds"):
         (tmp_path / "train.csv").write_text("image,a|b,c\n0.jpg,1,1\n1.jpg,0,1\n")
         read_train(tmp_path)
     (tmp_path / "train.csv").unlink()
-    with pytest.raises(UserError, match=r"no train\.csv that says them"):
-        read_train(tmp_path, several=True)
+    refused(r"no train\.csv that says them", read_train, tmp_path, several=True)

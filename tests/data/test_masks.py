@@ -19,7 +19,7 @@ from src.data.masks import (
     split_rows,
 )
 from src.data.transforms import eval_transform
-from src.script import UserError
+from tests.data.layout import refused
 
 
 @pytest.fixture
@@ -48,13 +48,11 @@ def test_own_split_is_fold_0(camvid: Path) -> None:
     split = split_rows(index, 0, 0, seed=1)
     assert (split.train.tolist(), split.valid.tolist()) == (list(range(6)), [6, 7])
     assert split_rows(index, None, 0, seed=1).train.tolist() == list(range(8))
-    with pytest.raises(UserError, match="--folds"):
-        split_rows(index, 1, 0, seed=1)
+    refused("--folds", split_rows, index, 1, 0, seed=1)
 
 
 def test_a_folder_too_low_is_told_where_the_whole_lies(camvid: Path) -> None:
-    with pytest.raises(UserError, match=rf"pass {camvid} if this is a part of it"):
-        read_labelled("auto", camvid / "train")
+    refused(rf"pass {camvid} if this is a part of it", read_labelled, "auto", camvid / "train")
 
 
 def test_folds_hold_each_row_out_once_and_keep_groups(camvid: Path) -> None:
@@ -94,16 +92,16 @@ def test_blocks_of_frames_are_cut_finer_and_true_groups_are_not(camvid: Path) ->
     index = read_labelled("auto", camvid)
     index.table["id"] = [f"{number:03d}" for number in range(8)]
     index.table["group"] = ["000"] * 8
-    with pytest.raises(UserError, match=r"more than there are groups \(1\)"):
-        split_rows(index, 0, 5, seed=1)
+    refused(r"more than there are groups \(1\)", split_rows, index, 0, 5, seed=1)
     index = replace(index, blocks=True)
     splits = [split_rows(index, fold, 5, seed=1) for fold in range(5)]
     assert sorted(np.concatenate([s.valid for s in splits]).tolist()) == list(range(8))
     assert all(len(s.valid) in (1, 2) for s in splits)
     assert "ungrouped, since larger blocks are fewer than folds" in splits[0].how
     assert "grouped by at most 4 neighbouring frames, " in split_rows(index, 0, 2, seed=1).how
-    with pytest.raises(UserError, match=r"--folds 9 is more than there are \w+ \(8\): lower it"):
-        split_rows(index, 0, 9, seed=1)
+    refused(
+        r"--folds 9 is more than there are \w+ \(8\): lower it", split_rows, index, 0, 9, seed=1
+    )
 
 
 def test_few_images_get_fewer_folds_unless_their_number_is_given(camvid: Path) -> None:
@@ -113,11 +111,9 @@ def test_few_images_get_fewer_folds_unless_their_number_is_given(camvid: Path) -
     held = [split_rows(index, fold, 0, seed=1).valid for fold in range(3)]
     assert sorted(np.concatenate(held).tolist()) == list(range(8))
     assert "fold 0 of 3" in split_rows(index, 0, 0, seed=1).how
-    with pytest.raises(UserError, match="folds are 0 to 2"):
-        split_rows(index, 3, 0, seed=1)
+    refused("folds are 0 to 2", split_rows, index, 3, 0, seed=1)
     index.table["group"] = ["a"] * 8
-    with pytest.raises(UserError, match=r"groups \(1\): at least two are needed"):
-        split_rows(index, 0, 0, seed=1)
+    refused(r"groups \(1\): at least two are needed", split_rows, index, 0, 0, seed=1)
     three = replace(index, table=index.table.iloc[:3].reset_index(drop=True), blocks=True)
     three.table["id"] = ["1", "2", "3"]
     assert len(split_rows(three, 0, 0, seed=1).valid) == 1

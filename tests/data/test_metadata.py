@@ -11,6 +11,7 @@ import pytest
 from src.data.index import Index, make_columns
 from src.data.metadata import read_metadata
 from src.script import UserError
+from tests.data.layout import refused
 
 TRAIN = """id,image,target,patient_id,age,sex,site,fold,note,model,row,same,hospital
 a1,a1.jpg,cat,7,31,m,arm,0,one word,1,0,x,9
@@ -124,5 +125,4 @@ def test_chosen_columns_may_be_any_input(indexes: tuple[Index, Index]) -> None:
 
 def test_a_folder_without_tables_says_how_to_name_them(tmp_path: Path) -> None:
     index = Index(tmp_path, make_columns(["a"], ["train/x/a.jpg"], ["x"], split="train"))
-    with pytest.raises(UserError, match="--table"):
-        read_metadata(index, index)
+    refused("--table", read_metadata, index, index)

@@ -9,6 +9,7 @@ from src.data.road_conditions import CONDITIONS, draw_conditions
 from src.data.road_scenes import render_frame, write_scenes
 from src.data.sources.lanes import read_lanes
 from src.script import UserError
+from tests.data.layout import refused
 
 
 def test_a_frame_is_a_pure_function_of_its_numbers():
@@ -118,8 +119,7 @@ def test_absurd_numbers_are_refused_and_nothing_written(tmp_path, flag):
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     (tmp_path / "train.txt").write_text("mine")
-    with pytest.raises(UserError, match="not of this program"):
-        script.main([str(tmp_path)])
+    refused("not of this program", script.main, [str(tmp_path)])
     assert (tmp_path / "train.txt").read_text() == "mine"
 
 

@@ -3,7 +3,7 @@ import pytest
 from src.data.index import read_test
 from src.data.sample import read_sample, read_sample_submission
 from src.ensemble.matching import match_columns
-from src.script import UserError
+from tests.data.layout import refused
 
 
 def put(root, text, num_images=2):
@@ -47,14 +47,20 @@ def test_the_only_names_a_data_frame_wrote_are_the_ids(tmp_path):
 @pytest.mark.parametrize("classes", ["ab", "01"])
 def test_a_line_for_each_class_is_called_that(tmp_path, classes):
     lines = "".join(f"{name},{c},.5\n" for name in (100, 101) for c in classes)
-    with pytest.raises(UserError, match=r"2 lines for every id \(id, class, prob\): one for each"):
-        read_sample_submission(put(tmp_path, f"id,class,prob\n{lines}"))
+    refused(
+        r"2 lines for every id \(id, class, prob\): one for each",
+        read_sample_submission,
+        put(tmp_path, f"id,class,prob\n{lines}"),
+    )
 
 
 def test_a_column_of_text_is_no_class(tmp_path):
     text = "id,a,b,Usage\n100,.5,.5,Public\n101,.5,.5,Private\n"
-    with pytest.raises(UserError, match=r"column 'Usage' holds text \(Public\), no prob.*remove"):
-        read_sample_submission(put(tmp_path, text))
+    refused(
+        r"column 'Usage' holds text \(Public\), no prob.*remove",
+        read_sample_submission,
+        put(tmp_path, text),
+    )
 
 
 @pytest.mark.parametrize("cells", ["0,5;0,5", ";", "0,5;1"])
@@ -66,10 +72,12 @@ def test_numbers_may_be_written_with_a_comma_or_lack(tmp_path, cells):
 @pytest.mark.parametrize("cell", ["a", "1"])
 def test_a_sample_of_labels_is_told_from_one_of_probabilities(tmp_path, cell):
     sample = read_sample_submission(put(tmp_path, f"id,label\n100,{cell}\n101,{cell}\n"))
-    with pytest.raises(
-        UserError, match=r"asks for 'label' alone.*its ids and the columns a, b; if"
-    ):
-        match_columns(list(sample.columns[1:]), ["a", "b"])
+    refused(
+        r"asks for 'label' alone.*its ids and the columns a, b; if",
+        match_columns,
+        list(sample.columns[1:]),
+        ["a", "b"],
+    )
 
 
 def wide(*, newline="\n", place=0, num_rows=150):
@@ -99,10 +107,10 @@ def test_ids_far_back_in_a_wide_table_are_read(tmp_path):
 
 def test_a_wide_table_is_checked_to_its_end(tmp_path):
     text, rows = wide()
-    with pytest.raises(UserError, match="line 152, saw 14"):
-        read_sample_submission(put(tmp_path, f"{text}999{',0' * 13}\n"))
-    with pytest.raises(UserError, match="has id '249' 2 times"):
-        read_sample_submission(put(tmp_path, text + ",".join(rows[-1])))
+    refused("line 152, saw 14", read_sample_submission, put(tmp_path, f"{text}999{',0' * 13}\n"))
+    refused(
+        "has id '249' 2 times", read_sample_submission, put(tmp_path, text + ",".join(rows[-1]))
+    )
     again = text + text.partition("\n")[0] + "\n" + ",".join(["999", *rows[-1][1:]])
     table = read_sample_submission(put(tmp_path, again))
     assert table["id"].tolist() == [*(row[0] for row in rows[1:]), "999"]

@@ -6,8 +6,7 @@ import pytest
 
 from src.data.index import read_test
 from src.data.sample import read_sample_submission
-from src.script import UserError
-from tests.data.layout import lay, rows
+from tests.data.layout import lay, refused, rows
 
 NFD = unicodedata.normalize("NFD", "가방")
 
@@ -60,16 +59,13 @@ def test_bare_test_folder(tmp_path):
 )
 def test_bad_test_tables_are_refused(tmp_path, texts, message):
     lay(tmp_path, "test/x.jpg", "test/y.jpg", **texts)
-    with pytest.raises(UserError, match=message):
-        read_test(tmp_path)
+    refused(message, read_test, tmp_path)
 
 
 def test_no_test_data(tmp_path):
-    with pytest.raises(UserError, match=r"no test\.csv and no test/"):
-        read_test(tmp_path)
+    refused(r"no test\.csv and no test/", read_test, tmp_path)
     (tmp_path / "test").mkdir()
-    with pytest.raises(UserError, match="no images in"):
-        read_test(tmp_path)
+    refused("no images in", read_test, tmp_path)
 
 
 def test_sample_submission_keeps_names_and_ids(tmp_path):

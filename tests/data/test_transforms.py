@@ -20,7 +20,7 @@ from src.data.transforms import (
     train_mask_transform,
     train_transform,
 )
-from src.script import UserError
+from tests.data.layout import refused
 
 STRONG = {"vflip": 0.5, "rotate": 30.0, "color": 0.5, "erase": 0.5}
 
@@ -115,8 +115,7 @@ def test_a_stronger_option_changes_more(image):
 )
 def test_mistakes_in_augment_are_named(spec, message):
     assert build_augmentations("") == []
-    with pytest.raises(UserError, match=message):
-        train_transform(32, augment=spec)
+    refused(message, train_transform, 32, augment=spec)
 
 
 def test_shrinking_averages_areas_and_the_mask_keeps_its_labels():

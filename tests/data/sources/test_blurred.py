@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from src.data.masks import read_labelled
-from src.script import UserError
+from tests.data.layout import refused
 
 
 def write(disk, mask, name="masks/1.jpg", quality=75):
@@ -54,14 +54,14 @@ def test_what_jpeg_has_changed_is_refused(disk):
     both[80:] = 128
     for mask in (both, circle(3), circle(128)):
         write(disk, mask)
-        with pytest.raises(
-            UserError, match=r"are JPEG and not black and white alone \(many pixels"
-        ):
-            read_labelled("auto", disk.root)
+        refused(
+            r"are JPEG and not black and white alone \(many pixels",
+            read_labelled,
+            "auto",
+            disk.root,
+        )
     write(disk, cv2.merge([circle(), circle() * 0, circle() * 0]))
-    with pytest.raises(UserError, match=r"1\.jpg is a JPEG of colours: export the masks anew"):
-        read_labelled("auto", disk.root)
+    refused(r"1\.jpg is a JPEG of colours: export the masks anew", read_labelled, "auto", disk.root)
     write(disk, circle())
     disk.text("classes.txt", "a", "b", "c")
-    with pytest.raises(UserError, match="which changes the numbers of 3 classes"):
-        read_labelled("auto", disk.root)
+    refused("which changes the numbers of 3 classes", read_labelled, "auto", disk.root)

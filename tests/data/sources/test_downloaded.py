@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from src.data.masks import read_labelled, read_test_masks
-from src.script import UserError
+from tests.data.layout import refused
 
 DOT = {(0, 0): 255}
 
@@ -49,27 +49,23 @@ def test_masks_are_found(disk, image, mask):
 
 def test_an_affix_is_that_of_all_masks_and_parts_no_number(disk):
     write(disk, ("images/1.jpg", "masks/1_hair.png"), ("images/2.jpg", "masks/2_skin.png"))
-    with pytest.raises(UserError, match="no mask has the name of an image"):
-        targets_of(disk)
+    refused("no mask has the name of an image", targets_of, disk)
     for number in (1, 2):
         (disk.root / f"masks/{number}_{['hair', 'skin'][number - 1]}.png").unlink()
         disk.mask(f"masks/3{number}.png", DOT)
-    with pytest.raises(UserError, match="no mask has the name of an image"):
-        targets_of(disk)
+    refused("no mask has the name of an image", targets_of, disk)
 
 
 def test_two_annotators_are_not_chosen_between(disk):
     write(disk, ("a/1.jpg", "a/1_1stHO.png"), ("a/2.jpg", "a/2_1stHO.png"))
     disk.mask("a/1_2ndHO.png", DOT)
-    with pytest.raises(UserError, match=r"two masks of 1: remove .* 1_mask_1, 1_mask_2"):
-        targets_of(disk)
+    refused(r"two masks of 1: remove .* 1_mask_1, 1_mask_2", targets_of, disk)
 
 
 def test_parts_are_joined_as_the_refusal_says(disk):
     write(disk, ("CXR/1.png", "Mask/leftMask/1.png"))
     disk.mask("Mask/rightMask/1.png", {(5, 5): 255})
-    with pytest.raises(UserError, match=r"named 1_mask_1, 1_mask_2"):
-        targets_of(disk)
+    refused(r"named 1_mask_1, 1_mask_2", targets_of, disk)
     for number, side in enumerate(("left", "right"), start=1):
         (disk.root / f"Mask/{side}Mask/1.png").rename(disk.root / f"Mask/1_mask_{number}.png")
     index = read_labelled("auto", disk.root)
@@ -78,16 +74,14 @@ def test_parts_are_joined_as_the_refusal_says(disk):
 
 def test_two_images_of_one_mask_are_named(disk):
     write(disk, ("train/A/1.png", "train/label/1.png"), ("train/B/1.png", ""))
-    with pytest.raises(UserError, match=r"may be the mask of .*A/1\.png or of .*B/1\.png"):
-        targets_of(disk)
+    refused(r"may be the mask of .*A/1\.png or of .*B/1\.png", targets_of, disk)
 
 
 def test_a_set_in_two_formats_is_refused_until_one_is_gone(disk):
     for form in ("png", "tiff"):
         for split in ("train", "val"):
             write(disk, (f"{form}/{split}/1.{form}", f"{form}/{split}_labels/1.{form}"))
-    with pytest.raises(UserError, match=r"one image in two formats: remove the folder tiff or png"):
-        targets_of(disk)
+    refused(r"one image in two formats: remove the folder tiff or png", targets_of, disk)
     for path in (disk.root / "tiff").rglob("*.tiff"):
         path.unlink()
     assert targets_of(disk) == {
@@ -118,8 +112,7 @@ def test_a_list_of_the_images_held_out_alone(disk):
 
 def test_masks_of_one_defect_in_a_test_folder(disk):
     write(disk, ("test/broken/0.png", "ground_truth/broken/0_mask.png"), ("train/good/0.png", ""))
-    with pytest.raises(UserError, match="the train split has images but no masks"):
-        targets_of(disk)
+    refused("the train split has images but no masks", targets_of, disk)
 
 
 def test_pictures_of_labels_are_no_images(disk):
@@ -154,11 +147,9 @@ def test_lists_of_windows_pair_and_divide_by_path(disk):
 
 def test_archives_are_named(disk):
     disk.text("train.zip", "PK")
-    with pytest.raises(UserError, match=r"1 \.zip\); unpack train\.zip first"):
-        targets_of(disk)
+    refused(r"1 \.zip\); unpack train\.zip first", targets_of, disk)
     disk.text("train_masks.csv", "img,rle_mask", "a.jpg,1 3")
-    with pytest.raises(UserError, match=r"unpack train\.zip first"):
-        targets_of(disk)
+    refused(r"unpack train\.zip first", targets_of, disk)
 
 
 def test_numbers_keep_the_order_of_a_table_with_void(disk):
@@ -171,8 +162,7 @@ def test_numbers_keep_the_order_of_a_table_with_void(disk):
 def test_classes_json_names_colours(disk):
     disk.image("Tile 1/images/1.jpg")
     disk.mask("Tile 1/masks/1.png", {(0, 0): (60, 16, 152), (0, 1): (132, 41, 246)})
-    with pytest.raises(UserError, match="holds colours"):
-        targets_of(disk)
+    refused("holds colours", targets_of, disk)
     disk.json("classes.json", {"classes": [
         {"title": "Land", "color": "#000000"}, {"title": "Building", "color": "#3C1098"},
         {"title": "Road", "color": "#8429F6"},
@@ -189,8 +179,7 @@ def test_a_mask_within_the_transparency_is_named(disk):
     with Image.open(disk.root / "masks/1.png") as image:
         clear = Image.fromarray(np.eye(6, 8, dtype=np.uint8) * 255)
         Image.merge("RGBA", [*image.split(), clear]).save(disk.root / "masks/1.png")
-    with pytest.raises(UserError, match="the mask may be its transparency"):
-        targets_of(disk)
+    refused("the mask may be its transparency", targets_of, disk)
 
 
 def test_voc_two_folders_down(disk):

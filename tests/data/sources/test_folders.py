@@ -11,6 +11,7 @@ from src.data.masks import read_labelled, read_test_masks
 from src.data.sources.folders import _common, read_folders
 from src.data.sources.registry import read_source
 from src.script import UserError
+from tests.data.layout import refused
 from tests.data.sources.conftest import SIZE
 
 
@@ -89,8 +90,7 @@ def test_masks_that_are_not_divided_belong_to_every_split(disk):
         ["2", "masks/2_mask.png"],
     ]
     disk.image("images/test/1.jpg")
-    with pytest.raises(UserError, match="divide the masks into the same folders"):
-        read_source("auto", disk.root)
+    refused("divide the masks into the same folders", read_source, "auto", disk.root)
     for name, split in (("1", "train"), ("2_mask", "test")):
         (disk.root / "masks" / split).mkdir()
         (disk.root / f"masks/{name}.png").rename(disk.root / f"masks/{split}/{name}.png")
@@ -161,8 +161,7 @@ def test_files_that_are_no_images_are_counted_and_in_test_refused(disk):
     index = read_folders(disk.root)
     assert any("1 file .avif among the images, left out" in note for note in index.notes)
     disk.text("images/test/x.heic")
-    with pytest.raises(UserError, match=r"x\.heic is to be predicted.*convert it"):
-        read_folders(disk.root)
+    refused(r"x\.heic is to be predicted.*convert it", read_folders, disk.root)
     (disk.root / "images/test/x.heic").unlink()  # the remedy
     read_folders(disk.root)
 
@@ -179,11 +178,9 @@ def test_a_split_without_masks_and_odd_names_are_said(disk):
 
 def test_training_without_anything_to_learn_is_refused(disk):
     disk.image("images/1.jpg")
-    with pytest.raises(UserError, match=r"found images/ \(1 \.jpg\); a mask lies in masks/"):
-        read_labelled("auto", disk.root)
+    refused(r"found images/ \(1 \.jpg\); a mask lies in masks/", read_labelled, "auto", disk.root)
     disk.mask("masks/1.png", {})
-    with pytest.raises(UserError, match=r"all masks \(1\) are background alone"):
-        read_labelled("auto", disk.root)
+    refused(r"all masks \(1\) are background alone", read_labelled, "auto", disk.root)
     disk.mask("masks/1.png", {(0, 0): 1})
     assert len(read_labelled("auto", disk.root)) == 1
 
@@ -193,10 +190,12 @@ def test_masks_without_any_background_are_refused(disk, fill):
     for name in "ab":
         disk.image(f"images/{name}.jpg")
         disk.mask(f"masks/{name}.png", dict.fromkeys(np.ndindex(SIZE), fill))
-    with pytest.raises(
-        UserError, match=r"all masks \(2\) are lane alone.*renumber masks that count"
-    ):
-        read_labelled("lanes", disk.root)
+    refused(
+        r"all masks \(2\) are lane alone.*renumber masks that count",
+        read_labelled,
+        "lanes",
+        disk.root,
+    )
     disk.mask("masks/b.png", {(0, 0): 1})
     assert len(read_labelled("lanes", disk.root)) == 2
 
@@ -219,8 +218,7 @@ def test_labels_below_zero_are_refused(disk, source):
     for name in "12":
         disk.image(f"images/{name}.png")
         np.save(disk.path(f"masks/{name}.npy"), np.array([[0, 1], [1, -1]]))
-    with pytest.raises(UserError, match=r"1\.npy holds -1, which is no label"):
-        read_labelled(source, disk.root)
+    refused(r"1\.npy holds -1, which is no label", read_labelled, source, disk.root)
 
 
 @pytest.mark.parametrize("name", ["classes.txt", "train.txt"])
@@ -228,8 +226,7 @@ def test_text_that_is_not_utf8_is_named(disk, name):
     disk.image("images/1.jpg")
     disk.mask("masks/1.png", {(0, 0): 1})
     disk.path(name).write_bytes(b"1\ncaf\xe9\n")
-    with pytest.raises(UserError, match=rf"{name} is not UTF-8 \(byte 0xe9 in line 2\): save it"):
-        read_folders(disk.root)
+    refused(rf"{name} is not UTF-8 \(byte 0xe9 in line 2\): save it", read_folders, disk.root)
     disk.path(name).write_bytes("\ufeff1\ncafé\n".encode())
     assert len(read_folders(disk.root)) == 1
 
@@ -269,8 +266,9 @@ def test_names_in_another_case(disk):
 def test_lists_of_images_that_are_missing_are_said(disk):
     disk.image("VOC2012/JPEGImages/1.jpg")
     disk.text("VOC2012/ImageSets/Segmentation/train.txt", "9")
-    with pytest.raises(UserError, match=r"no images .*listed, but image or mask is missing: 1 \(9"):
-        read_source("auto", disk.root)
+    refused(
+        r"no images .*listed, but image or mask is missing: 1 \(9", read_source, "auto", disk.root
+    )
 
 
 @pytest.mark.parametrize(
@@ -296,8 +294,7 @@ def test_labels_of_other_tools_are_refused_with_what_was_found(disk):
     for split in ("train", "valid"):
         disk.image(f"{split}/images/1.jpg")
         disk.text(f"{split}/labels/1.txt", "crack from left to right")
-    with pytest.raises(UserError, match=r"valid/labels/ \(1 \.txt\).*exported as COCO"):
-        read_labelled("auto", disk.root)
+    refused(r"valid/labels/ \(1 \.txt\).*exported as COCO", read_labelled, "auto", disk.root)
     assert read_test_masks("auto", disk.root).table["id"].tolist() == ["train/1", "valid/1"]
 
 
@@ -310,8 +307,7 @@ def test_masks_left_out_for_being_jpeg_are_counted(disk):
 def test_a_train_split_without_masks_beside_others_is_refused(disk):
     fill(disk, "images/{}", "masks/{}", ("train", "val"))
     (disk.root / "masks/train").rename(disk.root / "trian")
-    with pytest.raises(UserError, match=r"train split has images but no masks.*, trian/ \(2 "):
-        read_source("auto", disk.root)
+    refused(r"train split has images but no masks.*, trian/ \(2 ", read_source, "auto", disk.root)
     (disk.root / "trian").rename(disk.root / "masks/train")  # the remedy
     assert splits_of(read_source("auto", disk.root)) == {"train": 2, "valid": 2}
 
@@ -320,8 +316,7 @@ def test_a_split_whose_masks_are_all_jpeg_is_refused(disk):
     fill(disk, "{}/images", "{}/masks", ("train", "val"))
     for path in (disk.root / "train/masks").iterdir():
         path.rename(path.with_suffix(".jpg"))
-    with pytest.raises(UserError, match=r"train/masks holds no \.png.*save masks as PNG"):
-        read_source("auto", disk.root)
+    refused(r"train/masks holds no \.png.*save masks as PNG", read_source, "auto", disk.root)
 
 
 def test_folders_that_names_share_have_slashes_on_windows_too(monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from src.data.sources.lanes import read_lanes
 from src.data.sources.registry import detect_source, read_source
 from src.script import UserError
+from tests.data.layout import refused
 
 
 def write(disk, name, *shapes, image="beside.jpg", folder="train"):
@@ -37,8 +38,7 @@ def test_shapes_are_drawn_and_labels_are_classes(disk):
 def test_a_photograph_is_found_by_imagepath(disk):
     write(disk, "1", ("dent", "rectangle", [[4, 1], [7, 3]]), image="..\\images\\photo.jpg")
     (disk.root / "train/1.jpg").unlink()
-    with pytest.raises(UserError, match=r"1\.json: no photograph of it lies below"):
-        read_source("labelme", disk.root)
+    refused(r"1\.json: no photograph of it lies below", read_source, "labelme", disk.root)
     disk.image("images/photo.jpg")
     assert read_source("labelme", disk.root).table["image"].tolist() == ["images/photo.jpg"]
 
@@ -46,14 +46,12 @@ def test_a_photograph_is_found_by_imagepath(disk):
 @pytest.mark.parametrize("points", [[[0, 0], [1], [2, 2]], [[0, 0], ["a", 1], [2, 2]], None])
 def test_damage_is_named(disk, points):
     write(disk, "1", ("dent", "polygon", points))
-    with pytest.raises(UserError, match=r"1\.json: shape 1 is damaged"):
-        read_source("labelme", disk.root)
+    refused(r"1\.json: shape 1 is damaged", read_source, "labelme", disk.root)
 
 
 def test_nothing_drawn_is_refused(disk):
     write(disk, "1")
-    with pytest.raises(UserError, match=r"no polygon is drawn in 1\.json"):
-        read_source("auto", disk.root)
+    refused(r"no polygon is drawn in 1\.json", read_source, "auto", disk.root)
 
 
 def test_json_of_something_else_is_no_annotation(disk):
@@ -111,10 +109,9 @@ def test_label_studio_brushes(disk):
     assert mask.sum() == 3 and mask[0, 2:5].all()
     item["original_width"] = 9
     disk.json("p.json", [task])
-    with pytest.raises(
-        UserError, match=r"task 1 is damaged .*a brush of 48 pixels on an image of 9"
-    ):
-        read_source("auto", disk.root)
+    refused(
+        r"task 1 is damaged .*a brush of 48 pixels on an image of 9", read_source, "auto", disk.root
+    )
 
 
 def test_label_studio_draws_in_percent(disk):
@@ -139,5 +136,4 @@ def test_label_studio_draws_in_percent(disk):
     notes = read_source("labelstudio", disk.root).notes
     assert "tasks without annotations, left out: 1 (project-1.json, task 4)" in notes
     disk.json("project-1.json", [*tasks, {"data": {}, "annotations": [{"result": []}]}])
-    with pytest.raises(UserError, match=r"project-1\.json: task 4 is damaged"):
-        read_source("labelstudio", disk.root)
+    refused(r"project-1\.json: task 4 is damaged", read_source, "labelstudio", disk.root)

@@ -7,7 +7,7 @@ import pytest
 from src.data.masks import read_labelled, read_test_masks
 from src.data.sources.folders import read_folders
 from src.data.sources.labels import decode_foreground
-from src.script import UserError
+from tests.data.layout import refused
 
 
 def write(disk, *masks):
@@ -45,16 +45,14 @@ def test_two_names_leave_two_values_binary(disk):
 def test_two_names_make_no_soft_edges_of_numbers(disk, values):
     write(disk, [1], values)
     disk.text("classes.txt", "road", "car")
-    with pytest.raises(UserError, match=r"1\.png holds unknown labels 2"):
-        labels_of(read_folders(disk.root))
+    refused(r"1\.png holds unknown labels 2", labels_of, read_folders(disk.root))
 
 
 def test_another_value_than_the_two_is_refused_where_it_is_read(disk):
     write(disk, *[[5]] * 70)
     index = read_folders(disk.root)
     write(disk, [5], [6])
-    with pytest.raises(UserError, match=r"1\.png holds 6 where other masks hold 0 and 5"):
-        labels_of(index)
+    refused(r"1\.png holds 6 where other masks hold 0 and 5", labels_of, index)
 
 
 def test_masks_of_either_form_in_one_set_are_never_void(disk):
@@ -86,8 +84,7 @@ def test_class_numbers_with_void_stay(disk):
 )
 def test_greys_that_are_no_class_numbers_are_refused(disk, values):
     write(disk, [0], values, [5 * v % 256 for v in values])
-    with pytest.raises(UserError, match=r"masks hold 0, .*masks/[12]\.png holds .*classes\.txt"):
-        read_folders(disk.root)
+    refused(r"masks hold 0, .*masks/[12]\.png holds .*classes\.txt", read_folders, disk.root)
     disk.text("classes.txt", "road", "crack")  # the remedy
     assert all(set(labels) <= {0, 1} for labels in labels_of(read_folders(disk.root)))
 
@@ -95,8 +92,7 @@ def test_greys_that_are_no_class_numbers_are_refused(disk, values):
 def test_more_values_than_classes_are_refused(disk):
     disk.image("images/1.jpg")
     np.save(disk.path("masks/1.npy"), np.arange(200).reshape(10, 20))
-    with pytest.raises(UserError, match=r"name every label in classes\.txt"):
-        read_folders(disk.root)
+    refused(r"name every label in classes\.txt", read_folders, disk.root)
 
 
 def test_two_class_masks_in_either_form(disk):
@@ -105,8 +101,7 @@ def test_two_class_masks_in_either_form(disk):
     disk.mask("odd.png", {(0, 0): 7})
     assert decode_foreground(disk.root / "soft.png").sum() == 2
     assert decode_foreground(disk.root / "index.png").sum() == 1
-    with pytest.raises(UserError, match="reaches 7"):
-        decode_foreground(disk.root / "odd.png")
+    refused("reaches 7", decode_foreground, disk.root / "odd.png")
 
 
 def test_labels_with_void_stay_labels(tmp_path):

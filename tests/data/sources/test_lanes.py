@@ -9,7 +9,7 @@ import pytest
 from src.data.masks import read_test_masks
 from src.data.sources.lanes import read_lanes
 from src.data.sources.registry import read_source
-from src.script import UserError
+from tests.data.layout import refused
 
 
 def label(raw_file, lanes=((-2, 3, 3),), rows=(0, 2, 4), **more):
@@ -95,8 +95,7 @@ def test_a_list_is_read_too(disk):
 def test_a_damaged_line_is_named(disk, line, message):
     good = label(*frames(disk, "", "0313/1"))
     disk.text("label_data_0313.json", line, good)
-    with pytest.raises(UserError, match=rf"label_data_0313\.json, line 1: .*{message}"):
-        read_lanes(disk.root)
+    refused(rf"label_data_0313\.json, line 1: .*{message}", read_lanes, disk.root)
     disk.text("label_data_0313.json", good)  # the remedy: the line removed
     assert len(read_lanes(disk.root)) == 1
 
@@ -104,16 +103,14 @@ def test_a_damaged_line_is_named(disk, line, message):
 def test_lines_that_are_not_utf8_are_named(disk):
     clip = frames(disk, "", "0313/1")[0]
     disk.path("label_data_0313.json").write_bytes(label(clip).encode() + b'\n{"caf\xe9": 1}\n')
-    with pytest.raises(UserError, match=r"0313\.json is not UTF-8 \(byte 0xe9 in line 2\)"):
-        read_lanes(disk.root)
+    refused(r"0313\.json is not UTF-8 \(byte 0xe9 in line 2\)", read_lanes, disk.root)
 
 
 def test_a_corrected_copy_is_refused_until_one_file_is_gone(disk):
     clip = frames(disk, "", "0313/1")[0]
     for name in ("label_data_0313.json", "label_data_0313_fixed.json"):
         disk.text(name, label(clip))
-    with pytest.raises(UserError, match=r"0313\.json#1 and in label_data_0313_fixed\.json#1"):
-        read_lanes(disk.root)
+    refused(r"0313\.json#1 and in label_data_0313_fixed\.json#1", read_lanes, disk.root)
     (disk.root / "label_data_0313.json").unlink()  # the remedy
     assert len(read_lanes(disk.root)) == 1
 
@@ -121,8 +118,7 @@ def test_a_corrected_copy_is_refused_until_one_file_is_gone(disk):
 def test_frames_that_are_all_missing_are_refused(disk):
     disk.image("clips/0601/1/20.jpg")
     disk.text("label_data_0313.json", label("clips/0313/1/20.jpg"))
-    with pytest.raises(UserError, match=r"labels clips/0313/1/20\.jpg, but none .*put clips/ besi"):
-        read_lanes(disk.root)
+    refused(r"labels clips/0313/1/20\.jpg, but none .*put clips/ besi", read_lanes, disk.root)
 
 
 def test_lane_masks_of_any_numbers(disk):

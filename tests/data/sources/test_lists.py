@@ -1,8 +1,6 @@
-import pytest
-
 from src.data.sources.folders import read_folders
 from src.data.sources.names import read_lines, read_split_lists
-from src.script import UserError
+from tests.data.layout import refused
 
 
 def test_split_lists_take_ids_names_and_paths(disk):
@@ -12,8 +10,7 @@ def test_split_lists_take_ids_names_and_paths(disk):
     splits = dict.fromkeys(known[:2], "train") | dict.fromkeys(known[2:], "valid")
     assert read_split_lists(disk.root, known) == splits
     disk.text("test.txt", "002.jpg")
-    with pytest.raises(UserError, match="002 is in train"):
-        read_split_lists(disk.root, known)
+    refused("002 is in train", read_split_lists, disk.root, known)
 
 
 def test_blanks_in_names_do_not_cut_them(disk):
@@ -27,8 +24,9 @@ def test_blanks_in_names_do_not_cut_them(disk):
 
 def test_lists_that_name_no_image_are_refused(disk):
     disk.text("train.txt", "left_1")
-    with pytest.raises(UserError, match=r"left_1 for instance, where images are like a\.b"):
-        read_split_lists(disk.root, ["a.b"])
+    refused(
+        r"left_1 for instance, where images are like a\.b", read_split_lists, disk.root, ["a.b"]
+    )
 
 
 def test_lists_of_bare_names_of_images_in_folders(disk):
@@ -37,8 +35,12 @@ def test_lists_of_bare_names_of_images_in_folders(disk):
     disk.text("val.txt", "accra_2.tif")
     splits = {"aachen/aachen_1": "train", "accra/accra_2": "valid"}
     assert read_split_lists(disk.root, [*splits, "accra/accra_3"]) == splits
-    with pytest.raises(UserError, match="the lists name none of the images"):
-        read_split_lists(disk.root, ["a/aachen_1", "b/aachen_1"])
+    refused(
+        "the lists name none of the images",
+        read_split_lists,
+        disk.root,
+        ["a/aachen_1", "b/aachen_1"],
+    )
 
 
 def test_the_first_word_of_a_line(disk):

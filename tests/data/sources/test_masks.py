@@ -9,16 +9,17 @@ from src.data.sources.labels import decode_foreground
 from src.data.sources.masks import Row, build_index
 from src.data.sources.registry import SOURCES, detect_source, read_source
 from src.script import UserError
+from tests.data.layout import refused
 
 
 def test_same_names_in_two_splits_get_the_split_in_front(tmp_path):
     rows = [Row("1", "a/1.jpg", split="train"), Row("1", "b/1.jpg", split="test")]
     index = build_index(tmp_path, rows, ("a", "b"), decode_foreground)
     assert index.table["id"].tolist() == ["train/1", "test/1"]
-    with pytest.raises(UserError, match="names two images"):
-        build_index(tmp_path, [rows[0], rows[0]], ("a", "b"), decode_foreground)
-    with pytest.raises(UserError, match="no images"):
-        build_index(tmp_path, [], ("a", "b"), decode_foreground)
+    refused(
+        "names two images", build_index, tmp_path, [rows[0], rows[0]], ("a", "b"), decode_foreground
+    )
+    refused("no images", build_index, tmp_path, [], ("a", "b"), decode_foreground)
 
 
 def test_size_is_checked(disk):
@@ -37,10 +38,8 @@ def test_an_index_travels_to_workers(disk):
 
 
 def test_registry_names_its_mistakes(disk):
-    with pytest.raises(UserError, match="unknown"):
-        read_source("cityscapes", disk.root)
-    with pytest.raises(UserError, match="not a folder"):
-        read_source("voc", disk.root / "nowhere")
+    refused("unknown", read_source, "cityscapes", disk.root)
+    refused("not a folder", read_source, "voc", disk.root / "nowhere")
     assert "micro/CarDD" in SOURCES
 
 

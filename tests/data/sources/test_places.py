@@ -6,7 +6,7 @@ import pytest
 
 from src.data.sources.places import find_inner, read_place, split_of_name, walk
 from src.data.sources.registry import read_source
-from src.script import UserError
+from tests.data.layout import refused
 
 
 @pytest.mark.parametrize(
@@ -83,18 +83,17 @@ def test_folders_of_file_servers_hold_no_images(disk):
 
 def test_nothing_to_read_is_said_with_what_is_there(disk):
     disk.text("labels/1.txt")
-    with pytest.raises(UserError, match=r"found labels/ \(1 \.txt\); the layouts are in docs/layo"):
-        read_source("auto", disk.root)
+    refused(
+        r"found labels/ \(1 \.txt\); the layouts are in docs/layo", read_source, "auto", disk.root
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
 def test_a_folder_that_cannot_be_read_is_refused(disk):
     disk.image("images/1.jpg")
     (disk.root / "images").chmod(0)
-    with pytest.raises(UserError, match=r"images cannot be read .*restore it"):
-        list(walk(disk.root))
+    refused(r"images cannot be read .*restore it", list, walk(disk.root))
 
 
 def test_a_folder_that_is_gone_is_refused(disk):
-    with pytest.raises(UserError, match="nowhere cannot be read"):
-        list(walk(disk.root / "nowhere"))
+    refused("nowhere cannot be read", list, walk(disk.root / "nowhere"))

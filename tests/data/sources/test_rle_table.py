@@ -6,7 +6,7 @@ import pytest
 from src.data.masks import VoidReader, read_labelled, read_test_masks
 from src.data.sources.registry import detect_source
 from src.data.sources.rle_table import read_rle_table
-from src.script import UserError
+from tests.data.layout import refused
 
 BOX = np.zeros((6, 8), bool)
 BOX[1:4, 2:4] = True
@@ -70,14 +70,11 @@ def test_what_is_no_run_is_refused(disk):
     disk.image("train/1.jpg")
     for text in ("5", "1 a", "1,5", "1 23 4", "14 3 20", "9999999999999999999 1"):
         disk.text("train.csv", "id;rle", f"1;{text}")
-        with pytest.raises(UserError, match=r"line 2: .* is no list of runs"):
-            read_rle_table(disk.root)
+        refused(r"line 2: .* is no list of runs", read_rle_table, disk.root)
     disk.text("train.csv", "id,rle", "1,48 2")
-    with pytest.raises(UserError, match=r"runs lie beyond the 8x6 pixels of train/1.jpg"):
-        read_rle_table(disk.root)
+    refused(r"runs lie beyond the 8x6 pixels of train/1.jpg", read_rle_table, disk.root)
     disk.text("train.csv", "id,label", "1,2")
-    with pytest.raises(UserError, match="no table with a column EncodedPixels"):
-        read_rle_table(disk.root)
+    refused("no table with a column EncodedPixels", read_rle_table, disk.root)
 
 
 def test_starts_from_run_to_run(disk):
@@ -102,8 +99,7 @@ def test_ids_that_are_no_files_need_a_column_of_paths(disk):
     disk.image("train/case1/day2/slice_1_8_6.png")
     line = f"case1_day2_slice_1,stomach,{DOWN}"
     disk.text("train.csv", "id,class,segmentation", line)
-    with pytest.raises(UserError, match="none of its images is there, case1_day2_slice_1 for"):
-        read_labelled("auto", disk.root)
+    refused("none of its images is there, case1_day2_slice_1 for", read_labelled, "auto", disk.root)
     path = "train/case1/day2/slice_1_8_6.png"
     disk.text("train.csv", "id,class,segmentation,image", f"{line},{path}")
     index = read_labelled("auto", disk.root)

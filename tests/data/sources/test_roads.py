@@ -7,7 +7,7 @@ from PIL import Image
 from src.data.masks import read_labelled, read_test_masks
 from src.data.sources.lanes import read_lane_lines
 from src.data.sources.registry import detect_source
-from src.script import UserError
+from tests.data.layout import refused
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +42,7 @@ def test_culane_lines_without_masks(disk):
     mask = index.decode(index.root / "driver/a.MP4/0.lines.txt")
     assert mask.sum() == 8 and mask[2].all()
     disk.text("driver/a.MP4/0.lines.txt", "1 2 3")
-    with pytest.raises(UserError, match=r"0\.lines\.txt is damaged .*: mend or remove it"):
-        read_lane_lines(disk.root)
+    refused(r"0\.lines\.txt is damaged .*: mend or remove it", read_lane_lines, disk.root)
 
 
 def test_kitti_roads(disk):
@@ -61,5 +60,4 @@ def test_kitti_roads(disk):
     assert "own lane, left out: 1 (um_lane_000000)" in " | ".join(index.notes)
     assert len(read_test_masks("auto", disk.root)) == 1
     disk.mask("training/gt_image_2/um_road_000000.png", {(0, 0): (0, 255, 0)})
-    with pytest.raises(UserError, match="other colours than red, magenta and black"):
-        read_labelled("auto", disk.root)
+    refused("other colours than red, magenta and black", read_labelled, "auto", disk.root)

@@ -2,7 +2,7 @@ import pytest
 
 from src.data.masks import VoidReader, read_labelled, read_test_masks
 from src.data.sources.folders import read_folders
-from src.script import UserError
+from tests.data.layout import refused
 
 
 def pairs_of(disk):
@@ -54,16 +54,14 @@ def test_same_names_in_two_subfolders_stay_apart(disk):
 def test_masks_without_any_image_are_refused(disk):
     disk.image("images/left_1.jpg")
     disk.mask("masks/right_1.png", {(0, 0): 1})
-    with pytest.raises(UserError, match=r"as .*images/left_1\.jpg and .*masks/right_1\.png show"):
-        read_folders(disk.root)
+    refused(r"as .*images/left_1\.jpg and .*masks/right_1\.png show", read_folders, disk.root)
 
 
 def test_two_masks_of_one_image_are_refused(disk):
     disk.image("images/7.jpg")
     disk.mask("masks/7_mask.png", {(0, 0): 1})
     disk.mask("masks/7_label.png", {(0, 0): 1})
-    with pytest.raises(UserError, match="two masks of 7"):
-        read_folders(disk.root)
+    refused("two masks of 7", read_folders, disk.root)
 
 
 def test_parts_of_a_mask_are_joined(disk):
@@ -80,8 +78,7 @@ def test_parts_of_a_mask_are_joined(disk):
     disk.mask("a/7 (2)_mask.png", {(2, 2): 1, (2, 3): 2})
     disk.mask("a/7 (1)_mask.png", {(0, 0): 1})
     disk.mask("a/7 (1)_mask_1.png", {(1, 1): 1})
-    with pytest.raises(UserError, match="hold 3 labels: draw one mask an image"):
-        read_labelled("auto", disk.root)
+    refused("hold 3 labels: draw one mask an image", read_labelled, "auto", disk.root)
 
 
 def test_a_folder_of_one_image_and_many_masks(disk):
@@ -97,8 +94,9 @@ def test_two_folders_of_masks_are_not_chosen_between(disk):
     disk.image("training/images/21_training.tif")
     disk.mask("training/1st_manual/21_manual1.png", {(0, 0): 255})
     disk.mask("training/mask/21_training_mask.png", {(0, 0): 255, (1, 1): 255})
-    with pytest.raises(UserError, match="are two masks of 21_training: remove one, or its folder"):
-        read_labelled("auto", disk.root)
+    refused(
+        "are two masks of 21_training: remove one, or its folder", read_labelled, "auto", disk.root
+    )
     (disk.root / "training/mask/21_training_mask.png").unlink()  # followed
     index = read_labelled("auto", disk.root)
     assert index.decode(index.mask_path(0)).sum() == 1

@@ -7,7 +7,7 @@ import pytest
 
 from src.data.masks import read_labelled
 from src.pipelines.run_folder import data_label
-from src.script import UserError
+from tests.data.layout import refused
 
 READ_BY_THEIR_NAME = ("train.csv", "annotations/instances_train.json", "annotations.xml")
 
@@ -22,46 +22,40 @@ def one(disk):
 @pytest.mark.parametrize("name", [*READ_BY_THEIR_NAME, "classes.txt", "label_data_1.json"])
 def test_a_broken_link(one, name):
     one.path(name).symlink_to("nowhere")
-    with pytest.raises(UserError, match=rf"{name}.* cannot be read.*: restore"):
-        read_labelled("auto", one.root)
+    refused(rf"{name}.* cannot be read.*: restore", read_labelled, "auto", one.root)
 
 
 @pytest.mark.parametrize("name", READ_BY_THEIR_NAME)
 def test_a_pipe(one, name):
     os.mkfifo(one.path(name))
-    with pytest.raises(UserError, match=f"{name} is not a file: remove it"):
-        read_labelled("auto", one.root)
+    refused(f"{name} is not a file: remove it", read_labelled, "auto", one.root)
 
 
 def test_a_folder_called_like_a_table(one):
     one.path("train.csv/x")
-    with pytest.raises(
-        UserError, match=r"train\.csv is not a file: .* rename it if it is a folder"
-    ):
-        read_labelled("auto", one.root)
+    refused(
+        r"train\.csv is not a file: .* rename it if it is a folder", read_labelled, "auto", one.root
+    )
 
 
 def test_a_broken_link_of_an_array(disk):
     disk.image("images/1.jpg", "images/2.jpg")
     np.save(disk.path("masks/1.npy"), np.ones((6, 8), np.uint8))
     disk.path("masks/2.npy").symlink_to("nowhere")
-    with pytest.raises(UserError, match=r"2\.npy cannot be read \(No such file.*restore"):
-        read_labelled("auto", disk.root)
+    refused(r"2\.npy cannot be read \(No such file.*restore", read_labelled, "auto", disk.root)
 
 
 def test_a_broken_link_of_labels_is_no_background(disk):
     disk.image("images/1.jpg", "images/2.jpg")
     disk.text("labels/1.txt", "0 .1 .1 .9 .1 .9 .9")
     disk.path("labels/2.txt").symlink_to("nowhere")
-    with pytest.raises(UserError, match=r"2\.txt is a broken link"):
-        read_labelled("yolo", disk.root)
+    refused(r"2\.txt is a broken link", read_labelled, "yolo", disk.root)
 
 
 def test_a_broken_link_of_the_folder_of_masks(disk):
     disk.image("images/1.jpg")
     disk.path("masks").symlink_to("nowhere")
-    with pytest.raises(UserError, match="restore masks, a broken link"):
-        read_labelled("auto", disk.root)
+    refused("restore masks, a broken link", read_labelled, "auto", disk.root)
 
 
 def test_a_data_folder_that_leads_to_itself_has_a_name(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from src.data.masks import read_labelled
 from src.data.sources.registry import detect_source
-from src.script import UserError
+from tests.data.layout import refused
 
 QUARTER = "1 0 0 0.5 0 0.5 0.5 0 0.5"
 
@@ -31,8 +31,7 @@ def test_polygons_and_background(disk):
 def test_what_is_refused(disk, line, message):
     disk.image("images/1.jpg")
     disk.text("labels/1.txt", line)
-    with pytest.raises(UserError, match=message):
-        read_labelled("yolo", disk.root)
+    refused(message, read_labelled, "yolo", disk.root)
 
 
 def test_names_by_number_and_none(disk):
