@@ -34,7 +34,7 @@ from src.data.finder import ImageFinder
 from src.data.label_sets import Targets
 from src.data.root import archives, read_name, shards
 from src.data.sample import id_stem
-from src.script import UserError, counted
+from src.script import UserError, counted, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -358,7 +358,7 @@ def join_lines(
     odd = next((k for k, names in enumerate(sets) if len(names) > 1), None)
     if odd is not None and not found.labels:
         check_labels(found.names, path)  # of measurements there are several, too
-        image, shown = list(lines)[odd], ", ".join(sets[odd][:3])
+        image, shown = list(lines)[odd], one_line(", ".join(sets[odd][:3]))
         raise UserError(
             f"{path} has lines of {image} with different labels ({shown}): ids must be unique, so "
             "leave the right one, or where an image has several labels pass --metric f1_samples, "
