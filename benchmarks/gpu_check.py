@@ -1,7 +1,7 @@
 """Check of the whole toolkit on a CUDA card: correctness, speed, memory, in eight minutes.
 
     python benchmarks/gpu_check.py --out benchmarks/gpu.md
-    python benchmarks/gpu_check.py --only norms presets --nets resnet152d      (some of it)
+    python benchmarks/gpu_check.py --only layouts presets --nets resnet152d    (some of it)
     python benchmarks/gpu_check.py --device cpu --tiny         (tries the script itself, no card)
 
 Every step runs in a process of its own under a time limit, so that one that fails or hangs does
@@ -61,7 +61,6 @@ STEPS = [
     Step("loaders", SPEED, 60, alone=True),
     Step("throughput", SPEED, 80, alone=True),
     Step("presets", SPEED, 120, alone=True),
-    Step("norms", SPEED, 100, alone=True),
     Step("layouts", SPEED, 100, alone=True),
     Step("compiling", SPEED, 150, alone=True),
     Step("search", SPEED, 80, alone=True),

@@ -1,4 +1,4 @@
-"""Speed steps of the GPU check: loader, loop, presets, norms, layouts, compilation."""
+"""Speed steps of the GPU check: loader, loop, presets, layouts, compilation."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from benchmarks.train_step import (
     loop,
     noise_batch,
     photograph_loader,
-    synchronize,
+    run_epoch,
 )
 from src.config import EngineConfig, FoldConfig
 from src.engine.autotune import autotune
+from src.engine.checkpoint import prepare_parts
 from src.engine.runtime import Runtime, start_runtime
 from src.losses.classification import build_loss
 from src.models.classifier import Classifier, build_classifier
@@ -59,10 +60,9 @@ def task() -> Classification:
     return Classification(NUM_CLASSES, build_loss("cross_entropy"))
 
 
-def config(rows: int, micro: int = 0, ema: float = 0.0) -> EngineConfig:
+def config(rows: int, ema: float = 0.0) -> EngineConfig:
     """Return the options of a loop that never ends by itself."""
-    return EngineConfig(batch_size=rows, micro_batch_size=micro, epochs=10**5, ema_decay=ema,
-                        lr=LR, warmup_epochs=0)  # fmt: skip
+    return EngineConfig(batch_size=rows, epochs=10**5, ema_decay=ema, lr=LR, warmup_epochs=0)
 
 
 def take_turns(epochs: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
@@ -191,76 +191,12 @@ def step_rate(
     model: nn.Module, size: int, rows: int, runtime: Runtime, options: EngineConfig
 ) -> tuple[float, float, int]:
     """Return seconds of the first two steps, images/s of the next four, micro-batch that fitted."""
-    from src.engine.checkpoint import prepare_parts
-    from src.engine.interrupt import Pause
-    from src.engine.loop import Job, train_epoch
-    from src.engine.step import LossGuard
-    from src.runs import Run
-
-    parts = prepare_parts(copy.deepcopy(model), options, runtime)
-    run = Run(Path())  # nothing is written there
-    guard = LossGuard(run, runtime, [str(i) for i in range(rows)], 0)
-    batch, times = runtime.upload(noise_batch(rows, size)), []
-    for steps in (2, 4):  # the first two to warm up
-        resident = Resident(batch, steps)
-        job = Job(task(), resident, None, options, run, runtime, None, guard, Pause())
-        parts.state.step = parts.state.epoch = parts.state.rows = 0
-        parts.state.sums = {}
-        started = time.perf_counter()
-        train_epoch(parts, job, lambda: None)
-        synchronize(runtime)
-        times.append(time.perf_counter() - started)
+    parts, batch = prepare_parts(copy.deepcopy(model), options, runtime), noise_batch(rows, size)
+    times = [
+        seconds(partial(run_epoch, parts, task(), Resident(runtime.upload(batch), steps), options))
+        for steps in (2, 4)  # the first two to warm up
+    ]
     return times[0], 4 * rows / times[1], min(rows, parts.state.micro_batch_size)
-
-
-def norms(setting: Setting, report: Report) -> None:
-    """Time frozen norms inside and beside convolutions."""
-    from src.models.convolutions import hold_norms
-
-    runtime = start(setting)
-    torch.backends.cudnn.benchmark = False  # the search takes longer than all the rest
-    for name, size, rows in each(setting, CONV_NETS[1:], "test_efficientnet"):
-        plain = build(setting, name, size, pool="gem")
-        make_plain(plain)
-        plain.frozen_norms = True
-        variants = {"plain": plain}
-        held = copy.deepcopy(plain)
-        torch.backends.cudnn.allow_tf32 = False  # the two are compared before they are used
-        if hold_norms(held, min(size, 128)):
-            variants["norms held"] = held
-        torch.backends.cudnn.allow_tf32 = True
-        steps, batch = setting.pick(8, 1), noise_batch(rows, size)
-        timed = take_turns({k: floor(m, batch, runtime, steps) for k, m in variants.items()})
-        for variant, times in timed.items():
-            memory = peak_of(floor(variants[variant], batch, runtime, 1))
-            report.row(
-                f"Held norms, {runtime.precision}, n = {ROUNDS} × {steps} steps",
-                ("network, px, batch", "variant", "images/s", "plain ÷ it", "GiB of a step"),
-                (f"{name}, {size}, {rows}", variant, spread([rows * steps / s for s in times], 0),
-                 spread(paired(timed["plain"], times), 2), f"{memory:.1f}"),
-            )  # fmt: skip
-        gains = {k: statistics.median(paired(timed["plain"], t)) for k, t in timed.items()}
-        report.fact(
-            f"{name}: " + ", ".join(f"{k} {v:.2f}" for k, v in gains.items() if k != "plain")
-        )
-        del plain, held, variants, timed
-
-
-def peak_of(epoch: Callable[[], None]) -> float:
-    """Return the peak memory of an epoch, GiB above what was in use."""
-    release()
-    before = torch.cuda.memory_allocated() / GIB if torch.cuda.is_available() else 0.0
-    epoch()
-    return peak_gib() - before
-
-
-def make_plain(model: nn.Module) -> None:
-    """Undo whatever building changed in the forward passes of convolutions and norms."""
-    from src.models.convolutions import release_norms
-
-    release_norms(model)
-    for module in model.modules():
-        vars(module).pop("forward", None)
 
 
 def layouts(setting: Setting, report: Report) -> None:

@@ -35,7 +35,6 @@ os.environ.setdefault("OMP_NUM_THREADS", str(num_cores()))
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from src.data.canonical import ImageSource
 from src.data.dataset import EpochSampler, ImageDataset, default_num_workers, make_loader
@@ -44,16 +43,12 @@ from src.engine.predict import default_batch_size, predict_logits
 from src.engine.runtime import Runtime, start_runtime
 from src.models.classifier import build_classifier
 from src.models.convolutions import fold_norms
+from src.pipelines.classification.infer import unsure_below
 from src.tasks.classification import Classification
 from src.views import VIEWS
 
 NUM_CLASSES = 100
 SHARES = (0.1, 0.25)
-
-
-def unsure_below(threshold: float) -> Callable[[Tensor], Tensor]:
-    """Return the rule of ``--tta_adaptive``."""
-    return lambda logits: logits.softmax(-1).amax(-1) < threshold
 
 
 def contestants(

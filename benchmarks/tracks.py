@@ -27,13 +27,11 @@ TINY = (
     "--config= --device cpu --autotune off --precision fp32 --num_workers 0 --warmup_epochs 0 "
     "--resolution 32x32 --ema_decay 0 --batch_size 4 --lr 2e-3 --checkpoint_minutes 0"
 )
-PROBED = "--head_start probe --norms frozen --head_lr_mult 1 --pretrained"
 PLAN_S = 30.0
 MORE_S = 6.0  # seconds that a plan gets when it is started again
-SHORT = (
-    "--pretrained none --head_lr_mult 1 --epochs 2 --cutmix_alpha 0 --num_workers 0 --device cpu "
-    "--cache disk --config= --checkpoint_minutes 0"
-)
+SHORT = "--epochs 2 --num_workers 0 --device cpu --cache disk --config= --checkpoint_minutes 0"
+PROBED = "--head_start probe --norms frozen --head_lr_mult 1 --pretrained"
+PLAIN = "--pretrained none --head_lr_mult 1 --cutmix_alpha 0"
 EXPORT, PREDICTIONS = "export.safetensors", "predictions.csv"
 LANE = (
     "--arch unet --encoder tu-test_resnet --pretrained none --decoder_width 16 --epochs 2 "
@@ -62,43 +60,40 @@ class Track:
     last: tuple[str, ...] = ("submission.csv", "masks/**/masks.csv", "masks/**/*.png")
 
 
-def classify(data: Path, output: Path, seed: int) -> list[list[str]]:
-    """Two folds, blend, submission."""
+def ensemble(
+    data: Path, output: Path, seed: int, *flags: str, metric: str = "log_loss"
+) -> list[list[str]]:
+    """Two folds, blend, submission; ``flags`` are further ones of the training."""
     place = ["--data_dir", str(data), "--output_dir", str(output)]
-    train = ["train_fold", *place, *LEARNED.split(), "--epochs", "2", "--seed", str(seed)]
-    train += [*PROBED.split(), str(data.parent / WEIGHTS)]
-    train += ["--num_workers", "0", "--device", "cpu", "--cache", "disk", "--config="]
-    train += ["--checkpoint_minutes", "0"]
+    train = ["train_fold", *place, *LEARNED.split(), *SHORT.split(), *flags]
+    train += ["--seed", str(seed), "--metric", metric]
+    blend = ["optimize_weights", *place, "--metric", metric, "--trials", "5", "--presets", ""]
     infer = ["infer_ensemble", *place, "--num_workers", "0", "--device", "cpu"]
-    blend = ["optimize_weights", *place, "--trials", "5", "--presets", ""]
     return [[*train, "--fold", "0"], [*train, "--fold", "1"], blend, infer]
+
+
+def classify(data: Path, output: Path, seed: int) -> list[list[str]]:
+    """A classification that starts from a probe."""
+    return ensemble(data, output, seed, *PROBED.split(), str(data.parent / WEIGHTS))
 
 
 def labels(data: Path, output: Path, seed: int) -> list[list[str]]:
     """Several labels an image, thresholds for them, images of a second folder in both folds."""
-    place = ["--data_dir", str(data), "--output_dir", str(output)]
-    train = ["train_fold", *place, *LEARNED.split(), *SHORT.split(), "--seed", str(seed)]
-    train += ["--metric", "f1_samples", "--extra_train", str(data.parent / "more")]
-    blend = ["optimize_weights", *place, "--metric", "f1_samples", "--trials", "5", "--presets", ""]
-    infer = ["infer_ensemble", *place, "--num_workers", "0", "--device", "cpu"]
-    return [[*train, "--fold", "0"], [*train, "--fold", "1"], blend, infer]
+    more = ["--extra_train", str(data.parent / "more")]
+    return ensemble(data, output, seed, *PLAIN.split(), *more, metric="f1_samples")
 
 
 def tools(data: Path, output: Path, seed: int) -> list[list[str]]:
     """A classification by a metric of labels; then report, leaderboard's score, export, predict."""
+    made = ensemble(data, output, seed, *PLAIN.split(), metric="macro_f1")
     place = ["--data_dir", str(data), "--output_dir", str(output)]
-    train = ["train_fold", *place, *LEARNED.split(), *SHORT.split(), "--seed", str(seed)]
-    train += ["--metric", "macro_f1"]
-    blend = ["optimize_weights", *place, "--metric", "macro_f1", "--trials", "5", "--presets", ""]
-    infer = ["infer_ensemble", *place, "--num_workers", "0", "--device", "cpu"]
     report = ["scripts.report", *place, "--device", "cpu", "--submit_log", "public 0.5"]
     run = ["--run", str(output / MODEL / "fold0")]
     export = ["scripts.export", "--data_dir", str(data), *run, "--format", "safetensors"]
     export += ["--output", str(output / EXPORT)]
     predict = ["scripts.predict", str(data / "test"), "--output_dir", str(output)]
     predict += ["--device", "cpu", "--output", str(output / PREDICTIONS)]
-    both = [[*train, "--fold", "0"], [*train, "--fold", "1"]]
-    return [*both, blend, infer, report, export, predict]
+    return [*made, report, export, predict]
 
 
 def lane(data: Path, output: Path, seed: int) -> list[list[str]]:

@@ -52,7 +52,7 @@ from src.data.canonical import ImageSource, canonical_side
 from src.data.dataset import EpochSampler, ImageDataset, make_loader
 from src.data.transforms import train_transform
 from src.engine.autotune import autotune
-from src.engine.checkpoint import prepare_parts
+from src.engine.checkpoint import Parts, prepare_parts
 from src.engine.cpu import keep_freed_memory, set_thresholds, tune_for_cpu
 from src.engine.interrupt import Pause
 from src.engine.loop import Job, train_epoch
@@ -122,26 +122,23 @@ def floor(
 
 
 def loop(
-    model: torch.nn.Module,
-    task: Any,
-    loader: Any,
-    runtime: Runtime,
-    config: EngineConfig,
-    each_step: Callable[[], None] = lambda: None,
+    model: torch.nn.Module, task: Any, loader: Any, runtime: Runtime, config: EngineConfig
 ) -> Callable[[], None]:
     """Return an epoch of the real loop."""
     parts = prepare_parts(copy.deepcopy(model), config, runtime)
+    return lambda: run_epoch(parts, task, loader, config)
+
+
+def run_epoch(parts: Parts, task: Any, loader: Any, config: EngineConfig) -> None:
+    """Train an epoch of the real loop, as if it were the first."""
+    runtime, state = parts.runtime, parts.state
     run = Run(Path(tempfile.gettempdir()))  # nothing is written there: the loss stays finite
     guard = LossGuard(run, runtime, [], config.skip_nonfinite)
+    state.step = state.epoch = state.rows = 0
+    state.sums = {}
     job = Job(task, loader, None, config, run, runtime, None, guard, Pause())
-
-    def epoch() -> None:
-        train_epoch(parts, job, each_step)
-        parts.state.epoch += 1
-        parts.state.sums, parts.state.rows = {}, 0
-        synchronize(runtime)
-
-    return epoch
+    train_epoch(parts, job, lambda: None)
+    synchronize(runtime)
 
 
 def untuned(epoch: Callable[[], None]) -> Callable[[], None]:
