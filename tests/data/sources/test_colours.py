@@ -45,7 +45,7 @@ def test_void_is_no_class_and_a_colour_without_a_name_is_refused(disk):
     assert masks_of(index)[0][0][:3] == [255, 1, 0]
     disk.text("class_dict.csv", "name,r,g,b", "bg,0,0,0", "a,51,221,255")
     with pytest.raises(
-        UserError, match="2% of .* have no class_dict.csv's colour, such as 250,50,83"
+        UserError, match=r"2% of .* have no class_dict.csv's colour, such as 250,50,83"
     ):
         masks_of(read_labelled("auto", disk.root))
     disk.text("class_dict.csv", "name,r,g,b", "bg,0,0,0", "a,0,0,0")
