@@ -284,6 +284,7 @@ def survey_data(
         seconds=SURVEY_SHARE * clock.hours * 3600,
         expected=lambda candidate: plan.expected_in(candidate, work, clock.left()),
         affordable=lambda candidate: plan.has_cheap_probe(candidate, work, clock.left()),
+        trainable=lambda candidate: bool(plan.first_members([candidate], work, clock.left(), 0)),
         threads=threads,
     )  # fmt: skip
     heads = ["backbone", "px", "probe", "accuracy", "train img/s", "infer img/s", "min/epoch"]

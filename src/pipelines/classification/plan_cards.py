@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from src.data.cache import free_memory
+from src.engine.cpu import use_threads
 from src.engine.interrupt import Interrupted
 from src.engine.runtime import Runtime, start_runtime
 from src.pipelines.classification.follow import CardLost, Train
@@ -122,12 +123,11 @@ def start_cards(config: PlanConfig) -> tuple[Runtime, Cards]:
     if len(found) > 1:
         os.environ.update(alone.pop(f"card {found[0]}"))
     runtime = start_runtime(config.device, config.precision)
-    kind, threads = runtime.device.type, torch.get_num_threads()
-    if kind == "cuda":
+    if runtime.device.type != "cpu":
         return runtime, Cards(alone if len(found) > 1 else {})
-    if kind == "cpu" and threads > 1 and free_memory() >= 2 * LEAST_FREE:
-        return runtime, Cards({"process 2": {"LOCAL_WORLD_SIZE": "2"}}, threads)
-    return runtime, Cards({})
+    threads = torch.get_num_threads()
+    shared = threads > 1 and free_memory() >= 2 * LEAST_FREE
+    return runtime, Cards({"process 2": {"LOCAL_WORLD_SIZE": "2"}} if shared else {}, threads)
 
 
 class Card:
@@ -216,12 +216,6 @@ def serve(place: Place, choice: tuple[str, bool], pipe: Any, log: Path) -> None:
                 pipe.send(f"{type(error).__name__}")
                 raise
         pipe.send(failed)
-
-
-def use_threads(count: int) -> None:
-    """Let this process compute with so many threads; 0 = as it is."""
-    if count:
-        torch.set_num_threads(count)
 
 
 def _most_used() -> int:

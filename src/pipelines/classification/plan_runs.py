@@ -102,10 +102,12 @@ class Place:
 
     def train_probe(self, name: str) -> None:
         """Fit the probe of every fold."""
+        from src.engine.cpu import with_fastest_threads
         from src.pipelines.classification.probe import train_probes
 
         row = self.row(name, 0)
-        train_probes(row, self.output, self.index, self.folds, self.test, self.runtime)
+        with with_fastest_threads(self.runtime.device):
+            train_probes(row, self.output, self.index, self.folds, self.test, self.runtime)
 
     def train(self, member: Member, fold: int, shorten: Callable[[int, int], int]) -> None:
         """Train a fold to its finished folder, and predict the test images once for all blends."""

@@ -22,7 +22,7 @@ from src.data.decode import read_bytes, read_size
 from src.data.index import Index
 from src.data.transforms import eval_transform
 from src.engine.autotune import autotune, time_steps
-from src.engine.cpu import tune_for_cpu, with_threads
+from src.engine.cpu import tune_for_cpu, with_fastest_threads, with_threads
 from src.engine.log import say
 from src.engine.predict import default_batch_size
 from src.engine.runtime import Runtime, is_out_of_memory, release_memory
@@ -48,6 +48,7 @@ USEFUL_SHARE = 0.71  # of the native size, 160 of 224 px: see plan.SMALLNESS
 ENLARGED = 1.6  # images of 95 to 100 px were better enlarged to 160
 MAX_ROWS = 400
 LEAST_SHARE = 0.45  # of a backbone's best pixels a second; lite0 has .46 at 64 px, 256 px = 1
+PATIENCE = 3.0
 TRIAL_ROWS = 16
 LEAST_GAIN = 0.01  # of a further probe
 BEYOND_THE_STEP = 1.15  # optimizer, data and averaging beside forward and backward
@@ -111,6 +112,7 @@ def survey(
     seconds: float = float("inf"),
     expected: Callable[[Candidate], float] = lambda candidate: candidate.log_loss,
     affordable: Callable[[Candidate], bool] = lambda candidate: True,
+    trainable: Callable[[Candidate], bool] = lambda candidate: True,
     threads: int = 0,
 ) -> list[Candidate]:
     """Measure the first backbone at every size, the others where the first is best.
@@ -122,10 +124,12 @@ def survey(
         runtime: device and precision.
         pretrained: `auto` or a file.
         seed: of the sample.
-        seconds: after which nothing more is measured.
+        seconds: after which nothing more is measured; while nothing is trainable, ``PATIENCE``
+            times as many.
         expected: what a candidate may come to in the time there is; the others are looked at where
             that or the probe's loss is least.
         affordable: whether there is time for a candidate's probe of all images.
+        trainable: whether there is time for a fold; until one has it, smaller sizes come first.
         threads: of a CPU, with which folds will train; 0 = all.
 
     Raises:
@@ -140,8 +144,13 @@ def survey(
     missed: list[str] = []
     todo = [(backbones[0], size) for size in sizes_of(backbones[0], sizes)]
     while todo:
+        hopeless = not any(map(trainable, found))
+        if hopeless and found and todo[0][0] == backbones[0]:
+            least = min(candidate.image_size for candidate in found)
+            todo.sort(key=lambda place: -place[1] if place[1] < least else 0)
         timm_id, size = todo.pop(0)
-        if found and time.monotonic() - started > seconds:
+        allowed = seconds * (PATIENCE if hopeless else 1)
+        if found and time.monotonic() - started > allowed:
             missed.append(f"{timm_id} at {size} px")
             continue
         try:
@@ -281,11 +290,12 @@ def look(
     folded = fold_norms(model, size)
     batch_size = min(default_batch_size(size, runtime.device), max(1, len(rows) // 2))
     head, tail = np.split(rows, [batch_size])
-    # the first pass is not timed: on a card it was seen to take seconds
-    first = embed(folded, data.index, head, size, runtime, batch_size=batch_size)
-    begun = time.perf_counter()
-    rest = embed(folded, data.index, tail, size, runtime, batch_size=batch_size)
-    infer_rate = len(tail) / (time.perf_counter() - begun)
+    with with_fastest_threads(runtime.device):
+        # the first pass is not timed: on a card it was seen to take seconds
+        first = embed(folded, data.index, head, size, runtime, batch_size=batch_size)
+        begun = time.perf_counter()
+        rest = embed(folded, data.index, tail, size, runtime, batch_size=batch_size)
+        infer_rate = len(tail) / (time.perf_counter() - begun)
     features = torch.cat([first, rest], dim=1)[0]
     probe = fit_probe(features, torch.as_tensor(data.targets(rows)), num_classes)
     tune_for_cpu(model, runtime.device)

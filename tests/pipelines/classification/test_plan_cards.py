@@ -85,7 +85,8 @@ def start(
     return cards.training(make_place(root), cards.share(WORK), [MEMBER])
 
 
-def test_cards_train_and_ask(tmp_path: Path) -> None:
+def test_cards_train_and_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.engine.cpu.seconds_with", lambda threads: 1 / threads)
     usual, cards = torch.get_num_threads(), Cards({}, threads=2)
     asked: list[tuple[int, int]] = []
     both = threading.Barrier(2)

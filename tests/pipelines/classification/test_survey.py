@@ -77,6 +77,36 @@ def test_backbones_of_one_short_name_are_members_of_their_own(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("largest", "late", "looked_at"),
+    [
+        (256, 9.0, [128, 192, 96, 160, 256, 64]),  # all of them have time for a fold
+        (64, 9.0, [128, 96, 64, 192, 160, 256]),  # only the smallest has
+        (64, 2.5, [128, 96, 64]),  # after a second of time; then those it had so far
+        (0, 0.9, [128, 96, 64]),  # none: three times the time, and no more
+        (256, 0.5, [128]),
+    ],
+)
+def test_smaller_sizes_come_first_while_none_is_trainable(
+    largest: int, late: float, looked_at: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(np.arange(99.0))
+
+    def see(*args: Any) -> Any:
+        return dataclasses.replace(SMALL, timm_id=args[2], image_size=args[3]), torch.zeros(3, 2)
+
+    monkeypatch.setattr(survey, "look", see)
+    monkeypatch.setattr(survey, "sample_rows", lambda *_: np.arange(3))
+    monkeypatch.setattr(survey, "useful_side", lambda *_: 80)
+    monkeypatch.setattr(survey.time, "monotonic", lambda: float(next(clock)))
+    data: Any = SimpleNamespace(index=None, targets=lambda rows: np.array([0, 1, 0]))
+    found = survey.survey(
+        data, ["tf_efficientnet_lite0"], (), start_runtime("cpu"), seconds=late,
+        trainable=lambda candidate: candidate.image_size <= largest,
+    )  # fmt: skip
+    assert [candidate.image_size for candidate in found] == looked_at
+
+
 def test_no_memory_for_any_size_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
