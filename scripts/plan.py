@@ -160,11 +160,11 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
             clock.state["submission"] = describe_submission(output, test)
 
     place.check_rows(rows)
-    for probe in list(probes) if clock.left() > 0 else ():
-        place.train_probe(probe.name)
-    if clock.left() > 0:
-        train_tables(place, clock.left())
     with cards.training(place, work, members) as (here, elsewhere, work):
+        for probe in list(probes) if clock.left() > 0 else ():
+            place.train_probe(probe.name)
+        if clock.left() > 0:
+            train_tables(place, clock.left())
         follower = Follower(
             members, probes, ranked, work, clock, make_steps(place, here, elsewhere),
             seed=config.seed, keep=keep, after=after,
