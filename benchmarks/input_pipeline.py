@@ -29,14 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.timing import (
-    PHOTOGRAPHS,
-    alternate,
-    paired,
-    print_table,
-    spread,
-    write_photographs,
-)
+from benchmarks.timing import PHOTOGRAPHS, alternate, paired, print_table, spread, write_photographs
 from src.data.cache import DiskCache, RamCache
 from src.data.canonical import ImageSource, Source, canonical_side
 from src.data.dataset import ImageDataset

@@ -21,14 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.pipelines.grid import (
-    Cell,
-    Grid,
-    GridConfig,
-    card_environment,
-    find_cards,
-    read_grid,
-)
+from src.pipelines.grid import Cell, Grid, GridConfig, card_environment, find_cards, read_grid
 from src.script import PARENT, run_script
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import errno
 import shutil
 
@@ -15,6 +14,7 @@ from src.ensemble.weights import OofSummary, Weights, write_weights
 from src.files import read_json, write_json
 from src.pipelines.classification.infer import hash_images
 from src.script import UserError
+from tests.tables import read_rows
 
 CLASSES = ("고양이", "dog", "bird")
 VIEWS = ("identity", "hflip")
@@ -77,8 +77,7 @@ def run(place, *flags):
 
 
 def read(path):
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
+    header, *rows = read_rows(path)
     return header, [row[0] for row in rows], np.array([row[1:] for row in rows], dtype=float)
 
 

@@ -25,15 +25,7 @@ from src.engine.log import say
 from src.engine.optim import averaging_decay, build_optimizer, group_parameters
 from src.engine.runtime import Runtime, is_large, is_out_of_memory
 from src.engine.weights import refuse_foreign, run_identity
-from src.files import (
-    HALF_WRITTEN,
-    NOT_WHOLE,
-    Json,
-    atomic_write,
-    check_held,
-    patiently,
-    read_json,
-)
+from src.files import HALF_WRITTEN, NOT_WHOLE, Json, atomic_write, check_held, patiently, read_json
 from src.runs import Run, is_same_data
 from src.script import UserError, brief, counted
 

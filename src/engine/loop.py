@@ -124,10 +124,7 @@ def fit(
             save()
 
     options, asked = learned_options(config), [n for n in TRACKERS if getattr(config, n)]
-    with (
-        open_trackers(run, runtime, asked, options) as logs,
-        catch_signals(runtime.agree) as pause,
-    ):
+    with open_trackers(run, runtime, asked, options) as logs, catch_signals(runtime.agree) as pause:
         job = Job(
             task, train_loader, valid_loader, config, run, runtime, mix, guard, pause, shorten
         )

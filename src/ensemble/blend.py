@@ -79,10 +79,7 @@ def build_tables(oof: Oof) -> Tables:
 
     with ThreadPoolExecutor(THREADS) as threads:
         columns = list(threads.map(column, oof.members))
-    floors = [
-        np.full(num_rows, -np.log(num_classes)),
-        np.log(np.maximum(prior, TINY))[oof.targets],
-    ]
+    floors = [np.full(num_rows, -np.log(num_classes)), np.log(np.maximum(prior, TINY))[oof.targets]]
     return Tables(
         raw=np.stack([c[0] for c in columns] + floors, axis=1),
         calibrated=np.stack([c[1] for c in columns] + floors, axis=1),

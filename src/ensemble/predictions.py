@@ -170,12 +170,7 @@ def save_test_info(
 
 
 def has_test_run(
-    folder: Path,
-    *,
-    ids_hash: str,
-    trained: str,
-    views: Sequence[str],
-    threshold: float | None,
+    folder: Path, *, ids_hash: str, trained: str, views: Sequence[str], threshold: float | None
 ) -> bool:
     """Tell whether ``folder`` holds whole test logits of these images, this training and views.
 
@@ -305,10 +300,7 @@ def open_test_run(
     try:
         info, logits = _read_test_files(folder)
         run = TestRun(
-            path,
-            logits,
-            tuple(map(str, info["views"])),
-            tuple(map(str, info["classes"])),
+            path, logits, tuple(map(str, info["views"])), tuple(map(str, info["classes"]))
         )
         known_ids = str(info["ids_hash"])
     except (FileNotFoundError, ValueError, KeyError, TypeError, EOFError) as error:

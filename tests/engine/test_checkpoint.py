@@ -20,21 +20,12 @@ from src.engine.checkpoint import MAGIC, Ema, load_state, save_state
 from src.engine.weights import load_weights, save_weights
 from src.runs import Run
 from src.script import UserError, explain
+from tests.engine.conftest import Bomb, TinyNet
 
 STATE: dict[str, Any] = {
     "state": {"step": 1}, "model": {"w": torch.arange(4.0)}, "ema": None, "optimizer": {},
     "scaler": {}, "config": {}, "config_hash": "x",
 }  # fmt: skip
-
-
-class Bomb:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
 
 
 def sealed(content: bytes) -> bytes:
@@ -159,8 +150,6 @@ def test_a_run_goes_on_from_the_state_before_a_damaged_one(train: Any, capsys: A
 
 
 def test_a_state_of_another_network_is_one_line(train: Any) -> None:
-    from tests.engine.conftest import TinyNet
-
     train("run", epochs=1)
     other = TinyNet()
     other.head = torch.nn.Linear(4, 7)

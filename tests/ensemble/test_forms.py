@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from src.ensemble.forms import Sample, find_form
 from src.ensemble.submission import write_form
 from src.metrics.decisions import Decision
 from src.script import UserError
+from tests.tables import read_rows
 
 CLASSES = ("bird", "cat", "dog")
 IDS = ["a_1", "a_2", "a_10"]
@@ -27,8 +27,7 @@ def write(tmp_path, form, decision=ARGMAX, probs=PROBS):
     path = tmp_path / "submission.csv"
     log_probs = np.log(probs).astype(np.float32)
     write_form(path, form, IDS, lambda rows: log_probs[rows], decision)
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
+    return read_rows(path)
 
 
 @pytest.mark.parametrize(

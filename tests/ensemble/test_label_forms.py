@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from src.ensemble.forms import Sample, find_label_form
 from src.ensemble.submission import write_labels
 from src.metrics.decisions import Decision
 from src.script import UserError
+from tests.tables import read_rows
 
 LABELS = ("mold", "rust", "scab")
 PROBS = np.array([[0.9, 0.6, 0.2], [0.1, 0.2, 0.3]])
@@ -25,8 +25,7 @@ LEAST = Decision("labels", slopes=(1.0,) * 3, offsets=(0.0,) * 3, cuts=(0.5,) * 
 def write(tmp_path: Path, sample: Sample | None, holds: str, rule: Decision) -> list[list[str]]:
     form = find_label_form(sample, LABELS, holds=holds, ids=("x", "y"))
     write_labels(tmp_path / "s.csv", form, ("x", "y"), PAIRS, rule)
-    with (tmp_path / "s.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
+    return read_rows(tmp_path / "s.csv")
 
 
 def test_columns_of_probabilities_are_each_their_own(tmp_path) -> None:

@@ -217,10 +217,7 @@ ID = st.text(
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    ids=st.lists(ID, min_size=2, max_size=12, unique=True),
-    data=st.data(),
-)
+@given(ids=st.lists(ID, min_size=2, max_size=12, unique=True), data=st.data())
 def test_any_ids_in_any_order_join(tmp_path_factory, ids, data):
     root = tmp_path_factory.mktemp("oof")
     num = len(ids)

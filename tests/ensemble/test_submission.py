@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import unicodedata
 
 import numpy as np
@@ -14,6 +13,7 @@ from src.ensemble.matching import match_columns
 from src.ensemble.submission import Form, to_columns, write_form
 from src.metrics.decisions import Decision
 from src.script import UserError
+from tests.tables import read_rows
 
 
 def log(probs):
@@ -212,8 +212,7 @@ def test_any_names_and_ids_survive_a_round_trip(tmp_path_factory, data):
     columns = match_columns(order, names, policy=policy)
     path = tmp_path_factory.mktemp("s") / "submission.csv"
     write(path, "=ID,", ids, columns, log_probs)
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
+    header, *rows = read_rows(path)
     assert header == ["=ID,", *order]
     assert [row[0] for row in rows] == ids
     probs = np.array([row[1:] for row in rows], dtype=float).reshape(len(ids), len(names))

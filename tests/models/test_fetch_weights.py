@@ -88,10 +88,7 @@ def test_weights_arrive_under_timms_names_once(
 
 
 def test_a_changed_file_is_refused_and_nothing_written(
-    script: ModuleType,
-    model: torch.nn.Module,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    script: ModuleType, model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "install", fake_install(package_names(model), "00000000"))
     with pytest.raises(UserError, match="digest"):  # run_script says it as all refusals

@@ -15,11 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from src.models import pretrained
 from src.models.classifier import build_classifier
-from src.models.pretrained import (
-    find_weights,
-    load_pretrained,
-    read_state,
-)
+from src.models.pretrained import find_weights, load_pretrained, read_state
 from src.models.segmenter import load_encoder
 from src.script import UserError
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,13 +10,9 @@ import numpy as np
 from src.ensemble.weights import read_weights
 from src.files import read_json, write_json
 from tests.scripts.conftest import Place
+from tests.tables import read_rows
 
 QUICK = ("--fold", "all", "--epochs", "2", "--mixup_alpha", "0", "--cutmix_alpha", "0")
-
-
-def read(path: Path) -> list[list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
 
 
 def write_sample(place: Place, header: str, cell: str) -> list[str]:
@@ -31,11 +25,7 @@ def write_sample(place: Place, header: str, cell: str) -> list[str]:
 def whole_way(place: Place, *flags: str) -> str:
     """Train, blend and predict; return what was printed."""
     said = ""
-    for prediction in (
-        place.train(*QUICK, *flags),
-        place.optimize("--trials", "6"),
-        place.infer(),
-    ):
+    for prediction in (place.train(*QUICK, *flags), place.optimize("--trials", "6"), place.infer()):
         assert prediction.status == 0, prediction.err
         said += prediction.out
     return said
@@ -49,7 +39,7 @@ def test_accuracy_with_a_label_an_image(fresh: Place) -> None:
     contest = read_weights(fresh.output / "weights.json").contest
     assert contest is not None and contest.metric == "accuracy"
     assert contest.decision.rule == "argmax" and contest.low < contest.score <= contest.high
-    header, *rows = read(fresh.output / "submission.csv")
+    header, *rows = read_rows(fresh.output / "submission.csv")
     assert header == ["ID", "label"] and [row[0] for row in rows] == ids
     log_probs = np.load(fresh.output / "test_log_probs.npy")
     assert [row[1] for row in rows] == [("evening", "noon")[k] for k in log_probs.argmax(axis=1)]
@@ -81,7 +71,7 @@ def test_grades_by_quadratic_weighted_kappa(fresh: Place) -> None:
     contest = read_weights(fresh.output / "weights.json").contest
     assert contest is not None and contest.decision.rule == "cuts"
     assert len(contest.decision.cuts) == 2 and contest.ordinal == ("0", "1", "2")
-    header, *rows = read(fresh.output / "submission.csv")
+    header, *rows = read_rows(fresh.output / "submission.csv")
     assert header == ["ID", "diagnosis"] and [row[0] for row in rows] == ids
     log_probs = np.load(fresh.output / "test_log_probs.npy")
     decided = contest.decision.apply(log_probs)

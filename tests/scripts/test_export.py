@@ -69,9 +69,13 @@ def test_safetensors_hold_the_network_and_what_it_wants(place: Place, call: Any)
     assert {"mean", "std", "head.weight"} <= names, "mean and std are inside"
 
 
-def test_onnx_agrees_with_pytorch(place: Place, call: Any) -> None:
+@pytest.fixture
+def onnx() -> None:
     for name in export.NEEDED:
         pytest.importorskip(name)
+
+
+def test_onnx_agrees_with_pytorch(place: Place, call: Any, onnx: None) -> None:
     import onnxruntime
 
     path = place.output / "run.onnx"
@@ -120,12 +124,6 @@ def test_mistakes_are_one_line(place: Place, call: Any, monkeypatch: pytest.Monk
     done = call("scripts.export", "--run", str(place.run))
     assert done.is_one_line("pip install onnx_of_nowhere")
     assert not list(place.run.glob("export*"))
-
-
-@pytest.fixture
-def onnx() -> None:
-    for name in export.NEEDED:
-        pytest.importorskip(name)
 
 
 def test_the_whole_ensemble_is_one_file(place: Place, call: Any, onnx: None) -> None:

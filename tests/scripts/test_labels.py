@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from src.ensemble.weights import read_weights
 from src.files import read_json, write_json
 from src.pipelines.library import load_ensemble, load_run
 from tests.scripts.conftest import Place
+from tests.tables import read_rows, write_rows
 
 LABELS = ("bright", "striped")
 QUICK = ("--fold", "all", "--epochs", "3", "--mixup_alpha", "0.2", "--cutmix_alpha", "0")
@@ -34,20 +34,10 @@ def labels(bare: Place) -> Place:
         cv2.imwrite(str(place), image.astype(np.uint8))
         if row < 36:
             rows.append([place.name, str(bright), str(striped)])
-    write(bare.data / "train.csv", ["image", *LABELS], rows)
+    write_rows(bare.data / "train.csv", ["image", *LABELS], rows)
     ids = [f"{row:02d}" for row in range(36, 48)]
-    write(bare.data / "sample_submission.csv", ["id", *LABELS[::-1]], [[i, 0, 0] for i in ids])
+    write_rows(bare.data / "sample_submission.csv", ["id", *LABELS[::-1]], [[i, 0, 0] for i in ids])
     return bare
-
-
-def write(path: Path, header: list[str], rows: list[list[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-
-
-def read(path: Path) -> list[list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
 
 
 def whole_way(place: Place, *flags: str) -> str:
@@ -71,7 +61,7 @@ def test_columns_of_probabilities_by_mean_auc(labels: Place) -> None:
     assert oof.several and oof.targets.shape == (18, 2) and oof.classes == LABELS
     weights = read_weights(labels.output / "weights.json")
     assert weights.labels == LABELS and weights.contest and weights.contest.num_rows == 36
-    header, *rows = read(labels.output / "submission.csv")
+    header, *rows = read_rows(labels.output / "submission.csv")
     assert header == ["id", "striped", "bright"] and [r[0] for r in rows] == [
         str(row) for row in range(36, 48)
     ]
@@ -99,16 +89,18 @@ def test_columns_of_probabilities_by_mean_auc(labels: Place) -> None:
 def test_cells_of_labels_by_f1(labels: Place) -> None:
     rows = [
         [name, " ".join(n for n, one in zip(LABELS, hot, strict=True) if one == "1")]
-        for name, *hot in read(labels.data / "train.csv")[1:]
+        for name, *hot in read_rows(labels.data / "train.csv")[1:]
     ]
-    write(labels.data / "train.csv", ["image", "labels"], rows)
+    write_rows(labels.data / "train.csv", ["image", "labels"], rows)
     ids = [str(row) for row in range(36, 48)]
-    write(labels.data / "sample_submission.csv", ["id", "labels"], [[i, "bright"] for i in ids])
+    write_rows(
+        labels.data / "sample_submission.csv", ["id", "labels"], [[i, "bright"] for i in ids]
+    )
     assert labels.train().is_one_line("no label in column labels", "pass --metric f1_samples")
     said = whole_way(labels, "--metric", "f1_samples")
     weights = read_weights(labels.output / "weights.json")
     assert weights.contest and len(weights.contest.decision.cuts) == 2
-    header, *rows = read(labels.output / "submission.csv")
+    header, *rows = read_rows(labels.output / "submission.csv")
     assert header == ["id", "labels"] and [row[0] for row in rows] == ids
     assert {name for row in rows for name in row[1].split()} <= set(LABELS)
     log_probs = np.load(labels.output / "test_log_probs.npy")
@@ -136,7 +128,7 @@ def test_a_plan_begins_with_a_probe_and_its_submission(
     alone = load_run(run, device="cpu").predict(sorted((labels.data / "test").iterdir()))
     (survey,) = json.loads((labels.output / "survey.json").read_text())["candidates"]
     assert 0 < survey["log_loss"] < np.log(2)  # nats of a pair of image and label
-    header, *rows = read(labels.output / "submission.csv")
+    header, *rows = read_rows(labels.output / "submission.csv")
     probs = np.array([row[1:] for row in rows], float)
     assert header == ["id", "striped", "bright"] and probs.shape == alone.probs.shape
     assert np.ptp(probs.sum(axis=1)) > 0.01
@@ -152,16 +144,16 @@ def test_training_starts_at_the_probe_of_labels(labels: Place, weights: Path) ->
 def test_a_wrong_label_is_a_suspect(
     labels: Place, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header, *rows = read(labels.data / "train.csv")
+    header, *rows = read_rows(labels.data / "train.csv")
     rows[7][1] = "0"  # 07.png is bright
-    write(labels.data / "train.csv", header, rows)
+    write_rows(labels.data / "train.csv", header, rows)
     monkeypatch.chdir(labels.data.parent)
     place = Path("input") / "weights"
     place.mkdir(parents=True)
     (place / f"{MODEL}.safetensors").write_bytes(weights.read_bytes())
     done = labels.start("scripts.check_data", "--device", "cpu", "--image_size", "32")
     assert done.status == 0, done.err
-    _, first, *_ = read(labels.output / "suspect_labels.csv")
+    _, first, *_ = read_rows(labels.output / "suspect_labels.csv")
     assert first[1:5] == ["train/07.png", "train/07.png", "not bright", "bright"]
     counted = json.loads((labels.output / "report" / "data.json").read_text())
     assert counted["by_class"] == {"bright": 17, "striped": 18} and counted["train"] == 36
@@ -170,11 +162,11 @@ def test_a_wrong_label_is_a_suspect(
 def test_the_check_is_told_that_an_image_has_several_labels(labels: Place) -> None:
     """Columns with one 1 a line are classes, unless the metric says otherwise, as in training."""
     whole_way(labels)
-    header, *rows = read(labels.data / "train.csv")
+    header, *rows = read_rows(labels.data / "train.csv")
     names = [header.index(name) for name in ("bright", "striped")]
     for number, row in enumerate(rows):
         row[names[0]], row[names[1]] = str(number % 2), str(1 - number % 2)
-    write(labels.data / "train.csv", header, rows)
+    write_rows(labels.data / "train.csv", header, rows)
 
     def judges(*flags: str) -> tuple[bool, str]:
         done = labels.start("scripts.check_data", "--device", "cpu", "--probe", "off", *flags)

@@ -14,19 +14,10 @@ import numpy as np
 import pytest
 
 from src.script import run_script
+from tests.engine.conftest import Bomb
 from tests.scripts.conftest import Place
 
 TEST_IMAGE = "test/033.png"
-
-
-class Bomb:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize(

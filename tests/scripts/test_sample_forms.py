@@ -1,11 +1,10 @@
 """Samples that ask for other columns than the classes: what is written, and remedies followed."""
 
-import csv
-
 import numpy as np
 import pytest
 
 from tests.scripts.conftest import Place
+from tests.tables import read_rows
 
 
 def ask(place: Place, *columns: str) -> None:
@@ -18,8 +17,7 @@ def ask(place: Place, *columns: str) -> None:
 
 def submission(place: Place) -> tuple[list[str], np.ndarray]:
     """Return the columns' names and the probabilities (rows, columns)."""
-    with (place.output / "submission.csv").open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
+    header, *rows = read_rows(place.output / "submission.csv")
     return header[1:], np.array([row[1:] for row in rows], float)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,19 +11,10 @@ import pytest
 from src.ensemble.predictions import open_oof
 from src.ensemble.weights import read_weights
 from tests.scripts.conftest import Place
+from tests.tables import read_rows, write_rows
 
 CLASSES = ("day", "night")
 QUICK = ("--fold", "all", "--epochs", "1", "--mixup_alpha", "0", "--cutmix_alpha", "0")
-
-
-def write(path: Path, header: list[str], rows: list[list[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-
-
-def read(path: Path) -> list[list[str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
 
 
 @pytest.fixture
@@ -42,8 +31,8 @@ def columns(bare: Place) -> Place:
         shown = [f"{row:03d}", f"{row:03d}.png", "" if row % 24 == 3 else hour, rng.integers(9)]
         rows.append([*shown, CLASSES[target]])
     heads = ["id", "image", "hour", "noise", "label"]
-    write(bare.data / "train.csv", heads, rows[:96])
-    write(bare.data / "test.csv", heads[:4], [row[:4] for row in rows[96:]])
+    write_rows(bare.data / "train.csv", heads, rows[:96])
+    write_rows(bare.data / "test.csv", heads[:4], [row[:4] for row in rows[96:]])
     return bare
 
 
@@ -72,7 +61,7 @@ def test_columns_lower_the_loss_and_noise_does_not(columns: Place) -> None:
 
     answer = columns.infer()
     assert answer.status == 0, answer.err
-    header, *rows = read(columns.output / "submission.csv")
+    header, *rows = read_rows(columns.output / "submission.csv")
     assert header == ["id", *CLASSES] and len(rows) == 48
     right = [np.argmax([float(x) for x in row[1:]]) == int(row[0]) % 2 for row in rows]
     assert 0.75 < np.mean(right) < 0.95
@@ -96,11 +85,11 @@ def test_stacked_on_a_network_and_new_test_rows(columns: Place) -> None:
     assert done["config"]["stack"] and done["score"] < 0.6
     before = np.load(run / "test_logits.npy")
     assert before.shape == (1, 48, 2)
-    header, *rows = read(columns.data / "test.csv")
-    write(columns.data / "test.csv", header, [[*row[:2], "", row[3]] for row in rows])
+    header, *rows = read_rows(columns.data / "test.csv")
+    write_rows(columns.data / "test.csv", header, [[*row[:2], "", row[3]] for row in rows])
     shown = columns.start("scripts.train_tabular", "--dry_run")
     assert shown.status == 0 and "hour (empty in the test table)" in shown.out
-    write(columns.data / "test.csv", header, [[*rows[0][:2], "", "4"], *rows[1:]])
+    write_rows(columns.data / "test.csv", header, [[*rows[0][:2], "", "4"], *rows[1:]])
     said = columns.start("scripts.train_tabular", "--stack", "--device", "cpu")
     assert said.status == 0 and "skipped" not in said.out
     after = np.load(run / "test_logits.npy")
@@ -113,11 +102,11 @@ def test_the_held_out_rows_do_not_reach_their_model(columns: Place) -> None:
     assert columns.start("scripts.train_tabular", *flags).status == 0
     runs = [columns.output / "tabular" / f"fold{fold}" for fold in range(2)]
     before = [np.load(run / "test_logits.npy") for run in runs]
-    held = {row[0] for row in read(columns.output / "folds.csv") if row[4] == "0"}
+    held = {row[0] for row in read_rows(columns.output / "folds.csv") if row[4] == "0"}
     assert len(held) == 48
-    header, *rows = read(columns.data / "train.csv")
+    header, *rows = read_rows(columns.data / "train.csv")
     spoilt = [[*row[:2], "0" if row[0] in held else row[2], *row[3:]] for row in rows]
-    write(columns.data / "train.csv", header, spoilt)
+    write_rows(columns.data / "train.csv", header, spoilt)
     again = columns.start("scripts.train_tabular", *flags)
     assert again.status == 0 and "skipped" not in again.out
     after = [np.load(run / "test_logits.npy") for run in runs]
@@ -127,11 +116,11 @@ def test_the_held_out_rows_do_not_reach_their_model(columns: Place) -> None:
 
 @pytest.mark.slow
 def test_several_labels_and_a_metric_of_the_networks(columns: Place) -> None:
-    header, *rows = read(columns.data / "train.csv")
+    header, *rows = read_rows(columns.data / "train.csv")
     hot = [[*row[:4], int(row[4] == "night"), int(int(row[0]) % 3 == 0)] for row in rows]
-    write(columns.data / "train.csv", [*header[:4], "night", "third"], hot)
-    ids = [row[0] for row in read(columns.data / "test.csv")[1:]]
-    write(columns.data / "sample_submission.csv", ["id", "night", "third"],
+    write_rows(columns.data / "train.csv", [*header[:4], "night", "third"], hot)
+    ids = [row[0] for row in read_rows(columns.data / "test.csv")[1:]]
+    write_rows(columns.data / "sample_submission.csv", ["id", "night", "third"],
           [[name, 0, 0] for name in ids])  # fmt: skip
     assert columns.train(*QUICK, "--metric", "mean_auc").status == 0
     said = columns.start("scripts.train_tabular")
@@ -160,7 +149,7 @@ def test_mistakes_are_one_line(columns: Place) -> None:
     assert refused.is_one_line("--columns label", "names images, labels or groups")
     shown = columns.start("scripts.train_tabular", "--dry_run")
     assert shown.status == 0 and not (columns.output / "tabular").exists()
-    write(columns.data / "test.csv", ["id", "image"], [[f"{k:03d}", f"{k:03d}.png"]
+    write_rows(columns.data / "test.csv", ["id", "image"], [[f"{k:03d}", f"{k:03d}.png"]
                                                       for k in range(96, 144)])  # fmt: skip
     nothing = columns.start("scripts.train_tabular")
     assert nothing.is_one_line("no column that can be used")

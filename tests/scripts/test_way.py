@@ -16,11 +16,11 @@ from benchmarks.kill_resume import WEIGHTS, make_weights
 from src.engine.weights import load_weights
 from src.pipelines.classification import infer
 from tests.scripts.conftest import Place
+from tests.tables import read_rows
 
 
 def test_photographs_become_a_sound_submission(place: Place) -> None:
-    with (place.output / "submission.csv").open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
+    header, *rows = read_rows(place.output / "submission.csv")
     assert header == ["ID", "evening", "noon"]
     assert [row[0] for row in rows] == [f"{k:03d}" for k in range(32, 44)]
     probs = np.array([row[1:] for row in rows], float)

@@ -10,12 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from src.models.convolutions import fold_norms
-from src.models.micro.experts import (
-    DATASETS,
-    AdaptiveNet,
-    DistillationNet,
-    InternalEnsembleNet,
-)
+from src.models.micro.experts import DATASETS, AdaptiveNet, DistillationNet, InternalEnsembleNet
 from src.models.micro.light import HWNet, LCNet, MicroNet, MiniNet
 from src.models.micro.unet import MegaNetV1, MicroUNet, TwoHeadUNet, UNetBaseline
 from src.models.segmenter import MaskNet

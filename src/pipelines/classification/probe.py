@@ -30,12 +30,7 @@ from src.views import first_views, view_names
 
 
 def train_probes(
-    config: FoldConfig,
-    output: Output,
-    index: Index,
-    folds: Folds,
-    test: Index,
-    runtime: Runtime,
+    config: FoldConfig, output: Output, index: Index, folds: Folds, test: Index, runtime: Runtime
 ) -> None:
     """Fit a linear head for every fold and write each fold's finished folder.
 

@@ -28,12 +28,7 @@ from src.data.road_scenes import write_scenes
 from src.data.sources.lanes import TWO_CLASSES
 from src.data.sources.masks import MaskIndex
 from src.data.sources.registry import detect_source
-from src.data.transforms import (
-    Transform,
-    build_augmentations,
-    eval_transform,
-    train_mask_transform,
-)
+from src.data.transforms import Transform, build_augmentations, eval_transform, train_mask_transform
 from src.engine.autotune import settle_runtime
 from src.engine.checkpoint import refuse_other_run
 from src.engine.cpu import tune_for_cpu
