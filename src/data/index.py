@@ -29,6 +29,7 @@ from src.data.columns import (
     made_of_others,
     pick_column,
     pick_name,
+    plain,
     says_nothing,
 )
 from src.data.csv_io import read_csv, refuse_duplicates
@@ -366,6 +367,7 @@ def _read_test_csv(
     table = read_table(path, finder, None)
     image = name_image_column(table, None, path, finder)
     key = sample_name if sample_name in table.columns else None
+    key = key or pick_name(table.columns, [sample_name or ""])
     differs = key is None or {*table[key]} != {*sample_ids}
     if sample_ids and differs and len(table) == len(sample_ids):
         columns = [cells.tolist() for _, cells in read_csv(path).items()]  # one without a name, too
@@ -377,7 +379,7 @@ def _read_test_csv(
     first = str(table.columns[0])
     key = key or pick_name(table.columns, ID_NAMES)
     key = key or (image if table[first].duplicated().any() else first)
-    repeats = key == sample_name and table[key].duplicated().any()
+    repeats = sample_name and plain(key) == plain(sample_name) and table[key].duplicated().any()
     if repeats and not table[image].duplicated().any():
         twice = table[key][table[key].duplicated()].iloc[0]
         raise UserError(

@@ -68,9 +68,16 @@ class LabelSearch:
 
     @cached_property
     def free(self) -> list[str]:
-        """The columns that are not taken, without those that count the rows."""
+        """The columns that are not taken and do not count the rows.
+
+        Nor is it a label that all rows have beside others of which each row has one: a weight.
+        """
         free = [name for name in self.table.columns if name not in self.taken]
-        return [name for name in free if not numbers_rows(self.table[name])] or free
+        free = [name for name in free if not numbers_rows(self.table[name])] or free
+        rest = [name for name in free if not all(map(says_yes, set(self.table[name])))]
+        hot = [name for name in rest if is_hot(self.table, [name])]
+        weighed = len(hot) > 1 and self.is_once(hot) and not {*self.asked} & {*free} - {*rest}
+        return rest if weighed else free
 
     def has_label(self) -> bool:
         """Tell whether the columns asked for, or names, say which one column is the label."""
@@ -253,10 +260,12 @@ def _refuse_shares(search: LabelSearch, *, least: int) -> None:
             "1 in each cell, and pass --metric mean_auc (several labels an image)"
         )
     shares = [name for name in names if all(map(_is_share, cells[name]))]
+    hot = [name for name in shares if is_hot(table, [name])]  # beside weights of the rows
     if (
         len(shares) >= least
         and (of_sample or len(shares) == len(names))
         and not is_hot(table, shares)
+        and not (len(hot) > 2 and search.is_once(hot))
     ):
         raise UserError(
             f"{path}: columns {', '.join(shares[:3])} … hold shares of the classes, and one class "

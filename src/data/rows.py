@@ -32,7 +32,7 @@ from src.data.csv_io import read_csv
 from src.data.files import is_litter, split_of_word
 from src.data.finder import ImageFinder
 from src.data.label_sets import Targets
-from src.data.root import archives, read_name, shards
+from src.data.root import archives, find_split_table, read_name, shards, tables
 from src.data.sample import id_stem
 from src.script import UserError, counted, one_line
 
@@ -161,9 +161,10 @@ def name_image_column(
     except UserError as error:
         packed = archives(finder.root) or shards(finder.root, finder.split)
         more = f"; if the images are in {packed[0]}, write them as files first" if packed else ""
-        for name in table.columns if len(table) > 0 and table.shape[1] < 64 else ():  # no pixels
-            if all(finder.parts(cell) for cell in table[name].head(5)):
-                more = f"; {name} {_remedy(finder, str(table[name].iat[0]))}"
+        names = [*table.columns] if len(table) > 0 and table.shape[1] < 64 else []  # no pixels
+        for name in sorted(names, key=lambda name: table[name].nunique()):
+            parted = next((cell for cell in table[name].head(5) if finder.parts(cell)), None)
+            more = f"; {name} {parted!r}: {_remedy(finder, parted)}" if parted else more
         raise UserError(f"{error}{more}") from error
 
 
@@ -172,9 +173,11 @@ def _remedy(finder: ImageFinder, cell: str) -> str:
     packed = archives(finder.root)
     parts = finder.parts(cell)
     if parts:
+        lines = "a line for each of them"
+        lines += ", to be joined afterwards" if finder.split == "test" else " into the table"
         return (
-            f"there are {', '.join(parts[:3])} for it: one image is read here, so write them as "
-            f"one, {cell}.png"
+            f"there are {', '.join(parts[:3])} for it, and a line here is one image: write "
+            f"{lines}, or all as one image, {cell}.png"
         )
     unread = finder.unread(cell)
     if unread and not finder.left_out:
@@ -190,6 +193,11 @@ def _remedy(finder: ImageFinder, cell: str) -> str:
         return "a spreadsheet has rewritten the ids: take the table as it was downloaded"
     left = "".join(f"; {line}" for line in finder.left_out)
     like = f" (files there are like {finder.like})" if finder.like else ""
+    if finder.split == "train":
+        return f"restore them, or remove their lines{like}{left}"
+    listed = [table.name for table in tables(finder.root) if "test" in table.stem.casefold()]
+    if listed and find_split_table(finder.root, "test") is None:
+        left += f"; if {listed[0]} says the test images, move it to {finder.root / 'test.csv'}"
     return f"restore them{like}{left}"
 
 

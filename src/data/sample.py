@@ -136,6 +136,13 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
             "each class, it seems; a submission here has one line an image and one column a class: "
             "write the sample so, and turn the submission back"
         )
+    odd = next(filter(_holds_boxes, table[others[0]].unique()), "") if len(others) == 1 else ""
+    if odd:
+        raise UserError(
+            f"{path} asks for boxes or masks of objects in a cell, it seems ({odd[:40]}), and "
+            " classes of whole images are predicted here (train_lane.py learns masks): to have "
+            "those, write the sample with a label in each cell"
+        )
     text = {name: cell for name in others if (cell := _first_text(table, name))}
     if len(text) == len(others) > 1 and not is_hot(table.head(BRIEF_ROWS), others):
         raise UserError(
@@ -152,6 +159,13 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
             f"{path}: column {name!r} holds text ({cell}), no probabilities: remove it from the "
             f"sample{f'{label}, and add that to the submission)' * (len(text) == 1)}"
         )
+
+
+def _holds_boxes(cell: str) -> bool:
+    """Tell whether a cell lists places of objects: no list of classes has a number twice."""
+    words = cell.split()
+    numbers = [word for word in words if is_number(word)]
+    return len(words) > 4 and len({*numbers}) < len(numbers) and len({*words}) > 1
 
 
 def _first_text(table: pd.DataFrame, name: str) -> str:
@@ -189,10 +203,11 @@ def compare_ids(
             ]
     lacking = sorted(set(sample_ids) - set(ids))
     extra = sorted(set(ids) - set(sample_ids))
+    spare = f", or remove the lines that are not to be predicted from {path.name}" * (not lacking)
     raise UserError(
         f"{path} and the sample submission differ: {counted(len(lacking), 'id')} only in the "
         f"sample, {len(extra)} only in {path.name}, first {(lacking + extra)[0]!r}: restore both "
-        "files"
+        f"files{spare}"
     )
 
 

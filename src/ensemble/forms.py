@@ -10,6 +10,7 @@ writes them: ``a b``, ``a|b``, ``[1, 4]``.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,7 @@ class Sample:
     cells: tuple[str, ...] = ()  # (N,) text of the second column
     keys: tuple[str, ...] = ()  # (N,) text of the first column
     name: str = "sample_submission.csv"  # the file's, for messages
+    order: tuple[str, ...] = ()  # (K,) classes in the order that the user gave, if any
 
 
 def find_form(
@@ -213,7 +215,9 @@ def written_names(
     """Return how the sample writes each class, and what was assumed."""
     if words <= known.keys():
         told = f"{sample.name} shows no label" if not words else ""
-        return list(classes), [f"{told}: the classes' names are written"] if told else []
+        apart = any(cell != nfc(cell) for cell in sample.cells)  # letters and accents, as on a Mac
+        names = [unicodedata.normalize("NFD", name) for name in classes] if apart else [*classes]
+        return names, [f"{told}: the classes' names are written"] if told else []
     numeric = all(map(is_number, words))
     for change in _CHANGES:
         names = [change(nfc(name)) for name in classes]
@@ -275,12 +279,13 @@ def _numbers_of(
             return names, [f"{sample.name} has numbers: {said}"]
     if all(re.fullmatch(r"\d+", word) for word in words):
         positive = positive_class(classes)  # abnormal comes before normal by name
-        order = classes if positive != 0 else classes[::-1]
+        order = sample.order or (classes if positive != 0 else classes[::-1])
         first = 1 if max(map(int, words)) == len(classes) and "0" not in words else 0
         if max(map(int, words)) < len(classes) + first:
             said = ", ".join(f"{k + first} = {name}" for k, name in enumerate(order[:3]))
             more = ", …" if len(classes) > 3 else ""
-            notes = [f"{sample.name} has numbers: classes are numbered by name, {said}{more}"]
+            how = "in the order of --ordinal" if sample.order else "by name"
+            notes = [f"{sample.name} has numbers: classes are numbered {how}, {said}{more}"]
             if len(words) == 1:  # a filler, perhaps
                 notes[0] += f"; if names are asked for, write {classes[0]} for {min(words)} there"
             return [str(order.index(name) + first) for name in classes], notes

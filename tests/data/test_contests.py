@@ -100,7 +100,7 @@ def test_folders_of_cases_are_no_classes(tmp_path):
     lay(tmp_path, *(f"train/{case}/FLAIR/Image-{n}.png" for case in cases for n in (1, 2)))
     lay(tmp_path, train_labels=table(cases, "010101", head="case,MGMT"))
     lay(tmp_path, sample_submission="case,MGMT\n00009,0.5\n")
-    refused(r"Image-1.png, train/00000/FLAIR/Image-2.png for it: one", read_train, tmp_path)
+    refused(r"Image-1.png, train/00000/FLAIR/Image-2.png for it, and", read_train, tmp_path)
 
 
 # Masks among the images

@@ -47,6 +47,7 @@ def write(tmp_path, form, decision=ARGMAX, probs=PROBS):
         (("7", "7", "7"), ("007_owl", "008_wren", "009_tit"), ["8", "7", "9"]),
         (("007", "007", "007"), ("007_owl", "008_wren", "009_tit"), ["008", "007", "009"]),
         (("0", "0", "0"), ("at_20", "at_50", "at_80"), ["1", "0", "2"]),  # other numbers
+        (("a\u0301",) * 3, ("\u00e1", "\u00e9", "o"), ["e\u0301", "a\u0301", "o"]),  # of a Mac
     ],
 )
 def test_labels_as_the_sample_writes_them(tmp_path, cells, classes, written) -> None:

@@ -34,6 +34,7 @@ _AFFIX, _MASK_AFFIX, _DEEP_AFFIX = (
 _IMAGE_NAME = re.compile("image|img|rgb|photo", re.IGNORECASE)
 _MASK_NAME = re.compile(_MASK_WORD, re.IGNORECASE)
 _LISTED = IMAGE_SUFFIXES | {".json", ".xml", ".txt"}  # of an image, or of its annotation
+_KINDS = "kinds of things are numbers in one mask, as 0 for background, 1 and 2"
 _NUMBERED = re.compile(r"[-_. ]masks?[-_. ]?\d\d?$", re.IGNORECASE)
 
 
@@ -71,7 +72,8 @@ def match_masks(
             stem = Path(image).name
             raise UserError(
                 f"{found[image]} and {path} are two masks of {image}: remove one, or its folder "
-                f"(parts of one mask are named {stem}_mask_1, {stem}_mask_2)"
+                f"in every split (parts of one mask are named {stem}_mask_1, {stem}_mask_2; "
+                f"{_KINDS})"
             )
         found[image] = path
         if image != name:
@@ -80,11 +82,28 @@ def match_masks(
     note_missing(notes, "masks matched by their names without words such as mask", renamed)
     if images and masks and not any(name in images for name in found):
         _refuse_twins(images, masks)
+        kinds = _kinds(images, masks)
+        if 1 < len(kinds) < len(masks):
+            raise UserError(
+                f"each image has masks of {len(kinds)} kinds ({', '.join(kinds[:3])}), and one is "
+                f"read here: move all but one kind away ({_KINDS})"
+            )
         raise UserError(
             f"no mask has the name of an image, as {next(iter(images.values()))} and "
             f"{next(iter(masks.values()))} show: a mask has its image's name up to the ending"
         )
     return found
+
+
+def _kinds(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
+    """Return what stands behind the images' names in those of the masks, if all are named so."""
+    stems = {PurePosixPath(name).name.lstrip("0") for name in images}
+    kinds = set()
+    for name in masks:
+        words = PurePosixPath(name).name.split("_")
+        ends = [n for n in range(1, len(words)) if "_".join(words[:n]).lstrip("0") in stems]
+        kinds.add("_".join(words[ends[-1] :]) if ends else "")
+    return [] if "" in kinds else sorted(kinds)
 
 
 _Table = tuple[Callable[[str], str], Mapping[str, str]]

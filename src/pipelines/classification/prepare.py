@@ -23,7 +23,7 @@ from src.data.root import find_sample
 from src.data.sample import load_aliases, read_sample, read_sample_submission
 from src.data.tables import name_test
 from src.files import hold, sweep
-from src.metrics.contest import OF_LABELS, Metric, find_metric
+from src.metrics.contest import OF_LABELS, Metric, find_metric, grade_order
 from src.runs import Output
 from src.script import UserError, counted
 
@@ -221,7 +221,9 @@ def read_form(
     if table is not None:
         keys, cells = (tuple(table.iloc[:, place].tolist()) for place in (0, 1))
         path = find_sample(root)
-        sample = Sample(tuple(table.columns), cells, keys, path.name if path else "")
+        order = grade_order(classes, ordinal) if ordinal else ()
+        grades = tuple(classes[k] for k in order)
+        sample = Sample(tuple(table.columns), cells, keys, path.name if path else "", grades)
     holds = find_metric(metric, classes, ordinal, several=several).holds
     if several:
         form = find_label_form(sample, classes, holds=holds, ids=ids)

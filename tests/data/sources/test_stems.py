@@ -57,6 +57,16 @@ def test_masks_without_any_image_are_refused(disk):
     refused(r"as .*images/left_1\.jpg and .*masks/right_1\.png show", read_folders, disk.root)
 
 
+@pytest.mark.parametrize(("image", "number"), [("IDRiD_0{}", "IDRiD_0{}"), ("{}", "0000{}")])
+def test_masks_of_several_kinds_are_named(disk, image, number):
+    for n in "78":
+        disk.image(f"images/{image.format(n)}.jpg")
+        for kind in ("MA", "l_EX"):
+            disk.mask(f"masks/{kind}/{number.format(n)}_{kind}.png", {(0, 0): 1})
+    with pytest.raises(UserError, match=r"2 kinds \(MA, l_EX\), and one is read here"):
+        read_folders(disk.root)
+
+
 def test_two_masks_of_one_image_are_refused(disk):
     disk.image("images/7.jpg")
     disk.mask("masks/7_mask.png", {(0, 0): 1})

@@ -1,0 +1,74 @@
+"""Contests whose lines are no single images, or ask for something else than a class."""
+
+import pytest
+
+from src.data.index import read_test, read_train
+from src.data.sample import read_sample
+from src.pipelines.classification.prepare import read_form
+from tests.data.layout import lay, refused
+
+PETS = ["train_images/p1-1.jpg", "train_images/p2-1.jpg", "train_images/p2-2.jpg"]
+
+
+def test_several_photographs_of_some_lines(tmp_path):
+    lay(tmp_path, *PETS, train="Type,PetID,Speed\n1,p1,0\n2,p2,1\n")
+    refused(r"PetID 'p2': there are p2-1.jpg, p2-2.jpg .* a line for", read_train, tmp_path)
+
+
+def test_clips_in_the_sample(tmp_path):
+    lay(tmp_path, "test/c1/1.jpg", "test/c1/2.jpg", sample_submission="clip,label\nc1,\n")
+    refused(r"a line for each of them, to be joined afterwards", read_test, tmp_path)
+
+
+def test_ids_of_several_images_whatever_their_case(tmp_path):
+    lay(tmp_path, "test/1.jpg", "test/2.jpg", sample_submission="ObservationId,label\n88,0\n")
+    lay(tmp_path, test="ObservationID,filename\n88,1.jpg\n88,2.jpg\n")
+    refused("several images for the ObservationID '88'", read_test, tmp_path)
+
+
+def test_tables_of_the_test_are_named_where_ids_are_no_images(tmp_path):
+    lay(tmp_path, "7.jpg", sample_submission="ObservationId,label\n88,0\n")
+    lay(tmp_path, x_test_metadata="ObservationId,file\n88,7.jpg\n")
+    with pytest.raises(
+        UserError, match=r"if x_test_metadata\.csv says the test images, move it to"
+    ):
+        read_test(tmp_path)
+
+
+def test_lines_that_the_sample_does_not_ask_for(tmp_path):
+    lay(tmp_path, "test/1.jpg", "test/2.jpg", test="id\n1\n2\n", sample_submission="id,a\n1,0\n")
+    refused("or remove the lines that are not to be predicted from", read_test, tmp_path)
+
+
+def test_lines_without_images_may_be_removed(tmp_path):
+    lay(tmp_path, "train/1.jpg", "train/2.jpg", train="id,label\n1,a\n2,b\n3,a\n")
+    refused("first '3': restore them, or remove their lines", read_train, tmp_path)
+
+
+@pytest.mark.parametrize("cell", ["1.0 0 0 50 50", "14 1 0 0 1 1", "U+003F 1 1 U+FF2F 2 2"])
+def test_boxes_are_no_label(tmp_path, cell):
+    lay(tmp_path, sample_submission=f"id,PredictionString\n7,{cell}\n")
+    refused("boxes or masks of objects", read_sample, tmp_path)
+
+
+@pytest.mark.parametrize("cell", ["1 2 3 4 5", "0 0 0 0 0", "red red blue green tan"])
+def test_lists_of_classes_are_no_boxes(tmp_path, cell):
+    lay(tmp_path, sample_submission=f"id,label\n7,{cell}\n")
+    assert read_sample(tmp_path)[0].iat[0, 1] == cell
+
+
+def test_weights_of_the_rows_are_no_class(tmp_path):
+    lay(tmp_path, *(f"{n}.jpg" for n in range(6)))
+    for weights in ("111111", "121212"):
+        lines = [f"{n},{n % 3 // 2},{n % 3 % 2},{int(n % 3 == 0)}" for n in range(6)]
+        lines = [f"{line},{float(w) / 2 if '2' in weights else w}"
+                 for line, w in zip(lines, weights, strict=True)]  # fmt: skip
+        index = read_train(lay(tmp_path, train="\n".join(["image,a,b,c,weight", *lines])))
+        assert index.classes == ("a", "b", "c") and not index.several
+
+
+def test_numbers_in_the_sample_are_grades_in_the_order_given(tmp_path):
+    lay(tmp_path, sample_submission="id,label\n7,0\n8,0\n")
+    classes, order = ("mild", "none", "severe"), ("none", "mild", "severe")
+    form = read_form(tmp_path, classes, metric="qwk", ordinal=order, ids=["7", "8"])
+    assert form.names == ("1", "0", "2") and "in the order of --ordinal" in form.notes[0]
