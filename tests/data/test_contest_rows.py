@@ -29,10 +29,7 @@ def test_ids_of_several_images_whatever_their_case(tmp_path):
 def test_tables_of_the_test_are_named_where_ids_are_no_images(tmp_path):
     lay(tmp_path, "7.jpg", sample_submission="ObservationId,label\n88,0\n")
     lay(tmp_path, x_test_metadata="ObservationId,file\n88,7.jpg\n")
-    with pytest.raises(
-        UserError, match=r"if x_test_metadata\.csv says the test images, move it to"
-    ):
-        read_test(tmp_path)
+    refused(r"if x_test_metadata\.csv says the test images, move it to", read_test, tmp_path)
 
 
 def test_lines_that_the_sample_does_not_ask_for(tmp_path):

@@ -63,8 +63,7 @@ def test_masks_of_several_kinds_are_named(disk, image, number):
         disk.image(f"images/{image.format(n)}.jpg")
         for kind in ("MA", "l_EX"):
             disk.mask(f"masks/{kind}/{number.format(n)}_{kind}.png", {(0, 0): 1})
-    with pytest.raises(UserError, match=r"2 kinds \(MA, l_EX\), and one is read here"):
-        read_folders(disk.root)
+    refused(r"2 kinds \(MA, l_EX\), and one is read here", read_folders, disk.root)
 
 
 def test_two_masks_of_one_image_are_refused(disk):
