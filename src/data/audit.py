@@ -19,11 +19,9 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import cv2
@@ -89,9 +87,8 @@ def audit_images(
     ``measure`` is called, in threads, with the bytes and the RGB pixels (H, W, 3) of every readable
     image, large ones decoded at a fraction of their size.
     """
-    strict = _simplejpeg()
     paths = [root / image for image in table["image"].tolist()]
-    results = _in_threads(lambda path: _inspect(path, strict, measure), paths)
+    results = _in_threads(lambda path: _inspect(path, measure), paths)
     looks = dict(enumerate(progress(results)))
     unreadable = {row: look.reason for row, look in looks.items() if look.reason}
     peaks = {row: look.peak for row, look in looks.items() if look.peak is not None}
@@ -136,38 +133,34 @@ def write_duplicates(audit: Audit, table: pd.DataFrame, path: Path) -> None:
 
 def _in_threads(work: Callable[[Path], _Look], paths: Sequence[Path]) -> Iterator[_Look]:
     """Yield ``work(path)`` in order, with a bounded number of results in flight."""
-    remaining = iter(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-
-        def submit() -> list[Future[_Look]]:
-            return [pool.submit(work, path) for path in islice(remaining, 256)]
-
-        batch = submit()
-        while batch:
-            following = submit()
-            yield from (future.result() for future in batch)
-            batch = following
+        for start in range(0, len(paths), 1024):
+            yield from pool.map(work, paths[start : start + 1024])
 
 
-def _inspect(
-    path: Path, strict: ModuleType | None, measure: Callable[[bytes, np.ndarray], np.ndarray] | None
-) -> _Look:
+def _inspect(path: Path, measure: Callable[[bytes, np.ndarray], np.ndarray] | None) -> _Look:
     try:
         data = read_bytes(path)
         image = decode_bytes(data, path, short_side=2 * SIDE)
     except UserError as error:
         return _Look(str(error))
-    damage = _stream_damage(data, strict) if strict and data.startswith(b"\xff\xd8") else ""
-    if damage:
+    if damage := _stream_damage(data):
         return _Look(f"{path} is damaged inside ({damage}): restore the file")
     digest = hashlib.blake2b(data, digest_size=16).digest()
     measured = measure(data, image) if measure else None
     return _Look("", digest, fingerprint(image), read_peak(data), measured)
 
 
-def _stream_damage(data: bytes, strict: ModuleType) -> str:
+def _stream_damage(data: bytes) -> str:
+    """Return what is wrong inside a JPEG; "" for nothing, for other formats, or not looked for."""
     try:
-        strict.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+        if data.startswith(b"\xff\xd8"):
+            import simplejpeg
+
+            options = {"min_height": 1, "min_width": 1, "min_factor": 8, "strict": True}
+            simplejpeg.decode_jpeg(data, "GRAY", **options)
+    except ImportError:
+        return ""
     except ValueError as error:
         message = str(error)
         if message.startswith(("Unsupported", "tj")):  # what it cannot read, OpenCV judged
@@ -179,14 +172,6 @@ def _stream_damage(data: bytes, strict: ModuleType) -> str:
                 return ""
         return message
     return ""
-
-
-def _simplejpeg() -> ModuleType | None:
-    try:
-        import simplejpeg
-    except ImportError:
-        return None
-    return simplejpeg
 
 
 def _sets(pairs: np.ndarray, num_rows: int) -> tuple[tuple[tuple[int, ...], ...], int]:

@@ -14,7 +14,7 @@ import numpy as np
 from src.classes import nfc
 from src.data.columns import SUBJECTS, check_labels, repeats_much, splits_classes
 from src.data.files import Scanner
-from src.data.root import find_sample, find_split, find_split_table, name_tables, read_name
+from src.data.root import below, find_sample, find_split, find_split_table, name_tables, read_name
 from src.data.rows import Index, find_classes, make_columns
 from src.data.sources.frames import find_series
 from src.data.sources.places import read_place
@@ -72,18 +72,18 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
             f"{name_tables(root)}lay the images of each class in {train}/<class>/, or name them in "
             f"{root / 'train.csv'} (image,label)"
         )
-    more, said = _validation_images(root, scanner, set(pairs.values()))
-    pairs = {posixpath.normpath(image): name for image, name in (pairs | more).items()}
-    drawn, masks = find_masks(root, pairs)
+    pairs |= _validation_images(root, scanner, only, notes)
+    pairs = {posixpath.normpath(image): name for image, name in pairs.items()}
+    drawn = find_masks(root, pairs, notes)
     pairs = {image: name for image, name in pairs.items() if image not in drawn}
-    notes += said + masks + (_note_unused(root, scanner) if train != "." else [])
+    notes += _note_unused(root, scanner) if train != "." else []
     if loose:
         notes.append(f"{counted(len(loose), 'image')} directly in {place}/ without class: left out")
     return _to_index(root, root / train, pairs, notes + scanner.left_out(), scanner)
 
 
-def find_masks(root: Path, images: Mapping[str, str]) -> tuple[set[str], list[str]]:
-    """Return those of ``images`` (path → class) that are masks of others, and a note.
+def find_masks(root: Path, images: Mapping[str, str], notes: list[str]) -> set[str]:
+    """Return those of ``images`` (path → class) that are masks of others; ``notes`` says them.
 
     ``7_mask.png`` lies beside ``7.png``, ``cat/masks/7.png`` by ``cat/images/7.png``; masks have
     few different values.
@@ -102,13 +102,15 @@ def find_masks(root: Path, images: Mapping[str, str]) -> tuple[set[str], list[st
         and plain != _unmasked(image, images[image])
     }  # fmt: skip
     if not found:
-        return set(), []
+        return set()
     said = f"{counted(len(found), 'file')} named as masks of images there, first {min(found)}"
     if not all(_is_drawn(root / image) for image in sorted(found)[:8]):
-        return set(), [f"{said}: taken for images; if they are masks, move them away"]
-    return found, [
+        notes.append(f"{said}: taken for images; if they are masks, move them away")
+        return set()
+    notes.append(
         f"{said}: left out; train_lane.py learns masks of one class, train_distill.py of several"
-    ]
+    )
+    return found
 
 
 def _unmasked(image: str, name: str, *, deep: bool = False) -> tuple[str, ...]:
@@ -138,9 +140,9 @@ def _to_index(
         count = Counter(ids)
         ids = [key if count[key] == 1 else image for key, image in zip(ids, images, strict=True)]
     notes += check_labels(targets, train)
-    groups, said = group_by_name(images, targets)
+    groups = group_by_name(images, targets, notes)
     columns = make_columns(ids, images, targets, groups, split="train")
-    notes += said + scanner.notes
+    notes += scanner.notes
     return Index(root, columns, find_classes(targets, train, least=1), tuple(notes))
 
 
@@ -213,16 +215,16 @@ def _class_parent(scanner: Scanner, folder: str) -> str:
 
 
 def _validation_images(
-    root: Path, scanner: Scanner, classes: set[str]
-) -> tuple[dict[str, str], list[str]]:
-    """Return image → class of a validation folder with class folders of the same names, and notes.
+    root: Path, scanner: Scanner, classes: set[str], notes: list[str]
+) -> dict[str, str]:
+    """Return image → class of a validation folder with class folders of the same names.
 
     They are trained on like the others: folds hold out rows of their own.
     """
     valid = find_split(root, "valid")
     if valid is None:
-        return {}, []
-    valid_name = valid.relative_to(root).as_posix()
+        return {}
+    valid_name = below(root, valid)
     found = scanner.images_by_folder(_class_parent(scanner, valid_name))
     pairs = {image: nfc(name) for name, images in found.items() for image in images}
     strange = sorted({*pairs.values()} - classes)
@@ -230,12 +232,14 @@ def _validation_images(
         why = f"it has classes that train/ has not ({', '.join(strange[:3])})"
         if len(found) < 2:  # val/images/
             why = f"it has no images in class folders ({valid_name}/<class>/)"
-        return {}, [f"{valid_name}/ is not used: {why}"]
-    return pairs, [
+        notes.append(f"{valid_name}/ is not used: {why}")
+        return {}
+    notes.append(
         f"{counted(len(pairs), f'image of {valid_name}/ is', f'images of {valid_name}/ are')} "
         "trained on too, for the folds hold out images of their own: move "
         f"{valid_name}/ away to train without them"
-    ]
+    )
+    return pairs
 
 
 _WORD_NUMBER = re.compile(r"([^\W\d_]+)[-_ ]?(\d+)")  # person12, house 7
@@ -243,33 +247,31 @@ _SIDE = re.compile(r"(.+)[-_ ](?:left|right|od|os|[lr])\.\w+")  # 10_left.jpeg, 
 _VERSION = re.compile(r"(.+)\.rf\.[0-9a-f]{20,}\.[^.]+")  # Roboflow's names of altered copies
 
 
-def group_by_name(images: Sequence[str], labels: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the groups that paths tell of, "" for none, and notes.
+def group_by_name(images: Sequence[str], labels: Sequence[str], notes: list[str]) -> list[str]:
+    """Return the groups that paths tell of, "" for none; ``notes`` says which.
 
     The copies that a tool made of one picture, and the images of one subject ("person12_virus3").
     """
     found = [_VERSION.fullmatch(image) for image in images]
     sources = Counter(match[1] for match in found if match)
     groups = [match[1] if match and sources[match[1]] > 1 else "" for match in found]
-    count = len({*groups} - {""})
-    said = (
-        f"{counted(count, 'picture')} with altered copies (.rf. in their names): those share a fold"
-    )
-    notes = [said] if count else []
+    if count := len({*groups} - {""}):
+        said = counted(count, "picture")
+        notes.append(f"{said} with altered copies (.rf. in their names): those share a fold")
     subjects = _find_subjects(images, labels)
     if subjects:
         number, first = len({*subjects} - {""}), next(filter(None, subjects))
         notes.append(f"file names tell of {number} subjects, such as {first}: each is in one fold")
         groups = [subject or group for subject, group in zip(subjects, groups, strict=True)]
     series = find_series([posixpath.splitext(image)[0] for image in images])
-    if not notes and splits_classes(series, labels):
+    if not count and not subjects and splits_classes(series, labels):
         first = next(image for image, name in zip(images, series, strict=True) if name)
         notes.append(
             f"{len({*series} - {''})} series of names differ in their last number alone, such as "
             f"{first}: if the images of one belong together, give train.csv (image, label) a "
             "column group"
         )
-    return groups, notes
+    return groups
 
 
 def _find_subjects(images: Sequence[str], labels: Sequence[str]) -> list[str]:

@@ -232,19 +232,18 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
             sample_ids = list(dict.fromkeys(known[row] for row, _ in long[1]))
             ids, cells = (ids, cells) if path is not None else (sample_ids, sample_ids)
     if sample is not None and path is not None:
-        ids, new_notes = compare_ids(ids, sample_ids, path)
-        notes += new_notes
+        ids = compare_ids(ids, sample_ids, path, notes)
         cell_of = dict(zip(ids, cells, strict=True))
         ids, cells = sample_ids, [cell_of[key] for key in sample_ids]
-    images, new_notes = find_images(finder, cells, source)
+    images = find_images(finder, cells, source, notes)
     refuse_other_split(
         finder, cells, images, source, lambda: find_train_table(root, find_split(root, "train"))
     )
     others = finder.num_others(images)
     if others:
         said = counted(others, "image of the test folder has", "images of the test folder have")
-        new_notes.append(f"{said} no line in {Path(source).name}: not predicted")
-    notes += new_notes + finder.notes
+        notes.append(f"{said} no line in {Path(source).name}: not predicted")
+    notes += finder.notes
     rows = make_columns(ids, images, split="test")
     return Index(root, rows, notes=tuple(notes), id_name=id_name)
 
@@ -266,11 +265,12 @@ def _read_train_csv(
     finder = ImageFinder(root, split="train", allow_outside=allow_outside)
     table = read_table(path, finder, wanted[0])
     refuse_runs(table, wanted[1], path)
-    said = table.attrs.pop("notes", [])
-    table, added = with_valid(table, root, path, wanted, finder)
+    of_table = table.attrs.pop("notes", [])
+    table = with_valid(table, root, path, wanted, finder, of_table)
     asked, shown = asked_of(root)
-    table, notes = leave_splits_out(widen(table, finder), path, (*wanted, *asked))
-    notes += [*said, *added]
+    notes: list[str] = []
+    table = leave_splits_out(widen(table, finder), path, (*wanted, *asked), notes)
+    notes += of_table
     unused = other_tables(root, path)
     more = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
     try:
@@ -278,8 +278,7 @@ def _read_train_csv(
     except UserError as error:
         lacks = str(error).endswith("name it with --image_column")
         raise UserError(f"{error}{more * (lacks and bool(unused))}") from error
-    table, new_notes = leave_litter_out(table, image, path)
-    notes += new_notes
+    table = leave_litter_out(table, image, path, notes)
     try:
         beside = labels_beside(root, unused, table)
         search = LabelSearch(table, path, (image, group, key), asked, shown, beside)
@@ -291,39 +290,38 @@ def _read_train_csv(
             more += f"; if the folders in {train.name}/ are the classes, move {path.name} away"
         raise UserError(f"{error}{more}") from error
     cells = image_cells(table, image, finder)
-    images, new_notes = find_images(finder, cells, str(path))
+    images = find_images(finder, cells, str(path), notes)
     if least_classes > 1:  # the data themselves, no external images
         refuse_other_split(finder, cells, images, str(path))
     if group is None:
         group, offers = find_group(table, found.names, (image, key, *found.columns))
-        new_notes += [f"{path.name}: {offer}" for offer in offers]
-    new_notes += note_other_images(table, image, path)
+        notes += [f"{path.name}: {offer}" for offer in offers]
+    notes += note_other_images(table, image, path)
     notes.insert(
         0, f"{path.name}: image = {image}, label = {found.said}, group = {group or 'none'}"
     )
     if unused:
-        new_notes.append(
+        notes.append(
             f"{', '.join(unused)} is not used: add its lines, or its columns by their ids, to "
             f"{path.name} to use them"
         )
     if key not in (None, image) and table[key].duplicated().any():
-        new_notes.append(f"{path.name}: {key} repeats, so images are known by their paths")
+        notes.append(f"{path.name}: {key} repeats, so images are known by their paths")
         key = None
     if key in (None, image) and len({*images}) < len(images):
-        first, found, joined = join_lines(images, found, table, path)
+        first, found = join_lines(images, found, table, path, notes)
         table, images = table.iloc[first], [images[row] for row in first]
-        new_notes.append(joined)
     ids = [nfc(name) for name in images] if key is None else table[key].tolist()
     refuse_duplicates(ids, str(path))
-    groups, group_notes = (
-        group_by_name(images, found.names)
+    groups = (
+        group_by_name(images, found.names, notes)
         if group is None
-        else (["" if says_nothing(cell) else cell.strip() for cell in table[group]], [])
+        else ["" if says_nothing(cell) else cell.strip() for cell in table[group]]
     )
-    new_notes += [*group_notes, *note_valid(root, images)]
+    notes += note_valid(root, images)
     rows = make_columns(ids, images, found.names, groups, split="train")
     taken = tuple(name for name in (image, key, group, *found.columns) if name)
-    notes += [*new_notes, *found.notes, *_check_targets(found, ids, path), *finder.notes]
+    notes += [*found.notes, *_check_targets(found, ids, path), *finder.notes]
     classes = find_classes(found.labels or found.names, path, least_classes)
     return Index(root, rows, classes, tuple(notes), bool(found.labels), taken)
 
@@ -355,8 +353,7 @@ def _check_targets(found: Targets, ids: Sequence[str], path: Path) -> list[str]:
             f"{path} has no label in column {found.said} for {ids[found.names.index('')]}"
             f"{f' and {count - 1} more' if count > 1 else ''}: add it, or remove the lines without "
             f"(to predict them, move them to {path.parent / 'test.csv'})"
-            + sets
-            * bool(made_of_others(set(found.names)))
+            f"{sets * bool(made_of_others(set(found.names)))}"
         )
     return check_labels(found.names, path)
 
@@ -398,7 +395,8 @@ def _read_test_folder(root: Path, test: str, sample_notes: Sequence[str]) -> Ind
         raise UserError(f"{root / test}: {'; '.join(doubtful)}")
     if not images:
         raise UserError(f"no images in {root / test}: restore them")
-    drawn, masks = find_masks(root, dict.fromkeys(images, ""))
+    masks: list[str] = []
+    drawn = find_masks(root, dict.fromkeys(images, ""), masks)
     images = [image for image in images if image not in drawn]
     forms: tuple[Callable[[str], str], ...] = (
         lambda path: posixpath.splitext(posixpath.basename(path))[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
@@ -27,6 +28,11 @@ _SHARDS = re.compile(
 LABEL_TABLES = (
     *("train_labels", "trainlabels", "labels", "training", "train_df", "train_data", "train_set"),
     *("training_set", "train_info", "train_metadata", "training_labels"),
+)
+_SAMPLES = (
+    *("sample_submission", "samplesubmission", "sample-submission", "sample submission"),
+    *("submission_sample", "submission_format", "sample_submit", "submission_example"),
+    *("sample_sub", "samplesub"),
 )
 # Words of a folder's name that say nothing of their own.
 _FILL = frozenset({
@@ -56,12 +62,11 @@ def find_annotations(root: Path, split: str) -> Path | None:
     It lies in ``root``, in a folder such as ``annotations/`` there, or, called ``metadata`` or the
     like, in the split's own; its name says the split, or nothing.
     """
-    found = _annotations_here(root).get(split)
-    own = None if found else find_split(root, split)
-    names = [f"{name}{ending}" for name in ("metadata", "annotations", "labels")
-             for ending in ANNOTATION_ENDINGS]  # fmt: skip
-    inner = [path for name in names if own and _holds_table(path := own / name)]
-    return found or next(iter(inner), None)
+    if (found := _annotations_here(root).get(split)) or not (own := find_split(root, split)):
+        return found
+    inner = (own / f"{name}{ending}" for name in ("metadata", "annotations", "labels")
+             for ending in ANNOTATION_ENDINGS)  # fmt: skip
+    return next(filter(_holds_table, inner), None)
 
 
 def _annotations_here(root: Path) -> dict[str, Path]:
@@ -135,14 +140,16 @@ def find_split_table(folder: Path, split: str) -> Path | None:
     It has a usual name, or is the one table whose name says the split and nothing else
     (``train_v2``, ``stage_2_train``).
     """
-    usual = find_table(folder, split, *(LABEL_TABLES if split == "train" else ()))
-    if usual is not None:
-        return usual
-    fits = [
+    return find_table(folder, split, *(LABEL_TABLES if split == "train" else ())) or _lone(
         path for path in tables(folder)
         if (name := read_name(path.stem))[0] == split and _TABLE_FILL.issuperset(name[1])
-    ]  # fmt: skip
-    return fits[0] if len(fits) == 1 else None
+    )  # fmt: skip
+
+
+def _lone(paths: Iterable[Path]) -> Path | None:
+    """Return the one of ``paths``; None where there are none, or several."""
+    found = [*paths]
+    return found[0] if len(found) == 1 else None
 
 
 def tables(folder: Path) -> list[Path]:
@@ -159,20 +166,11 @@ def _entries(folder: Path) -> list[Path]:
 
 def find_sample(root: Path) -> Path | None:
     """Return the sample submission's path, or None where there is none."""
-    usual = find_table(
-        root,
-        *("sample_submission", "samplesubmission", "sample-submission", "sample submission"),
-        *("submission_sample", "submission_format", "sample_submit", "submission_example"),
-        *("sample_sub", "samplesub"),
-    )
-    if usual is not None:
-        return usual
-    fits = [
+    return find_table(root, *_SAMPLES) or _lone(
         path for path in tables(root)
         if "submi" in (name := path.stem.casefold())
         and any(word in name for word in ("sample", "example", "format", "template"))
-    ]  # fmt: skip
-    return fits[0] if len(fits) == 1 else None
+    )  # fmt: skip
 
 
 def find_split(root: Path, split: str) -> Path | None:
@@ -212,18 +210,14 @@ def _lists_images(folder: Path) -> bool:
 def _split_here(root: Path, split: str) -> Path | None:
     children = _subfolders(root)
     exact = {nfc(child.name).casefold(): child for child in children[::-1]}
-    found = next((exact[name] for name in SPLITS[split] if name in exact), None)
-    if found is not None:
-        return found
     named = {child: read_name(child.name) for child in children}
-    fits = [
+    return next((exact[name] for name in SPLITS[split] if name in exact), None) or _lone(
         child for child, (said, rest) in named.items()
         if said == split
         and not _is_called_table(child)
         and (not rest or any(other != (said, rest) and other[0] and other[1] == rest
                              for other in named.values()))
-    ]  # fmt: skip
-    return fits[0] if len(fits) == 1 else None
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=1 << 16)  # the same names are asked about for each split
@@ -260,7 +254,7 @@ def find_root(data_dir: Path | str, flag: str = "--data_dir") -> Path:
             return _enter_splits(found[0])
         if found:
             _refuse_splits_in_classes(folder, found)
-            names = ", ".join(place.relative_to(folder).as_posix() for place in found)
+            names = ", ".join(below(folder, place) for place in found)
             raise UserError(f"{folder} holds several data sets ({names}): pass {flag} {found[0]}")
         level = [child for place in level for child in _subfolders(place)]
         if len(level) > _MAX_FOLDERS:
@@ -336,27 +330,24 @@ def name_tables(folder: Path) -> str:
 def name_folders(folder: Path, split: str) -> str:
     """Return the remedy for a folder, there or one below, called as a table of ``split``, or ""."""
     found = [
-        path.relative_to(folder).as_posix()
-        for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
-        for path in _subfolders(place)
+        path for place in _near(folder) for path in _subfolders(place)
         if _is_called_table(path)
         and (read_name(path.stem)[0] or "train") == split
         and not re.search("submission|aliases", path.name.casefold())
-    ]
+    ]  # fmt: skip
     if not found:
         return ""
-    return f"if the table lies in the folder {found[0]}, put it in the folder's place, else "
+    said = f"the folder {below(folder, found[0])}"
+    return f"if the table lies in {said}, put it in the folder's place, else "
 
 
 def _name_others(folder: Path) -> str:
     """Return the remedy for tables in ``folder``, or a folder below it, of other names, or ""."""
     found = [
-        path.relative_to(folder).as_posix()
-        for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
-        for path in tables(place)
+        below(folder, path) for place in _near(folder) for path in tables(place)
         if not re.search("test|sample|submission|aliases", path.name.casefold())
         and (place == folder or read_name(place.name)[0] != "test")
-    ]
+    ]  # fmt: skip
     if not found:
         return ""
     path = folder / f"train{Path(found[0]).suffix.lower()}"
@@ -380,7 +371,7 @@ def _name_kinds(folder: Path) -> str:
             f"write the images of {_shown(inside)} below {folder / 'train'}/ and the labels as "
             f"train.csv{how}, else "
         )
-    others = _near(folder, _OTHER_TABLES)
+    others = _named_as(folder, _OTHER_TABLES)
     if others:
         said = f"{_shown(others)} as train.csv in {folder}"
         sheet = not others[0].casefold().endswith("json")
@@ -401,18 +392,21 @@ def _shown(names: list[str]) -> str:
 
 def shards(folder: Path, split: str = "train") -> list[str]:
     """Return the names of files below ``folder`` that hold many images, of ``split`` if any."""
-    found = _near(folder, _SHARDS)
+    found = _named_as(folder, _SHARDS)
     return [name for name in found if split in name.casefold()] or found
 
 
-def _near(folder: Path, form: re.Pattern[str]) -> list[str]:
+def _named_as(folder: Path, form: re.Pattern[str]) -> list[str]:
     """Return the files in ``folder`` and the folders in it whose paths below it are such."""
     return [
-        name
-        for place in (folder, *_subfolders(folder)[:_MAX_FOLDERS])
-        for path in _entries(place)
-        if form.fullmatch(name := path.relative_to(folder).as_posix()) and path.is_file()
-    ]
+        name for place in _near(folder) for path in _entries(place)
+        if form.fullmatch(name := below(folder, path)) and path.is_file()
+    ]  # fmt: skip
+
+
+def _near(folder: Path) -> list[Path]:
+    """Return ``folder`` and the folders in it."""
+    return [folder, *_subfolders(folder)[:_MAX_FOLDERS]]
 
 
 def name_classes(folder: Path) -> str:
@@ -426,8 +420,8 @@ def name_classes(folder: Path) -> str:
             names = [name for name in names if read_name(name)[0] != "test"]
             found = [name for name in names if scanner.holds(name)]
             if len(found) > 1:
-                below = "" if place == folder else f"{place.relative_to(folder).as_posix()}/"
-                what = f"the folders {below}{_shown(found)} are classes"
+                inner = "" if place == folder else f"{below(folder, place)}/"
+                what = f"the folders {inner}{_shown(found)} are classes"
                 return f"if {what}, move them into {folder / 'train'}{_test_lists(folder)}, else "
             lone = lone or (place / found[0] if found else None)
             deeper += [place / name for name in names if name not in found]
@@ -442,9 +436,6 @@ def name_classes(folder: Path) -> str:
 
 def _test_lists(folder: Path) -> str:
     """Return what to do with images that a list such as ``meta/test.txt`` names, or ""."""
-    found = sorted(
-        path.relative_to(folder).as_posix()
-        for pattern in ("*test*.txt", "*/*test*.txt", "*/*/*test*.txt")
-        for path in folder.glob(pattern)
-    )
+    patterns = ("*test*.txt", "*/*test*.txt", "*/*/*test*.txt")
+    found = sorted(below(folder, path) for pattern in patterns for path in folder.glob(pattern))
     return f" (those that {found[0]} says are for the test into {folder / 'test'})" if found else ""

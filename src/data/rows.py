@@ -83,12 +83,13 @@ class Index:
 
 
 def find_images(
-    finder: ImageFinder, cells: Sequence[str], source: str
-) -> tuple[list[str], list[str]]:
-    """Return the images that the ``cells`` of ``source`` mean, relative to the root, and notes.
+    finder: ImageFinder, cells: Sequence[str], source: str, notes: list[str]
+) -> list[str]:
+    """Return the images that the ``cells`` of ``source`` mean, relative to the root.
 
     Where none of the files exists under the ending that the cells say, the ending is passed over;
     numbers are found whatever their leading zeros, and as ``1.0``, where that leaves no doubt.
+    ``notes`` receives what was guessed.
 
     Raises:
         UserError: some are not there, or fit several files.
@@ -102,17 +103,18 @@ def find_images(
     found = {row: finder.find_core(cells[row]) for row in lost}
     if len(set(found.values())) == len(lost) and None not in found.values():
         images = [image or found[row] for row, image in enumerate(images)]
-    notes: list[str] = []
     other = next((row for row, image in enumerate(images) if _is_other(cells[row], image)), None)
     if other is not None:
-        notes = [f"{source}: {cells[other]!r} is taken for {images[other]}, and others likewise"]
+        notes.append(
+            f"{source}: {cells[other]!r} is taken for {images[other]}, and others likewise"
+        )
     missing = [cell for cell, image in zip(cells, images, strict=True) if image is None]
     if missing:
         raise UserError(
             f"{source} names {counted(len(missing), 'image')} not in {finder.place}, first "
             f"{missing[0]!r}: {_remedy(finder, missing[0])}"
         )
-    return [image for image in images if image is not None], notes
+    return [image for image in images if image is not None]
 
 
 def refuse_other_split(
@@ -270,14 +272,13 @@ def widen(table: pd.DataFrame, finder: ImageFinder) -> pd.DataFrame:
 
 
 def leave_splits_out(
-    table: pd.DataFrame, path: Path, wanted: Sequence[str | None] = ()
-) -> tuple[pd.DataFrame, list[str]]:
+    table: pd.DataFrame, path: Path, wanted: Sequence[str | None], notes: list[str]
+) -> pd.DataFrame:
     """Return a table without the rows of the test split, and without columns of splits and folds.
 
     Such a column is called ``split``, ``is_test``, ``fold`` or alike. ``wanted`` are columns that
     the user named or the sample asks for, which stay.
     """
-    notes = []
     for name in [name for name in table.columns if name not in wanted]:
         words = words_of(name)
         if _FOLDS.intersection(words) and table.shape[1] > 2:
@@ -306,7 +307,7 @@ def leave_splits_out(
                 "too, for the folds hold out images of their own"
             )
         table = table.drop(columns=name)
-    return table, notes
+    return table
 
 
 def _flag_of(words: Sequence[str], table: pd.DataFrame, name: str) -> str:
@@ -339,20 +340,21 @@ def _read_split(cell: str, flag: str) -> str:
     return ("test" if flag == "train" else "train") if says_no(cell) else ""
 
 
-def leave_litter_out(table: pd.DataFrame, image: str, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Return a table without rows of files of a system, and a note: a listing had them in it."""
+def leave_litter_out(table: pd.DataFrame, image: str, path: Path, notes: list[str]) -> pd.DataFrame:
+    """Return a table without rows of files of a system: a listing had them in it."""
     names = [cell.strip().replace("\\", "/").rpartition("/")[2] for cell in table[image]]
     litter = [row for row, name in enumerate(names) if name and is_litter(name)]
     if not litter or len(litter) == len(names):
-        return table, []
-    note = f"{path.name}: {counted(len(litter), 'row')} of files of the system ({names[litter[0]]})"
-    return table.drop(index=litter).reset_index(drop=True), [f"{note}: left out"]
+        return table
+    said = f"{counted(len(litter), 'row')} of files of the system ({names[litter[0]]})"
+    notes.append(f"{path.name}: {said}: left out")
+    return table.drop(index=litter).reset_index(drop=True)
 
 
 def join_lines(
-    images: Sequence[str], found: Targets, table: pd.DataFrame, path: Path
-) -> tuple[list[int], Targets, str]:
-    """Return the first line of each image, the targets of those, and a note.
+    images: Sequence[str], found: Targets, table: pd.DataFrame, path: Path, notes: list[str]
+) -> tuple[list[int], Targets]:
+    """Return the first line of each image, and the targets of those.
 
     Of several labels an image, the targets become those of all its lines.
 
@@ -382,5 +384,6 @@ def join_lines(
     if found.labels:
         sets = [sorted({*SEPARATOR.join(names).split(SEPARATOR)} - {""}) for names in sets]
     names = [SEPARATOR.join(names) for names in sets]
-    note = f"{path.name}: {counted(len(images) - len(lines), 'line')} of an image again: joined"
-    return [rows[0] for rows in lines.values()], replace(found, names=names), note
+    again = counted(len(images) - len(lines), "line")
+    notes.append(f"{path.name}: {again} of an image again: joined")
+    return [rows[0] for rows in lines.values()], replace(found, names=names)

@@ -143,8 +143,10 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
             " classes of whole images are predicted here (train_lane.py learns masks): to have "
             "those, write the sample with a label in each cell"
         )
-    text = {name: cell for name in others if (cell := _first_text(table, name))}
-    if len(text) == len(others) > 1 and not is_hot(table.head(BRIEF_ROWS), others):
+    head = table.head(BRIEF_ROWS)
+    words = {name: [cell for cell in head[name] if not _is_number(cell)] for name in others}
+    text = {name: cells[0] for name, cells in words.items() if cells}
+    if len(text) == len(others) > 1 and not is_hot(head, others):
         raise UserError(
             f"{path} has {len(others)} columns of words ({', '.join(others[:3])}: "
             f"{', '.join(list(text.values())[:3])}): labels are written into one column here: make "
@@ -168,39 +170,34 @@ def _holds_boxes(cell: str) -> bool:
     return len(words) > 4 and len({*numbers}) < len(numbers) and len({*words}) > 1
 
 
-def _first_text(table: pd.DataFrame, name: str) -> str:
-    """Return the first cell that is no number, with a comma or a point, else ""."""
-    return next((cell for cell in table[name].head(BRIEF_ROWS) if not _is_number(cell)), "")
-
-
 def _is_number(cell: str) -> bool:
+    """Tell whether a cell is a number, with a comma or a point, or stands for one."""
     text = cell.replace(",", ".").strip().casefold()
     return is_number(text) or text in ("", "nan", "inf", "-inf", "true", "false")
 
 
 def compare_ids(
-    ids: Sequence[str], sample_ids: Sequence[str], path: Path
-) -> tuple[list[str], list[str]]:
-    """Return the ids of test.csv, at ``path``, as the sample writes them, and notes.
+    ids: Sequence[str], sample_ids: Sequence[str], path: Path, notes: list[str]
+) -> list[str]:
+    """Return the ids of test.csv, at ``path``, as the sample writes them.
 
     The two may differ in endings of image files, in folders before the name, in case, blanks and
-    leading zeros, as long as no two ids become one.
+    leading zeros, as long as no two ids become one; ``notes`` says so.
 
     Raises:
         UserError: they are not the same ids.
     """
     if set(ids) == set(sample_ids):
-        return list(ids), []
+        return list(ids)
     for form in (str.strip, id_stem, _bare):
         theirs = {form(key): key for key in sample_ids}
         mine = [form(key) for key in ids]
-        if len(theirs) == len(sample_ids) == len(set(mine)) == len(ids) and theirs.keys() == {
-            *mine
-        }:
-            said = f"{path.name} and the sample write ids differently ({ids[0]!r}, "
-            return [theirs[key] for key in mine], [
-                f"{said}{theirs[mine[0]]!r}): the submission has the sample's"
-            ]
+        if len(theirs) == len(sample_ids) == len(ids) and theirs.keys() == set(mine):
+            notes.append(
+                f"{path.name} and the sample write ids differently ({ids[0]!r}, "
+                f"{theirs[mine[0]]!r}): the submission has the sample's"
+            )
+            return [theirs[key] for key in mine]
     lacking = sorted(set(sample_ids) - set(ids))
     extra = sorted(set(ids) - set(sample_ids))
     spare = f", or remove the lines that are not to be predicted from {path.name}" * (not lacking)

@@ -117,31 +117,37 @@ def name_test(root: Path, data_dir: Path) -> list[str]:
 
 
 def with_valid(
-    table: pd.DataFrame, root: Path, path: Path, wanted: Sequence[str | None], finder: ImageFinder
-) -> tuple[pd.DataFrame, list[str]]:
-    """Return the table of ``train.json`` with the lines of a ``val.json`` beside it, and a note."""
+    table: pd.DataFrame,
+    root: Path,
+    path: Path,
+    wanted: Sequence[str | None],
+    finder: ImageFinder,
+    notes: list[str],
+) -> pd.DataFrame:
+    """Return the table of ``train.json`` with the lines of a ``val.json`` beside it."""
     import pandas as pd
 
     of_json = path.suffix.lower() in ANNOTATION_ENDINGS and path == find_annotations(root, "train")
     valid = find_annotations(root, "valid") if of_json else None
     if valid is None:
-        return table, []
+        return table
     more = read_table(valid, finder, wanted[0])
     refuse_runs(more, wanted[1], valid)
     lacking = [name for name in table if name not in more]
     if lacking:
-        return table, [f"{valid.name} is not used: it has no {lacking[0]}"]
+        notes.append(f"{valid.name} is not used: it has no {lacking[0]}")
+        return table
     image = name_image_column(more, wanted[0], valid, finder)
     inner = [f"{below(root, find_split(root, 'valid'))}/{cell}" for cell in more[image]]
     if finder.find_quietly(inner[0]) is not None:  # 7.jpg may be in train/ too
         more[image] = inner
     lines = counted(len(more), f"line of {valid.name} is", f"lines of {valid.name} are")
-    note = (
+    notes += more.attrs.pop("notes", [])
+    notes.append(
         f"{lines} trained on too, for the folds hold out images of their own: "
         "move it away to train without"
     )
-    whole = pd.concat([table, more], ignore_index=True).fillna("")
-    return whole, [*more.attrs.pop("notes", []), note]
+    return pd.concat([table, more], ignore_index=True).fillna("")
 
 
 def note_valid(root: Path, images: Sequence[str]) -> list[str]:

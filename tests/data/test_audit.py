@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.data import audit as audit_room
 from src.data.audit import audit_images, write_duplicates, write_quarantine
 from tests.data.test_audit_duplicates import photograph, recompress
 
@@ -131,7 +130,7 @@ def test_damage_inside_a_jpeg_is_found_where_a_strict_decoder_is(
 ):
     whole = cv2.imencode(".jpg", photograph(0))[1].tobytes()
     table = put(tmp_path, {"a.jpg": whole[:-2] + tail + whole[-2:]})
-    monkeypatch.setattr(audit_room, "_simplejpeg", lambda: strict_decoder(message))
+    monkeypatch.setitem(sys.modules, "simplejpeg", strict_decoder(message))
     found = audit_images(table, tmp_path)
     assert (0 in found.unreadable) == damaged
     assert not damaged or "a.jpg is damaged inside" in found.unreadable[0]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from src.data.decode import MAX_PIXELS, read_bytes
 from src.data.sources.masks import note_missing
-from src.data.sources.places import describe, read_place, split_of_name, walk
+from src.data.sources.places import describe, list_below, read_place, split_of_name
 from src.files import Json, read_head
 from src.script import UserError
 
@@ -48,12 +48,7 @@ class CocoFile(NamedTuple):
 def find_json(root: Path, form: str) -> list[Path]:
     """List the JSON files below ``root`` of a form that :func:`_form` tells."""
     depth = 99 if form in ("labelme", "supervisely") else 3
-    paths = [
-        root.joinpath(*parts, file)
-        for parts, files in walk(root, depth)
-        for file in files
-        if file.lower().endswith(".json")
-    ]
+    paths = [path for _, path in list_below(root, {".json"}, depth)]
     usual = [path for path in paths if any(map(path.match, USUAL))] if form == "coco" else []
     found = usual or [path for path in paths if _form(path) == form]
     order = ("train", "valid", "test", "")

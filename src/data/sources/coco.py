@@ -16,9 +16,17 @@ import numpy as np
 from src.data.sources.annotations import USUAL, CocoFile, find_json, load_annotations
 from src.data.sources.folders import holds_masks
 from src.data.sources.frames import group_rows, natural_key
-from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Row, Source, build_index, note_missing
+from src.data.sources.masks import (
+    IMAGE_SUFFIXES,
+    MaskIndex,
+    Row,
+    Source,
+    build_index,
+    note_missing,
+    relative,
+)
 from src.data.sources.names import Locator, split_by_lists
-from src.data.sources.places import describe, read_place, walk
+from src.data.sources.places import describe, list_below, read_place
 from src.files import Json
 from src.script import UserError
 
@@ -227,14 +235,12 @@ def _list_unlabelled(root: Path, rows: Sequence[Row]) -> list[Row]:
     if any(row.split == "test" for row in rows):
         return []
     known = {row.image for row in rows}
-    found = []
-    for parts, files in walk(root):
-        place = read_place(parts)
-        for file in files if place.split == "test" and place.kind != "mask" else ():
-            path = "/".join((*parts, file))
-            if Path(file).suffix.lower() in IMAGE_SUFFIXES and path not in known:
-                found.append(Row(Path(file).stem, path, "", "", "test"))
-    return found
+    found = (
+        Row(path.stem, relative(root, path), "", "", "test")
+        for place, path in list_below(root, IMAGE_SUFFIXES)
+        if place.split == "test" and place.kind != "mask"
+    )
+    return [row for row in found if row.image not in known]
 
 
 def _name_apart(rows: list[Row]) -> list[Row]:

@@ -40,7 +40,7 @@ from src.data.sources.masks import (
     relative,
 )
 from src.data.sources.names import Locator, read_lines, read_text, split_by_lists
-from src.data.sources.places import describe, read_place, walk
+from src.data.sources.places import describe, list_below, walk
 from src.data.sources.rle_table import is_rle_table, read_rle_table
 from src.files import Json
 from src.script import UserError
@@ -220,21 +220,16 @@ def read_lane_lines(root: Path) -> MaskIndex:
     """
     rows, blind = [], []
     lanes: Lanes = {}
-    for parts, files in walk(root):
-        place = read_place(parts)
-        for file in files:
-            path = root.joinpath(*parts, file)
-            if path.suffix.lower() not in IMAGE_SUFFIXES:
-                continue
-            text = _find_lines(path)
-            name = "/".join((*place.rest, path.stem))
-            if text is None and place.split != "test":
-                blind.append(name)
-                continue
-            target = relative(root, text) if text else ""
-            rows.append(Row(name, relative(root, path), target, "", place.split))
-            if text:
-                lanes[target] = (relative(root, path), _read_lines(text))
+    for place, path in list_below(root, IMAGE_SUFFIXES):
+        text = _find_lines(path)
+        name, image = "/".join((*place.rest, path.stem)), relative(root, path)
+        if text:
+            lanes[relative(root, text)] = (image, _read_lines(text))
+            rows.append(Row(name, image, relative(root, text), "", place.split))
+        elif place.split == "test":
+            rows.append(Row(name, image, "", "", "test"))
+        else:
+            blind.append(name)
     if not lanes:
         raise UserError(
             f"{root} holds no image with a .lines.txt or .lines.json: unpack both there"

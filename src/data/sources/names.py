@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from src.classes import nfc
 from src.data.decode import look_into
-from src.data.sources.masks import IMAGE_SUFFIXES, JPEG, MASK_SUFFIXES, Row, note_missing
-from src.data.sources.places import read_place, split_of_name, walk
+from src.data.sources.masks import IMAGE_SUFFIXES, JPEG, MASK_SUFFIXES, Row, note_missing, relative
+from src.data.sources.places import list_below, split_of_name
 from src.script import UserError
 
 _MASK_WORD = (
@@ -291,14 +291,11 @@ class Locator:
     @cached_property
     def _by_name(self) -> dict[str, list[_File]]:
         found: dict[str, list[_File]] = {}
-        for parts, files in walk(self.root):
-            place = read_place(parts)
-            for file in files:
-                if Path(file).suffix.lower() in IMAGE_SUFFIXES:
-                    known = nfc(file).casefold()
-                    key = "/".join((*place.rest, known)).casefold()
-                    entry = _File("/".join((*parts, file)), key, place.split, place.kind)
-                    found.setdefault(known, []).append(entry)
+        for place, path in list_below(self.root, IMAGE_SUFFIXES):
+            known = nfc(path.name).casefold()
+            key = "/".join((*place.rest, known)).casefold()
+            entry = _File(relative(self.root, path), key, place.split, place.kind)
+            found.setdefault(known, []).append(entry)
         return found
 
 

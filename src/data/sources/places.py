@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -116,6 +116,17 @@ def walk(root: Path, depth: int = 99) -> Iterator[tuple[tuple[str, ...], list[st
     """
     for folder, files in Scanner(root).walk(depth=depth):
         yield tuple(folder.split("/")) if folder else (), files
+
+
+def list_below(
+    root: Path, endings: Collection[str], depth: int = 99
+) -> Iterator[tuple[Place, Path]]:
+    """Yield the files below ``root`` with such lower-case endings, and what their folders say."""
+    for parts, files in walk(root, depth):
+        place = read_place(parts)
+        for file in files:
+            if Path(file).suffix.lower() in endings:
+                yield place, root.joinpath(*parts, file)
 
 
 def describe(root: Path) -> str:

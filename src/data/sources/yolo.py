@@ -16,9 +16,9 @@ import yaml
 from src.data.files import split_of_word
 from src.data.sources.folders import read_classes
 from src.data.sources.labelme import Drawing, drawing_source
-from src.data.sources.masks import IMAGE_SUFFIXES, image_header
+from src.data.sources.masks import IMAGE_SUFFIXES, image_header, relative
 from src.data.sources.names import Locator, read_lines, read_text
-from src.data.sources.places import walk
+from src.data.sources.places import list_below
 from src.script import UserError
 
 
@@ -50,15 +50,12 @@ def draw_labels(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
 
 def find_labels(root: Path) -> Iterator[tuple[Path, Path | None]]:
     """Yield each image below ``root`` and its file of labels; None where it has none."""
-    for parts, files in walk(root):
-        for file in files:
-            if Path(file).suffix.lower() not in IMAGE_SUFFIXES:
-                continue
-            image = root.joinpath(*parts, file)
-            places = [len(parts) - 1 - k for k, part in enumerate(parts[::-1]) if part == "images"]
-            folders = [("labels" if k in places[:1] else part) for k, part in enumerate(parts)]
-            text = root.joinpath(*folders, f"{image.stem}.txt")
-            yield image, text if text.is_file() or text.is_symlink() else None
+    for _, image in list_below(root, IMAGE_SUFFIXES):
+        folder = f"/{relative(root, image.parent)}/"
+        head, found, tail = folder.rpartition("/images/")  # the innermost one
+        folder = f"{head}/labels/{tail}" if found else folder
+        text = root / folder.strip("/") / f"{image.stem}.txt"
+        yield image, text if text.is_file() or text.is_symlink() else None
 
 
 def _read_line(line: str, path: Path | None, number: int) -> tuple[int, list[float]]:
