@@ -13,8 +13,8 @@ import numpy as np
 
 from src.classes import nfc
 from src.data.columns import SUBJECTS, check_labels, repeats_much, splits_classes
-from src.data.files import Scanner
-from src.data.root import below, find_sample, find_split, find_split_table, name_tables, read_name
+from src.data.files import Scanner, below
+from src.data.root import find_sample, find_split, find_split_table, name_tables, read_name
 from src.data.rows import Index, find_classes, make_columns
 from src.data.sources.frames import find_series
 from src.data.sources.places import read_place

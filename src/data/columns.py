@@ -261,9 +261,11 @@ def check_labels(targets: Sequence[str], where: Path) -> list[str]:
     """
     classes = set(targets)
     notes = _check_numbers(classes, len(targets), where)
-    for kind, key in (("case", str.casefold), ("how a number is written", _as_number)):
-        remedy = "trained as different classes; if they are one, join them in aliases.csv"
-        notes += find_twins(classes, kind, key, remedy)
+    remedy = "trained as different classes; if they are one, join them in aliases.csv"
+    notes += find_twins(classes, "case", str.casefold, remedy)
+    notes += find_twins(
+        classes, "how a number is written", lambda c: float(c) if is_number(c) else c, remedy
+    )
     lost = sorted(
         name for name in classes if says_nothing(name) or (name == "-1" and len(classes) > 2)
     )
@@ -303,11 +305,6 @@ def _check_numbers(classes: set[str], num_rows: int, where: Path) -> list[str]:
     if all(float(name) % 1 == 0 for name in classes):  # 0.0 and 1.0 are classes of a data frame
         return []
     return [f"{said} with decimals: each is trained as a class, not as a measurement"]
-
-
-def _as_number(name: str) -> float | str:
-    """Return the number that ``name`` is, else the name itself."""
-    return float(name) if is_number(name) else name
 
 
 def find_twins(names: set[str], kind: str, key: Callable[[str], object], end: str) -> list[str]:

@@ -51,6 +51,11 @@ def find_entry(root: Path, *names: str) -> Path | None:
     return next((root / entries[name] for name in names if name in entries), None)
 
 
+def below(root: Path, path: Path | None) -> str:
+    """Return the POSIX path of what lies below ``root``, "" for none."""
+    return path.relative_to(root).as_posix() if path else ""
+
+
 def is_litter(name: str) -> bool:
     """Tell whether an entry is hidden, or of a system: a bin, thumbnails, an index."""
     # "recycle" is a class of waste

@@ -15,8 +15,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from src.classes import nfc
-from src.data.files import Scanner, split_of_word
-from src.data.root import below, find_split
+from src.data.files import Scanner, below, split_of_word
+from src.data.root import find_split
 from src.script import UserError
 
 _MAX_NAME = 255  # bytes of a file's name
@@ -83,13 +83,13 @@ class ImageFinder:
         for prefix in self._prefixes:
             if prefix + path in self._paths:
                 return self._paths[prefix + path]
-        return self._find_by_name(path, cell) or self._find_end(path)
+        parts = path.split("/")  # folders above ours may come first
+        return self._find_by_name(path, cell) or self._paths.get(self._find_end(parts[1:], 2) or "")
 
-    def _find_end(self, path: str) -> str | None:
-        """Return the image that is an end of ``path`` of two parts or more: folders above ours."""
-        parts = path.split("/")
-        ends = ("/".join(parts[start:]) for start in range(1, len(parts) - 1))
-        return next((self._paths[end] for end in ends if end in self._paths), None)
+    def _find_end(self, parts: Sequence[str], least: int) -> str | None:
+        """Return the longest path, in NFC, that the last ``least`` parts or more are, if any."""
+        ends = ("/".join(parts[start:]) for start in range(len(parts) - least + 1))
+        return next((end for end in ends if end in self._paths), None)
 
     def find_quietly(self, cell: str) -> str | None:
         """Return the path of the image as :meth:`find` does, None for what that refuses."""
@@ -179,9 +179,7 @@ class ImageFinder:
             return None
         parts = re.sub(r"^[A-Za-z]:|^(\.\.(/|$))+", "", path).strip("/").split("/")
         if parts[-1] and not (self.root / path).exists():  # of another machine, or place there
-            ends = ("/".join(parts[start:]) for start in range(len(parts)))
-            known = next((end for end in ends if end in self._paths), None)
-            known = known or self._find_by_name(parts[-1], cell)
+            known = self._find_end(parts, 1) or self._find_by_name(parts[-1], cell)
             if known is not None:
                 return nfc(known)
         if self.allow_outside:

@@ -33,14 +33,13 @@ from src.data.columns import (
     says_nothing,
 )
 from src.data.csv_io import read_csv, refuse_duplicates
-from src.data.files import Scanner
+from src.data.files import Scanner, below
 from src.data.finder import ImageFinder
 from src.data.folds import EXTRA_SPLIT
 from src.data.label_sets import LabelSearch, Targets, read_targets
 from src.data.root import (
     ANNOTATION_ENDINGS,
     TABLE_ENDINGS,
-    below,
     find_annotations,
     find_root,
     find_sample,

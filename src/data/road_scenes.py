@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.decode import write_picture
+from src.data.files import below
 from src.data.road_conditions import (
     CONDITIONS,
     SHARE,
@@ -281,5 +282,5 @@ def _checksum(root: Path) -> str:
     """Return the CRC-32 of the names and contents of all scenes and lists."""
     files = (path for pattern in ("*.txt", "images/*.jpg", "masks/*.png")
              for path in sorted(root.glob(pattern)) if path.is_file())  # fmt: skip
-    found = {path.relative_to(root).as_posix(): describe_file(path) for path in files}
+    found = {below(root, path): describe_file(path) for path in files}
     return f"{zlib.crc32(json.dumps(found).encode()):08x}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.classes import nfc
 from src.data.columns import ID_NAMES, IMAGE_NAMES, looks_like_image, pick_name
-from src.data.files import SPLIT_OF, SPLITS, Scanner, find_entry, is_litter
+from src.data.files import SPLIT_OF, SPLITS, Scanner, below, find_entry, is_litter
 from src.files import read_head, readable
 from src.script import UserError
 
@@ -192,11 +192,6 @@ def find_split(root: Path, split: str) -> Path | None:
         if inner:
             return inner[0] if len(inner) == 1 else None
     return found
-
-
-def below(root: Path, folder: Path | None) -> str:
-    """Return a folder's POSIX path below ``root``, "" for none."""
-    return folder.relative_to(root).as_posix() if folder else ""
 
 
 def _lists_images(folder: Path) -> bool:

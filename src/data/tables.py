@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 
 from src.data.columns import FOLDER_NAMES, LABEL_NAMES, RUN_NAMES, names_subject, pick_name
 from src.data.csv_io import is_unnamed, read_csv, refuse_rows
-from src.data.files import SPLITS, Scanner
+from src.data.files import SPLITS, Scanner, below
 from src.data.finder import ImageFinder
 from src.data.root import (
     ANNOTATION_ENDINGS,
     INNER_TABLES,
-    below,
     find_annotations,
     find_sample,
     find_split,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.data.files import below
 from src.data.sources.annotations import USUAL, CocoFile, find_json, load_annotations
 from src.data.sources.folders import holds_masks
 from src.data.sources.frames import group_rows, natural_key
@@ -23,7 +24,6 @@ from src.data.sources.masks import (
     Source,
     build_index,
     note_missing,
-    relative,
 )
 from src.data.sources.names import Locator, split_by_lists
 from src.data.sources.places import describe, list_below, read_place
@@ -116,7 +116,7 @@ class CocoDecoder:
 
     def __call__(self, path: Path) -> np.ndarray:
         """Draw the instances; where they overlap the smaller one wins."""
-        height, width, instances = self.shapes[path.relative_to(self.root).as_posix()]
+        height, width, instances = self.shapes[below(self.root, path)]
         mask = np.zeros((height, width), np.uint8)
         for label, segmentation in instances:
             try:
@@ -201,7 +201,7 @@ def list_images(
                     else f"{place} is listed in {other} and in {file.path}: remove one of the "
                     "files, or the entry"
                 )
-            target = f"{file.path.relative_to(root).as_posix()}#{image['id']}"
+            target = f"{below(root, file.path)}#{image['id']}"
             split = file.split or read_place(place.split("/")[:-1]).split
             rows.append(Row(Path(place).stem, place, target, "", split))
             shapes[target] = (image["height"], image["width"], instances.get(image["id"], ()))
@@ -236,7 +236,7 @@ def _list_unlabelled(root: Path, rows: Sequence[Row]) -> list[Row]:
         return []
     known = {row.image for row in rows}
     found = (
-        Row(path.stem, relative(root, path), "", "", "test")
+        Row(path.stem, below(root, path), "", "", "test")
         for place, path in list_below(root, IMAGE_SUFFIXES)
         if place.split == "test" and place.kind != "mask"
     )

@@ -157,12 +157,8 @@ def _find_blacks(image: Any) -> str:
 
 def has_alpha(path: Path) -> bool:
     """Tell whether a mask has a transparency that varies."""
-    return look_into(path, lambda image: image.mode == "RGBA" and _varies(image), False)
-
-
-def _varies(image: Any) -> bool:
-    low, high = image.getchannel("A").getextrema()
-    return bool(low != high)
+    extremes = look_into(path, lambda image: image.getchannel("A").getextrema(), ())
+    return len({*extremes}) > 1
 
 
 def find_one_colour(targets: Sequence[Path]) -> ColourDecoder | None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from src.data.files import below
 from src.data.sources.annotations import CocoFile, find_json, find_shape_fault, read_json
 from src.data.sources.coco import index_files
 from src.data.sources.folders import holds_masks
@@ -162,7 +163,7 @@ def _find_image(path: Path, content: Json, locator: Locator) -> Path | None:
 def _as_coco(root: Path, drawn: Drawing, names: list[str]) -> CocoFile:
     assert drawn.image is not None
     width, height = image_header(drawn.image)[:2]
-    name = drawn.image.relative_to(root).as_posix()
+    name = below(root, drawn.image)
     numbers = {label: str(number) for number, label in enumerate(names, start=1)}
     content = {
         "images": [{"id": drawn.number, "file_name": name, "height": height, "width": width}],

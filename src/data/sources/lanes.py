@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from src.data.decode import read_bytes, read_size
+from src.data.files import below
 from src.data.sources import coco, labelme, tools, yolo
 from src.data.sources.annotations import naming_damage, read_json
 from src.data.sources.folders import holds_masks, read_folders
@@ -37,7 +38,6 @@ from src.data.sources.masks import (
     build_index,
     note_count,
     note_missing,
-    relative,
 )
 from src.data.sources.names import Locator, read_lines, read_text, split_by_lists
 from src.data.sources.places import describe, list_below, walk
@@ -89,7 +89,7 @@ class PolylineDecoder:
         """Draw every polyline with label 1."""
         import cv2
 
-        image, polylines = self.lanes[path.relative_to(self.root).as_posix()]
+        image, polylines = self.lanes[below(self.root, path)]
         width, height, _ = read_size(read_bytes(self.root / image), self.root / image)
         mask = np.zeros((height, width), np.uint8)
         for points in polylines:
@@ -122,7 +122,7 @@ def _read_tusimple(root: Path) -> MaskIndex:
             if place is None:
                 missing.append(entry["raw_file"])
                 continue
-            target = f"{file.relative_to(root).as_posix()}#{number}"
+            target = f"{below(root, file)}#{number}"
             if place in first:
                 raise UserError(
                     f"{root / place} is labelled in {first[place]} and in {target} (# is the "
@@ -222,10 +222,10 @@ def read_lane_lines(root: Path) -> MaskIndex:
     lanes: Lanes = {}
     for place, path in list_below(root, IMAGE_SUFFIXES):
         text = _find_lines(path)
-        name, image = "/".join((*place.rest, path.stem)), relative(root, path)
+        name, image = "/".join((*place.rest, path.stem)), below(root, path)
         if text:
-            lanes[relative(root, text)] = (image, _read_lines(text))
-            rows.append(Row(name, image, relative(root, text), "", place.split))
+            lanes[below(root, text)] = (image, _read_lines(text))
+            rows.append(Row(name, image, below(root, text), "", place.split))
         elif place.split == "test":
             rows.append(Row(name, image, "", "", "test"))
         else:

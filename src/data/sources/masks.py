@@ -16,6 +16,7 @@ import pandas as pd
 
 from src.classes import nfc
 from src.data.decode import look_into
+from src.data.files import below
 from src.data.sources.places import describe
 from src.script import UserError
 
@@ -274,14 +275,9 @@ def pair(
     note_missing(notes, f"{where}: masks without an image", [m for m in masks if m not in images])
     for name, path in images.items():
         if name in masks or blind:
-            target = relative(root, masks[name]) if name in masks else ""
+            target = below(root, masks[name]) if name in masks else ""
             part = "test" if not masks else split
-            yield Row(name, relative(root, path), target, group(name), part)
-
-
-def relative(root: Path, path: Path) -> str:
-    """Path below ``root`` in POSIX form."""
-    return path.relative_to(root).as_posix()
+            yield Row(name, below(root, path), target, group(name), part)
 
 
 def note_missing(notes: list[str], what: str, names: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.decode import VOID, decode_mask
+from src.data.files import below
 from src.data.sources.annotations import load_annotations
 from src.data.sources.coco import list_categories, list_images
 from src.data.sources.folders import read_classes
@@ -47,7 +48,6 @@ from src.data.sources.masks import (
     note_count,
     note_missing,
     pair,
-    relative,
 )
 from src.data.sources.names import read_lines, read_split_lists
 from src.files import is_of_the_system
@@ -75,7 +75,7 @@ def read_voc(root: Path) -> MaskIndex:
     notes: list[str] = []
     others = [path for path in _find_devkits(root, "test.txt") if path != base]
     note_missing(notes, "test images of another archive, which --data_dir may name later",
-                 [path.relative_to(root).as_posix() for path in others])  # fmt: skip
+                 [below(root, path) for path in others])  # fmt: skip
     rows: list[Row] = []
     for name, split in (("train", "train"), ("val", "valid"), ("test", "test")):
         lines = read_lines(base / "ImageSets" / "Segmentation" / f"{name}.txt")
@@ -225,9 +225,9 @@ def _list_plants(root: Path, folder: Path, notes: list[str]) -> Iterator[Row]:
     for name, path in images.items():
         identity = f"{folder.name}_{name}"
         if not targets:
-            yield Row(identity, relative(root, path), split="test")
+            yield Row(identity, below(root, path), split="test")
         elif name in targets:
-            yield Row(identity, relative(root, path), relative(root, targets[name]))
+            yield Row(identity, below(root, path), below(root, targets[name]))
 
 
 def _strip_end(stem: str, end: str) -> str | None:

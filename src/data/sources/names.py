@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from src.classes import nfc
 from src.data.decode import look_into
-from src.data.sources.masks import IMAGE_SUFFIXES, JPEG, MASK_SUFFIXES, Row, note_missing, relative
+from src.data.files import below
+from src.data.sources.masks import IMAGE_SUFFIXES, JPEG, MASK_SUFFIXES, Row, note_missing
 from src.data.sources.places import list_below, split_of_name
 from src.script import UserError
 
@@ -260,14 +261,14 @@ class Locator:
         text = nfc(name).replace("\\", "/")
         inside = Path(text)
         if inside.is_absolute() and inside.is_relative_to(self.root.resolve()):
-            near, text = [self.root], inside.relative_to(self.root.resolve()).as_posix()
+            near, text = [self.root], below(self.root.resolve(), inside)
         parts = [p for p in re.sub("^[A-Za-z]:", "", text).split("/") if p not in ("", ".", "..")]
         if not parts:
             return None
         for folder in near if text == "/".join(parts) else ():
             path = folder / text
             if path.is_relative_to(self.root) and path.is_file():
-                return path.relative_to(self.root).as_posix()
+                return below(self.root, path)
         return self._find_elsewhere("/".join(parts).casefold(), name, split)
 
     def find_file(self, name: str, near: Sequence[Path]) -> Path | None:
@@ -294,7 +295,7 @@ class Locator:
         for place, path in list_below(self.root, IMAGE_SUFFIXES):
             known = nfc(path.name).casefold()
             key = "/".join((*place.rest, known)).casefold()
-            entry = _File(relative(self.root, path), key, place.split, place.kind)
+            entry = _File(below(self.root, path), key, place.split, place.kind)
             found.setdefault(known, []).append(entry)
         return found
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from src.data.columns import ID_NAMES, IMAGE_NAMES, LABEL_NAMES, RUN_NAMES, image_column, pick_name
 from src.data.csv_io import first_lines, read_csv
-from src.data.files import Scanner
+from src.data.files import Scanner, below
 from src.data.finder import ImageFinder
-from src.data.root import below, find_sample, find_split, tables
+from src.data.root import find_sample, find_split, tables
 from src.data.sources.folders import holds_masks
 from src.data.sources.frames import natural_key
 from src.data.sources.masks import MaskIndex, Row, Source, build_index, image_header, note_missing
@@ -48,7 +48,7 @@ class RunsDecoder:
 
     def __call__(self, path: Path) -> np.ndarray:
         """Draw the runs; where they overlap the later class wins."""
-        image, runs = self.shapes[path.relative_to(self.root).as_posix()]
+        image, runs = self.shapes[below(self.root, path)]
         width, height, _ = image_header(self.root / image)
         flat = np.zeros(height * width, np.uint8)
         for label, text in runs:
@@ -100,7 +100,7 @@ def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") ->
             f"{counted(others, 'image')} of the train folder without line in {path.name}: not "
             "trained on; for those of background alone add a line with an empty cell"
         )
-    targets = {f"{path.relative_to(root).as_posix()}#{key}": key for key in known}
+    targets = {f"{below(root, path)}#{key}": key for key in known}
     drawings = {t: (known[key], tuple(shapes[key])) for t, key in targets.items()}
     decoder = RunsDecoder(root, drawings, rows=bool(rows))
     if rows is None:

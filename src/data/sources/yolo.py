@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from src.data.files import split_of_word
+from src.data.files import below, split_of_word
 from src.data.sources.folders import read_classes
 from src.data.sources.labelme import Drawing, drawing_source
-from src.data.sources.masks import IMAGE_SUFFIXES, image_header, relative
+from src.data.sources.masks import IMAGE_SUFFIXES, image_header
 from src.data.sources.names import Locator, read_lines, read_text
 from src.data.sources.places import list_below
 from src.script import UserError
@@ -51,7 +51,7 @@ def draw_labels(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
 def find_labels(root: Path) -> Iterator[tuple[Path, Path | None]]:
     """Yield each image below ``root`` and its file of labels; None where it has none."""
     for _, image in list_below(root, IMAGE_SUFFIXES):
-        folder = f"/{relative(root, image.parent)}/"
+        folder = f"/{below(root, image.parent)}/"
         head, found, tail = folder.rpartition("/images/")  # the innermost one
         folder = f"{head}/labels/{tail}" if found else folder
         text = root / folder.strip("/") / f"{image.stem}.txt"
