@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from src.classes import is_number, nfc
 from src.data.files import IMAGE_ENDINGS
@@ -53,6 +53,14 @@ SUBJECTS = frozenset({
     *("환자", "그룹", "피험자", "장소", "영상"),
 })  # fmt: skip
 MASK_WORDS = frozenset({"mask", "masks", "segmentation", "annotation", "annot", "seg", "gt"})
+
+
+class Wanted(NamedTuple):
+    """The columns of ``train.csv`` that the user named; None for those to be found."""
+
+    image: str | None = None
+    label: str | None = None
+    group: str | None = None
 
 
 def image_column(

@@ -24,6 +24,7 @@ from src.data.columns import (
     GROUP_NAMES,
     ID_NAMES,
     LABEL_NAMES,
+    Wanted,
     check_labels,
     find_group,
     made_of_others,
@@ -105,7 +106,7 @@ def read_train(
     folder = find_split(root, "train")
     path = find_train_table(root, folder)
     if path is not None:
-        wanted = (image_column, label_column, group_column)
+        wanted = Wanted(image_column, label_column, group_column)
         return _read_train_csv(root, path, wanted, allow_outside, several, 1 if known else 2)
     if image_column or label_column or group_column:
         raise UserError(f"no train.csv in {root} to take columns from: drop the column flags")
@@ -182,7 +183,7 @@ def _read_extra(
         root = find_root(place, "--extra_train")
     except UserError:
         if len(alone) == 1 and alone[0].suffix.lower() in (*TABLE_ENDINGS, *ANNOTATION_ENDINGS):
-            return _read_train_csv(alone[0].parent, alone[0], [None] * 3, allow_outside, several, 1)
+            return _read_train_csv(alone[0].parent, alone[0], Wanted(), allow_outside, several, 1)
         scanner = Scanner(place) if place.is_dir() else None
         if scanner and any(map(scanner.holds, ["", *scanner.subfolders("")])):
             return read_class_folders(place, ".", known)
@@ -256,14 +257,14 @@ def has_test(root: Path) -> bool:
 def _read_train_csv(
     root: Path,
     path: Path,
-    wanted: Sequence[str | None],
+    wanted: Wanted,
     allow_outside: bool,
     several: bool,
     least_classes: int,
 ) -> Index:
     finder = ImageFinder(root, split="train", allow_outside=allow_outside)
-    table = read_table(path, finder, wanted[0])
-    refuse_runs(table, wanted[1], path)
+    table = read_table(path, finder, wanted.image)
+    refuse_runs(table, wanted.label, path)
     of_table = table.attrs.pop("notes", [])
     table = with_valid(table, root, path, wanted, finder, of_table)
     asked, shown = asked_of(root)
@@ -281,7 +282,7 @@ def _read_train_csv(
     try:
         beside = labels_beside(root, unused, table)
         search = LabelSearch(table, path, (image, group, key), asked, shown, beside)
-        found = read_targets(search, wanted[1], several=several)
+        found = read_targets(search, wanted.label, several=several)
     except UserError as error:
         more = more * bool(unused)
         train = find_split(root, "train")
@@ -327,15 +328,15 @@ def _read_train_csv(
 
 def _find_columns(
     table: pd.DataFrame,
-    wanted: Sequence[str | None],
+    wanted: Wanted,
     asked: Sequence[str],
     path: Path,
     finder: ImageFinder,
 ) -> tuple[str, str | None, str | None]:
     """Return the columns of images, groups and ids; the one that the sample asks for is none."""
-    image = name_image_column(table, wanted[0], path, finder)
-    group = pick_column(table, wanted[2], GROUP_NAMES, path, "--group_column")
-    known = pick_column(table, wanted[1], LABEL_NAMES, path, "--label_column")
+    image = name_image_column(table, wanted.image, path, finder)
+    group = pick_column(table, wanted.group, GROUP_NAMES, path, "--group_column")
+    known = pick_column(table, wanted.label, LABEL_NAMES, path, "--label_column")
     label = asked if len(asked) == 1 and image not in asked else []
     free = [name for name in table.columns if name not in (known, group, *label)]
     return image, group, pick_name(free, ID_NAMES)

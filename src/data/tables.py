@@ -12,7 +12,14 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.data.columns import FOLDER_NAMES, LABEL_NAMES, RUN_NAMES, names_subject, pick_name
+from src.data.columns import (
+    FOLDER_NAMES,
+    LABEL_NAMES,
+    RUN_NAMES,
+    Wanted,
+    names_subject,
+    pick_name,
+)
 from src.data.csv_io import is_unnamed, read_csv, refuse_rows
 from src.data.files import SPLITS, Scanner, below
 from src.data.finder import ImageFinder
@@ -119,7 +126,7 @@ def with_valid(
     table: pd.DataFrame,
     root: Path,
     path: Path,
-    wanted: Sequence[str | None],
+    wanted: Wanted,
     finder: ImageFinder,
     notes: list[str],
 ) -> pd.DataFrame:
@@ -130,13 +137,13 @@ def with_valid(
     valid = find_annotations(root, "valid") if of_json else None
     if valid is None:
         return table
-    more = read_table(valid, finder, wanted[0])
-    refuse_runs(more, wanted[1], valid)
+    more = read_table(valid, finder, wanted.image)
+    refuse_runs(more, wanted.label, valid)
     lacking = [name for name in table if name not in more]
     if lacking:
         notes.append(f"{valid.name} is not used: it has no {lacking[0]}")
         return table
-    image = name_image_column(more, wanted[0], valid, finder)
+    image = name_image_column(more, wanted.image, valid, finder)
     inner = [f"{below(root, find_split(root, 'valid'))}/{cell}" for cell in more[image]]
     if finder.find_quietly(inner[0]) is not None:  # 7.jpg may be in train/ too
         more[image] = inner
