@@ -20,7 +20,8 @@ import base64
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -84,12 +85,12 @@ def _outline_label_studio(result: Any, width: int, height: int) -> Iterator[tupl
             stored = (item["original_height"], item["original_width"]) if packed else (0, 0)
             yield str(value[kind][0]), to_runs(unpack_brush(packed, *stored)) if packed else []
             continue
-        corners = [side for x, y in value.get("points", []) for side in (x, y)]
+        corners = value.get("points", [])
         if kind == "rectanglelabels":
             x, y = value["x"], value["y"]
-            corners = outline_box(x, y, x + value["width"], y + value["height"])
-        sides = (width, height)
-        polygon = [share * sides[place % 2] / 100 for place, share in enumerate(corners)]
+            right, low = x + value["width"], y + value["height"]
+            corners = [(x, y), (right, y), (right, low), (x, low)]
+        polygon = [side for x, y in corners for side in (x * width / 100, y * height / 100)]
         yield str(value[kind][0]), polygon
 
 
@@ -238,8 +239,18 @@ def _read_via(path: Path) -> Iterator[tuple[str, list[Json]]]:
         yield item["filename"], list(regions.values() if isinstance(regions, dict) else regions)
 
 
+_VIA: dict[str, Callable[[Json], Iterable[float]]] = {  # shapes with an area → polygon
+    "polygon": lambda s: chain(*zip(s["all_points_x"], s["all_points_y"], strict=True)),
+    "rect": lambda s: outline_box(s["x"], s["y"], s["x"] + s["width"], s["y"] + s["height"]),
+    "circle": lambda s: outline_ellipse(s["cx"], s["cy"], s["r"], s["r"]),
+    "ellipse": lambda s: outline_ellipse(s["cx"], s["cy"], s["rx"], s["ry"], s.get("theta", 0.0)),
+}
+
+
 def _read_via_region(region: Json) -> tuple[str, list[float]]:
-    polygon = [float(value) for value in _outline_via(region["shape_attributes"])]
+    shape = region["shape_attributes"]
+    outline = _VIA.get(shape["name"], lambda _: ())
+    polygon = [float(value) for value in outline(shape)]
     return _label_via(region["region_attributes"]), check_polygon(polygon)
 
 
@@ -253,23 +264,6 @@ def _label_via(attributes: dict[str, Any]) -> str:
         if text := str(next(iter(ticked), "")).strip():
             return text
     return "object"
-
-
-def _outline_via(shape: Json) -> list[float]:
-    """Return the polygon [x, y, x, y, ...] of a shape, [] of one without an area."""
-    kind = shape["name"]
-    if kind == "polygon":
-        points = zip(shape["all_points_x"], shape["all_points_y"], strict=True)
-        return [value for point in points for value in point]
-    if kind == "rect":
-        x, y = shape["x"], shape["y"]
-        return outline_box(x, y, x + shape["width"], y + shape["height"])
-    if kind == "circle":
-        return outline_ellipse(shape["cx"], shape["cy"], shape["r"], shape["r"])
-    if kind == "ellipse":
-        radii = shape["rx"], shape["ry"]
-        return outline_ellipse(shape["cx"], shape["cy"], *radii, shape.get("theta", 0.0))
-    return []
 
 
 def draw_cvat(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
@@ -307,9 +301,7 @@ def _outline_cvat(kind: str, item: Mapping[str, str], height: int, width: int) -
         return to_runs(mask)
     polygon: list[float] = []
     if kind == "polygon":
-        polygon = [
-            float(value) for point in item["points"].split(";") for value in point.split(",")
-        ]
+        polygon = [float(value) for value in item["points"].replace(";", ",").split(",")]
     elif kind == "box":
         polygon = outline_box(*(float(item[key]) for key in ("xtl", "ytl", "xbr", "ybr")))
     elif kind == "ellipse":
