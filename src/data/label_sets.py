@@ -338,15 +338,18 @@ def _from_sets(
             f"{path}: the cells of {columns[0]} are dictionaries ({odd[:40]} …): write the labels "
             "that hold as a list, as in a b"
         )
-    counts = [len(names) for names in sets]
-    mean = sum(counts) / max(len(counts), 1)
-    about = f"several labels an image: {len(labels)} labels, {mean:.2f} an image on average"
-    none = counts.count(0)
-    about += f", {counted(none, 'image')} without any" if none else ""
     return Targets(
         columns, said, [SEPARATOR.join(sorted(set(names))) for names in sets], labels,
-        (about, *notes),
+        (count_labels(sets, len(labels)), *notes),
     )  # fmt: skip
+
+
+def count_labels(sets: Sequence[Sequence[str]], number: int) -> str:
+    """Return a note on how many of a ``number`` of labels the images have."""
+    counts = [len(names) for names in sets]
+    mean, none = sum(counts) / max(len(counts), 1), counts.count(0)
+    about = f"several labels an image: {number} labels, {mean:.2f} an image on average"
+    return about + (f", {counted(none, 'image')} without any" if none else "")
 
 
 def _read_cells(

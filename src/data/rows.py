@@ -31,7 +31,7 @@ from src.data.columns import (
 from src.data.csv_io import read_csv
 from src.data.files import is_litter, split_of_word
 from src.data.finder import ImageFinder
-from src.data.label_sets import Targets
+from src.data.label_sets import Targets, count_labels
 from src.data.root import archives, find_split_table, read_name, shards, tables
 from src.data.sample import id_stem
 from src.script import UserError, counted, one_line
@@ -383,6 +383,8 @@ def join_lines(
         )
     if found.labels:
         sets = [sorted({*SEPARATOR.join(names).split(SEPARATOR)} - {""}) for names in sets]
+        about = count_labels(sets, len(found.labels))
+        found = replace(found, notes=(about, *found.notes[1:]))
     names = [SEPARATOR.join(names) for names in sets]
     again = counted(len(images) - len(lines), "line")
     notes.append(f"{path.name}: {again} of an image again: joined")

@@ -52,9 +52,9 @@ def read_sample_submission(root: Path | str) -> pd.DataFrame | None:
 def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     """Read as :func:`read_sample_submission` does, with notes on what is not as in the file.
 
-    Ids that the file has further back come first, and columns without a name are left out. The
-    table's ``attrs`` say what is between the columns (``mark``), and whether they lack the line of
-    names (``bare``).
+    Ids that the file has further back come first, and then columns without a name are left out. The
+    table's ``attrs`` say where the ids stand in the file (``place``), what is between its columns
+    (``mark``), and whether they lack the line of names (``bare``).
     """
     path = find_sample(Path(root))
     if path is None:
@@ -67,21 +67,23 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
         )
     if not len(table):
         raise UserError(f"{path} has no rows: restore it, or remove it to predict all of test/")
-    notes = []
-    key = _id_column(table)
+    notes: list[str] = []
+    key, place = _id_column(table), 0
     if (table[key] == "").any():  # further back than what later rows have
         table = read_csv(path, bare=True)
     if key != table.columns[0]:
-        classes = [name for name in table.columns if name != key and not is_unnamed(name)]
-        table = table[[key, *classes]]
-        notes = [f"{path.name}: {key!r} holds the ids and comes first in the submission"]
+        named = [name for name in table.columns if name == key or not is_unnamed(name)]
+        less = ", and columns without a name are left out" if len(named) < table.shape[1] else ""
+        notes = [f"{path.name}: {key!r} holds the ids{less}"]
+        place = named.index(key)
+        table = table[[key, *(name for name in named if name != key)]]
     line = first_lines(path)[0]
     mark = next((mark for mark in ";\t|" if mark in line and "," not in line), ",")
     if mark != ",":
         notes.append(f"{path.name} has {mark!r} between its columns: so has the submission")
     if table.attrs.get("bare"):
         notes.append(f"{path.name} has no line of column names: nor has the submission")
-    table.attrs["mark"] = mark
+    table.attrs |= {"mark": mark, "place": place}
     _refuse_other_forms(table, path)
     refuse_duplicates(table[key].tolist(), str(path))
     return table, notes

@@ -63,6 +63,7 @@ class Form:
     around: tuple[str, str, str] = ("", "", "")
     mark: str = ","  # between the columns of the file
     named: bool = True  # whether its first line names them
+    place: int = 0  # of the ids among the columns of the file
 
     def __str__(self) -> str:
         columns = f"{len(self.header) - 1} columns"
@@ -134,14 +135,18 @@ def write_rows(path: Path, form: Form, rows: Callable[[], Iterable[list[str]]]) 
     Raises:
         UserError: what was read back is not what was to be written.
     """
-    header = [list(form.header)] * form.named
+
+    def lines() -> Iterator[list[str]]:
+        for id_, *cells in chain([form.header] * form.named, rows()):
+            yield [*cells[: form.place], id_, *cells[form.place :]]
+
     with atomic_write(path) as file:
-        for row in chain(header, rows()):
+        for row in lines():
             file.write(csv_row(row, form.mark).encode("utf-8"))
         file.flush()
         with Path(file.name).open(encoding="utf-8", newline="") as written:
             read = csv.reader(written, delimiter=form.mark)
-            for number, (row, cells) in enumerate(zip_longest(chain(header, rows()), read), 1):
+            for number, (row, cells) in enumerate(zip_longest(lines(), read), 1):
                 if cells != row:
                     raise UserError(f"{path}: line {number} is not what was written; try again")
 

@@ -69,3 +69,9 @@ def test_numbers_in_the_sample_are_grades_in_the_order_given(tmp_path):
     classes, order = ("mild", "none", "severe"), ("none", "mild", "severe")
     form = read_form(tmp_path, classes, metric="qwk", ordinal=order, ids=["7", "8"])
     assert form.names == ("1", "0", "2") and "in the order of --ordinal" in form.notes[0]
+
+
+def test_labels_are_counted_by_images_not_by_lines(tmp_path):
+    lay(tmp_path, "1.jpg", "2.jpg", train="id,label\n1,a\n1,b\n1,c\n2,a\n")
+    index = read_train(tmp_path, several=True)
+    assert any("3 labels, 2.00 an image" in note for note in index.notes)

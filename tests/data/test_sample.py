@@ -20,23 +20,28 @@ def test_the_usual_form_is_taken_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "place", "more"),
     [
-        "a,b,id\n.5,.5,0100\n.5,.5,101\n",
-        ",id,a,b\n0,0100,.5,.5\n1,101,.5,.5\n",
-        "Unnamed: 0,id,a,b\n0,0100,.5,.5\n1,101,.5,.5\n",
+        ("a,b,id\n.5,.5,0100\n.5,.5,101\n", 2, ""),
+        (",id,a,b\n0,0100,.5,.5\n1,101,.5,.5\n", 0, ", and columns without a name are left out"),
+        (
+            "a,Unnamed: 1,id,b\n0,0,0100,.5\n1,1,101,.5\n",
+            1,
+            ", and columns without a name are left out",
+        ),
     ],
 )
-def test_ids_further_back_come_first(tmp_path, text):
+def test_ids_further_back_are_found(tmp_path, text, place, more):
     table, notes = read_sample(put(tmp_path, text))
     assert list(table.columns) == ["id", "a", "b"] and table["id"].tolist() == ["0100", "101"]
-    assert notes == ["sample_submission.csv: 'id' holds the ids and comes first in the submission"]
+    assert notes == [f"sample_submission.csv: 'id' holds the ids{more}"]
+    assert table.attrs["place"] == place
 
 
 def test_ids_further_back_find_their_images(tmp_path):
     index = read_test(put(tmp_path, "a,b,id\n.5,.5,101\n.5,.5,100\n"))
     assert index.table["image"].tolist() == ["test/101.jpg", "test/100.jpg"]
-    assert any("comes first" in note for note in index.notes)
+    assert any("holds the ids" in note for note in index.notes)
 
 
 def test_the_only_names_a_data_frame_wrote_are_the_ids(tmp_path):

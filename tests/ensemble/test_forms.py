@@ -72,6 +72,15 @@ def test_other_marks_and_no_names(tmp_path, mark, header, cells, holds, line) ->
         assert text.startswith((mark.join(header) + "\n") * named + line.format(mark))
 
 
+@pytest.mark.parametrize("place", [1, 2])
+def test_ids_stand_where_the_sample_has_them(tmp_path, place) -> None:
+    names = ("id", "cat", "dog")
+    form = replace(find_form(sample("0", "0", "0", header=names), CLASSES), place=place)
+    header, first, *_ = write(tmp_path, form)
+    assert header == ["cat", *(("id", "dog") if place == 1 else ("dog", "id"))]
+    assert first[place] == "a_1" and first[0] == "0.7"
+
+
 def test_numbers_are_said_aloud() -> None:
     (note,) = find_form(sample("0", "0", "0"), CLASSES, holds="labels").notes
     assert "0 = bird, 1 = cat" in note

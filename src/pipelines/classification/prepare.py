@@ -230,7 +230,9 @@ def read_form(
     else:
         form = find_form(sample, classes, holds=holds, ids=ids, **options)
     if table is not None:
-        return replace(form, mark=table.attrs["mark"], named=not table.attrs.get("bare"))
+        said = table.attrs
+        named = not said.get("bare")
+        return replace(form, mark=said["mark"], place=said["place"], named=named)
     if not id_name:
         return form
     return replace(form, header=(id_name, *form.header[1:]))
