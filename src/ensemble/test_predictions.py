@@ -22,8 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from src.ensemble.pool import Blend, entropy, member_log_probs
-from src.ensemble.predictions import TestRun
-from src.files import atomic_write
+from src.ensemble.predictions import TestRun, atomic_array
 from src.metrics.classification import Array, row_slices
 from src.metrics.contest import Metric
 from src.metrics.decisions import Decision
@@ -180,20 +179,18 @@ def save_predictions(
 
     ``progress`` is called with the number of rows after each block.
     """
-    num_classes = len(predictor.blend.prior)
-    averaging = Averaging(*np.empty((3, predictor.num_rows)))
+    num_rows, num_classes = predictor.num_rows, len(predictor.blend.prior)
+    averaging = Averaging(*np.empty((3, num_rows)))
     choices: dict[str, Array] = {}
-    header = {"descr": "<f4", "fortran_order": False, "shape": (predictor.num_rows, num_classes)}
-    with atomic_write(path) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for rows in row_slices(predictor.num_rows, num_classes, _BLOCK_VALUES):
+    with atomic_array(path, (num_rows, num_classes), np.float32) as log_probs:
+        for rows in row_slices(num_rows, num_classes, _BLOCK_VALUES):
             prediction = predictor.predict(rows)
-            file.write(np.ascontiguousarray(prediction.log_probs, dtype="<f4").tobytes())
+            log_probs[rows] = prediction.log_probs
             for field in fields(Averaging):
                 getattr(averaging, field.name)[rows] = getattr(prediction.averaging, field.name)
             for model, chosen in prediction.choices.items():
-                place = choices.setdefault(model, np.empty(predictor.num_rows, dtype=np.int32))
+                place = choices.setdefault(model, np.empty(num_rows, dtype=np.int32))
                 place[rows] = chosen
             progress(rows.stop - rows.start)
-    log_probs = np.load(path, mmap_mode="r", allow_pickle=False)
-    return BlendedPredictions(log_probs, averaging, choices)
+    whole = np.load(path, mmap_mode="r", allow_pickle=False)
+    return BlendedPredictions(whole, averaging, choices)

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -83,10 +84,6 @@ class MaskNet(nn.Module):
         share = frequency[-1:] if len(last.bias) == 1 else frequency
         p = share.clamp(1e-4, 1 - 1e-4).to(last.bias)
         last.bias.copy_(p.log() if len(p) > 1 else p.logit())
-
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class PooledNorm(nn.BatchNorm2d):
@@ -253,7 +250,7 @@ def _statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"), allow_unregistered=True)
         if config is not None:
             return tuple(config.mean), tuple(config.std)
-    return IMAGENET_MEAN, IMAGENET_STD
+    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
 def load_encoder(encoder: nn.Module, path: Path | str) -> float:

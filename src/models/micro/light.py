@@ -62,8 +62,7 @@ class HWNet(MaskNet):
         self.stem = ConvNorm(3, fine, 3, stride=2)
         self.levels = nn.ModuleList(
             nn.Sequential(
-                ConvNorm(a, a, 3, stride=2, groups=a, act=False),
-                ConvNorm(a, b),
+                *DepthwiseSeparableConv(a, b, stride=2),
                 *(SplitBlock(b, 2 << index) for index in range(depth)),
             )
             for a, b in ((fine, middle), (middle, coarse))
@@ -138,14 +137,12 @@ class LCNet(MaskNet):
             ConvNorm(width // 2, width // 2, 3, groups=width // 2),
         )
         self.down4 = nn.Sequential(
-            ConvNorm(width // 2, width // 2, 3, stride=2, groups=width // 2, act=False),
-            ConvNorm(width // 2, width),
+            *DepthwiseSeparableConv(width // 2, width, stride=2),
             ContextBlock(width, 2, image_level=image_level),
             DirectionalConv(width) if directional else nn.Identity(),
         )
         self.down8 = nn.Sequential(
-            ConvNorm(width, width, 3, stride=2, groups=width, act=False),
-            ConvNorm(width, deep),
+            *DepthwiseSeparableConv(width, deep, stride=2),
             *(ContextBlock(deep, 2 + 2 * i, image_level=image_level) for i in range(depth)),
         )
         self.reduce = ConvNorm(deep, width, act=False)
@@ -207,13 +204,11 @@ class MicroNet(MaskNet):
         fine, middle = width // 4, width // 2
         self.stem = ConvNorm(3, fine, 3, stride=2)
         self.down4 = nn.Sequential(
-            ConvNorm(fine, fine, 3, stride=2, groups=fine, act=False),
-            ConvNorm(fine, middle),
+            *DepthwiseSeparableConv(fine, middle, stride=2),
             FactorisedBlock(middle, groups),
         )
         self.down8 = nn.Sequential(
-            ConvNorm(middle, middle, 3, stride=2, groups=middle, act=False),
-            ConvNorm(middle, width),
+            *DepthwiseSeparableConv(middle, width, stride=2),
             *(FactorisedBlock(width, groups, dilation=1 << index) for index in range(depth)),
             AdvancedASPP(width) if pyramid else nn.Identity(),
             CoordinateAttention(width, 8, shared=True) if attention else nn.Identity(),
