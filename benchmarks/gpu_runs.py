@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import gc
-import io
 import itertools
 import math
 import os
@@ -21,12 +19,14 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_report import NUM_CLASSES, Report, Setting
+from benchmarks.kill_resume import make_weights
 from benchmarks.timing import ROOT, num_cores
 from src.data.dataset import default_num_workers
 from src.engine import loop
 from src.engine.runtime import default_precision, start_runtime
 from src.losses.classification import build_loss
 from src.models.classifier import build_classifier
+from src.pipelines.run_folder import read_table
 from src.runs import Run
 from src.tasks.classification import Classification
 
@@ -88,7 +88,7 @@ def way(setting: Setting, report: Report) -> None:
     output = setting.folder / "way"
     name, size, batch = setting.pick(("resnet50", 224, 64), ("test_resnet", 32, 12))
     weights = setting.folder / "pretrained.safetensors"
-    save_random_backbone(name, weights)
+    make_weights(weights, name)
     place = ["--data_dir", str(setting.folder / "data"), "--output_dir", str(output)]
     used = memory_after_folds(folds)
     watch_syncs(setting)
@@ -105,7 +105,7 @@ def way(setting: Setting, report: Report) -> None:
     report.expect(status == 0 and all(finished), f"two folds trained, exit {status}")
     if setting.device == "cuda":  # it would have raised
         report.fact("no step from an epoch's third on made the host wait")
-    losses = [float(row["train_loss"]) for run in runs for row in read_metrics(run)]
+    losses = [float(row["train_loss"]) for run in runs for row in read_table(run.metrics)]
     report.expect(all(map(math.isfinite, losses)), f"train loss {losses[0]:.3f} → {losses[-1]:.3f}")
     if setting.device == "cuda":
         grown = (used[-1] - used[0]) / 1e6
@@ -117,15 +117,6 @@ def way(setting: Setting, report: Report) -> None:
     lines = (output / "submission.csv").read_text(encoding="utf-8").splitlines()
     report.expect(len(lines) > 1, f"submission of {len(lines) - 1} rows")
     compare_oof(setting, runs[0], size, report)
-
-
-def save_random_backbone(name: str, path: Path) -> None:
-    """Write weights that pass for pretrained."""
-    import timm
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    save_file(timm.create_model(name).state_dict(), path)
 
 
 def memory_after_folds(module: Any) -> list[int]:
@@ -247,7 +238,7 @@ def resume(setting: Setting, report: Report) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     report.expect(not any(statuses), f"three runs ended with {statuses}")
-    scores = {key: float(read_metrics(run)[-1]["train_loss"]) for key, run in runs.items()}
+    scores = {key: float(read_table(run.metrics)[-1]["train_loss"]) for key, run in runs.items()}
     noise, off = (abs(scores[key] - scores["once"]) for key in ("twice", "killed"))
     limit = max(2e-2, 3 * noise) if setting.device == "cuda" else 0.0
     report.expect(
@@ -259,14 +250,9 @@ def resume(setting: Setting, report: Report) -> None:
         report.fact(f"{count_equal(runs['once'], runs[key])} tensors bit-identical to {key}")
 
 
-def read_metrics(run: Run) -> list[dict[str, str]]:
-    """Return the rows of ``metrics.csv``."""
-    return list(csv.DictReader(io.StringIO(run.metrics.read_text(encoding="utf-8"))))
-
-
 def wait_for_rows(run: Run, rows: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until a run has validated so many epochs."""
-    while not (run.metrics.exists() and len(read_metrics(run)) >= rows):
+    while len(read_table(run.metrics)) < rows:
         if process.poll() is not None:
             raise RuntimeError(f"{run.folder} ended with {process.returncode} before epoch {rows}")
         time.sleep(0.01)

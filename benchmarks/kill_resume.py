@@ -76,14 +76,14 @@ def make_competition(folder: Path, *, num_images: int = 44, side: int = 32) -> N
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def make_weights(path: Path) -> None:
+def make_weights(path: Path, name: str = MODEL) -> None:
     """Write weights that pass for pretrained, so that the head begins as a linear probe."""
     import timm
     import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(1)
-    save_file(timm.create_model(MODEL).state_dict(), path)
+    save_file(timm.create_model(name).state_dict(), path)
 
 
 def commands(data: Path, output: Path, rng: random.Random) -> list[list[str]]:

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import timm
-from safetensors.torch import save_file
 
-from benchmarks.kill_resume import LEARNED, MODEL, make_competition
+from benchmarks.kill_resume import LEARNED, MODEL, make_competition, make_weights
 from src.script import run_script
 
 RUNNING = ["--device", "cpu", "--num_workers", "0", "--cache", "none"]
@@ -81,7 +79,7 @@ class Place:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a file of weights of the tiny model."""
     path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    save_file(timm.create_model(MODEL).state_dict(), path)
+    make_weights(path)
     return path
 
 
