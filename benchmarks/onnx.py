@@ -11,17 +11,17 @@ many threads each.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.remove(sys.path[1])  # this folder, whose onnx.py is not the package
 
-from benchmarks.timing import alternate, num_cores, print_table, write_photographs
+from benchmarks.timing import alternate, num_cores, print_table, seconds, write_photographs
 
 os.environ.setdefault("OMP_NUM_THREADS", str(num_cores()))
 
@@ -89,15 +89,8 @@ def measure(name: str, images: list[np.ndarray], rounds: int, folder: Path) -> t
     largest = largest_difference(list(map(by_onnx, batches)), list(map(by_torch, batches)))
 
     def timed(predict: Callable[[np.ndarray], np.ndarray]) -> Callable[[], float]:
-        turn = iter(range(10**9))
-
-        def once() -> float:
-            batch = batches[next(turn) % len(batches)]
-            begin = time.perf_counter()
-            predict(batch)
-            return 1e3 * (time.perf_counter() - begin)
-
-        return once
+        turn = itertools.cycle(batches)
+        return lambda: 1e3 * seconds(lambda: predict(next(turn)))
 
     took = alternate({"torch": timed(by_torch), "onnx": timed(by_onnx)}, rounds, warmup=3)
     cells = [f"{np.percentile(took[k], q):.1f}" for k in ("torch", "onnx") for q in (50, 95)]
