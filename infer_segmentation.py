@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from src.pipelines.segmentation.ensemble import Member
     from src.pipelines.segmentation.postprocess import Cleaning
 
+_SHOWN = 30  # classes that are named
+
 
 @stoppable("the same command starts again")
 def main(argv: list[str]) -> int:
@@ -182,6 +184,10 @@ def predict_images(
         f"{folder.masks}: masks of {how}; {counted(lines, 'line')} of run lengths checked",
         flush=True,
     )
+    if len(index.classes) > 2:  # class_4 may be 2
+        shown = ", ".join(f"{k} = {name}" for k, name in enumerate(index.classes[:_SHOWN]))
+        more = ", …" * (len(index.classes) > _SHOWN)
+        print(f"numbers there and in {folder.run_lengths.name}: {shown}{more}")
     if config.overlays:
         folder.write_overlays()
     folder.score(how, worst=config.worst)

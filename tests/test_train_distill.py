@@ -70,6 +70,7 @@ def test_three_runs_a_table_and_a_prediction(
         ["--runs", run, "--output", str(tmp_path / "masks"), "--device", "cpu"]
     ) == 0  # fmt: skip
     assert len(list((tmp_path / "masks" / "masks").iterdir())) == 2
+    assert "numbers there and in masks.csv: 0 = background, 1 = " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
