@@ -2,6 +2,8 @@ import ntpath
 import os
 import shutil
 import time
+import timeit
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -67,7 +69,6 @@ def test_twenty_thousand_files_a_second(tmp_path):
     for number in range(2000):
         (tmp_path / f"{number}.jpg").write_bytes(os.urandom(20_000))
     table = name(*(f"{number}.jpg" for number in range(2000)))
-    file_marks(table, tmp_path)  # warm
-    start = time.process_time()
-    file_marks(table, tmp_path)
-    assert time.process_time() - start < 2000 / 20_000
+    work = partial(file_marks, table, tmp_path)
+    seconds = timeit.repeat(work, timer=time.process_time, number=1, repeat=5)
+    assert min(seconds) < 2000 / 20_000  # a busy machine slows some of them down

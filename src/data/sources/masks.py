@@ -231,12 +231,12 @@ def note_inverted(index: MaskIndex) -> MaskIndex:
 
 
 def list_files(
-    folder: Path, suffixes: frozenset[str], key: Callable[[str], str | None] = str
+    folder: Path, suffixes: frozenset[str], key: Callable[[str], str] = str
 ) -> dict[str, Path]:
     """List the files of ``folder``, sorted, as {NFC id: path}.
 
     ``folder`` may be missing; ``suffixes`` are lower-case endings to keep; hidden files are left
-    out. ``key`` makes an id of a stem, or None to leave the file out.
+    out. ``key`` makes an id of a stem.
 
     Raises:
         UserError: two files share an id (``7.jpg`` and ``7.png``).
@@ -246,8 +246,6 @@ def list_files(
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
         name = key(nfc(path.stem))
-        if name is None:
-            continue
         if name in found:
             raise UserError(f"{found[name]} and {path} are the same image twice: remove one")
         found[name] = path

@@ -215,8 +215,9 @@ def _find_cvppp(root: Path) -> Iterator[Path]:
 
 
 def _list_plants(root: Path, folder: Path, notes: list[str]) -> Iterator[Row]:
+    files = list_files(folder, _PNG)
     images, labels, fgs = (
-        list_files(folder, _PNG, lambda stem, end=end: _strip_end(stem, end))  # type: ignore[misc]
+        {name.removesuffix(end): path for name, path in files.items() if name.endswith(end)}
         for end in ("_rgb", "_label", "_fg")
     )
     targets = fgs | labels
@@ -228,10 +229,6 @@ def _list_plants(root: Path, folder: Path, notes: list[str]) -> Iterator[Row]:
             yield Row(identity, below(root, path), split="test")
         elif name in targets:
             yield Row(identity, below(root, path), below(root, targets[name]))
-
-
-def _strip_end(stem: str, end: str) -> str | None:
-    return stem[: -len(end)] if stem.endswith(end) else None
 
 
 CVPPP = Source("cvppp", read_cvppp, lambda r: has_file(r, "A[0-9]*/*_rgb.png"), whole=True)
