@@ -1,10 +1,7 @@
 """Reader of any folders of images and masks.
 
-Layouts: docs/layouts.md. Folders' names say which files are images and which are masks, and the
-split where they are divided (``images/train`` or ``train/images`` or ``train_images``); else lists
-train.txt, val.txt, test.txt may. A mask has its image's stem (``7_mask.png`` is one of ``7.jpg``
-too), and lies in a subfolder of the same name. ``classes.txt`` (one name a line) names the labels.
-Masks: index PNG (255 void), PNG of two values, or ``.npy``.
+Folders' names say which files are images and which are masks, and the split where they are divided;
+else lists may. A mask has its image's stem. The rules: docs/layouts.md.
 """
 
 from __future__ import annotations

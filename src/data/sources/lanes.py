@@ -1,16 +1,11 @@
 """Lane data reader: two classes, neighbouring frames grouped.
 
-Forms, recognised by what lies in the folder:
-- TuSimple: ``label_data_*.json``, ``test_label.json`` (one JSON a line) and ``clips/``, also below
-  ``train_set/`` and ``test_set/``; the polylines are drawn.
-  https://github.com/TuSimple/tusimple-benchmark
-- CurveLanes and CULane, a source of its own: ``labels/7.lines.json`` of ``images/7.jpg``
-  (``{"Lines": [[{"x": …, "y": …}, …], …]}``), or ``7.lines.txt`` beside ``7.jpg`` (a lane a line,
-  ``x y x y …``). Splits are folders, or lists such as ``list/train.txt``.
+Layouts: docs/layouts.md. Of annotations in any classes (``OUTLINES``, ``rle_table.py``) every
+category is lane, and a note says so.
+- TuSimple: the polylines are drawn. https://github.com/TuSimple/tusimple-benchmark
+- CurveLanes and CULane, a source of its own: ``{"Lines": [[{"x": …, "y": …}, …], …]}``, or a lane a
+  line, ``x y x y …``.
   https://github.com/SoulmateB/CurveLanes https://xingangpan.github.io/projects/CULane.html
-- Polygons and run lengths (``OUTLINES``, ``rle_table.py``); every category is lane, and a note says
-  so.
-- ``images/`` + ``masks/`` folders, see ``folders.py``.
 """
 
 from __future__ import annotations

@@ -1,22 +1,16 @@
 """Readers of the micro track's five sets in their own layouts: VOC, ETIS, CVPPP, CFD, CarDD.
 
-- PASCAL VOC 2012: ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}`` (or
-  another year), palette masks, 255 is void; ``root`` may be any of the three upper folders.
+Layouts: docs/layouts.md.
+- PASCAL VOC 2012, or another year: palette masks, 255 is void.
   http://host.robots.ox.ac.uk/pascal/VOC/voc2012/
-- ETIS-LaribPolypDB: 196 colonoscopy frames with 0/255 masks, grouped by sequence; the original
-  ``N.tif`` + ``Ground Truth/pN.tif`` (also ``ETIS-LaribPolypDB/N.tif``), or ``images/N.*`` +
-  ``masks/N.*``. Silva et al. 2014, https://doi.org/10.1007/s11548-013-0926-3
-- CVPPP 2017 leaf segmentation (LSC): plant against background, foreground is label > 0;
-  ``A1 .. A4/plantNNN_{rgb,label,fg}.png`` below ``root`` or its ``training`` and ``testing``
-  folders (also with the archive's ``CVPPP2017_LSC_`` prefix). Minervini et al. 2016,
-  https://doi.org/10.1016/j.patrec.2015.10.013
-- CrackForest (CFD): ``image/NNN.jpg``, ``groundTruth/NNN.mat`` in which crack is 2, optional
-  ``seg/``, and where somebody divided it train.txt, val.txt, test.txt. Shi et al. 2016,
-  https://doi.org/10.1109/TITS.2016.2552248
-- CarDD: COCO JSON of six kinds of car damage, as classes or as damage against none;
-  ``CarDD_release/CarDD_COCO/{annotations,train2017,val2017,test2017}``, ``root`` may be any of the
-  upper folders. Handed out after signing a form. Wang, Li & Wu 2023,
-  https://doi.org/10.1109/TITS.2023.3258480
+- ETIS-LaribPolypDB: 196 colonoscopy frames with 0/255 masks, grouped by sequence.
+  Silva et al. 2014, https://doi.org/10.1007/s11548-013-0926-3
+- CVPPP 2017 leaf segmentation (LSC): plant against background, foreground is label > 0.
+  Minervini et al. 2016, https://doi.org/10.1016/j.patrec.2015.10.013
+- CrackForest (CFD): crack is 2 in MATLAB files.
+  Shi et al. 2016, https://doi.org/10.1109/TITS.2016.2552248
+- CarDD: COCO JSON of six kinds of car damage, as classes or as damage against none; handed out
+  after signing a form. Wang, Li & Wu 2023, https://doi.org/10.1109/TITS.2023.3258480
 """
 
 from __future__ import annotations

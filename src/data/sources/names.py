@@ -1,8 +1,6 @@
 """Matching of names to image files: of masks, in split lists, and as annotation files write them.
 
-A split list is ``train.txt``, ``val.txt`` (or ``valid.txt``) or ``test.txt``, also
-``train_list.txt`` and ``train_gt.txt``, beside the images or in ``list/``, ``lists/``, ``splits/``,
-``annotations/`` or ``ImageSets/Segmentation/``. A line is an image, or an image and its mask.
+A line of a split list is an image, or an image and its mask. The rules: docs/layouts.md.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Kaggle's table of run lengths in, label masks out: a line for each image, or image and class.
 
-``ImageId, EncodedPixels`` (``1 3 10 5``: pixels 1 to 3 and 10 to 14, counted from 1), with a column
-of the class or the class behind the id (``7.jpg_3``). Pixels are counted down the columns, as in
-most contests, or along the rows. Of lines in which starts go back, each start is the distance from
-the end of the run before, from 0 on (SIIM-ACR).
+``ImageId, EncodedPixels`` (``1 3 10 5``: pixels 1 to 3 and 10 to 14, counted from 1), and what else
+contests write: docs/layouts.md.
 """
 
 from __future__ import annotations

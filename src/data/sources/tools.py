@@ -1,17 +1,10 @@
 """Readers of Label Studio, Supervisely, VIA and CVAT: drawn as label masks like COCO polygons.
 
-- Label Studio: a JSON list of tasks; polygons, rectangles and brushes count.
-  https://labelstud.io/guide/export
-- Supervisely: ``ann/7.jpg.json`` beside ``img/7.jpg``; bitmaps, polygons (with their holes) and
-  rectangles count. The split is the data set's folder, or a tag.
-  https://docs.supervisely.com/data-organization/00_ann_format_navi
-- VGG Image Annotator (VIA 1 and 2): one JSON or CSV file beside the photographs; polygons,
-  rectangles, circles and ellipses count. A region's class is its first attribute.
-  https://www.robots.ox.ac.uk/~vgg/software/via/
-- CVAT for images 1.1: ``annotations.xml`` with the photographs below the same folder; polygons,
-  boxes, ellipses and masks count. https://docs.cvat.ai/docs/manual/advanced/xml_format/
-
-Lines and points have no area.
+Layouts, and which shapes count: docs/layouts.md. Lines and points have no area.
+https://labelstud.io/guide/export
+https://docs.supervisely.com/data-organization/00_ann_format_navi
+https://www.robots.ox.ac.uk/~vgg/software/via/
+https://docs.cvat.ai/docs/manual/advanced/xml_format/
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """YOLO's segmentation labels in, label masks out: a text file of polygons beside each image.
 
-``images/…/7.jpg`` and ``labels/…/7.txt``; a line is a class and the corners ``x y x y …`` in shares
-of the sides. An image without a file is background. Names: ``names`` of ``data.yaml``.
+A line is a class and the corners ``x y x y …`` in shares of the sides. Layouts: docs/layouts.md.
 https://docs.ultralytics.com/datasets/segment/
 """
 
