@@ -20,6 +20,10 @@ def lay(root, *files, **texts):
     return root
 
 
+def photos(root, folder, *names):
+    return lay(root, *(f"{folder}/{name}" for name in names))
+
+
 def rows(index, *columns):
     return list(index.table[list(columns)].itertuples(index=False, name=None))
 

@@ -5,16 +5,7 @@ import pytest
 from src.data.index import find_root, read_test, read_train
 from src.data.sample import read_sample_submission
 from src.data.sources.registry import detect_source
-from tests.data.layout import lay, refused, rows
-
-
-def pairs(root):
-    return rows(read_train(root), "image", "target")
-
-
-def photos(root, folder, *names):
-    return lay(root, *(f"{folder}/{name}" for name in names))
-
+from tests.data.layout import lay, pairs, photos, refused, rows
 
 TEN = [f"{number}.jpg" for number in range(10)]
 

@@ -10,14 +10,10 @@ from src.data.index import find_root, read_test, read_train
 from src.data.metadata import read_metadata
 from src.data.root import find_annotations, read_head
 from src.data.sources.registry import detect_source
-from tests.data.layout import lay, pairs, refused, rows
+from tests.data.layout import lay, pairs, photos, refused, rows
 
 NAMES = {10: "Acer, red", 4021: "Quercus alba"}
 BIG = 98765432109876543210123
-
-
-def photos(root, folder, *names):
-    return lay(root, *(f"{folder}/{name}" for name in names))
 
 
 def coco(images, labels=None, **more):
