@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.data.decode import MAX_PIXELS, read_bytes
+from src.data.sources.frames import natural_key
 from src.data.sources.masks import note_missing
 from src.data.sources.places import describe, list_below, read_place, split_of_name
 from src.files import Json, read_head
@@ -36,13 +37,26 @@ _SIGNS = {"supervisely": ("tags", "size", "objects"), "via": ("filename", "regio
 USUAL = ("instances_*.json", "*_annotations.coco.json")  # others beside them repeat the images
 
 
+Segmentation = list[list[float]] | Json  # polygons, or run lengths
+
+
+class Picture(NamedTuple):
+    """An annotated image, and the (category, segmentation) of what is drawn on it, large first."""
+
+    id: str
+    name: str  # as the file writes it
+    size: tuple[int, int]  # (height, width)
+    drawn: Sequence[tuple[str, Segmentation]]
+
+
 class CocoFile(NamedTuple):
-    """One annotation file, its folder and split; every annotation has a mask, every id is text."""
+    """One annotation file: its images, and the categories that have masks, in their order."""
 
     path: Path
     folder: Path
     split: str
-    content: Json
+    pictures: Sequence[Picture]
+    categories: Sequence[str]
 
 
 def find_json(root: Path, form: str) -> list[Path]:
@@ -72,18 +86,31 @@ def load_annotations(root: Path, notes: list[str]) -> list[CocoFile]:
             if not item.get("segmentation")
         ]
         note_missing(notes, f"{path}: annotations without a mask, left out", boxes)
-        split = _split_of(root, path)
-        files.append(CocoFile(path, path.parent, split, {**content, "annotations": masks}))
+        files.append(_to_file(path, _split_of(root, path), content, masks))
         num_boxes += len(boxes)
     if not files:
         raise UserError(
             f"{root} holds no COCO annotations: found {describe(root)}; the layouts are in "
             "docs/layouts.md"
         )
-    if not any(file.content["annotations"] for file in files):
+    if not any(file.categories for file in files):
         what = f"{num_boxes} boxes but no masks" if num_boxes else "no annotations"
         raise UserError(f"{files[0].path} holds {what}: export the set for segmentation")
     return files
+
+
+def _to_file(path: Path, split: str, content: Json, masks: Sequence[Json]) -> CocoFile:
+    names = {item["id"]: item["name"] for item in content["categories"]}
+    drawn: dict[str, list[tuple[str, Segmentation]]] = {}
+    for item in sorted(masks, key=lambda item: -float(item.get("area") or 0)):
+        shape = (names[item["category_id"]], item["segmentation"])
+        drawn.setdefault(item["image_id"], []).append(shape)
+    pictures = [
+        Picture(i["id"], i["file_name"], (i["height"], i["width"]), drawn.get(i["id"], ()))
+        for i in content["images"]
+    ]
+    used = sorted({item["category_id"] for item in masks}, key=natural_key)
+    return CocoFile(path, path.parent, split, pictures, [names[number] for number in used])
 
 
 def text_id(value: object) -> str:

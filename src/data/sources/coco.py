@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from src.data.files import below
-from src.data.sources.annotations import USUAL, CocoFile, find_json, load_annotations
+from src.data.sources.annotations import USUAL, CocoFile, Segmentation, find_json, load_annotations
 from src.data.sources.folders import holds_masks
-from src.data.sources.frames import group_rows, natural_key
+from src.data.sources.frames import group_rows
 from src.data.sources.masks import (
     IMAGE_SUFFIXES,
     MaskIndex,
@@ -29,8 +29,6 @@ from src.data.sources.names import Locator, split_by_lists
 from src.data.sources.places import describe, list_below, read_place
 from src.files import Json
 from src.script import UserError
-
-Segmentation = list[list[float]] | Json  # polygons, or run lengths
 
 
 def rasterise(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
@@ -160,13 +158,8 @@ def is_coco(root: Path) -> bool:
 
 
 def list_categories(files: Sequence[CocoFile]) -> tuple[str, ...]:
-    """Name the categories that have masks, in the order of their ids."""
-    names: dict[str, None] = {}
-    for file in files:
-        used = {item["category_id"] for item in file.content["annotations"]}
-        found = {item["id"]: item["name"] for item in file.content["categories"]}
-        names |= dict.fromkeys(found[number] for number in sorted(used, key=natural_key))
-    return tuple(names)
+    """Name the categories that have masks."""
+    return tuple(dict.fromkeys(name for file in files for name in file.categories))
 
 
 def list_images(
@@ -186,12 +179,11 @@ def list_images(
     locator = Locator(root)
     listed_in: dict[str, Path] = {}
     for file in files:
-        instances = _collect(file.content, labels)
         missing = []
-        for image in file.content["images"]:
-            place = locator.find(image["file_name"], _folders(root, file), file.split)
+        for image in file.pictures:
+            place = locator.find(image.name, _folders(root, file), file.split)
             if place is None:
-                missing.append(image["file_name"])
+                missing.append(image.name)
                 continue
             other = listed_in.setdefault(place, file.path)
             if len(listed_in) == len(rows):
@@ -201,10 +193,10 @@ def list_images(
                     else f"{place} is listed in {other} and in {file.path}: remove one of the "
                     "files, or the entry"
                 )
-            target = f"{below(root, file.path)}#{image['id']}"
+            target = f"{below(root, file.path)}#{image.id}"
             split = file.split or read_place(place.split("/")[:-1]).split
             rows.append(Row(Path(place).stem, place, target, "", split))
-            shapes[target] = (image["height"], image["width"], instances.get(image["id"], ()))
+            shapes[target] = *image.size, tuple((labels[name], s) for name, s in image.drawn)
         note_missing(notes, f"{file.path.name}: annotated images that are missing", missing)
     if not rows:
         raise UserError(
@@ -252,21 +244,6 @@ def _name_apart(rows: list[Row]) -> list[Row]:
     return [
         row._replace(id="/".join((*rest, row.id))) for row, rest in zip(rows, rests, strict=True)
     ]
-
-
-def _collect(
-    content: Json, labels: Mapping[str, int]
-) -> dict[str, tuple[tuple[int, Segmentation], ...]]:
-    names = {item["id"]: item["name"] for item in content["categories"]}
-    found: dict[str, list[tuple[float, int, Segmentation]]] = {}
-    for item in content["annotations"]:
-        label = labels[names[item["category_id"]]]
-        entry = (float(item.get("area") or 0), label, item["segmentation"])
-        found.setdefault(item["image_id"], []).append(entry)
-    return {
-        image: tuple((label, shape) for _, label, shape in sorted(items, key=lambda i: -i[0]))
-        for image, items in found.items()
-    }
 
 
 SOURCE = Source("coco", read_coco, is_coco)

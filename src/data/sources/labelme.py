@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.data.files import below
-from src.data.sources.annotations import CocoFile, find_json, find_shape_fault, read_json
+from src.data.sources.annotations import CocoFile, Picture, find_json, find_shape_fault, read_json
 from src.data.sources.coco import index_files
 from src.data.sources.folders import holds_masks
 from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Source, image_header, note_missing
@@ -70,8 +70,7 @@ def _read_drawings(draw: Draw, nothing: str, root: Path, *, merged: str = "") ->
     drawings = list(draw(Locator(root), notes))
     if not drawings:
         raise UserError(f"{root}{nothing}")
-    names = sorted({label for drawn in drawings for label, polygon in drawn.outlines if polygon})
-    if not names:
+    if not any(polygon for drawn in drawings for _, polygon in drawn.outlines):
         raise UserError(
             f"{root}: no polygon is drawn in {drawings[0].file.name} (lines and points have no "
             "area): draw some, or write lanes as 7.lines.txt (docs/layouts.md)"
@@ -84,7 +83,7 @@ def _read_drawings(draw: Draw, nothing: str, root: Path, *, merged: str = "") ->
         raise UserError(
             f"{drawings[0].file}: no photograph of it lies below {root}: put the photographs there"
         )
-    files = [_as_coco(root, drawn, names) for drawn in drawings if drawn.image]
+    files = [_as_coco(root, drawn, drawn.image) for drawn in drawings if drawn.image]
     return index_files(root, files, notes, merged)
 
 
@@ -160,26 +159,13 @@ def _find_image(path: Path, content: Json, locator: Locator) -> Path | None:
     return found
 
 
-def _as_coco(root: Path, drawn: Drawing, names: list[str]) -> CocoFile:
-    assert drawn.image is not None
-    width, height = image_header(drawn.image)[:2]
-    name = below(root, drawn.image)
-    numbers = {label: str(number) for number, label in enumerate(names, start=1)}
-    content = {
-        "images": [{"id": drawn.number, "file_name": name, "height": height, "width": width}],
-        "categories": [{"id": number, "name": label} for label, number in numbers.items()],
-        "annotations": [
-            {
-                "image_id": drawn.number,
-                "category_id": numbers[label],
-                "segmentation": shape if isinstance(shape, dict) else [shape],
-            }
-            for label, shape in drawn.outlines
-            if shape
-        ],
-    }
+def _as_coco(root: Path, drawn: Drawing, image: Path) -> CocoFile:
+    width, height, _ = image_header(image)
+    outlines = [(label, shape) for label, shape in drawn.outlines if shape]
+    shapes = [(label, shape if isinstance(shape, dict) else [shape]) for label, shape in outlines]
+    picture = Picture(drawn.number, below(root, image), (height, width), shapes)
     split = drawn.split or read_place(drawn.file.parent.relative_to(root).parts).split
-    return CocoFile(drawn.file, root, split, content)
+    return CocoFile(drawn.file, root, split, [picture], sorted({label for label, _ in shapes}))
 
 
 SOURCE = drawing_source(
