@@ -37,7 +37,6 @@ from src.data.sources.masks import (
 from src.data.sources.names import Locator, read_lines, read_text, split_by_lists
 from src.data.sources.places import describe, list_below, walk
 from src.data.sources.rle_table import is_rle_table, read_rle_table
-from src.files import Json
 from src.script import UserError
 
 CLASSES = ("background", "lane")
@@ -112,10 +111,10 @@ def _read_tusimple(root: Path) -> MaskIndex:
     for file in _label_files(root):
         split = "test" if file.name.startswith("test_label") else ""
         missing = []
-        for number, entry in _entries(file):
-            place = locator.find(entry["raw_file"], (file.parent, root), split)
+        for number, said, polylines in _entries(file):
+            place = locator.find(said, (file.parent, root), split)
             if place is None:
-                missing.append(entry["raw_file"])
+                missing.append(said)
                 continue
             target = f"{below(root, file)}#{number}"
             if place in first:
@@ -124,8 +123,8 @@ def _read_tusimple(root: Path) -> MaskIndex:
                     "line): remove one of the files, or the line"
                 )
             first[place] = target
-            lanes[target] = (place, tuple(entry["lanes"]))
-            name = entry["raw_file"] if place.endswith(entry["raw_file"]) else place
+            lanes[target] = (place, polylines)
+            name = said if place.endswith(said) else place
             name = name.rpartition("clips/")[2].rsplit(".", 1)[0]
             rows.append(Row(name, place, target, Path(place).parent.as_posix(), split))
         note_missing(notes, f"{file.name}: labelled frames that are missing", missing)
@@ -147,8 +146,8 @@ def _read_tusimple(root: Path) -> MaskIndex:
     return build_index(root, rows, CLASSES, PolylineDecoder(root, lanes), notes=notes)
 
 
-def _entries(file: Path) -> Iterator[tuple[int, Json]]:
-    """Yield (number, label) of a file with one JSON object a line, or one JSON list."""
+def _entries(file: Path) -> Iterator[tuple[int, str, tuple[Polyline, ...]]]:
+    """Yield (number, image, lanes) of a file with one JSON object a line, or one JSON list."""
     for number, entry in _read_objects(file):
         try:
             rows = [_coordinate(y, "h_samples") for y in entry["h_samples"]]
@@ -165,7 +164,7 @@ def _entries(file: Path) -> Iterator[tuple[int, Json]]:
             raise UserError(
                 f"{file}, line {number}: no TuSimple label ({error}): mend or remove the line"
             ) from error
-        yield number, {"raw_file": entry["raw_file"], "lanes": list(_polylines(lanes, rows))}
+        yield number, entry["raw_file"], tuple(_polylines(lanes, rows))
 
 
 def _read_objects(file: Path) -> Iterator[tuple[int, Any]]:
