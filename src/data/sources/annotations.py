@@ -31,7 +31,7 @@ _NEEDED = {
 }
 # By the first key of a file it is told what it is without reading the whole.
 _FIRST_KEYS = (*_NEEDED, "info", "licenses", "type", "version", "flags", "shapes")
-_OF_OBJECTS = ("bbox", "segmentation")
+
 # Words in the first 4 kB of a file that no other tool writes together.
 _SIGNS = {"supervisely": ("tags", "size", "objects"), "via": ("filename", "regions")}
 USUAL = ("instances_*.json", "*_annotations.coco.json")  # others beside them repeat the images
@@ -165,9 +165,10 @@ def _form(path: Path) -> str:
         return "labelme"
     whole = path.read_bytes()
     codec = "utf-16-le" if wide else "utf-8"
-    has = [f'"{key}"'.encode(codec) in whole for key in (*_NEEDED, "category_id", *_OF_OBJECTS)]
-    classes = has[-3] and not any(has[-2:])  # of whole images
-    return "coco" if all(has[:3]) and not classes else ""
+    known = (*_NEEDED, "category_id", "bbox", "segmentation")
+    here = {key for key in known if f'"{key}"'.encode(codec) in whole}
+    of_whole_images = "category_id" in here and here.isdisjoint({"bbox", "segmentation"})
+    return "coco" if here.issuperset(_NEEDED) and not of_whole_images else ""
 
 
 def _split_of(root: Path, path: Path) -> str:
@@ -193,12 +194,14 @@ def _load(file: Path, notes: list[str]) -> Json:
 
 def _clean(item: Json) -> Json:
     """Write ids and names as text, sides as whole numbers."""
-    forms: dict[str, Callable[[Any], object]] = {
-        **dict.fromkeys(("id", "image_id", "category_id"), text_id),
-        "name": str,
-    }
-    forms |= dict.fromkeys(("height", "width"), lambda value: int(_number(value)))
-    return {key: forms[key](value) if key in forms else value for key, value in item.items()}
+    return {key: _FORMS[key](value) if key in _FORMS else value for key, value in item.items()}
+
+
+_FORMS: dict[str, Callable[[Any], object]] = {
+    **dict.fromkeys(("id", "image_id", "category_id"), text_id),
+    **dict.fromkeys(("height", "width"), lambda value: int(_number(value))),
+    "name": str,
+}
 
 
 def _check_ids(file: Path, content: Json) -> None:

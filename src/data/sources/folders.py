@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -57,7 +58,14 @@ _ASIDE = re.compile(r".*_superpixels|label_viz")  # ISIC's, labelme's pictures o
 _ORDER = ("train", "valid", "test", "")
 
 Files = dict[str, Path]  # by id
-_File = tuple[str, str, Path]  # split, id, path
+
+
+class _File(NamedTuple):
+    """An image or a mask."""
+
+    split: str
+    id: str
+    path: Path
 
 
 def read_folders(
@@ -198,22 +206,22 @@ def _list_files(
             if _ASIDE.fullmatch(path.stem):
                 aside.append(name)
             elif path.suffix.lower() in suffixes:
-                found[place.kind].append((place.split, name, path))
+                found[place.kind].append(_File(place.split, name, path))
             elif path.suffix.lower() not in BESIDE:
-                skipped[place.kind].append((place.split, name, path))
+                skipped[place.kind].append(_File(place.split, name, path))
     if loose and not found["image"] and not found[""]:
         return _list_files(root, notes, loose=False)
     note_missing(notes, f"{root}: pictures of labels, left out", aside)
-    blurred = [file for file in skipped["mask"] if file[2].suffix.lower() in JPEG]
+    blurred = [file for file in skipped["mask"] if file.path.suffix.lower() in JPEG]
     found["mask"] = found["mask"] or blurred  # JPEG counts where nothing else is there
     _tell_blurred(root, blurred, found["mask"], notes)
-    named = {split for split, _, _ in found["image"]}
-    others = [file for file in found[""] if not named or (file[0] and file[0] not in named)]
+    named = {file.split for file in found["image"]}
+    others = [file for file in found[""] if not named or file.split not in named | {""}]
     images, masks = found["image"] + others, found["mask"]
     if not masks:
-        beside = part_masks([path for _, _, path in images], twins=not named)
-        masks = [file for file in images if file[2] in beside]
-        images = [file for file in images if file[2] not in beside]
+        beside = part_masks([file.path for file in images], twins=not named)
+        masks = [file for file in images if file.path in beside]
+        images = [file for file in images if file.path not in beside]
     left = skipped["image"] + ([] if named else skipped[""])
     _tell_skipped(root, left, blind=not masks, notes=notes)
     doubtful = {part for parts, _ in walk(root) for part in parts if is_doubtful(part)}
@@ -226,25 +234,26 @@ def _tell_blurred(
 ) -> None:
     """Count the JPEG masks beside others; a split that has no others is refused."""
     left = [file for file in blurred if file not in drawn]
-    for split, _, path in left:
-        if split not in {other for other, _, _ in drawn}:
+    splits = {file.split for file in drawn}
+    for file in left:
+        if file.split not in splits:
             raise UserError(
-                f"{path.parent} holds no .png or .npy, other splits do: JPEG changes labels, save "
-                "masks as PNG"
+                f"{file.path.parent} holds no .png or .npy, other splits do: JPEG changes labels, "
+                "save masks as PNG"
             )
     what = f"{root}: masks left out, for JPEG changes labels: save as PNG"
-    note_missing(notes, what, [path.as_posix() for _, _, path in left])
+    note_missing(notes, what, [file.path.as_posix() for file in left])
 
 
 def _tell_skipped(root: Path, skipped: Sequence[_File], *, blind: bool, notes: list[str]) -> None:
     """Count the files beside the images that are not read; one to be predicted is refused."""
-    for split, _, path in skipped:
-        if blind or split == "test":
+    for file in skipped:
+        if blind or file.split == "test":
             raise UserError(
-                f"{path} is to be predicted, but is no {', '.join(sorted(IMAGE_SUFFIXES))}: "
+                f"{file.path} is to be predicted, but is no {', '.join(sorted(IMAGE_SUFFIXES))}: "
                 "convert it, or move it away"
             )
-    endings = Counter(path.suffix.lower() or "without an ending" for _, _, path in skipped)
+    endings = Counter(file.path.suffix.lower() or "without an ending" for file in skipped)
     for ending, count in endings.items():
         notes.append(
             f"{root}: {counted(count, 'file')} {ending} among the images, left out: convert them"
@@ -297,7 +306,7 @@ def _match_loose(
 
 def _group(files: list[_File]) -> dict[str, Files]:
     groups: dict[str, Files] = {}
-    for split, name, path in sorted(files, key=lambda file: file[2].parts):
+    for split, name, path in sorted(files, key=lambda file: file.path.parts):
         group = groups.setdefault(split, {})
         other = group.get(name)
         if other is not None and other.parent == path.parent:
