@@ -272,23 +272,23 @@ def _read_train_csv(
     table = leave_splits_out(widen(table, finder), path, (*wanted, *asked), notes)
     notes += of_table
     unused = other_tables(root, path)
-    more = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
+    remedy = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
+    remedy = remedy if unused else ""
     try:
         image, group, key = _find_columns(table, wanted, asked, path, finder)
     except UserError as error:
         lacks = str(error).endswith("name it with --image_column")
-        raise UserError(f"{error}{more * (lacks and bool(unused))}") from error
+        raise UserError(f"{error}{remedy if lacks else ''}") from error
     table = leave_litter_out(table, image, path, notes)
     try:
         beside = labels_beside(root, unused, table)
         search = LabelSearch(table, path, (image, group, key), asked, shown, beside)
         found = read_targets(search, wanted.label, several=several)
     except UserError as error:
-        more = more * bool(unused)
         train = find_split(root, "train")
         if train and len(Scanner(root).images_by_folder(below(root, train))) > 1:
-            more += f"; if the folders in {train.name}/ are the classes, move {path.name} away"
-        raise UserError(f"{error}{more}") from error
+            remedy += f"; if the folders in {train.name}/ are the classes, move {path.name} away"
+        raise UserError(f"{error}{remedy}") from error
     cells = image_cells(table, image, finder)
     images = find_images(finder, cells, str(path), notes)
     if least_classes > 1:  # the data themselves, no external images

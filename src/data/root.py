@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from src.classes import nfc
 from src.data.columns import ID_NAMES, IMAGE_NAMES, looks_like_image, pick_name
@@ -69,32 +70,40 @@ def find_annotations(root: Path, split: str) -> Path | None:
     return next(filter(_holds_table, inner), None)
 
 
+class _Fit(NamedTuple):
+    """A file that may be a split's table; sorted, the likeliest comes first."""
+
+    strange: int  # words of its name that say something else
+    unsaid: bool  # whether the name says no split
+    path: Path
+
+
 def _annotations_here(root: Path) -> dict[str, Path]:
     """Return split → table as :func:`find_annotations` does, but of no split's own folder."""
     places = [root]
     for _ in range(2):
         deeper = [child for place in places for child in _subfolders(place)]
         places += [child for child in deeper if child not in places and _is_fill(child.name)]
-    fits: dict[str, list[tuple[int, bool, Path]]] = {}
+    fits: dict[str, list[_Fit]] = {}
     for place in places:
-        here: dict[str, list[tuple[int, bool, Path]]] = {}
+        here: dict[str, list[_Fit]] = {}
         for path in _entries(place):
             if path.suffix.lower() not in ANNOTATION_ENDINGS:
                 continue
             said, rest = read_name(path.stem)
             more = len({*rest} - _TABLE_FILL)
             if (said or not more) and not _OTHER_ANNOTATIONS.intersection(rest):
-                here.setdefault(said or "train", []).append((more, not said, path))
+                here.setdefault(said or "train", []).append(_Fit(more, not said, path))
         for split, paths in here.items():
             fits.setdefault(split, []).extend(sorted(paths)[:_MAX_FILES])
     found = {}
     for split, paths in fits.items():
         best = [
             fit for fit in sorted(paths)
-            if _holds_table(fit[2], sure=not fit[1], strange=fit[0] > 0)
+            if _holds_table(fit.path, sure=not fit.unsaid, strange=fit.strange > 0)
         ]  # fmt: skip
-        if len(best) == 1 or (best and best[0][:2] != best[1][:2]):
-            found[split] = best[0][2]
+        if len(best) == 1 or (best and best[0][:2] != best[1][:2]):  # no two are as likely
+            found[split] = best[0].path
     return found
 
 
