@@ -250,13 +250,12 @@ def _refuse_shares(search: LabelSearch, *, least: int) -> None:
     names = list(asked) if of_sample else search.free
     cells = {name: set(table[name].str.strip()) for name in names}
     signs = [name for name in names if cells[name] - _SIGNS and cells[name] <= _SIGNS | _BETWEEN]
-    odd = sorted({cell for name in signs for cell in cells[name]} - _SIGNS)
+    said = set().union(*(cells[name] for name in signs))
     least = 2 if of_sample else least
-    if len(signs) >= least and (
-        of_sample or {"1", "1.0"} & set().union(*(cells[n] for n in signs))
-    ):
+    if len(signs) >= least and (of_sample or said & {"1", "1.0"}):
+        odd = min(said - _SIGNS)
         raise UserError(
-            f"{path}: columns {', '.join(signs[:3])} … hold {odd[0]!r} beside 0 and 1: write 0 or "
+            f"{path}: columns {', '.join(signs[:3])} … hold {odd!r} beside 0 and 1: write 0 or "
             "1 in each cell, and pass --metric mean_auc (several labels an image)"
         )
     shares = [name for name in names if all(map(_is_share, cells[name]))]
@@ -371,24 +370,17 @@ def _read_cells(
     if not any(len(names) > 1 for names in split.values()):
         return None
     names = {name for found in split.values() for name in found}
+    alone = names <= different  # each is the whole of another cell
+    shown = [split_cell(nfc(cell), separator) for cell in search.shown]
+    shown = [found for found in shown if len(found) > 1]
     by_columns = len(search.asked) > 1 and names <= columns and not different <= columns
-    alone = all(name in different for found in split.values() for name in found)
-    by_cells = alone and any(
-        len(found := split_cell(nfc(cell), separator)) > 1 and names.issuperset(found)
-        for cell in search.shown
-    )
-    by_cells |= (
-        separator == " "
-        and all(map(str.isdecimal, names))
-        and any(  # numbers of labels, here and there
-            len(found := split_cell(nfc(cell), separator)) > 1 and all(map(str.isdecimal, found))
-            for cell in search.shown
-        )
-    )
-    several &= alone or not lines
-    if not (lists or by_columns or by_cells or several):
-        return None
-    return [split[cell] for cell in cells]
+    by_cells = alone and any(map(names.issuperset, shown))
+    numbers = separator == " " and all(map(str.isdecimal, names))  # of labels, here and there
+    by_numbers = numbers and any(all(map(str.isdecimal, found)) for found in shown)
+    by_metric = several and (alone or not lines)
+    if lists or by_columns or by_cells or by_numbers or by_metric:
+        return [split[cell] for cell in cells]
+    return None
 
 
 def split_cell(cell: str, separator: str) -> list[str]:
