@@ -186,14 +186,10 @@ def _guarded(read: Callable[[], Result], kind: str, name: Path | str) -> Result:
 def _open(data: bytes, kind: str) -> Image.Image:
     from PIL import Image
 
-    if kind == "heic" or (kind == "avif" and _is_installed("pillow_heif")):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-    if kind in ("avif", "jxl"):
-        for module in ("pillow_avif", "pillow_jxl"):
-            if _is_installed(module):
-                importlib.import_module(module)
+    for name in filter(_is_installed, _PLUGINS.get(kind, ((), ""))[0]):
+        plugin = importlib.import_module(name)
+        if name == "pillow_heif":
+            plugin.register_heif_opener()
     return Image.open(io.BytesIO(data), formats=[_PILLOW[kind]])
 
 

@@ -63,10 +63,12 @@ def find_annotations(root: Path, split: str) -> Path | None:
     It lies in ``root``, in a folder such as ``annotations/`` there, or, called ``metadata`` or the
     like, in the split's own; its name says the split, or nothing.
     """
-    if (found := _annotations_here(root).get(split)) or not (own := find_split(root, split)):
+    found = _annotations_here(root).get(split)
+    own = None if found else find_split(root, split)
+    if own is None:
         return found
-    inner = (own / f"{name}{ending}" for name in ("metadata", "annotations", "labels")
-             for ending in ANNOTATION_ENDINGS)  # fmt: skip
+    names = ("metadata", "annotations", "labels")
+    inner = (own / f"{name}{ending}" for name in names for ending in ANNOTATION_ENDINGS)
     return next(filter(_holds_table, inner), None)
 
 
@@ -199,7 +201,7 @@ def find_split(root: Path, split: str) -> Path | None:
         ]  # fmt: skip
         inner = [path for place in level[:_MAX_FOLDERS] if (path := _split_here(place, split))]
         if inner:
-            return inner[0] if len(inner) == 1 else None
+            return _lone(inner)
     return found
 
 
@@ -214,8 +216,9 @@ def _lists_images(folder: Path) -> bool:
 def _split_here(root: Path, split: str) -> Path | None:
     children = _subfolders(root)
     exact = {nfc(child.name).casefold(): child for child in children[::-1]}
-    named = {child: read_name(child.name) for child in children}
-    return next((exact[name] for name in SPLITS[split] if name in exact), None) or _lone(
+    found = next((exact[name] for name in SPLITS[split] if name in exact), None)
+    named = {} if found else {child: read_name(child.name) for child in children}
+    return found or _lone(
         child for child, (said, rest) in named.items()
         if said == split
         and not _is_called_table(child)
