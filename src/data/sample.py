@@ -36,25 +36,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def read_sample_submission(root: Path | str) -> pd.DataFrame | None:
-    """Read the sample submission, or None where there is none.
+def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
+    """Read the sample submission (None = there is none), and notes on what is not as in the file.
 
-    The first column holds the ids; every cell is text, the column names are the file's own. Of a
-    wide table later rows have ids alone: 33,000 rows of 396 probabilities are half a minute and
-    2.8 GB otherwise.
+    The first column holds the ids: those that the file has further back come first, and then
+    columns without a name are left out. Every cell is text, the column names are the file's own. Of
+    a wide table later rows have ids alone: 33,000 rows of 396 probabilities are half a minute and
+    2.8 GB otherwise. The table's ``attrs`` say where the ids stand in the file (``place``), what is
+    between its columns (``mark``), and whether they lack the line of names (``bare``).
 
     Raises:
         UserError: malformed, only one column, duplicate ids, or lines that are no images.
-    """
-    return read_sample(root)[0]
-
-
-def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
-    """Read as :func:`read_sample_submission` does, with notes on what is not as in the file.
-
-    Ids that the file has further back come first, and then columns without a name are left out. The
-    table's ``attrs`` say where the ids stand in the file (``place``), what is between its columns
-    (``mark``), and whether they lack the line of names (``bare``).
     """
     path = find_sample(Path(root))
     if path is None:
@@ -110,7 +102,7 @@ def asked_of(root: Path) -> tuple[list[str], list[str]]:
     Both are empty where there is no such file, or one that is refused (when the folds are made).
     """
     try:
-        table = read_sample_submission(root)
+        table = read_sample(root)[0]
     except UserError:
         return [], []
     if table is None:
@@ -235,7 +227,7 @@ def load_aliases(root: Path | None, flag: str, classes: Sequence[str]) -> Aliase
     columns: list[str] = []
     if path and root is not None:
         with contextlib.suppress(UserError):  # a sample that is refused is refused elsewhere
-            sample = read_sample_submission(root)
+            sample = read_sample(root)[0]
             columns = [] if sample is None else [str(name) for name in sample.columns[1:]]
     return read_aliases(path, classes, columns=columns)
 

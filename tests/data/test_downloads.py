@@ -3,7 +3,7 @@
 import pytest
 
 from src.data.index import find_root, read_test, read_train
-from src.data.sample import read_sample_submission
+from src.data.sample import read_sample
 from src.data.sources.registry import detect_source
 from tests.data.layout import lay, pairs, photos, refused, rows
 
@@ -89,7 +89,7 @@ def test_a_sample_that_is_packed_or_no_csv_is_said(tmp_path, ending):
     assert any(f"{name} is not used" in note for note in read_test(tmp_path).notes)
     (tmp_path / name).unlink()  # followed
     lay(tmp_path, sample_submission="id,a,b\n1,0,0\n")
-    assert read_test(tmp_path).notes == () and read_sample_submission(tmp_path) is not None
+    assert read_test(tmp_path).notes == () and read_sample(tmp_path)[0] is not None
 
 
 def test_lines_of_json(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from src.data.index import add_extra, find_root, read_test, read_train
-from src.data.sample import read_sample_submission
+from src.data.sample import read_sample
 from tests.data.layout import lay, refused, rows
 
 TEN = [f"train/{n}.jpg" for n in range(10)]
@@ -263,9 +263,9 @@ def test_single_quotation_marks(tmp_path):
 )  # fmt: skip
 def test_samples_that_ask_for_nothing_that_is_written(tmp_path, text, message):
     lay(tmp_path, sample_submission=text)
-    refused(message, read_sample_submission, tmp_path)
+    refused(message, read_sample, tmp_path)
     lay(tmp_path, sample_submission="id,a,b\n1,True,False\n")
-    assert read_sample_submission(tmp_path) is not None
+    assert read_sample(tmp_path)[0] is not None
 
 
 # External images

@@ -3,7 +3,7 @@
 import pytest
 
 from src.data.index import find_root, read_test, read_train
-from src.data.sample import read_sample_submission
+from src.data.sample import read_sample
 from tests.data.layout import lay, pairs, put, refused, rows
 
 # Tables
@@ -86,7 +86,7 @@ def test_a_list_of_test_images_and_a_sample_need_names_of_columns_too(tmp_path):
     lay(tmp_path, test="image\nt0.jpg\nt1.jpg\n", sample_submission="t0,0.5,0.5\nt1,0.5,0.5\n")
     refused(
         r"no line of column names.*: id, then the class of each of the 2",
-        read_sample_submission,
+        read_sample,
         tmp_path,
     )
     lay(tmp_path, sample_submission="id,a,b\nt0,0.5,0.5\nt1,0.5,0.5\n")
@@ -116,7 +116,7 @@ def test_ids_of_the_sample_are_known_in_test_csv_whatever_their_column(tmp_path)
 @pytest.mark.parametrize("header", ["id,0.0,1.0", "id,0,1,2", "image_id,1.5,2.5"])
 def test_classes_may_be_numbers(tmp_path, header):
     lay(tmp_path, sample_submission=f"{header}\n" + "x" + ",0" * header.count(",") + "\n")
-    assert list(read_sample_submission(tmp_path).columns) == header.split(",")
+    assert list(read_sample(tmp_path)[0].columns) == header.split(",")
 
 
 def test_labels_that_say_nothing_are_said(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 from src.data.index import read_test
-from src.data.sample import read_sample, read_sample_submission
+from src.data.sample import read_sample
 from src.ensemble.matching import match_columns
 from tests.data.layout import refused
 
@@ -45,7 +45,7 @@ def test_ids_further_back_find_their_images(tmp_path):
 
 
 def test_the_only_names_a_data_frame_wrote_are_the_ids(tmp_path):
-    table = read_sample_submission(put(tmp_path, ",a,b\n0100,.5,.5\n101,.5,.5\n"))
+    table = read_sample(put(tmp_path, ",a,b\n0100,.5,.5\n101,.5,.5\n"))[0]
     assert list(table.columns) == ["", "a", "b"] and table[""].tolist() == ["0100", "101"]
 
 
@@ -54,7 +54,7 @@ def test_a_line_for_each_class_is_called_that(tmp_path, classes):
     lines = "".join(f"{name},{c},.5\n" for name in (100, 101) for c in classes)
     refused(
         r"2 lines for every id \(id, class, prob\): one for each",
-        read_sample_submission,
+        read_sample,
         put(tmp_path, f"id,class,prob\n{lines}"),
     )
 
@@ -63,20 +63,20 @@ def test_a_column_of_text_is_no_class(tmp_path):
     text = "id,a,b,Usage\n100,.5,.5,Public\n101,.5,.5,Private\n"
     refused(
         r"column 'Usage' holds text \(Public\), no prob.*remove",
-        read_sample_submission,
+        read_sample,
         put(tmp_path, text),
     )
 
 
 @pytest.mark.parametrize("cells", ["0,5;0,5", ";", "0,5;1"])
 def test_numbers_may_be_written_with_a_comma_or_lack(tmp_path, cells):
-    table = read_sample_submission(put(tmp_path, f"id;a;b\n100;{cells}\n101;{cells}\n"))
+    table = read_sample(put(tmp_path, f"id;a;b\n100;{cells}\n101;{cells}\n"))[0]
     assert list(table.columns) == ["id", "a", "b"]
 
 
 @pytest.mark.parametrize("cell", ["a", "1"])
 def test_a_sample_of_labels_is_told_from_one_of_probabilities(tmp_path, cell):
-    sample = read_sample_submission(put(tmp_path, f"id,label\n100,{cell}\n101,{cell}\n"))
+    sample = read_sample(put(tmp_path, f"id,label\n100,{cell}\n101,{cell}\n"))[0]
     refused(
         r"asks for 'label' alone.*its ids and the columns a, b; if",
         match_columns,
@@ -97,7 +97,7 @@ def wide(*, newline="\n", place=0, num_rows=150):
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 def test_of_a_wide_table_later_rows_have_ids_alone(tmp_path, newline):
     text, rows = wide(newline=newline)
-    table = read_sample_submission(put(tmp_path, text))
+    table = read_sample(put(tmp_path, text))[0]
     assert list(table.columns) == rows[0] and table["id"].tolist() == [r[0] for r in rows[1:]]
     assert table.iloc[99].tolist() == rows[100]
     kept = "149.11" if newline == "\r" else ""  # Macs before 2001: as slow as all were
@@ -106,18 +106,16 @@ def test_of_a_wide_table_later_rows_have_ids_alone(tmp_path, newline):
 
 def test_ids_far_back_in_a_wide_table_are_read(tmp_path):
     text, rows = wide(place=10)
-    table = read_sample_submission(put(tmp_path, text))
+    table = read_sample(put(tmp_path, text))[0]
     assert table.columns[0] == "id" and table["id"].tolist() == [row[10] for row in rows[1:]]
 
 
 def test_a_wide_table_is_checked_to_its_end(tmp_path):
     text, rows = wide()
-    refused("line 152, saw 14", read_sample_submission, put(tmp_path, f"{text}999{',0' * 13}\n"))
-    refused(
-        "has id '249' 2 times", read_sample_submission, put(tmp_path, text + ",".join(rows[-1]))
-    )
+    refused("line 152, saw 14", read_sample, put(tmp_path, f"{text}999{',0' * 13}\n"))
+    refused("has id '249' 2 times", read_sample, put(tmp_path, text + ",".join(rows[-1])))
     again = text + text.partition("\n")[0] + "\n" + ",".join(["999", *rows[-1][1:]])
-    table = read_sample_submission(put(tmp_path, again))
+    table = read_sample(put(tmp_path, again))[0]
     assert table["id"].tolist() == [*(row[0] for row in rows[1:]), "999"]
     quoted = text + ",".join(['"9,9"', *rows[-1][1:]])
-    assert read_sample_submission(put(tmp_path, quoted))["id"].iloc[-1] == "9,9"
+    assert read_sample(put(tmp_path, quoted))[0]["id"].iloc[-1] == "9,9"

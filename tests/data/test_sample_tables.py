@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from src.data.index import read_test
-from src.data.sample import read_sample_submission
+from src.data.sample import read_sample
 from tests.data.layout import lay, refused, rows
 
 NFD = unicodedata.normalize("NFD", "가방")
@@ -69,7 +69,7 @@ def test_no_test_data(tmp_path):
 
 
 def test_sample_submission_keeps_names_and_ids(tmp_path):
-    assert read_sample_submission(tmp_path) is None
+    assert read_sample(tmp_path)[0] is None
     lay(tmp_path, sample_submission=f"\ufeffID,{NFD},b\r\n007,0.1,0.9\r\n")
-    table = read_sample_submission(tmp_path)
+    table = read_sample(tmp_path)[0]
     assert table.columns.tolist() == ["ID", NFD, "b"] and table["ID"].tolist() == ["007"]

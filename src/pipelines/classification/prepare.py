@@ -20,7 +20,7 @@ from src.config import FoldConfig
 from src.data.folds import Folds, load_folds, make_folds, save_folds
 from src.data.index import Index, add_extra, find_root, has_test, read_test, read_train
 from src.data.root import find_sample
-from src.data.sample import load_aliases, read_sample, read_sample_submission
+from src.data.sample import load_aliases, read_sample
 from src.data.tables import name_test
 from src.files import hold, sweep
 from src.metrics.contest import OF_LABELS, Metric, find_metric, grade_order
@@ -217,7 +217,7 @@ def read_form(
     """
     from src.ensemble.forms import Sample, find_form, find_label_form
 
-    table, sample = read_sample_submission(root), None
+    table, sample = read_sample(root)[0], None
     if table is not None:
         keys, cells = (tuple(table.iloc[:, place].tolist()) for place in (0, 1))
         path = find_sample(root)
@@ -316,7 +316,7 @@ def fold_lines(folds: Folds, state: str, *, several: bool = False) -> list[str]:
 def sample_lines(index: Index, form: Form | None) -> list[str]:
     """Return what the sample submission asks for, in ``form``; nothing where it is refused."""
     try:
-        sample = read_sample_submission(index.root)
+        sample = read_sample(index.root)[0]
     except UserError:  # check_test says it
         return []
     if sample is None:
