@@ -133,7 +133,7 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
     odd = next(filter(_holds_boxes, table[others[0]].unique()), "") if len(others) == 1 else ""
     if odd:
         raise UserError(
-            f"{path} asks for boxes or masks of objects in a cell, it seems ({odd[:40]}), and "
+            f"{path} asks for boxes or masks of objects in a cell, it seems ({odd[:40]}), and"
             " classes of whole images are predicted here (train_lane.py learns masks): to have "
             "those, write the sample with a label in each cell"
         )
@@ -195,6 +195,8 @@ def compare_ids(
     lacking = sorted(set(sample_ids) - set(ids))
     extra = sorted(set(ids) - set(sample_ids))
     spare = f", or remove the lines that are not to be predicted from {path.name}" * (not lacking)
+    if len(lacking) == len(sample_ids):
+        spare = f", or where none is in both, add the sample's column of ids to {path.name}"
     raise UserError(
         f"{path} and the sample submission differ: {counted(len(lacking), 'id')} only in the "
         f"sample, {len(extra)} only in {path.name}, first {(lacking + extra)[0]!r}: restore both "

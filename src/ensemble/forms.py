@@ -269,6 +269,11 @@ def _numbers_of(
             width = max(map(len, words)) if any(re.match(r"0\d", word) for word in words) else 0
             names = [str(int(value)).zfill(width) for value in values]
             strange = sorted(words - {*names}, key=float)
+            if len(words) > 1 and words == {str(int(value) - 1) for value in values}:
+                raise UserError(
+                    f"{sample.name} counts labels from {min(words, key=float)}, and the images' "
+                    f"begin with {names[0]}: number them alike in train.csv and the sample"
+                )
             said = f"{sample.name}: {', '.join(strange[:5])}: no class with training images"
             return names, [f"{said}, so never written"] if strange and len(words) > 1 else []
     digits = [re.findall(r"\d+", name) for name in classes]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from src.classes import join_groups, nfc
+from src.classes import is_number, join_groups, nfc
 from src.ensemble.submission import MIN_UNSEEN, Columns
 from src.metrics.classification import Array
 from src.script import UserError
@@ -104,6 +104,12 @@ def _refuse_strangers(
             f"{source}: no column is a class ({asked}): a submission here has one column of "
             f"probabilities for each class; write the sample with its ids and the columns "
             f"{', '.join(classes[:3])}{', …' if len(classes) > 3 else ''}{remedy}"
+        )
+    if unseen and lacking and all(map(is_number, (*unseen, *lacking))):
+        raise UserError(
+            f"{source}: column {unseen[0]!r} matches no class, and class {lacking[0]} has no column: "
+            "if the two count from different numbers, write the labels in train.csv as the columns "
+            "are numbered, else remove the column from the sample"
         )
     if unseen and lacking:
         plain = [nfc(name) for name in lacking]

@@ -5,7 +5,7 @@ import pytest
 from src.data.index import read_test, read_train
 from src.data.sample import read_sample
 from src.pipelines.classification.prepare import read_form
-from tests.data.layout import lay, refused
+from tests.data.layout import lay, refused, rows
 
 PETS = ["train_images/p1-1.jpg", "train_images/p2-1.jpg", "train_images/p2-2.jpg"]
 
@@ -35,6 +35,14 @@ def test_tables_of_the_test_are_named_where_ids_are_no_images(tmp_path):
 def test_lines_that_the_sample_does_not_ask_for(tmp_path):
     lay(tmp_path, "test/1.jpg", "test/2.jpg", test="id\n1\n2\n", sample_submission="id,a\n1,0\n")
     refused("or remove the lines that are not to be predicted from", read_test, tmp_path)
+
+
+def test_ids_that_only_the_sample_has(tmp_path):
+    lay(tmp_path, "test/a.jpg", "test/b.jpg", test="path\na.jpg\nb.jpg\n")
+    lay(tmp_path, sample_submission="number,label\n1,\n2,\n")
+    refused("add the sample's column of ids to test.csv", read_test, tmp_path)
+    lay(tmp_path, test="path,number\nb.jpg,2\na.jpg,1\n")  # followed
+    assert rows(read_test(tmp_path), "id", "image") == [("1", "test/a.jpg"), ("2", "test/b.jpg")]
 
 
 def test_lines_without_images_may_be_removed(tmp_path):

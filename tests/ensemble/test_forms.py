@@ -279,3 +279,13 @@ def test_what_was_written_wrongly_does_not_stand(tmp_path, monkeypatch, kind) ->
     with pytest.raises(UserError, match="try again"):
         write(tmp_path, form, decision)
     assert not (tmp_path / "submission.csv").exists()
+
+
+def test_numbers_that_begin_elsewhere_than_the_labels() -> None:
+    classes = ("1", "2", "3")
+    with pytest.raises(UserError, match="counts labels from 0, and the images' begin with 1"):
+        find_form(sample("0", "1", "2"), classes, holds="labels")
+    header = ("id", "0", "1", "2")
+    with pytest.raises(UserError, match="'0' matches no class, and class 3 has no column: if"):
+        find_form(sample("0", "0", "0", header=header), classes)
+    assert find_form(sample("0", "0", "0"), classes, holds="labels").names == classes  # a filler
