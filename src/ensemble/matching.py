@@ -108,8 +108,8 @@ def _refuse_strangers(
     if unseen and lacking and all(map(is_number, (*unseen, *lacking))):
         raise UserError(
             f"{source}: column {unseen[0]!r} matches no class, and class {lacking[0]} has no "
-            "column: if the two count from different numbers, write the labels in train.csv as the columns "
-            "are numbered, else remove the column from the sample"
+            "column: if the two count from different numbers, write the labels in train.csv as the "
+            "columns are numbered, else remove the column from the sample"
         )
     if unseen and lacking:
         plain = [nfc(name) for name in lacking]
