@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from src.data.index import Index
     from src.ensemble.calibration import Shift
     from src.ensemble.submission import Form
-    from src.ensemble.test_predictions import BlendedPredictions
     from src.ensemble.weights import Weights
     from src.metrics.classification import Array
 
@@ -64,7 +63,7 @@ def infer(config: InferConfig, output: Output) -> None:
         print(f"note: {moved:.0%} of the weight moved to other members than it was fitted for")
     root = find_root(config.data_dir)
     index = read_test(root, allow_outside=config.allow_outside)
-    ids = index.table["id"].tolist()
+    ids = index.line_ids
     form = sample_form(config, index, weights, ids)
     for note in (*index.notes, *form.notes):
         print(f"note: {note}")
@@ -87,12 +86,16 @@ def infer(config: InferConfig, output: Output) -> None:
     about |= {"models": list(used_models(blend))}
     shift = None if weights.labels else find_shift(predictions.log_probs, weights.summary)
     corrected = shift is not None and shift.significant and config.prior_correction == "on"
+    log_probs = predictions.log_probs
+    if index.lines:
+        log_probs = test_predictions.pool_lines(log_probs, index.lines)
     with own_file(path, ours=path == output.submission), set_aside(output.prediction):
-        submit(path, form, ids, weights, predictions, shift if corrected else None)
+        submit(path, form, ids, weights, log_probs, shift if corrected else None)
     about |= {"submission": hash_file(path)}
     report.report_forecast(
-        output.prediction, weights, predictor, predictions, shift, ids, about, corrected=corrected
-    )
+        output.prediction, weights, predictor, predictions, shift, index.columns["id"], about,
+        corrected=corrected,
+    )  # fmt: skip
     rows = counted(len(ids), "row")
     print(f"\n{path}: {rows} × {form}, read back and sound ({about['submission']})")
 
@@ -116,25 +119,24 @@ def submit(
     form: Form,
     ids: list[str],
     weights: Weights,
-    predictions: BlendedPredictions,
+    log_probs: Array,
     shift: Shift | None,
 ) -> None:
-    """Write the submission and prove it by reading it back."""
+    """Write the submission of log probabilities (N, K), and prove it by reading it back."""
     from src.ensemble.calibration import correct
     from src.ensemble.submission import write_form, write_labels
     from src.metrics.decisions import Decision
 
     decision = weights.contest.decision if weights.contest else Decision("none")
     if weights.labels:
-        write_labels(path, form, ids, predictions.log_probs, decision)
+        write_labels(path, form, ids, log_probs, decision)
         return
     if decision.rule == "prior" and shift is not None:
         print("note: the decision divides by class frequencies, so the correction is left out")
         shift = None
 
     def prediction(rows: slice) -> Array:
-        log_probs = predictions.log_probs[rows]
-        return log_probs if shift is None else correct(log_probs, shift)
+        return log_probs[rows] if shift is None else correct(log_probs[rows], shift)
 
     write_form(path, form, ids, prediction, decision)
 

@@ -186,7 +186,7 @@ def read_data(config: FoldConfig, output: Output, usual_folds: int) -> tuple[Ind
     """
     test = read_test(find_root(config.data_dir), allow_outside=config.allow_outside)
     index = read_index(config)
-    form_asked_for(config, index, test.table["id"].tolist())
+    form_asked_for(config, index, test.line_ids)
     return *prepare_data(config, output, index, usual_folds=usual_folds), test
 
 

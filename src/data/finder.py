@@ -120,6 +120,28 @@ class ImageFinder:
         found = found or sorted(path for path in self._paths if f"/{stem}/" in f"/{path}")
         return found if stem and len(found) > 1 else []
 
+    def open_folders(self, cells: Sequence[str]) -> list[list[str]]:
+        """Return the images of each cell: where none names one, but each a folder, those inside.
+
+        Each cell has itself where that is not so.
+        """
+        inside = [self._by_folder.get(posixpath.basename(nfc(cell).strip()), []) for cell in cells]
+        if max(map(len, inside), default=0) < 2 or not all(inside):
+            return [[cell] for cell in cells]
+        named = any(map(self.finds, cells[:20]))
+        return [[cell] for cell in cells] if named else inside
+
+    @cached_property
+    def _by_folder(self) -> dict[str, list[str]]:
+        """Name of a folder → sorted paths of the images in it, not in the other split's folder."""
+        by_folder: dict[str, list[str]] = {}
+        for known in sorted(self._paths):
+            place = posixpath.dirname(known)
+            if _split_of(place) != _OTHER[self.split]:
+                for name in dict.fromkeys(place.split("/")):
+                    by_folder.setdefault(name, []).append(self._paths[known])
+        return by_folder
+
     def unread(self, cell: str) -> str | None:
         """Return the file of that name, up to its ending, that is no image read here, or None."""
         name = posixpath.basename(nfc(cell).strip()).casefold()

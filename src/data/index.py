@@ -54,6 +54,7 @@ from src.data.root import (
 )
 from src.data.rows import (
     COLUMNS,
+    OPENED,
     Index,
     find_classes,
     find_images,
@@ -63,6 +64,7 @@ from src.data.rows import (
     make_columns,
     name_image_column,
     note_other_images,
+    open_rows,
     refuse_other_split,
     widen,
 )
@@ -217,6 +219,7 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         ids, cells, id_name = _read_test_csv(path, sample_name, sample_ids, finder)
         source = str(path)
     elif sample is not None:
+        refuse_duplicates(sample_ids, f"{find_sample(root)}")
         ids, cells, source = sample_ids, sample_ids, f"{find_sample(root)}"
     else:
         said = "".join(f"; {note}" for note in notes)
@@ -224,17 +227,15 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
             f"no test.csv and no test/ in {root}: {name_folders(root, 'test')}unpack the data, "
             f"or pass --data_dir{said}"
         )
-    refuse_duplicates(ids, source)
     if sample is not None and sample.shape[1] == 2:
-        known = ids if path is not None else finder.names()
+        known = list(dict.fromkeys(ids)) if path is not None else finder.names()
         long = split_lines(sample_ids, known)
         if long is not None:
             sample_ids = list(dict.fromkeys(known[row] for row, _ in long[1]))
             ids, cells = (ids, cells) if path is not None else (sample_ids, sample_ids)
-    if sample is not None and path is not None:
-        ids = compare_ids(ids, sample_ids, path, notes)
-        cell_of = dict(zip(ids, cells, strict=True))
-        ids, cells = sample_ids, [cell_of[key] for key in sample_ids]
+    images_of = _share_lines(ids, cells, finder, sample_ids, path, notes)
+    lines = [key for key, inside in images_of.items() for _ in inside]
+    cells = [cell for inside in images_of.values() for cell in inside]
     images = find_images(finder, cells, source, notes)
     refuse_other_split(
         finder, cells, images, source, lambda: find_train_table(root, find_split(root, "train"))
@@ -244,8 +245,39 @@ def read_test(root: Path | str, *, allow_outside: bool = False) -> Index:
         said = counted(others, "image of the test folder has", "images of the test folder have")
         notes.append(f"{said} no line in {Path(source).name}: not predicted")
     notes += finder.notes
-    rows = make_columns(ids, images, split="test")
-    return Index(root, rows, notes=tuple(notes), id_name=id_name)
+    shared = len(images_of) < len(lines)
+    rows = make_columns(images if shared else lines, images, split="test")
+    shares = tuple(lines) if shared else ()
+    return Index(root, rows, notes=tuple(notes), id_name=id_name, lines=shares)
+
+
+def _share_lines(
+    ids: Sequence[str],
+    cells: Sequence[str],
+    finder: ImageFinder,
+    sample_ids: Sequence[str],
+    path: Path | None,
+    notes: list[str],
+) -> dict[str, list[str]]:
+    """Return the images of each line of the submission, as cells and in its order; append notes.
+
+    ``ids`` and ``cells`` are those of test.csv, at ``path``, or without one the sample's.
+    """
+    images_of: dict[str, list[str]] = {}
+    for key, inside in zip(ids, finder.open_folders(cells), strict=True):
+        images_of.setdefault(key, []).extend(inside)
+    if sample_ids and path is not None:
+        said = compare_ids([*images_of], sample_ids, path, notes)
+        cells_of = dict(zip(said, images_of.values(), strict=True))
+        images_of = {key: cells_of[key] for key in sample_ids}
+    number = sum(map(len, images_of.values()))
+    if number > len(images_of):
+        notes.append(
+            f"{number} images share {counted(len(images_of), 'line')} of the submission, which has "
+            "the mean of what is predicted of each one's images; scores and forecast are of single "
+            "images"
+        )
+    return images_of
 
 
 def has_test(root: Path) -> bool:
@@ -267,9 +299,11 @@ def _read_train_csv(
     refuse_runs(table, wanted.label, path)
     of_table = table.attrs.pop("notes", [])
     table = with_valid(table, root, path, wanted, finder, of_table)
-    asked, shown = asked_of(root)
+    asked, shown, line = asked_of(root)
     notes: list[str] = []
-    table = leave_splits_out(widen(table, finder), path, (*wanted, *asked), notes)
+    table, folder = open_rows(widen(table, finder), finder, path, of_table)
+    wanted = wanted if folder is None else wanted._replace(image=OPENED)
+    table = leave_splits_out(table, path, (*wanted, *asked), notes)
     notes += of_table
     unused = other_tables(root, path)
     remedy = f"; if it is in {', '.join(unused)}, join that to {path.name} by its ids"
@@ -296,6 +330,7 @@ def _read_train_csv(
     if group is None:
         group, offers = find_group(table, found.names, (image, key, *found.columns))
         notes += [f"{path.name}: {offer}" for offer in offers]
+        group = group or _line_column(table, folder or line, images)
     notes += note_other_images(table, image, path)
     notes.insert(
         0, f"{path.name}: image = {image}, label = {found.said}, group = {group or 'none'}"
@@ -324,6 +359,14 @@ def _read_train_csv(
     notes += [*found.notes, *_check_targets(found, ids, path), *finder.notes]
     classes = find_classes(found.labels or found.names, path, least_classes)
     return Index(root, rows, classes, tuple(notes), bool(found.labels), taken)
+
+
+def _line_column(table: pd.DataFrame, name: str, images: Sequence[str]) -> str | None:
+    """Return the column of the submission's lines where images share them, which share a fold."""
+    found = next((column for column in table.columns if plain(column) == plain(name)), None)
+    if found is None or len({*images}) < len(images) or not table[found].duplicated().any():
+        return None
+    return str(found)
 
 
 def _find_columns(
@@ -376,14 +419,9 @@ def _read_test_csv(
     first = str(table.columns[0])
     key = key or pick_name(table.columns, ID_NAMES)
     key = key or (image if table[first].duplicated().any() else first)
-    repeats = sample_name and plain(key) == plain(sample_name) and table[key].duplicated().any()
-    if repeats and not table[image].duplicated().any():
-        twice = table[key][table[key].duplicated()].iloc[0]
-        raise UserError(
-            f"{path} has several images for the {key} {twice!r}, and a submission here has a line "
-            f"an image: write the sample submission with the ids of the images ({image}) first, "
-            f"and join the lines of one {key} afterwards"
-        )
+    is_line = sample_name is not None and plain(key) == plain(sample_name)
+    if not is_line or table[image].duplicated().any():  # else images that share a line
+        refuse_duplicates(table[key].tolist(), str(path))
     return table[key].tolist(), image_cells(table, image, finder), key
 
 

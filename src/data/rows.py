@@ -49,6 +49,7 @@ _FLAG_FILL = frozenset({
 })  # fmt: skip
 
 COLUMNS = ("id", "image", "target", "group", "split")
+OPENED = "image_path"  # column of the images that cells of folders stand for
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Index:
     deserves saying aloud. Where an image may have several labels (``several``), ``target`` joins
     them by ``|``; "" is none. ``taken`` are the columns of ``train.csv`` that say image, id, label
     and group; ``id_name`` is the column of ``test.csv`` that says the ids, "" where none does.
+    ``lines`` are the submission's line of each test image, where several images share one.
     """
 
     root: Path
@@ -70,6 +72,12 @@ class Index:
     several: bool = False
     taken: tuple[str, ...] = ()
     id_name: str = ""
+    lines: tuple[str, ...] = ()
+
+    @property
+    def line_ids(self) -> list[str]:
+        """Ids of the submission's lines, in their order."""
+        return list(dict.fromkeys(self.lines)) or self.columns["id"]
 
     def __len__(self) -> int:
         return len(self.columns["id"])
@@ -269,6 +277,29 @@ def widen(table: pd.DataFrame, finder: ImageFinder) -> pd.DataFrame:
     wide = pd.DataFrame(hot, columns=classes).astype(str)
     wide.insert(0, "id", pd.Series([names[row] for row in rows], dtype=str))
     return wide
+
+
+def open_rows(
+    table: pd.DataFrame, finder: ImageFinder, path: Path, notes: list[str]
+) -> tuple[pd.DataFrame, str | None]:
+    """Turn a line for each folder of images into one for each image; append a note.
+
+    Returns the table, whose column ``OPENED`` says the images, and the column of folders. Any other
+    table is returned as it is, with None.
+    """
+    import pandas as pd
+
+    for name in table.columns if table.shape[1] < 64 else ():  # no pixels
+        cells = table[name].tolist()
+        inside = finder.open_folders(cells) if len({*cells}) == len(cells) else []
+        if any(images != [cell] for images, cell in zip(inside, cells, strict=False)):
+            table = table.assign(**{OPENED: pd.Series(inside)}).explode(OPENED, True)
+            said = (
+                f"{name} names folders: {len(table)} images are trained on, each with their label"
+            )
+            notes.append(f"{path.name}: {said}")
+            return table, name
+    return table, None
 
 
 def leave_splits_out(

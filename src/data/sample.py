@@ -96,19 +96,19 @@ def _name_others(root: Path) -> list[str]:
     ]
 
 
-def asked_of(root: Path) -> tuple[list[str], list[str]]:
-    """Return the columns that the sample submission asks for, and the cells where it is one.
+def asked_of(root: Path) -> tuple[list[str], list[str], str]:
+    """Return the columns that the sample submission asks for, the cells where it is one, its ids'.
 
-    Both are empty where there is no such file, or one that is refused (when the folds are made).
+    All are empty where there is no such file, or one that is refused (when the folds are made).
     """
     try:
         table = read_sample(root)[0]
     except UserError:
-        return [], []
+        table = None
     if table is None:
-        return [], []
-    names = [str(name) for name in table.columns[1:]]
-    return names, table[names[0]].tolist() if len(names) == 1 else []
+        return [], [], ""
+    line, *names = map(str, table.columns)
+    return names, table[names[0]].tolist() if len(names) == 1 else [], line
 
 
 def _id_column(table: pd.DataFrame) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.ensemble.pool import Blend, entropy, member_log_probs
+from src.ensemble.pool import Blend, entropy, log_softmax, member_log_probs
 from src.ensemble.predictions import TestRun, atomic_array
 from src.metrics.classification import Array, row_slices
 from src.metrics.contest import Metric
@@ -170,6 +170,20 @@ class BlendedPredictions:
         """Yield the log probabilities of consecutive rows, in memory."""
         for rows in row_slices(len(self.log_probs), self.log_probs.shape[1], _BLOCK_VALUES):
             yield np.array(self.log_probs[rows])
+
+
+def pool_lines(log_probs: Array, lines: Sequence[str]) -> Array:
+    """Return log probabilities of a submission's lines, which several images share each.
+
+    ``log_probs`` are (N, K) of N images whose ``lines`` stand together, or (N · L, 2) of pairs of
+    images and labels. A line has the geometric mean of its images' probabilities, normalised.
+    """
+    names = np.asarray(lines)
+    starts = np.flatnonzero(np.concatenate([[True], names[1:] != names[:-1]]))
+    counts = np.diff([*starts, len(names)])
+    rows = log_probs.reshape(len(names), -1).astype(np.float64)
+    mean = np.add.reduceat(rows, starts) / counts[:, None]
+    return log_softmax(mean.reshape(-1, log_probs.shape[1]))
 
 
 def save_predictions(

@@ -95,12 +95,32 @@ def test_class_folders_stay_classes_beside_other_tables(tmp_path, text):
     assert index.classes == ("a", "b") and any("is not used" in note for note in index.notes)
 
 
-def test_folders_of_cases_are_no_classes(tmp_path):
+def test_folders_of_cases_are_no_classes_but_share_a_label_a_fold_and_a_line(tmp_path):
     cases = [f"{place:05d}" for place in range(6)]
     lay(tmp_path, *(f"train/{case}/FLAIR/Image-{n}.png" for case in cases for n in (1, 2)))
     lay(tmp_path, train_labels=table(cases, "010101", head="case,MGMT"))
     lay(tmp_path, sample_submission="case,MGMT\n00009,0.5\n")
-    refused(r"Image-1.png, train/00000/FLAIR/Image-2.png for it, and", read_train, tmp_path)
+    lay(tmp_path, *(f"test/00009/FLAIR/Image-{n}.png" for n in (2, 10)))
+    train, test = read_train(tmp_path), read_test(tmp_path)
+    assert rows(train, "image", "target", "group")[1:3] == [
+        ("train/00000/FLAIR/Image-2.png", "0", "00000"),
+        ("train/00001/FLAIR/Image-1.png", "1", "00001"),
+    ]
+    assert "case names folders: 12 images are trained on" in " ".join(train.notes)
+    assert test.lines == ("00009",) * 2 and test.line_ids == ["00009"]
+    assert "2 images share 1 line of the submission" in " ".join(test.notes)
+    lay(tmp_path, sample_submission="case,MGMT\n00009,0.5\n00009,0.5\n")
+    refused("has id '00009' 2 times", read_test, tmp_path)
+    lay(tmp_path, sample_submission="case,MGMT\n00009,0.5\n00010,0.5\n")
+    refused("names 2 images not in", read_test, tmp_path)
+
+
+def test_a_column_of_classes_named_as_folders_is_none_of_lines(tmp_path):
+    lay(tmp_path, *(f"train/{name}/{n}.jpg" for name in "ab" for n in (1, 2)))
+    lay(tmp_path, train="image,label\na/1.jpg,a\nb/1.jpg,b\na/2.jpg,a\nb/2.jpg,b\n")
+    lay(tmp_path, sample_submission="label,p\n7,0\n")
+    train = read_train(tmp_path)
+    assert len(train) == 4 and {*train.columns["group"]} == {"a", "b"}, train.notes
 
 
 # Masks among the images

@@ -261,10 +261,20 @@ def test_run_lengths_are_no_classes(tmp_path):
 
 def test_several_images_for_one_line_of_the_submission(tmp_path):
     photos(tmp_path, "test", "1.png", "2.png")
-    lay(tmp_path, test="image_id,side\n1,x_L\n2,x_L\n", sample_submission="side,p\nx_L,0\n")
-    refused(r"several images for the side 'x_L'.* images \(image_id\)", read_test, tmp_path)
-    lay(tmp_path, sample_submission="image_id,p\n1,0\n2,0\n")  # followed
-    assert rows(read_test(tmp_path), "id") == [("1",), ("2",)]
+    photos(tmp_path, "test", "3.png")
+    lay(tmp_path, test="image_id,side\n1,x_R\n2,x_L\n3,x_R\n")
+    lay(tmp_path, sample_submission="side,p\nx_L,0\nx_R,0\n")
+    test = read_test(tmp_path)
+    assert rows(test, "id") == [("test/2.png",), ("test/1.png",), ("test/3.png",)]
+    assert test.lines == ("x_L", "x_R", "x_R") and test.line_ids == ["x_L", "x_R"]
+    photos(tmp_path, "train", "1.png", "2.png", "3.png")
+    lay(tmp_path, train="image_id,side,ill\n1,y_L,0\n2,y_L,0\n3,z_L,1\n")
+    assert read_train(tmp_path).columns["group"] == ["y_L", "y_L", "z_L"], "a line, a fold"
+    lay(tmp_path, test="image_id,side\n1,x_R\n2,x_L\n1,x_R\n")
+    refused("has id 'x_R' 2 times", read_test, tmp_path)
+    lay(tmp_path, sample_submission="image_id,p\n1,0\n2,0\n3,0\n")
+    lay(tmp_path, test="image_id,side\n1,x_R\n2,x_L\n3,x_R\n")
+    assert rows(read_test(tmp_path), "id") == [("1",), ("2",), ("3",)], "a line an image is asked"
 
 
 def test_a_test_table_whose_first_column_is_no_id(tmp_path):

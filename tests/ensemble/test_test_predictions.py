@@ -13,6 +13,7 @@ from src.ensemble.test_predictions import (
     average_temperature,
     averaging_gain,
     expected_gain,
+    pool_lines,
     save_predictions,
 )
 from src.metrics.classification import softmax
@@ -132,6 +133,16 @@ def test_temperature_of_the_average_undoes_the_noise_of_single_folds(tmp_path):
     assert loss(found) < loss(1.0) and loss(found) < loss(0.85)
     alone = EnsemblePredictor({"a": runs[:1]}, blend, (0, 1, 2), num_rows)
     assert average_temperature(alone) == 1.0
+
+
+def test_images_of_a_line_are_pooled_by_their_geometric_mean() -> None:
+    probs = np.array([[0.5, 0.5], [0.9, 0.1], [0.5, 0.5], [0.2, 0.8]], dtype=np.float32)
+    found = np.exp(pool_lines(np.log(probs), ["b", "a", "a", "c"]))
+    root = np.sqrt([0.45, 0.05])
+    np.testing.assert_allclose(found, [[0.5, 0.5], root / root.sum(), [0.2, 0.8]], rtol=1e-5)
+    pairs = np.log(np.array([[0.1, 0.9], [0.4, 0.6], [0.9, 0.1], [0.4, 0.6]], dtype=np.float32))
+    found = np.exp(pool_lines(pairs, ["a", "a"]))  # two images, two labels each
+    np.testing.assert_allclose(found, [[0.5, 0.5], [0.4, 0.6]], rtol=1e-5)
 
 
 def test_saved_answers_are_the_answers(tmp_path, monkeypatch):

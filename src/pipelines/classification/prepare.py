@@ -164,7 +164,7 @@ def check_test(config: FoldConfig, index: Index, *, describe: bool = False) -> l
     form = None
     try:
         test = read_test(index.root, allow_outside=config.allow_outside)
-        ids = test.table["id"].tolist()
+        ids = test.line_ids
         said.append(
             f"test: {counted(len(test), 'image')}, first {ids[0]} = {test.table['image'].iat[0]}"
         )
