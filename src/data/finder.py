@@ -121,26 +121,27 @@ class ImageFinder:
         return found if stem and len(found) > 1 else []
 
     def open_folders(self, cells: Sequence[str]) -> list[list[str]]:
-        """Return the images of each cell: where none names one, but each a folder, those inside.
+        """Return the images of each cell, where none names one, but half of them several.
 
-        Each cell has itself where that is not so.
+        These are in a folder, ``7/a.png``, or numbered, ``7_1.png`` and ``7-2.png``. Any other cell
+        has itself.
         """
-        inside = [self._by_folder.get(posixpath.basename(nfc(cell).strip()), []) for cell in cells]
-        if max(map(len, inside), default=0) < 2 or not all(inside):
-            return [[cell] for cell in cells]
-        named = any(map(self.finds, cells[:20]))
-        return [[cell] for cell in cells] if named else inside
+        names = [posixpath.basename(nfc(cell).strip()) for cell in cells]
+        inside = [list(self._by_object.get(name, ())) for name in names]
+        several = max(map(len, inside), default=0) > 1 and 2 * sum(map(bool, inside)) >= len(cells)
+        opened = several and not any(map(self.finds, cells[:20]))
+        return [(opened and found) or [cell] for cell, found in zip(cells, inside, strict=True)]
 
     @cached_property
-    def _by_folder(self) -> dict[str, list[str]]:
-        """Name of a folder → sorted paths of the images in it, not in the other split's folder."""
-        by_folder: dict[str, list[str]] = {}
+    def _by_object(self) -> dict[str, dict[str, None]]:
+        """Folder, or name before a number → sorted images, none in the other split's folder."""
+        by_object: dict[str, dict[str, None]] = {}
         for known in sorted(self._paths):
             place = posixpath.dirname(known)
             if _split_of(place) != _OTHER[self.split]:
-                for name in dict.fromkeys(place.split("/")):
-                    by_folder.setdefault(name, []).append(self._paths[known])
-        return by_folder
+                for name in (*place.split("/"), re.sub(r"[-_. ]\d+$", "", _stem(known))):
+                    by_object.setdefault(name, {})[self._paths[known]] = None
+        return by_object
 
     def unread(self, cell: str) -> str | None:
         """Return the file of that name, up to its ending, that is no image read here, or None."""

@@ -404,7 +404,9 @@ def _check_targets(found: Targets, ids: Sequence[str], path: Path) -> list[str]:
 def _read_test_csv(
     path: Path, sample_name: str | None, sample_ids: Sequence[str], finder: ImageFinder
 ) -> tuple[list[str], list[str], str]:
-    table = read_table(path, finder, None)
+    table, folder = open_rows(read_table(path, finder, None), finder, path, [])
+    if folder is not None:
+        return table[folder].tolist(), table[OPENED].tolist(), folder
     image = name_image_column(table, None, path, finder)
     key = sample_name if sample_name in table.columns else None
     key = key or pick_name(table.columns, [sample_name or ""])

@@ -183,11 +183,9 @@ def _remedy(finder: ImageFinder, cell: str) -> str:
     packed = archives(finder.root)
     parts = finder.parts(cell)
     if parts:
-        lines = "a line for each of them"
-        lines += ", to be joined afterwards" if finder.split == "test" else " into the table"
         return (
-            f"there are {', '.join(parts[:3])} for it, and a line here is one image: write "
-            f"{lines}, or all as one image, {cell}.png"
+            f"there are {', '.join(parts[:3])} for it: one image is read here, so write them as "
+            f"one, {cell}.png"
         )
     unread = finder.unread(cell)
     if unread and not finder.left_out:
@@ -289,7 +287,10 @@ def open_rows(
     """
     import pandas as pd
 
-    for name in table.columns if table.shape[1] < 64 else ():  # no pixels
+    names = [*table.columns] if table.shape[1] < 64 else []  # no pixels
+    if any(all(map(finder.finds, table[name].head(20))) for name in names):
+        return table, None
+    for name in names:
         cells = table[name].tolist()
         inside = finder.open_folders(cells) if len({*cells}) == len(cells) else []
         if any(images != [cell] for images, cell in zip(inside, cells, strict=False)):

@@ -12,18 +12,38 @@ PETS = ["train_images/p1-1.jpg", "train_images/p2-1.jpg", "train_images/p2-2.jpg
 
 def test_several_photographs_of_some_lines(tmp_path):
     lay(tmp_path, *PETS, train="Type,PetID,Speed\n1,p1,0\n2,p2,1\n")
-    refused(r"PetID 'p2': there are p2-1.jpg, p2-2.jpg .* a line for", read_train, tmp_path)
+    assert read_train(tmp_path, label_column="Speed").columns["group"] == ["p1", "p2", "p2"]
+    lay(tmp_path, train="Type,PetID,label\n1,p1,0\n2,p2,1\n1,p9,1\n")
+    refused("1 image not in .*, first 'p9': restore them, or remove their", read_train, tmp_path)
 
 
 def test_clips_in_the_sample(tmp_path):
     lay(tmp_path, "test/c1/1.jpg", "test/c1/2.jpg", sample_submission="clip,label\nc1,\n")
-    refused(r"a line for each of them, to be joined afterwards", read_test, tmp_path)
+    assert read_test(tmp_path).lines == ("c1", "c1")
+
+
+def test_numbered_photographs_of_an_id(tmp_path):
+    lay(tmp_path, "train/86e-1.jpg", "train/86e-2.jpg", "train/a7-1.jpg", "test/b-1.jpg")
+    lay(tmp_path, "test/b-2.jpg", "test/c-1.jpg", sample_submission="PetID,Speed\nc,0\nb,0\n")
+    lay(tmp_path, train="PetID,Speed\n86e,1\na7,0\n", test="PetID,Age\nb,3\nc,5\n")
+    train, test = read_train(tmp_path, label_column="Speed"), read_test(tmp_path)
+    assert rows(train, "image", "target", "group") == [
+        ("train/86e-1.jpg", "1", "86e"), ("train/86e-2.jpg", "1", "86e"),
+        ("train/a7-1.jpg", "0", "a7"),
+    ]  # fmt: skip
+    assert test.columns["image"] == ["test/c-1.jpg", "test/b-1.jpg", "test/b-2.jpg"]
+    assert test.lines == ("c", "b", "b")
+
+
+def test_channels_of_an_image_are_no_further_images(tmp_path):
+    lay(tmp_path, "test/7_red.png", "test/7_green.png", sample_submission="id,a\n7,0\n")
+    refused("7_green.png, 7_red.png for it", read_test, tmp_path)
 
 
 def test_ids_of_several_images_whatever_their_case(tmp_path):
     lay(tmp_path, "test/1.jpg", "test/2.jpg", sample_submission="ObservationId,label\n88,0\n")
     lay(tmp_path, test="ObservationID,filename\n88,1.jpg\n88,2.jpg\n")
-    refused("several images for the ObservationID '88'", read_test, tmp_path)
+    assert read_test(tmp_path).lines == ("88", "88")
 
 
 def test_tables_of_the_test_are_named_where_ids_are_no_images(tmp_path):

@@ -70,9 +70,9 @@ def test_a_cell_longer_than_any_name(tmp_path):
 
 
 def test_images_that_are_several_or_packed_are_said(tmp_path):
-    lay(tmp_path, *(f"train/p{n}-{k}.jpg" for n in range(5) for k in "12"))
+    lay(tmp_path, *(f"train/p{n}-{k}.jpg" for n in range(5) for k in ("blue", "red")))
     lay(tmp_path, train="age,pet,speed\n" + "".join(f"{n},p{n},{n % 2}\n" for n in range(5)))
-    refused(r"pet 'p0': there are p0-1\.jpg, p0-2\.jpg for it", read_train, tmp_path)
+    refused(r"pet 'p0': there are p0-blue\.jpg, p0-red\.jpg for it", read_train, tmp_path)
     lay(tmp_path / "more", "train-image.hdf5", train="isic_id,target\nI_1,0\nI_2,1\n")
     refused(r"if the images are in train-image\.hdf5, write them as", read_train, tmp_path / "more")
 
