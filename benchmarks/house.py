@@ -34,6 +34,7 @@ BLOCK = 8  # lines
 QUICK = ["--device", "cpu", "--num_workers", "0", "--autotune", "off", "--config", ""]
 SCENES = ["--num_scenes", "8", "--num_frames", "2", "--size", "64", "96"]
 LANE = ["--pretrained", "none", "--encoder", "tu-test_resnet", "--arch", "unet", "--epochs", "2"]
+LANE += ["--resolution", "64x96", "--batch_size", "2"]
 NO_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),
     tokenize.ENDMARKER,
@@ -177,29 +178,12 @@ def walks(scratch: Path) -> dict[str, list[str]]:
     run_quietly("train_fold", [*train[1:], "--fold", "1"])
     run_quietly("scripts/make_road_scenes", [*SCENES, str(lanes)])
     mask_place = ["--data_dir", str(lanes), "--output_dir", str(scratch / "output")]
+    infer = ["--device", "cpu", "--num_workers", "0", "--tta_steps", "2"]
     return {
         "train": [*train, "--fold", "0"],
-        "masks": [
-            "train_lane",
-            *mask_place,
-            *QUICK,
-            *LANE,
-            "--resolution",
-            "64x96",
-            "--batch_size",
-            "2",
-        ],
+        "masks": ["train_lane", *mask_place, *QUICK, *LANE],
         "blend": ["optimize_weights", *place, "--trials", "0", "--presets", ""],
-        "infer": [
-            "infer_ensemble",
-            *place,
-            "--device",
-            "cpu",
-            "--num_workers",
-            "0",
-            "--tta_steps",
-            "2",
-        ],
+        "infer": ["infer_ensemble", *place, *infer],
     }
 
 

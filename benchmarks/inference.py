@@ -68,17 +68,8 @@ def contestants(
     out = np.empty((len(VIEWS), len(names), NUM_CLASSES), np.float16)
 
     def predict(views: int, is_unsure: Any = None) -> Callable[[], float]:
-        return lambda: seconds(
-            lambda: predict_logits(
-                folded,
-                loader,
-                task,
-                runtime,
-                out=out[:views],
-                views=VIEWS[:views],
-                is_unsure=is_unsure,
-            )
-        )
+        options = {"out": out[:views], "views": VIEWS[:views], "is_unsure": is_unsure}
+        return lambda: seconds(lambda: predict_logits(folded, loader, task, runtime, **options))
 
     folded = runtime.place(fold_norms(model, size))  # as `infer_ensemble.py` does
     predict(1)()
@@ -126,17 +117,11 @@ def main(argv: list[str] | None = None) -> None:
             timed = alternate(runners, args.rounds)
             floor, one = timed["floor, 1 view"], timed["1 view"]
             for label, times in timed.items():
-                views = 5 if label == "5 views" else 1
-                rows.append(
-                    (
-                        f"{model}: {label}",
-                        spread([args.images / s for s in times], 1),
-                        spread([views * r for r in paired(floor, times)])
-                        if views == 5 or label in ("1 view", "floor, 1 view")
-                        else "",
-                        spread(paired(times, one), 2),
-                    )
-                )
+                rate, beside = spread([args.images / s for s in times], 1), ""
+                if " for " not in label:  # as many views of all images
+                    views = 5 if label == "5 views" else 1
+                    beside = spread([views * r for r in paired(floor, times)])
+                rows.append((f"{model}: {label}", rate, beside, spread(paired(times, one), 2)))
     print(
         f"n = {args.rounds} rounds over {args.images} JPEG photographs (640x480), "
         f"{args.image_size} px, {runtime.precision}; median (least … most)\n"

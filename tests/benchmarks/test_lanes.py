@@ -70,16 +70,8 @@ def test_everything_runs_and_what_is_finished_is_read_again(
     from src.data.road_scenes import write_scenes
 
     data = write_scenes(tmp_path / "scenes", num_scenes=6, num_frames=1, size=(32, 32))
-    flags = [
-        "--data_dir",
-        str(data),
-        "--out",
-        str(tmp_path / "out"),
-        "--light",
-        "--seeds",
-        "0",
-        "1",
-    ]
+    flags = ["--data_dir", str(data), "--out", str(tmp_path / "out"), "--light"]
+    flags += ["--seeds", "0", "1"]
     rest = [*TINY, "--encoder", "resnet18", "--pretrained", "none", "--epochs", "1"]
     assert lanes.main([*flags, "--", *rest]) == 0
     first = capsys.readouterr().out

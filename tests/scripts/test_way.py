@@ -98,18 +98,8 @@ def test_by_default_a_pretrained_net_has_a_random_head_and_norms_of_the_batch(fr
 def test_the_probe_is_the_head_that_training_starts_from(fresh: Place) -> None:
     weights = fresh.data.parent / WEIGHTS
     make_weights(weights)
-    still = (
-        "--lr",
-        "1e-12",
-        "--lr_min",
-        "0",
-        "--epochs",
-        "1",
-        "--ema_decay",
-        "0",
-        "--mixup_alpha",
-        "0",
-    )
+    still = ["--lr", "1e-12", "--lr_min", "0", "--epochs", "1"]
+    still += ["--ema_decay", "0", "--mixup_alpha", "0"]
     heads = {}
     for start in ("probe", "random"):
         flags = ("--pretrained", str(weights), "--head_start", start, "--name", start, *still)
