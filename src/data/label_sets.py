@@ -316,6 +316,11 @@ def _read_hot(table: pd.DataFrame, columns: Sequence[str], path: Path) -> Target
             f"only {counted(len(odd), 'line does', 'lines do')} not say 1 exactly once, first "
             f"line {odd[0] + 2}: if each image has one class, correct them"
         )
+    elif len(odd) and hot.sum(axis=1).max() == 1:
+        notes.append(
+            f"no line says 1 twice: if each image has one class, add a column of {len(odd)} ones "
+            "for those without any"
+        )
     shown = ", ".join(columns[:6]) + (", …" if len(columns) > 6 else "")
     return _from_sets(sets, tuple(columns), f"those of {shown} that are 1", path, notes)
 

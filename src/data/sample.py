@@ -117,7 +117,10 @@ def _id_column(table: pd.DataFrame) -> str:
     if pick_name([first], (*ID_NAMES, *IMAGE_NAMES)) and not is_unnamed(first):
         return first
     images = [str(name) for name in table if table[name].head(20).map(looks_like_image).all()]
-    return pick_name(table.columns[1:], ID_NAMES) or (images or [first])[0]
+    named = pick_name(table.columns[1:], ID_NAMES)
+    if named and (not images or table[named].head(BRIEF_ROWS).is_unique):  # else it is the label
+        return named
+    return (images or [first])[0]
 
 
 def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:

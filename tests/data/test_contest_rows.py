@@ -103,3 +103,17 @@ def test_labels_are_counted_by_images_not_by_lines(tmp_path):
     lay(tmp_path, "1.jpg", "2.jpg", train="id,label\n1,a\n1,b\n1,c\n2,a\n")
     index = read_train(tmp_path, several=True)
     assert any("3 labels, 2.00 an image" in note for note in index.notes)
+
+
+def test_rows_of_zeros_may_be_a_class(tmp_path):
+    lay(tmp_path, *(f"{n}.jpg" for n in range(4)), train="id,a,b\n0,1,0\n1,0,1\n2,0,0\n3,0,1\n")
+    index = read_train(tmp_path)
+    assert index.several
+    assert any("no line says 1 twice: if each image has one class" in n for n in index.notes)
+    lay(tmp_path, train="id,a,b,none\n0,1,0,0\n1,0,1,0\n2,0,0,1\n3,0,1,0\n")  # followed
+    assert read_train(tmp_path).classes == ("a", "b", "none")
+
+
+def test_a_label_called_id_behind_the_images(tmp_path):
+    lay(tmp_path, "test/1.jpg", "test/2.jpg", sample_submission="fname,id\n1.jpg,w\n2.jpg,w\n")
+    assert rows(read_test(tmp_path), "id") == [("1.jpg",), ("2.jpg",)]
