@@ -62,8 +62,8 @@ def read_lanes(root: Path) -> MaskIndex:
     Raises:
         UserError: none of the forms, or damaged labels.
     """
-    if is_tusimple(root):
-        return _read_tusimple(root)
+    if files := _label_files(root):
+        return _read_tusimple(root, files)
     for source in OUTLINES:
         if source.is_here(root):
             return source.read(root, merged=CLASSES[1])
@@ -92,23 +92,19 @@ class PolylineDecoder:
         return mask
 
 
-def is_tusimple(root: Path) -> bool:
-    """Tell whether label files of TuSimple lie in ``root`` or one folder below."""
-    return bool(_label_files(root))
-
-
 def _label_files(root: Path) -> list[Path]:
+    """Return the label files of TuSimple in ``root`` or one folder below."""
     names = ("label_data_*.json", "test_label*.json")
     return sorted({path for name in names for at in ("", "*/") for path in root.glob(at + name)})
 
 
-def _read_tusimple(root: Path) -> MaskIndex:
+def _read_tusimple(root: Path, files: Sequence[Path]) -> MaskIndex:
     notes: list[str] = []
     rows: list[Row] = []
     lanes: Lanes = {}
     first: dict[str, str] = {}
     locator = Locator(root)
-    for file in _label_files(root):
+    for file in files:
         split = "test" if file.name.startswith("test_label") else ""
         missing = []
         for number, said, polylines in _entries(file):
@@ -130,8 +126,8 @@ def _read_tusimple(root: Path) -> MaskIndex:
         note_missing(notes, f"{file.name}: labelled frames that are missing", missing)
     if not rows:
         raise UserError(
-            f"{_label_files(root)[0]} labels {missing[0] if missing else 'no frame'}, but none of "
-            f"the frames lies below {root}: found {describe(root)}; put clips/ beside the file"
+            f"{files[0]} labels {missing[0] if missing else 'no frame'}, but none of the frames "
+            f"lies below {root}: found {describe(root)}; put clips/ beside the file"
         )
     for split, known in KNOWN_TUSIMPLE.items():
         found = sum(row.split == split for row in rows)
@@ -266,5 +262,5 @@ def is_lane_lines(root: Path) -> bool:
     return found and not holds_masks(root)
 
 
-SOURCE = Source("lanes", read_lanes, is_tusimple)
+SOURCE = Source("lanes", read_lanes, lambda root: bool(_label_files(root)))
 LINES = Source("lane_lines", read_lane_lines, is_lane_lines)
