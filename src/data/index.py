@@ -329,8 +329,8 @@ def _read_train_csv(
         refuse_other_split(finder, cells, images, str(path))
     if group is None:
         group, offers = find_group(table, found.names, (image, key, *found.columns))
-        notes += [f"{path.name}: {offer}" for offer in offers]
         group = group or _line_column(table, folder or line, images)
+        notes += [f"{path.name}: {offer}" for offer in offers if not offer.endswith(f" {group}")]
     notes += note_other_images(table, image, path)
     notes.insert(
         0, f"{path.name}: image = {image}, label = {found.said}, group = {group or 'none'}"

@@ -176,12 +176,14 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def find_sample(root: Path) -> Path | None:
-    """Return the sample submission's path, or None where there is none."""
-    return find_table(root, *_SAMPLES) or _lone(
+    """Return the sample submission's path, which may lie in ``test/`` too, None without one."""
+    found = find_table(root, *_SAMPLES) or _lone(
         path for path in tables(root)
         if "submi" in (name := path.stem.casefold())
         and any(word in name for word in ("sample", "example", "format", "template"))
     )  # fmt: skip
+    test = None if found else _split_here(root, "test")
+    return found or (find_table(test, *_SAMPLES) if test else None)
 
 
 def find_split(root: Path, split: str) -> Path | None:

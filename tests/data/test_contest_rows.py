@@ -117,3 +117,20 @@ def test_rows_of_zeros_may_be_a_class(tmp_path):
 def test_a_label_called_id_behind_the_images(tmp_path):
     lay(tmp_path, "test/1.jpg", "test/2.jpg", sample_submission="fname,id\n1.jpg,w\n2.jpg,w\n")
     assert rows(read_test(tmp_path), "id") == [("1.jpg",), ("2.jpg",)]
+
+
+def test_a_sample_inside_the_folder_of_the_test(tmp_path):
+    lay(
+        tmp_path,
+        *(f"{s}_images/p{n}-{k}.jpg" for s in ("train", "test") for n in "12345" for k in "12"),
+    )
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+    speeds = [f"p{n},{'xy'[int(n) % 2]},{int(n) % 2}" for n in "12345"]
+    lay(tmp_path / "train", train="\n".join(["PetID,Breed,Speed", *speeds]))
+    lay(
+        tmp_path / "test", sample_submission="PetID,Speed\n" + "".join(f"p{n},0\n" for n in "12345")
+    )
+    index = read_train(tmp_path)
+    assert index.columns["target"] == [*"1100110011"] and len(read_test(tmp_path).lines) == 10
+    assert not any("pass --group_column PetID" in note for note in index.notes)
