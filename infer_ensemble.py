@@ -60,7 +60,8 @@ def infer(config: InferConfig, output: Output) -> None:
         raise UserError("--prior_correction: not for several labels an image (docs/metrics.md)")
     blend, moved = restrict(weights.blend, models=config.models, views=view_names(config.tta_steps))
     if moved >= 0.005:  # below, the line would say 0 %
-        print(f"note: {moved:.0%} of the weight moved to other members than it was fitted for")
+        said = "moved to other members than it was fitted for, and the forecast is of those"
+        print(f"note: {moved:.0%} of the weight {said}")
     root = find_root(config.data_dir)
     index = read_test(root, allow_outside=config.allow_outside)
     ids = index.line_ids
