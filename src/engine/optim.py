@@ -60,8 +60,9 @@ def build_optimizer(
     if name == "adamw":
         if lr > ADAMW_BACKBONE_LIMIT and len(groups) > 2:
             raise UserError(
-                f"--lr {lr:g} is an SGD rate: AdamW on a pretrained backbone takes 2e-5 to 3e-4; "
-                "lower it or pass --optimizer sgd"
+                f"--lr {lr:g} is an SGD rate: AdamW takes 2e-5 to 3e-4 on a pretrained backbone, "
+                f"{ADAMW_BACKBONE_LIMIT:g} at most on a random one; lower it or pass --optimizer "
+                "sgd"
             )
         return torch.optim.AdamW(groups, lr=lr, betas=(0.9, beta2), fused=fused)
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=fused)
