@@ -205,6 +205,20 @@ class Loader(DataLoader):
             batches = super().__iter__()
         except RuntimeError as error:
             raise MachineError(self._explain(error, keys[0] if keys else [])) from error
+        try:
+            yield from self._follow(batches, keys)
+        except Exception:
+            # left to the garbage collector, torch would wait 5 s for each process, and leave it
+            processes: Any = self._iterator
+            self._iterator = None
+            if processes is not None:
+                processes._shutdown_workers()
+            raise
+
+    def _follow(
+        self, batches: Iterator[Any], keys: list[list[tuple[int, int]]]
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches, which are to hold the rows of ``keys``, and raise what they are."""
         for expected in keys:
             try:
                 batch = next(batches)

@@ -1,5 +1,6 @@
 """Order and loader: pure in (seed, epoch), exact from any step, with any number of processes."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -183,9 +184,13 @@ def kill_self(name):
 def test_a_bad_file_surfaces_as_one_line(num_workers):
     data = Numbers(bad=3, harm=raise_user_error)
     loader = make_loader(data, EpochSampler(11, 2), num_workers=num_workers)
+    others = {*multiprocessing.active_children()}
     with pytest.raises(UserError) as caught:
         list(loader)
     assert str(caught.value) == "photo3.jpg is damaged: restore the file"
+    assert others.issuperset(multiprocessing.active_children()), "its processes have ended"
+    with pytest.raises(UserError, match=r"photo3\.jpg is damaged"):
+        list(loader)  # with new ones
 
 
 @pytest.mark.slow  # torch looks after its processes every five seconds
