@@ -127,20 +127,20 @@ class ImageFinder:
         has itself.
         """
         names = [posixpath.basename(nfc(cell).strip()) for cell in cells]
-        inside = [list(self._by_object.get(name, ())) for name in names]
+        meant = (self._meant([*self._by_object.get(name, ())], 1) for name in names)
+        inside = [[self._paths[full] for full in fits] for fits in meant]
         several = max(map(len, inside), default=0) > 1 and 2 * sum(map(bool, inside)) >= len(cells)
         opened = several and not any(map(self.finds, cells[:20]))
         return [(opened and found) or [cell] for cell, found in zip(cells, inside, strict=True)]
 
     @cached_property
     def _by_object(self) -> dict[str, dict[str, None]]:
-        """Folder, or name before a number → sorted images, none in the other split's folder."""
+        """Folder, or name before a number → paths in NFC."""
         by_object: dict[str, dict[str, None]] = {}
-        for known in sorted(self._paths):
-            place = posixpath.dirname(known)
-            if _split_of(place) != _OTHER[self.split]:
-                for name in (*place.split("/"), re.sub(r"[-_. ]\d+$", "", _stem(known))):
-                    by_object.setdefault(name, {})[self._paths[known]] = None
+        for known in self._paths:
+            name = re.sub(r"[-_. ]\d+$", "", _stem(known))
+            for key in (*posixpath.dirname(known).split("/"), name):
+                by_object.setdefault(key, {})[known] = None
         return by_object
 
     def unread(self, cell: str) -> str | None:

@@ -35,6 +35,13 @@ def test_numbered_photographs_of_an_id(tmp_path):
     assert test.lines == ("c", "b", "b")
 
 
+def test_masks_of_a_case_are_no_images_of_its_line(tmp_path):
+    pairs = [f"{split}/{kind}/7_{n}.png" for split in ("train", "test") for n in "12"
+             for kind in ("images", "masks")]  # fmt: skip
+    lay(tmp_path, *pairs, sample_submission="case,ill\n7,0\n")
+    assert read_test(tmp_path).columns["image"] == ["test/images/7_1.png", "test/images/7_2.png"]
+
+
 def test_channels_of_an_image_are_no_further_images(tmp_path):
     lay(tmp_path, "test/7_red.png", "test/7_green.png", sample_submission="id,a\n7,0\n")
     refused("7_green.png, 7_red.png for it", read_test, tmp_path)
