@@ -170,13 +170,13 @@ def test_a_lock_of_windows_names_its_holder_and_dies_with_it(
     lock = tmp_path / ".lock"
     holder = windows(lock, "now", 60)
     assert holder.stdout.readline() == "mine\n"
-    _, refusal = windows(lock, "now", 0).communicate(timeout=30)
+    _, refusal = windows(lock, "now", 0).communicate(timeout=120)
     assert f"it is in use by process {holder.pid} on" in refusal
     waiter = windows(lock, "wait", 0)
     time.sleep(1.0)
     assert waiter.poll() is None
     holder.kill()
-    assert waiter.communicate(timeout=30)[0] == "mine\n"
+    assert waiter.communicate(timeout=120)[0] == "mine\n"
     with hold(lock, "it"):
         pass
 

@@ -1,3 +1,4 @@
+import hashlib
 import ntpath
 import os
 import shutil
@@ -65,10 +66,17 @@ def test_what_is_no_file_has_no_mark(tmp_path):
         refused(f"{image} cannot be read", file_marks, name(image), tmp_path)
 
 
-def test_twenty_thousand_files_a_second(tmp_path):
-    for number in range(2000):
-        (tmp_path / f"{number}.jpg").write_bytes(os.urandom(20_000))
-    table = name(*(f"{number}.jpg" for number in range(2000)))
-    work = partial(file_marks, table, tmp_path)
-    seconds = timeit.repeat(work, timer=time.process_time, number=1, repeat=5)
-    assert min(seconds) < 2000 / 20_000  # a busy machine slows some of them down
+def test_pieces_are_read_faster_than_whole_files(tmp_path):
+    for number in range(1000):
+        (tmp_path / f"{number}.jpg").write_bytes(os.urandom(60_000))
+    table = name(*(f"{number}.jpg" for number in range(1000)))
+
+    def read_whole():
+        for image in table["image"]:
+            hashlib.blake2b((tmp_path / image).read_bytes(), digest_size=8).hexdigest()
+
+    pieces, whole = (
+        min(timeit.repeat(work, timer=time.process_time, number=1, repeat=5))
+        for work in (partial(file_marks, table, tmp_path), read_whole)
+    )
+    assert pieces < 0.8 * whole  # 0.3 of it, measured

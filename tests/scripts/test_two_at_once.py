@@ -96,7 +96,7 @@ def test_folds_are_waited_for(tmp_path: Path, holder: Callable) -> None:
     time.sleep(0.5)
     assert waiter.poll() is None
     process.kill()
-    assert waiter.communicate(timeout=20)[0] == "mine\n"
+    assert waiter.communicate(timeout=120)[0] == "mine\n"
 
 
 def test_a_deleted_lock_is_taken_again_or_given_up(tmp_path: Path, holder: Callable) -> None:
