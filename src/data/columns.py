@@ -224,7 +224,9 @@ def find_group(
         f"column {name} has {table[name].nunique()} values in {len(table)} rows: if the rows of "
         f"one belong together, pass --group_column {name}"
         for name in left
-        if name in sure or (_is_text(table[name]) and not _renames(table[name], labels))
+        if name in sure
+        or pick_name([name], GROUP_NAMES)
+        or (_is_text(table[name]) and not _renames(table[name], labels))
     ]
     return taken, notes[:3]
 
@@ -243,6 +245,12 @@ def repeats_much(cells: Iterable[str]) -> bool:
 
 def _is_text(cells: pd.Series) -> bool:
     return not any(map(is_number, cells.head(20).str.strip()))
+
+
+def follows(cells: Sequence[str], labels: Sequence[str]) -> bool:
+    """Tell whether values are kinds of classes: each class has one, so no fold could share it."""
+    pairs = {*zip(cells, labels, strict=True)}
+    return len({*cells}) > 1 and len(pairs) == len({*labels})
 
 
 def splits_classes(cells: Iterable[str], labels: Sequence[str]) -> bool:

@@ -53,6 +53,8 @@ class ImageFinder:
         self.place = f"{root}/{min(own, key=len)}/" if own else str(root)  # where they should be
         self._folder = nfc(below(root, find_split(root, split)) or split)
         self._prefixes = ["", f"{self._folder}/"]
+        # by how many names a key has: those of folders, or of one and an image → paths in NFC
+        self._by_object: dict[int, dict[str, dict[str, None]]] = {}
 
     def finds_all(self, cells: Iterable[str]) -> bool:
         """Tell whether each of ``cells`` means an image."""
@@ -124,24 +126,32 @@ class ImageFinder:
         """Return the images of each cell, where none names one, but half of them several.
 
         These are in a folder, ``7/a.png``, or numbered, ``7_1.png`` and ``7-2.png``. Any other cell
-        has itself.
+        has itself. Folders that a cell begins with may be of another machine.
         """
-        names = [posixpath.basename(nfc(cell).strip()) for cell in cells]
-        meant = (self._meant([*self._by_object.get(name, ())], 1) for name in names)
-        inside = [[self._paths[full] for full in fits] for fits in meant]
-        several = max(map(len, inside), default=0) > 1 and 2 * sum(map(bool, inside)) >= len(cells)
-        opened = several and not any(map(self.finds, cells[:20]))
-        return [(opened and found) or [cell] for cell, found in zip(cells, inside, strict=True)]
+        parted = [nfc(cell).strip().replace("\\", "/").strip("/").split("/") for cell in cells]
+        known = any(map(self.finds, cells[:20]))
+        for start in range(0 if known else max(map(len, parted), default=0)):
+            names = ["/".join(parts[min(start, len(parts) - 1) :]) for parts in parted]
+            if len({*names}) < len({*cells}):  # 1 of patient 7 is not 1 of patient 8
+                break
+            meant = (self._meant([*self._inside_of(name)], 1) for name in names)
+            inside = [[self._paths[full] for full in fits] for fits in meant]
+            if max(map(len, inside)) > 1 and 2 * sum(map(bool, inside)) >= len(cells):
+                return [found or [cell] for cell, found in zip(cells, inside, strict=True)]
+        return [[cell] for cell in cells]
 
-    @cached_property
-    def _by_object(self) -> dict[str, dict[str, None]]:
-        """Folder, or name before a number → paths in NFC."""
-        by_object: dict[str, dict[str, None]] = {}
-        for known in self._paths:
-            name = re.sub(r"[-_. ]\d+$", "", _stem(known))
-            for key in (*posixpath.dirname(known).split("/"), name):
-                by_object.setdefault(key, {})[known] = None
-        return by_object
+    def _inside_of(self, name: str) -> Iterable[str]:
+        """Return the paths, in NFC, that lie in a folder, or have that name before a number."""
+        depth = name.count("/") + 1
+        if depth not in self._by_object:
+            by_object = self._by_object.setdefault(depth, {})
+            for known in self._paths:
+                last = re.sub(r"[-_. ]\d+$", "", _stem(known))
+                parts = [*posixpath.dirname(known).split("/"), last]
+                for start in range(len(parts) - depth + 1):
+                    key = "/".join(parts[start : start + depth])
+                    by_object.setdefault(key, {})[known] = None
+        return self._by_object[depth].get(name, ())
 
     def unread(self, cell: str) -> str | None:
         """Return the file of that name, up to its ending, that is no image read here, or None."""
@@ -263,8 +273,8 @@ class ImageFinder:
         if not self._masks_are_images:
             implied = {full: part for full, part in implied.items() if not _holds_masks(part)}
         splits = {full: _split_of(part) for full, part in implied.items()}
-        if self._has_own:
-            splits = {full: s for full, s in splits.items() if s != _OTHER[self.split]}
+        own = {full: s for full, s in splits.items() if s != _OTHER[self.split]}
+        splits = own if own or self._has_own else splits
         usual = [full for full in splits if full.startswith(f"{self._folder}/")]
         return usual or [full for full in splits if splits[full] != "valid"] or list(splits)
 

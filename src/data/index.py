@@ -27,6 +27,7 @@ from src.data.columns import (
     Wanted,
     check_labels,
     find_group,
+    follows,
     made_of_others,
     pick_column,
     pick_name,
@@ -327,7 +328,7 @@ def _read_train_csv(
     images = find_images(finder, cells, str(path), notes)
     if least_classes > 1:  # the data themselves, no external images
         refuse_other_split(finder, cells, images, str(path))
-    if group is None:
+    if group is None or (not wanted.group and follows(table[group].tolist(), found.names)):
         group, offers = find_group(table, found.names, (image, key, *found.columns))
         group = group or _line_column(table, folder or line, images)
         notes += [f"{path.name}: {offer}" for offer in offers if not offer.endswith(f" {group}")]

@@ -28,11 +28,11 @@ from src.data.columns import (
     says_yes,
     words_of,
 )
-from src.data.csv_io import read_csv
+from src.data.csv_io import read_csv, read_text
 from src.data.files import is_litter, split_of_word
 from src.data.finder import ImageFinder
 from src.data.label_sets import Targets, count_labels
-from src.data.root import archives, find_split_table, read_name, shards, tables
+from src.data.root import archives, find_split, find_split_table, read_name, shards, tables
 from src.data.sample import id_stem
 from src.script import UserError, counted, one_line
 
@@ -373,14 +373,31 @@ def _read_split(cell: str, flag: str) -> str:
 
 
 def leave_litter_out(table: pd.DataFrame, image: str, path: Path, notes: list[str]) -> pd.DataFrame:
-    """Return a table without rows of files of a system: a listing had them in it."""
+    """Return a table without rows of files of a system, and of images that a test list names."""
     names = [cell.strip().replace("\\", "/").rpartition("/")[2] for cell in table[image]]
     litter = [row for row, name in enumerate(names) if name and is_litter(name)]
-    if not litter or len(litter) == len(names):
-        return table
-    said = f"{counted(len(litter), 'row')} of files of the system ({names[litter[0]]})"
-    notes.append(f"{path.name}: {said}: left out")
-    return table.drop(index=litter).reset_index(drop=True)
+    if 0 < len(litter) < len(names):
+        said = f"{counted(len(litter), 'row')} of files of the system ({names[litter[0]]})"
+        notes.append(f"{path.name}: {said}: left out")
+        table = table.drop(index=litter)
+    for listing in _test_lists(path.parent):
+        lines = read_text(listing).splitlines()
+        stems = {id_stem(line.split()[0]) for line in lines if line.strip()}
+        listed = table[image].map(id_stem).isin(stems)
+        if listed.any() and not listed.all():
+            notes.append(
+                f"{path.name}: {listed.sum()} rows that {listing.name} names are not trained on; "
+                "to predict them, write their lines to test.csv"
+            )
+            table = table[~listed]
+    return table.reset_index(drop=True)
+
+
+def _test_lists(folder: Path) -> list[Path]:
+    """Return texts called test, where nothing else there says the test images."""
+    if find_split(folder, "test") or find_split_table(folder, "test"):
+        return []
+    return [path for path in sorted(folder.glob("*.txt")) if read_name(path.stem)[0] == "test"]
 
 
 def join_lines(

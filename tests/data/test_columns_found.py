@@ -56,6 +56,15 @@ def test_a_subject_that_is_the_same_for_a_whole_class_is_no_group(tmp_path):
     assert set(index.table["group"]) == {""}
 
 
+def test_kinds_of_classes_are_no_group(tmp_path):
+    lay(tmp_path, *(f"train/{number}.jpg" for number in range(24)))
+    lines = "".join(f"{n}.jpg,{n % 6},{n % 6 // 2}\n" for n in range(24))
+    lay(tmp_path, train=f"name,class,group\n{lines}")  # Products-10K
+    index = read_train(tmp_path)
+    assert "group = none" in index.notes[0] and set(index.table["group"]) == {""}
+    assert read_train(tmp_path, group_column="group").table["group"].nunique() == 3
+
+
 def test_of_nested_subjects_the_larger_is_the_group(tmp_path):
     for number in range(32):
         lay(tmp_path, f"train/{number}.jpg")

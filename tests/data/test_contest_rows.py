@@ -42,6 +42,21 @@ def test_masks_of_a_case_are_no_images_of_its_line(tmp_path):
     assert read_test(tmp_path).columns["image"] == ["test/images/7_1.png", "test/images/7_2.png"]
 
 
+@pytest.mark.parametrize(("before", "behind"), [("", ""), ("", "/"), ("data/here/", "/")])
+def test_folders_of_lines_in_folders_of_subjects(tmp_path, before, behind):
+    lay(tmp_path, *(f"{split}/p{p}/s{s}/{n}.jpg" for split in ("train", "test") for p in "12"
+                    for s in "12" for n in "12"))  # fmt: skip
+    cells = [f"{before}p{p}/s{s}{behind}" for p in "12" for s in "12"]
+    lines = "".join(f"{cell},{label}\n" for cell, label in zip(cells, "abba", strict=True))
+    lay(tmp_path, train=f"study,label\n{lines}", sample_submission=f"study,label\n{lines}")
+    train, test = read_train(tmp_path), read_test(tmp_path)
+    assert rows(train, "image", "target")[4:6] == [
+        ("train/p2/s1/1.jpg", "b"), ("train/p2/s1/2.jpg", "b")
+    ]  # fmt: skip
+    assert len(train) == 8 and test.lines == tuple(cell for cell in cells for _ in "12")
+    assert test.columns["image"][2:4] == ["test/p1/s2/1.jpg", "test/p1/s2/2.jpg"]
+
+
 def test_channels_of_an_image_are_no_further_images(tmp_path):
     lay(tmp_path, "test/7_red.png", "test/7_green.png", sample_submission="id,a\n7,0\n")
     refused("7_green.png, 7_red.png for it", read_test, tmp_path)

@@ -397,3 +397,13 @@ def test_a_table_without_labels_beside_class_folders(tmp_path):
 def test_the_folder_of_test_images_is_no_class(tmp_path):
     lay(tmp_path, "Cover/1.jpg", "UERD/1.jpg", "Test/1.jpg")
     refused("folders Cover, UERD are classes", read_train, tmp_path)
+
+
+def test_images_that_a_list_says_are_for_the_test(tmp_path):
+    lay(tmp_path, "images/1.png", "images/2.png", "images/3.png", train="id,label\n1,a\n2,b\n3,a\n")
+    (tmp_path / "test_list.txt").write_text("3.png\n")
+    index = read_train(tmp_path)
+    assert index.table["id"].tolist() == ["1", "2"]
+    assert "1 rows that test_list.txt names are not trained on" in index.notes[1]
+    lay(tmp_path, "test/3.png")  # another 3
+    assert len(read_train(tmp_path)) == 3
