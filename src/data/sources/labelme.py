@@ -1,22 +1,33 @@
 """labelme reader: JSON beside each photograph, drawn as label masks like COCO polygons.
 
-Polygons, rectangles and circles count; lines and points have no area.
+Polygons, rectangles, circles and masks count; lines and points have no area.
 https://github.com/wkentaro/labelme
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from src.data.files import below
 from src.data.sources.annotations import CocoFile, Picture, find_json, find_shape_fault, read_json
-from src.data.sources.coco import index_files
+from src.data.sources.coco import index_files, to_runs
 from src.data.sources.folders import holds_masks
-from src.data.sources.masks import IMAGE_SUFFIXES, MaskIndex, Source, image_header, note_missing
+from src.data.sources.masks import (
+    IMAGE_SUFFIXES,
+    MaskIndex,
+    Source,
+    image_header,
+    note_missing,
+    refuse_size,
+)
 from src.data.sources.names import Locator
 from src.data.sources.places import read_place
 from src.files import Json
@@ -36,7 +47,8 @@ class Drawing(NamedTuple):
 
     An outline is a polygon [x, y, ...], or COCO's run lengths; [] is one without an area.
     ``number`` tells the photographs of one file apart; ``image`` is None where it is missing;
-    ``split`` is "" where the folder says it.
+    ``split`` is "" where the folder says it; ``size`` (height, width) is what was drawn on, None
+    where the file does not say.
     """
 
     file: Path
@@ -44,6 +56,7 @@ class Drawing(NamedTuple):
     image: Path | None
     outlines: Sequence[tuple[str, Outline]]
     split: str = ""
+    size: tuple[int, int] | None = None
 
 
 Draw = Callable[[Locator, list[str]], Iterable[Drawing]]
@@ -98,16 +111,32 @@ def draw_labelme(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
                 f"them out with\n{WRITE_OUT.format(locator.root)}"
             )
         shapes = content.get("shapes") or []
-        outlines = [_read_shape(path, *shape) for shape in enumerate(shapes, start=1)]
-        yield Drawing(path, "0", image, outlines)
+        sides = (content.get("imageHeight"), content.get("imageWidth"))
+        size = sides if all(sides) else image_header(image)[1::-1] if image else (0, 0)
+        outlines = [_read_shape(path, size, *shape) for shape in enumerate(shapes, start=1)]
+        yield Drawing(path, "0", image, outlines, size=size)
 
 
-def _read_shape(path: Path, place: int, shape: Any) -> tuple[str, list[float]]:
+def _read_shape(path: Path, size: tuple[int, int], place: int, shape: Any) -> tuple[str, Outline]:
     try:
+        if shape.get("shape_type") == "mask":
+            return str(shape["label"]), _read_mask(shape, *size)
         polygon = check_polygon(_outline(shape.get("shape_type") or "polygon", shape["points"]))
         return str(shape["label"]), polygon
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path}: shape {place} is damaged ({error}): mend it") from error
+
+
+def _read_mask(shape: Any, height: int, width: int) -> Json:
+    """Return the runs of a mask, a PNG whose upper left corner is the first point."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=["PNG"]) as image:
+        part = np.asarray(image.convert("L")) > 0
+    x, y = (int(value) for value in shape["points"][0])
+    mask = np.zeros((height, width), bool)
+    mask[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return to_runs(mask)
 
 
 def _outline(kind: str, points: list[list[float]]) -> list[float]:
@@ -161,6 +190,8 @@ def _find_image(path: Path, content: Json, locator: Locator) -> Path | None:
 
 def _as_coco(root: Path, drawn: Drawing, image: Path) -> CocoFile:
     width, height, _ = image_header(image)
+    if width and drawn.size not in (None, (height, width)):
+        refuse_size(drawn.size, (height, width), drawn.file, image)
     outlines = [(label, shape) for label, shape in drawn.outlines if shape]
     shapes = [(label, shape if isinstance(shape, dict) else [shape]) for label, shape in outlines]
     picture = Picture(drawn.number, below(root, image), (height, width), shapes)

@@ -277,7 +277,7 @@ def _read_cvat_image(path: Path, item: ElementTree.Element, locator: Locator) ->
         if "label" in shape.attrib and shape.tag != "tag"
     ]
     split = split_of_word(item.get("subset", ""))
-    return Drawing(path, item.attrib["id"], image, outlines, split)
+    return Drawing(path, item.attrib["id"], image, outlines, split, size)
 
 
 def _outline_cvat(kind: str, item: Mapping[str, str], height: int, width: int) -> Outline:

@@ -1,9 +1,12 @@
 """labelme's JSON beside photographs."""
 
 import base64
+import io
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from src.data.sources.lanes import read_lanes
 from src.data.sources.registry import detect_source, read_source
@@ -33,6 +36,21 @@ def test_shapes_are_drawn_and_labels_are_classes(disk):
     assert (masks[0] == 2).sum() == 4
     assert "which have no area: left out: 1 (2.json)" in " | ".join(index.notes)
     assert read_lanes(disk.root).classes == ("background", "lane")
+
+
+def test_masks_are_shapes_and_what_was_drawn_on_another_size_is_refused(disk):
+    write(disk, "1", ("dent", "mask", [[4, 1], [6, 2]]))
+    content = json.loads((disk.root / "train/1.json").read_text())
+    data = io.BytesIO()
+    Image.fromarray(np.array([[1, 1, 0], [0, 1, 1]], np.uint8)).save(data, "PNG")
+    content["shapes"][0]["mask"] = base64.b64encode(data.getvalue()).decode()
+    for sides in ({}, {"imageHeight": 6, "imageWidth": 8}):
+        disk.json("train/1.json", content | sides)
+        index = read_source("auto", disk.root)
+        mask = index.decode(index.mask_path(0))
+        assert np.argwhere(mask).tolist() == [[1, 4], [1, 5], [2, 5], [2, 6]]
+    disk.json("train/1.json", content | {"imageHeight": 12, "imageWidth": 16})
+    refused("1.json is 16x12 pixels but its image .* is 8x6", read_source, "auto", disk.root)
 
 
 def test_a_photograph_is_found_by_imagepath(disk):

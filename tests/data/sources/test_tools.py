@@ -171,6 +171,9 @@ def test_cvat(disk):
     endless = '<mask label="dent" rle="1, 9999999999999999" left="0" top="0" width="2" height="2"/>'
     cvat(disk, ("2.jpg", "", endless))
     refused("beyond their box", masks_of, disk.root, "cvat")
+    Image.fromarray(np.zeros((12, 16, 3), np.uint8)).save(disk.root / "images/3.jpg")
+    cvat(disk, ("3.jpg", "", '<polygon label="dent" points="0,0;4,0;4,4"/>'))
+    refused("annotations.xml is 8x6 pixels but its image .* is 16x12", masks_of, disk.root, "cvat")
     cvat(disk, ("2.jpg", "", '<polygon label="dent" points="0,0;4"/>'))
     refused(r"annotations\.xml is damaged .*odd number", read_labelled, "auto", disk.root)
     disk.text("annotations.xml", "<annotations>", "<version>1.1</version>", "<image")
