@@ -180,10 +180,7 @@ def predict_images(
     if threshold != 0.5 and tuned:
         how += f", threshold {threshold:.3g} {origin}"
         how += " (chosen on these images)" * (config.split == "valid")
-    print(
-        f"{folder.masks}: masks of {how}; {counted(lines, 'line')} of run lengths checked",
-        flush=True,
-    )
+    print(f"{folder.masks}: masks of {how}; {lines}", flush=True)
     if len(index.classes) > 2:  # class_4 may be 2
         shown = ", ".join(f"{k} = {name}" for k, name in enumerate(index.classes[:_SHOWN]))
         more = ", …" * (len(index.classes) > _SHOWN)

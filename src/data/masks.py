@@ -62,6 +62,7 @@ class VoidReader:
         """Say what the labels depend on besides the files, for a cache."""
         index = self.index
         order = " rows" if getattr(index.decode, "rows", False) else ""  # of run lengths
+        order += "" if getattr(index.decode, "first", 1) else " from 0"
         return f"{describe_reader(index.decode)} {index.classes} {index.ignore_index}{order}"
 
 

@@ -8,21 +8,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from src.classes import is_number
 from src.data.columns import ID_NAMES, IMAGE_NAMES, LABEL_NAMES, RUN_NAMES, image_column, pick_name
 from src.data.csv_io import first_lines, read_csv
+from src.data.decode import decode_image
 from src.data.files import Scanner, below
 from src.data.finder import ImageFinder
 from src.data.root import find_sample, find_split, tables
 from src.data.sources.folders import holds_masks
 from src.data.sources.frames import natural_key
-from src.data.sources.masks import MaskIndex, Row, Source, build_index, image_header, note_missing
+from src.data.sources.masks import (
+    MaskIndex,
+    Row,
+    Source,
+    build_index,
+    image_header,
+    note_missing,
+    refuse_size,
+)
 from src.data.sources.places import describe
 from src.script import UserError, counted
 
@@ -33,6 +43,9 @@ _RUNS = re.compile("([0-9]{1,12} [0-9]{1,12}( |$))*")  # sums fit 64 bits
 _NONE = frozenset({"-1", "nan", "none", "null"})  # cells that mean no mask
 _ANY = re.compile(r'(^|[,;\t])"?\d+ \d+ \d+ \d+')  # a line with runs in it
 _LOOK_AT = 64  # images, to tell columns from rows
+_SEEN = 16  # of these, whose colours are compared
+_SIDES = ("height", "width")
+_FROM_0 = "run lengths start at pixel 0: pixels are counted from 0 on"
 Shapes = Mapping[str, tuple[str, tuple[tuple[int, str], ...]]]
 
 
@@ -43,6 +56,7 @@ class RunsDecoder:
     root: Path  # the folder that targets are relative to
     shapes: Shapes  # target -> (path of the image, ((label, runs), ...))
     rows: bool  # whether pixels are counted along the rows
+    first: int = 1  # number of the first pixel
 
     def __call__(self, path: Path) -> np.ndarray:
         """Draw the runs; where they overlap the later class wins."""
@@ -51,13 +65,14 @@ class RunsDecoder:
         flat = np.zeros(height * width, np.uint8)
         for label, text in runs:
             pairs = np.array(text.split(), np.int64).reshape(-1, 2)
-            if len(pairs) and (pairs[:, 0].min() < 1 or pairs.sum(axis=1).max() - 1 > flat.size):
+            pairs[:, 0] -= self.first
+            if len(pairs) and (pairs[:, 0].min() < 0 or pairs.sum(axis=1).max() > flat.size):
                 raise UserError(
                     f"{path}: runs lie beyond the {width}x{height} pixels of {image}: the image "
                     "must have the size that was drawn on"
                 )
             for start, length in pairs:
-                flat[start - 1 : start - 1 + length] = label
+                flat[start : start + length] = label
         drawn = flat.reshape(height, width) if self.rows else flat.reshape(width, height).T
         return np.ascontiguousarray(drawn)
 
@@ -75,7 +90,9 @@ def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") ->
     if path is None:
         raise UserError(f"{root} holds no table with a column EncodedPixels or rle: add it")
     finder = ImageFinder(root, split="train")
-    ids, classes, texts = _read_lines(path, runs, finder)
+    table = read_csv(path)
+    texts = _read_runs(table, path, runs)
+    ids, classes = _split_ids(table, path, runs, finder)
     notes: list[str] = []
     texts = _settle_starts(texts, notes)
     names = sorted(set(classes), key=natural_key)
@@ -92,6 +109,7 @@ def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") ->
             f"{path}: none of its images is there, {lost[0]} for instance: found "
             f"{describe(root)}; where files are named otherwise, add a column image of their paths"
         )
+    _check_sizes(root, path, table, known, ids)
     others = finder.num_others([*known.values()])
     if others:
         notes.append(
@@ -103,6 +121,7 @@ def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") ->
     decoder = RunsDecoder(root, drawings, rows=bool(rows))
     if rows is None:
         decoder = _settle_order(decoder, notes)
+    decoder = _settle_first(decoder, notes)
     index_rows = [Row(key, known[key], t, "", "train") for t, key in targets.items()]
     index_rows += _list_test(root)
     default = ["foreground"] if names == [""] else [_name(name) for name in names]
@@ -122,7 +141,7 @@ def find_runs(root: Path) -> tuple[Path | None, str]:
             continue
         cells = [cell.strip('" ') for cell in re.split(r"[,;\t]", head.strip().lstrip("\ufeff"))]
         column = pick_name(cells, RUN_NAMES) or (
-            _ANY.search(first) and pick_name(cells, ["annotation"])
+            _ANY.search(first) and pick_name(cells, ["annotation", "encoding"])
         )
         if column:
             return path, column
@@ -142,18 +161,15 @@ def _settle_starts(texts: Sequence[str], notes: list[str]) -> list[str]:
         for pairs in rows:
             pairs[:, 0] += np.cumsum(pairs.sum(axis=1)) - pairs.sum(axis=1) + 1
     elif any(((pairs[:, 0] == 0) & (pairs[:, 1] > 0)).any() for pairs in rows):
-        notes.append("run lengths start at pixel 0: pixels are counted from 0 on")
+        notes.append(_FROM_0)
         for pairs in rows:
             pairs[:, 0] += 1
     rows = [pairs[pairs[:, 1] > 0] for pairs in rows]  # "0 0" is no run
     return [" ".join(map(str, pairs.ravel().tolist())) for pairs in rows]
 
 
-def _read_lines(
-    path: Path, runs: str, finder: ImageFinder
-) -> tuple[list[str], list[str], list[str]]:
-    """Return each line's image, class and runs, "" for none; refuse what is no list of runs."""
-    table = read_csv(path)
+def _read_runs(table: pd.DataFrame, path: Path, runs: str) -> list[str]:
+    """Return each line's runs, "" for none; refuse what is no list of runs."""
     texts = [_plain(text) for text in table[runs]]
     for line, text in enumerate(texts, start=2):
         if not _RUNS.fullmatch(text):
@@ -161,7 +177,24 @@ def _read_lines(
                 f"{path}, line {line}: {text[:30]!r} is no list of runs (start, length, start, "
                 "length …): mend it"
             )
-    return *_split_ids(table, path, runs, finder), texts
+    return texts
+
+
+def _check_sizes(
+    root: Path, path: Path, table: pd.DataFrame, known: Mapping[str, str], ids: Sequence[str]
+) -> None:
+    """Refuse images of another size than the table says, where it does: runs would be askew."""
+    height, width = (pick_name(table.columns, (s, f"img_{s}", f"image_{s}")) for s in _SIDES)
+    if height is None or width is None:
+        return
+    said = dict(zip(ids, zip(table[height], table[width], strict=True), strict=True))
+    for key, image in [*known.items()][:: max(1, len(known) // _LOOK_AT)]:
+        sides = image_header(root / image)[1::-1]
+        if not all(map(is_number, said[key])) or not all(sides):
+            continue
+        stated = tuple(int(float(side)) for side in said[key])
+        if stated not in (sides, sides[::-1]):
+            refuse_size(stated, sides, f"{path}#{key}", root / image)
 
 
 def _plain(text: str) -> str:
@@ -196,20 +229,56 @@ def _name(name: str) -> str:
 def _settle_order(decoder: RunsDecoder, notes: list[str]) -> RunsDecoder:
     """Choose columns or rows: counted the right way, masks have fewer edges.
 
-    Of square images both have as many, and columns are taken, with a note.
+    Of square images both have as many: the way is taken whose masks set the colours of their images
+    apart, columns where neither does, with a note.
     """
-    by_rows = RunsDecoder(decoder.root, decoder.shapes, rows=True)
-    drawn = [target for target, (_, runs) in decoder.shapes.items() if any(t for _, t in runs)]
-    targets = [decoder.root / target for target in drawn[:: max(1, len(drawn) // _LOOK_AT)]]
-    down, along = (sum(_edges(read(target)) for target in targets) for read in (decoder, by_rows))
-    taken = by_rows if along < down else decoder
+    by_rows = replace(decoder, rows=True)
+    targets = _some_drawn(decoder)
+    down, along = (_edges(read, targets) for read in (decoder, by_rows))
+    square, contrast = along == down, [0.0, 0.0]
+    if square:
+        few = targets[:: max(1, len(targets) // _SEEN)]
+        contrast = [sum(_contrast(read, path) for path in few) for read in (decoder, by_rows)]
+    taken = by_rows if along < down or (square and contrast[1] > contrast[0]) else decoder
     how, other = ("along rows", "rle") if taken.rows else ("down columns", "rle_rows")
-    notes.append(f"pixels of the run lengths are counted {how}; if not, pass --source {other}")
+    why = ", as their colours say, for the images are square" * square
+    notes.append(f"pixels of the run lengths are counted {how}{why}; if not, pass --source {other}")
     return taken
 
 
-def _edges(mask: np.ndarray) -> int:
-    return int((mask[1:] != mask[:-1]).sum() + (mask[:, 1:] != mask[:, :-1]).sum())
+def _settle_first(decoder: RunsDecoder, notes: list[str]) -> RunsDecoder:
+    """Choose the number of the first pixel, 1 or 0.
+
+    By the wrong one whatever touches a border goes on at the opposite side.
+    """
+    from_0, targets = replace(decoder, first=0), _some_drawn(decoder)
+    try:
+        fewer = _edges(from_0, targets) < _edges(decoder, targets)
+    except UserError:
+        return decoder  # the last pixel would lie beyond
+    if fewer:
+        notes.append(f"{_FROM_0}, as masks at the borders say")
+    return from_0 if fewer else decoder
+
+
+def _some_drawn(decoder: RunsDecoder) -> list[Path]:
+    drawn = [target for target, (_, runs) in decoder.shapes.items() if any(t for _, t in runs)]
+    return [decoder.root / target for target in drawn[:: max(1, len(drawn) // _LOOK_AT)]]
+
+
+def _contrast(decoder: RunsDecoder, path: Path) -> float:
+    """Return the variance between the colours of an image within its mask and without."""
+    image = decode_image(decoder.root / decoder.shapes[below(decoder.root, path)][0])
+    mask = decoder(path) > 0
+    if mask.all() or not mask.any():
+        return 0.0
+    apart = image[mask].mean(axis=0) - image[~mask].mean(axis=0)
+    return float(mask.mean() * (1 - mask.mean()) * (apart**2).sum())
+
+
+def _edges(decoder: RunsDecoder, targets: Sequence[Path]) -> int:
+    masks = map(decoder, targets)
+    return sum(int((m[1:] != m[:-1]).sum() + (m[:, 1:] != m[:, :-1]).sum()) for m in masks)
 
 
 def _list_test(root: Path) -> Sequence[Row]:

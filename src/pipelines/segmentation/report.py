@@ -98,13 +98,19 @@ class MaskFolder:
         for row in self.rows.tolist():
             yield row, decode_mask(self.mask(row))
 
-    def write_run_lengths(self) -> int:
-        """Write ``masks.csv`` from the PNGs, each line checked; return the number of lines."""
+    def write_run_lengths(self) -> str:
+        """Write ``masks.csv`` from the PNGs, each line checked; say how many and how counted.
+
+        Where the data's own run lengths are counted along the rows, so are these.
+        """
         classes = self.index.classes
         first = 0 if background_label(classes) is None else 1
         ids = self.index.table["id"].tolist()
-        pairs = ((ids[row], mask) for row, mask in self.read())
-        return write_rle_csv(self.run_lengths, pairs, range(first, len(classes)))
+        rows = getattr(self.index.decode, "rows", False)
+        pairs = ((ids[row], mask.T if rows else mask) for row, mask in self.read())
+        lines = write_rle_csv(self.run_lengths, pairs, range(first, len(classes)))
+        how = "along the rows" if rows else "down the columns"
+        return f"{counted(lines, 'line')} of run lengths ({how}, from 1) checked"
 
     def write_overlays(self) -> None:
         """Write ``overlays/``, one picture an image."""

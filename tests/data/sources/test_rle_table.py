@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from src.data.masks import VoidReader, read_labelled, read_test_masks
 from src.data.sources.registry import detect_source
@@ -121,3 +122,37 @@ def test_pixels_that_are_counted_from_0(disk):
     masks = masks_of(index)
     assert (masks["1"] == BOX).all() and masks["2"].sum() == masks["2"][0, 0] == 1
     assert any("pixels are counted from 0 on" in note for note in index.notes)
+
+
+def test_masks_at_the_border_tell_where_counting_starts(disk):
+    disk.image("train/1.jpg", "train/2.jpg")
+    box = "18 3 24 3"  # rows 0 to 2 of columns 3 and 4, the first pixel being 0
+    disk.text("train.csv", "id,rle", f"1,{box}", "2,14 3 20 3")
+    index = read_labelled("auto", disk.root)
+    masks = masks_of(index)
+    assert np.argwhere(masks["1"]).tolist() == [[r, c] for r in range(3) for c in (3, 4)]
+    assert any("counted from 0 on, as masks at the borders say" in note for note in index.notes)
+    disk.text("train.csv", "id,rle", "1,19 3 25 3", "2,15 3 21 3")
+    counted = read_labelled("auto", disk.root)
+    assert (masks_of(counted)["1"] == masks["1"]).all() and "0 on" not in " ".join(counted.notes)
+    assert VoidReader(counted).describe() != VoidReader(index).describe()  # no cache of the others
+
+
+def test_of_square_images_the_colours_tell_the_direction(disk):
+    pixels = np.full((6, 6, 3), 90, np.uint8)
+    pixels[1:3, 2:6] = 250
+    Image.fromarray(pixels).save(disk.path("train/1.png"))
+    for runs, how in (("9 4 15 4", "along rows"), ("14 2 20 2 26 2 32 2", "down columns")):
+        disk.text("train.csv", "id,rle", f"1,{runs}")
+        index = read_labelled("auto", disk.root)
+        assert (masks_of(index)["1"] == (pixels[..., 0] > 200)).all()
+        assert any(f"{how}, as their colours say" in note for note in index.notes)
+
+
+def test_images_of_another_size_than_the_table_says_are_refused(disk):
+    disk.image("train/1.jpg")
+    for sides in ("6,8", "8,6", ","):  # some name them the wrong way round, or not at all
+        disk.text("train.csv", "id,encoding,img_height,img_width", f"1,{DOWN},{sides}")
+        assert (masks_of(read_labelled("auto", disk.root))["1"] == BOX).all()
+    disk.text("train.csv", "id,rle,height,width", f"1,{DOWN},3,4.0")
+    refused("train.csv#1 is 4x3 pixels but its image .* is 8x6", read_rle_table, disk.root)

@@ -5,6 +5,7 @@ from PIL import Image
 
 from src.data.decode import decode_mask, write_picture
 from src.data.sources.masks import Row, build_index
+from src.data.sources.rle_table import RunsDecoder
 from src.files import write_json
 from src.metrics.segmentation import SegmentationMeter
 from src.pipelines.pictures import draw_overlay, make_gallery, make_palette
@@ -126,6 +127,19 @@ def test_what_was_made_of_earlier_masks_does_not_outlive_them(tmp_path):
         path.touch()
     folder.start(index, np.arange(1))
     assert not any(path.exists() for path in made)
+
+
+@pytest.mark.parametrize(
+    ("rows", "line", "how"), [(False, "3 3", "down the columns"), (True, "2 2 5 1", "along the ro")]
+)
+def test_run_lengths_are_counted_as_those_of_the_data(tmp_path, rows, line, how):
+    decode = RunsDecoder(tmp_path, {}, rows=rows)
+    folder = MaskFolder(tmp_path)
+    index = build_index(tmp_path, [Row("b", "b.jpg", "", "")], ("background", "y"), decode)
+    folder.start(index, np.arange(1))
+    write_index_png(folder.mask(0), MASK == 1)
+    assert f"1 line of run lengths ({how}" in folder.write_run_lengths()
+    assert folder.run_lengths.read_text().splitlines()[1] == f"b,1,{line}"
 
 
 @pytest.mark.parametrize(("target", "why"), [("", "are not here"), ("b.png", "1 image of 2 with")])
