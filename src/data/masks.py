@@ -25,6 +25,7 @@ from src.data.sources.masks import (
     check_any_labels,
     image_header,
     note_inverted,
+    note_pages,
     note_turned,
 )
 from src.data.sources.places import describe, read_place
@@ -93,7 +94,7 @@ def read_labelled(
     index = replace(index, table=kept)
     check_any_labels(index)
     index = note_inverted(index)
-    return note_turned(_group_by_name(index) if by_name else index)
+    return note_pages(note_turned(_group_by_name(index) if by_name else index))
 
 
 def _group_by_name(index: MaskIndex) -> MaskIndex:
@@ -122,7 +123,7 @@ def read_test_masks(name: str, root: Path | str, **options: object) -> MaskIndex
             f"{root} has no test split: put images to predict in test/images/, or in a folder "
             "without masks; --split valid predicts what the run held out"
         )
-    return note_inverted(index)
+    return note_pages(note_inverted(index))
 
 
 def split_rows(index: MaskIndex, fold: int | None, num_folds: int, seed: int) -> MaskSplit:

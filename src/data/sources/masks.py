@@ -183,6 +183,25 @@ def note_turned(index: MaskIndex) -> MaskIndex:
     return replace(index, notes=(*index.notes, *notes))
 
 
+def note_pages(index: MaskIndex) -> MaskIndex:
+    """Add a note where TIFFs hold several pages of one size, as stacks of slices do."""
+    images = [n for n in index.table["image"] if Path(n).suffix.lower() in (".tif", ".tiff")]
+    step = max(1, len(images) // _LOOK_AT)
+    stacks = [n for n in images[::step] if look_into(index.root / n, _is_stack, False)]
+    notes: list[str] = []
+    what = f"{index.root}: images of several pages, of which the first alone is read"
+    note_missing(notes, f"{what}; save each page, and its mask, as an image", stacks)
+    return replace(index, notes=(*index.notes, *notes))
+
+
+def _is_stack(image: Any) -> bool:
+    size = image.size
+    if getattr(image, "n_frames", 1) < 2:
+        return False
+    image.seek(1)
+    return bool(image.size == size)  # a smaller one is a preview
+
+
 def check_any_labels(index: MaskIndex) -> None:
     """Look through the masks until they hold background and more, or of many classes any label.
 

@@ -27,7 +27,6 @@ from src.data.sources.masks import (
     Row,
     Source,
     build_index,
-    has_file,
     has_folder,
     list_files,
     note_count,
@@ -61,6 +60,7 @@ COLOURS: dict[str, tuple[int, int, int, int]] = {
     "Truck_Bus": (192, 128, 192, 8), "Tunnel": (64, 0, 64, 1),
     "VegetationMisc": (192, 192, 0, 5), "Void": (0, 0, 0, CAMVID_VOID), "Wall": (64, 192, 0, 1),
 }  # fmt: skip
+_COLOUR_DECODER = ColourDecoder(tuple(COLOURS.values()), CAMVID_VOID, "CamVid")
 
 
 def read_camvid(root: Path) -> MaskIndex:
@@ -80,7 +80,7 @@ def read_camvid(root: Path) -> MaskIndex:
     decode: Callable[[Path], np.ndarray] = (
         partial(decode_mask, num_classes=len(CAMVID_CLASSES), ignore_index=CAMVID_VOID)
         if is_index
-        else ColourDecoder(tuple(COLOURS.values()), CAMVID_VOID, "CamVid")
+        else _COLOUR_DECODER
     )
     return build_index(root, rows, CAMVID_CLASSES, decode, ignore_index=CAMVID_VOID, notes=notes)
 
@@ -112,9 +112,17 @@ def _strip_l(stem: str) -> str:
 
 
 def is_camvid(root: Path) -> bool:
-    """Tell whether a folder has one of CamVid's layouts."""
-    split = has_folder(root, "trainannot", "LabeledApproved_full")
-    return split or has_file(root, "train_labels/*_L.png")
+    """Tell whether a folder has one of CamVid's layouts, and where masks are colours, its own."""
+    named = ("train_labels/*_L.png", "*/train_labels/*_L.png")
+    first = next((path for pattern in named for path in sorted(root.glob(pattern))), None)
+    return has_folder(root, "trainannot", "LabeledApproved_full") or _has_its_colours(first)
+
+
+def _has_its_colours(path: Path | None) -> bool:
+    try:
+        return path is not None and bool(_COLOUR_DECODER(path).size)
+    except UserError:
+        return False  # of another set: whoever decodes it says why
 
 
 CAMVID = Source("camvid", read_camvid, is_camvid)

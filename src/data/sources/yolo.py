@@ -17,7 +17,7 @@ from src.data.sources.folders import read_classes
 from src.data.sources.labelme import Drawing, drawing_source
 from src.data.sources.masks import IMAGE_SUFFIXES, image_header
 from src.data.sources.names import Locator, read_lines, read_text
-from src.data.sources.places import list_below
+from src.data.sources.places import list_below, read_place
 from src.script import UserError
 
 
@@ -31,7 +31,10 @@ def draw_labels(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
     names = read_names(root)
     folders = read_folders_of_splits(root)
     boxes = polygons = 0
-    for image, text in find_labels(root):
+    pairs = list(find_labels(root))
+    tests = {image: text for image, text in pairs if _is_test(root, image)}
+    blind = set() if any(tests.values()) else tests.keys()  # to be predicted
+    for image, text in (pair for pair in pairs if pair[0] not in blind):
         sides = image_header(image)[:2]
         outlines = []
         for number, line in enumerate(read_lines(text) if text else (), start=1):
@@ -55,6 +58,10 @@ def find_labels(root: Path) -> Iterator[tuple[Path, Path | None]]:
         folder = f"{head}/labels/{tail}" if found else folder
         text = root / folder.strip("/") / f"{image.stem}.txt"
         yield image, text if text.is_file() or text.is_symlink() else None
+
+
+def _is_test(root: Path, image: Path) -> bool:
+    return read_place(image.parent.relative_to(root).parts).split == "test"
 
 
 def _read_line(line: str, path: Path | None, number: int) -> tuple[int, list[float]]:

@@ -44,3 +44,12 @@ def test_a_mask_in_stored_pixels_is_refused_by_its_cause_and_the_remedy_works(di
         source[0]
     photograph(disk, "images/1.jpg", 1)
     assert source[0].shape == (6, 8, 4)
+
+
+@pytest.mark.parametrize(("second", "noted"), [((8, 6), True), ((4, 3), False)])
+def test_stacks_of_pages_are_counted_previews_are_not(disk, second, noted):
+    pages = [Image.new("RGB", size, (9, 9, 9)) for size in ((8, 6), second)]
+    pages[0].save(disk.path("images/1.tif"), save_all=True, append_images=pages[1:])
+    disk.mask("masks/1.png", {(0, 0): 1})
+    notes = " ".join(read_labelled("auto", disk.root).notes)
+    assert ("of several pages, of which the first alone is read" in notes) == noted

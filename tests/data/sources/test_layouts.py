@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from src.data.masks import read_labelled
 from src.data.sources.folders import read_folders
 from src.data.sources.micro_sets import read_cfd, read_cvppp, read_etis, read_voc, sequence_of
-from src.data.sources.registry import list_datasets, read_micro, read_source
+from src.data.sources.registry import detect_source, list_datasets, read_micro, read_source
 from src.data.sources.street_sets import COLOURS, read_camvid
 from tests.data.layout import refused
 
@@ -135,6 +136,17 @@ def test_camvid_in_colours(disk):
     assert labels_of(index) == [0, 3, 11]  # sky, road, void
     disk.mask("LabeledApproved_full/0006R0_f1_L.png", {**colours, (3, 3): (1, 2, 3)})
     refused("no CamVid colour", labels_of, index)
+
+
+def test_labels_of_camvids_names_in_other_colours_are_folders(disk):
+    disk.image("train/1.png", "train/2.png", "test/3.png")
+    disk.mask("train_labels/1_L.png", {(0, 0): (200, 0, 0), (0, 1): (0, 0, 200)})
+    disk.mask("train_labels/2_L.png", {(0, 0): (0, 0, 200)})
+    disk.text("class_dict.csv", "name,r,g,b", "none,0,0,0", "red,200,0,0", "blue,0,0,200")
+    assert detect_source(disk.root) == "folders"
+    assert labels_of(read_labelled("auto", disk.root)) == [0, 1, 2]
+    disk.mask("train_labels/1_L.png", dict.fromkeys(np.ndindex(6, 8), (128, 128, 128)))
+    assert detect_source(disk.root) == "camvid"
 
 
 def test_camvid_has_32_colours_and_11_classes():

@@ -48,7 +48,6 @@ def test_registry_names_its_mistakes(disk):
     [
         ("VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt", "voc"),
         ("trainannot/1.png", "camvid"),
-        ("train_labels/0001TP_1_L.png", "camvid"),
         ("train_labels/1.png", "folders"),
         ("training/A1/plant1_rgb.png", "cvppp"),
         ("CarDD_COCO/annotations/x.json", "cardd"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.data.masks import read_labelled
+from src.data.masks import read_labelled, read_test_masks
 from src.data.sources.registry import detect_source
 from tests.data.layout import refused
 
@@ -21,6 +21,15 @@ def test_polygons_and_background(disk):
     masks = [index.decode(index.root / target) for target in index.table["target"]]
     assert [mask.sum() for mask in masks] == [12, 0, 12] and masks[0][:3, :4].all()
     assert read_labelled("lanes", disk.root).classes == ("background", "lane")
+
+
+def test_a_test_folder_without_labels_is_to_be_predicted(disk):
+    disk.image("train/images/1.jpg", "test/images/2.jpg", "test/images/3.jpg")
+    disk.text("train/labels/1.txt", QUARTER)
+    table = read_test_masks("auto", disk.root).table
+    assert table["target"].tolist() == ["", ""]
+    disk.text("test/labels/2.txt", QUARTER)  # then 3.jpg is background
+    assert "" not in read_test_masks("auto", disk.root).table["target"].tolist()
 
 
 @pytest.mark.parametrize(
