@@ -124,8 +124,8 @@ def decode_mask(
 
     That is a grey or palette image (a palette is read as indices; grey stored in three equal
     channels, and beside an even alpha, counts as grey) or a ``.npy`` of whole numbers, (H, W) or
-    (H, W, 1). JPEG is refused: it blurs labels. Given ``num_classes``, labels must lie in
-    0..num_classes-1 or equal ``ignore_index``, the label of void.
+    (H, W, 1). JPEG is refused: it blurs labels. -1 is read as 255. Given ``num_classes``, labels
+    must lie in 0..num_classes-1 or equal ``ignore_index``, the label of void.
 
     Raises:
         UserError: naming the file: undecodable, coloured, too large, unknown labels, fractions, a
@@ -133,9 +133,11 @@ def decode_mask(
     """
     is_array = Path(path).suffix.lower() == ".npy"
     mask = _load_npy(path) if is_array else _decode_indices(read_bytes(path), path)
+    low, high = int(mask.min()), int(mask.max())
+    if low == -1 and high < VOID:
+        mask, low, high = np.where(mask < 0, VOID, mask.astype(np.int64)), 0, VOID
     if num_classes is not None:
         _check_labels(mask, path, num_classes, ignore_index)
-    low, high = int(mask.min()), int(mask.max())
     if low < 0 or high >= 2**31:
         number = high if high >= 2**31 else low
         raise UserError(f"mask {path} holds {number}, which is no label: renumber it to 0..255")

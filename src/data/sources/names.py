@@ -46,17 +46,17 @@ def match_masks(
     """Give every mask the id of its image, where that is found.
 
     An equal id counts first; then an id that is equal in any case and without words such as in
-    ``7_mask`` or ``img_7``; then such a name in another folder; then an affix that all masks have;
-    then the one image of its folder. ``7_mask_1``, ``7_mask_2``, and masks of such a folder, are
-    parts of one. Return {id: path of the mask}; a mask without an image keeps its own id. ``notes``
-    receive what was matched by the other rules, ``parts`` the further parts of a mask, by its
-    first.
+    ``7_mask`` or ``img_7``; then such a name in another folder; then one with other zeros before
+    its numbers; then an affix that all masks have; then the one image of its folder. ``7_mask_1``,
+    ``7_mask_2``, and masks of such a folder, are parts of one. Return {id: path of the mask}; a
+    mask without an image keeps its own id. ``notes`` receive what was matched by the other rules,
+    ``parts`` the further parts of a mask, by its first.
 
     Raises:
         UserError: two masks for one image, or no mask has an image at all.
     """
     lone = [name for name in images if name not in masks]
-    forms = (_strip, strip_all, lambda name: strip_all(name.rpartition("/")[2]))
+    forms = (_strip, strip_all, lambda name: strip_all(name.rpartition("/")[2]), _unpad)
     tables = [(form, _unique(form, lone)) for form in forms]
     found: dict[str, Path] = {}
     renamed: list[str] = []
@@ -182,6 +182,11 @@ def _match_alone(
             found[image] = path
             renamed.append(f"{path.name} of {images[image].name}")
     return renamed
+
+
+def _unpad(name: str) -> str:
+    """Return a name without words, folders and the zeros before its numbers: 7 of masks/0007."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", strip_all(name.rpartition("/")[2]))
 
 
 def _unique(form: Callable[[str], str], names: Sequence[str]) -> dict[str, str]:

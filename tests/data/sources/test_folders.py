@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from src.data.decode import decode_image
-from src.data.masks import read_labelled, read_test_masks
+from src.data.masks import VoidReader, read_labelled, read_test_masks
 from src.data.sources.folders import _common, read_folders
 from src.data.sources.registry import read_source
 from src.script import UserError
@@ -214,11 +214,16 @@ def test_a_pipe_among_images_and_masks_is_never_waited_for(disk, place, source):
 
 
 @pytest.mark.parametrize("source", ["auto", "lanes"])
-def test_labels_below_zero_are_refused(disk, source):
-    for name in "12":
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.float32])
+def test_minus_one_is_void_and_less_is_refused(disk, source, kind):
+    for name, label in (("1", 1), ("2", 0)):
         disk.image(f"images/{name}.png")
-        np.save(disk.path(f"masks/{name}.npy"), np.array([[0, 1], [1, -1]]))
-    refused(r"1\.npy holds -1, which is no label", read_labelled, source, disk.root)
+        np.save(disk.path(f"masks/{name}.npy"), np.array([[0, label], [label, -1]], kind))
+    index = read_labelled(source, disk.root)
+    masks = [VoidReader(index)(index.mask_path(row)).ravel().tolist() for row in range(2)]
+    assert masks == [[0, 1, 1, 255], [0, 0, 0, 255]]
+    np.save(disk.path("masks/1.npy"), np.array([[0, 1], [1, -2]], kind))
+    refused(r"1\.npy holds -2, which is no label", read_labelled, source, disk.root)
 
 
 @pytest.mark.parametrize("name", ["classes.txt", "train.txt"])

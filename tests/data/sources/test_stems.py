@@ -20,6 +20,8 @@ def pairs_of(disk):
         ("7_sat.jpg", "7_Mask.png"),
         ("drive 1/7.jpg", "drive 1/7.png"),
         ("drive 1/7.jpg", "drive 1/7_gt.png"),
+        ("7.jpg", "00007.png"),
+        ("case07_slice_3.jpg", "case7_slice_003_mask.png"),
     ],
 )
 def test_a_mask_is_found_by_its_images_name(disk, image, mask):
