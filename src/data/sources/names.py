@@ -61,7 +61,7 @@ def match_masks(
     found: dict[str, Path] = {}
     renamed: list[str] = []
     if not any(_near(name, tables) or name in images for name in masks):
-        tables.append((strip_all, _find_affix(lone, list(masks))))
+        tables.append((_unpad, _find_affix(lone, list(masks))))
     for name, path in masks.items():
         image = name if name in images else _near(name, tables) or name
         if image in found and _NUMBERED.search(name) and image in images:
@@ -119,24 +119,23 @@ def _find_affix(images: Sequence[str], masks: Sequence[str]) -> dict[str, str]:
     ``7_drawn`` or ``drawn_7`` is of ``7``, ``drawn_7`` of ``frame_7`` if all masks are named so.
     An affix never parts a number.
     """
-    forms = {name: strip_all(name).casefold() for name in masks}
-    bare = _unique(lambda name: strip_all(name.rpartition("/")[2]), images)
+    forms = {name: _unpad(name).casefold() for name in masks}
+    bare = _unique(_unpad, images)
     if len(masks) < 2 or len(set(forms.values())) < len(masks):
         return {}
-    first = forms[masks[0]].rpartition("/")[2]
+    first = forms[masks[0]]
     for image in bare:
         for long, short, of_mask in ((first, image, True), (image, first, False)):
             head, inside, tail = long.partition(short)
             if not short or not inside or (head and tail) or _parts_number(head, short, tail):
                 continue
             found = {}
-            for form in forms.values():
-                stem = form.rpartition("/")[2]
+            for stem in forms.values():
                 fits = not of_mask or (stem.startswith(head) and stem.endswith(tail))
                 cut = stem[len(head) : len(stem) - len(tail)] if of_mask else head + stem + tail
                 if not fits or cut not in bare:
                     break
-                found[form] = bare[cut]
+                found[stem] = bare[cut]
             if len(set(found.values())) == len(masks):
                 return found
     return {}

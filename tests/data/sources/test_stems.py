@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from src.data.masks import VoidReader, read_labelled, read_test_masks
@@ -60,12 +62,15 @@ def test_masks_without_any_image_are_refused(disk):
 
 
 @pytest.mark.parametrize(("image", "number"), [("IDRiD_0{}", "IDRiD_0{}"), ("{}", "0000{}")])
-def test_masks_of_several_kinds_are_named(disk, image, number):
+def test_masks_of_several_kinds_are_named_and_one_is_read(disk, image, number):
     for n in "78":
         disk.image(f"images/{image.format(n)}.jpg")
         for kind in ("MA", "l_EX"):
             disk.mask(f"masks/{kind}/{number.format(n)}_{kind}.png", {(0, 0): 1})
     refused(r"2 kinds \(MA, l_EX\), and one is read here", read_folders, disk.root)
+    shutil.rmtree(disk.root / "masks/MA")
+    targets = [f"masks/l_EX/{number.format(n)}_l_EX.png" for n in "78"]
+    assert [target for _, _, target in pairs_of(disk)] == targets
 
 
 def test_two_masks_of_one_image_are_refused(disk):
