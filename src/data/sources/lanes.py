@@ -43,7 +43,7 @@ CLASSES = ("background", "lane")
 # Layouts of outlines in any classes, which are taken as one.
 OUTLINES = (
     *(coco.SOURCE, labelme.SOURCE, tools.LABEL_STUDIO, tools.SUPERVISELY, tools.VIA, tools.CVAT),
-    yolo.SOURCE,
+    *(tools.GEOJSON, yolo.SOURCE),
 )
 # Layouts of which a lane run sees two classes.
 TWO_CLASSES = ("folders", "rle", *(source.name for source in OUTLINES))

@@ -1,10 +1,11 @@
-"""Readers of Label Studio, Supervisely, VIA and CVAT: drawn as label masks like COCO polygons.
+"""Readers of Label Studio, Supervisely, VIA, CVAT, GeoJSON: drawn as masks like COCO polygons.
 
 Layouts, and which shapes count: docs/layouts.md. Lines and points have no area.
 https://labelstud.io/guide/export
 https://docs.supervisely.com/data-organization/00_ann_format_navi
 https://www.robots.ox.ac.uk/~vgg/software/via/
 https://docs.cvat.ai/docs/manual/advanced/xml_format/
+https://datatracker.ietf.org/doc/html/rfc7946 (GeoJSON, of QuPath in pixels)
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from src.data.sources.labelme import (
     outline_ellipse,
 )
 from src.data.sources.masks import IMAGE_SUFFIXES, image_header, note_missing, refuse_size
-from src.data.sources.names import Locator
+from src.data.sources.names import Locator, read_lines
 from src.data.sources.places import walk
+from src.data.sources.rle_table import find_runs
 from src.files import Json, read_head
 
 
@@ -122,7 +124,7 @@ def draw_supervisely(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
     """Yield the photographs with a file below ``ann/``."""
     missing = []
     for path in find_json(locator.root, "supervisely"):
-        image = _find_image(path, locator)
+        image = _find_image(path.stem, [path.parent.parent / "img", path.parent], locator)
         if image is None:
             missing.append(path.name)
             continue
@@ -131,11 +133,11 @@ def draw_supervisely(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
     note_missing(notes, "annotated photographs that are missing, by file", missing)
 
 
-def _find_image(path: Path, locator: Locator) -> Path | None:
-    names = [path.stem]
-    if Path(path.stem).suffix.lower() not in IMAGE_SUFFIXES:
-        names = [path.stem + ending for ending in sorted(IMAGE_SUFFIXES)]
-    near = [path.parent.parent / "img", path.parent]
+def _find_image(name: str, near: Sequence[Path], locator: Locator) -> Path | None:
+    """Return the photograph of a name with or without its ending."""
+    names = [name]
+    if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
+        names = [name + ending for ending in sorted(IMAGE_SUFFIXES)]
     return next(filter(None, (locator.find_file(name, near) for name in names)), None)
 
 
@@ -311,6 +313,60 @@ def _find_cvat(root: Path) -> list[Path]:
     return found
 
 
+def draw_geojson(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
+    """Yield the images whose name a file of features has, or a line of HuBMAP's."""
+    for path in _find_features(locator.root):
+        with naming_damage(path):
+            for number, (name, items) in enumerate(_read_features(path), start=1):
+                image = _find_image(name, [path.parent], locator)
+                sides = image_header(image)[1::-1] if image else (0, 0)
+                outlines = [(label, _outline_rings(geometry, *sides)) for label, geometry in items]
+                yield Drawing(path, str(number), image, outlines)
+
+
+def _find_features(root: Path) -> list[Path]:
+    found = []
+    for parts, files in walk(root):
+        for path in (root.joinpath(*parts, file) for file in files):
+            sign = {".json": b'"Feature', ".geojson": b'"Feature', ".jsonl": b'"coordinates"'}
+            word = sign.get(path.suffix.lower())
+            found += [path] if word and word in read_head(path, 4096) else []
+    return found if find_runs(root)[0] is None else []
+
+
+def _read_features(path: Path) -> Iterator[tuple[str, list[tuple[str, Json]]]]:
+    """Yield (name of an image, its labels and geometries)."""
+    if path.suffix.lower() == ".jsonl":
+        for item in map(json.loads, read_lines(path)):
+            shapes = [(str(a["type"]), {**a, "type": "Polygon"}) for a in item["annotations"]]
+            yield str(item["id"]), shapes
+        return
+    content = read_json(path)
+    features = content if isinstance(content, list) else content.get("features", [content])
+    items = [(_label_feature(f.get("properties") or {}), f["geometry"]) for f in features]
+    yield path.stem, items
+
+
+def _label_feature(properties: Json) -> str:
+    said = properties.get("classification") or {}
+    return str(said.get("name") or properties.get("label") or properties.get("name") or "object")
+
+
+def _outline_rings(geometry: Json, height: int, width: int) -> Outline:
+    """Return the polygon, or the runs of what lies within an odd number of rings."""
+    kind, places = geometry["type"], geometry["coordinates"]
+    if kind not in ("Polygon", "MultiPolygon"):
+        return []
+    rings = [ring for part in (places if kind == "MultiPolygon" else [places]) for ring in part]
+    polygons = [check_polygon([v for point in ring for v in point[:2]]) for ring in rings]
+    if len(polygons) == 1:
+        return polygons[0]
+    mask = np.zeros((height, width), bool)
+    for polygon in polygons:
+        mask ^= fill_polygon(np.reshape(polygon, (-1, 2)), height, width)
+    return to_runs(mask)
+
+
 LABEL_STUDIO = drawing_source(
     "labelstudio", draw_label_studio, lambda root: find_json(root, "labelstudio"),
     " holds no annotated task of Label Studio: export the project again",
@@ -325,4 +381,8 @@ VIA = drawing_source(
 CVAT = drawing_source(
     "cvat", draw_cvat, _find_cvat,
     " holds no annotations.xml of images: export as CVAT for images",
+)  # fmt: skip
+GEOJSON = drawing_source(
+    "geojson", draw_geojson, _find_features,
+    " holds no GeoJSON with features: export the annotations again",
 )  # fmt: skip

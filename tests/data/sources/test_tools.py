@@ -178,3 +178,43 @@ def test_cvat(disk):
     refused(r"annotations\.xml is damaged .*odd number", read_labelled, "auto", disk.root)
     disk.text("annotations.xml", "<annotations>", "<version>1.1</version>", "<image")
     refused(r"annotations\.xml is damaged \(ParseError", read_labelled, "auto", disk.root)
+
+
+RING = [[0, 0], [4, 0], [4, 4], [0, 4], [0, 0]]
+GAP = [[1, 1], [2, 1], [2, 2], [1, 2], [1, 1]]
+
+
+def feature(kind, places, **properties):
+    geometry = {"type": kind, "coordinates": places}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+def test_geojson(disk):
+    disk.image("images/1.png", "images/2.png", "test/3.png")
+    named = {"classification": {"name": "gland"}}
+    several = feature("MultiPolygon", [[RING, GAP], [[[5, 0], [7, 0], [7, 2]]]], name="duct")
+    point = feature("Point", [1, 1])
+    content = {"type": "FeatureCollection", "features": [several, point]}
+    disk.json("annotations/1.geojson", content)
+    disk.json("annotations/2.json", [feature("Polygon", [RING], **named)])
+    index, masks = masks_of(disk.root, "geojson")
+    assert index.classes == ("background", "duct", "gland")
+    assert (masks["1"] == 1).sum() == 16 - 1 + 3 and masks["1"][1, 1] == 0 == masks["1"][5, 5]
+    assert (masks["2"] == 2).sum() == 16
+    assert read_lanes(disk.root).classes == ("background", "lane")
+    disk.json("annotations/2.json", [feature("Polygon", [[[0, 0], [1]]])])
+    refused("2.json is damaged", masks_of, disk.root, "geojson")
+
+
+def test_polygons_of_hubmap(disk):
+    disk.image("train/a1.tif", "train/a2.tif")
+    kinds = {"a1": "vessel", "a2": "unsure", "gone": "vessel"}
+    lines = [{"id": name, "annotations": [{"type": kind, "coordinates": [RING]}]}
+             for name, kind in kinds.items()]  # fmt: skip
+    disk.text("polygons.jsonl", *map(json.dumps, lines))
+    index, masks = masks_of(disk.root, "geojson")
+    assert index.classes == ("background", "vessel", "unsure")
+    assert [mask.sum() for mask in masks.values()] == [16, 32]
+    assert any("photographs that are missing" in note for note in index.notes)
+    disk.text("train.csv", "id,rle", "a1,1 2", "a2,1 2")
+    assert detect_source(disk.root) == "rle"
