@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from src.classes import nfc
+from src.classes import is_number, nfc
 from src.data.columns import SUBJECTS, check_labels, repeats_much, splits_classes
 from src.data.files import Scanner, below
 from src.data.root import find_sample, find_split, find_split_table, name_tables, read_name
 from src.data.rows import Index, find_classes, make_columns
+from src.data.sample import asked_of
 from src.data.sources.frames import find_series
 from src.data.sources.places import read_place
 from src.data.tables import other_tables
@@ -39,6 +40,7 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
     folders = scanner.images_by_folder(place)
     pairs = {image: nfc(folder) for folder, found in folders.items() for image in found}
     loose = sorted(f"{place}/{name}" for name in scanner.loose(place))
+    deeper = _asked_level(root, place, pairs)
     lone = len(set(pairs.values())) < 2 and not {*pairs.values()} & {*known}
     named = _classes_of_names(loose or [*pairs]) if lone else {}
     if named:
@@ -53,7 +55,7 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
             )
         pairs, loose = named, []
     else:
-        notes += _note_folders(scanner, place, folders)
+        notes += deeper or _note_folders(scanner, place, folders)
     if not pairs:
         left = "".join(f"; {line}" for line in scanner.left_out(doubtful=True))
         raise UserError(
@@ -80,6 +82,23 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
     if loose:
         notes.append(f"{counted(len(loose), 'image')} directly in {place}/ without class: left out")
     return _to_index(root, root / train, pairs, notes + scanner.left_out(), scanner)
+
+
+def _asked_level(root: Path, place: str, pairs: dict[str, str]) -> list[str]:
+    """Make the deeper folders the classes that the sample submission asks for; return a note."""
+    names, cells, _ = asked_of(root)
+    asked = {*map(nfc, cells if len(names) == 1 else names)}
+    vague = not asked or (len(names) == 1 and all(map(is_number, asked)))
+    if vague or not asked.isdisjoint(pairs.values()):
+        return []
+    parts = {image: nfc(image[len(place) + 1 :]).split("/")[:-1] for image in pairs}
+    for level in range(1, min(map(len, parts.values()), default=0)):
+        inner = {image: names[level] for image, names in parts.items()}
+        if asked.issubset(inner.values()):
+            pairs |= inner
+            first = min(inner.values())
+            return [f"classes are the folders in those of {place}/, as the sample asks: {first}, …"]
+    return []
 
 
 def find_masks(root: Path, images: Mapping[str, str], notes: list[str]) -> set[str]:

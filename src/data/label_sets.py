@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _SEPARATORS = ("|", ";", ",")  # before blanks
 _JOINTS = ("+", "/", "&")  # where each part is a label of its own elsewhere
 _LIST = re.compile(r"\s*[\[{](.*)[\]}]\s*", re.DOTALL)
+_QUOTED = re.compile(r"""\s*(['"])[^'"]+\1\s*""")
 _SIGNS = frozenset({"0", "0.0", "1", "1.0"})
 _BETWEEN = frozenset({"", "-1", "-1.0"})  # not mentioned, uncertain
 _NONE = frozenset({"", "nan", "none", "null"})
@@ -228,6 +229,8 @@ def read_targets(search: LabelSearch, wanted: str | None, *, several: bool = Fal
         )
     notes = find_twins(set(cells), "blanks", str.strip, "merged")
     words = {*names}
+    if all(map(_LIST.fullmatch, words)) and not any(map(_LIST.fullmatch, search.shown)):
+        names = [next(iter(split_cell(name, ",")), "") for name in names]  # ["cat"] of a JSON
     also = [
         name for name in search.free
         if name != found[0] and words.issuperset(cell.strip() for cell in table[name] if cell)
@@ -392,7 +395,8 @@ def split_cell(cell: str, separator: str) -> list[str]:
     """Return the labels of one cell, without brackets and quotation marks; none for nan, "", []."""
     inner = _LIST.fullmatch(cell)
     text = inner[1] if inner else cell
-    parts = text.split() if separator == " " else text.split(separator)
+    whole = separator == " " and inner and _QUOTED.fullmatch(text)  # ["polar bear"]
+    parts = [text] if whole else text.split(None if separator == " " else separator)
     names = [part.strip().strip("'\"").strip() for part in parts]
     return [name for name in names if name.casefold() not in _NONE]
 

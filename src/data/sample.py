@@ -43,7 +43,8 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     columns without a name are left out. Every cell is text, the column names are the file's own. Of
     a wide table later rows have ids alone: 33,000 rows of 396 probabilities are half a minute and
     2.8 GB otherwise. The table's ``attrs`` say where the ids stand in the file (``place``), what is
-    between its columns (``mark``), and whether they lack the line of names (``bare``).
+    between its columns (``mark``), whether they lack the line of names (``bare``), and its
+    ``header`` with the blanks around names.
 
     Raises:
         UserError: malformed, only one column, duplicate ids, or lines that are no images.
@@ -75,7 +76,11 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
         notes.append(f"{path.name} has {mark!r} between its columns: so has the submission")
     if table.attrs.get("bare"):
         notes.append(f"{path.name} has no line of column names: nor has the submission")
-    table.attrs |= {"mark": mark, "place": place}
+    names = next(csv.reader(line.splitlines()[:1], delimiter=mark), [])
+    names = [*names[place : place + 1], *names[:place], *names[place + 1 :]]
+    same = [name.strip() for name in names] == [*table.columns]
+    header = tuple(names if same else table.columns)  # with the blanks around
+    table.attrs |= {"mark": mark, "place": place, "header": header}
     _refuse_other_forms(table, path)
     refuse_duplicates(table[key].tolist(), str(path))
     return table, notes

@@ -407,3 +407,20 @@ def test_images_that_a_list_says_are_for_the_test(tmp_path):
     assert "1 rows that test_list.txt names are not trained on" in index.notes[1]
     lay(tmp_path, "test/3.png")  # another 3
     assert len(read_train(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("sample", ["id,dog,cat,car\n1,0,0,0\n", "id,label\n1,cat\n"])
+def test_classes_further_down_that_the_sample_asks_for(tmp_path, sample):
+    lay(tmp_path, "train/pets/cat/1.jpg", "train/pets/dog/2.jpg", "train/road/car/3.jpg")
+    assert read_train(tmp_path).classes == ("pets", "road")
+    lay(tmp_path, sample_submission=sample)
+    index = read_train(tmp_path)
+    assert index.classes == ("car", "cat", "dog") and "as the sample asks" in index.notes[0]
+    lay(tmp_path, sample_submission="id,label\n1,road\n")
+    assert read_train(tmp_path).classes == ("pets", "road")
+
+
+def test_blanks_around_names_of_the_sample_stay(tmp_path):
+    lay(tmp_path, "test/1.jpg", sample_submission=" cat , id, dog\n0,1,0\n")
+    form = read_form(tmp_path, ("cat", "dog"), metric="log_loss", ordinal=(), ids=["1"])
+    assert form.header == (" id", " cat ", " dog") and form.columns.names == ("cat", "dog")

@@ -124,3 +124,11 @@ def test_what_is_refused(tmp_path):
         read_train(tmp_path)
     (tmp_path / "train.csv").unlink()
     refused(r"no train\.csv that says them", read_train, tmp_path, several=True)
+
+
+def test_lists_of_one_class_are_that_class(tmp_path):
+    cells = ['"[""polar bear""]"', "['cat']", '"[ ""cat"" ]"']  # doccano's and Prodigy's lines
+    index = read(tmp_path, cells, "image,label", "image,label\n9.jpg,cat\n")
+    assert not index.several and index.table["target"].tolist() == ["polar bear", "cat", "cat"]
+    (tmp_path / "sample_submission.csv").write_text("image,label\n9.jpg,['cat']\n")
+    assert read_train(tmp_path).classes[-1] == "['cat']"  # so it is handed in

@@ -231,8 +231,8 @@ def read_form(
         form = find_form(sample, classes, holds=holds, ids=ids, **options)
     if table is not None:
         said = table.attrs
-        named = not said.get("bare")
-        return replace(form, mark=said["mark"], place=said["place"], named=named)
+        named, header = not said.get("bare"), said["header"]
+        return replace(form, header=header, mark=said["mark"], place=said["place"], named=named)
     if not id_name:
         return form
     return replace(form, header=(id_name, *form.header[1:]))
