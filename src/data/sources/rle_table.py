@@ -277,7 +277,7 @@ def _contrast(decoder: RunsDecoder, path: Path) -> float:
 
 
 def _edges(decoder: RunsDecoder, targets: Sequence[Path]) -> int:
-    masks = map(decoder, targets)
+    masks = (np.pad(decoder(path), 1) for path in targets)  # a border of the image is an edge, too
     return sum(int((m[1:] != m[:-1]).sum() + (m[:, 1:] != m[:, :-1]).sum()) for m in masks)
 
 

@@ -136,6 +136,8 @@ def test_masks_at_the_border_tell_where_counting_starts(disk):
     counted = read_labelled("auto", disk.root)
     assert (masks_of(counted)["1"] == masks["1"]).all() and "0 on" not in " ".join(counted.notes)
     assert VoidReader(counted).describe() != VoidReader(index).describe()  # no cache of the others
+    disk.text("train.csv", "id,rle", "1,15 3 21 3", "2,21 3")  # one row off the lower border
+    assert "0 on" not in " ".join(read_labelled("auto", disk.root).notes)
 
 
 def test_of_square_images_the_colours_tell_the_direction(disk):
