@@ -20,6 +20,7 @@ from src.data.sources.names import read_lines, read_text
 from src.script import UserError
 
 MAX_STRAY = 0.01  # share of pixels in no listed colour that still counts as void
+_LOOK_AT, _MOST = 32, 256  # masks whose palettes are compared with others', and all of these
 _VOID_NAMES = frozenset({"void", "ignore", "ignored"})
 _BACKGROUND = frozenset({"background", "_background_", "bg"})
 _LINES = {
@@ -131,28 +132,47 @@ def _find_kind(image: Any) -> str:
     return "coloured" if (pixels != pixels[..., :1]).any() else "grey"
 
 
-def find_odd_palette(targets: Sequence[Path]) -> Path | None:
-    """Return a mask whose palette has black at 1 where another's has it at 0, else None.
+def find_odd_palette(targets: Sequence[Path], colours: Colours | None) -> Path | None:
+    """Return a mask whose palette has other colours than another's, or the table, at its numbers.
 
     Tools that make a palette for each picture order its colours as they like: then indices mean
-    nothing, and colours count.
+    nothing, and colours count. None where all agree, or a mask has no palette.
     """
-    found: dict[str, Path] = {}
+    firsts: dict[bytes, Path] = {}
     for path in targets:
-        blacks = look_into(path, _find_blacks, "")
-        if not blacks:
+        palette = look_into(path, _read_palette, b"")
+        if not palette:
             return None
-        found.setdefault(blacks, path)
-    return found.get("second") if "first" in found else None
+        firsts.setdefault(palette, path)
+    said = _name_codes(colours) if colours else {}
+    seen: dict[int, int] = {}
+    for path in [*firsts.values(), *targets[:: max(1, len(targets) // _LOOK_AT)]][:_MOST]:
+        nothing: dict[int, int] = {}
+        for index, code in look_into(path, _find_used, nothing).items():
+            if seen.setdefault(index, code) != code:
+                return path
+    named = [said.get(code) for code in seen.values()]
+    lines = dict(enumerate(colours.of_numbers if colours else ()))
+    other = any(lines.get(index) != name for index, name in zip(seen, named, strict=True))
+    return targets[0] if other and all(named) else None
 
 
-def _find_blacks(image: Any) -> str:
-    """Tell where black is among the first two colours of a palette; "" without a palette."""
+def _name_codes(colours: Colours) -> dict[int, str]:
+    """Return {code of a colour: name of its class} of the table, void left out."""
+    table = [(r << 16 | g << 8 | b, label) for r, g, b, label in colours.decode.table]
+    return {code: colours.names[label] for code, label in table if label != VOID}
+
+
+def _read_palette(image: Any) -> bytes:
     form, colours = image.palette.getdata() if image.mode == "P" else ("", b"")
-    if form != "RGB":
-        return ""
-    first, second = (colours[place : place + 3] == bytes(3) for place in (0, 3))
-    return "either" if first == second else "first" if first else "second"
+    return colours if form == "RGB" else b""
+
+
+def _find_used(image: Any) -> dict[int, int]:
+    """Return {number: code of its colour} of what a mask with a palette holds."""
+    colours = _read_palette(image)
+    used = [index for _, index in image.getcolors(256) or ()]
+    return {n: int.from_bytes(colours[3 * n : 3 * n + 3], "big") for n in used}
 
 
 def has_alpha(path: Path) -> bool:

@@ -94,7 +94,7 @@ def read_folders(
     colours = read_colours(root)
     if targets and is_blurred(targets[0]):
         names, decode, void = settle_blurred(targets, names, notes)
-    elif coloured := find_coloured(targets) or find_odd_palette(targets):
+    elif coloured := find_coloured(targets) or find_odd_palette(targets, colours):
         names, decode, void = settle_colours(coloured, targets, names, foreground, colours, notes)
     else:
         known = names or (colours.of_numbers if colours else ())
@@ -384,7 +384,7 @@ _MASK = re.compile(r"mask|label|annot|gt|truth|target|seg", re.IGNORECASE)
 _FILE = re.compile(
     rf"\w({'|'.join(map(re.escape, IMAGE_SUFFIXES | MASK_SUFFIXES))})\b", re.IGNORECASE
 )
-_SPLIT_COLUMNS = ("split", "subset", "set", "partition", "phase")
+SPLIT_COLUMNS = ("split", "subset", "set", "partition", "phase")
 
 
 def read_pair_tables(root: Path) -> tuple[dict[Path, Path], dict[Path, str]]:
@@ -399,7 +399,7 @@ def read_pair_tables(root: Path) -> tuple[dict[Path, Path], dict[Path, str]]:
         columns = _path_columns(table)
         if columns is None:
             continue
-        split = next((name for name in table.columns if name.casefold() in _SPLIT_COLUMNS), None)
+        split = next((name for name in table.columns if name.casefold() in SPLIT_COLUMNS), None)
         words = table[split] if split else [split_of_name(path.stem)] * len(table)
         for names, word in zip(table[list(columns)].itertuples(index=False), words, strict=True):
             image, mask = (root / name.replace("\\", "/").lstrip("/") for name in names)

@@ -7,7 +7,7 @@ contests write: docs/layouts.md.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,10 @@ from src.classes import is_number
 from src.data.columns import ID_NAMES, IMAGE_NAMES, LABEL_NAMES, RUN_NAMES, image_column, pick_name
 from src.data.csv_io import first_lines, read_csv
 from src.data.decode import decode_image
-from src.data.files import Scanner, below
+from src.data.files import Scanner, below, split_of_word
 from src.data.finder import ImageFinder
 from src.data.root import find_sample, find_split, tables
-from src.data.sources.folders import holds_masks
+from src.data.sources.folders import SPLIT_COLUMNS, holds_masks
 from src.data.sources.frames import natural_key
 from src.data.sources.masks import (
     MaskIndex,
@@ -33,7 +33,7 @@ from src.data.sources.masks import (
     note_missing,
     refuse_size,
 )
-from src.data.sources.places import describe
+from src.data.sources.places import describe, split_of_name
 from src.script import UserError, counted
 
 if TYPE_CHECKING:
@@ -122,8 +122,13 @@ def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") ->
     if rows is None:
         decoder = _settle_order(decoder, notes)
     decoder = _settle_first(decoder, notes)
-    index_rows = [Row(key, known[key], t, "", "train") for t, key in targets.items()]
-    index_rows += _list_test(root)
+    splits = _read_splits(table, ids)
+    index_rows = []
+    for target, key in targets.items():
+        split = splits.get(key) or "train"
+        blind = split == "test" and not any(text for _, text in shapes[key])
+        index_rows.append(Row(key, known[key], "" if blind else target, "", split))
+    index_rows += _list_test(root) or _list_asked(root, finder, {*known.values()})
     default = ["foreground"] if names == [""] else [_name(name) for name in names]
     all_names = ("background", *([merged] if merged else default))
     return build_index(root, index_rows, all_names, decoder, notes=notes)
@@ -132,12 +137,13 @@ def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") ->
 def find_runs(root: Path) -> tuple[Path | None, str]:
     """Return the table of run lengths in ``root`` and its column; (None, "") where there is none.
 
-    The sample submission is none.
+    The sample submission is none, nor a table of the test split.
     """
     sample = find_sample(root)
     for path in tables(root):
         head, first = first_lines(path)
-        if path == sample or "submission" in path.name.casefold() or head.count("\0"):
+        other = "submission" in path.name.casefold() or split_of_name(path.stem) == "test"
+        if path == sample or other or head.count("\0"):
             continue
         cells = [cell.strip('" ') for cell in re.split(r"[,;\t]", head.strip().lstrip("\ufeff"))]
         column = pick_name(cells, RUN_NAMES) or (
@@ -287,6 +293,26 @@ def _list_test(root: Path) -> Sequence[Row]:
         return []
     images = Scanner(root).images(below(root, folder))
     return [Row(Path(image).stem, image, "", "", "test") for image in images]
+
+
+def _list_asked(root: Path, finder: ImageFinder, known: Collection[str]) -> Sequence[Row]:
+    """List the images that the sample submission asks for, where they lie among the others."""
+    path = find_sample(root)
+    table = read_csv(path) if path else None
+    if path is None or table is None or len(table.columns) < 2:
+        return []
+    try:
+        ids, _ = _split_ids(table, path, str(table.columns[-1]), finder)
+    except UserError:
+        return []
+    found = {key: finder.find_quietly(key) for key in ids}
+    return [Row(key, p, "", "", "test") for key, p in found.items() if p and p not in known]
+
+
+def _read_splits(table: pd.DataFrame, ids: Sequence[str]) -> dict[str, str]:
+    """Return {id: split} as a column says it."""
+    column = next((name for name in table.columns if name.casefold() in SPLIT_COLUMNS), None)
+    return dict(zip(ids, map(split_of_word, table[column]), strict=True)) if column else {}
 
 
 def is_rle_table(root: Path) -> bool:

@@ -101,6 +101,22 @@ def test_palettes_that_differ_are_read_by_their_colours(disk, source):
     assert sum(map(np.sum, masks_of(read_labelled(source, disk.root)))) == 1
 
 
+def test_a_palette_in_another_order_than_the_table_is_read_by_its_colours(disk):
+    disk.image("images/0.jpg", "images/1.jpg")
+    for number in range(2):
+        mask = Image.fromarray(np.array([[2, 2, 0], [2, 1, 0]], np.uint8).repeat(3, 0))
+        mask.putpalette([*BLUE, *RED, 0, 0, 0])
+        mask.resize((8, 6)).save(disk.path(f"masks/{number}.png"))
+    named = ["bg,0,0,0", "red,{},{},{}".format(*RED), "blue,{},{},{}".format(*BLUE)]
+    disk.text("class_dict.csv", *named)
+    index = read_labelled("auto", disk.root)
+    assert index.classes == ("bg", "red", "blue")
+    mask = np.array(masks_of(index)[0])
+    assert (mask[0, 0], mask[5, 4], mask[0, 7]) == (0, 1, 2)
+    disk.text("class_dict.csv", named[2], named[1], named[0].replace("bg", "none"))
+    assert np.array(masks_of(read_labelled("auto", disk.root))[0])[0, 0] == 2  # they agree: numbers
+
+
 def test_soft_edges_of_a_colour_are_cut_as_those_of_grey_are(disk):
     disk.image("images/0.jpg", "images/1.jpg")
     places = {(r, c): (60, 0, 0) for r in range(1, 5) for c in range(1, 6)}

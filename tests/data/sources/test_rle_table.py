@@ -158,3 +158,19 @@ def test_images_of_another_size_than_the_table_says_are_refused(disk):
         assert (masks_of(read_labelled("auto", disk.root))["1"] == BOX).all()
     disk.text("train.csv", "id,rle,height,width", f"1,{DOWN},3,4.0")
     refused("train.csv#1 is 4x3 pixels but its image .* is 8x6", read_rle_table, disk.root)
+
+
+@pytest.mark.parametrize("said", ["sample", "column"])
+def test_images_to_predict_may_lie_among_the_others(disk, said):
+    disk.image("images/1.jpg", "images/2.jpg", "images/3.jpg")
+    if said == "sample":
+        disk.text("train.csv", "ImageId,EncodedPixels", f"1.jpg,{DOWN}", "2.jpg,")
+        disk.text("sample_submission.csv", "Image_Class,EncodedPixels", "3.jpg_1,", "3.jpg_2,")
+    else:
+        disk.text("labels.csv", "id,split,rle", f"1,train,{DOWN}", "2,valid,", "3,test,")
+    disk.text("test.csv", "ImageId,EncodedPixels", "7.jpg,1 1")
+    labelled = read_labelled("auto", disk.root).table
+    assert labelled["image"].tolist() == ["images/1.jpg", "images/2.jpg"]
+    assert labelled["split"].tolist() == ["train", "train" if said == "sample" else "valid"]
+    test = read_test_masks("auto", disk.root).table
+    assert test[["image", "target"]].values.tolist() == [["images/3.jpg", ""]]
