@@ -38,6 +38,7 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
     place = _class_parent(scanner, train)
     notes = [f"the class folders lie in {place}/"] if place != train else []
     folders = scanner.images_by_folder(place)
+    again = _leave_again_out(scanner, place, folders)
     pairs = {image: nfc(folder) for folder, found in folders.items() for image in found}
     loose = sorted(f"{place}/{name}" for name in scanner.loose(place))
     deeper = _asked_level(root, place, pairs)
@@ -55,7 +56,7 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
             )
         pairs, loose = named, []
     else:
-        notes += deeper or _note_folders(scanner, place, folders)
+        notes += again + (deeper or _note_folders(scanner, place, folders))
     if not pairs:
         left = "".join(f"; {line}" for line in scanner.left_out(doubtful=True))
         raise UserError(
@@ -67,6 +68,12 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
         raise UserError(
             f"{root / place} holds images and masks ({', '.join(sorted(only))}), which "
             "train_lane.py learns; classes are folders, train/<class>/"
+        )
+    if len(pairs) == len(only) >= 20:
+        raise UserError(
+            f"{root / place}: each of its {len(only)} folders has one image, first {min(pairs)}: "
+            f"where they are cases and no classes, name their classes in {root / 'train.csv'} "
+            "(image,label)"
         )
     if len(only) < least:
         raise UserError(
@@ -163,6 +170,18 @@ def _to_index(
     columns = make_columns(ids, images, targets, groups, split="train")
     notes += scanner.notes
     return Index(root, columns, find_classes(targets, train, least=1), tuple(notes))
+
+
+def _leave_again_out(scanner: Scanner, place: str, folders: dict[str, list[str]]) -> list[str]:
+    """Leave folders out that hold but the class folders beside them again; return a note."""
+    direct = {name for name in folders if scanner.holds(f"{place}/{name}")}
+    inner = {name: scanner.subfolders(f"{place}/{name}") for name in folders.keys() - direct}
+    again = sorted(name for name, found in inner.items() if len(found) > 1 and direct >= {*found})
+    return [
+        f"{place}/{name}/ holds folders called as the classes beside it: {len(folders.pop(name))} "
+        "images are left out; move it away"
+        for name in again
+    ]
 
 
 def _note_folders(scanner: Scanner, place: str, folders: dict[str, list[str]]) -> list[str]:

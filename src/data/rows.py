@@ -325,6 +325,7 @@ def leave_splits_out(
         if "" in split.values():
             if len(split) < 6 and words in (["split"], ["subset"], ["partition"]):
                 notes.append(f"{path.name}: {name} is not used: it does not say train and test")
+                table = table.drop(columns=name)
             continue
         said = table[name].map(split)
         if (said == "test").any() and (said != "test").any():

@@ -424,3 +424,26 @@ def test_blanks_around_names_of_the_sample_stay(tmp_path):
     lay(tmp_path, "test/1.jpg", sample_submission=" cat , id, dog\n0,1,0\n")
     form = read_form(tmp_path, ("cat", "dog"), metric="log_loss", ordinal=(), ids=["1"])
     assert form.header == (" id", " cat ", " dog") and form.columns.names == ("cat", "dog")
+
+
+def test_a_folder_for_each_image_is_no_class(tmp_path):
+    lay(tmp_path, *(f"train/{case}/{case}.jpg" for case in range(20)))
+    refused(
+        "each of its 20 folders has one image, first train/0/0.jpg: where", read_train, tmp_path
+    )
+    lay(tmp_path, "train/0/more.jpg")
+    assert len(read_train(tmp_path).classes) == 20
+
+
+def test_class_folders_that_are_there_again(tmp_path):
+    lay(tmp_path, *(f"train/{again}{name}/1.jpg" for again in ("", "cells/") for name in "ab"))
+    index = read_train(tmp_path)
+    assert index.classes == ("a", "b") and "train/cells/ holds folders called" in index.notes[0]
+    lay(tmp_path, "train/cells/c/1.jpg")  # something else
+    assert index.classes != read_train(tmp_path).classes
+
+
+def test_numbers_of_splits_are_no_labels(tmp_path):
+    lay(tmp_path, "1.jpg", "2.jpg", train="image,a,b,partition\n1.jpg,1,-1,0\n2.jpg,-1,1,2\n")
+    index = read_train(tmp_path)
+    assert index.classes == ("a", "b") and "partition is not used" in " ".join(index.notes)
