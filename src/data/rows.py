@@ -187,6 +187,9 @@ def _remedy(finder: ImageFinder, cell: str) -> str:
             f"there are {', '.join(parts[:3])} for it: one image is read here, so write them as "
             f"one, {cell}.png"
         )
+    several = re.split(r"[-_,;:| ]+", cell)
+    if sum(looks_like_image(part) and finder.finds(part) for part in several) > 1:
+        return "it names several images, and a line here is of one: write both side by side as one"
     unread = finder.unread(cell)
     if unread and not finder.left_out:
         stem = posixpath.splitext(cell)[0] if unread.endswith(cell) else cell

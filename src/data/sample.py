@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import posixpath
 import re
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +36,8 @@ from src.script import UserError, counted, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_MAX_CODES = 1 << 20  # bytes of a file of classes and their numbers
 
 
 def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
@@ -114,6 +118,34 @@ def asked_of(root: Path) -> tuple[list[str], list[str], str]:
         return [], [], ""
     line, *names = map(str, table.columns)
     return names, table[names[0]].tolist() if len(names) == 1 else [], line
+
+
+def read_codes(root: Path, classes: Sequence[str]) -> tuple[dict[str, str], str]:
+    """Return the numbers that a small file in ``root`` gives to the classes, and the file's name.
+
+    Two columns of a table, or a JSON object, have each class once, and numbers from 0 or 1 on.
+    """
+    with readable(f"folder {root}"):
+        paths = [path for path in sorted(root.iterdir()) if path.is_file()]
+    for path in paths:
+        ending = path.suffix.lower()
+        if ending not in (".csv", ".tsv", ".json") or path.stat().st_size > _MAX_CODES:
+            continue
+        columns: list[list[str]] = []
+        with contextlib.suppress(UserError, ValueError):
+            if ending == ".json":
+                content = json.loads(read_text(path))
+                pairs = content.items() if isinstance(content, dict) else ()
+                columns = [[*map(str, column)] for column in zip(*pairs, strict=True)]
+            else:
+                columns = [cells.tolist() for _, cells in read_csv(path).items()][:8]
+        for names, numbers in permutations(columns, 2):
+            codes = dict(zip([nfc(name).strip() for name in names], numbers, strict=True))
+            known = {*codes} >= {*classes} and len(codes) == len(names)
+            counts = [[str(n + first) for n in range(len(names))] for first in (0, 1)]
+            if known and sorted(numbers, key=lambda n: (len(n), n)) in counts:
+                return {name: codes[name] for name in classes}, path.name
+    return {}, ""
 
 
 def _id_column(table: pd.DataFrame) -> str:
@@ -220,7 +252,7 @@ def id_stem(key: str) -> str:
 
 
 def _bare(key: str) -> str:
-    stem = id_stem(key).casefold()
+    stem = re.sub(r"^(\d+)\.0+$", r"\1", id_stem(key).casefold())
     return stem.lstrip("0") or "0" if stem.isdigit() else stem
 
 

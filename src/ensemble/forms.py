@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -37,6 +37,8 @@ class Sample:
     keys: tuple[str, ...] = ()  # (N,) text of the first column
     name: str = "sample_submission.csv"  # the file's, for messages
     order: tuple[str, ...] = ()  # (K,) classes in the order that the user gave, if any
+    codes: Mapping[str, str] = field(default_factory=dict)  # class → its number in a file beside
+    codes_name: str = ""  # that file's
 
 
 def find_form(
@@ -276,6 +278,9 @@ def _numbers_of(
                 )
             said = f"{sample.name}: {', '.join(strange[:5])}: no class with training images"
             return names, [f"{said}, so never written"] if strange and len(words) > 1 else []
+    if sample.codes and words <= {*sample.codes.values()}:
+        names = [sample.codes[name] for name in classes]
+        return names, [f"{sample.name} has numbers: those of the classes in {sample.codes_name}"]
     digits = [re.findall(r"\d+", name) for name in classes]
     for number in (str, int):  # class_10, before class_2 by name, is 10; 007_cat is 007 or 7
         names = [str(number(found[0])) for found in digits if len(found) == 1]

@@ -156,3 +156,17 @@ def test_a_sample_inside_the_folder_of_the_test(tmp_path):
     index = read_train(tmp_path)
     assert index.columns["target"] == [*"1100110011"] and len(read_test(tmp_path).lines) == 10
     assert not any("pass --group_column PetID" in note for note in index.notes)
+
+
+def test_ids_that_a_data_frame_wrote_as_decimals(tmp_path):
+    lay(tmp_path, "test/007.jpg", "test/070.jpg", sample_submission="id,a\n70.0,0\n7.0,0\n")
+    lay(tmp_path, test="id\n7\n70\n")
+    test = read_test(tmp_path)
+    assert rows(test, "id", "image") == [("70.0", "test/070.jpg"), ("7.0", "test/007.jpg")]
+
+
+def test_pairs_of_images_are_refused(tmp_path):
+    lay(tmp_path, "test/f1.jpg", "test/f2.jpg", sample_submission="pair,same\nf1.jpg-f2.jpg,0\n")
+    refused(
+        "'f1.jpg-f2.jpg': it names several images, and a line here is of one", read_test, tmp_path
+    )

@@ -447,3 +447,21 @@ def test_numbers_of_splits_are_no_labels(tmp_path):
     lay(tmp_path, "1.jpg", "2.jpg", train="image,a,b,partition\n1.jpg,1,-1,0\n2.jpg,-1,1,2\n")
     index = read_train(tmp_path)
     assert index.classes == ("a", "b") and "partition is not used" in " ".join(index.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("map.csv", "class_id,name\n1,dog\n0,cow\n2,cat\n"), ("m.json", '{"dog":1,"cow":0,"cat":2}'),
+     ("to_name.json", '{"0": "cow", "1": "dog", "2": "cat"}')],
+)  # fmt: skip
+def test_numbers_of_classes_in_a_file_beside(tmp_path, name, text):
+    lay(tmp_path, "test/1.jpg", sample_submission="id,label\n1,0\n")
+
+    def names():
+        form = read_form(tmp_path, ("cat", "cow", "dog"), metric="accuracy", ordinal=(), ids=["1"])
+        return form.names
+
+    (tmp_path / "counts.csv").write_text("name,images\ncow,20\ncat,10\ndog,0\n")
+    assert names() == ("0", "1", "2")
+    (tmp_path / name).write_text(text)
+    assert names() == ("2", "0", "1")

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.classes import SEPARATOR, Aliases, merge_classes, nfc
+from src.classes import SEPARATOR, Aliases, is_number, merge_classes, nfc
 from src.config import FoldConfig
 from src.data.folds import Folds, load_folds, make_folds, save_folds
 from src.data.index import Index, add_extra, find_root, has_test, read_test, read_train
 from src.data.root import find_sample
-from src.data.sample import load_aliases, read_sample
+from src.data.sample import load_aliases, read_codes, read_sample
 from src.data.tables import name_test
 from src.files import hold, sweep
 from src.metrics.contest import OF_LABELS, Metric, find_metric, grade_order
@@ -223,7 +223,10 @@ def read_form(
         path = find_sample(root)
         order = grade_order(classes, ordinal) if ordinal else ()
         grades = tuple(classes[k] for k in order)
-        sample = Sample(tuple(table.columns), cells, keys, path.name if path else "", grades)
+        codes = read_codes(root, classes) if all(map(is_number, cells)) else ({}, "")
+        sample = Sample(
+            tuple(table.columns), cells, keys, path.name if path else "", grades, *codes
+        )
     holds = find_metric(metric, classes, ordinal, several=several).holds
     if several:
         form = find_label_form(sample, classes, holds=holds, ids=ids)
