@@ -122,6 +122,7 @@ def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") ->
     if rows is None:
         decoder = _settle_order(decoder, notes)
     decoder = _settle_first(decoder, notes)
+    _note_overlaps(decoder, notes)
     splits = _read_splits(table, ids)
     index_rows = []
     for target, key in targets.items():
@@ -265,6 +266,23 @@ def _settle_first(decoder: RunsDecoder, notes: list[str]) -> RunsDecoder:
     if fewer:
         notes.append(f"{_FROM_0}, as masks at the borders say")
     return from_0 if fewer else decoder
+
+
+def _note_overlaps(decoder: RunsDecoder, notes: list[str]) -> None:
+    """Add a note where pixels are of several classes, of which a mask holds one."""
+    alone = drawn = 0
+    for path in _some_drawn(decoder):
+        target = below(decoder.root, path)
+        image, runs = decoder.shapes[target]
+        drawn += int((decoder(path) > 0).sum())
+        for label in {label for label, _ in runs}:
+            of_it = (image, tuple(run for run in runs if run[0] == label))
+            alone += int((replace(decoder, shapes={target: of_it})(path) > 0).sum())
+    if alone > drawn:
+        notes.append(
+            f"{alone / drawn - 1:.1%} of the pixels that are drawn are of a further class, too: "
+            "the later class counts"
+        )
 
 
 def _some_drawn(decoder: RunsDecoder) -> list[Path]:

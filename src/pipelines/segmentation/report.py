@@ -77,7 +77,9 @@ class MaskFolder:
             stale.unlink(missing_ok=True)
         self.index, self.rows = index, rows
         stems = [Path(name).stem for name in index.table["image"]]
-        ids = index.table["id"].tolist()
+        pairs = zip(index.table["id"], index.table["split"], strict=True)
+        # the test split's own ids, where those of train are the same
+        self.ids = ids = [n.removeprefix("test/") if s == "test" else n for n, s in pairs]
         # 20.jpg in every clip, a.jpg and A.JPG, one file on a Mac: the id tells them apart
         double = max(Counter(nfc(stem).casefold() for stem in stems).values()) > 1
         self.names = ids if double else stems
@@ -105,9 +107,8 @@ class MaskFolder:
         """
         classes = self.index.classes
         first = 0 if background_label(classes) is None else 1
-        ids = self.index.table["id"].tolist()
         rows = getattr(self.index.decode, "rows", False)
-        pairs = ((ids[row], mask.T if rows else mask) for row, mask in self.read())
+        pairs = ((self.ids[row], mask.T if rows else mask) for row, mask in self.read())
         lines = write_rle_csv(self.run_lengths, pairs, range(first, len(classes)))
         how = "along the rows" if rows else "down the columns"
         return f"{counted(lines, 'line')} of run lengths ({how}, from 1) checked"

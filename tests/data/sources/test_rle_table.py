@@ -174,3 +174,13 @@ def test_images_to_predict_may_lie_among_the_others(disk, said):
     assert labelled["split"].tolist() == ["train", "train" if said == "sample" else "valid"]
     test = read_test_masks("auto", disk.root).table
     assert test[["image", "target"]].values.tolist() == [["images/3.jpg", ""]]
+
+
+def test_pixels_of_several_classes_are_said_to_be_of_the_later_one(disk):
+    disk.image("train/1.jpg")
+    disk.text("train.csv", "id,class,rle", f"1,a,{DOWN}", "1,a,14 1", "1,b,40 2")
+    assert "further class" not in " ".join(read_labelled("auto", disk.root).notes)
+    disk.text("train.csv", "id,class,rle", f"1,a,{DOWN}", "1,b,14 3")
+    index = read_labelled("auto", disk.root)
+    assert any("50.0% of the pixels that are drawn are of a further" in n for n in index.notes)
+    assert [(masks_of(index)["1"] == label).sum() for label in (1, 2)] == [3, 3]

@@ -142,6 +142,16 @@ def test_run_lengths_are_counted_as_those_of_the_data(tmp_path, rows, line, how)
     assert folder.run_lengths.read_text().splitlines()[1] == f"b,1,{line}"
 
 
+def test_a_test_image_keeps_its_id_though_train_has_the_same(tmp_path):
+    rows = [Row("b", "train/b.jpg", "", "", "train"), Row("b", "test/b.jpg", "", "", "test")]
+    index = build_index(tmp_path, rows, ("background", "y"), decode_mask).take("test")
+    folder = MaskFolder(tmp_path)
+    folder.start(index, np.arange(1))
+    write_index_png(folder.mask(0), MASK == 1)
+    folder.write_run_lengths()
+    assert folder.run_lengths.read_text().splitlines()[1] == "b,1,3 3"
+
+
 @pytest.mark.parametrize(("target", "why"), [("", "are not here"), ("b.png", "1 image of 2 with")])
 def test_what_lacks_masks_is_told_instead_of_scores(tmp_path, capsys, target, why):
     rows = [Row("b", "b.jpg", target, ""), Row("c", "c.jpg", "", "")]
