@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ CODE = [
 TESTS = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
 
 
+@cache
 def options() -> set[str]:
     """Return the words of every option: fields that a config declares, flags of other parsers."""
     found = {"help"}
