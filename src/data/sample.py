@@ -181,10 +181,11 @@ def _refuse_other_forms(table: pd.DataFrame, path: Path) -> None:
     words = {name: [cell for cell in head[name] if not _is_number(cell)] for name in others}
     text = {name: cells[0] for name, cells in words.items() if cells}
     if len(text) == len(others) > 1 and not is_hot(head, others):
+        label = min(others, key=lambda name: head[name].nunique())  # patients and files differ
         raise UserError(
             f"{path} has {len(others)} columns of words ({', '.join(others[:3])}: "
             f"{', '.join(list(text.values())[:3])}): labels are written into one column here: make "
-            f"it {key},{others[0]}, with a list (a b c) where several are asked for, and set the "
+            f"it {key},{label}, with a list (a b c) where several are asked for, and set the "
             "submission's apart afterwards"
         )
     if text and len(text) < len(others):

@@ -170,3 +170,8 @@ def test_pairs_of_images_are_refused(tmp_path):
     refused(
         "'f1.jpg-f2.jpg': it names several images, and a line here is of one", read_test, tmp_path
     )
+
+
+def test_a_second_id_in_the_sample_is_not_taken_for_the_label(tmp_path):
+    lay(tmp_path, sample_submission="image,patient,label\n1,p1,cat\n2,p2,cat\n")
+    refused("make it image,label, with a list", read_sample, tmp_path)
