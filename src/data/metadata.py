@@ -173,7 +173,8 @@ def _why_not(name: str, cells: pd.Series, unseen: pd.DataFrame, train: Index) ->
         return "not in the test table"
     if present.nunique() < 2:
         return "constant"
-    if not len(_values(unseen[name]).dropna()):
+    asked = _values(unseen[name]).dropna()
+    if not len(asked):
         return "empty in the test table"
     words = set(words_of(name))
     if words & _SPLITS:
@@ -186,13 +187,21 @@ def _why_not(name: str, cells: pd.Series, unseen: pd.DataFrame, train: Index) ->
     hardly = different == len(present) or different > max(len(present) / 2, FEW_WORDS)
     if hardly and not _is_numeric(cells):
         return "text that hardly repeats"
+    if asked.isin(present).mean() < 0.5 and not _is_numeric(cells):
+        return "most of its words in the test table are not in the training table"
     return ""
 
 
 def _values(cells: pd.Series) -> pd.Series:
     """Return cells as text without blanks around, NaN where nothing is said."""
     text = cells.astype(str).str.strip().astype(object)
-    return text.mask(text.str.casefold().isin(MISSING), np.nan)
+    text = text.mask(text.str.casefold().isin(MISSING), np.nan)
+    said = text.dropna()
+    commas = (
+        said.str.fullmatch(r"-?\d+(,\d+)?(e-?\d+)?").all()
+        and said.str.contains(r",(?!\d{3}$)").any()
+    )
+    return text.str.replace(",", ".") if commas else text  # 1,5 of a spreadsheet
 
 
 def _is_numeric(cells: pd.Series) -> bool:

@@ -123,6 +123,17 @@ def test_chosen_columns_may_be_any_input(indexes: tuple[Index, Index]) -> None:
     assert read_metadata(*indexes, columns=["row", "sex"]).columns == ("row", "sex")
 
 
+def test_decimal_commas_are_numbers_and_days_of_the_training_alone_no_inputs(
+    indexes: tuple[Index, Index], tmp_path: Path
+) -> None:
+    days = "".join(f"a{n};{n % 2},5;2021-01-0{n % 2}\n" for n in range(1, 5))
+    (tmp_path / "train.csv").write_text(f"id;depth;day\n{days}")
+    (tmp_path / "test.csv").write_text("id;depth;day\nb1;0,25;2021-02-01\nb2;;2021-02-02\n")
+    found = read_metadata(*indexes)
+    assert found.columns == ("depth",) and found.test["depth"].tolist()[:1] == [0.25]
+    assert found.left_out["day"].startswith("most of its words in the test table are not")
+
+
 def test_a_folder_without_tables_says_how_to_name_them(tmp_path: Path) -> None:
     index = Index(tmp_path, make_columns(["a"], ["train/x/a.jpg"], ["x"], split="train"))
     refused("--table", read_metadata, index, index)
