@@ -16,12 +16,25 @@ from urllib.parse import unquote, urlsplit
 
 from src.classes import nfc
 from src.data.files import Scanner, below, split_of_word
-from src.data.root import find_split
+from src.data.root import FILL, find_split
 from src.script import UserError
 
 _MAX_NAME = 255  # bytes of a file's name
 _OTHER = {"train": "test", "test": "train"}
 _MASKS = ("mask", "annotation", "segmentation")
+_GLUED = ("train", "test", "val")
+_GLUES = FILL | {
+    "annot",
+    "annots",
+    "label",
+    "labels",
+    "mask",
+    "masks",
+    "crop",
+    "resized",
+    "part",
+    "val",
+}
 _MASK_WORDS = frozenset({"label", "labels", "seg", "gt", "groundtruth", "annot", "annots"})
 
 
@@ -291,8 +304,9 @@ def _stem(path: str) -> str:
 def _split_of(path: str) -> str:
     """Return train, test or valid: what the first word that names a split says, else ""."""
     for word in re.findall(r"[^\W\d_]+", nfc(path).casefold()):
-        glued = next((split for split in ("train", "test", "val") if word.startswith(split)), "")
-        if found := split_of_word(word) or glued.replace("val", "valid"):  # "trainannot"
+        parts = ((name, word.removeprefix(name)) for name in _GLUED)
+        glued = next((name for name, rest in parts if rest != word and rest in _GLUES), "")
+        if found := split_of_word(word) or split_of_word(glued):  # "trainannot", but no "testudo"
             return found
     return ""
 

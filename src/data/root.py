@@ -36,7 +36,7 @@ _SAMPLES = (
     *("sample_sub", "samplesub"),
 )
 # Words of a folder's name that say nothing of their own.
-_FILL = frozenset({
+FILL = frozenset({
     *("image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "jpg", "jpeg"),
     *("png", "set", "data", "dataset", "dir", "folder", "files", "seg", "class", "classes", "all"),
     *("raw", "full", "original", "stage", "final", "이미지", "사진"),
@@ -235,7 +235,7 @@ def read_name(name: str) -> tuple[str, tuple[str, ...]]:
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[^\W\d])(?=\d)", " ", nfc(name)).casefold()
     words = [word for word in re.findall(r"[^\W_]+", spaced) if not word.isdigit()]
     found = [SPLIT_OF[word] for word in words if word in SPLIT_OF]
-    rest = tuple(word for word in words if word not in SPLIT_OF and word not in _FILL)
+    rest = tuple(word for word in words if word not in SPLIT_OF and word not in FILL)
     return (found[0] if len(found) == 1 else ""), rest
 
 

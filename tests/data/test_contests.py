@@ -465,3 +465,11 @@ def test_numbers_of_classes_in_a_file_beside(tmp_path, name, text):
     assert names() == ("0", "1", "2")
     (tmp_path / name).write_text(text)
     assert names() == ("2", "0", "1")
+
+
+def test_folders_that_but_begin_like_a_split(tmp_path):
+    lay(tmp_path, "images/Testudo/1.jpg", "images/Valeriana/2.jpg", "images/Trainor/3.jpg")
+    lay(tmp_path, "testImages/1.jpg", train="id,label\n1,a\n2,b\n3,a\n")
+    lay(tmp_path, sample_submission="id,label\n1,a\n")
+    assert read_train(tmp_path).columns["image"][0] == "images/Testudo/1.jpg"
+    assert read_test(tmp_path).columns["image"] == ["testImages/1.jpg"]
