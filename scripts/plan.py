@@ -88,8 +88,7 @@ def main(argv: list[str]) -> int:
             copy_plan(config.resume_from, output)
         earlier = last_seconds(output.history)
         clock = Clock(output.plan_state, config.hours, began=started, earlier=earlier)
-        if clock.left() <= 0 and stands(config, output, clock):
-            print(f"the {config.hours:g} hours are spent; pass more --hours to go on")
+        if is_over(config, output, clock):
             return 0
         with clock.beating(), own_remedy():
             follow(config, output, clock)
@@ -146,12 +145,14 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
     probes, members = [m for m in known if not m.epochs], [m for m in known if m.epochs]
 
     def keep(members: Sequence[Member]) -> str:
-        head = plan.describe(members, work, clock.hours, clock.spent())
+        runs = {m.name: [output.run(m.name, k) for k in range(folds.num_folds)] for m in members}
+        done = {n: sum(run.finished.exists() for run in own) for n, own in runs.items()}
+        head = plan.describe(members, work, clock.hours, clock.spent(), done)
         plan.write_plan(output.plan, members, common, head)
         return head
 
     print(keep(known), flush=True)
-    if config.dry_run:
+    if config.dry_run or is_over(config, output, clock):  # what came before may have taken it all
         return
 
     def after(models: Sequence[str], loss: float, forecast: float) -> None:
@@ -173,7 +174,7 @@ def follow(config: PlanConfig, output: Output, clock: Clock) -> None:
             follower.submit(final=False)
         follower.run()
     if "submission" not in clock.state:
-        raise UserError(too_short(config))
+        raise UserError(too_short(config, output))
     print(f"{output.submission} stands after {clock.spent() / 60:.1f} minutes", flush=True)
 
 
@@ -190,8 +191,13 @@ def read_data(config: FoldConfig, output: Output, usual_folds: int) -> tuple[Ind
     return *prepare_data(config, output, index, usual_folds=usual_folds), test
 
 
-def too_short(config: PlanConfig) -> str:
-    """Return what is said where the hours end before anything can be submitted."""
+def too_short(config: PlanConfig, output: Output) -> str:
+    """Return what is said where the hours end before anything can be submitted, or measured."""
+    if output.submission.is_file():
+        return (
+            f"--hours {config.hours:g}: spent, so nothing can be measured again; "
+            f"{output.submission} stays as it is; pass more, and the plan goes on"
+        )
     return (
         f"--hours {config.hours:g}: over before a first submission could be made; "
         "pass more, and the plan goes on"
@@ -222,6 +228,14 @@ def describe_submission(output: Output, test: Index) -> Json:
     from src.pipelines.classification.infer import hash_images
 
     return {**describe_file(output.submission), "test": hash_images(test)}
+
+
+def is_over(config: PlanConfig, output: Output, clock: Clock) -> bool:
+    """Tell whether the hours are spent and the submission stands; say so."""
+    over = clock.left() <= 0 and stands(config, output, clock)
+    if over:
+        print(f"the {config.hours:g} hours are spent; pass more --hours to go on")
+    return over
 
 
 def stands(config: PlanConfig, output: Output, clock: Clock) -> bool:
@@ -275,7 +289,7 @@ def survey_data(
         precision, channels_last, found = kept
         return found, runtime.with_choice(precision, channels_last)
     if clock.left() <= 0:
-        raise UserError(too_short(config))
+        raise UserError(too_short(config, output))
     backbones = survey.find_backbones(config.models)
     data = ClassData(index, folds, find_aliases(FoldConfig(aliases=config.aliases), index), 0)
     runtime = survey.settle(data, backbones[0], runtime, config, threads)

@@ -143,6 +143,11 @@ def test_hours_that_end_before_a_submission_are_said_to(
     with pytest.raises(UserError, match="pass more"):
         config, output = PlanConfig(hours=1e-3), Output(fresh.output)
         script.survey_data(config, output, nothing, nothing, nothing, over, nothing)
+    fresh.output.mkdir()
+    (fresh.output / "submission.csv").touch()  # of before
+    with pytest.raises(UserError, match=r"submission.csv stays as it is; pass more"):
+        script.survey_data(config, output, nothing, nothing, nothing, over, nothing)
+    (fresh.output / "submission.csv").unlink()
     measure = script.survey_data
 
     def take_long(*args: Any) -> Any:
@@ -153,6 +158,24 @@ def test_hours_that_end_before_a_submission_are_said_to(
     monkeypatch.setattr(script, "survey_data", take_long)
     said = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.1")
     assert said.is_one_line("--hours 0.1", "pass more") and "stands" not in said.out
+
+
+def test_hours_that_end_while_data_are_read_leave_the_submission(
+    fresh: Place, plan_of_a_probe: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.1").status == 0
+    before = (fresh.output / "history.csv").read_bytes()
+    script = importlib.import_module("scripts.plan")
+    measure = script.survey_data
+
+    def take_long(*args: Any) -> Any:
+        args[5].before = 1e6  # the clock's
+        return measure(*args)
+
+    monkeypatch.setattr(script, "survey_data", take_long)
+    said = fresh.start("scripts.plan", *plan_of_a_probe, "--hours", "0.2")
+    assert said.status == 0 and "0.2 hours are spent" in said.out, said.out + said.err
+    assert (fresh.output / "history.csv").read_bytes() == before
 
 
 def test_what_a_finished_probe_has_lost_is_noted_once(

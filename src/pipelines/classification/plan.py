@@ -290,8 +290,13 @@ def write_plan(
     write_text(path, lines + text)
 
 
-def describe(members: Sequence[Member], work: Work, hours: float, spent_s: float) -> str:
-    """Return lines that say what is trained and when it should be done."""
+def describe(
+    members: Sequence[Member], work: Work, hours: float, spent_s: float, done: Mapping[str, int]
+) -> str:
+    """Return lines that say what is trained and when it should be done.
+
+    ``done`` are the folds that each member has finished.
+    """
     at = spent_s
     lines = [
         f"{hours:g} hours, {at / 60:.1f} minutes spent; {work.num_folds} folds",
@@ -302,10 +307,12 @@ def describe(members: Sequence[Member], work: Work, hours: float, spent_s: float
         lines.append("probes: " + ", ".join(m.name for m in members if not m.epochs))
     for member in trained:
         fold_s = member.epochs / OPTIMISM * member.epoch_s + member.tail_s
-        at += work.num_folds * fold_s / work.num_cards
+        left = work.num_folds - done.get(member.name, 0)
+        at += left * fold_s / work.num_cards
+        when = f"done at {at / 60:.1f} min" if left else "done"
         lines.append(
             f"{member.name}: {counted(member.epochs, 'epoch')} of {member.epoch_s:.1f} s, "
-            f"{fold_s / 60:.1f} min a fold, done at {at / 60:.1f} min"
+            f"{fold_s / 60:.1f} min a fold, {when}"
         )
     if not trained:
         lines.append("no time for an epoch of one fold: the linear probe alone")

@@ -116,16 +116,18 @@ def test_external_images_are_trained_on_in_every_fold() -> None:
 
 def test_what_is_planned_says_when_it_is_done() -> None:
     member = Member("a", {"epochs": 6}, epoch_s=10.0, tail_s=10.0)  # 5 epochs fit: 60 s a fold
-    lines = plan.describe([member, member], WORK, 0.5, 60.0).splitlines()
+    lines = plan.describe([member, member], WORK, 0.5, 60.0, {}).splitlines()
     assert lines[0] == "0.5 hours, 1.0 minutes spent; 3 folds"
     assert [line.rpartition(", ")[2] for line in lines[2:]] == [
         "done at 4.0 min",
         "done at 7.0 min",
     ]
     probes = [Member(name, {"epochs": 0}, epoch_s=0.0, tail_s=10.0) for name in "bc"]
-    with_probes = plan.describe([*probes, member, member], WORK, 0.5, 60.0).splitlines()
+    with_probes = plan.describe([*probes, member, member], WORK, 0.5, 60.0, {}).splitlines()
     assert with_probes == [*lines[:2], "probes: b, c", *lines[2:]]
-    assert plan.describe(probes, WORK, 0.5, 60.0).endswith("the linear probe alone")
+    assert plan.describe(probes, WORK, 0.5, 60.0, {}).endswith("the linear probe alone")
+    for folds, when in ((2, "done at 2.0 min"), (3, "done")):  # of three
+        assert plan.describe([member], WORK, 0.5, 60.0, {"a": folds}).endswith(f", {when}")
 
 
 def test_earlier_maps_are_pooled_where_the_backbone_gives_them() -> None:
