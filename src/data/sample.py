@@ -235,7 +235,10 @@ def compare_ids(
             return [theirs[key] for key in mine]
     lacking = sorted(set(sample_ids) - set(ids))
     extra = sorted(set(ids) - set(sample_ids))
-    spare = f", or remove the lines that are not to be predicted from {path.name}" * (not lacking)
+    spare = (
+        f", or remove the lines that are not to be predicted from {path.name}; where the sample "
+        "shows but some of those that are, give it a line for each"
+    ) * (not lacking)
     if len(lacking) == len(sample_ids):
         spare = f", or where none is in both, add the sample's column of ids to {path.name}"
     raise UserError(

@@ -76,7 +76,8 @@ def test_tables_of_the_test_are_named_where_ids_are_no_images(tmp_path):
 
 def test_lines_that_the_sample_does_not_ask_for(tmp_path):
     lay(tmp_path, "test/1.jpg", "test/2.jpg", test="id\n1\n2\n", sample_submission="id,a\n1,0\n")
-    refused("or remove the lines that are not to be predicted from", read_test, tmp_path)
+    said = "not to be predicted from test.csv; where the sample .* give it a line for each"
+    refused(said, read_test, tmp_path)
 
 
 def test_ids_that_only_the_sample_has(tmp_path):
