@@ -148,11 +148,13 @@ def _guess_rest(
         if k not in exact:
             loose.setdefault(_words(name), []).append(k)
     taken = []
+    shared = [{*_words(name)} for name in names]  # diagnosis_0, diagnosis_1
+    around = _AROUND.union(set.intersection(*shared) if len(shared) > 1 else ())
     for place, name in enumerate(names):
         words = _words(name)
         if len(words) == 1 and (match := re.fullmatch(r"([^\W\d]+)(\d+)", words[0])):
             words = (match[1], match[2]) if match[1] in _AROUND else words  # class0
-        inner = tuple(word for word in words if word not in _AROUND)
+        inner = tuple(word for word in words if word not in around)
         near = next((loose[form] for form in (words, inner) if form and form in loose), [])
         if found[place] is None and len(near) == 1 and near[0] not in found:
             found[place] = near[0]

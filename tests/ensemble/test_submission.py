@@ -96,7 +96,9 @@ def test_one_column_is_the_probability_of_one_class(name, classes, taken):
     ("names", "classes", "taken"),
     [(("Class0", "Class1"), ("0", "1"), [0, 1]), (("1", "0"), ("0.0", "1.0"), [1, 0]),
      (("00", "01"), ("0", "1"), [0, 1]), (("a_vote", "b_vote"), ("a", "b"), [0, 1]),
-     (("label_1", "label_0"), ("0.0", "1.0"), [1, 0])],
+     (("label_1", "label_0"), ("0.0", "1.0"), [1, 0]),
+     (("diagnosis_1", "diagnosis_0"), ("0", "1"), [1, 0]),
+     (("b in it", "a in it"), ("a", "b"), [1, 0])],
 )  # fmt: skip
 def test_numbers_are_the_same_however_they_are_written(names, classes, taken):
     assert match_columns(names, classes).classes.tolist() == taken
@@ -105,6 +107,8 @@ def test_numbers_are_the_same_however_they_are_written(names, classes, taken):
 def test_numbers_that_begin_elsewhere_are_not_guessed():
     with pytest.raises(ValueError, match=r"a line for each into aliases\.csv"):
         match_columns(("Class1", "Class2", "Class3"), ("0", "1", "2"))
+    with pytest.raises(ValueError, match=r"a line for each into aliases\.csv"):
+        match_columns(("grade_1", "grade_2", "grade_3"), ("0", "1", "2"))
 
 
 def test_a_class_without_training_images_gets_what_the_floor_has_for_it(tmp_path):
