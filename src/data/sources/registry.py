@@ -84,7 +84,7 @@ def list_datasets(root: Path | str) -> tuple[str, ...]:
 _FOUND = (
     *(micro_sets.VOC, street_sets.CAMVID, micro_sets.CFD, micro_sets.CVPPP, micro_sets.CARDD),
     *(micro_sets.ETIS, lanes.SOURCE, *lanes.OUTLINES, lanes.LINES, street_sets.KITTI_ROAD),
-    *(rle_table.SOURCE, folders.SOURCE, rle_table.ROWS),
+    *(rle_table.SOURCE, folders.SOURCE, rle_table.ROWS, rle_table.COLUMNS),
     *(Source(f"micro/{n}", partial(read_micro, dataset=n), whole=True) for n in DATASETS),
 )
 SOURCES = {source.name: source for source in _FOUND}

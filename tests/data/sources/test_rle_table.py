@@ -56,7 +56,9 @@ def test_the_direction_is_that_in_which_masks_hang_together(disk):
     disk.text("train.csv", "id,rle", f"1,{ALONG}")
     index = read_labelled("auto", disk.root)
     assert (masks_of(index)["1"] == BOX).all()
-    assert any("counted along rows; if not, pass --source rle" in note for note in index.notes)
+    assert any("counted along rows; if not, pass --source rle_columns" in n for n in index.notes)
+    other = masks_of(read_labelled("rle_columns", disk.root))["1"]
+    assert other.T.ravel().nonzero()[0].tolist() == [10, 11, 18, 19, 26, 27]
     disk.text("train.csv", "id,rle", f"1,{DOWN}")
     index = read_labelled("auto", disk.root)
     assert (masks_of(index)["1"] == BOX).all()
@@ -148,7 +150,11 @@ def test_of_square_images_the_colours_tell_the_direction(disk):
         disk.text("train.csv", "id,rle", f"1,{runs}")
         index = read_labelled("auto", disk.root)
         assert (masks_of(index)["1"] == (pixels[..., 0] > 200)).all()
-        assert any(f"{how}, as their colours say" in note for note in index.notes)
+        assert any(f"{how}, as the images' colours say" in note for note in index.notes)
+    disk.image("train/1.png")  # of one grey
+    Image.fromarray(np.full((6, 6, 3), 90, np.uint8)).save(disk.path("train/1.png"))
+    notes = " ".join(read_labelled("auto", disk.root).notes)
+    assert "down columns, a guess, for the images are square" in notes
 
 
 def test_images_of_another_size_than_the_table_says_are_refused(disk):
@@ -156,8 +162,10 @@ def test_images_of_another_size_than_the_table_says_are_refused(disk):
     for sides in ("6,8", "8,6", ","):  # some name them the wrong way round, or not at all
         disk.text("train.csv", "id,encoding,img_height,img_width", f"1,{DOWN},{sides}")
         assert (masks_of(read_labelled("auto", disk.root))["1"] == BOX).all()
-    disk.text("train.csv", "id,rle,height,width", f"1,{DOWN},3,4.0")
-    refused("train.csv#1 is 4x3 pixels but its image .* is 8x6", read_rle_table, disk.root)
+    disk.text("train.csv", "id,rle,height,width", f"1,{DOWN},3,2")  # of the box
+    assert (masks_of(read_labelled("auto", disk.root))["1"] == BOX).all()
+    disk.text("train.csv", "id,rle,height,width", f"1,{DOWN},4,6.0")
+    refused("train.csv#1 is 6x4 pixels but its image .* is 8x6", read_rle_table, disk.root)
 
 
 @pytest.mark.parametrize("said", ["sample", "column"])
