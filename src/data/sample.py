@@ -37,7 +37,8 @@ from src.script import UserError, counted, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
-_MAX_CODES = 1 << 20  # bytes of a file of classes and their numbers
+_CODES = (".csv", ".tsv", ".json", ".txt", ".names")  # of files of classes and their numbers
+_MAX_CODES = 1 << 20  # their bytes
 
 
 def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
@@ -47,8 +48,8 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     columns without a name are left out. Every cell is text, the column names are the file's own. Of
     a wide table later rows have ids alone: 33,000 rows of 396 probabilities are half a minute and
     2.8 GB otherwise. The table's ``attrs`` say where the ids stand in the file (``place``), what is
-    between its columns (``mark``), whether they lack the line of names (``bare``), and its
-    ``header`` with the blanks around names.
+    between its columns (``mark``), whether they lack the line of names (``bare``), whether
+    its numbers have commas (``comma``), and its ``header`` with the blanks around names.
 
     Raises:
         UserError: malformed, only one column, duplicate ids, or lines that are no images.
@@ -84,7 +85,9 @@ def read_sample(root: Path | str) -> tuple[pd.DataFrame | None, list[str]]:
     names = [*names[place : place + 1], *names[:place], *names[place + 1 :]]
     same = [name.strip() for name in names] == [*table.columns]
     header = tuple(names if same else table.columns)  # with the blanks around
-    table.attrs |= {"mark": mark, "place": place, "header": header}
+    first = table.iloc[0, 1:]
+    comma = mark == ";" and bool(first.str.fullmatch(r"\d+,\d+").any())
+    table.attrs |= {"mark": mark, "place": place, "header": header, "comma": comma}
     _refuse_other_forms(table, path)
     refuse_duplicates(table[key].tolist(), str(path))
     return table, notes
@@ -123,22 +126,16 @@ def asked_of(root: Path) -> tuple[list[str], list[str], str]:
 def read_codes(root: Path, classes: Sequence[str]) -> tuple[dict[str, str], str]:
     """Return the numbers that a small file in ``root`` gives to the classes, and the file's name.
 
-    Two columns of a table, or a JSON object, have each class once, and numbers from 0 or 1 on.
+    Two columns of a table or text, or a JSON object, have each class once, and numbers from 0 or 1
+    on; or the names are a list, which counts from 0.
     """
     with readable(f"folder {root}"):
-        paths = [path for path in sorted(root.iterdir()) if path.is_file()]
+        paths = [path for path in sorted(root.iterdir()) if path.suffix.lower() in _CODES]
     for path in paths:
-        ending = path.suffix.lower()
-        if ending not in (".csv", ".tsv", ".json") or path.stat().st_size > _MAX_CODES:
-            continue
         columns: list[list[str]] = []
-        with contextlib.suppress(UserError, ValueError):
-            if ending == ".json":
-                content = json.loads(read_text(path))
-                pairs = content.items() if isinstance(content, dict) else ()
-                columns = [[*map(str, column)] for column in zip(*pairs, strict=True)]
-            else:
-                columns = [cells.tolist() for _, cells in read_csv(path).items()][:8]
+        if path.is_file() and path.stat().st_size < _MAX_CODES:
+            with contextlib.suppress(UserError, ValueError):
+                columns = _read_columns(path)[:8]
         for names, numbers in permutations(columns, 2):
             codes = dict(zip([nfc(name).strip() for name in names], numbers, strict=True))
             known = {*codes} >= {*classes} and len(codes) == len(names)
@@ -146,6 +143,23 @@ def read_codes(root: Path, classes: Sequence[str]) -> tuple[dict[str, str], str]
             if known and sorted(numbers, key=lambda n: (len(n), n)) in counts:
                 return {name: codes[name] for name in classes}, path.name
     return {}, ""
+
+
+def _read_columns(path: Path) -> list[list[str]]:
+    ending = path.suffix.lower()
+    if ending in (".csv", ".tsv"):
+        return [cells.tolist() for _, cells in read_csv(path).items()]
+    content: object
+    if ending == ".json":
+        content = json.loads(read_text(path))
+    else:
+        content = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        pairs = [re.fullmatch(r"(\d+)[\s:,]+(.+)", line) for line in content]
+        if all(pairs):
+            content = {pair[1]: pair[2] for pair in pairs if pair}
+    content = dict(enumerate(content)) if isinstance(content, list) else content
+    rows = content.items() if isinstance(content, dict) else ()
+    return [[*map(str, column)] for column in zip(*rows, strict=True)]
 
 
 def _id_column(table: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -278,15 +278,10 @@ def _numbers_of(
                 )
             said = f"{sample.name}: {', '.join(strange[:5])}: no class with training images"
             return names, [f"{said}, so never written"] if strange and len(words) > 1 else []
-    if sample.codes and words <= {*sample.codes.values()}:
-        names = [sample.codes[name] for name in classes]
-        return names, [f"{sample.name} has numbers: those of the classes in {sample.codes_name}"]
-    digits = [re.findall(r"\d+", name) for name in classes]
-    for number in (str, int):  # class_10, before class_2 by name, is 10; 007_cat is 007 or 7
-        names = [str(number(found[0])) for found in digits if len(found) == 1]
+    for names, said in _numbers_said(classes, sample):
         if words <= {*names} and len({*names}) == len(classes):
-            said = f"those in the classes' names, such as {names[-1]} = {classes[-1]}"
-            return names, [f"{sample.name} has numbers: {said}"]
+            shown = f"{said}, such as {names[-1]} = {classes[-1]}"
+            return names, [f"{sample.name} has numbers: {shown}"]
     if all(re.fullmatch(r"\d+", word) for word in words):
         positive = positive_class(classes)  # abnormal comes before normal by name
         order = sample.order or (classes if positive != 0 else classes[::-1])
@@ -300,6 +295,20 @@ def _numbers_of(
                 notes[0] += f"; if names are asked for, write {classes[0]} for {min(words)} there"
             return [str(order.index(name) + first) for name in classes], notes
     return None
+
+
+def _numbers_said(classes: Sequence[str], sample: Sample) -> Iterator[tuple[list[str], str]]:
+    """Yield the numbers of the classes that a file beside, or their own names, say; and who."""
+    if sample.codes:
+        for more in (0, 1):  # a list counts from 0, a sample may from 1
+            numbers = [int(sample.codes[name]) + more for name in classes]
+            yield [*map(str, numbers)], f"those of the classes in {sample.codes_name}"
+    digits = [re.findall(r"\d+", name) for name in classes]
+    for form in (str, int):  # class_10, before class_2 by name, is 10; 007_cat is 007 or 7
+        yield (
+            [str(form(found[0])) for found in digits if len(found) == 1],
+            ("those in the classes' names"),
+        )
 
 
 def find_label_form(

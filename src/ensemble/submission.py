@@ -62,6 +62,7 @@ class Form:
     # what stands before and behind those, and around each
     around: tuple[str, str, str] = ("", "", "")
     mark: str = ","  # between the columns of the file
+    comma: bool = False  # whether its probabilities have decimal commas
     named: bool = True  # whether its first line names them
     place: int = 0  # of the ids among the columns of the file
 
@@ -137,7 +138,8 @@ def write_rows(path: Path, form: Form, rows: Callable[[], Iterable[list[str]]]) 
     """
 
     def lines() -> Iterator[list[str]]:
-        for id_, *cells in chain([form.header] * form.named, rows()):
+        found = ([id_, *(c.replace(".", ",") for c in cells)] for id_, *cells in rows())
+        for id_, *cells in chain([form.header] * form.named, found if form.comma else rows()):
             yield [*cells[: form.place], id_, *cells[form.place :]]
 
     with atomic_write(path) as file:

@@ -452,7 +452,8 @@ def test_numbers_of_splits_are_no_labels(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text"),
     [("map.csv", "class_id,name\n1,dog\n0,cow\n2,cat\n"), ("m.json", '{"dog":1,"cow":0,"cat":2}'),
-     ("to_name.json", '{"0": "cow", "1": "dog", "2": "cat"}')],
+     ("to_name.json", '{"0": "cow", "1": "dog", "2": "cat"}'), ("classes.txt", "cow\ndog\ncat\n"),
+     ("n.json", '["cow", "dog", "cat"]'), ("obj.names", "0 cow\n1: dog\n2 cat\n")],
 )  # fmt: skip
 def test_numbers_of_classes_in_a_file_beside(tmp_path, name, text):
     lay(tmp_path, "test/1.jpg", sample_submission="id,label\n1,0\n")
@@ -465,6 +466,8 @@ def test_numbers_of_classes_in_a_file_beside(tmp_path, name, text):
     assert names() == ("0", "1", "2")
     (tmp_path / name).write_text(text)
     assert names() == ("2", "0", "1")
+    lay(tmp_path, sample_submission="id,label\n1,3\n")
+    assert names() == ("3", "1", "2")
 
 
 def test_folders_that_but_begin_like_a_split(tmp_path):
@@ -473,3 +476,12 @@ def test_folders_that_but_begin_like_a_split(tmp_path):
     lay(tmp_path, sample_submission="id,label\n1,a\n")
     assert read_train(tmp_path).columns["image"][0] == "images/Testudo/1.jpg"
     assert read_test(tmp_path).columns["image"] == ["testImages/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "comma"), [("0,5;0,5", True), ("0.5;0.5", False), ("0;0", False)]
+)
+def test_decimal_commas_of_the_sample(tmp_path, cells, comma):
+    lay(tmp_path, "test/1.jpg", sample_submission=f"id;cat;dog\n1;{cells}\n")
+    form = read_form(tmp_path, ("cat", "dog"), metric="log_loss", ordinal=(), ids=["1"])
+    assert (form.mark, form.comma) == (";", comma)

@@ -72,6 +72,12 @@ def test_other_marks_and_no_names(tmp_path, mark, header, cells, holds, line) ->
         assert text.startswith((mark.join(header) + "\n") * named + line.format(mark))
 
 
+def test_decimal_commas(tmp_path) -> None:
+    form = find_form(sample("0", "0", "0", header=("id", "cat")), CLASSES)
+    write(tmp_path, replace(form, mark=";", comma=True))
+    assert (tmp_path / "submission.csv").read_text().startswith("id;cat\na_1;0,7\n")
+
+
 @pytest.mark.parametrize("place", [1, 2])
 def test_ids_stand_where_the_sample_has_them(tmp_path, place) -> None:
     names = ("id", "cat", "dog")

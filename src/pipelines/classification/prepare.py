@@ -234,8 +234,8 @@ def read_form(
         form = find_form(sample, classes, holds=holds, ids=ids, **options)
     if table is not None:
         said = table.attrs
-        named, header = not said.get("bare"), said["header"]
-        return replace(form, header=header, mark=said["mark"], place=said["place"], named=named)
+        kept = {name: said[name] for name in ("header", "mark", "place", "comma")}
+        return replace(form, named=not said.get("bare"), **kept)
     if not id_name:
         return form
     return replace(form, header=(id_name, *form.header[1:]))
