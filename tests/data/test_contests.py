@@ -402,6 +402,7 @@ def test_the_folder_of_test_images_is_no_class(tmp_path):
 def test_images_that_a_list_says_are_for_the_test(tmp_path):
     lay(tmp_path, "images/1.png", "images/2.png", "images/3.png", train="id,label\n1,a\n2,b\n3,a\n")
     (tmp_path / "test_list.txt").write_text("3.png\n")
+    (tmp_path / "test_notes.txt").write_text("1 of the images\nis\nblurred\n")
     index = read_train(tmp_path)
     assert index.table["id"].tolist() == ["1", "2"]
     assert "1 rows that test_list.txt names are not trained on" in index.notes[1]
