@@ -66,8 +66,8 @@ class ImageFinder:
         self.place = f"{root}/{min(own, key=len)}/" if own else str(root)  # where they should be
         self._folder = nfc(below(root, find_split(root, split)) or split)
         self._prefixes = ["", f"{self._folder}/"]
-        # by how many names a key has: those of folders, or of one and an image → paths in NFC
-        self._by_object: dict[int, dict[str, dict[str, None]]] = {}
+        # (how many names a key has, is the last of an image?) → key → paths in NFC
+        self._by_object: dict[tuple[int, bool], dict[str, dict[str, None]]] = {}
 
     def finds_all(self, cells: Iterable[str]) -> bool:
         """Tell whether each of ``cells`` means an image."""
@@ -136,35 +136,37 @@ class ImageFinder:
         return found if stem and len(found) > 1 else []
 
     def open_folders(self, cells: Sequence[str]) -> list[list[str]]:
-        """Return the images of each cell, where none names one, but half of them several.
+        """Return the images of each cell, where few name one, but half of them several.
 
         These are in a folder, ``7/a.png``, or numbered, ``7_1.png`` and ``7-2.png``. Any other cell
         has itself. Folders that a cell begins with may be of another machine.
         """
         parted = [nfc(cell).strip().replace("\\", "/").strip("/").split("/") for cell in cells]
-        known = any(map(self.finds, cells[:20]))
+        known = 2 * sum(map(self.finds, cells[:20])) >= len(cells[:20])
         for start in range(0 if known else max(map(len, parted), default=0)):
             names = ["/".join(parts[min(start, len(parts) - 1) :]) for parts in parted]
             if len({*names}) < len({*cells}):  # 1 of patient 7 is not 1 of patient 8
                 break
-            meant = (self._meant([*self._inside_of(name)], 1) for name in names)
-            inside = [[self._paths[full] for full in fits] for fits in meant]
-            if max(map(len, inside)) > 1 and 2 * sum(map(bool, inside)) >= len(cells):
-                return [found or [cell] for cell, found in zip(cells, inside, strict=True)]
+            for numbered in (False, True):  # 1.png of each folder is not of a folder 1
+                meant = (self._meant([*self._inside_of(name, numbered)], 1) for name in names)
+                inside = [[self._paths[full] for full in fits] for fits in meant]
+                if max(map(len, inside)) > 1 and 2 * sum(map(bool, inside)) >= len(cells):
+                    return [found or [cell] for cell, found in zip(cells, inside, strict=True)]
         return [[cell] for cell in cells]
 
-    def _inside_of(self, name: str) -> Iterable[str]:
+    def _inside_of(self, name: str, numbered: bool) -> Iterable[str]:
         """Return the paths, in NFC, that lie in a folder, or have that name before a number."""
         depth = name.count("/") + 1
-        if depth not in self._by_object:
-            by_object = self._by_object.setdefault(depth, {})
+        if (depth, numbered) not in self._by_object:
+            by_object = self._by_object.setdefault((depth, numbered), {})
             for known in self._paths:
-                last = re.sub(r"[-_. ]\d+$", "", _stem(known))
-                parts = [*posixpath.dirname(known).split("/"), last]
-                for start in range(len(parts) - depth + 1):
+                last = [re.sub(r"[-_. ]\d+$", "", _stem(known))] * numbered
+                parts = [*posixpath.dirname(known).split("/"), *last]
+                starts = range(len(parts) - depth, -1, -1)
+                for start in starts[: 1 if numbered else None]:
                     key = "/".join(parts[start : start + depth])
                     by_object.setdefault(key, {})[known] = None
-        return self._by_object[depth].get(name, ())
+        return self._by_object[depth, numbered].get(name, ())
 
     def unread(self, cell: str) -> str | None:
         """Return the file of that name, up to its ending, that is no image read here, or None."""

@@ -57,6 +57,15 @@ def test_folders_of_lines_in_folders_of_subjects(tmp_path, before, behind):
     assert test.columns["image"][2:4] == ["test/p1/s2/1.jpg", "test/p1/s2/2.jpg"]
 
 
+def test_folders_and_images_of_the_same_numbers(tmp_path):
+    lay(tmp_path, *(f"test/{case}/{n}.png" for case in "123" for n in "123"))
+    lay(tmp_path, sample_submission="case,ill\n2,0\n1,0\n3,0\n")
+    images = read_test(tmp_path).columns["image"]
+    assert images == [f"test/{case}/{n}.png" for case in "213" for n in "123"]
+    lay(tmp_path, "test/9.png", sample_submission="case,ill\n9,0\n2,0\n1,0\n3,0\n")
+    assert read_test(tmp_path).columns["image"] == ["test/9.png", *images]
+
+
 def test_channels_of_an_image_are_no_further_images(tmp_path):
     lay(tmp_path, "test/7_red.png", "test/7_green.png", sample_submission="id,a\n7,0\n")
     refused("7_green.png, 7_red.png for it", read_test, tmp_path)
