@@ -204,7 +204,9 @@ def read_table(path: Path, finder: ImageFinder, image: str | None) -> pd.DataFra
     table = read_csv(path)
     if not len(table):
         raise UserError(f"{path} has no rows: restore the file")
-    if finder.find_quietly(str(table.columns[0])) is not None:
+    name = str(table.columns[0])
+    is_folder = "/" in name and finder.open_folders([name]) != [[name]]
+    if is_folder or finder.find_quietly(name) is not None:
         refuse_rows(list(table.columns), ",", path)
     first = table.iloc[0].tolist()
     if any(map(_is_long_list, first)) and not any(map(finder.finds, first)):

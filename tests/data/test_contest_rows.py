@@ -185,3 +185,9 @@ def test_pairs_of_images_are_refused(tmp_path):
 def test_a_second_id_in_the_sample_is_not_taken_for_the_label(tmp_path):
     lay(tmp_path, sample_submission="image,patient,label\n1,p1,cat\n2,p2,cat\n")
     refused("make it image,label, with a list", read_sample, tmp_path)
+
+
+def test_folders_without_a_line_of_names(tmp_path):
+    lay(tmp_path, *(f"data/p{p}/s1/{n}.png" for p in "12" for n in "12"))
+    lay(tmp_path, train="a/data/p1/s1/,0\na/data/p2/s1/,1\n")  # MURA
+    refused("write one above it, such as 'image,label'", read_train, tmp_path)
