@@ -38,7 +38,7 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
     place = _class_parent(scanner, train)
     notes = [f"the class folders lie in {place}/"] if place != train else []
     folders = scanner.images_by_folder(place)
-    again = _leave_again_out(scanner, place, folders)
+    again = _leave_again_out(root, place, folders)
     pairs = {image: nfc(folder) for folder, found in folders.items() for image in found}
     loose = sorted(f"{place}/{name}" for name in scanner.loose(place))
     deeper = _asked_level(root, place, pairs)
@@ -69,7 +69,8 @@ def read_class_folders(root: Path, train: str, known: Collection[str] = ()) -> I
             f"{root / place} holds images and masks ({', '.join(sorted(only))}), which "
             "train_lane.py learns; classes are folders, train/<class>/"
         )
-    if len(pairs) == len(only) >= 20:
+    cases = not known and all(re.search(r"\d", name) for name in only)
+    if cases and len(pairs) == len(only) >= 20:
         raise UserError(
             f"{root / place}: each of its {len(only)} folders has one image, first {min(pairs)}: "
             f"where they are cases and no classes, name their classes in {root / 'train.csv'} "
@@ -172,16 +173,21 @@ def _to_index(
     return Index(root, columns, find_classes(targets, train, least=1), tuple(notes))
 
 
-def _leave_again_out(scanner: Scanner, place: str, folders: dict[str, list[str]]) -> list[str]:
-    """Leave folders out that hold but the class folders beside them again; return a note."""
-    direct = {name for name in folders if scanner.holds(f"{place}/{name}")}
-    inner = {name: scanner.subfolders(f"{place}/{name}") for name in folders.keys() - direct}
-    again = sorted(name for name, found in inner.items() if len(found) > 1 and direct >= {*found})
-    return [
-        f"{place}/{name}/ holds folders called as the classes beside it: {len(folders.pop(name))} "
-        "images are left out; move it away"
-        for name in again
-    ]
+def _leave_again_out(root: Path, place: str, folders: dict[str, list[str]]) -> list[str]:
+    """Leave folders out that hold but copies of the class folders beside them; return notes."""
+    notes = []
+    for name, found in [*folders.items()]:
+        twins = (root / place / path[len(f"{place}/{name}/") :] for path in found)
+        if found and all(map(_are_as_long, twins, map(root.joinpath, found))):
+            notes.append(
+                f"{place}/{name}/ holds copies of the classes beside it: {len(folders.pop(name))} "
+                "images are left out; move it away"
+            )
+    return notes
+
+
+def _are_as_long(one: Path, other: Path) -> bool:
+    return one.is_file() and one.stat().st_size == other.stat().st_size
 
 
 def _note_folders(scanner: Scanner, place: str, folders: dict[str, list[str]]) -> list[str]:

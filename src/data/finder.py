@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -22,18 +22,10 @@ from src.script import UserError
 _MAX_NAME = 255  # bytes of a file's name
 _OTHER = {"train": "test", "test": "train"}
 _MASKS = ("mask", "annotation", "segmentation")
-_GLUED = ("train", "test", "val")
+_GLUED = ("training", "testing", "validation", "train", "test", "valid", "val")
 _GLUES = FILL | {
-    "annot",
-    "annots",
-    "label",
-    "labels",
-    "mask",
-    "masks",
-    "crop",
-    "resized",
-    "part",
-    "val",
+    *("annot", "annots", "label", "labels", "mask", "masks", "crop", "resized", "part", "val"),
+    *("frames", "patches", "tiles"),
 }
 _MASK_WORDS = frozenset({"label", "labels", "seg", "gt", "groundtruth", "annot", "annots"})
 
@@ -61,7 +53,8 @@ class ImageFinder:
         self.notes = scanner.notes
         self.left_out = [line for line in scanner.left_out(doubtful=True) if "pip install" in line]
         self._unread = scanner.no_images()
-        own = [name for name in scanner.folders if _split_of(name) == split]
+        self._split_of = partial(_split_of, glues=_find_glues(scanner.folders))
+        own = [name for name in scanner.folders if self._split_of(name) == split]
         self._has_own = bool(own)
         self.place = f"{root}/{min(own, key=len)}/" if own else str(root)  # where they should be
         self._folder = nfc(below(root, find_split(root, split)) or split)
@@ -176,7 +169,7 @@ class ImageFinder:
 
     def is_of_other(self, cell: str, image: str) -> bool:
         """Tell whether ``image`` lies in a folder of the other split, which ``cell`` says not."""
-        return "/" not in cell and _split_of(posixpath.dirname(image)) == _OTHER[self.split]
+        return "/" not in cell and self._split_of(posixpath.dirname(image)) == _OTHER[self.split]
 
     def num_others(self, images: Sequence[str]) -> int:
         """Count the images of the split's own folders that are none of ``images``."""
@@ -190,7 +183,9 @@ class ImageFinder:
     @cached_property
     def _own(self) -> list[str]:
         """Images of the split's own folders, in NFC."""
-        return [path for path in self._paths if _split_of(posixpath.dirname(path)) == self.split]
+        return [
+            path for path in self._paths if self._split_of(posixpath.dirname(path)) == self.split
+        ]
 
     @cached_property
     def _by_core(self) -> dict[tuple[bool, int | str], list[str]]:
@@ -198,7 +193,7 @@ class ImageFinder:
         by_core: dict[tuple[bool, int | str], list[str]] = {}
         stems = [*map(_stem, self._paths)]
         mine = {*map(_stem, self._own)}
-        named = {stem for stem in stems if _split_of(stem) == self.split}
+        named = {stem for stem in stems if self._split_of(stem) == self.split}
         mine = next((some for some in (mine, named) if len(some) > 1), {*stems})
         start, end = (
             re.sub(r"\d+$", "", posixpath.commonprefix([stem[::step] for stem in mine]))
@@ -277,7 +272,7 @@ class ImageFinder:
         named: tuple[set[str], set[str]] = (set(), set())  # by whether they are called so
         for path in self._paths:
             folder = posixpath.dirname(path)
-            if _split_of(folder) != _OTHER[self.split]:
+            if self._split_of(folder) != _OTHER[self.split]:
                 name = re.sub(r"(?<=\w)[-_ ]+[a-z]+$", "", _stem(path).casefold())
                 named[_holds_masks(folder)].add(name)
         return named[0].isdisjoint(named[1])
@@ -287,7 +282,7 @@ class ImageFinder:
         implied = {full: "/".join(full.split("/")[:-said]) for full in sorted(fits)}
         if not self._masks_are_images:
             implied = {full: part for full, part in implied.items() if not _holds_masks(part)}
-        splits = {full: _split_of(part) for full, part in implied.items()}
+        splits = {full: self._split_of(part) for full, part in implied.items()}
         own = {full: s for full, s in splits.items() if s != _OTHER[self.split]}
         splits = own if own or self._has_own else splits
         usual = [full for full in splits if full.startswith(f"{self._folder}/")]
@@ -302,15 +297,28 @@ def _stem(path: str) -> str:
     return posixpath.splitext(posixpath.basename(path))[0]
 
 
+def _find_glues(folders: Iterable[str]) -> frozenset[str]:
+    """Return what follows a split's name at once: trainhq and testhq are splits, no testudo."""
+    words = {word for name in folders for word in _words(name)}
+    rests = {part: {w[len(part) :] for w in words if w.startswith(part)} for part in _GLUED}
+    first = rests["train"] | rests["training"]
+    others = (rests[part] for part in _GLUED if not part.startswith("train"))
+    return frozenset(_GLUES.union(*(first & other for other in others)) - {""})
+
+
 @lru_cache(maxsize=1 << 16)  # thousands of images lie in each folder
-def _split_of(path: str) -> str:
+def _split_of(path: str, glues: frozenset[str]) -> str:
     """Return train, test or valid: what the first word that names a split says, else ""."""
-    for word in re.findall(r"[^\W\d_]+", nfc(path).casefold()):
+    for word in _words(path):
         parts = ((name, word.removeprefix(name)) for name in _GLUED)
-        glued = next((name for name, rest in parts if rest != word and rest in _GLUES), "")
-        if found := split_of_word(word) or split_of_word(glued):  # "trainannot", but no "testudo"
+        glued = next((name for name, rest in parts if rest != word and rest in glues), "")
+        if found := split_of_word(word) or split_of_word(glued):  # "trainannot"
             return found
     return ""
+
+
+def _words(path: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", nfc(path).casefold())
 
 
 @lru_cache(maxsize=1 << 16)

@@ -1,5 +1,6 @@
 """Layouts of past contests that were once read wrongly in silence, or refused beside the point."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 
 from src.config import FoldConfig
 from src.data.finder import ImageFinder
-from src.data.index import find_root, read_test, read_train
+from src.data.index import add_extra, find_root, read_test, read_train
 from src.data.sample import read_sample
 from src.pipelines.classification.prepare import check_test, read_form, read_index
 from src.script import UserError
@@ -401,6 +402,7 @@ def test_the_folder_of_test_images_is_no_class(tmp_path):
 
 def test_images_that_a_list_says_are_for_the_test(tmp_path):
     lay(tmp_path, "images/1.png", "images/2.png", "images/3.png", train="id,label\n1,a\n2,b\n3,a\n")
+    (tmp_path / "test_readme.txt").write_text("1 download\n2 unpack\nnot here\nnor there\n")
     (tmp_path / "test_list.txt").write_text("3.png\n")
     (tmp_path / "test_notes.txt").write_text("1 of the images\nis\nblurred\n")
     index = read_train(tmp_path)
@@ -429,19 +431,25 @@ def test_blanks_around_names_of_the_sample_stay(tmp_path):
 
 def test_a_folder_for_each_image_is_no_class(tmp_path):
     lay(tmp_path, *(f"train/{case}/{case}.jpg" for case in range(20)))
+    lay(tmp_path / "of", "train/0/1.jpg", "train/1/1.jpg")
     refused(
         "each of its 20 folders has one image, first train/0/0.jpg: where", read_train, tmp_path
     )
+    add_extra(read_train(tmp_path / "of"), tmp_path / "train")  # pictures of known classes
     lay(tmp_path, "train/0/more.jpg")
     assert len(read_train(tmp_path).classes) == 20
+    lay(tmp_path / "words", *(f"train/{'x' * case}/1.jpg" for case in range(1, 25)))
+    assert len(read_train(tmp_path / "words").classes) == 24
 
 
 def test_class_folders_that_are_there_again(tmp_path):
-    lay(tmp_path, *(f"train/{again}{name}/1.jpg" for again in ("", "cells/") for name in "ab"))
+    lay(tmp_path, "train/a/1.jpg", "train/b/1.jpg")
+    for name in "ab":
+        shutil.copytree(tmp_path / "train" / name, tmp_path / "train/cells" / name)
     index = read_train(tmp_path)
-    assert index.classes == ("a", "b") and "train/cells/ holds folders called" in index.notes[0]
-    lay(tmp_path, "train/cells/c/1.jpg")  # something else
-    assert index.classes != read_train(tmp_path).classes
+    assert index.classes == ("a", "b") and "train/cells/ holds copies of" in index.notes[0]
+    (tmp_path / "train/cells/a/1.jpg").write_bytes(b"something else")  # halves that are there
+    assert read_train(tmp_path).classes == ("a", "b", "cells")
 
 
 def test_numbers_of_splits_are_no_labels(tmp_path):
@@ -486,3 +494,11 @@ def test_decimal_commas_of_the_sample(tmp_path, cells, comma):
     lay(tmp_path, "test/1.jpg", sample_submission=f"id;cat;dog\n1;{cells}\n")
     form = read_form(tmp_path, ("cat", "dog"), metric="log_loss", ordinal=(), ids=["1"])
     assert (form.mark, form.comma) == (";", comma)
+
+
+@pytest.mark.parametrize("end", ["frames", "hq", "ingimages", "A"])
+def test_folders_whose_names_begin_with_both_splits(tmp_path, end):
+    lay(tmp_path, *(f"{split}{end}/{n}.jpg" for split in ("train", "test") for n in (1, 2)))
+    lay(tmp_path, train="id,label\n1,a\n2,b\n", test="id\n1\n2\n")
+    assert read_train(tmp_path).columns["image"] == [f"train{end}/1.jpg", f"train{end}/2.jpg"]
+    assert read_test(tmp_path).columns["image"] == [f"test{end}/1.jpg", f"test{end}/2.jpg"]
