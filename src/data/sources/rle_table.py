@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from src.classes import is_number
@@ -44,7 +45,9 @@ _NONE = frozenset({"-1", "nan", "none", "null"})  # cells that mean no mask
 _ANY = re.compile(r'(^|[,;\t])"?\d+ \d+ \d+ \d+')  # a line with runs in it
 _LOOK_AT = 64  # images, to tell columns from rows
 _SEEN = 16  # of these, whose colours are compared
-_FAR, _MOSTLY = 2.0, 0.75  # times better, and in so many of them, that colours tell
+_FAR, _MOSTLY, _LEAST = 2.0, 0.75, 8  # times better, in so many of so many, that colours tell
+_NOISE = 0.1  # share that means nothing
+_NEAR = 9  # pixels: of a square whose middle is at a mask's edge
 _SIDES = ("height", "width")
 _FROM_0 = "run lengths start at pixel 0: pixels are counted from 0 on"
 Shapes = Mapping[str, tuple[str, tuple[tuple[int, str], ...]]]
@@ -58,6 +61,10 @@ class RunsDecoder:
     shapes: Shapes  # target -> (path of the image, ((label, runs), ...))
     rows: bool  # whether pixels are counted along the rows
     first: int = 1  # number of the first pixel
+
+    def image_of(self, path: Path) -> Path:
+        """Return the path of a target's image."""
+        return self.root / self.shapes[below(self.root, path)][0]
 
     def __call__(self, path: Path) -> np.ndarray:
         """Draw the runs; where they overlap the later class wins."""
@@ -110,8 +117,7 @@ def read_rle_table(root: Path, *, rows: bool | None = None, merged: str = "") ->
             f"{path}: none of its images is there, {lost[0]} for instance: found "
             f"{describe(root)}; where files are named otherwise, add a column image of their paths"
         )
-    ends = {key: max(_last(text) for _, text in shapes[key]) for key in known}
-    _check_sizes(root, path, table, known, ids, ends)
+    _check_sizes(root, path, table, known, ids, shapes)
     others = finder.num_others([*known.values()])
     if others:
         notes.append(
@@ -199,12 +205,11 @@ def _check_sizes(
     table: pd.DataFrame,
     known: Mapping[str, str],
     ids: Sequence[str],
-    ends: Mapping[str, int],
+    shapes: Mapping[str, Sequence[tuple[int, str]]],
 ) -> None:
     """Refuse images of another size than the table says, where it does: runs would be askew.
 
-    ``ends`` are the last pixels that are drawn: what does not hold them is the size of something
-    else, as of a box.
+    A size that does not hold all ``shapes`` is of something else, as of a box.
     """
     height, width = (pick_name(table.columns, (s, f"img_{s}", f"image_{s}")) for s in _SIDES)
     if height is None or width is None:
@@ -215,7 +220,8 @@ def _check_sizes(
         if not all(map(is_number, said[key])) or not all(sides):
             continue
         stated = tuple(int(float(side)) for side in said[key])
-        if stated not in (sides, sides[::-1]) and stated[0] * stated[1] >= ends[key] > 0:
+        end = max(_last(text) for _, text in shapes[key])
+        if stated not in (sides, sides[::-1]) and stated[0] * stated[1] >= end > 0:
             refuse_size(stated, sides, f"{path}#{key}", root / image)
 
 
@@ -251,19 +257,19 @@ def _name(name: str) -> str:
 def _settle_order(decoder: RunsDecoder, notes: list[str]) -> RunsDecoder:
     """Choose columns or rows: counted the right way, masks have fewer edges.
 
-    Of square images both have as many: the rows are taken where their masks set the colours of the
-    images apart far better, else the columns, which most tables count by; a note says so.
+    Of square images both have as many: the rows are taken where the colours at their masks' edges
+    differ far more, else the columns, which most tables count by; a note says so.
     """
     by_rows = replace(decoder, rows=True)
     targets = _some_drawn(decoder)
-    down, along = (_edges(read, targets) for read in (decoder, by_rows))
-    square, better = along == down, along < down
+    sides = (image_header(path)[:2] for path in map(decoder.image_of, targets))
+    square = all(width == height for width, height in sides)
     if square:
         few = targets[:: max(1, len(targets) // _SEEN)]
-        apart = np.array([[_contrast(read, path) for path in few] for read in (decoder, by_rows)])
-        ratio = (apart[1].sum() + 1e-9) / (apart[0].sum() + 1e-9)
-        better = bool(ratio > _FAR and (apart[1] > apart[0]).mean() > _MOSTLY)
-        told = better or ratio < 1 / _FAR
+        down, along = ([_contrast(read, path) for path in few] for read in (decoder, by_rows))
+        better, told = _tells(along, down), _tells(along, down) or _tells(down, along)
+    else:
+        better = _edges(by_rows, targets) < _edges(decoder, targets)
     taken = by_rows if better else decoder
     how, other = ("along rows", COLUMNS) if taken.rows else ("down columns", ROWS)
     if square:
@@ -291,12 +297,10 @@ def _note_overlaps(decoder: RunsDecoder, notes: list[str]) -> None:
     """Add a note where pixels are of several classes, of which a mask holds one."""
     alone = drawn = 0
     for path in _some_drawn(decoder):
-        target = below(decoder.root, path)
-        image, runs = decoder.shapes[target]
-        drawn += int((decoder(path) > 0).sum())
+        _, runs = decoder.shapes[below(decoder.root, path)]
+        drawn += _cover([text for _, text in runs])
         for label in {label for label, _ in runs}:
-            of_it = (image, tuple(run for run in runs if run[0] == label))
-            alone += int((replace(decoder, shapes={target: of_it})(path) > 0).sum())
+            alone += _cover([text for own, text in runs if own == label])
     if alone > drawn:
         notes.append(
             f"{alone / drawn - 1:.1%} of the pixels that are drawn are of a further class, too: "
@@ -304,24 +308,47 @@ def _note_overlaps(decoder: RunsDecoder, notes: list[str]) -> None:
         )
 
 
+def _cover(texts: Sequence[str]) -> int:
+    """Count the pixels that any of the runs holds."""
+    pairs = np.array(" ".join(texts).split(), np.int64).reshape(-1, 2)
+    starts, lengths = pairs[pairs[:, 0].argsort()].T
+    ends = np.maximum.accumulate(starts + lengths)
+    before = np.concatenate([starts[:1], ends[:-1]])
+    return int(np.maximum(ends - np.maximum(starts, before), 0).sum())
+
+
 def _some_drawn(decoder: RunsDecoder) -> list[Path]:
     drawn = [target for target, (_, runs) in decoder.shapes.items() if any(t for _, t in runs)]
     return [decoder.root / target for target in drawn[:: max(1, len(drawn) // _LOOK_AT)]]
 
 
+def _tells(more: Sequence[float], less: Sequence[float]) -> bool:
+    lead = np.greater(more, less).mean() if len(more) >= _LEAST else 0
+    return bool(lead > _MOSTLY and np.mean(more) > _FAR * np.mean(less) + _NOISE)
+
+
 def _contrast(decoder: RunsDecoder, path: Path) -> float:
-    """Return the variance between the colours of an image within its mask and without."""
-    image = decode_image(decoder.root / decoder.shapes[below(decoder.root, path)][0])
+    """Return how far colours differ at both sides of a mask's edge, as a share of their variance.
+
+    Those far off do not count: what lies low is as dark as all the ground.
+    """
     mask = decoder(path) > 0
+    around = np.ones((_NEAR, _NEAR), np.uint8)
+    wide, rest = (cv2.dilate(part.astype(np.uint8), around) > 0 for part in (mask, ~mask))
     if mask.all() or not mask.any():
         return 0.0
-    apart = image[mask].mean(axis=0) - image[~mask].mean(axis=0)
-    return float(mask.mean() * (1 - mask.mean()) * (apart**2).sum())
+    try:
+        image = decode_image(decoder.image_of(path))
+    except UserError:  # damaged: said when it is trained on
+        return 0.0
+    inner, outer = image[mask & rest], image[wide & ~mask]
+    apart = inner.mean(axis=0) - outer.mean(axis=0)
+    return float((apart**2).sum() / (inner.var(axis=0) + outer.var(axis=0) + 1).sum())
 
 
 def _edges(decoder: RunsDecoder, targets: Sequence[Path]) -> int:
     masks = (np.pad(decoder(path), 1) for path in targets)  # a border of the image is an edge, too
-    return sum(int((m[1:] != m[:-1]).sum() + (m[:, 1:] != m[:, :-1]).sum()) for m in masks)
+    return sum(int(np.count_nonzero(np.diff(m, axis=axis))) for m in masks for axis in (0, 1))
 
 
 def _list_test(root: Path) -> Sequence[Row]:

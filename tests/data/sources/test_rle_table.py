@@ -143,18 +143,38 @@ def test_masks_at_the_border_tell_where_counting_starts(disk):
 
 
 def test_of_square_images_the_colours_tell_the_direction(disk):
-    pixels = np.full((6, 6, 3), 90, np.uint8)
-    pixels[1:3, 2:6] = 250
-    Image.fromarray(pixels).save(disk.path("train/1.png"))
-    for runs, how in (("9 4 15 4", "along rows"), ("14 2 20 2 26 2 32 2", "down columns")):
-        disk.text("train.csv", "id,rle", f"1,{runs}")
+    pixels = np.full((24, 24, 3), 90, np.uint8)
+    pixels[4:9, 6:20] = 250
+    mask = pixels[..., 0] > 200
+    for lines, count, how in (
+        (mask, 8, "along rows, as the images' colours say"),
+        (mask.T, 8, "down columns, as the images' colours say"),
+        (mask.T, 7, "down columns, a guess, for the images are square"),
+    ):
+        for n in range(count):
+            Image.fromarray(pixels).save(disk.path(f"train/{n}.png"))
+        disk.text("train.csv", "id,rle", *(f"{n},{runs_of(lines)}" for n in range(count)))
         index = read_labelled("auto", disk.root)
-        assert (masks_of(index)["1"] == (pixels[..., 0] > 200)).all()
-        assert any(f"{how}, as the images' colours say" in note for note in index.notes)
-    disk.image("train/1.png")  # of one grey
-    Image.fromarray(np.full((6, 6, 3), 90, np.uint8)).save(disk.path("train/1.png"))
+        assert (masks_of(index)["1"] == mask).all()
+        assert any(how in note for note in index.notes)
+
+
+def test_far_colours_tell_no_direction(disk):
+    ground = np.repeat(np.linspace(220, 30, 48), 48).reshape(48, 48)
+    mask = np.zeros((48, 48), bool)
+    mask[20:28, 2:10] = True  # at the left of a ground that is dark below
+    for n in range(8):
+        pixels = ground + np.random.default_rng(n).normal(0, 10, ground.shape)
+        Image.fromarray(pixels.astype(np.uint8)).save(disk.path(f"train/{n}.png"))
+    disk.path("train/7.png").write_bytes(disk.path("train/7.png").read_bytes()[:-60])
+    disk.text("train.csv", "id,rle", *(f"{n},{runs_of(mask.T)}" for n in range(8)))
     notes = " ".join(read_labelled("auto", disk.root).notes)
     assert "down columns, a guess, for the images are square" in notes
+
+
+def runs_of(lines):
+    at = np.flatnonzero(np.diff(np.pad(lines.ravel(), 1).astype(int)))
+    return " ".join(f"{a + 1} {b - a}" for a, b in zip(at[::2], at[1::2], strict=True))
 
 
 def test_images_of_another_size_than_the_table_says_are_refused(disk):
