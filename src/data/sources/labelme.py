@@ -112,7 +112,9 @@ def draw_labelme(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
             )
         shapes = content.get("shapes") or []
         sides = (content.get("imageHeight"), content.get("imageWidth"))
-        size = sides if all(sides) else image_header(image)[1::-1] if image else (0, 0)
+        if not all(isinstance(side, int | float) and 1 < side < 1e9 for side in sides):
+            sides = image_header(image)[1::-1] if image else (0, 0)
+        size = (int(sides[0]), int(sides[1]))
         outlines = [_read_shape(path, size, *shape) for shape in enumerate(shapes, start=1)]
         yield Drawing(path, "0", image, outlines, size=size)
 
@@ -123,7 +125,7 @@ def _read_shape(path: Path, size: tuple[int, int], place: int, shape: Any) -> tu
             return str(shape["label"]), _read_mask(shape, *size)
         polygon = check_polygon(_outline(shape.get("shape_type") or "polygon", shape["points"]))
         return str(shape["label"]), polygon
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path}: shape {place} is damaged ({error}): mend it") from error
 
 

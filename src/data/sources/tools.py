@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -324,14 +325,28 @@ def draw_geojson(locator: Locator, notes: list[str]) -> Iterator[Drawing]:
                 yield Drawing(path, str(number), image, outlines)
 
 
+_FEATURES = re.compile(rb'"type"\s*:\s*"Feature(Collection)?"')
+_LINES = re.compile(rb'"annotations"\s*:.*"coordinates"\s*:', re.DOTALL)
+
+
 def _find_features(root: Path) -> list[Path]:
+    signs = {".json": _FEATURES, ".geojson": _FEATURES, ".jsonl": _LINES}
     found = []
     for parts, files in walk(root):
         for path in (root.joinpath(*parts, file) for file in files):
-            sign = {".json": b'"Feature', ".geojson": b'"Feature', ".jsonl": b'"coordinates"'}
-            word = sign.get(path.suffix.lower())
-            found += [path] if word and word in read_head(path, 4096) else []
+            sign = signs.get(path.suffix.lower())
+            found += [path] if sign and sign.search(read_head(path, 4096)) else []
     return found if find_runs(root)[0] is None else []
+
+
+def _has_features(root: Path) -> bool:
+    """Tell whether files of features have images: a map of where they were taken has none."""
+    found = _find_features(root)
+    locator = Locator(root) if found else None
+    return locator is not None and any(
+        path.suffix.lower() == ".jsonl" or _find_image(path.stem, [path.parent], locator)
+        for path in found
+    )
 
 
 def _read_features(path: Path) -> Iterator[tuple[str, list[tuple[str, Json]]]]:
@@ -343,20 +358,22 @@ def _read_features(path: Path) -> Iterator[tuple[str, list[tuple[str, Json]]]]:
         return
     content = read_json(path)
     features = content if isinstance(content, list) else content.get("features", [content])
-    items = [(_label_feature(f.get("properties") or {}), f["geometry"]) for f in features]
+    items = [(_label_feature(f.get("properties") or {}), f["geometry"] or {}) for f in features]
     yield path.stem, items
 
 
 def _label_feature(properties: Json) -> str:
     said = properties.get("classification") or {}
-    return str(said.get("name") or properties.get("label") or properties.get("name") or "object")
+    name = said.get("name") if isinstance(said, dict) else said
+    return str(name or properties.get("label") or properties.get("name") or "object")
 
 
 def _outline_rings(geometry: Json, height: int, width: int) -> Outline:
     """Return the polygon, or the runs of what lies within an odd number of rings."""
-    kind, places = geometry["type"], geometry["coordinates"]
+    kind = geometry.get("type")
     if kind not in ("Polygon", "MultiPolygon"):
         return []
+    places = geometry["coordinates"]
     rings = [ring for part in (places if kind == "MultiPolygon" else [places]) for ring in part]
     polygons = [check_polygon([v for point in ring for v in point[:2]]) for ring in rings]
     if len(polygons) == 1:
@@ -383,6 +400,6 @@ CVAT = drawing_source(
     " holds no annotations.xml of images: export as CVAT for images",
 )  # fmt: skip
 GEOJSON = drawing_source(
-    "geojson", draw_geojson, _find_features,
+    "geojson", draw_geojson, _has_features,
     " holds no GeoJSON with features: export the annotations again",
 )  # fmt: skip

@@ -44,13 +44,17 @@ def test_masks_are_shapes_and_what_was_drawn_on_another_size_is_refused(disk):
     data = io.BytesIO()
     Image.fromarray(np.array([[1, 1, 0], [0, 1, 1]], np.uint8)).save(data, "PNG")
     content["shapes"][0]["mask"] = base64.b64encode(data.getvalue()).decode()
-    for sides in ({}, {"imageHeight": 6, "imageWidth": 8}):
+    unsaid = ({}, {"imageHeight": "6", "imageWidth": "8"}, {"imageHeight": -1, "imageWidth": -1})
+    for sides in (*unsaid, {"imageHeight": 6, "imageWidth": 8}):
         disk.json("train/1.json", content | sides)
         index = read_source("auto", disk.root)
         mask = index.decode(index.mask_path(0))
         assert np.argwhere(mask).tolist() == [[1, 4], [1, 5], [2, 5], [2, 6]]
     disk.json("train/1.json", content | {"imageHeight": 12, "imageWidth": 16})
     refused("1.json is 16x12 pixels but its image .* is 8x6", read_source, "auto", disk.root)
+    content["shapes"][0]["points"] = []
+    disk.json("train/1.json", content)
+    refused("1.json: shape 1 is damaged", read_source, "auto", disk.root)
 
 
 def test_a_photograph_is_found_by_imagepath(disk):

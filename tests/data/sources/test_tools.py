@@ -202,8 +202,20 @@ def test_geojson(disk):
     assert (masks["1"] == 1).sum() == 16 - 1 + 3 and masks["1"][1, 1] == 0 == masks["1"][5, 5]
     assert (masks["2"] == 2).sum() == 16
     assert read_lanes(disk.root).classes == ("background", "lane")
+    plain = feature("Polygon", [RING], classification="gland")
+    disk.json("annotations/2.json", [plain, plain | {"geometry": None}])
+    assert (masks_of(disk.root, "geojson")[1]["2"] == 2).sum() == 16
     disk.json("annotations/2.json", [feature("Polygon", [[[0, 0], [1]]])])
     refused("2.json is damaged", masks_of, disk.root, "geojson")
+
+
+def test_a_map_beside_masks_is_no_annotation(disk):
+    disk.image("1.png", "2.png")
+    for n in (1, 2):
+        Image.fromarray(np.eye(6, 8, dtype=np.uint8)).save(disk.path(f"{n}_mask.png"))
+    disk.json("place.geojson", {"type": "FeatureCollection", "features": []})
+    disk.text("meta.json", '{"Features": ["age"]}')
+    assert detect_source(disk.root) == "folders"
 
 
 def test_polygons_of_hubmap(disk):
