@@ -219,13 +219,14 @@ def find_group(
     sure.sort(key=lambda name: table[name].nunique())
     taken = sure[0] if sure else None
     finer = [name for name in sure[1:] if table.groupby(name)[sure[0]].nunique().max() == 1]
-    left = [name for name in repeats if name not in (taken, *finer)]
+    named = [name for name in rest if pick_name([name], GROUP_NAMES) and not table[name].is_unique]
+    left = [name for name in rest if name in (*repeats, *named) and name not in (taken, *finer)]
     notes = [
         f"column {name} has {table[name].nunique()} values in {len(table)} rows: if the rows of "
         f"one belong together, pass --group_column {name}"
         for name in left
         if name in sure
-        or pick_name([name], GROUP_NAMES)
+        or name in named
         or (_is_text(table[name]) and not _renames(table[name], labels))
     ]
     return taken, notes[:3]

@@ -63,6 +63,9 @@ def test_kinds_of_classes_are_no_group(tmp_path):
     index = read_train(tmp_path)
     assert "group = none" in index.notes[0] and set(index.table["group"]) == {""}
     assert read_train(tmp_path, group_column="group").table["group"].nunique() == 3
+    lines = "".join(f"{n}.jpg,{n % 2},p{n % 2}\n" for n in range(24))
+    lay(tmp_path, train=f"name,class,patient_id\n{lines}")
+    assert "column patient_id has 2 values in 24 rows: if" in " ".join(read_train(tmp_path).notes)
 
 
 def test_of_nested_subjects_the_larger_is_the_group(tmp_path):
