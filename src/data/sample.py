@@ -134,7 +134,7 @@ def read_codes(root: Path, classes: Sequence[str]) -> tuple[dict[str, str], str]
     for path in paths:
         columns: list[list[str]] = []
         if path.is_file() and path.stat().st_size < _MAX_CODES:
-            with contextlib.suppress(UserError, ValueError):
+            with contextlib.suppress(UserError, ValueError, RecursionError):
                 columns = _read_columns(path)[:8]
         for names, numbers in permutations(columns, 2):
             codes = dict(zip([nfc(name).strip() for name in names], numbers, strict=True))
@@ -157,7 +157,9 @@ def _read_columns(path: Path) -> list[list[str]]:
         pairs = [re.fullmatch(r"(\d+)[\s:,]+(.+)", line) for line in content]
         if all(pairs):
             content = {pair[1]: pair[2] for pair in pairs if pair}
-    content = dict(enumerate(content)) if isinstance(content, list) else content
+    if isinstance(content, list):  # class_2 behind class_10 is 2 all the same
+        own = all(re.search(r"\d", str(name)) for name in content)
+        content = {} if own else dict(enumerate(content))
     rows = content.items() if isinstance(content, dict) else ()
     return [[*map(str, column)] for column in zip(*rows, strict=True)]
 

@@ -479,6 +479,15 @@ def test_numbers_of_classes_in_a_file_beside(tmp_path, name, text):
     assert names() == ("3", "1", "2")
 
 
+def test_numbers_in_names_win_over_places_in_a_list(tmp_path):
+    lay(tmp_path, sample_submission="id,label\n1,1\n")
+    (tmp_path / "classes.txt").write_text("class_1\nclass_10\nclass_2\n")
+    (tmp_path / "deep.json").write_text("[" * 9**5)
+    classes = ("class_1", "class_2", "class_10")
+    form = read_form(tmp_path, classes, metric="accuracy", ordinal=(), ids=["1"])
+    assert form.names == ("1", "2", "10")
+
+
 def test_folders_that_but_begin_like_a_split(tmp_path):
     lay(tmp_path, "images/Testudo/1.jpg", "images/Valeriana/2.jpg", "images/Trainor/3.jpg")
     lay(tmp_path, "testImages/1.jpg", train="id,label\n1,a\n2,b\n3,a\n")
