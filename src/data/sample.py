@@ -14,7 +14,6 @@ import json
 import posixpath
 import re
 from collections.abc import Sequence
-from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,12 +135,15 @@ def read_codes(root: Path, classes: Sequence[str]) -> tuple[dict[str, str], str]
         if path.is_file() and path.stat().st_size < _MAX_CODES:
             with contextlib.suppress(UserError, ValueError, RecursionError):
                 columns = _read_columns(path)[:8]
-        for names, numbers in permutations(columns, 2):
-            codes = dict(zip([nfc(name).strip() for name in names], numbers, strict=True))
-            known = {*codes} >= {*classes} and len(codes) == len(names)
+        for names in columns:
+            called = [nfc(name).strip() for name in names]
+            if not {*called} >= {*classes} or len({*called}) < len(called):
+                continue
             counts = [[str(n + first) for n in range(len(names))] for first in (0, 1)]
-            if known and sorted(numbers, key=lambda n: (len(n), n)) in counts:
-                return {name: codes[name] for name in classes}, path.name
+            for numbers in columns:
+                if sorted(numbers, key=lambda n: (len(n), n)) in counts:
+                    codes = dict(zip(called, numbers, strict=True))
+                    return {name: codes[name] for name in classes}, path.name
     return {}, ""
 
 
