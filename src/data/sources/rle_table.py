@@ -209,20 +209,24 @@ def _check_sizes(
 ) -> None:
     """Refuse images of another size than the table says, where it does: runs would be askew.
 
-    A size that does not hold all ``shapes`` is of something else, as of a box.
+    Where one does not hold its ``shapes``, all are of something else, as of boxes.
     """
     height, width = (pick_name(table.columns, (s, f"img_{s}", f"image_{s}")) for s in _SIDES)
     if height is None or width is None:
         return
     said = dict(zip(ids, zip(table[height], table[width], strict=True), strict=True))
+    odd = []
     for key, image in [*known.items()][:: max(1, len(known) // _LOOK_AT)]:
         sides = image_header(root / image)[1::-1]
         if not all(map(is_number, said[key])) or not all(sides):
             continue
-        stated = tuple(int(float(side)) for side in said[key])
+        stated = tuple(int(min(abs(float(side)), 1e9)) for side in said[key])
         end = max(_last(text) for _, text in shapes[key])
-        if stated not in (sides, sides[::-1]) and stated[0] * stated[1] >= end > 0:
-            refuse_size(stated, sides, f"{path}#{key}", root / image)
+        if stated[0] * stated[1] < end:
+            return
+        odd += [(stated, sides, key, image)] * (stated not in (sides, sides[::-1]) and end > 0)
+    for stated, sides, key, image in odd:
+        refuse_size(stated, sides, f"{path}#{key}", root / image)
 
 
 def _plain(text: str) -> str:
@@ -362,10 +366,10 @@ def _list_test(root: Path) -> Sequence[Row]:
 def _list_asked(root: Path, finder: ImageFinder, known: Collection[str]) -> Sequence[Row]:
     """List the images that the sample submission asks for, where they lie among the others."""
     path = find_sample(root)
-    table = read_csv(path) if path else None
-    if path is None or table is None or len(table.columns) < 2:
-        return []
     try:
+        table = read_csv(path) if path else None
+        if path is None or table is None or len(table.columns) < 2 or not len(table):
+            return []
         ids, _ = _split_ids(table, path, str(table.columns[-1]), finder)
     except UserError:
         return []

@@ -184,8 +184,22 @@ def test_images_of_another_size_than_the_table_says_are_refused(disk):
         assert (masks_of(read_labelled("auto", disk.root))["1"] == BOX).all()
     disk.text("train.csv", "id,rle,height,width", f"1,{DOWN},3,2")  # of the box
     assert (masks_of(read_labelled("auto", disk.root))["1"] == BOX).all()
+    disk.image("train/2.jpg")
+    boxes = (f"1,{DOWN},5,5", f"2,{DOWN},3,2")  # the first could be a size
+    disk.text("train.csv", "id,rle,height,width", *boxes)
+    assert (masks_of(read_labelled("auto", disk.root))["1"] == BOX).all()
+    disk.text("train.csv", "id,rle,height,width", f"1,{DOWN},1e999,6")
+    refused("train.csv#1 is 6x1000000000", read_rle_table, disk.root)
     disk.text("train.csv", "id,rle,height,width", f"1,{DOWN},4,6.0")
     refused("train.csv#1 is 6x4 pixels but its image .* is 8x6", read_rle_table, disk.root)
+
+
+@pytest.mark.parametrize("text", ["", "id", "id,rle"])
+def test_a_sample_that_asks_for_nothing_is_no_hindrance(disk, text):
+    disk.image("images/1.jpg")
+    disk.text("train.csv", "id,rle", f"1,{DOWN}")
+    disk.text("sample_submission.csv", text)
+    assert (masks_of(read_labelled("auto", disk.root))["1"] == BOX).all()
 
 
 @pytest.mark.parametrize("said", ["sample", "column"])
