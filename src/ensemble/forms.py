@@ -307,7 +307,7 @@ def _numbers_said(classes: Sequence[str], sample: Sample) -> Iterator[tuple[list
     for form in (str, int):  # class_10, before class_2 by name, is 10; 007_cat is 007 or 7
         yield (
             [str(form(found[0])) for found in digits if len(found) == 1],
-            ("those in the classes' names"),
+            "those in the classes' names",
         )
 
 

@@ -9,6 +9,12 @@ from PIL import Image
 from src.data.index import read_train
 from src.script import UserError
 
+NAMES = [f"{number}.jpg" for number in range(12)]
+
+
+def table(*columns, head="image,label"):
+    return "\n".join([head, *map(",".join, zip(*columns, strict=True))])
+
 
 def lay(root, *files, **texts):
     for file in files:
